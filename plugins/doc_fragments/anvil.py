@@ -1,0 +1,60 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """What all modules that talk to an engine have in common."""
+
+    ENGINE = r"""
+options:
+  docker_host:
+    description:
+      - Where the Docker Engine listens, as the Docker CLI's C(-H) takes it.
+      - If not given, E(DOCKER_HOST) of the target is used.
+    type: str
+    default: unix:///var/run/docker.sock
+requirements:
+  - Docker Engine 24 or later
+  - Docker SDK for Python 5.0.3 or later (C(python3-docker), or C(pip install docker))
+  - Python 3.9 or later
+"""
+    PROJECT = r"""
+options:
+  project:
+    description:
+      - The compose project as M(anvil.serving.anvil_plan) renders it (RV(anvil.serving.anvil_plan#module:serves) or
+        RV(anvil.serving.anvil_plan#module:router)).
+    type: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the compose project.
+        type: str
+        required: true
+      directory:
+        description: Absolute folder on the host for the compose file and its env files.
+        type: path
+        required: true
+      compose:
+        description: Text of the compose file.
+        type: str
+        required: true
+      services:
+        description: The services of that file in canonical form.
+        type: dict
+        required: true
+  secrets:
+    description:
+      - Values of the secrets that the project's services name.
+      - They are written to env files of mode 0600 on the host, and nowhere else.
+    type: dict
+    default: {}
+  serves:
+    description: Names of the serves to act on; empty means every serve of the project.
+    type: list
+    elements: str
+    default: []
+"""

@@ -1,0 +1,318 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is wanted beside what runs: which container differs, in which fields, and what is to be done. Pure.
+
+``observe`` brings the engine's description of a container into the fields of a ``Service``; ``diff_service`` compares
+the two; ``decide`` turns the differences and the container's state into one action with its reasons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.spec import (
+    COMPOSE_PROJECT,
+    LABEL_PREFIX,
+    LABEL_SPEC,
+    LABEL_VRAM,
+    Mount,
+    Service,
+)
+
+# What converge may do with a serve.
+NONE, CREATE, RECREATE, START, UNPAUSE, STOP, REMOVE = (
+    "none",
+    "create",
+    "recreate",
+    "start",
+    "unpause",
+    "stop",
+    "remove",
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One field that differs. ``reason`` is a word of the vocabulary in the documentation of anvil_serve."""
+
+    reason: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A container, in the fields of a ``Service`` where it has them.
+
+    state: the engine's word (created, running, paused, restarting, removing, exited, dead). health: empty where the
+    container has no health check. image_environment is what the image brings: a variable of it is no drift.
+    """
+
+    id: str
+    name: str
+    state: str
+    health: str
+    exit_code: int
+    oom_killed: bool
+    error: str
+    started_at: str
+    pid: int
+    restarts: int
+    project: str
+    image: str
+    image_id: str
+    command: Tuple[str, ...]
+    entrypoint: Tuple[str, ...]
+    environment: Mapping[str, str]
+    gpu_uuids: Tuple[str, ...]
+    gpu_count: int
+    ports: Tuple[Tuple[str, int, str], ...]
+    mounts: Tuple[Mount, ...]
+    networks: Tuple[str, ...]
+    ipc: str
+    shm_bytes: int
+    restart: str
+    user: str
+    read_only: bool
+    tmpfs: Tuple[str, ...]
+    init: bool
+    healthcheck: Tuple[str, ...]
+    cap_drop: Tuple[str, ...]
+    security_opt: Tuple[str, ...]
+    extra_hosts: Tuple[str, ...]
+    memory_bytes: int
+    nano_cpus: int
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an image decides where the service is silent."""
+
+    id: str
+    command: Tuple[str, ...] = ()
+    entrypoint: Tuple[str, ...] = ()
+    environment: Tuple[str, ...] = ()
+    user: str = ""
+    healthcheck: Tuple[str, ...] = ()
+    volumes: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do with one serve. ``action`` is one of the words above, ``changes`` tells why."""
+
+    action: str
+    reasons: Tuple[str, ...]
+    changes: Tuple[Change, ...] = ()
+
+
+def _environment(lines: Optional[List[str]]) -> Dict[str, str]:
+    return dict(line.split("=", 1) for line in lines or [] if "=" in line)
+
+
+def _ports(bindings: Optional[Mapping[str, Any]]) -> Tuple[Tuple[str, int, str], ...]:
+    found = []
+    for target, hosts in (bindings or {}).items():
+        for host in hosts or []:
+            found.append((host.get("HostIp") or "0.0.0.0", int(host.get("HostPort") or 0), target))
+    return tuple(sorted(found))
+
+
+def _mounts(raw: Optional[List[Mapping[str, Any]]]) -> Tuple[Mount, ...]:
+    found = []
+    for mount in raw or []:
+        if mount.get("Type") == "tmpfs":
+            continue
+        kind = str(mount.get("Type"))
+        source = str(mount.get("Name") if kind == "volume" else mount.get("Source"))
+        found.append(Mount(kind, source, str(mount.get("Destination")), not mount.get("RW", True)))
+    return tuple(sorted(found, key=lambda mount: mount.target))
+
+
+def observe_image(raw: Mapping[str, Any]) -> Image:
+    """Read the engine's description of an image."""
+    config = raw.get("Config") or {}
+    return Image(
+        id=str(raw["Id"]),
+        command=tuple(config.get("Cmd") or ()),
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+        environment=tuple(config.get("Env") or ()),
+        user=str(config.get("User") or ""),
+        healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
+        volumes=tuple(config.get("Volumes") or ()),
+    )
+
+
+def observe(raw: Mapping[str, Any]) -> Observed:
+    """Read the engine's description of a container."""
+    state, config, host = raw["State"], raw["Config"], raw["HostConfig"]
+    requests = [ask for ask in host.get("DeviceRequests") or [] if (ask.get("Driver") or "nvidia") in ("nvidia", "cdi")]
+    labels = config.get("Labels") or {}
+    return Observed(
+        id=str(raw["Id"]),
+        name=str(raw["Name"]).lstrip("/"),
+        state=str(state.get("Status")),
+        health=str((state.get("Health") or {}).get("Status", "")),
+        exit_code=int(state.get("ExitCode") or 0),
+        oom_killed=bool(state.get("OOMKilled")),
+        error=str(state.get("Error") or ""),
+        started_at=str(state.get("StartedAt") or ""),
+        pid=int(state.get("Pid") or 0),
+        restarts=int(raw.get("RestartCount") or 0),
+        project=str(labels.get(COMPOSE_PROJECT, "")),
+        image=str(config.get("Image")),
+        image_id=str(raw.get("Image")),
+        command=tuple(config.get("Cmd") or ()),
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+        environment=_environment(config.get("Env")),
+        gpu_uuids=tuple(uuid for ask in requests for uuid in ask.get("DeviceIDs") or []),
+        gpu_count=sum(int(ask.get("Count") or 0) for ask in requests),
+        ports=_ports(host.get("PortBindings")),
+        mounts=_mounts(raw.get("Mounts")),
+        networks=tuple(sorted((raw.get("NetworkSettings") or {}).get("Networks") or {})),
+        ipc=str(host.get("IpcMode") or ""),
+        shm_bytes=int(host.get("ShmSize") or 0),
+        restart=str((host.get("RestartPolicy") or {}).get("Name") or "no"),
+        user=str(config.get("User") or ""),
+        read_only=bool(host.get("ReadonlyRootfs")),
+        tmpfs=tuple(sorted(host.get("Tmpfs") or {})),
+        init=bool(host.get("Init")),
+        healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
+        cap_drop=tuple(sorted(host.get("CapDrop") or ())),
+        security_opt=tuple(sorted(host.get("SecurityOpt") or ())),
+        extra_hosts=tuple(sorted(entry.replace("=", ":", 1) for entry in host.get("ExtraHosts") or ())),
+        memory_bytes=int(host.get("Memory") or 0),
+        nano_cpus=int(host.get("NanoCpus") or 0),
+        labels=labels,
+    )
+
+
+def _environment_change(wanted: Mapping[str, str], seen: Mapping[str, str], image: Image) -> Optional[Change]:
+    """Compare by value, tell by name: values may be secrets."""
+    brought = _environment(list(image.environment))
+    here = {name for name, value in seen.items() if name in wanted or brought.get(name) != value}
+    marks = []
+    for name in sorted(here | set(wanted)):
+        if name not in seen:
+            marks.append((name, "absent", "set"))
+        elif name not in wanted:
+            marks.append((name, "set", "absent"))
+        elif seen[name] != wanted[name]:
+            marks.append((name, "set", "changed"))
+    if not marks:
+        return None
+    return Change(
+        "environment",
+        {name: before for name, before, _after in marks},
+        {name: after for name, _before, after in marks},
+    )
+
+
+def _mount_rows(mounts: Tuple[Mount, ...], image: Image) -> List[str]:
+    return [
+        "{0}:{1}:{2}".format(mount.source, mount.target, "ro" if mount.read_only else "rw")
+        for mount in mounts
+        if not (mount.kind == "volume" and mount.target in image.volumes and len(mount.source) == 64)
+    ]
+
+
+def _security(options: Tuple[str, ...]) -> List[str]:
+    """Without ``label=disable``: the engine adds it by itself to every container with ``ipc: host``."""
+    return [option for option in options if option != "label=disable"]
+
+
+def _labels(labels: Mapping[str, str]) -> Dict[str, str]:
+    """Our labels that say what the container is; the VRAM need is bookkeeping, and its change restarts nothing."""
+    return {
+        name: value
+        for name, value in labels.items()
+        if name.startswith(LABEL_PREFIX) and name not in (LABEL_SPEC, LABEL_VRAM)
+    }
+
+
+def diff_service(
+    service: Service, secrets: Mapping[str, str], seen: Observed, brought: Image, wanted_image: Optional[Image]
+) -> List[Change]:
+    """Every field in which the container differs from the service.
+
+    secrets: the variables of its env file, with values. brought: the image the container was made of. wanted_image: the
+    image that the service's reference names on this host now; None where the host does not have it yet.
+    """
+    silent = wanted_image or brought
+    entrypoint = silent.entrypoint if service.entrypoint is None else service.entrypoint
+    default_command = silent.command if service.entrypoint is None else ()
+    command = default_command if service.command is None else service.command
+    pairs: List[Tuple[str, Any, Any]] = [
+        ("image", seen.image, service.image),
+        ("command", list(seen.command), list(command)),
+        ("entrypoint", list(seen.entrypoint), list(entrypoint)),
+        ("gpu", sorted(seen.gpu_uuids) or ["all"] * bool(seen.gpu_count), sorted(service.gpu_uuids)),
+        ("ports", [list(port) for port in seen.ports], [list(port) for port in service.ports]),
+        ("mounts", _mount_rows(seen.mounts, brought), _mount_rows(service.mounts, silent)),
+        ("networks", list(seen.networks), list(service.networks)),
+        ("ipc", seen.ipc.replace("shareable", "private"), service.ipc.replace("shareable", "private") or "private"),
+        ("shm", seen.shm_bytes, service.shm_bytes),
+        ("restart_policy", seen.restart, service.restart.split(":")[0]),
+        ("user", seen.user, silent.user if service.user is None else service.user),
+        ("read_only", seen.read_only, service.read_only),
+        ("tmpfs", list(seen.tmpfs), [entry.split(":")[0] for entry in service.tmpfs]),
+        ("init", seen.init, service.init),
+        ("healthcheck", list(seen.healthcheck), list(service.healthcheck or silent.healthcheck)),
+        ("capabilities", list(seen.cap_drop), list(service.cap_drop)),
+        ("security_opt", _security(seen.security_opt), _security(service.security_opt)),
+        ("extra_hosts", list(seen.extra_hosts), [entry.replace("=", ":", 1) for entry in service.extra_hosts]),
+        ("limits", [seen.memory_bytes, seen.nano_cpus], [service.memory_bytes, 0]),
+        ("labels", _labels(seen.labels), _labels(service.labels)),
+        ("name", seen.name, service.container),
+    ]
+    changes = [Change(reason, before, after) for reason, before, after in pairs if before != after]
+    if wanted_image is not None and wanted_image.id != seen.image_id and seen.image == service.image:
+        changes.append(Change("image", seen.image_id, wanted_image.id))
+    wanted_plain = {name: value for name, value in service.environment.items() if name not in secrets}
+    seen_plain = {name: value for name, value in seen.environment.items() if name not in secrets}
+    plain = _environment_change(wanted_plain, seen_plain, brought)
+    if plain is not None:
+        changes.append(plain)
+    secret = _environment_change(
+        secrets, {name: value for name, value in seen.environment.items() if name in secrets}, brought
+    )
+    if secret is not None:
+        changes.append(Change("env_file", secret.before, secret.after))
+    wanted_spec, seen_spec = service.labels.get(LABEL_SPEC, ""), seen.labels.get(LABEL_SPEC, "")
+    if not changes and wanted_spec != seen_spec:
+        changes.append(Change("stale_container", seen_spec, wanted_spec))
+    return sorted(changes, key=lambda change: change.reason)
+
+
+def decide_up(changes: Optional[List[Change]], seen: Optional[Observed], project: str) -> Decision:
+    """What brings a serve up. ``changes`` is None where there is no container."""
+    if seen is None or changes is None:
+        return Decision(CREATE, ("missing",))
+    reasons = [change.reason for change in changes]
+    if seen.project != project:
+        reasons.append("foreign_project")
+    if seen.state in ("dead", "removing"):
+        reasons.append(seen.state)
+    if seen.health == "unhealthy" and seen.state == "running":
+        reasons.append("unhealthy")
+    if reasons:
+        return Decision(RECREATE, tuple(sorted(set(reasons))), tuple(changes))
+    if seen.state == "paused":
+        return Decision(UNPAUSE, ("paused",))
+    if seen.state in ("exited", "created"):
+        return Decision(START, ("stopped",))
+    return Decision(NONE, ())
+
+
+def decide_down(seen: Optional[Observed], keep_container: bool) -> Decision:
+    """What takes a serve down: its container is removed, or only stopped."""
+    if seen is None:
+        return Decision(NONE, ())
+    if not keep_container:
+        return Decision(REMOVE, ("present",))
+    if seen.state in ("exited", "created", "dead"):
+        return Decision(NONE, ())
+    return Decision(STOP, (seen.state,))

@@ -1,0 +1,171 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Is a serve ready, may it still become so, or is it lost? Predicates, and the loop that applies them until a deadline.
+
+The loop neither sleeps nor reads a clock by itself: both are passed in.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.drift import Observed
+
+READY, WAITING, LOST = "ready", "waiting", "lost"
+
+# Docker restarts a container that died after 0.1 s, 0.2 s, 0.4 s: a third death is no hiccup of a start.
+RESTART_LOOP = 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an HTTP request brought. status 0: nothing answered, and ``text`` says why."""
+
+    status: int
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One look at one serve. state: the word an operator reads; why: the sentence behind it."""
+
+    outcome: str
+    state: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is waited for. kind ``models``: ``/v1/models`` names ``served_name``; ``health``: ``/healthz`` says 200."""
+
+    name: str
+    container: str
+    kind: str
+    address: Tuple[str, int]
+    served_name: str
+    timeout: float
+    key: str = ""
+
+    @property
+    def path(self) -> str:
+        return "/v1/models" if self.kind == "models" else "/healthz"
+
+    @property
+    def url(self) -> str:
+        return "http://{0}:{1}".format(*self.address)
+
+
+def ask(subject: Subject, timeout: float = 3.0) -> Answer:
+    """One request, straight to the published port: no proxy of the environment is used."""
+    headers = {"Authorization": "Bearer " + subject.key} if subject.key else {}
+    request = urllib.request.Request(subject.url + subject.path, headers=headers)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=timeout) as answer:
+            return Answer(answer.status, answer.read(1 << 20).decode("utf-8", "replace"))
+    except urllib.error.HTTPError as exc:
+        return Answer(exc.code, exc.read(2000).decode("utf-8", "replace"))
+    except (OSError, http.client.HTTPException, ValueError) as exc:
+        return Answer(0, str(getattr(exc, "reason", exc)))
+
+
+def served_names(text: str) -> Optional[List[str]]:
+    """The model names of a ``/v1/models`` answer; None where it is no such answer."""
+    try:
+        return [str(model["id"]) for model in json.loads(text)["data"]]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def judge_container(seen: Optional[Observed]) -> Optional[Verdict]:
+    """What the container's state alone decides; None: it runs, ask the server."""
+    if seen is None:
+        return Verdict(LOST, "missing", "its container is gone: somebody or something removed it")
+    ended = "exit code {0}{1}".format(seen.exit_code, ": " + seen.error if seen.error else "")
+    if seen.oom_killed:
+        return Verdict(LOST, "oom_killed", "the kernel killed it for want of memory ({0})".format(ended))
+    if seen.restarts >= RESTART_LOOP:
+        return Verdict(LOST, "restart_loop", "it ended {0} times, last with {1}".format(seen.restarts, ended))
+    if seen.state == "restarting":
+        return Verdict(WAITING, "restarting", "it ended with {0} and is being restarted".format(ended))
+    if seen.state in ("exited", "dead", "removing"):
+        return Verdict(LOST, "exited", "it ended with {0}".format(ended))
+    if seen.state == "created":
+        return Verdict(LOST, "not_started", seen.error or "it was created but never started")
+    if seen.state == "paused":
+        return Verdict(LOST, "paused", "somebody paused it while it was waited for")
+    return None
+
+
+def judge_answer(subject: Subject, answer: Answer, health: str) -> Verdict:
+    """What the server's answer decides."""
+    if answer.status == 0:
+        state = "unhealthy" if health == "unhealthy" else "starting"
+        return Verdict(WAITING, state, "nothing answers at {0}: {1}".format(subject.url, answer.text))
+    if answer.status in (401, 403):
+        return Verdict(
+            LOST, "refused", "it answers {0} to our key: is api_key the one it runs with?".format(answer.status)
+        )
+    if answer.status == 503:
+        return Verdict(WAITING, "loading", "it answers 503: the model is loading")
+    if answer.status != 200:
+        return Verdict(WAITING, "starting", "{0} answers {1}".format(subject.path, answer.status))
+    if subject.kind == "health":
+        return Verdict(READY, "ready")
+    names = served_names(answer.text)
+    if names is None:
+        return Verdict(WAITING, "starting", "{0} answers something that is no list of models".format(subject.path))
+    if not names:
+        return Verdict(WAITING, "loading", "it serves no model yet")
+    if subject.served_name not in names:
+        return Verdict(
+            LOST, "wrong_model", "it serves {0}, and {1} was asked for".format(", ".join(names), subject.served_name)
+        )
+    return Verdict(READY, "ready")
+
+
+def look(subject: Subject, seen: Optional[Observed], request: Callable[[Subject], Answer] = ask) -> Verdict:
+    """One look: the container first, then, where it runs, the server."""
+    verdict = judge_container(seen)
+    if verdict is not None:
+        return verdict
+    assert seen is not None
+    return judge_answer(subject, request(subject), seen.health)
+
+
+def wait_ready(
+    subjects: Sequence[Subject],
+    inspect: Callable[[str], Optional[Observed]],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+    request: Callable[[Subject], Answer] = ask,
+) -> Dict[str, Tuple[Verdict, float]]:
+    """Look at every subject until each is ready, lost, or past its deadline.
+
+    Returns the last verdict of each and the seconds it took. A deadline that passes turns ``waiting`` into ``lost``.
+    The pause between looks grows from 0.05 s to 1 s.
+    """
+    began = clock()
+    results: Dict[str, Tuple[Verdict, float]] = {}
+    pending: Mapping[str, Subject] = {subject.name: subject for subject in subjects}
+    pause = 0.05
+    while pending:
+        for name, subject in list(pending.items()):
+            verdict = look(subject, inspect(subject.container), request)
+            seconds = clock() - began
+            if verdict.outcome == WAITING and seconds >= subject.timeout:
+                why = "not ready after {0:.0f} s (still {1}): {2}".format(subject.timeout, verdict.state, verdict.why)
+                verdict = Verdict(LOST, verdict.state, why)
+            if verdict.outcome != WAITING:
+                results[name] = (verdict, seconds)
+        pending = {name: subject for name, subject in pending.items() if name not in results}
+        if pending:
+            sleep(pause)
+            pause = min(pause * 1.5, 1.0)
+    return results

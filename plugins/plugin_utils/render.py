@@ -1,0 +1,181 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Turn the plan of a host into files: compose files, and the router's config and profile. Pure: same plan, same bytes.
+
+Templates lay out what the plan decided; here is only what YAML and TOML ask for (quoting), and the two passes that put
+each service's own hash among its labels.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.spec import (
+    LABEL_PREFIX,
+    LABEL_SERVE,
+    LABEL_SPEC,
+    LABEL_VRAM,
+    HostPlan,
+    Mount,
+    RouterPlan,
+    Service,
+    parse_compose,
+    service_as_dict,
+)
+
+TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+ROUTER_MOUNT = "/etc/anvil"
+ROUTER_TOKEN_ENV = "ANVIL_ROUTER_TOKEN"  # noqa: S105 (the name of a variable, not a token)
+SERVES_PROJECT = "anvil-serves"
+ROUTER_PROJECT = "anvil-router"
+PROFILE_SCHEMA = "anvil-serving.router.profile_bootstrap/v2"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A compose project, ready for ``anvil_serve``: where its file goes, its text, and its services as data."""
+
+    name: str
+    directory: str
+    compose: str
+    services: dict[str, Service]
+
+    def as_dict(self) -> dict[str, Any]:
+        services = {name: service_as_dict(service) for name, service in self.services.items()}
+        return {"name": self.name, "directory": self.directory, "compose": self.compose, "services": services}
+
+
+def quote(value: Any) -> str:
+    """A YAML double-quoted string; a dollar is doubled, because compose would interpolate it."""
+    return json.dumps(str(value), ensure_ascii=False).replace("$", "$$")
+
+
+def toml(value: Any) -> str:
+    """A TOML value: JSON's strings, numbers, booleans and lists are TOML's too."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def block(text: str) -> str:
+    """The text of a macro without its last newline: the line that calls the macro brings one."""
+    return text.removesuffix("\n")
+
+
+def env_file(service: str) -> str:
+    """Where a service's secrets lie, relative to the compose file."""
+    return f"env/{service}.env"
+
+
+def _environment() -> jinja2.Environment:
+    if not TEMPLATES.is_dir():
+        raise fail("the collection's templates are missing", where=str(TEMPLATES), hint="install the collection again")
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (YAML and TOML, not HTML; every value goes through quote or toml)
+    )
+    made.filters.update(block=block, quote=quote, toml=toml)
+    made.globals.update(env_file=env_file)
+    return made
+
+
+def _volumes(mounts: list[Mount]) -> list[str]:
+    return sorted({mount.source for mount in mounts if mount.kind == "volume"})
+
+
+def _render_project(
+    template: str, name: str, plan: HostPlan, labels: dict[str, dict[str, str]], values: dict[str, Any]
+) -> Project:
+    """Render twice: the hash of a service can only be taken once the template has laid it out."""
+    environment = _environment()
+
+    def lay_out() -> str:
+        return environment.get_template(template).render(plan=plan, project=name, labels=labels, **values)
+
+    for service in parse_compose(yaml.safe_load(lay_out())).values():
+        labels[service.name][LABEL_SPEC] = service.spec_hash()
+    text = lay_out()
+    return Project(name, f"{plan.root}/{name}", text, parse_compose(yaml.safe_load(text)))
+
+
+def render_serves(plan: HostPlan) -> Project:
+    """The compose project of a host's serves: one service per serve."""
+    labels = {
+        serve.name: {
+            LABEL_SERVE: serve.name,
+            LABEL_PREFIX + "engine": serve.engine,
+            LABEL_PREFIX + "served_name": serve.served_name,
+            LABEL_VRAM: str(serve.vram_mib),
+        }
+        for serve in plan.serves
+    }
+    mounts = [mount for serve in plan.serves for mount in serve.mounts]
+    return _render_project("serves.compose.yaml.j2", SERVES_PROJECT, plan, labels, {"volumes": _volumes(mounts)})
+
+
+def _router_values(router: RouterPlan) -> dict[str, Any]:
+    secrets = {tier.key_env: tier.key_secret for tier in router.tiers if tier.key_secret}
+    if router.token:
+        secrets[ROUTER_TOKEN_ENV] = router.token
+    values = {key: value for key, value in asdict(router).items() if key not in ("tiers", "profile")}
+    values.update(
+        tiers=router.tiers,
+        profile=router.profile,
+        secrets=secrets,
+        command=["--host", "0.0.0.0", "--port", "8000", "--config", f"{ROUTER_MOUNT}/config.toml"],  # noqa: S104
+        mounts=[Mount("volume", router.volume, ROUTER_MOUNT, read_only=True)],
+    )
+    return values
+
+
+def render_router(plan: HostPlan, router: RouterPlan) -> Project:
+    """The compose project of a host's router."""
+    labels = {"router": {LABEL_SERVE: "router", LABEL_PREFIX + "engine": "router"}}
+    values = {"router": _router_values(router), "volumes": [router.volume]}
+    return _render_project("router.compose.yaml.j2", ROUTER_PROJECT, plan, labels, values)
+
+
+def render_router_config(plan: HostPlan, router: RouterPlan) -> str:
+    """config.toml of the profile router (anvil-serving 0.12 to 0.13.2)."""
+    values = {
+        "plan": plan,
+        "router": _router_values(router),
+        "mapping_version": "anvil.serving/1",
+        "profile_path": f"{ROUTER_MOUNT}/profile.json",
+    }
+    return _environment().get_template("router/config.toml.j2").render(values)
+
+
+def render_router_profile(router: RouterPlan) -> str:
+    """profile.json, or an empty string where the inventory holds no measured rows."""
+    if not router.profile:
+        return ""
+    document = {"schema": PROFILE_SCHEMA, "mode": "live", "entries": [asdict(row) for row in router.profile]}
+    return json.dumps(document, indent=2) + "\n"
+
+
+def render_host(plan: HostPlan) -> dict[str, Any]:
+    """Everything that the plan of a host renders to, as plain data.
+
+    ``serves`` and ``router`` are projects for ``anvil_serve`` (``None`` where the host has none); ``router_files``
+    holds the text of ``config`` and ``profile`` for ``anvil_router_promote``.
+    """
+    router = plan.router
+    return {
+        "serves": render_serves(plan).as_dict() if plan.serves else None,
+        "router": render_router(plan, router).as_dict() if router else None,
+        "router_files": {
+            "config": render_router_config(plan, router) if router else "",
+            "profile": render_router_profile(router) if router else "",
+        },
+    }

@@ -1,0 +1,26 @@
+"""Drive a module the way Ansible does, in this process: arguments in, its JSON answer out."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+from typing import Any
+
+from ansible.module_utils.testing import patch_module_args
+
+
+def run_module(name: str, check: bool = False, diff: bool = False, **params: Any) -> dict[str, Any]:
+    """Run ``anvil.serving.<name>`` and return what it printed. ``failed`` tells a failure from a success."""
+    module = importlib.import_module(f"ansible_collections.anvil.serving.plugins.modules.{name}")
+    printed = io.StringIO()
+    arguments = {**params, "_ansible_check_mode": check, "_ansible_diff": diff}
+    with patch_module_args(arguments), contextlib.redirect_stdout(printed):
+        try:
+            module.main()
+        except SystemExit as ended:
+            answer: dict[str, Any] = json.loads(printed.getvalue())
+            answer["failed"] = bool(ended.code)
+            return answer
+    raise AssertionError(f"{name} returned without an answer")

@@ -1,0 +1,54 @@
+"""Admission: every reason why a serve may not start."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.admission import Neighbour, addresses_overlap, admit
+from ansible_collections.anvil.serving.plugins.module_utils.gpu import parse_cards
+from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
+from test_gpu import TWO
+
+CARDS = parse_cards(TWO)
+SERVE = Service(
+    name="heavy", container="c", image="i", gpu_uuids=(CARDS[0].uuid,), ports=(("127.0.0.1", 30002, "30002/tcp"),)
+)
+
+
+def test_a_free_host_admits() -> None:
+    assert admit([SERVE], [Neighbour("other", "", "running", (("127.0.0.1", 1),))], CARDS, {}) == {}
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    squatter = Neighbour("c", "theirs", "running", (("0.0.0.0", 30002),))
+    wrong = Service(name="heavy", container="c", image="i", gpu_uuids=("GPU-gone",), ports=SERVE.ports)
+    problems = admit([wrong], [squatter], CARDS, {})["heavy"]
+    assert [problem.what for problem in problems] == [
+        "the container name c is taken",
+        "port 127.0.0.1:30002 is taken",
+        "GPU GPU-gone is not on this host",
+    ]
+    assert "container c (project theirs, running)" in problems[0].why
+    assert CARDS[1].uuid in problems[2].why
+
+
+def test_no_driver_is_said_once_and_only_of_serves_with_cards() -> None:
+    assert "no NVIDIA driver" in admit([SERVE], [], None, {})["heavy"][0].what
+    assert admit([Service(name="cpu", container="d", image="i")], [], None, {}) == {}
+
+
+def test_a_process_outside_docker_holds_the_port() -> None:
+    problems = admit([SERVE], [], CARDS, {("127.0.0.1", 30002): "a process outside Docker"})["heavy"]
+    assert problems[0].why == "by a process outside Docker"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("127.0.0.1", "::", True),
+        ("127.0.0.1", "10.0.0.1", False),
+    ],
+)
+def test_addresses(one: str, other: str, overlap: bool) -> None:
+    assert addresses_overlap(one, other) is overlap

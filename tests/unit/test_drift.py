@@ -1,0 +1,195 @@
+"""Drift, against the recorded description of a real container (Docker Engine 26.1.5, llama-server)."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils import drift
+from ansible_collections.anvil.serving.plugins.module_utils.spec import LABEL_SPEC, LABEL_VRAM, Mount, Service
+
+RECORDED = json.loads((Path(__file__).parent / "data" / "engine-26.1.5-llama.json").read_text())
+PROJECT = "anvil-serves"
+SECRETS = {"TOK": "abc$def"}
+
+
+def wanted(**fields: Any) -> Service:
+    """The service that the recorded container was made of."""
+    labels = {k: v for k, v in RECORDED["container"]["Config"]["Labels"].items() if k.startswith("anvil.serving.")}
+    args = ("--model", "/models/heavy.gguf", "--alias", "heavy", "--host", "0.0.0.0", "--port", "30002")
+    service = Service(
+        name="heavy",
+        container="t-heavy",
+        image="anvil.local/llama-server:1",
+        command=(*args, "-c", "1024", "-t", "1"),
+        environment={"A": "1"},
+        env_files=("env/heavy.env",),
+        ports=(("127.0.0.1", 30002, "30002/tcp"),),
+        mounts=(Mount("bind", "/tmp/testbed/models", "/models", True),),
+        networks=("anvil",),
+        ipc="host",
+        shm_bytes=1 << 30,
+        restart="unless-stopped",
+        read_only=True,
+        tmpfs=("/tmp",),
+        init=True,
+        cap_drop=("ALL",),
+        security_opt=("no-new-privileges:true",),
+        labels=labels,
+    )
+    return replace(service, **fields)
+
+
+def compare(service: Service, container: dict[str, Any] | None = None, **kwargs: Any) -> list[drift.Change]:
+    seen = drift.observe(container or RECORDED["container"])
+    image = drift.observe_image(RECORDED["image"])
+    return drift.diff_service(
+        service, kwargs.get("secrets", SECRETS), seen, image, kwargs.get("wanted_image", image)
+    )
+
+
+def reasons(changes: list[drift.Change]) -> list[str]:
+    return [change.reason for change in changes]
+
+
+def test_a_container_made_of_the_service_has_no_drift() -> None:
+    assert compare(wanted()) == []
+
+
+def test_an_image_that_is_not_here_yet_is_no_drift_while_its_name_is_the_same() -> None:
+    assert compare(wanted(), wanted_image=None) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"image": "anvil.local/llama-server:2"}, "image"),
+        ({"command": ("--model", "/models/other.gguf")}, "command"),
+        ({"entrypoint": ("vllm",)}, "entrypoint"),
+        ({"environment": {"A": "2"}}, "environment"),
+        ({"environment": {}}, "environment"),
+        ({"environment": {"A": "1", "B": "1"}}, "environment"),
+        ({"gpu_uuids": ("GPU-1",)}, "gpu"),
+        ({"ports": (("0.0.0.0", 30002, "30002/tcp"),)}, "ports"),
+        ({"ports": (("127.0.0.1", 30009, "30002/tcp"),)}, "ports"),
+        ({"mounts": (Mount("bind", "/elsewhere", "/models", True),)}, "mounts"),
+        ({"mounts": (Mount("bind", "/tmp/testbed/models", "/models", False),)}, "mounts"),
+        ({"networks": ("other",)}, "networks"),
+        ({"ipc": ""}, "ipc"),
+        ({"shm_bytes": 1 << 20}, "shm"),
+        ({"restart": "no"}, "restart_policy"),
+        ({"user": "1000"}, "user"),
+        ({"read_only": False}, "read_only"),
+        ({"tmpfs": ()}, "tmpfs"),
+        ({"init": False}, "init"),
+        ({"healthcheck": ("CMD", "true")}, "healthcheck"),
+        ({"cap_drop": ()}, "capabilities"),
+        ({"security_opt": ()}, "security_opt"),
+        ({"extra_hosts": ("host.docker.internal:host-gateway",)}, "extra_hosts"),
+        ({"memory_bytes": 1 << 30}, "limits"),
+        ({"container": "other"}, "name"),
+    ],
+)
+def test_each_edited_field_is_the_only_reason(fields: dict[str, Any], reason: str) -> None:
+    assert reasons(compare(wanted(**fields))) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("HostConfig", "RestartPolicy", "Name"), "no", "restart_policy"),
+        (("HostConfig", "Memory"), 1 << 31, "limits"),
+        (("HostConfig", "NanoCpus"), 10**9, "limits"),
+        (("HostConfig", "DeviceRequests"), [{"Driver": "nvidia", "Count": -1, "DeviceIDs": None}], "gpu"),
+        (("Name",), "/renamed", "name"),
+        (("NetworkSettings", "Networks"), {}, "networks"),
+    ],
+)
+def test_a_container_changed_by_hand_is_seen(path: tuple[str, ...], value: Any, reason: str) -> None:
+    container = copy.deepcopy(RECORDED["container"])
+    spot = container
+    for key in path[:-1]:
+        spot = spot[key]
+    spot[path[-1]] = value
+    assert reasons(compare(wanted(), container)) == [reason]
+
+
+def test_a_retagged_image_is_seen_by_its_id() -> None:
+    other = replace(drift.observe_image(RECORDED["image"]), id="sha256:other")
+    assert reasons(compare(wanted(), wanted_image=other)) == ["image"]
+
+
+def test_a_changed_secret_is_told_by_name_and_never_by_value() -> None:
+    changes = compare(wanted(), secrets={"TOK": "a new token"})
+    assert reasons(changes) == ["env_file"]
+    assert "a new token" not in str(changes) and "abc$def" not in str(changes)
+
+
+def test_environment_is_told_by_name_only() -> None:
+    (change,) = compare(wanted(environment={"A": "hidden value", "B": "x"}))
+    assert (change.before, change.after) == ({"A": "set", "B": "absent"}, {"A": "changed", "B": "set"})
+
+
+def test_a_spec_that_no_field_explains_is_a_stale_container() -> None:
+    labels = {**wanted().labels, LABEL_SPEC: "another"}
+    assert reasons(compare(wanted(labels=labels))) == ["stale_container"]
+
+
+def test_the_vram_need_is_bookkeeping_and_restarts_nothing() -> None:
+    assert compare(wanted(labels={**wanted().labels, LABEL_VRAM: "999"})) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "action", "why"),
+    [
+        ({}, drift.NONE, ()),
+        ({"Status": "exited"}, drift.START, ("stopped",)),
+        ({"Status": "created"}, drift.START, ("stopped",)),
+        ({"Status": "paused"}, drift.UNPAUSE, ("paused",)),
+        ({"Status": "restarting"}, drift.NONE, ()),
+        ({"Status": "dead"}, drift.RECREATE, ("dead",)),
+        ({"Health": {"Status": "unhealthy"}}, drift.RECREATE, ("unhealthy",)),
+        ({"Health": {"Status": "starting"}}, drift.NONE, ()),
+    ],
+)
+def test_state_decides_the_action(state: dict[str, Any], action: str, why: tuple[str, ...]) -> None:
+    container = copy.deepcopy(RECORDED["container"])
+    container["State"].update(state)
+    seen = drift.observe(container)
+    decision = drift.decide_up(compare(wanted(), container), seen, PROJECT)
+    assert (decision.action, decision.reasons) == (action, why)
+
+
+def test_a_missing_container_is_created() -> None:
+    assert drift.decide_up(None, None, PROJECT) == drift.Decision(drift.CREATE, ("missing",))
+
+
+def test_a_paused_container_with_drift_is_recreated_not_unpaused() -> None:
+    container = copy.deepcopy(RECORDED["container"])
+    container["State"]["Status"] = "paused"
+    changes = compare(wanted(ipc=""), container)
+    assert drift.decide_up(changes, drift.observe(container), PROJECT).action == drift.RECREATE
+
+
+@pytest.mark.parametrize(
+    ("status", "keep", "action"),
+    [
+        (None, False, drift.NONE),
+        (None, True, drift.NONE),
+        ("running", False, drift.REMOVE),
+        ("running", True, drift.STOP),
+        ("exited", True, drift.NONE),
+        ("exited", False, drift.REMOVE),
+    ],
+)
+def test_down(status: str | None, keep: bool, action: str) -> None:
+    seen = None
+    if status is not None:
+        container = copy.deepcopy(RECORDED["container"])
+        container["State"]["Status"] = status
+        seen = drift.observe(container)
+    assert drift.decide_down(seen, keep).action == action
