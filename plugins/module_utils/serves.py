@@ -252,6 +252,15 @@ def _bring_up(engine: Engine, compose: Compose, services: Sequence[Service], rec
         return problems
     service = services[0]
     seen = _inspect(engine, service.container)
+    if engine.inspect_image(service.image) is None:
+        return {
+            service.name: Problem(
+                what="image {0} is not on this host and cannot be pulled".format(service.image),
+                where="serve " + service.name,
+                why=ran.text,
+                hint="is the name right, and can the host reach its registry? without one: docker load the image there",
+            )
+        }
     return {
         service.name: Problem(
             what="docker compose could not start it",

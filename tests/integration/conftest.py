@@ -1,0 +1,46 @@
+"""Integration tests run inside the test-bed: ``tests/testbed/bed.py run -- pytest tests/integration``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bed import FAKOLI_DARK, Bed
+from conftest import REPO
+
+PHRASES = {"heavy": "the heavy tier answers", "fast": "the fast tier answers"}
+
+
+@pytest.fixture(scope="session")
+def bed() -> Bed:
+    """The bed's engine; never another one."""
+    found = Bed()
+    if not found.is_inside():
+        pytest.exit("integration tests run inside the test-bed: make integration", returncode=2)
+    return found
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one tiny model per tier; each answers with its own phrase."""
+    folder = tmp_path_factory.mktemp("models")
+    folder.chmod(0o755)
+    for name, phrase in PHRASES.items():
+        generator = [sys.executable, str(REPO / "bootstrap" / "tinymodel.py")]
+        subprocess.run([*generator, str(folder / f"{name}.gguf"), "--phrase", phrase, "--name", name], check=True)
+    return folder
+
+
+@pytest.fixture
+def clean_bed(bed: Bed) -> Iterator[Bed]:
+    """A bed without containers, volumes and networks of earlier tests, with both cards in place."""
+    bed.start_engine()
+    bed.clear()
+    bed.write_gpus(FAKOLI_DARK)
+    yield bed
+    bed.start_engine()
+    bed.clear()
+    bed.write_gpus(FAKOLI_DARK)
