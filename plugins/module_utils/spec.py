@@ -122,7 +122,10 @@ class ProfileEntry:
 
 @dataclass(frozen=True)
 class RouterPlan:
-    """The router of a host. ``token`` names the entry of ``anvil_secrets`` that clients must present."""
+    """The router of a host. ``token`` names the entry of ``anvil_secrets`` that clients must present.
+
+    ready_timeout, request_timeout: seconds; the latter is how long a tier may take for one answer.
+    """
 
     image: str
     container: str
@@ -134,6 +137,7 @@ class RouterPlan:
     presets: Dict[str, Tuple[str, ...]]
     profile: Tuple[ProfileEntry, ...] = ()
     ready_timeout: int = 60
+    request_timeout: int = 300
 
 
 @dataclass(frozen=True)

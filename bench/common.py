@@ -1,0 +1,79 @@
+"""What the benchmarks share: a bed, timed tasks, a table, and one JSON object as the last line."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO / "tests"), str(REPO / "tests" / "testbed")]
+
+from bed import Bed  # noqa: E402
+from conftest import COLLECTIONS, pytest_configure  # noqa: E402
+
+ANSIBLE = Path(sys.executable).parent / "ansible-playbook"
+
+
+def enter_bed(*images: str) -> Bed:
+    """Start the bed and run this very program again inside it."""
+    bed = Bed()
+    if bed.is_inside():
+        pytest_configure()
+        return bed
+    bed.up(images)
+    os.execve(
+        "/usr/bin/nsenter",
+        bed.argv_inside([sys.executable, *sys.argv]),
+        {**os.environ, **bed.environment},
+    )
+
+
+def play(folder: Path, tasks: list[dict[str, Any]], **variables: Any) -> list[dict[str, Any]]:
+    """Run tasks against this machine and return, per task, its name, seconds and result."""
+    (folder / "vars.json").write_text(json.dumps(variables))
+    playbook = [{"hosts": "localhost", "gather_facts": False, "vars_files": ["vars.json"], "tasks": tasks}]
+    (folder / "play.yml").write_text(json.dumps(playbook))
+    (folder / "hosts").write_text(f"localhost ansible_connection=local ansible_python_interpreter={sys.executable}\n")
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+    }
+    argv = [str(ANSIBLE), "-i", str(folder / "hosts"), str(folder / "play.yml")]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"the play failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return [_timed(task) for task in json.loads(done.stdout[done.stdout.index("{") :])["plays"][0]["tasks"]]
+
+
+def _timed(task: dict[str, Any]) -> dict[str, Any]:
+    from datetime import datetime
+
+    start, end = (datetime.fromisoformat(task["task"]["duration"][key].rstrip("Z")) for key in ("start", "end"))
+    return {
+        "name": task["task"]["name"],
+        "seconds": (end - start).total_seconds(),
+        "result": task["hosts"]["localhost"],
+    }
+
+
+def medians(timed: list[dict[str, Any]]) -> dict[str, float]:
+    """Median seconds of the tasks of one name; the first of each name only warms up."""
+    by_name: dict[str, list[float]] = {}
+    for task in timed:
+        by_name.setdefault(task["name"], []).append(task["seconds"])
+    return {name: statistics.median(seconds[1:]) for name, seconds in by_name.items()}
+
+
+def report(title: str, rows: dict[str, float], ratios: dict[str, float]) -> None:
+    """A table for people, and the ratios as the last line for machines."""
+    print(title)
+    for name, seconds in rows.items():
+        print(f"  {name:<44}{seconds * 1000:>9.0f} ms")
+    print(json.dumps({"bench": Path(sys.argv[0]).name, **{key: round(value, 2) for key, value in ratios.items()}}))

@@ -1,0 +1,126 @@
+"""What the inventories render to. Golden files: run with ANVIL_GOLDEN=write to write them anew, and read the diff."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.anvil.serving.plugins.module_utils.spec import (
+    HostPlan,
+    Mount,
+    ServePlan,
+    parse_compose,
+    service_as_dict,
+    service_from_dict,
+)
+from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_host, render_serves
+from conftest import COLLECTIONS, REPO
+from hypothesis import given
+from hypothesis import strategies as st
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+FILES = ["router/compose.yaml", "router/config.toml", "serves/compose.yaml"]
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """fakoli-dark, rendered offline by the playbook itself, without any secret at hand."""
+    folder = tmp_path_factory.mktemp("rendered")
+    playbook = Path(sys.executable).with_name("ansible-playbook")
+    argv = [str(playbook), str(REPO / "playbooks/render.yml"), "-i", str(REPO / "inventory/fakoli-dark")]
+    environment = {
+        **os.environ,
+        "HOME": str(folder),
+        "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+    }
+    done = subprocess.run([*argv, "-e", f"output={folder}"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "fakoli-dark"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_fakoli_dark_is_as_the_golden_file_says(rendered: Path, name: str) -> None:
+    golden = GOLDEN / "fakoli-dark" / name
+    if os.environ.get("ANVIL_GOLDEN") == "write":
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text((rendered / name).read_text())
+    assert (rendered / name).read_text() == golden.read_text()
+
+
+def test_all_that_adr_0002_fought_for(rendered: Path) -> None:
+    document = yaml.safe_load((rendered / "serves/compose.yaml").read_text())
+    assert list(document["services"]) == ["heavy", "fast"]
+    for name, uuid in (
+        ("heavy", "GPU-d0f446cf-1771-414c-e116-a39138798a8c"),
+        ("fast", "GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1"),
+    ):
+        service = document["services"][name]
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "device_ids": [uuid], "capabilities": ["gpu"]}
+        assert service["environment"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+        assert service["environment"]["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+        assert service["environment"]["CUDA_VISIBLE_DEVICES"] == uuid
+        assert (service["ipc"], service["restart"]) == ("host", "unless-stopped")
+        assert all(isinstance(word, str) for word in service["command"])
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert "HF_TOKEN" not in service["environment"] and service["env_file"] == [f"env/{name}.env"]
+    assert document["volumes"] == {"vllm-hfcache": {"name": "vllm-hfcache", "external": True}}
+
+
+@pytest.mark.parametrize("project", ["serves", "router"])
+def test_docker_compose_accepts_every_file(rendered: Path, project: str) -> None:
+    folder = rendered / project
+    (folder / "env").mkdir(exist_ok=True)
+    for name in ("heavy", "fast", "router"):
+        (folder / "env" / f"{name}.env").touch()
+    argv = ["docker", "compose", "-f", str(folder / "compose.yaml"), "config", "--format", "json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    theirs, ours = json.loads(done.stdout)["services"], yaml.safe_load((folder / "compose.yaml").read_text())["services"]
+    assert {n: s["command"] for n, s in theirs.items()} == {n: s["command"] for n, s in ours.items()}
+
+
+def serve(**fields: object) -> ServePlan:
+    base = ServePlan("s", "c", "vllm", "i:1", "m", "served", 30000, mounts=(Mount("volume", "v", "/v"),))
+    return replace(base, **fields)  # type: ignore[arg-type]
+
+
+WORD = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), max_size=12)
+
+
+@given(words=st.lists(WORD, max_size=4), value=WORD, engine=st.sampled_from(["vllm", "sglang", "llama_cpp"]))
+def test_any_text_survives_the_way_through_yaml(words: list[str], value: str, engine: str) -> None:
+    plan = HostPlan("h", "/r", "linux", "n", {}, (serve(args=tuple(words), environment={"K": value}, engine=engine),))
+    service = render_serves(plan).services["s"]
+    command = service.command or ()
+    assert list(command[len(command) - len(words) :]) == words
+    assert service.environment == {"K": value}
+    assert service_from_dict(service_as_dict(service)) == service
+
+
+@pytest.mark.parametrize("name", ["no", "on", "123", "y", "null"])
+def test_names_that_yaml_would_read_as_something_else(name: str) -> None:
+    plan = HostPlan("h", "/r", "linux", name, {}, (serve(name=name, environment={"Y": "no"}, mounts=(Mount("volume", name, "/v"),)),))
+    project = render_serves(plan)
+    service = project.services[name]
+    assert (service.networks, service.mounts[0].source, service.environment) == ((name,), name, {"Y": "no"})
+
+
+def test_the_same_plan_gives_the_same_bytes_and_a_changed_one_another_hash() -> None:
+    one, other = (HostPlan("h", "/r", "linux", "n", {}, (serve(args=(arg,)),)) for arg in ("a", "b"))
+    assert render_host(one) == render_host(one)
+    labels = [render_serves(plan).services["s"].labels["anvil.serving.spec"] for plan in (one, other)]
+    assert labels[0] != labels[1]
+    assert parse_compose(yaml.safe_load(render_serves(one).compose))["s"].spec_hash() == labels[0]
+
+
+def test_a_longer_deadline_is_no_reason_to_recreate() -> None:
+    one, other = (HostPlan("h", "/r", "linux", "n", {}, (serve(ready_timeout=t),)) for t in (5, 500))
+    assert len({render_serves(plan).services["s"].labels["anvil.serving.spec"] for plan in (one, other)}) == 1
