@@ -130,16 +130,16 @@ class Engine:
     def _ask(self, act: str, call: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return call(*args, **kwargs)
-        except docker.errors.NotFound:
-            raise
         except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as exc:
             raise self._trouble(act, exc) from exc
 
     def _find(self, act: str, call: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return self._ask(act, call, *args, **kwargs)
+            return call(*args, **kwargs)
         except docker.errors.NotFound:
             return None
+        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as exc:
+            raise self._trouble(act, exc) from exc
 
     # ------------------------------------------------------------------------------------------------------- reading
 
@@ -264,7 +264,7 @@ class Engine:
         """
         act = "read {0} in container {1}".format(path, name_or_id)
         try:
-            pieces, stat = self._ask(act, self.api.get_archive, name_or_id, path)
+            pieces, stat = self.api.get_archive(name_or_id, path)
             content = bytearray()
             for piece in pieces:
                 content += piece
@@ -298,8 +298,6 @@ class Engine:
                 params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1},
             )
             self.start_container(made)
-        except docker.errors.NotFound as exc:
-            raise self._trouble("start container " + made, exc) from exc
         except AnvilError:
             self.remove_container(made)
             raise

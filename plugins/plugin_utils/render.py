@@ -132,7 +132,9 @@ def _router_values(router: RouterPlan) -> dict[str, Any]:
         tiers=router.tiers,
         profile=router.profile,
         secrets=secrets,
-        command=["--host", "0.0.0.0", "--port", "8000", "--config", f"{ROUTER_MOUNT}/config.toml"],  # noqa: S104
+        command=["router", "run", "--host", "0.0.0.0", "--port", "8000", "--config", f"{ROUTER_MOUNT}/config.toml"],
+        # A preset of the tier's own name: a bare tier id would be classified, and may silently go elsewhere.
+        presets={tier.id: (tier.id,) for tier in router.tiers} | router.presets,
         mounts=[Mount("volume", router.volume, ROUTER_MOUNT, read_only=True)],
     )
     return values

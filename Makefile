@@ -1,0 +1,79 @@
+# Two commands matter: `make site` and `make test`. Nothing but make and a shell is taken for granted.
+VENV := .venv
+TEST_VENV := .venv-test
+PYTHON := $(VENV)/bin/python
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  %-14s %s\n' "$$t" "$$d"; done
+
+.PHONY: venv
+venv: ## the controller's virtual environment, pinned
+	@bootstrap/venv.sh $(VENV) requirements/site.txt
+	@bootstrap/link.sh
+
+.PHONY: site
+site: ## from a bare machine to an answer: two tiers behind the router, on this machine (options: ARGS=...)
+	@VENV=$(VENV) bootstrap/site.sh $(ARGS)
+
+.PHONY: testbed-up
+testbed-up: venv ## the tests' own Docker Engine, with simulated GPUs
+	@$(PYTHON) tests/testbed/bed.py up
+
+.PHONY: testbed-down
+testbed-down: ## stop that engine and all that runs in it
+	@test ! -x $(PYTHON) || $(PYTHON) tests/testbed/bed.py down
+
+# --- tests: `make test` runs them all and sets up what they need; `make unit` is for the daily loop ---
+T = $(TEST_VENV)/bin
+BED = $(T)/python tests/testbed/bed.py
+export PATH := $(CURDIR)/$(TEST_VENV)/bin:$(PATH)
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
+
+.PHONY: test-venv
+test-venv:
+	@bootstrap/venv.sh $(TEST_VENV) requirements/test.txt
+	@bootstrap/link.sh
+
+.PHONY: unit
+unit: test-venv ## unit tests (seconds)
+	@pytest tests/unit
+
+.PHONY: lint
+lint: test-venv ## ruff, mypy --strict, yamllint, ansible-lint (production)
+	ruff check .
+	ruff format --check .
+	cd .cache/collections && mypy --config-file $(CURDIR)/pyproject.toml -p ansible_collections.anvil.serving.plugins.module_utils
+	yamllint --strict .
+	ansible-lint --offline --strict
+	antsibull-changelog lint
+
+.PHONY: sanity
+sanity: test-venv ## ansible-test sanity, on a copy
+	@tests/testbed/ansible-test/sanity.sh $(TEST_VENV)
+
+.PHONY: bed
+bed: test-venv
+	@$(BED) up
+
+.PHONY: integration
+integration: bed ## integration tests on a real Docker Engine with simulated GPUs
+	@$(BED) run -- pytest tests/integration
+
+.PHONY: molecule
+molecule: bed ## molecule scenarios on simulated hosts
+	@$(BED) run -- molecule test --all
+
+.PHONY: test
+test: lint unit sanity integration molecule ## everything
+
+.PHONY: bench
+bench: bed ## every benchmark; the last line of each is its ratios
+	@for bench in $$(find bench -type f -perm -u+x | sort); do $(T)/python $$bench || exit 1; done
+
+.PHONY: clean
+clean: ## stop the test-bed and remove all that was generated (what `make site` started keeps running)
+	@test ! -x $(PYTHON) || $(PYTHON) tests/testbed/bed.py down --purge
+	rm -rf .cache .venv .venv-*

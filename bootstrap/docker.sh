@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# docker.sh : a running Docker Engine with Compose v2 and buildx. Does nothing where they are; ANVIL_INSTALL_DOCKER=no forbids installing.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+# What counts is whether the client in use can do it: an old `docker` earlier on PATH may lack plugins that another one has.
+missing() { # at once: each is the start of a client
+  docker compose version >/dev/null 2>&1 || echo compose &
+  docker buildx version >/dev/null 2>&1 || echo buildx &
+  docker version >/dev/null 2>&1 || echo engine &
+  wait
+}
+
+packages() {
+  case "$(os_release ID):$(os_release VERSION_CODENAME)" in
+    ubuntu:*) echo docker.io docker-compose-v2 docker-buildx iptables ;;
+    debian:bookworm | debian:*) echo docker.io docker-cli docker-compose docker-buildx iptables ;;
+    *) die "this installs Docker on Debian and Ubuntu only; please install Docker Engine, Compose v2 and buildx on $(os_release PRETTY_NAME)" ;;
+  esac
+}
+
+# Debian 12 has no Compose v2: the four docker packages come from trixie, and nothing else does, so that libc stays.
+add_trixie() {
+  cat > /etc/apt/sources.list.d/anvil-trixie.sources <<SOURCE
+Types: deb
+URIs: $(distribution_mirror)
+Suites: trixie
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+SOURCE
+  cat > /etc/apt/preferences.d/anvil-trixie <<'PIN'
+Package: *
+Pin: release n=trixie
+Pin-Priority: 100
+
+Package: docker.io docker-cli docker-compose docker-buildx
+Pin: release n=trixie
+Pin-Priority: 990
+PIN
+  apt-get update -qq
+}
+
+install_docker() {
+  say "installing $(packages)"
+  if [ "$(os_release VERSION_CODENAME)" = bookworm ] && [ -z "$(apt_mirror trixie)" ]; then add_trixie; fi
+  # shellcheck disable=SC2046  # a list of package names
+  apt_install $(packages)
+  hash -r
+}
+
+start_engine() {
+  say "starting the Docker Engine"
+  if [ -d /run/systemd/system ]; then
+    systemctl enable --now docker
+  else # a container or a VM without an init
+    [ ! -e /run/docker.pid ] || [ -d "/proc/$(cat /run/docker.pid)" ] || rm -f /run/docker.pid
+    setsid --fork dockerd >>/var/log/dockerd.log 2>&1 </dev/null
+  fi
+  for _ in $(seq 120); do docker version >/dev/null 2>&1 && return; sleep .25; done
+  die "the Docker Engine does not answer; see: journalctl -u docker, or /var/log/dockerd.log"
+}
+
+lacking=$(missing | paste -sd' ')
+[ -n "$lacking" ] || exit 0
+
+# An engine elsewhere is not ours to start.
+[ -z "${DOCKER_HOST:-}" ] || die "DOCKER_HOST=$DOCKER_HOST is missing: $lacking; start or mend that one, or unset DOCKER_HOST"
+if ! is_root || [ "${ANVIL_INSTALL_DOCKER:-yes}" = no ]; then
+  {
+    is_root && why="ANVIL_INSTALL_DOCKER=no" || why="not root"
+    echo "error: Docker is missing: $lacking ($why, so nothing was installed). Run as root:"
+    echo "    $ROOT/bootstrap/docker.sh"
+    if [ "$(os_release VERSION_CODENAME)" = bookworm ]; then
+      echo "(Debian 12 has no Compose v2: that script adds trixie as a source for the docker packages, and for nothing else)"
+    else
+      echo "or, by hand:"
+      echo "    apt-get install $(packages) && systemctl enable --now docker"
+    fi
+    is_root || echo "If only the right to use the engine is missing: usermod -aG docker $(id -un), and log in again."
+  } >&2
+  exit 1
+fi
+
+case $lacking in *compose* | *buildx*) install_docker ;; *) have dockerd || install_docker ;; esac
+docker version >/dev/null 2>&1 || start_engine
+lacking=$(missing | paste -sd' ')
+[ -z "$lacking" ] || die "$(command -v docker) still lacks: $lacking; an older client earlier on PATH hides the installed one"

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# roots.sh NAME... : root file systems from the distribution's packages, as .cache/roots/NAME.tar, where no image registry is.
+#   router    python3 and a shell, in the release of this machine
+#   llama     llama-server and a shell: Debian's own package, else compiled
+#   registry  docker-registry
+#   dockerhost  a Docker host: engine, Compose, python3, ssh
+# An "extract" root runs no maintainer scripts: a fifth of the time and half the size of a bootstrapped one.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+here=$ROOT/bootstrap
+shell=base-files,base-passwd,dash,coreutils,mawk
+codename=$(os_release VERSION_CODENAME)
+debian() { [ "$(os_release ID)" = debian ]; }
+
+# bootstrap NAME SUITE VARIANT PACKAGES [mmdebstrap options...]
+bootstrap() {
+  local name=$1 suite=$2 variant=$3 packages=$4 hooks=/usr/share/mmdebstrap/hooks/merged-usr
+  shift 4
+  debian || set -- --components=main,universe "$@"
+  # The sources of this machine's apt have no place in an image, nor have documents.
+  # shellcheck disable=SC2016  # $1 is mmdebstrap's
+  mmdebstrap --quiet --variant="$variant" --hook-dir="$hooks" --include="$packages" \
+    --aptopt='Acquire::Check-Valid-Until "false"' "$@" \
+    --customize-hook='rm -rf "$1"/usr/share/doc "$1"/usr/share/man "$1"/usr/share/locale "$1"/etc/apt/sources.list*' \
+    "$suite" "$CACHE/roots/.$name.tar" "$(distribution_mirror)" 2>"$CACHE/roots/$name.log" ||
+    { tail -5 "$CACHE/roots/$name.log" >&2; die "cannot make the root file system '$name'"; }
+}
+
+# The real llama-server, static, from the llama.cpp source in the llama-cpp-python sdist: minutes, where no package has it.
+compile_llama() {
+  local build=$CACHE/llama.cpp
+  say "compiling llama-server (minutes, once)"
+  ensure cmake cmake
+  ensure ninja ninja-build
+  ensure g++ g++
+  mkdir -p "$build/src"
+  "${PYTHON:-python3}" -m pip download --quiet --no-deps --no-build-isolation --no-binary :all: --dest "$build" llama-cpp-python==0.3.36
+  tar -xzf "$build"/llama_cpp_python-0.3.36.tar.gz -C "$build/src" --strip-components=1
+  cmake -S "$build/src/vendor/llama.cpp" -B "$build/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF \
+    -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_OPENMP=OFF -DGGML_BACKEND_DL=OFF \
+    -DLLAMA_OPENSSL=OFF -DLLAMA_CURL=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_UI=OFF \
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_TOOLS=ON \
+    -DCMAKE_EXE_LINKER_FLAGS=-static >"$CACHE/roots/llama.log"
+  cmake --build "$build/build" --target llama-server -j"$(nproc)" >>"$CACHE/roots/llama.log"
+  strip "$build/build/bin/llama-server"
+}
+
+make_root() {
+  local name=$1
+  [ ! "$CACHE/roots/$name.tar" -nt "$here/roots.sh" ] || return 0
+  say "making the root file system '$name' from the distribution's packages"
+  case $name in
+    router) bootstrap router "$codename" extract "$shell,python3,ca-certificates" ;;
+    registry) bootstrap registry "$codename" extract "$shell,docker-registry" ;;
+    llama)
+      if debian && [ "${ANVIL_COMPILE_LLAMA:-no}" != yes ]; then
+        bootstrap llama forky extract "$shell,llama.cpp-tools"
+      else
+        compile_llama
+        bootstrap llama "$codename" extract "$shell" --customize-hook="copy-in $CACHE/llama.cpp/build/bin/llama-server /usr/bin"
+      fi ;;
+    dockerhost)
+      local packages=python3,python3-docker,iptables,iproute2,procps,curl,tini,openssh-server,sudo,docker.io
+      if debian; then bootstrap dockerhost trixie essential "$packages,docker-cli,docker-compose,ca-certificates"
+      else bootstrap dockerhost "$codename" essential "$packages,docker-compose-v2,ca-certificates"; fi ;;
+    *) die "no such root file system: $name" ;;
+  esac
+  mv "$CACHE/roots/.$name.tar" "$CACHE/roots/$name.tar" # whole, or not there
+}
+
+mkdir -p "$CACHE/roots"
+ensure mmdebstrap mmdebstrap
+pids=()
+for name in "$@"; do make_root "$name" & pids+=($!); done
+for pid in "${pids[@]}"; do wait "$pid"; done

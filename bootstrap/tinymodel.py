@@ -1,0 +1,143 @@
+"""Generate a tiny llama-architecture GGUF that answers every prompt with one phrase of its own.
+
+Nothing is downloaded and nothing is random: the weights hold a table of which token follows which. Attention and
+feed-forward are zero, so the last token alone decides: a piece of the phrase leads to the next piece, the last piece
+to the end of text, and any other token to the phrase's beginning. The margins are so wide that sampling at temperature
+1 says the same as greedy decoding. Under a grammar (JSON schema), where the phrase may not be legal, closing characters
+are the next likeliest, so constrained answers end too.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+CONTROL_TOKENS = (b"<unk>", b"<s>", b"</s>")
+EOS = 2
+FIRST_BYTE = len(CONTROL_TOKENS)
+FIRST_PIECE = FIRST_BYTE + 256
+SPACE = "\u2581"  # how a sentencepiece vocabulary writes a space
+
+# Logits. All that is not named has 0; there are some 270 tokens, so e**12 leaves the rest 0.2 %.
+NEVER = -40.0  # control tokens
+NEXT_PIECE = 24.0
+END_OF_TEXT = 30.0  # after the phrase
+CLOSING_QUOTE = 18.0  # after the phrase, where the text may not end: inside a JSON string
+CLOSERS = {"}": 14.0, "]": 14.0, '"': 13.0, ",": 12.0, ":": 12.0}  # wherever a grammar forbids the phrase
+
+
+def split_phrase(phrase: str) -> list[str]:
+    """Cut a phrase into pieces, no two alike: a piece is a state, and must say where in the phrase it stands.
+
+    No piece is shorter than three characters, and then no prompt contains one: the tokenizer builds words by merging
+    pairs that are themselves in the vocabulary, and starts from single characters, so a prompt stays bytes.
+    """
+    pieces: list[str] = []
+    piece = ""
+    for i, word in enumerate(phrase.split()):
+        piece += word if i == 0 else SPACE + word
+        if len(piece) >= 3 and piece not in pieces:
+            pieces.append(piece)
+            piece = ""
+    if piece:
+        pieces[-1:] = ["".join(pieces[-1:]) + piece]
+    if not pieces or len(pieces[0]) < 3:
+        raise SystemExit("tinymodel.py: the phrase needs at least three characters")
+    return pieces
+
+
+def bigram_tables(pieces: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The embedding and the output matrix, one row a token; the width is a direction per piece and one for all else."""
+    vocabulary = FIRST_PIECE + len(pieces)
+    width = -(-(len(pieces) + 1) // 32) * 32
+
+    # Row t of the embedding says which state token t leads to; RMS norm scales that unit vector to sqrt(width).
+    state = np.zeros(vocabulary, dtype=int)
+    state[FIRST_PIECE:] = np.arange(1, len(pieces) + 1)
+    embedding = np.zeros((vocabulary, width), np.float32)
+    embedding[np.arange(vocabulary), state] = 1.0
+
+    output = np.zeros((vocabulary, width), np.float32)
+    output[:FIRST_BYTE, :] = NEVER
+    for character, logit in CLOSERS.items():
+        output[FIRST_BYTE + ord(character), :] = logit
+    for s in range(len(pieces)):
+        output[FIRST_PIECE + s, s] = NEXT_PIECE
+    output[FIRST_BYTE + ord('"'), len(pieces)] = CLOSING_QUOTE
+    output[EOS, len(pieces)] = END_OF_TEXT
+    return embedding, output / np.float32(np.sqrt(width))
+
+
+def write_model(path: Path, name: str, phrase: str, context: int = 8192) -> None:
+    """Write the model: the same arguments give the same bytes."""
+    pieces = split_phrase(phrase)
+    tokens = [*CONTROL_TOKENS, *(f"<0x{b:02X}>".encode() for b in range(256)), *(p.encode() for p in pieces)]
+    kind = gguf.TokenType
+    types = [kind.UNKNOWN, kind.CONTROL, kind.CONTROL, *[kind.BYTE] * 256, *[kind.NORMAL] * len(pieces)]
+    embedding, output = bigram_tables(pieces)
+    width, heads, feed_forward = embedding.shape[1], 2, 32
+
+    w = gguf.GGUFWriter(str(path), "llama")
+    w.add_name(name)
+    w.add_context_length(context)
+    w.add_embedding_length(width)
+    w.add_block_count(1)
+    w.add_feed_forward_length(feed_forward)
+    w.add_head_count(heads)
+    w.add_head_count_kv(heads)
+    w.add_rope_dimension_count(width // heads)
+    w.add_layer_norm_rms_eps(1e-6)
+    w.add_vocab_size(len(tokens))
+    w.add_file_type(gguf.LlamaFileType.ALL_F32)
+    w.add_tokenizer_model("llama")
+    w.add_token_list(tokens)
+    w.add_token_scores([0.0] * len(tokens))
+    w.add_token_types(types)
+    w.add_bos_token_id(1)
+    w.add_eos_token_id(EOS)
+    w.add_unk_token_id(0)
+    w.add_add_bos_token(True)
+    w.add_add_space_prefix(False)
+    w.add_chat_template("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:")
+
+    ones = np.ones(width, np.float32)
+    square = np.zeros((width, width), np.float32)
+    tensors = {
+        "token_embd": embedding,
+        "output": output,
+        "output_norm": ones,
+        "blk.0.attn_norm": ones,
+        "blk.0.ffn_norm": ones,
+        **{f"blk.0.attn_{part}": square for part in ("q", "k", "v", "output")},
+        "blk.0.ffn_gate": np.zeros((feed_forward, width), np.float32),
+        "blk.0.ffn_up": np.zeros((feed_forward, width), np.float32),
+        "blk.0.ffn_down": np.zeros((width, feed_forward), np.float32),
+    }
+    for tensor, values in tensors.items():
+        w.add_tensor(f"{tensor}.weight", values)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--phrase", required=True, help="what the model answers, whatever it is asked")
+    parser.add_argument("--name", required=True, help="general.name of the model")
+    parser.add_argument("--context", type=int, default=8192, help="context length in tokens")
+    arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = arguments.out.with_suffix(".part")
+    write_model(unfinished, arguments.name, arguments.phrase, arguments.context)
+    unfinished.chmod(0o644)  # a container reads it under another uid
+    unfinished.replace(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

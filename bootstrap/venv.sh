@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# venv.sh DIR REQUIREMENTS : a virtual environment with exactly these requirements; costs milliseconds when it is there.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+dir=$1 requirements=$2 python=${ANVIL_PYTHON:-python3}
+
+# It covers the file, those beside it that it may include, the interpreter, and the place: a venv cannot be moved.
+stamp() { { cat "$(dirname "$requirements")"/*.txt; echo "$requirements $(realpath -m "$dir") $(command -v "$python")"; } | sha256sum; }
+[ ! -x "$dir/bin/python" ] || [ "$(cat "$dir/.anvil-stamp" 2>/dev/null)" != "$(stamp)" ] || exit 0
+
+have "$python" || { say "installing python3"; apt_install python3 python3-venv; }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  die "$("$python" --version) is too old: Python 3.11 or newer is needed (name one with ANVIL_PYTHON=...)"
+"$python" -c 'import ensurepip, venv' 2>/dev/null || { say "installing python3-venv"; apt_install python3-venv; }
+
+say "creating $dir from $requirements"
+rm -rf "$dir"
+"$python" -m venv "$dir"
+"$dir/bin/pip" install -qq --disable-pip-version-check --requirement "$requirements"
+stamp > "$dir/.anvil-stamp"

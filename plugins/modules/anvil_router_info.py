@@ -1,0 +1,174 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: anvil_router_info
+short_description: The router's state, its live revision, and real answers through it
+version_added: 1.0.0
+author:
+  - The anvil.serving authors (@fakoli)
+description:
+  - Tells whether the router runs and answers, where, on which revision of its files, and which other revisions are held.
+  - With O(ask) it also sends one real chat completion per model through the router, and fails unless every one is answered.
+  - An absent router is not a failure, unless it is asked something.
+options:
+  container:
+    description:
+      - The router's container.
+    type: str
+    default: anvil-router
+  image:
+    description:
+      - The router's image, needed to read the volume's history where no container exists.
+    type: str
+    default: ''
+  volume:
+    description:
+      - The router's config volume.
+    type: str
+    default: anvil-router-cfg
+  mount:
+    description:
+      - Where the router mounts O(volume).
+    type: path
+    default: /etc/anvil
+  ask:
+    description:
+      - The models (presets or routes of the router) that one chat completion each is sent to.
+    type: list
+    elements: str
+    default: []
+  token:
+    description:
+      - The router's token for O(ask).
+    type: str
+  prompt:
+    description:
+      - What O(ask) says to each of them.
+    type: str
+    default: Say hello.
+  max_tokens:
+    description:
+      - How long an answer may be.
+    type: int
+    default: 32
+  ask_timeout:
+    description:
+      - Seconds for each completion; a tier that is not ready yet is asked again within it.
+    type: float
+    default: 60
+  docker_host:
+    description:
+      - The Docker Engine. Its published ports are asked only if it is a local socket.
+    type: str
+    default: unix:///var/run/docker.sock
+attributes:
+  check_mode:
+    support: full
+    description: Changes nothing in any mode; in check mode nothing is asked.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+requirements:
+  - Docker Engine 24 or newer
+  - Docker SDK for Python
+seealso:
+  - module: anvil.serving.anvil_router_promote
+"""
+
+EXAMPLES = r"""
+- name: What does the router do?
+  anvil.serving.anvil_router_info:
+  register: router
+
+- name: Every tier answers through the router
+  anvil.serving.anvil_router_info:
+    ask: [planning, chat]
+    token: "{{ router_token }}"
+"""
+
+RETURN = r"""
+router:
+  description: The router as found.
+  returned: success
+  type: dict
+  contains:
+    exists: {description: Whether the container exists., type: bool, returned: always}
+    state: {description: The container's state; V(absent) if there is none., type: str, returned: always}
+    container_id: {description: The container's id., type: str, returned: always}
+    image_id: {description: The id of the image that it runs., type: str, returned: always}
+    started_at: {description: When it was started., type: str, returned: always}
+    restarts: {description: How often its restart policy had to start it., type: int, returned: always}
+    healthy: {description: Whether C(/healthz) answers 200., type: bool, returned: always}
+    endpoint: {description: Where this host reaches it., type: str, returned: always}
+    unauthorized_status: {description: The status that a request without token gets; 401 is wanted., type: int, returned: always}
+    token_set: {description: Whether it wants a token; null if it does not answer., type: bool, returned: always}
+    revision: {description: The live revision; null is no file., type: str, returned: always}
+    loaded: {description: Whether the running process has read it; null if nothing runs., type: bool, returned: always}
+    in_flight: {description: The step at which a promotion is under way or was interrupted., type: str, returned: always}
+    generation: {description: "V(profile) or V(gateway), as found when the revision was validated.", type: str, returned: always}
+    version: {description: The anvil-serving version that validated it., type: str, returned: always}
+    history: {description: Every revision held., type: list, elements: dict, returned: always}
+  sample: {"exists": true, "state": "running", "healthy": true, "endpoint": "http://127.0.0.1:8000", "token_set": true}
+answers:
+  description: What each model of O(ask) said, with C(ok), C(status), C(text) and C(seconds).
+  returned: success
+  type: dict
+  sample: {"planning": {"ok": true, "status": 200, "text": "Hello.", "seconds": 0.21}}
+problems:
+  description: Everything that is wrong, each with C(what), C(where), C(why), C(hint) and C(log).
+  returned: failure
+  type: list
+  elements: dict
+"""
+
+from dataclasses import asdict
+
+from ansible.module_utils.basic import AnsibleModule, env_fallback
+from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.router import ask_tiers, read_router, setting_from
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "container": {"type": "str", "default": "anvil-router"},
+            "image": {"type": "str", "default": ""},
+            "volume": {"type": "str", "default": "anvil-router-cfg"},
+            "mount": {"type": "path", "default": "/etc/anvil"},
+            "ask": {"type": "list", "elements": "str", "default": []},
+            "token": {"type": "str", "no_log": True},
+            "prompt": {"type": "str", "default": "Say hello."},
+            "max_tokens": {"type": "int", "default": 32, "no_log": False},
+            "ask_timeout": {"type": "float", "default": 60.0},
+            "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    try:
+        engine, setting = Engine(given["docker_host"]), setting_from(given)
+        router = read_router(engine, setting)
+        answers = {}
+        if given["ask"] and not module.check_mode:
+            answers = ask_tiers(
+                engine,
+                setting,
+                given["ask"],
+                given["token"] or "",
+                given["prompt"],
+                given["max_tokens"],
+                given["ask_timeout"],
+            )
+    except AnvilError as exc:
+        module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
+    module.exit_json(changed=False, router=router, answers={model: asdict(answer) for model, answer in answers.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: anvil_router_promote
+short_description: Make a router configuration live, or leave everything as it was
+version_added: 1.0.0
+author:
+  - The anvil.serving authors (@fakoli)
+description:
+  - Validates a router's configuration (and quality profile) with the loader of the image that the router runs, writes it into
+    the router's config volume as an immutable revision, switches to it with one C(rename(2)), restarts the router and proves
+    that it stays up.
+  - Anything that fails after the switch is undone and that is verified too; the module then fails with the reason, the end of
+    the router's log and what is live. A first promotion is undone to no file at all.
+  - A run that was killed is finished or undone by the next one. Promotions of one volume never overlap, whoever runs them.
+  - A volume laid out by C(anvil-serving router promote) (plain files) is taken over at the first promotion.
+options:
+  state:
+    description:
+      - V(present) makes O(config) and O(profile) live.
+      - V(rolled_back) makes the revision named by O(revision) live again, with the same care.
+    type: str
+    choices: [present, rolled_back]
+    default: present
+  container:
+    description:
+      - The router's container. If it does not exist or is stopped, the files are made live for its next start.
+    type: str
+    default: anvil-router
+  image:
+    description:
+      - The router's image, used to validate where no container exists, or where O(reload=false) says that the container is
+        about to be replaced. Otherwise the image that the container runs is used. Never pulled.
+    type: str
+    default: ''
+  volume:
+    description:
+      - The router's config volume; created if it is missing.
+    type: str
+    default: anvil-router-cfg
+  mount:
+    description:
+      - Where the router mounts O(volume). The files are C(config.toml) and C(profile.json) below it.
+    type: path
+    default: /etc/anvil
+  config:
+    description:
+      - The text of C(config.toml). Left out, the live one is kept. It names secrets' environment variables, never secrets.
+    type: str
+  profile:
+    description:
+      - The text of C(profile.json), for profile routers (anvil-serving up to 0.13.2). Left out, the live one is kept.
+    type: str
+  revision:
+    description:
+      - What O(state=rolled_back) goes back to, V(previous) or the beginning of a revision's sha256.
+    type: str
+    default: previous
+  keep:
+    description:
+      - How many revisions the volume holds; the live one and the one before it are never removed.
+    type: int
+    default: 10
+  reload:
+    description:
+      - Whether to restart and verify a running router. With V(false) the files are live for its next start, and the next run
+        knows that they were not loaded.
+    type: bool
+    default: true
+  validate_only:
+    description:
+      - Validate and change nothing.
+    type: bool
+    default: false
+  grace:
+    description:
+      - Seconds that the router gets to end its requests when it is restarted.
+    type: int
+    default: 10
+  start_timeout:
+    description:
+      - Seconds within which the restarted router must answer C(/healthz).
+    type: float
+    default: 30
+  settle:
+    description:
+      - Seconds for which it must then stay up and answer.
+    type: float
+    default: 2
+  lock_timeout:
+    description:
+      - Seconds to wait for another promotion of the same volume to end.
+    type: float
+    default: 60
+  docker_host:
+    description:
+      - The Docker Engine. Its published ports are asked only if it is a local socket.
+    type: str
+    default: unix:///var/run/docker.sock
+attributes:
+  check_mode:
+    support: full
+    description: Validates for real, in a side container that sees no volume, and changes nothing.
+  diff_mode:
+    support: full
+    description: Shows the files before and after.
+requirements:
+  - Docker Engine 24 or newer
+  - Docker SDK for Python
+seealso:
+  - module: anvil.serving.anvil_router_info
+"""
+
+EXAMPLES = r"""
+- name: The router's files are live
+  anvil.serving.anvil_router_promote:
+    image: anvil.local/router:0.13.2
+    config: "{{ lookup('ansible.builtin.template', 'config.toml.j2') }}"
+    profile: "{{ lookup('ansible.builtin.file', 'profile.json') }}"
+
+- name: A freshly measured profile, with the config that is live
+  anvil.serving.anvil_router_promote:
+    profile: "{{ lookup('ansible.builtin.file', 'measured.json') }}"
+
+- name: Back to what was live before
+  anvil.serving.anvil_router_promote:
+    state: rolled_back
+
+- name: Would the router accept this?
+  anvil.serving.anvil_router_promote:
+    config: "{{ lookup('ansible.builtin.file', 'config.toml') }}"
+    validate_only: true
+"""
+
+RETURN = r"""
+revision:
+  description: The live revision before and after, by sha256; null is no file.
+  returned: success
+  type: dict
+  sample: {"old": null, "new": "4f0c3e8f6a0c1c9d0e3f0d7bb0c5e2a4a6f2bb0b2c6e3f1d7a9b8c7d6e5f4a3b"}
+actions:
+  description: What was done, or in check mode what would be, in order.
+  returned: success
+  type: list
+  elements: str
+  sample: ["validated", "switched from no file to 4f0c3e8f6a0c", "reloaded", "verified"]
+reloaded:
+  description: Whether the router was restarted on the new revision. False where it does not run yet.
+  returned: success
+  type: bool
+verified:
+  description: The proof that it came up and stayed up; null where nothing was reloaded.
+  returned: success
+  type: dict
+  sample: {"started_at": "2026-07-04T10:00:00.123456789Z", "pid": 4242, "seconds": 2.41}
+history:
+  description: Every revision held, the live one first.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{"revision": "4f0c3e8f6a0c", "live": true, "verified_at": 1783159200.1, "created_at": 1783159197.2,
+    "origin": "promoted", "files": ["config.toml", "profile.json"]}]
+warnings:
+  description: What an operator should know although nothing failed.
+  returned: success
+  type: list
+  elements: str
+problems:
+  description: Everything that is wrong, each with C(what), C(where), C(why), C(hint) and C(log).
+  returned: failure
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule, env_fallback
+from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.router import (
+    describe_outcome,
+    order_from,
+    promote_router,
+    setting_from,
+)
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "rolled_back"], "default": "present"},
+            "container": {"type": "str", "default": "anvil-router"},
+            "image": {"type": "str", "default": ""},
+            "volume": {"type": "str", "default": "anvil-router-cfg"},
+            "mount": {"type": "path", "default": "/etc/anvil"},
+            "config": {"type": "str"},
+            "profile": {"type": "str"},
+            "revision": {"type": "str", "default": "previous"},
+            "keep": {"type": "int", "default": 10},
+            "reload": {"type": "bool", "default": True},
+            "validate_only": {"type": "bool", "default": False},
+            "grace": {"type": "int", "default": 10},
+            "start_timeout": {"type": "float", "default": 30.0},
+            "settle": {"type": "float", "default": 2.0},
+            "lock_timeout": {"type": "float", "default": 60.0},
+            "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
+        },
+        required_if=[("state", "present", ["config", "profile"], True)],
+        supports_check_mode=True,
+    )
+    try:
+        order = order_from(module.params, module.check_mode)
+        outcome = promote_router(Engine(module.params["docker_host"]), setting_from(module.params), order)
+    except AnvilError as exc:
+        module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
+    for warning in outcome.warnings:
+        module.warn(warning)
+    module.exit_json(**describe_outcome(outcome, with_diff=module._diff))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,672 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Promotion against a real engine and the real routers: what is live afterwards, whatever happened in between."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.promotion import parse_journal
+from ansible_collections.anvil.serving.plugins.module_utils.volume import (
+    Place,
+    Snapshot,
+    hash_revision,
+    lock_name,
+    read_snapshot_aside,
+)
+from conftest import COLLECTIONS
+from harness import run_module
+
+OLD_IMAGE, NEW_IMAGE = "anvil.local/router:0.13.2", "anvil.local/router:2.0.2"
+NAMES = ("config.toml", "profile.json")
+
+TIER = """
+[[router.tiers]]
+id = "heavy-local"
+base_url = "http://127.0.0.1:9/v1"
+model = "fake"
+dialect = "openai"
+context_limit = 8192
+privacy = "local"
+tool_support = true
+auth_env = "ANVIL_HEAVY_KEY"
+"""
+
+
+def profile_config(version: str = "1", profile_path: str | None = "/etc/anvil/profile.json") -> str:
+    line = f'profile_path = "{profile_path}"\n' if profile_path else ""
+    return f'[router]\nmapping_version = "{version}"\n{line}{TIER}\n[router.presets]\nplanning = ["heavy-local"]\n'
+
+
+def gateway_config(route: str = "llm.primary", server: str = "") -> str:
+    return f'{server}[router]\n{TIER}\n[router.model_routes]\n"{route}" = "heavy-local"\n'
+
+
+def profile_text(score: float = 0.9, **changes: Any) -> str:
+    entry = {"tier_id": "heavy-local", "work_class": "planning", "decision": "allow", "quality_score": score,
+             "sample_n": 4, "last_measured": "2026-07-04T00:00:00Z", "fingerprint": None}  # fmt: skip
+    schema = "anvil-serving.router.profile_bootstrap/v2"
+    return json.dumps({"schema": schema, "mode": "live", "entries": [{**entry, **changes}]})
+
+
+CRASHING = profile_config(profile_path="/nowhere/profile.json")  # the loader accepts it, the start does not
+
+
+@dataclass
+class Site:
+    """One router container and its config volume, under names of its own."""
+
+    api: docker.APIClient
+    engine: Engine
+    name: str
+    image: str = OLD_IMAGE
+
+    @property
+    def volume(self) -> str:
+        return self.name + "-cfg"
+
+    @property
+    def place(self) -> Place:
+        return Place(self.volume, "/etc/anvil", self.name, NAMES)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"container": self.name, "volume": self.volume, "image": self.image, "settle": 0.4, "grace": 5}
+
+    def promote(self, **given: Any) -> dict[str, Any]:
+        return run_module("anvil_router_promote", **{**self.parameters, **given})
+
+    def info(self, **given: Any) -> dict[str, Any]:
+        base = {key: self.parameters[key] for key in ("container", "volume", "image")}
+        return run_module("anvil_router_info", **base, **given)
+
+    def start_router(self, environment: dict[str, str] | None = None) -> str:
+        made = self.api.create_container(
+            self.image,
+            name=self.name,
+            ports=[8000],
+            environment=environment,
+            stop_signal="SIGINT" if self.image == OLD_IMAGE else None,
+            host_config=self.api.create_host_config(
+                binds=[f"{self.volume}:/etc/anvil:ro"],
+                port_bindings={8000: ("127.0.0.1",)},
+                restart_policy={"Name": "unless-stopped"},
+            ),
+        )
+        self.api.start(made)
+        return str(made["Id"])
+
+    def inspect(self) -> dict[str, Any]:
+        return dict(self.api.inspect_container(self.name))
+
+    def url(self) -> str:
+        port = self.inspect()["NetworkSettings"]["Ports"]["8000/tcp"][0]["HostPort"]
+        return f"http://127.0.0.1:{port}"
+
+    def healthz(self) -> int:
+        try:
+            with urllib.request.urlopen(self.url() + "/healthz", timeout=2) as answer:
+                return int(answer.status)
+        except (OSError, urllib.error.URLError):
+            return 0
+
+    def wait_healthy(self) -> None:
+        wait_until(lambda: self.healthz() == 200)
+
+    def snapshot(self) -> Snapshot:
+        return read_snapshot_aside(self.engine, self.image, self.place)
+
+    def live_files(self) -> dict[str, str]:
+        return {name: content.decode() for name, content in self.snapshot().observed().items()}
+
+    def write_plain(self, files: dict[str, str]) -> None:
+        """Lay the volume out as anvil-serving itself does: plain files."""
+        script = "import json,sys,pathlib\n[pathlib.Path('/v',n).write_text(t) for n,t in json.loads(sys.argv[1]).items()]"
+        self.engine.run_side_container(
+            self.image,
+            ["-c", script, json.dumps(files)],
+            entrypoint=["python3"],
+            user="0",
+            host_config={"binds": [f"{self.volume}:/v"], "network_mode": "none"},
+        )
+
+    def spawn(self, before: str = "", **given: Any) -> subprocess.Popen[str]:
+        """The module in a process of its own, so that it can be killed; ``before`` is run in it first."""
+        code = (
+            f"import sys, json, os, signal, importlib\nsys.path.insert(0, {str(COLLECTIONS)!r})\n"
+            "from ansible.module_utils.testing import patch_module_args\n"
+            "base = 'ansible_collections.anvil.serving.plugins.'\n"
+            "module = importlib.import_module(base + 'modules.anvil_router_promote')\n"
+            f"{before}\n"
+            "with patch_module_args(json.loads(sys.argv[1])):\n    module.main()\n"
+        )
+        arguments = json.dumps({**self.parameters, **given, "_ansible_check_mode": False, "_ansible_diff": False})
+        return subprocess.Popen([sys.executable, "-c", code, arguments], stdout=subprocess.PIPE, text=True)
+
+    def clean(self) -> None:
+        for name in (self.name, lock_name(self.volume)):
+            self.engine.remove_container(name)
+        with contextlib.suppress(docker.errors.NotFound):
+            self.api.remove_volume(self.volume, force=True)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20.0, every: float = 0.02) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not within the deadline"
+        time.sleep(every)
+
+
+@pytest.fixture
+def make_site() -> Iterator[Callable[..., Site]]:
+    address = os.environ.get("DOCKER_HOST")
+    if not address:
+        pytest.fail("DOCKER_HOST must name the engine of the test-bed: tests/testbed/bed.py run -- pytest ...")
+    api = docker.APIClient(base_url=address, version="1.43")
+    made: list[Site] = []
+
+    def make(image: str = OLD_IMAGE) -> Site:
+        made.append(Site(api, Engine(address), "promote-" + uuid.uuid4().hex[:10], image))
+        return made[-1]
+
+    yield make
+    for site in made:
+        site.clean()
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    return make_site()
+
+
+@pytest.fixture
+def running(site: Site) -> Site:
+    """A profile router, up on a first revision."""
+    assert site.promote(config=profile_config(), profile=profile_text())["changed"]
+    site.start_router()
+    site.wait_healthy()
+    return site
+
+
+# ------------------------------------------------------------------------------------------------------- the happy path
+
+
+def test_check_then_apply_then_check_again_then_apply_again(running: Site) -> None:
+    wanted = {"config": profile_config("2"), "profile": profile_text(0.5)}
+    before = running.snapshot()
+
+    predicted = running.promote(check=True, diff=True, **wanted)
+    assert predicted["changed"]
+    assert running.snapshot() == before
+    assert {item["before_header"].split()[0] for item in predicted["diff"]} == set(NAMES)
+    assert 'mapping_version = "1"' in predicted["diff"][0]["before"]
+    assert 'mapping_version = "2"' in predicted["diff"][0]["after"]
+
+    started = running.inspect()["State"]["StartedAt"]
+    applied = running.promote(**wanted)
+    assert applied["changed"] and applied["reloaded"], applied
+    assert applied["revision"] == predicted["revision"]
+    assert applied["verified"]["started_at"] == running.inspect()["State"]["StartedAt"] != started
+    assert applied["verified"]["pid"] == running.inspect()["State"]["Pid"]
+    assert running.live_files() == {"config.toml": wanted["config"], "profile.json": wanted["profile"]}
+
+    for check in (True, False):
+        again = running.promote(check=check, **wanted)
+        assert not again["changed"] and again["actions"] == []
+    assert running.inspect()["State"]["StartedAt"] == applied["verified"]["started_at"]
+
+
+def test_first_promotion_without_a_container_is_live_for_its_first_start(site: Site) -> None:
+    first = site.promote(config=profile_config(), profile=profile_text())
+    assert first["changed"] and not first["reloaded"] and first["revision"]["old"] is None
+    assert not site.promote(config=profile_config(), profile=profile_text())["changed"]
+    site.start_router()
+    site.wait_healthy()
+    started = site.inspect()["State"]["StartedAt"]
+    assert not site.promote(config=profile_config(), profile=profile_text())["changed"]
+    assert site.inspect()["State"]["StartedAt"] == started
+
+
+def test_an_unchanged_promotion_creates_no_container(running: Site) -> None:
+    since = int(time.time())
+    assert not running.promote(config=profile_config(), profile=profile_text())["changed"]
+    seen = list(running.engine.events(since, int(time.time()) + 1, {"type": "container", "event": ["create"]}))
+    assert [event for event in seen if running.volume in json.dumps(event)] == []
+
+
+def test_a_profile_alone_keeps_the_live_config(running: Site) -> None:
+    assert running.promote(profile=profile_text(0.4))["changed"]
+    assert running.live_files() == {"config.toml": profile_config(), "profile.json": profile_text(0.4)}
+
+
+def test_line_ends_of_windows_are_normalised(running: Site) -> None:
+    assert not running.promote(config=profile_config().replace("\n", "\r\n"))["changed"]
+
+
+def test_a_stopped_router_is_not_started(running: Site) -> None:
+    running.api.stop(running.name, timeout=0)
+    done = running.promote(profile=profile_text(0.3))
+    assert done["changed"] and not done["reloaded"]
+    assert running.inspect()["State"]["Status"] == "exited"
+
+
+def test_reload_false_is_remembered_and_loaded_by_the_next_run(running: Site) -> None:
+    started = running.inspect()["State"]["StartedAt"]
+    assert running.promote(profile=profile_text(0.3), reload=False)["changed"]
+    assert running.inspect()["State"]["StartedAt"] == started
+    done = running.promote(profile=profile_text(0.3))
+    assert done["changed"] and done["reloaded"]
+    assert not running.promote(profile=profile_text(0.3))["changed"]
+
+
+def test_gateway_router_is_promoted_without_a_profile(make_site: Callable[..., Site]) -> None:
+    site = make_site(NEW_IMAGE)
+    token = 'llm_token = "x"'.split()[0].upper()
+    server = f'[server]\nauth_env = "{token}"\n'
+    assert site.promote(config=gateway_config(server=server))["changed"]
+    site.start_router({token: "open sesame"})
+    site.wait_healthy()
+    done = site.promote(config=gateway_config("llm.other", server))
+    assert done["changed"] and done["reloaded"], done
+    told = site.info()["router"]
+    assert (told["generation"], told["version"]) == ("gateway", "2.0.2")
+    assert told["healthy"] and told["token_set"] and told["unauthorized_status"] == 401
+    assert told["revision"] == done["revision"]["new"] and told["loaded"]
+    refused = site.promote(config=gateway_config("llm.third", server), profile=profile_text())
+    assert refused["failed"] and "reads no profile" in refused["msg"]
+
+
+# ---------------------------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"config": "[router\n"}, "loader refuses it"),
+        ({"config": gateway_config()}, "loader refuses it"),
+        ({"config": profile_config(profile_path=None)}, "would never be read"),
+        ({"config": profile_config(profile_path="/etc/anvil/other.json")}, "would never be read"),
+        ({"config": '[server]\nauth_env = "NO_SUCH_TOKEN"\n' + profile_config()}, "NO_SUCH_TOKEN is not set"),
+        ({"profile": "{"}, "profile.json"),
+        ({"profile": "[]"}, "profile.json"),
+        ({"profile": profile_text(tier_id="heavy-lokal")}, "did you mean heavy-local?"),
+        ({"profile": profile_text(work_class="planing")}, "did you mean planning?"),
+        ({"profile": profile_text(7.5)}, "0 to 1"),
+        ({"profile": profile_text(decision="ALLOW")}, "unknown decision"),
+    ],
+)  # fmt: skip
+def test_a_bad_candidate_touches_nothing(running_shared: Site, given: dict[str, str], said: str) -> None:
+    before, container = running_shared.snapshot(), running_shared.inspect()
+    for check in (True, False):
+        refused = running_shared.promote(check=check, **given)
+        assert refused["failed"] and said in refused["msg"], refused
+    assert running_shared.snapshot() == before
+    assert running_shared.inspect()["State"] == container["State"]
+
+
+@pytest.fixture(scope="module")
+def running_shared() -> Iterator[Site]:
+    address = os.environ.get("DOCKER_HOST")
+    if not address:
+        pytest.fail("DOCKER_HOST must name the engine of the test-bed: tests/testbed/bed.py run -- pytest ...")
+    site = Site(docker.APIClient(base_url=address, version="1.43"), Engine(address), "promote-" + uuid.uuid4().hex[:10])
+    assert site.promote(config=profile_config(), profile=profile_text())["changed"]
+    site.start_router()
+    site.wait_healthy()
+    yield site
+    site.clean()
+
+
+def test_all_findings_come_at_once(running_shared: Site) -> None:
+    entries = [json.loads(profile_text(score, tier_id=tier))["entries"][0] for score, tier in ((2, "a"), (0.5, "b"))]
+    profile = json.dumps({**json.loads(profile_text()), "entries": [*entries, entries[1], {}]})
+    refused = running_shared.promote(config=profile_config(profile_path="/x"), profile=profile)
+    assert len(refused["problems"]) >= 6, refused["msg"]
+
+
+@pytest.mark.parametrize("name", [";rm -rf /", "$(id)", "../../etc/passwd", "a\nb", "x" * 300, ""])
+def test_hostile_names_are_refused(site: Site, name: str) -> None:
+    for key in ("volume", "container"):
+        answer = site.promote(config=profile_config(), **{key: name})
+        assert answer["failed"] and answer["problems"], answer
+
+
+def test_a_router_on_another_volume_is_named(running_shared: Site) -> None:
+    answer = running_shared.promote(config=profile_config(), volume="somebody-elses")
+    assert answer["failed"] and running_shared.volume in answer["msg"]
+
+
+def test_validate_only_writes_nothing(running_shared: Site) -> None:
+    before = running_shared.snapshot()
+    answer = running_shared.promote(config=profile_config("9"), validate_only=True)
+    assert not answer["failed"] and not answer["changed"]
+    assert running_shared.snapshot() == before
+
+
+def test_an_image_that_is_not_there_is_an_error_but_not_in_check_mode(site: Site) -> None:
+    assert site.promote(config=profile_config(), image="nowhere/router:1")["failed"]
+    predicted = site.promote(check=True, config=profile_config(), image="nowhere/router:1")
+    assert predicted["changed"] and "nothing was validated" in json.dumps(predicted["warnings"])
+
+
+# --------------------------------------------------------------------------------------------------------- rolled back
+
+
+def test_a_candidate_that_crash_loops_is_rolled_back_and_the_old_one_verified(site: Site) -> None:
+    assert site.promote(config=profile_config(profile_path=None))["changed"]
+    site.start_router()
+    site.wait_healthy()
+    old = site.info()["router"]["revision"]
+    failed = site.promote(config=CRASHING)
+    assert failed["failed"] and "rolled back to " + old[:12] + ", verified" in failed["msg"], failed
+    assert any("/nowhere/profile.json" in line for problem in failed["problems"] for line in problem["log"])
+    assert site.live_files() == {"config.toml": profile_config(profile_path=None)}
+    assert site.healthz() == 200
+    assert site.inspect()["RestartCount"] == 0
+    told = site.info()["router"]
+    assert told["revision"] == old and told["loaded"] and told["in_flight"] is None
+    assert not site.promote(config=profile_config(profile_path=None))["changed"]
+
+
+def test_a_first_candidate_that_crash_loops_is_rolled_back_to_no_file(site: Site) -> None:
+    site.api.create_volume(site.volume)
+    site.start_router()
+    wait_until(lambda: site.inspect()["RestartCount"] > 0)
+    failed = site.promote(config=CRASHING)
+    assert failed["failed"] and "rolled back to no file" in failed["msg"], failed
+    after = site.snapshot()
+    assert after.stock == {} and after.live is None and after.observed() == {}
+
+
+def test_a_good_candidate_heals_a_crash_looping_router(site: Site) -> None:
+    site.api.create_volume(site.volume)
+    site.write_plain({"config.toml": CRASHING})
+    site.start_router()
+    wait_until(lambda: site.inspect()["RestartCount"] > 0)
+    healed = site.promote(config=profile_config(profile_path=None))
+    assert healed["changed"] and healed["reloaded"], healed
+    assert site.healthz() == 200
+
+
+def test_rolled_back_goes_to_the_previous_revision_and_by_prefix(running: Site) -> None:
+    first = running.info()["router"]["revision"]
+    second = running.promote(profile=profile_text(0.5))["revision"]["new"]
+    for check in (True, False):
+        back = running.promote(state="rolled_back", check=check)
+        assert back["changed"] and back["revision"] == {"old": second, "new": first}, back
+    assert running.live_files()["profile.json"] == profile_text()
+    assert not running.promote(state="rolled_back", revision=first[:8])["changed"]
+    assert running.promote(state="rolled_back", revision=second[:8])["revision"]["new"] == second
+    unknown = running.promote(state="rolled_back", revision="0000")
+    assert unknown["failed"] and first[:12] in unknown["msg"]
+
+
+def test_history_is_pruned_but_never_the_live_one(site: Site) -> None:
+    for score in (0.1, 0.2, 0.3, 0.4):
+        done = site.promote(config=profile_config(), profile=profile_text(score), keep=2)
+    assert len(done["history"]) == 2
+    assert [row["live"] for row in done["history"]] == [True, False]
+    assert len(site.snapshot().revisions) == 2
+
+
+# ----------------------------------------------------------------------------------------------------------- taken over
+
+
+def test_plain_files_are_taken_over_without_a_moment_of_invalid_state(site: Site) -> None:
+    plain = {"config.toml": profile_config(), "profile.json": profile_text(), "profile.json.bak": "stale"}
+    site.api.create_volume(site.volume)
+    site.write_plain(plain)
+    site.start_router()
+    site.wait_healthy()
+    known = {plain["config.toml"], plain["profile.json"], profile_text(0.5)}
+    bad: list[str] = []
+    stop = threading.Event()
+    watcher = "import pathlib,time\nwhile 1:\n for n in ('config.toml','profile.json'):\n  try: print(repr(pathlib.Path('/etc/anvil',n).read_text()))\n  except OSError as e: print(repr(str(e)))\n"
+    watched = Engine(site.engine.docker_host).open_process(
+        site.image,
+        ["-uc", watcher],
+        entrypoint=["python3"],
+        host_config={"binds": [f"{site.volume}:/etc/anvil:ro"], "network_mode": "none"},
+    )
+
+    def watch() -> None:
+        while not stop.is_set():
+            seen = eval(watched.read_line(10))
+            if seen not in known:
+                bad.append(seen)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        done = site.promote(profile=profile_text(0.5))
+    finally:
+        stop.set()
+        thread.join()
+        watched.close()
+    assert done["changed"] and done["reloaded"], done
+    assert bad == []
+    assert [row["origin"] for row in done["history"]] == ["promoted", "taken over"]
+    back = site.promote(state="rolled_back")
+    assert back["reloaded"] and site.live_files() == {name: plain[name] for name in NAMES}
+
+
+def test_taking_over_identical_plain_files_restarts_nothing(site: Site) -> None:
+    site.api.create_volume(site.volume)
+    site.write_plain({"config.toml": profile_config(), "profile.json": profile_text()})
+    time.sleep(1.1)  # the age of a plain file is told in whole seconds
+    site.start_router()
+    site.wait_healthy()
+    started = site.inspect()["State"]["StartedAt"]
+    done = site.promote(config=profile_config(), profile=profile_text())
+    assert done["changed"] and not done["reloaded"]
+    assert site.inspect()["State"]["StartedAt"] == started
+    assert not site.promote(config=profile_config(), profile=profile_text())["changed"]
+
+
+# ------------------------------------------------------------------------------------------------------ killed, and two
+
+# Dies by SIGKILL before its Nth write. It is the test's launcher that counts, not the product.
+DIE = """
+volume = importlib.import_module(base + 'module_utils.volume')
+asked, count = volume.Writer._ask, 0
+def counted(self, request):
+    global count
+    if request['act'] != 'hello':
+        count += 1
+        if count == {nth}:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return asked(self, request)
+volume.Writer._ask = counted
+"""
+
+
+def assert_whole(site: Site, *allowed: dict[str, str]) -> None:
+    """The volume holds exactly one of the allowed sets of files, and its live revision is what its name says."""
+    files = site.live_files()
+    assert files in allowed, files
+    snapshot = site.snapshot()
+    assert snapshot.live is None or hash_revision(snapshot.files_of(snapshot.live)) == snapshot.live
+
+
+@pytest.mark.parametrize("then", ["same", "other"])
+@pytest.mark.parametrize("nth", range(1, 6))
+def test_killed_before_any_write_the_next_run_finishes(running: Site, nth: int, then: str) -> None:
+    old = running.live_files()
+    new = {"config.toml": profile_config(), "profile.json": profile_text(0.5)}
+    killed = running.spawn(DIE.format(nth=nth), profile=new["profile.json"])
+    assert killed.wait(30) == -signal.SIGKILL
+    assert_whole(running, old, new)
+    wait_until(lambda: running.healthz() == 200)
+    wanted = new if then == "same" else {**old, "profile.json": profile_text(0.7)}
+    done = running.promote(config=wanted["config.toml"], profile=wanted["profile.json"])
+    assert done["changed"] and not done["failed"], done
+    assert running.live_files() == wanted
+    assert running.healthz() == 200
+    assert not running.promote(config=wanted["config.toml"], profile=wanted["profile.json"])["changed"]
+
+
+def journal_state(site: Site) -> str:
+    found = site.engine.read_archive(site.name, "/etc/anvil/.anvil/journal")
+    for state in (b"switching", b"going back", b"written", b"done"):
+        if found and b'"state": "' + state in found[1]:
+            return state.decode()
+    return ""
+
+
+@pytest.mark.parametrize(("state", "pause"), [("switching", 0.0), ("switching", 1.0), ("going back", 0.0)])
+def test_killed_in_reload_or_verify_of_a_bad_candidate_the_next_run_undoes_it(
+    site: Site, state: str, pause: float
+) -> None:
+    good = profile_config(profile_path=None)
+    assert site.promote(config=good)["changed"]
+    site.start_router()
+    site.wait_healthy()
+    # A crash would be noticed within the pause: keep the verification waiting on a config that starts well.
+    candidate = CRASHING if pause == 0.0 else profile_config("2", None)
+    killed = site.spawn(config=candidate, settle=5)
+    wait_until(lambda: journal_state(site) == state, every=0.002)
+    time.sleep(pause)
+    killed.kill()
+    killed.wait(10)
+    assert_whole(site, {"config.toml": good}, {"config.toml": candidate})
+    done = site.promote(config=good)
+    assert not done["failed"], done
+    assert "interrupted" in json.dumps(done["warnings"])
+    assert site.live_files() == {"config.toml": good}
+    assert site.healthz() == 200
+    assert not site.promote(config=good)["changed"]
+
+
+@pytest.mark.parametrize("nth", range(1, 8))
+def test_killed_first_promotion_leaves_no_file_or_the_whole_revision(site: Site, nth: int) -> None:
+    new = {"config.toml": profile_config(), "profile.json": profile_text()}
+    killed = site.spawn(DIE.format(nth=nth), config=new["config.toml"], profile=new["profile.json"])
+    assert killed.wait(30) == -signal.SIGKILL
+    assert_whole(site, {}, new)
+    done = site.promote(config=new["config.toml"], profile=new["profile.json"])
+    assert not done["failed"], done
+    assert site.live_files() == new
+
+
+@pytest.mark.parametrize("nth", range(1, 9))
+def test_killed_takeover_leaves_what_was_there(site: Site, nth: int) -> None:
+    plain = {"config.toml": profile_config(), "profile.json": profile_text()}
+    new = {**plain, "profile.json": profile_text(0.5)}
+    site.api.create_volume(site.volume)
+    site.write_plain(plain)
+    killed = site.spawn(DIE.format(nth=nth), profile=new["profile.json"])
+    assert killed.wait(30) == -signal.SIGKILL
+    assert_whole(site, plain, new)
+    done = site.promote(profile=new["profile.json"])
+    assert not done["failed"], done
+    assert site.live_files() == new
+
+
+def test_the_lock_ends_with_its_owner(site: Site) -> None:
+    holder = site.spawn(DIE.format(nth=2), config=profile_config(), profile=profile_text())
+    assert holder.wait(30) == -signal.SIGKILL
+    wait_until(lambda: site.engine.inspect_container(lock_name(site.volume)) is None, seconds=5)
+
+
+def test_a_lock_that_was_never_started_is_taken_over_and_told(site: Site) -> None:
+    site.engine.create_container(
+        site.image,
+        [],
+        name=lock_name(site.volume),
+        entrypoint=["/nothing"],
+        labels={"anvil.serving.lock": site.volume, "anvil.serving.owner": "ghost pid 1"},
+    )
+    done = site.promote(config=profile_config(), profile=profile_text())
+    assert done["changed"] and "ghost pid 1" in json.dumps(done["warnings"]), done
+
+
+def test_a_stranger_with_the_locks_name_is_named_and_left_alone(site: Site) -> None:
+    stranger = site.engine.create_container(site.image, [], name=lock_name(site.volume), entrypoint=["/nothing"])
+    refused = site.promote(config=profile_config(), profile=profile_text())
+    assert refused["failed"] and "not ours" in refused["msg"]
+    assert site.engine.inspect_container(stranger) is not None
+
+
+def test_a_held_lock_is_waited_for_and_then_named(running: Site) -> None:
+    holder = running.spawn(profile=profile_text(0.5), settle=6)
+    wait_until(lambda: journal_state(running) == "switching", every=0.01)
+    refused = running.promote(profile=profile_text(0.6), lock_timeout=0.5)
+    assert refused["failed"] and f"pid {holder.pid}" in refused["msg"], refused
+    assert holder.wait(30) == 0
+    assert running.live_files()["profile.json"] == profile_text(0.5)
+
+
+def test_concurrent_promotions_are_serialised_and_the_history_is_complete(running: Site) -> None:
+    scores = (0.11, 0.22, 0.33)
+    with ThreadPoolExecutor(3) as pool:
+        ended = list(pool.map(lambda score: running.spawn(profile=profile_text(score)).communicate()[0], scores))
+    answers = [json.loads(text) for text in ended]
+    assert all(answer.get("changed") and answer["reloaded"] for answer in answers), answers
+    pairs = {answer["revision"]["new"]: answer["revision"]["old"] for answer in answers}
+    assert len(set(pairs.values())) == 3, "each replaced what another had made live"
+    snapshot = running.snapshot()
+    journal = parse_journal(snapshot.journal, "")
+    assert journal is not None and set(pairs) <= {lived.revision for lived in journal.history}
+    assert snapshot.live in pairs and running.healthz() == 200
+
+
+# ------------------------------------------------------------------------------------------------------- other mishaps
+
+
+def test_altered_files_of_the_live_revision_are_put_right(running: Site) -> None:
+    live = running.info()["router"]["revision"]
+    script = "import sys;open('/v/.anvil/revisions/%s/profile.json' % sys.argv[1],'a').write(' ')"
+    host_config = {"binds": [f"{running.volume}:/v"], "network_mode": "none"}
+    running.engine.run_side_container(
+        running.image, ["-c", script, live], entrypoint=["python3"], user="0", host_config=host_config
+    )
+    done = running.promote(config=profile_config(), profile=profile_text())
+    assert done["changed"] and running.live_files()["profile.json"] == profile_text(), done
+    assert not running.promote(config=profile_config(), profile=profile_text())["changed"]
+
+
+def test_a_journal_that_cannot_be_understood_is_an_error(running: Site) -> None:
+    script = "open('/v/.anvil/journal','w').write('{')"
+    host_config = {"binds": [f"{running.volume}:/v"], "network_mode": "none"}
+    running.engine.run_side_container(running.image, ["-c", script], entrypoint=["python3"], user="0", host_config=host_config)
+    refused = running.promote(profile=profile_text(0.5))
+    assert refused["failed"] and "journal" in refused["msg"]
+    assert running.healthz() == 200
+
+
+def test_an_engine_that_does_not_answer_is_an_error_and_no_traceback(site: Site) -> None:
+    for module in ("anvil_router_promote", "anvil_router_info"):
+        given = {"config": profile_config()} if module.endswith("promote") else {}
+        answer = run_module(module, docker_host="unix:///nowhere.sock", **given)
+        assert answer["failed"] and "does not answer" in answer["msg"]
+
+
+def test_info_of_an_absent_router_is_no_failure_and_asking_it_is(site: Site) -> None:
+    told = site.info()
+    assert not told["failed"] and not told["router"]["exists"] and told["router"]["state"] == "absent"
+    asked = site.info(ask=["planning"])
+    assert asked["failed"] and "cannot be asked" in asked["msg"]
+
+
+def test_asking_a_router_without_a_backend_names_every_tier_and_no_token(running: Site) -> None:
+    asked = running.info(ask=["planning", "chat"], token="s3cret-token", ask_timeout=2)
+    assert asked["failed"] and len(asked["problems"]) == 2
+    assert "s3cret-token" not in json.dumps({**asked, "invocation": None})

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# sanity.sh VENV [ansible-test sanity options...] : ansible-test sanity on a copy of the checkout, with only a package index in reach.
+# ansible-test wants the collection under ansible_collections/NAMESPACE/NAME and in a git work tree of its own.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+repo=$(cd "$here/../../.." && pwd)
+venv=$(realpath "$1")
+shift
+copy=$repo/.cache/sanity/ansible_collections/anvil/serving
+
+rm -rf "$copy"
+mkdir -p "$copy"
+cd "$repo"
+# what is tracked and what is new; a file deleted but not yet committed is listed and not there
+git ls-files -z --cached --others --exclude-standard | while IFS= read -rd '' f; do if [ -e "$f" ]; then printf '%s\0' "$f"; fi; done |
+  tar --null --files-from=- -cf - | tar -C "$copy" -xf -
+cd "$copy"
+git init -q . && git add -A && git -c user.name=sanity -c user.email=sanity@localhost commit -qm copy
+
+# ansible-test would download a bootstrap script for the pip it asks for: ours, under that name, uses ensurepip and the index.
+cache=$HOME/.ansible/test/cache
+mkdir -p "$cache"
+wanted=$(grep -hoE "\bpip='[0-9.]+'" "$venv"/lib/python3*/site-packages/ansible_test/_internal/python_requirements.py | grep -oE '[0-9.]+[0-9]' || :)
+for version in ${wanted:-24.2}; do
+  sed "s/@VERSION@/$version/" "$here/get_pip.py" > "$cache/get_pip_${version//./_}.py"
+done
+
+# pyenv's shims answer for versions that are not enabled: the interpreters themselves go on PATH.
+PATH=$(tr : '\n' <<<"$PATH" | grep -v pyenv/shims | paste -sd:)
+for bin in ~/.pyenv/versions/*/bin; do [ ! -d "$bin" ] || PATH=$PATH:$bin; done
+export PATH=$venv/bin:$PATH LC_ALL=C.UTF-8
+exec ansible-test sanity --color no "$@"

@@ -1,0 +1,419 @@
+"""The test-bed: a real Docker Engine of our own, simulated GPUs behind its real `nvidia` driver, and hosts in it.
+
+    bed.py up [IMAGE...]      start the engine and make its images (all of them, or those named)
+    bed.py run -- CMD...      run CMD in the bed's network, against its engine: 127.0.0.1:PORT is what the bed publishes
+    bed.py env                print the same environment as shell exports (only `run` enters the network)
+    bed.py images [IMAGE...]  make images
+    bed.py down [--purge]     remove all containers and volumes, stop the engine; --purge removes its data too
+
+It touches no other engine: data root, socket, containerd and network namespace are its own. In that namespace there is
+nothing but loopback and Docker's bridges, so no test can lean on the outside. $ANVIL_BED names another bed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPO = HERE.parents[1]
+BOOTSTRAP = REPO / "bootstrap"
+SIMULATED_GPUS = HERE / "gpus"
+
+BOOTSTRAP_IMAGES = ("router:0.13.2", "router:2.0.2", "llama-server:1")
+OWN_IMAGES = ("registry:2", "dockerhost:1")
+ALL_IMAGES = (*BOOTSTRAP_IMAGES, *OWN_IMAGES)
+HOST_NETWORK = "anvil-hosts"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A row of the simulated driver's table; memory in MiB."""
+
+    uuid: str
+    name: str = "NVIDIA RTX PRO 6000 Blackwell"
+    memory: int = 97887
+    memory_used: int = 4
+    driver: str = "580.95.05"
+    compute_cap: str = "12.0"
+
+
+FAKOLI_DARK = (
+    Gpu("GPU-d0f446cf-1771-414c-e116-a39138798a8c"),
+    Gpu("GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1", "NVIDIA GeForce RTX 5090", 32607),
+)
+
+
+class BedError(Exception):
+    """Something the bed needs is missing or did not come up; the message says what."""
+
+
+def format_gpus(gpus: Iterable[Gpu]) -> str:
+    """The table that the simulated nvidia-smi and hook read."""
+    return "".join(
+        f"{i}, {g.uuid}, {g.name}, {g.memory}, {g.memory_used}, {g.driver}, "
+        f"00000000:{i + 1:02d}:00.0, {g.compute_cap}\n"
+        for i, g in enumerate(gpus)
+    )
+
+
+def call(*argv: str | Path, **options: object) -> str:
+    """Run a command and return what it printed; raise BedError with its stderr when it fails."""
+    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    if done.returncode:
+        raise BedError(f"{shlex.join(str(a) for a in argv)}: {(done.stderr or done.stdout).strip()}")
+    return str(done.stdout).strip()
+
+
+def wait_until(what: str, predicate: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Poll a predicate until it holds; raise BedError at the deadline."""
+    deadline = time.monotonic() + seconds
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise BedError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(0.05)
+
+
+class Bed:
+    """One engine with its network namespace, its GPUs and its simulated hosts."""
+
+    def __init__(self, name: str | None = None) -> None:
+        name = name or os.environ.get("ANVIL_BED") or "testbed"
+        self.cache = REPO / ".cache"
+        self.data = self.cache / name / "engine"
+        # A unix socket's path has at most 107 characters, so what holds sockets lives under a short name.
+        self.run_dir = Path("/run") / f"anvil-bed-{hashlib.sha256(f'{REPO}:{name}'.encode()).hexdigest()[:8]}"
+        self.socket = self.run_dir / "docker.sock"
+        self.pid_file = self.run_dir / "dockerd.pid"
+        self.namespace = self.run_dir / "net"
+        self.gpu_table = self.run_dir / "gpus.csv"
+        self.hook_log = self.run_dir / "nvidia-hook.jsonl"
+        self.log = self.run_dir / "dockerd.log"
+
+    # -- environment ---------------------------------------------------------------------------------------------
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client of this bed sets on top of its own environment."""
+        path = os.environ["PATH"]
+        if not path.startswith(f"{SIMULATED_GPUS}:"):
+            path = f"{SIMULATED_GPUS}:{path}"
+        return {
+            "DOCKER_HOST": f"unix://{self.socket}",
+            "PATH": path,
+            "FAKE_GPUS": str(self.gpu_table),
+            "FAKE_NVIDIA_LOG": str(self.hook_log),
+            "ANVIL_REGISTRY": "none",
+        }
+
+    def argv_inside(self, argv: Sequence[str]) -> list[str]:
+        """The command line that runs `argv` inside the bed's network namespace (not `ip netns exec`: that one remounts
+        /sys and hides the v1 cgroups)."""
+        return list(argv) if self.is_inside() else ["nsenter", f"--net={self.namespace}", "--", *argv]
+
+    def is_inside(self) -> bool:
+        """Whether this process already is in the bed's network namespace."""
+        with contextlib.suppress(OSError):
+            mine, bed = os.stat("/proc/self/ns/net"), self.namespace.stat()
+            return (mine.st_ino, mine.st_dev) == (bed.st_ino, bed.st_dev)
+        return False
+
+    def run(
+        self, *argv: str, check: bool = True, env: Mapping[str, str] | None = None, timeout: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside the bed, output captured."""
+        full = {**os.environ, **self.environment, **(env or {})}
+        done = subprocess.run(
+            self.argv_inside(argv), capture_output=True, text=True, check=False, env=full, timeout=timeout
+        )
+        if check and done.returncode:
+            raise BedError(f"{shlex.join(argv)}: {(done.stderr or done.stdout).strip()}")
+        return done
+
+    def docker(self, *argv: str) -> str:
+        """Run `docker ARGV...` against the bed's engine and return its output."""
+        return call("docker", *argv, env={**os.environ, **self.environment})
+
+    # -- network and engine --------------------------------------------------------------------------------------
+
+    def create_namespace(self) -> None:
+        """Make the network namespace, held by a bind mount, with loopback up."""
+        self.run_dir.mkdir(mode=0o755, exist_ok=True)
+        if os.path.ismount(self.namespace):
+            return
+        self.namespace.touch()
+        call("unshare", f"--net={self.namespace}", "true")
+        call("nsenter", f"--net={self.namespace}", "ip", "link", "set", "lo", "up")
+
+    def is_up(self) -> bool:
+        """Whether the engine answers."""
+        command = ["docker", "-H", f"unix://{self.socket}", "version", "--format", "{{.Server.Version}}"]
+        return self.socket.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def engine_pid(self) -> int | None:
+        """The pid of the bed's dockerd, if it lives."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(self.pid_file.read_text())
+            command, state = Path(f"/proc/{pid}/stat").read_text().split()[1:3]
+            if command == "(dockerd)" and state != "Z":
+                return pid
+        return None
+
+    def start_engine(self, nvidia: bool = True) -> None:
+        """Start dockerd and wait until it answers; without `nvidia` it has no device driver of that name."""
+        if self.is_up():
+            return
+        self.create_namespace()
+        self.data.mkdir(parents=True, exist_ok=True)
+        if not self.gpu_table.exists():
+            self.write_gpus(FAKOLI_DARK)
+        # A file of our own, or the machine's /etc/docker/daemon.json would apply.
+        config = self.run_dir / "daemon.json"
+        config.write_text(json.dumps({"insecure-registries": ["registry:5000", "172.16.0.0/12"], "log-level": "warn"}))
+        self.pid_file.unlink(missing_ok=True)
+        env = {**os.environ, **self.environment}
+        env.pop("DOCKER_HOST")
+        if not nvidia:
+            env["PATH"] = env["PATH"].removeprefix(f"{SIMULATED_GPUS}:")
+        dockerd = ["dockerd", "--config-file", config, "--data-root", self.data, "--exec-root", self.run_dir / "exec",
+                   "--pidfile", self.pid_file, "--host", f"unix://{self.socket}"]  # fmt: skip
+        argv = ["setsid", "--fork", *self.argv_inside([str(a) for a in dockerd])]
+        with self.log.open("a") as log:
+            subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True)
+        try:
+            wait_until("the bed's engine", self.is_up)
+        except BedError as e:
+            raise BedError(f"{e}; the end of {self.log}:\n{self.log.read_text()[-2000:]}") from None
+
+    def stop_engine(self, sig: signal.Signals = signal.SIGTERM) -> None:
+        """Stop dockerd (or, with SIGKILL, let it crash) and wait until it is gone."""
+        pid = self.engine_pid()
+        if pid is None:
+            return
+        os.kill(pid, sig)
+        wait_until("the bed's engine to end", lambda: self.engine_pid() is None, 60)
+        if sig == signal.SIGKILL:
+            # Its containerd dies with it, but is a zombie until init looks: the next dockerd would wait 10 s for it.
+            (self.run_dir / "exec/containerd/containerd.pid").unlink(missing_ok=True)
+
+    def restart_engine(self, nvidia: bool = True) -> None:
+        """Stop and start dockerd, with or without its nvidia driver."""
+        self.stop_engine()
+        self.start_engine(nvidia)
+
+    def clear(self) -> None:
+        """Remove every container, volume and network of the bed; images stay."""
+        containers = self.docker("ps", "--all", "--quiet").split()
+        if containers:
+            self.docker("rm", "--force", "--volumes", *containers)
+        volumes = self.docker("volume", "ls", "--quiet").split()
+        if volumes:
+            self.docker("volume", "rm", "--force", *volumes)
+        self.docker("network", "prune", "--force")
+
+    def up(self, images: Sequence[str] = ALL_IMAGES) -> None:
+        """Everything: the tools, the engine, the images. Takes about two seconds when the data is there."""
+        if os.geteuid():
+            raise BedError("the test-bed starts an engine and a network namespace of its own: run it as root")
+        plugins = "docker compose version && docker buildx version"
+        if (
+            not shutil.which("dockerd")
+            or subprocess.run(["sh", "-c", plugins], capture_output=True, check=False).returncode
+        ):
+            subprocess.run([BOOTSTRAP / "docker.sh"], check=True)
+        if not shutil.which("ip"):
+            ensure = f". {shlex.quote(str(BOOTSTRAP / 'lib.sh'))}; ensure ip iproute2"
+            subprocess.run(["bash", "-c", ensure], check=True)
+        if not self.is_up():
+            self.start_engine()
+            self.clear()  # what a killed session left behind
+        self.ensure_images(images)
+
+    def down(self, purge: bool = False) -> None:
+        """Remove containers and volumes, stop the engine, take the namespace away; with `purge` also the data root."""
+        if self.is_up():
+            self.clear()
+        self.stop_engine()
+        with contextlib.suppress(OSError, ValueError):  # a killed dockerd leaves its containerd
+            os.kill(int((self.run_dir / "exec/containerd/containerd.pid").read_text()), signal.SIGTERM)
+        ours = (f"{self.run_dir}/", f"{self.data}/")
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in sorted((m for m in mounts if f"{m}/".startswith(ours)), reverse=True):
+            subprocess.run(["umount", "--lazy", mount], check=False)
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        if purge:
+            shutil.rmtree(self.data.parent, ignore_errors=True)
+
+    # -- GPUs ----------------------------------------------------------------------------------------------------
+
+    def write_gpus(self, gpus: Iterable[Gpu]) -> None:
+        """Set the table of simulated cards; takes effect at once."""
+        self.gpu_table.write_text(format_gpus(gpus))
+
+    def pull_gpu(self, uuid: str) -> None:
+        """Take one card out of the running machine."""
+        rows = self.gpu_table.read_text().splitlines(keepends=True)
+        self.gpu_table.write_text("".join(row for row in rows if uuid not in row))
+
+    def hook_calls(self) -> list[dict[str, str]]:
+        """What the simulated driver was asked for, oldest first: id, NVIDIA_VISIBLE_DEVICES, capabilities."""
+        return [json.loads(line) for line in self.hook_log.read_text().splitlines()] if self.hook_log.exists() else []
+
+    # -- images --------------------------------------------------------------------------------------------------
+
+    def ensure_images(self, names: Sequence[str] = ALL_IMAGES) -> None:
+        """Make sure of images `anvil.local/NAME`; .cache/roots shares their root file systems with `make site`."""
+        unknown = set(names) - set(ALL_IMAGES)
+        if unknown:
+            raise BedError(f"no such image: {', '.join(sorted(unknown))}; there are: {', '.join(ALL_IMAGES)}")
+        env = {"PYTHON": sys.executable, **os.environ, **self.environment}
+        recipe = self._recipe()
+        own = [n for n in names if n in OWN_IMAGES and self._image_recipe(n) != recipe]
+        roots = [n.split(":")[0] for n in own]
+        making = subprocess.Popen([BOOTSTRAP / "roots.sh", *roots], env=env) if roots else None
+        bootstrap = [n for n in names if n in BOOTSTRAP_IMAGES]
+        if bootstrap:
+            subprocess.run([BOOTSTRAP / "images.sh", *bootstrap], env=env, check=True)
+        if making and making.wait():
+            raise BedError(f"cannot make {', '.join(own)}")
+        for name in own:
+            print(f"==> building anvil.local/{name}", file=sys.stderr)
+            self.docker(
+                "buildx", "build", "--quiet", "--load", "--network=none", "--label", f"anvil.recipe={recipe}",
+                "--build-context", f"gpus={SIMULATED_GPUS}", "--tag", f"anvil.local/{name}",
+                "--file", str(HERE / "images" / f"{name.split(':')[0]}.Dockerfile"), str(self.cache / "roots"),
+            )  # fmt: skip
+
+    def _recipe(self) -> str:
+        sources = [*sorted((HERE / "images").iterdir()), *sorted(SIMULATED_GPUS.iterdir()), BOOTSTRAP / "roots.sh"]
+        return hashlib.sha256(b"".join(p.read_bytes() for p in sources if p.is_file())).hexdigest()[:16]
+
+    def _image_recipe(self, name: str) -> str:
+        with contextlib.suppress(BedError):
+            return self.docker(
+                "image", "inspect", "--format", '{{index .Config.Labels "anvil.recipe"}}', f"anvil.local/{name}"
+            )
+        return ""
+
+    # -- simulated Docker hosts ----------------------------------------------------------------------------------
+
+    def host_up(
+        self,
+        name: str,
+        gpus: Iterable[Gpu] = (),
+        images: Sequence[str] = (),
+        mounts: Sequence[str] = (),
+        dockerd_args: str = "",
+    ) -> Host:
+        """Start a Docker host of that name: an engine of its own in a privileged container, with these GPUs and images.
+
+        `images` are full references on the bed's engine, `mounts` are `docker run --volume` values. Hosts see each
+        other by name. A host that is there already is replaced.
+        """
+        self.host_down(name)
+        if not self.docker("network", "ls", "--quiet", "--filter", f"name=^{HOST_NETWORK}$"):
+            self.docker("network", "create", HOST_NETWORK)
+        volumes = [part for mount in mounts for part in ("--volume", mount)]
+        self.docker(
+            "run", "--detach", "--privileged", "--name", name, "--hostname", name, "--network", HOST_NETWORK,
+            "--label", "anvil.bed=host", "--env", f"GPU_TABLE={format_gpus(gpus).rstrip()}",
+            "--env", f"DOCKERD_ARGS={dockerd_args}", *volumes, "anvil.local/dockerhost:1",
+        )  # fmt: skip
+        host = Host(self, name)
+        wait_until(f"the engine of {name}", host.is_up)
+        if images:
+            host.load_images(images)
+        return host
+
+    def host_down(self, name: str) -> None:
+        """Remove a simulated host and all it holds; nothing happens when there is none."""
+        self.docker("rm", "--force", "--volumes", name)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A simulated Docker host: a privileged container on the bed's engine."""
+
+    bed: Bed
+    name: str
+
+    def run(self, *argv: str) -> str:
+        """Run a command on the host and return its output."""
+        return self.bed.docker("exec", self.name, *argv)
+
+    def docker(self, *argv: str) -> str:
+        """Run `docker ARGV...` on the host."""
+        return self.run("docker", *argv)
+
+    def is_up(self) -> bool:
+        """Whether the host's engine answers; raises BedError when the host itself has ended."""
+        if self.bed.docker("inspect", "--format", "{{.State.Running}}", self.name) != "true":
+            raise BedError(f"{self.name} has ended: {self.bed.docker('logs', '--tail', '20', self.name)}")
+        with contextlib.suppress(BedError):
+            return bool(self.docker("version", "--format", "{{.Server.Version}}"))
+        return False
+
+    def ip(self) -> str:
+        """The host's address in the bed."""
+        return self.bed.docker(
+            "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", self.name
+        )
+
+    def load_images(self, images: Sequence[str]) -> None:
+        """Copy images from the bed's engine to the host's."""
+        env = {**os.environ, **self.bed.environment}
+        with subprocess.Popen(["docker", "save", *images], env=env, stdout=subprocess.PIPE) as save:
+            call("docker", "exec", "--interactive", self.name, "docker", "load", "--quiet", env=env, stdin=save.stdout)
+        if save.returncode:
+            raise BedError(f"docker save {' '.join(images)} failed")
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up").add_argument("images", nargs="*", metavar="IMAGE")
+    commands.add_parser("down").add_argument("--purge", action="store_true")
+    commands.add_parser("env")
+    commands.add_parser("images").add_argument("images", nargs="*", metavar="IMAGE")
+    commands.add_parser("run").add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD")
+    arguments = parser.parse_args()
+    bed = Bed()
+    try:
+        match arguments.command:
+            case "up":
+                bed.up(arguments.images or ALL_IMAGES)
+            case "down":
+                bed.down(arguments.purge)
+            case "env":
+                print("\n".join(f"export {k}={shlex.quote(v)}" for k, v in bed.environment.items()))
+            case "images":
+                bed.ensure_images(arguments.images or ALL_IMAGES)
+            case "run":
+                argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+                if not argv:
+                    parser.error("run: what? (bed.py run -- CMD...)")
+                if not bed.is_up():
+                    raise BedError("the bed is not up; run: bed.py up")
+                inside = bed.argv_inside(argv)
+                os.execvpe(inside[0], inside, {**os.environ, **bed.environment})
+    except (BedError, subprocess.CalledProcessError) as e:
+        print(f"bed.py: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
