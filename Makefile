@@ -46,7 +46,7 @@ lint: test-venv ## ruff, mypy --strict, yamllint, ansible-lint (production)
 	ruff check .
 	ruff format --check .
 	cd .cache/collections && mypy --config-file $(CURDIR)/pyproject.toml -p ansible_collections.anvil.serving.plugins.module_utils
-	yamllint --strict .
+	git ls-files -z --cached --others --exclude-standard -- '*.yml' '*.yaml' | xargs -0 yamllint --strict
 	ansible-lint --offline --strict
 	antsibull-changelog lint
 

@@ -46,9 +46,7 @@ def _name_problems(service: Service, neighbours: Sequence[Neighbour]) -> List[Pr
     ]
 
 
-def _port_problems(
-    service: Service, neighbours: Sequence[Neighbour], busy: Mapping[Tuple[str, int], str]
-) -> List[Problem]:
+def _port_problems(service: Service, neighbours: Sequence[Neighbour], busy: Mapping[Tuple[str, int], str]) -> List[Problem]:
     found = []
     for bind, port, _target in service.ports:
         holders = [
@@ -110,11 +108,7 @@ def admit(
     """
     verdicts = {}
     for service in services:
-        problems = (
-            _name_problems(service, neighbours)
-            + _port_problems(service, neighbours, busy)
-            + _gpu_problems(service, cards)
-        )
+        problems = _name_problems(service, neighbours) + _port_problems(service, neighbours, busy) + _gpu_problems(service, cards)
         if problems:
             verdicts[service.name] = problems
     return verdicts

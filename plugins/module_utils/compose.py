@@ -39,11 +39,9 @@ class Compose:
         self.directory = directory
         self.timeout = timeout
         self.commands: List[Sequence[str]] = []
-        self.base = (
-            ["docker", "-H", docker_host, "compose", "--ansi", "never", "--progress", "quiet"]
-            + ["--project-name", project, "--project-directory", directory]
-            + ["--file", os.path.join(directory, "compose.yaml")]
-        )
+        which = ["--project-name", project, "--project-directory", directory]
+        file = os.path.join(directory, "compose.yaml")
+        self.base = ["docker", "-H", docker_host, "compose", "--ansi", "never", "--progress", "quiet", *which, "--file", file]
 
     def _run(self, *words: str) -> Ran:
         argv = [*self.base, *words]

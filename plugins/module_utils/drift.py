@@ -227,9 +227,7 @@ def _security(options: Tuple[str, ...]) -> List[str]:
 def _labels(labels: Mapping[str, str]) -> Dict[str, str]:
     """Our labels that say what the container is; the VRAM need is bookkeeping, and its change restarts nothing."""
     return {
-        name: value
-        for name, value in labels.items()
-        if name.startswith(LABEL_PREFIX) and name not in (LABEL_SPEC, LABEL_VRAM)
+        name: value for name, value in labels.items() if name.startswith(LABEL_PREFIX) and name not in (LABEL_SPEC, LABEL_VRAM)
     }
 
 
@@ -276,9 +274,7 @@ def diff_service(
     plain = _environment_change(wanted_plain, seen_plain, brought)
     if plain is not None:
         changes.append(plain)
-    secret = _environment_change(
-        secrets, {name: value for name, value in seen.environment.items() if name in secrets}, brought
-    )
+    secret = _environment_change(secrets, {name: value for name, value in seen.environment.items() if name in secrets}, brought)
     if secret is not None:
         changes.append(Change("env_file", secret.before, secret.after))
     wanted_spec, seen_spec = service.labels.get(LABEL_SPEC, ""), seen.labels.get(LABEL_SPEC, "")

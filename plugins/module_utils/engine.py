@@ -59,7 +59,7 @@ class SideProcess:
             raise self._gone("it could not be written to: {0}".format(exc)) from exc
 
     def read_line(self, timeout: float) -> bytes:
-        """The next line of its standard output, without the newline; ``timeout`` in seconds between two pieces of it."""
+        """The next line of its standard output, without the newline; ``timeout``: seconds between two pieces of it."""
         while b"\n" not in self._lines:
             while not self._take_frame():
                 self._receive(timeout)
@@ -187,7 +187,7 @@ class Engine:
         self._ask("create volume " + name, self.api.create_volume, name, labels=dict(labels))
 
     def restart_container(self, name_or_id: str, grace: int = 10, signal: str = "") -> None:
-        """Restart, giving the process ``grace`` seconds to end by itself after ``signal`` (its own stop signal if empty).
+        """Restart, giving the process ``grace`` seconds to end after ``signal`` (its own stop signal if empty).
 
         An absent container is an ``AnvilError`` too.
         """
@@ -259,8 +259,9 @@ class Engine:
     ) -> Optional[Tuple[Dict[str, Any], bytes]]:
         """The engine's stat of ``path`` in a container and a tar of it; ``None`` if there is no such path.
 
-        The container need not run, and volumes are followed as its processes see them. A symlink comes back as a symlink;
-        the stat's ``linkTarget`` is where it leads. More than ``limit`` bytes, or no such container, is an ``AnvilError``.
+        The container need not run, and volumes are followed as its processes see them. A symlink comes back as a
+        symlink; the stat's ``linkTarget`` is where it leads. More than ``limit`` bytes, or no such container, is an
+        ``AnvilError``.
         """
         act = "read {0} in container {1}".format(path, name_or_id)
         try:

@@ -108,7 +108,18 @@ SERVE_KEYS = (
     "api_key",
 )
 GPU_KEYS = ("uuid", "vram_mib", "reserve_mib", "index")
-ROUTER_KEYS = ("image", "container", "volume", "publish", "token", "tiers", "presets", "profile", "ready_timeout", "request_timeout")
+ROUTER_KEYS = (
+    "image",
+    "container",
+    "volume",
+    "publish",
+    "token",
+    "tiers",
+    "presets",
+    "profile",
+    "ready_timeout",
+    "request_timeout",
+)
 TIER_KEYS = ("id", "serve", "context_limit", "tool_support")
 PROFILE_KEYS = ("tier", "work_class", "decision", "quality_score", "sample_n", "last_measured", "fingerprint")
 
@@ -211,9 +222,7 @@ IMAGE = re.compile(
 SIZE = re.compile(r"[0-9]{1,12}([bkmg]|[kmg]b)?", re.IGNORECASE)
 NUMBER = re.compile(r"-?[0-9]{1,15}")
 
-SECRET_WORDS = frozenset(
-    ("TOKEN", "KEY", "APIKEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS")
-)
+SECRET_WORDS = frozenset(("TOKEN", "KEY", "APIKEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS"))
 NOT_THE_SECRET = frozenset(("FILE", "PATH", "DIR", "URL", "NAME", "LIMIT", "COUNT", "SIZE", "ID", "TYPE", "LEN"))
 NO_SECRETS = frozenset(("", "0", "1", "true", "false"))
 SECRET_SHAPE = re.compile(
@@ -424,9 +433,7 @@ class _Secrets:
         if value is None or value is UNREAD:
             return ""
         if not isinstance(value, str):
-            self.check.wrong(
-                path, "the name of a secret is wanted, not {0}".format(kind_of(value)), "an entry of anvil_secrets"
-            )
+            self.check.wrong(path, "the name of a secret is wanted, not {0}".format(kind_of(value)), "an entry of anvil_secrets")
             return ""
         if self.names is None or value in self.names:
             self.used.setdefault(str(value), path)
@@ -439,8 +446,7 @@ class _Secrets:
         self.check.wrong(
             path,
             "{0} is not the name of a secret in anvil_secrets".format(shown),
-            suggest(value, self.names, "add it to anvil_secrets")
-            + "; the name of an entry goes here, never the secret",
+            suggest(value, self.names, "add it to anvil_secrets") + "; the name of an entry goes here, never the secret",
         )
         return ""
 
@@ -534,9 +540,7 @@ def _read_gpus(check: _Check, value: Any) -> _Gpus:
             continue
         first = uuids.setdefault(gpu.uuid, alias)
         if first != alias:
-            check.wrong(
-                (*path, "uuid"), "{0} is also the UUID of {1}".format(gpu.uuid, first), "one alias for each card"
-            )
+            check.wrong((*path, "uuid"), "{0} is also the UUID of {1}".format(gpu.uuid, first), "one alias for each card")
         if gpu.index is not None and indexes.setdefault(gpu.index, alias) != alias:
             check.wrong(
                 (*path, "index"),
@@ -630,9 +634,7 @@ def _read_secret_variables(node: _Node, secrets: _Secrets, engine: Optional[Engi
     inner = node.check.mapping(node.at("secrets"), node.raw.get("secrets"), "secrets: {HF_TOKEN: hf_token}")
     for name, path, value in inner.entries(VARIABLE, "the name of an environment variable") if inner else ():
         if engine and engine.key_env == name:
-            node.check.wrong(
-                path, "{0} is the key clients must present".format(name), "say api_key: <name in anvil_secrets>"
-            )
+            node.check.wrong(path, "{0} is the key clients must present".format(name), "say api_key: <name in anvil_secrets>")
         elif name in PLAN_SETS:
             node.check.wrong(path, "{0} is not the inventory's to set".format(name), PLAN_SETS[name])
         elif value is None:
@@ -723,9 +725,7 @@ def _check_args(node: _Node, engine: Optional[Engine]) -> None:
         path, flag = (*node.at("args"), number), _flag_of(word)
         bare = flag.split()[0] if flag else ""
         if bare in ("--api-key", "--api-key-file"):
-            node.check.wrong(
-                path, "{0} would put the key on a command line".format(bare), "use api_key: <name in anvil_secrets>"
-            )
+            node.check.wrong(path, "{0} would put the key on a command line".format(bare), "use api_key: <name in anvil_secrets>")
         elif (bare.startswith("--") and bare.upper().rpartition("-")[2] in SECRET_WORDS) or bare == "-hft":
             variable = "HF_TOKEN" if bare in ("-hft", "--hf-token") else "NAME"
             node.check.wrong(
@@ -849,9 +849,7 @@ def _read_engine(node: _Node, name: str) -> Optional[str]:
     if value is None:
         node.check.wrong(node.at("engine"), "serve {0} has no engine".format(name), "one of: " + ", ".join(ENGINES))
     elif isinstance(value, str) and value in LATER_ENGINES:
-        node.check.wrong(
-            node.at("engine"), "engine {0} is not supported yet".format(value), "supported: " + ", ".join(ENGINES)
-        )
+        node.check.wrong(node.at("engine"), "engine {0} is not supported yet".format(value), "supported: " + ", ".join(ENGINES))
     else:
         return node.word("engine", tuple(ENGINES))
     return None
@@ -915,9 +913,7 @@ def _read_vram(node: _Node, cards: Sequence[Gpu], listed: bool) -> int:
     budget = min(card.budget_mib for card in cards)
     node.check.note(
         node.path,
-        "no vram_mib: it claims the whole budget of {0} ({1} MiB)".format(
-            ", ".join(card.alias for card in cards), budget
-        ),
+        "no vram_mib: it claims the whole budget of {0} ({1} MiB)".format(", ".join(card.alias for card in cards), budget),
     )
     return budget
 
@@ -974,9 +970,7 @@ def _environment(engine: Engine, shared: _Shared, visible: Sequence[str], gpus: 
 
 def _check_shared(node: _Node, shared: _Shared) -> None:
     for name in sorted(set(shared.environment) & set(shared.secrets)):
-        node.check.wrong(
-            (*node.at("secrets"), name), "{0} is in environment and in secrets".format(name), "keep one of the two"
-        )
+        node.check.wrong((*node.at("secrets"), name), "{0} is in environment and in secrets".format(name), "keep one of the two")
     if shared.ipc == "host" and shared.shm_size is not None:
         node.check.wrong(
             node.at("shm_size"),
@@ -1075,9 +1069,7 @@ def _check_vram(check: _Check, serves: Sequence[ServePlan], gpus: _Gpus) -> None
         alone = len(claims) == 1
         check.wrong(
             ("anvil_serves", claims[0].name, "vram_mib") if alone else ("anvil_gpus", alias),
-            "GPU {0} is over its budget: {1}{2} MiB > {3}".format(
-                alias, terms, "" if alone else " = {0}".format(total), budget
-            ),
+            "GPU {0} is over its budget: {1}{2} MiB > {3}".format(alias, terms, "" if alone else " = {0}".format(total), budget),
             "claim at most {0}".format(budget.rpartition("= ")[2])
             if alone
             else "give the serves a smaller vram_mib (one without it claims the whole budget), or another GPU",
@@ -1137,9 +1129,7 @@ def _read_tier(node: _Node, names: Optional[Sequence[str]], serves: Mapping[str,
         node.check.wrong(
             node.at("context_limit"),
             "{0} tokens are more than serve {1} takes ({2})".format(limit, name, told),
-            "lower context_limit, or raise {0} in anvil_serves.{1}.args".format(
-                ENGINES[serve.engine].context_flags[0], name
-            ),
+            "lower context_limit, or raise {0} in anvil_serves.{1}.args".format(ENGINES[serve.engine].context_flags[0], name),
         )
     if not limit and not told:
         node.check.note(node.path, "tier {0}: nothing tells its context, so {1} tokens".format(tier, DEFAULT_CONTEXT))
@@ -1185,9 +1175,7 @@ def _read_tiers(
         if word is None:
             unknown = True
         elif word in ids:
-            check.wrong(
-                (*at, "id"), "two tiers are named {0}".format(shorten(word)), "give each tier a name of its own"
-            )
+            check.wrong((*at, "id"), "two tiers are named {0}".format(shorten(word)), "give each tier a name of its own")
             continue
         else:
             ids.append(word)
@@ -1219,9 +1207,7 @@ def _read_presets(node: _Node, ids: Optional[Sequence[str]]) -> Dict[str, Tuple[
     for name, value in inner.raw.items() if inner else ():
         path = (*node.at("presets"), str(name))
         if name not in PRESETS + OTHER_PRESETS:
-            check.wrong(
-                path, "unknown preset {0!r}".format(shorten(str(name))), suggest(str(name), PRESETS + OTHER_PRESETS)
-            )
+            check.wrong(path, "unknown preset {0!r}".format(shorten(str(name))), suggest(str(name), PRESETS + OTHER_PRESETS))
             continue
         chosen: List[str] = []
         listed = check.items(path, value, example)
@@ -1231,15 +1217,11 @@ def _read_presets(node: _Node, ids: Optional[Sequence[str]]) -> Dict[str, Tuple[
             elif ids is not None and tier not in ids:
                 check.wrong(at, "unknown tier {0!r}".format(shorten(tier)), suggest(tier, ids))
             elif tier in chosen:
-                check.wrong(
-                    at, "tier {0} is named twice".format(shorten(tier)), "name each tier once, the preferred one first"
-                )
+                check.wrong(at, "tier {0} is named twice".format(shorten(tier)), "name each tier once, the preferred one first")
             else:
                 chosen.append(str(tier))
         if listed == [] and value == []:
-            check.wrong(
-                path, "the preset names no tier", "name at least one, or leave the preset out: then all tiers serve it"
-            )
+            check.wrong(path, "the preset names no tier", "name at least one, or leave the preset out: then all tiers serve it")
         if chosen:
             found[str(name)] = tuple(chosen)
     return found
@@ -1389,9 +1371,7 @@ def _check_clashes(check: _Check, serves: Sequence[ServePlan], router: Optional[
     for number, (_who, path, bind, port) in enumerate(ports):
         for other, _path, taken, same in ports[:number]:
             if port and port == same and _overlap(bind, taken):
-                check.wrong(
-                    path, "port {0} on {1} is taken by {2}".format(port, bind, other), "give each a port of its own"
-                )
+                check.wrong(path, "port {0} on {1} is taken by {2}".format(port, bind, other), "give each a port of its own")
                 break
     _check_unique(check, "container name {0!r} is taken by {1}", containers)
     served: List[Tuple[str, Path, str]] = [
@@ -1471,9 +1451,7 @@ def build_plan(
     if names == () and variables.get("anvil_router") is None:
         check.note(("anvil_serves",), "the inventory describes no serves for this host")
     if check.problems:
-        values = sorted(
-            {leaf for leaf in _leaves(variables.get("anvil_secrets")) if len(leaf) >= 4}, key=len, reverse=True
-        )
+        values = sorted({leaf for leaf in _leaves(variables.get("anvil_secrets")) if len(leaf) >= 4}, key=len, reverse=True)
         raise AnvilError(*(_redact(problem, values) for problem in dict.fromkeys(check.problems)))
     return HostPlan(
         host=host,

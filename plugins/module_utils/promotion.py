@@ -83,7 +83,7 @@ class Journal:
 
 
 def parse_journal(content: Optional[bytes], where: str) -> Optional[Journal]:
-    """The journal as read from the volume; a journal that cannot be understood is an error, never 'nothing in flight'."""
+    """The journal as read from the volume; one that cannot be understood is an error, never 'nothing in flight'."""
     if content is None:
         return None
     try:
@@ -175,7 +175,8 @@ class Subject(Protocol):
 
     def validate(self, files: Mapping[str, bytes]) -> Verdict: ...
 
-    def reload(self) -> None: ...
+    def reload(self, patient: bool) -> None:
+        """Make it read its files. patient: whether requests in flight deserve the grace period."""
 
     def verify(self, place: Place, revision: Optional[str], switched_at: float) -> Proof:
         """Prove that it came up on ``revision`` after ``switched_at`` and stays up."""
@@ -245,8 +246,12 @@ def decide_recovery(journal: Optional[Journal], live: Optional[str], wanted: Opt
 
 
 def is_loaded(journal: Optional[Journal], snapshot: Snapshot, view: View) -> bool:
-    """Whether the process that runs surely read the live files. Without a journal the files' own age tells."""
-    return view.has_loaded(snapshot.newest_plain() if journal is None else journal.at)
+    """Whether the process that runs surely read the live files.
+
+    Without a journal, or with one that speaks of something else (a pointer moved by hand), the files' own age tells.
+    """
+    told = journal is not None and journal.new == snapshot.live and snapshot.is_ours
+    return view.has_loaded(journal.at if journal is not None and told else snapshot.newest_change())
 
 
 def find_revision(asked: str, snapshot: Snapshot, journal: Optional[Journal]) -> str:
@@ -359,16 +364,14 @@ def _base_files(snapshot: Snapshot, journal: Optional[Journal]) -> Dict[str, byt
 
 
 def _is_settled(subject: Subject, snapshot: Snapshot, journal: Optional[Journal], view: View, order: Order) -> bool:
-    """Whether there is nothing to do: the candidate is live, nobody is in the middle of anything, and the reader is well."""
+    """Whether there is nothing to do: the candidate is live, nothing is in flight, and the reader is well."""
     if not snapshot.is_ours or (journal is not None and journal.in_flight) or order.validate_only:
         return False
     if snapshot.live is None or snapshot.live != hash_revision(_wanted(order, snapshot, journal)):
         return False
-    if not view.is_up:
-        # Not running: the next start reads the live files. Its image must be the one that found them good.
+    if not (order.reload and view.is_up):
+        # The next start reads the live files: the image that it will be of must have found them good.
         return bool(snapshot.meta_of(snapshot.live).get("image") == subject.image_for_side_containers())
-    if not order.reload:
-        return True
     return is_loaded(journal, snapshot, view) and subject.is_healthy(view)
 
 
@@ -394,7 +397,7 @@ def _predict(subject: Subject, snapshot: Snapshot, journal: Optional[Journal], v
             actions.append("switch from {0} to {1}".format(short(old), short(new)))
         if reload:
             actions += ["reload", "verify"]
-        if view.exists and not view.is_up and snapshot.is_ours and new == snapshot.live:
+        if not reload and snapshot.is_ours and new == snapshot.live and not (journal is not None and journal.in_flight):
             changed = False
     return Outcome(
         changed=changed,
@@ -461,12 +464,27 @@ class _Promotion:
         snapshot = self.writer.read()
         return snapshot, parse_journal(snapshot.journal, "volume " + self.place.volume)
 
-    def _write_revision(self, files: Mapping[str, bytes], origin: str, meta: Mapping[str, Any]) -> str:
+    def _write_revision(
+        self, snapshot: Snapshot, files: Mapping[str, bytes], origin: str, meta: Mapping[str, Any]
+    ) -> str:
+        """Write a revision once; one that is held intact only learns what its latest validation found out."""
         revision = hash_revision(files)
-        known = {"schema": 1, "origin": origin, "created_at": self.writer.now(), "owner": describe_owner(), **meta}
-        content = dict(files)
-        content[META] = json.dumps(known, indent=1, sort_keys=True).encode("utf-8")
-        self.writer.put_folder("{0}/{1}".format(REVISIONS, revision), content)
+        folder = "{0}/{1}".format(REVISIONS, revision)
+        held = snapshot.meta_of(revision)
+        known = {
+            "schema": 1,
+            "origin": origin,
+            "created_at": self.writer.now(),
+            "owner": describe_owner(),
+            **held,
+            **meta,
+        }
+        content = json.dumps(known, indent=1, sort_keys=True).encode("utf-8")
+        if held and hash_revision(snapshot.files_of(revision)) == revision:
+            if known != held:
+                self.writer.put_file("{0}/{1}".format(folder, META), content)
+        else:
+            self.writer.put_folder(folder, {**files, META: content})
         return revision
 
     def _point_to(self, revision: Optional[str]) -> float:
@@ -491,7 +509,7 @@ class _Promotion:
         observed = snapshot.observed()
         old = hash_revision(observed) if observed else None
         if old is not None and (old != snapshot.live or not snapshot.is_ours):
-            self._write_revision(observed, "taken over", {})
+            self._write_revision(snapshot, observed, "taken over", {})
             # The stock paths that already lead through the pointer read the same bytes before and after it moves.
             self._point_to(old)
             self.actions.append("took over what was live as revision " + short(old))
@@ -507,15 +525,18 @@ class _Promotion:
     def _switch(self, snapshot: Snapshot, journal: Optional[Journal], view: View, verdict: Verdict) -> Outcome:
         before = snapshot.observed()
         new = hash_revision(verdict.files)
-        if new == snapshot.live and snapshot.is_ours and not view.is_up and journal is not None:
-            # Only its validation by another image was missing: nothing to write.
+        if new == snapshot.live and snapshot.is_ours and not (self.order.reload and view.is_up):
+            # All is in place; only the image that reads it next had not validated it.
+            self._write_revision(snapshot, verdict.files, "promoted", verdict.meta)
             return replace(_unchanged(snapshot, journal), warnings=tuple(self.warnings), actions=tuple(self.actions))
         loaded = is_loaded(journal, snapshot, view)
         if journal is not None and journal.state == WRITTEN and loaded and self.subject.is_healthy(view):
             # Nobody saw it come up (the container was started later), but here it is, and well.
             self._lived(snapshot.live, journal.at)
         old = self._lay_out(snapshot)
-        self._write_revision(verdict.files, "rolled back" if self.order.rollback_to else "promoted", verdict.meta)
+        self._write_revision(
+            snapshot, verdict.files, "rolled back" if self.order.rollback_to else "promoted", verdict.meta
+        )
         reload = self.order.reload and view.is_up
         if new == old and loaded and reload and self.subject.is_healthy(view):
             # The volume was only laid out anew; who runs has long read these very bytes.
@@ -543,7 +564,7 @@ class _Promotion:
         self, old: Optional[str], new: Optional[str], at: float, before: Mapping[str, bytes], after: Mapping[str, bytes]
     ) -> Outcome:
         try:
-            self.subject.reload()
+            self.subject.reload(patient=True)
             proof = self.subject.verify(self.place, new, at)
         except AnvilError as exc:
             raise self._go_back(old, new, exc) from exc
@@ -562,7 +583,7 @@ class _Promotion:
         try:
             self._note(GOING_BACK, old, new, self.writer.now())
             at = self._point_to(old)
-            self.subject.reload()
+            self.subject.reload(patient=False)
             if old is not None:
                 self.subject.verify(self.place, old, at)
             self._lived(old, at)
@@ -591,7 +612,7 @@ class _Promotion:
         self.actions.append("undid an interrupted promotion: live again is " + short(journal.old))
         try:
             if reload and self.order.reload:
-                self.subject.reload()
+                self.subject.reload(patient=True)
                 if journal.old is not None:
                     self.subject.verify(self.place, journal.old, at)
         except AnvilError as exc:

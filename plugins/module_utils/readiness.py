@@ -109,9 +109,7 @@ def judge_answer(subject: Subject, answer: Answer, health: str) -> Verdict:
         state = "unhealthy" if health == "unhealthy" else "starting"
         return Verdict(WAITING, state, "nothing answers at {0}: {1}".format(subject.url, answer.text))
     if answer.status in (401, 403):
-        return Verdict(
-            LOST, "refused", "it answers {0} to our key: is api_key the one it runs with?".format(answer.status)
-        )
+        return Verdict(LOST, "refused", "it answers {0} to our key: is api_key the one it runs with?".format(answer.status))
     if answer.status == 503:
         return Verdict(WAITING, "loading", "it answers 503: the model is loading")
     if answer.status != 200:
@@ -124,9 +122,7 @@ def judge_answer(subject: Subject, answer: Answer, health: str) -> Verdict:
     if not names:
         return Verdict(WAITING, "loading", "it serves no model yet")
     if subject.served_name not in names:
-        return Verdict(
-            LOST, "wrong_model", "it serves {0}, and {1} was asked for".format(", ".join(names), subject.served_name)
-        )
+        return Verdict(LOST, "wrong_model", "it serves {0}, and {1} was asked for".format(", ".join(names), subject.served_name))
     return Verdict(READY, "ready")
 
 

@@ -16,7 +16,7 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, is_local, published_address
@@ -27,6 +27,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
     Proof,
     Verdict,
     View,
+    is_loaded,
     list_history,
     parse_journal,
     promote,
@@ -50,6 +51,8 @@ PROFILE_ROUTER, GATEWAY_ROUTER = "profile", "gateway"
 STARTING = 15.0
 # A container whose restart policy had to start it within this many seconds is taken for a crash loop.
 CRASH_WINDOW = 10.0
+# A tier that is not ready yet (503, or no answer) is asked again for this long (seconds).
+NOT_READY = 10.0
 
 # Runs in the router's own image: one line of JSON in, one line of JSON out. It only finds out; we judge.
 VALIDATOR = r"""
@@ -279,7 +282,7 @@ def parse_time(text: str) -> float:
 
 
 def find_endpoint(found: Mapping[str, Any]) -> Optional[Tuple[str, int]]:
-    """Where the router of this inspect answer is reached from its host: published port, else its address; ``None`` if nowhere."""
+    """Where this router is reached from its host: its published port, else its own address; ``None`` if nowhere."""
     network = found.get("NetworkSettings") or {}
     ports = network.get("Ports") or {}
     tcp = sorted((int(name.split("/")[0]), bound) for name, bound in ports.items() if name.endswith("/tcp"))
@@ -317,6 +320,7 @@ def request_http(
     method: str,
     path: str,
     timeout: float,
+    *,
     body: Optional[Mapping[str, Any]] = None,
     token: str = "",
 ) -> Reply:
@@ -349,7 +353,8 @@ class RouterSetting:
     """Which router, and how patient we are with it.
 
     image: a reference; used where no container tells its own. mount: where the router mounts the config volume.
-    grace: seconds for the process to end. start_timeout: seconds until it must answer. settle: seconds of proven stability.
+    grace: seconds for the process to end. start_timeout: seconds until it must answer. settle: seconds it must then
+    stay up.
     """
 
     container: str
@@ -531,13 +536,19 @@ class Router:
             return [problem.as_text()]
         raise AnvilError(problem)
 
-    # ------------------------------------------------------------------------------------------------- reload and verify
+    # ---------------------------------------------------------------------------------------------- reload and verify
 
-    def reload(self) -> None:
-        """Restart it: neither generation can reload. A profile router ignores SIGTERM, but ends at once on SIGINT."""
-        own = str(((self.found or {}).get("Config") or {}).get("StopSignal") or "SIGTERM")
+    def reload(self, patient: bool) -> None:
+        """Restart it: neither generation can reload. A profile router ignores SIGTERM, but ends at once on SIGINT.
+
+        A process that has only just been started ignores SIGTERM too: a crash loop is given one second, not the grace.
+        """
+        found = self.found or {}
+        crashing = found.get("RestartCount", 0) > 0 or (found.get("State") or {}).get("Status") != "running"
+        grace = self.setting.grace if patient and not crashing else min(1, self.setting.grace)
+        own = str((found.get("Config") or {}).get("StopSignal") or "SIGTERM")
         signal = "SIGINT" if self.generation == PROFILE_ROUTER and own == "SIGTERM" else ""
-        self.engine.restart_container(self.setting.container, self.setting.grace, signal)
+        self.engine.restart_container(self.setting.container, grace, signal)
 
     def verify(self, place: Place, revision: Optional[str], switched_at: float) -> Proof:
         began = time.monotonic()
@@ -589,13 +600,18 @@ class Router:
 # ---------------------------------------------------------------------------------------------------------------- verbs
 
 
+def has_image(engine: Engine, reference: str) -> bool:
+    return bool(reference) and engine.inspect_image(reference) is not None
+
+
 def promote_router(engine: Engine, setting: RouterSetting, order: Order) -> Outcome:
-    """Promote or roll back; see ``promotion.promote``. In check mode a host without any router image yet is no error."""
+    """Promote or roll back; see ``promotion.promote``. In check mode a host that has no router image yet is fine."""
     router = Router(engine, setting, order)
     if (
         order.check
+        and not order.rollback_to
         and engine.inspect_container(setting.container) is None
-        and engine.inspect_image(setting.image) is None
+        and not has_image(engine, setting.image)
     ):
         return Outcome(
             changed=not order.validate_only,
@@ -614,7 +630,7 @@ def promote_router(engine: Engine, setting: RouterSetting, order: Order) -> Outc
 
 def setting_from(given: Mapping[str, Any]) -> RouterSetting:
     """The setting of a module's parameters; those that a module does not have keep their defaults."""
-    names = [field.name for field in fields(RouterSetting)]
+    names = [each.name for each in fields(RouterSetting)]
     return RouterSetting(**{name: given[name] for name in names if name in given})
 
 
@@ -653,7 +669,7 @@ def order_from(given: Mapping[str, Any], check: bool) -> Order:
 
 
 def describe_outcome(outcome: Outcome, with_diff: bool) -> Dict[str, Any]:
-    """An outcome as the promote module returns it. The files hold names of secrets' variables, so a diff may show them."""
+    """An outcome as the promote module returns it. The files only name secrets' variables: a diff may show them."""
     told: Dict[str, Any] = {
         "changed": outcome.changed,
         "revision": {"old": outcome.old, "new": outcome.new},
@@ -715,9 +731,7 @@ def read_router(engine: Engine, setting: RouterSetting) -> Dict[str, Any]:
         status = request_http(endpoint, "GET", "/v1/models", 5.0).status
         told["unauthorized_status"] = status
         told["token_set"] = None if status == 0 else status in (401, 403)
-    if not view.exists and (
-        engine.inspect_volume(setting.volume) is None or engine.inspect_image(setting.image) is None
-    ):
+    if not view.exists and (engine.inspect_volume(setting.volume) is None or not has_image(engine, setting.image)):
         return told
     snapshot = read_place(engine, router, setting.place, view)
     journal = parse_journal(snapshot.journal, "volume " + setting.volume)
@@ -725,24 +739,24 @@ def read_router(engine: Engine, setting: RouterSetting) -> Dict[str, Any]:
     told["revision"] = snapshot.live
     told["generation"], told["version"] = meta.get("generation"), meta.get("version")
     told["in_flight"] = journal.state if journal is not None and journal.in_flight else None
-    told["loaded"] = view.has_loaded(journal.at) if journal is not None and view.is_up else None
+    told["loaded"] = is_loaded(journal, snapshot, view) if snapshot.live and view.is_up else None
     told["history"] = list(list_history(snapshot, journal))
     return told
 
 
-def ask_tiers(
-    engine: Engine,
-    setting: RouterSetting,
-    models: Sequence[str],
-    token: str,
-    prompt: str,
-    max_tokens: int,
-    timeout: float,
-) -> Dict[str, Answer]:
-    """One real chat completion per model through the router; an ``AnvilError`` names every one that failed.
+@dataclass(frozen=True)
+class Question:
+    """What the tiers are asked. timeout: seconds per completion."""
 
-    timeout: seconds per completion. A tier that is not ready yet (503, or no answer) is asked again within it.
-    """
+    models: Sequence[str]
+    prompt: str
+    max_tokens: int
+    token: str = field(default="", repr=False)
+    timeout: float = 60.0
+
+
+def ask_tiers(engine: Engine, setting: RouterSetting, question: Question) -> Dict[str, Answer]:
+    """One real chat completion per model through the router; an ``AnvilError`` names every one that failed."""
     router = Router(engine, setting, Order(files={}))
     view = router.look()
     endpoint = router.endpoint()
@@ -756,24 +770,21 @@ def ask_tiers(
         raise fail("the router cannot be asked", where="container " + setting.container, why=why, log=log)
 
     def ask(model: str) -> Answer:
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": max_tokens,
-            "stream": False,
-        }
-        deadline = time.monotonic() + timeout
+        messages = [{"role": "user", "content": question.prompt}]
+        body = {"model": model, "messages": messages, "max_tokens": question.max_tokens, "stream": False}
+        patience = time.monotonic() + min(question.timeout, NOT_READY)
         while True:
             began = time.monotonic()
-            reply = request_http(endpoint, "POST", "/v1/chat/completions", max(1.0, deadline - began), body, token)
+            path = "/v1/chat/completions"
+            reply = request_http(endpoint, "POST", path, question.timeout, body=body, token=question.token)
             seconds = round(time.monotonic() - began, 3)
-            if reply.status not in (0, 503) or time.monotonic() + 0.5 > deadline:
+            if reply.status not in (0, 503) or time.monotonic() + 0.5 > patience:
                 return read_answer(reply, seconds)
             time.sleep(0.5)
 
-    with ThreadPoolExecutor(max_workers=max(1, min(8, len(models)))) as pool:
-        answers = dict(zip(models, pool.map(ask, models)))
-    failed = [model for model in models if not answers[model].ok]
+    with ThreadPoolExecutor(max_workers=max(1, min(8, len(question.models)))) as pool:
+        answers = dict(zip(question.models, pool.map(ask, question.models)))
+    failed = [model for model in question.models if not answers[model].ok]
     if failed:
         said = tuple(engine.read_log(setting.container, lines=15))
         raise AnvilError(
@@ -782,7 +793,7 @@ def ask_tiers(
                     "no answer through the router",
                     where="model {0} at http://{1}:{2}".format(model, *endpoint),
                     why="status {0}: {1}".format(answers[model].status, answers[model].text[:300]),
-                    hint=_advise(answers[model].status, token),
+                    hint=_advise(answers[model].status, question.token),
                     log=said if model == failed[-1] else (),
                 )
                 for model in failed

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, Mapping
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback
-
 from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
 

@@ -80,9 +80,7 @@ def read_project(raw: Mapping[str, Any], secrets: Mapping[str, str], only: Seque
         for env, name in (service.anvil.get("secrets") or {}).items():
             where = "serve {0}, variable {1}".format(service.name, env)
             if not secrets.get(name):
-                problems.append(
-                    Problem(what="secret {0} has no value".format(name), where=where, hint="set it in anvil_secrets")
-                )
+                problems.append(Problem(what="secret {0} has no value".format(name), where=where, hint="set it in anvil_secrets"))
             elif any(sign in secrets[name] for sign in "\n\r'\0"):
                 problems.append(
                     Problem(
@@ -120,8 +118,7 @@ class Reader:
         labelled = [
             entry["Id"]
             for entry in self.listed
-            if entry["Labels"].get(COMPOSE_PROJECT) == self.project.name
-            and entry["Labels"].get(COMPOSE_SERVICE) == service.name
+            if entry["Labels"].get(COMPOSE_PROJECT) == self.project.name and entry["Labels"].get(COMPOSE_SERVICE) == service.name
         ]
         named = [entry["Id"] for entry in self.listed if "/" + service.container in (entry["Names"] or [])]
         for found in labelled + named:
@@ -174,12 +171,7 @@ class Reader:
 
 def _busy_ports(services: Sequence[Service], reader: Reader) -> Dict[Tuple[str, int], str]:
     """Ports of these services that some process outside Docker holds on this host right now."""
-    held = {
-        int(port["PublicPort"])
-        for entry in reader.listed
-        for port in entry.get("Ports") or []
-        if port.get("PublicPort")
-    }
+    held = {int(port["PublicPort"]) for entry in reader.listed for port in entry.get("Ports") or [] if port.get("PublicPort")}
     busy = {}
     for service in services:
         for bind, port, _target in service.ports:
@@ -343,9 +335,7 @@ def _result(
         serves[name] = {
             "action": outcome.decision.action,
             "reasons": list(outcome.decision.reasons),
-            "changes": {
-                change.reason: {"before": change.before, "after": change.after} for change in outcome.decision.changes
-            },
+            "changes": {change.reason: {"before": change.before, "after": change.after} for change in outcome.decision.changes},
             "state": outcome.state or ("absent" if seen is None else seen.state),
             "health": "" if seen is None else seen.health,
             "ready": outcome.ready,
@@ -415,9 +405,7 @@ def _converge(engine: Engine, project: Project, check: bool) -> Dict[str, Any]:
     return _result(outcomes, project, changed, diff, extra)
 
 
-def _act(
-    engine: Engine, compose: Compose, acting: Sequence[Service], outcomes: Mapping[str, Outcome]
-) -> Dict[str, Problem]:
+def _act(engine: Engine, compose: Compose, acting: Sequence[Service], outcomes: Mapping[str, Outcome]) -> Dict[str, Problem]:
     """Carry out the decisions, one compose command for each kind of action."""
 
     def having(*actions: str) -> List[Service]:

@@ -288,12 +288,8 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
             env_files=tuple([env_files] if isinstance(env_files, str) else env_files),
             gpu_uuids=_device_ids(raw),
             ports=tuple(sorted(_port(port) for port in raw.get("ports") or [])),
-            mounts=tuple(
-                sorted((_mount(item, volumes) for item in raw.get("volumes") or []), key=lambda mount: mount.target)
-            ),
-            networks=tuple(
-                sorted(str((networks.get(net) or {}).get("name", net)) for net in raw.get("networks") or [])
-            ),
+            mounts=tuple(sorted((_mount(item, volumes) for item in raw.get("volumes") or []), key=lambda mount: mount.target)),
+            networks=tuple(sorted(str((networks.get(net) or {}).get("name", net)) for net in raw.get("networks") or [])),
             ipc=str(raw.get("ipc", "")),
             shm_bytes=parse_bytes(raw.get("shm_size", DEFAULT_SHM_BYTES)),
             restart=str(raw.get("restart", "no")),

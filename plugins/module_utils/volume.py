@@ -46,8 +46,8 @@ UNSTARTED_GRACE = 10.0
 # How long the holder of the lock waits for its operator's next word before it gives the lock up (seconds).
 IDLE_LIMIT = 600.0
 
-# The one program that writes. It takes requests as "<length>\n<json>" and answers one line of JSON each; a request that is
-# cut short does nothing. Paths are relative to the volume and never leave it; nothing is handed to a shell.
+# The one program that writes. It takes requests as "<length>\n<json>" and answers one line of JSON each; a request that
+# is cut short does nothing. Paths are relative to the volume and never leave it; nothing is handed to a shell.
 PROGRAM = r"""
 import base64, hashlib, json, os, select, shutil, stat, sys, time
 
@@ -356,6 +356,11 @@ class Snapshot:
             return False
         return self.live is None or hash_revision(self.files_of(self.live)) == self.live
 
+    def newest_change(self) -> float:
+        """When the pointer or a stock path last changed by its own age (whole seconds, so the end of that second)."""
+        link = self.inner.get(self.place.live_link)
+        return max(self.newest_plain(), link.mtime if link else 0.0) + 1.0
+
     def newest_plain(self) -> float:
         """When the youngest plain file at a stock path was written (seconds since the epoch), 0 if there is none."""
         return max([entry.mtime for name, entry in self.stock.items() if not self.is_linked(name)] or [0.0])
@@ -495,6 +500,61 @@ def _announce(content: bytes) -> Dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Holder:
+    """The container that has the lock's name."""
+
+    container_id: str
+    status: str
+    owner: str
+
+
+def _find_holder(engine: Engine, place: Place) -> Optional[Holder]:
+    """Who holds the lock; a container of that name that is no lock of ours is an ``AnvilError``."""
+    name = lock_name(place.volume)
+    found = engine.inspect_container(name)
+    if found is None:
+        return None
+    labels = found["Config"].get("Labels") or {}
+    if labels.get(LABEL_LOCK) != place.volume:
+        raise fail(
+            "the lock's name is taken by a container that is not ours",
+            where=name,
+            why="it is of image {0} and has no label {1}".format(found["Config"].get("Image"), LABEL_LOCK),
+            hint="rename it or remove it: docker rm -f " + name,
+        )
+    return Holder(str(found["Id"]), str(found["State"]["Status"]), str(labels.get(LABEL_OWNER, "unknown")))
+
+
+def _take_lock(engine: Engine, image: str, place: Place) -> Optional[SideProcess]:
+    """Start the container that is the lock; ``None`` if its name is taken."""
+    try:
+        return engine.open_process(
+            image,
+            ["-I", "-S", "-c", PROGRAM, place.mount, str(IDLE_LIMIT), SCRATCH],
+            name=lock_name(place.volume),
+            entrypoint=["python3"],
+            user="0:0",
+            working_dir="/",
+            environment={},
+            labels={LABEL_LOCK: place.volume, LABEL_OWNER: describe_owner()},
+            healthcheck={"test": ["NONE"]},
+            host_config={
+                "binds": ["{0}:{1}:rw".format(place.volume, place.mount)],
+                "network_mode": "none",
+                "cap_drop": ["ALL"],
+                "cap_add": ["DAC_OVERRIDE"],  # the folder may belong to the router's user
+                "security_opt": ["no-new-privileges"],
+                "read_only": True,
+                "pids_limit": 16,
+            },
+        )
+    except AnvilError as exc:
+        if "conflict" not in exc.as_text().lower():
+            raise
+        return None
+
+
 def open_writer(engine: Engine, image: str, place: Place, wait: float) -> Writer:
     """Take the lock on the volume, waiting at most ``wait`` seconds for whoever holds it, and create an absent volume.
 
@@ -503,36 +563,13 @@ def open_writer(engine: Engine, image: str, place: Place, wait: float) -> Writer
     """
     if engine.inspect_volume(place.volume) is None:
         engine.create_volume(place.volume, {"anvil.serving.volume": "router-config"})
-    name = lock_name(place.volume)
     deadline = time.monotonic() + wait
-    unstarted: Tuple[str, float] = ("", 0.0)
     notes: List[str] = []
+    last: Optional[Holder] = None
+    unchanged_since = 0.0
     while True:
-        try:
-            process = engine.open_process(
-                image,
-                ["-I", "-S", "-c", PROGRAM, place.mount, str(IDLE_LIMIT), SCRATCH],
-                name=name,
-                entrypoint=["python3"],
-                user="0:0",
-                working_dir="/",
-                environment={},
-                labels={LABEL_LOCK: place.volume, LABEL_OWNER: describe_owner()},
-                healthcheck={"test": ["NONE"]},
-                host_config={
-                    "binds": ["{0}:{1}:rw".format(place.volume, place.mount)],
-                    "network_mode": "none",
-                    "cap_drop": ["ALL"],
-                    "cap_add": ["DAC_OVERRIDE"],  # the folder may belong to the router's user
-                    "security_opt": ["no-new-privileges"],
-                    "read_only": True,
-                    "pids_limit": 16,
-                },
-            )
-        except AnvilError as exc:
-            if "conflict" not in exc.as_text().lower():
-                raise
-        else:
+        process = _take_lock(engine, image, place)
+        if process is not None:
             writer = Writer(engine, process, place, notes)
             try:
                 writer.now()
@@ -540,34 +577,23 @@ def open_writer(engine: Engine, image: str, place: Place, wait: float) -> Writer
                 process.close()
                 raise
             return writer
-        holder = engine.inspect_container(name)
+        holder = _find_holder(engine, place)
         if holder is None:
             continue
-        identity, status = str(holder["Id"]), str(holder["State"]["Status"])
-        labels = holder["Config"].get("Labels") or {}
-        owner = str(labels.get(LABEL_OWNER, "unknown"))
-        if labels.get(LABEL_LOCK) != place.volume:
-            raise fail(
-                "the lock's name is taken by a container that is not ours",
-                where=name,
-                why="it runs image {0} and has no label {1}".format(holder["Config"].get("Image"), LABEL_LOCK),
-                hint="rename it or remove it: docker rm -f " + name,
-            )
-        if status == "created":
-            if unstarted[0] != identity:
-                unstarted = (identity, time.monotonic())
-            abandoned = time.monotonic() - unstarted[1] > UNSTARTED_GRACE
-        else:
-            abandoned = status in ("exited", "dead")
-        if abandoned:
-            notes.append("took over the lock that {0} left behind ({1})".format(owner, status))
-            engine.remove_container(identity)
+        if holder != last:
+            last, unchanged_since = holder, time.monotonic()
+        never_started = holder.status == "created" and time.monotonic() - unchanged_since > UNSTARTED_GRACE
+        if never_started or holder.status in ("exited", "dead"):
+            notes.append("took over the lock that {0} left behind ({1})".format(holder.owner, holder.status))
+            engine.remove_container(holder.container_id)
         elif time.monotonic() > deadline:
             raise fail(
                 "another promotion is under way",
                 where="volume " + place.volume,
-                why="{0} holds the lock (container {1}, {2})".format(owner, name, status),
-                hint="wait for it, or end it with: docker rm -f " + name,
+                why="{0} holds the lock (container {1}, {2})".format(
+                    holder.owner, lock_name(place.volume), holder.status
+                ),
+                hint="wait for it, or end it with: docker rm -f " + lock_name(place.volume),
             )
         else:
             time.sleep(0.1)

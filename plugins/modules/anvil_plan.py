@@ -18,7 +18,7 @@ author:
   - the anvil.serving authors (@fakoli)
 attributes:
   check_mode:
-    description: Changes nothing in any mode.
+    description: With O(output), tells whether files would change; otherwise there is nothing to change.
     support: full
   diff_mode:
     description: There is nothing to show.
@@ -39,19 +39,17 @@ options:
     description: Variables that take the place of the host's variables of the same names.
     type: dict
     default: {}
+  output:
+    description: A folder of the controller to write the rendered files to, each host into a folder of its own.
+    type: path
 notes:
   - The module only holds the documentation; the action plugin of the same name does the work.
 """
 
 EXAMPLES = r"""
-- name: Check every inventory before a host is contacted
-  hosts: all
-  gather_facts: false
-  any_errors_fatal: true
-  tasks:
-    - name: Plan and render
-      anvil.serving.anvil_plan:
-      register: anvil
+- name: Plan and render, in a play of its own with any_errors_fatal, so that no host is contacted before all are checked
+  anvil.serving.anvil_plan:
+  register: anvil
 
 - name: Plan without the secrets
   anvil.serving.anvil_plan:
@@ -82,6 +80,11 @@ router_files:
   description: The text of the router's C(config) and C(profile), for M(anvil.serving.anvil_router_promote).
   returned: success
   type: dict
+files:
+  description: The files that O(output) holds for this host.
+  returned: when O(output) is given
+  type: list
+  elements: str
 problems:
   description: Every mistake in the inventory.
   returned: failure
@@ -115,6 +118,7 @@ def main() -> None:
         argument_spec={
             "secrets": {"type": "str", "choices": ["required", "optional"], "default": "required", "no_log": False},
             "inventory": {"type": "dict", "default": {}},
+            "output": {"type": "path"},
         },
         supports_check_mode=True,
     )

@@ -12,8 +12,10 @@ version_added: 1.0.0
 author:
   - The anvil.serving authors (@fakoli)
 description:
-  - Tells whether the router runs and answers, where, on which revision of its files, and which other revisions are held.
-  - With O(ask) it also sends one real chat completion per model through the router, and fails unless every one is answered.
+  - Tells whether the router runs and answers, where, on which revision of its files, and which other revisions are
+    held.
+  - With O(ask) it also sends one real chat completion per model through the router, and fails unless every one is
+    answered.
   - An absent router is not a failure, unless it is asked something.
 options:
   container:
@@ -58,7 +60,7 @@ options:
     default: 32
   ask_timeout:
     description:
-      - Seconds for each completion; a tier that is not ready yet is asked again within it.
+      - Seconds for each completion. A tier that is not ready yet is asked again for 10 seconds at most.
     type: float
     default: 60
   docker_host:
@@ -102,15 +104,15 @@ router:
     container_id: {description: The container's id., type: str, returned: always}
     image_id: {description: The id of the image that it runs., type: str, returned: always}
     started_at: {description: When it was started., type: str, returned: always}
-    restarts: {description: How often its restart policy had to start it., type: int, returned: always}
+    restarts: {description: How often its policy restarted it., type: int, returned: always}
     healthy: {description: Whether C(/healthz) answers 200., type: bool, returned: always}
     endpoint: {description: Where this host reaches it., type: str, returned: always}
-    unauthorized_status: {description: The status that a request without token gets; 401 is wanted., type: int, returned: always}
+    unauthorized_status: {description: What a request without token gets; 401 is wanted., type: int, returned: always}
     token_set: {description: Whether it wants a token; null if it does not answer., type: bool, returned: always}
     revision: {description: The live revision; null is no file., type: str, returned: always}
     loaded: {description: Whether the running process has read it; null if nothing runs., type: bool, returned: always}
-    in_flight: {description: The step at which a promotion is under way or was interrupted., type: str, returned: always}
-    generation: {description: "V(profile) or V(gateway), as found when the revision was validated.", type: str, returned: always}
+    in_flight: {description: The step of a promotion under way or interrupted., type: str, returned: always}
+    generation: {description: V(profile) or V(gateway) as its image was validated., type: str, returned: always}
     version: {description: The anvil-serving version that validated it., type: str, returned: always}
     history: {description: Every revision held., type: list, elements: dict, returned: always}
   sample: {"exists": true, "state": "running", "healthy": true, "endpoint": "http://127.0.0.1:8000", "token_set": true}
@@ -131,7 +133,7 @@ from dataclasses import asdict
 from ansible.module_utils.basic import AnsibleModule, env_fallback
 from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
-from ansible_collections.anvil.serving.plugins.module_utils.router import ask_tiers, read_router, setting_from
+from ansible_collections.anvil.serving.plugins.module_utils.router import Question, ask_tiers, read_router, setting_from
 
 
 def main():
@@ -156,15 +158,10 @@ def main():
         router = read_router(engine, setting)
         answers = {}
         if given["ask"] and not module.check_mode:
-            answers = ask_tiers(
-                engine,
-                setting,
-                given["ask"],
-                given["token"] or "",
-                given["prompt"],
-                given["max_tokens"],
-                given["ask_timeout"],
+            question = Question(
+                given["ask"], given["prompt"], given["max_tokens"], given["token"] or "", given["ask_timeout"]
             )
+            answers = ask_tiers(engine, setting, question)
     except AnvilError as exc:
         module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
     module.exit_json(changed=False, router=router, answers={model: asdict(answer) for model, answer in answers.items()})

@@ -12,12 +12,13 @@ version_added: 1.0.0
 author:
   - The anvil.serving authors (@fakoli)
 description:
-  - Validates a router's configuration (and quality profile) with the loader of the image that the router runs, writes it into
-    the router's config volume as an immutable revision, switches to it with one C(rename(2)), restarts the router and proves
-    that it stays up.
-  - Anything that fails after the switch is undone and that is verified too; the module then fails with the reason, the end of
-    the router's log and what is live. A first promotion is undone to no file at all.
-  - A run that was killed is finished or undone by the next one. Promotions of one volume never overlap, whoever runs them.
+  - Validates a router's configuration (and quality profile) with the loader of the image that the router runs, writes
+    it into the router's config volume as an immutable revision, switches to it with one C(rename(2)), restarts the
+    router and proves that it stays up.
+  - Anything that fails after the switch is undone and that is verified too; the module then fails with the reason, the
+    end of the router's log and what is live. A first promotion is undone to no file at all.
+  - A run that was killed is finished or undone by the next one. Promotions of one volume never overlap, whoever runs
+    them.
   - A volume laid out by C(anvil-serving router promote) (plain files) is taken over at the first promotion.
 options:
   state:
@@ -34,8 +35,8 @@ options:
     default: anvil-router
   image:
     description:
-      - The router's image, used to validate where no container exists, or where O(reload=false) says that the container is
-        about to be replaced. Otherwise the image that the container runs is used. Never pulled.
+      - The router's image, used to validate where no container exists, or where O(reload=false) says that the
+        container is about to be replaced. Otherwise the image that the container runs is used. Never pulled.
     type: str
     default: ''
   volume:
@@ -50,7 +51,8 @@ options:
     default: /etc/anvil
   config:
     description:
-      - The text of C(config.toml). Left out, the live one is kept. It names secrets' environment variables, never secrets.
+      - The text of C(config.toml). Left out, the live one is kept. It names secrets' environment variables, never
+        secrets.
     type: str
   profile:
     description:
@@ -68,8 +70,8 @@ options:
     default: 10
   reload:
     description:
-      - Whether to restart and verify a running router. With V(false) the files are live for its next start, and the next run
-        knows that they were not loaded.
+      - Whether to restart and verify a running router. With V(false) the files are live for its next start, and the
+        next run knows that they were not loaded.
     type: bool
     default: true
   validate_only:

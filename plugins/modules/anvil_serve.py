@@ -128,7 +128,6 @@ commands:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.anvil.serving.plugins.module_utils import serves
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJECT_OPTIONS, run_module

@@ -43,8 +43,8 @@ EXAMPLES = r"""
 RETURN = r"""
 serves:
   description:
-    - As RV(anvil.serving.anvil_serve#module:serves); C(action) and C(reasons) are what O(anvil.serving.anvil_serve#module:state=up)
-      would do and why.
+    - As RV(anvil.serving.anvil_serve#module:serves); C(action) and C(reasons) are what
+      O(anvil.serving.anvil_serve#module:state=up) would do and why.
   returned: always
   type: dict
 squatters:
@@ -58,7 +58,6 @@ orphans:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.anvil.serving.plugins.module_utils import serves
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJECT_OPTIONS, run_module

@@ -16,7 +16,6 @@ from typing import Any
 
 import jinja2
 import yaml
-
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     LABEL_PREFIX,
@@ -33,7 +32,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import (
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
 ROUTER_MOUNT = "/etc/anvil"
-ROUTER_TOKEN_ENV = "ANVIL_ROUTER_TOKEN"  # noqa: S105 (the name of a variable, not a token)
+ROUTER_TOKEN_ENV = "ANVIL_ROUTER_TOKEN"
 SERVES_PROJECT = "anvil-serves"
 ROUTER_PROJECT = "anvil-router"
 PROFILE_SCHEMA = "anvil-serving.router.profile_bootstrap/v2"

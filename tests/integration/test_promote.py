@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -19,10 +20,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import docker
 import pytest
+from ansible_collections.anvil.serving.plugins.module_utils import volume
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion import parse_journal
 from ansible_collections.anvil.serving.plugins.module_utils.volume import (
@@ -96,7 +99,7 @@ class Site:
 
     def info(self, **given: Any) -> dict[str, Any]:
         base = {key: self.parameters[key] for key in ("container", "volume", "image")}
-        return run_module("anvil_router_info", **base, **given)
+        return run_module("anvil_router_info", **{**base, **given})
 
     def start_router(self, environment: dict[str, str] | None = None) -> str:
         made = self.api.create_container(
@@ -246,7 +249,8 @@ def test_first_promotion_without_a_container_is_live_for_its_first_start(site: S
 
 
 def test_an_unchanged_promotion_creates_no_container(running: Site) -> None:
-    since = int(time.time())
+    since = int(time.time()) + 1  # the engine counts whole seconds here
+    wait_until(lambda: time.time() >= since)
     assert not running.promote(config=profile_config(), profile=profile_text())["changed"]
     seen = list(running.engine.events(since, int(time.time()) + 1, {"type": "container", "event": ["create"]}))
     assert [event for event in seen if running.volume in json.dumps(event)] == []
@@ -279,7 +283,7 @@ def test_reload_false_is_remembered_and_loaded_by_the_next_run(running: Site) ->
 
 def test_gateway_router_is_promoted_without_a_profile(make_site: Callable[..., Site]) -> None:
     site = make_site(NEW_IMAGE)
-    token = 'llm_token = "x"'.split()[0].upper()
+    token = ["llm_token", "=", '"x"'][0].upper()
     server = f'[server]\nauth_env = "{token}"\n'
     assert site.promote(config=gateway_config(server=server))["changed"]
     site.start_router({token: "open sesame"})
@@ -363,8 +367,10 @@ def test_validate_only_writes_nothing(running_shared: Site) -> None:
 
 def test_an_image_that_is_not_there_is_an_error_but_not_in_check_mode(site: Site) -> None:
     assert site.promote(config=profile_config(), image="nowhere/router:1")["failed"]
-    predicted = site.promote(check=True, config=profile_config(), image="nowhere/router:1")
-    assert predicted["changed"] and "nothing was validated" in json.dumps(predicted["warnings"])
+    assert site.promote(config=profile_config(), image="")["failed"]
+    for image in ("nowhere/router:1", ""):
+        predicted = site.promote(check=True, config=profile_config(), image=image)
+        assert predicted["changed"] and "nothing was validated" in json.dumps(predicted["warnings"])
 
 
 # --------------------------------------------------------------------------------------------------------- rolled back
@@ -420,7 +426,7 @@ def test_rolled_back_goes_to_the_previous_revision_and_by_prefix(running: Site) 
 
 
 def test_history_is_pruned_but_never_the_live_one(site: Site) -> None:
-    for score in (0.1, 0.2, 0.3, 0.4):
+    for score in (0.1, 0.2, 0.3):
         done = site.promote(config=profile_config(), profile=profile_text(score), keep=2)
     assert len(done["history"]) == 2
     assert [row["live"] for row in done["history"]] == [True, False]
@@ -439,7 +445,10 @@ def test_plain_files_are_taken_over_without_a_moment_of_invalid_state(site: Site
     known = {plain["config.toml"], plain["profile.json"], profile_text(0.5)}
     bad: list[str] = []
     stop = threading.Event()
-    watcher = "import pathlib,time\nwhile 1:\n for n in ('config.toml','profile.json'):\n  try: print(repr(pathlib.Path('/etc/anvil',n).read_text()))\n  except OSError as e: print(repr(str(e)))\n"
+    watcher = (
+        "import pathlib\nwhile 1:\n for n in ('config.toml','profile.json'):\n"
+        "  try: print(repr(pathlib.Path('/etc/anvil',n).read_text()))\n  except OSError as e: print(repr(str(e)))\n"
+    )
     watched = Engine(site.engine.docker_host).open_process(
         site.image,
         ["-uc", watcher],
@@ -449,7 +458,7 @@ def test_plain_files_are_taken_over_without_a_moment_of_invalid_state(site: Site
 
     def watch() -> None:
         while not stop.is_set():
-            seen = eval(watched.read_line(10))
+            seen = ast.literal_eval(watched.read_line(10).decode())
             if seen not in known:
                 bad.append(seen)
 
@@ -506,8 +515,9 @@ def assert_whole(site: Site, *allowed: dict[str, str]) -> None:
     assert snapshot.live is None or hash_revision(snapshot.files_of(snapshot.live)) == snapshot.live
 
 
-@pytest.mark.parametrize("then", ["same", "other"])
-@pytest.mark.parametrize("nth", range(1, 6))
+@pytest.mark.parametrize(
+    ("nth", "then"), [(1, "same"), (2, "same"), (3, "same"), (4, "same"), (5, "same"), (4, "other"), (5, "other")]
+)
 def test_killed_before_any_write_the_next_run_finishes(running: Site, nth: int, then: str) -> None:
     old = running.live_files()
     new = {"config.toml": profile_config(), "profile.json": profile_text(0.5)}
@@ -532,9 +542,7 @@ def journal_state(site: Site) -> str:
 
 
 @pytest.mark.parametrize(("state", "pause"), [("switching", 0.0), ("switching", 1.0), ("going back", 0.0)])
-def test_killed_in_reload_or_verify_of_a_bad_candidate_the_next_run_undoes_it(
-    site: Site, state: str, pause: float
-) -> None:
+def test_killed_in_reload_or_verify_of_a_bad_candidate_the_next_run_undoes_it(site: Site, state: str, pause: float) -> None:
     good = profile_config(profile_path=None)
     assert site.promote(config=good)["changed"]
     site.start_router()
@@ -586,7 +594,8 @@ def test_the_lock_ends_with_its_owner(site: Site) -> None:
     wait_until(lambda: site.engine.inspect_container(lock_name(site.volume)) is None, seconds=5)
 
 
-def test_a_lock_that_was_never_started_is_taken_over_and_told(site: Site) -> None:
+def test_a_lock_that_was_never_started_is_taken_over_and_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volume, "UNSTARTED_GRACE", 1.0)
     site.engine.create_container(
         site.image,
         [],
@@ -606,7 +615,7 @@ def test_a_stranger_with_the_locks_name_is_named_and_left_alone(site: Site) -> N
 
 
 def test_a_held_lock_is_waited_for_and_then_named(running: Site) -> None:
-    holder = running.spawn(profile=profile_text(0.5), settle=6)
+    holder = running.spawn(profile=profile_text(0.5), settle=3)
     wait_until(lambda: journal_state(running) == "switching", every=0.01)
     refused = running.promote(profile=profile_text(0.6), lock_timeout=0.5)
     assert refused["failed"] and f"pid {holder.pid}" in refused["msg"], refused
@@ -660,6 +669,7 @@ def test_an_engine_that_does_not_answer_is_an_error_and_no_traceback(site: Site)
 
 
 def test_info_of_an_absent_router_is_no_failure_and_asking_it_is(site: Site) -> None:
+    assert not site.info(image="")["failed"]
     told = site.info()
     assert not told["failed"] and not told["router"]["exists"] and told["router"]["state"] == "absent"
     asked = site.info(ask=["planning"])
@@ -670,3 +680,89 @@ def test_asking_a_router_without_a_backend_names_every_tier_and_no_token(running
     asked = running.info(ask=["planning", "chat"], token="s3cret-token", ask_timeout=2)
     assert asked["failed"] and len(asked["problems"]) == 2
     assert "s3cret-token" not in json.dumps({**asked, "invocation": None})
+
+
+def test_going_back_to_a_revision_does_not_rewrite_it(running: Site) -> None:
+    first = running.info()["router"]["revision"]
+    path = f".anvil/revisions/{first}/profile.json"
+    written = running.snapshot().inner[path]
+    assert running.promote(profile=profile_text(0.5))["changed"]
+    time.sleep(1.0)  # ages are told in whole seconds
+    assert running.promote(state="rolled_back")["revision"]["new"] == first
+    assert running.snapshot().inner[path] == written
+
+
+def test_a_pointer_moved_by_hand_is_noticed_and_loaded(running: Site) -> None:
+    first = running.info()["router"]["revision"]
+    assert running.promote(profile=profile_text(0.5))["changed"]
+    time.sleep(1.1)  # ages are told in whole seconds
+    script = (
+        "import os,sys\nos.symlink('../revisions/'+sys.argv[1],'/v/.anvil/by-hand')\n"
+        "os.rename('/v/.anvil/by-hand','/v/.anvil/live/'+sys.argv[2])"
+    )
+    running.engine.run_side_container(
+        running.image,
+        ["-c", script, first, running.name],
+        entrypoint=["python3"],
+        user="0",
+        host_config={"binds": [f"{running.volume}:/v"], "network_mode": "none"},
+    )
+    assert running.info()["router"]["loaded"] is False
+    done = running.promote(profile=profile_text())
+    assert done["changed"] and done["reloaded"], done
+    assert running.info()["router"]["loaded"] is True
+    assert not running.promote(profile=profile_text())["changed"]
+
+
+def test_an_image_that_is_about_to_replace_the_running_one_validates(running: Site) -> None:
+    given = {"image": NEW_IMAGE, "reload": False}
+    refused = running.promote(config=profile_config(), **given)
+    assert refused["failed"] and "loader refuses it" in refused["msg"]
+    done = running.promote(config=gateway_config(), **given)
+    assert done["changed"] and not done["reloaded"], done
+    assert running.live_files() == {"config.toml": gateway_config()}
+    assert not running.promote(config=gateway_config(), **given)["changed"]
+
+
+class Backend(BaseHTTPRequestHandler):
+    """An OpenAI-style model server that repeats what it was told."""
+
+    def do_POST(self) -> None:
+        said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = f"{said['model']} heard {said['messages'][-1]['content']}"
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        body = {"id": "1", "object": "chat.completion", "model": said["model"], "choices": [choice], "usage": usage}
+        content = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+def test_asking_goes_through_the_router_with_its_token(site: Site) -> None:
+    gateway = site.api.inspect_network("bridge")["IPAM"]["Config"][0]["Gateway"]
+    server = ThreadingHTTPServer((gateway, 0), Backend)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        auth = '[server]\nauth_env = "ROUTER_TOKEN"\n'
+        config = auth + profile_config().replace("127.0.0.1:9/", f"{gateway}:{server.server_port}/")
+        assert site.promote(config=config, profile=profile_text())["changed"]
+        site.start_router({"ROUTER_TOKEN": "open sesame"})
+        site.wait_healthy()
+        told = site.info(ask=["planning"], token="open sesame", prompt="marco")
+        assert not told["failed"], told
+        assert told["answers"]["planning"]["text"] == "fake heard marco"
+        assert told["router"]["token_set"] and told["router"]["unauthorized_status"] == 401
+        assert "open sesame" not in json.dumps(told)
+        for token in ("wrong", None, "bad\ntoken"):
+            refused = site.info(ask=["planning"], token=token)
+            assert refused["failed"] and "token" in refused["problems"][0]["hint"] + refused["problems"][0]["why"]
+    finally:
+        server.shutdown()
+        server.server_close()

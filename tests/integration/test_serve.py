@@ -42,9 +42,7 @@ class Field:
 
     def run(self, state: str = "up", check: bool = False, **params: Any) -> dict[str, Any]:
         secrets = {"key": SECRET}
-        return run_module(
-            "anvil_serve", check=check, diff=True, project=self.project(), secrets=secrets, state=state, **params
-        )
+        return run_module("anvil_serve", check=check, diff=True, project=self.project(), secrets=secrets, state=state, **params)
 
     def info(self) -> dict[str, Any]:
         return run_module("anvil_serve_info", project=self.project(), secrets={"key": SECRET})

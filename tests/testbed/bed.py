@@ -63,8 +63,7 @@ class BedError(Exception):
 def format_gpus(gpus: Iterable[Gpu]) -> str:
     """The table that the simulated nvidia-smi and hook read."""
     return "".join(
-        f"{i}, {g.uuid}, {g.name}, {g.memory}, {g.memory_used}, {g.driver}, "
-        f"00000000:{i + 1:02d}:00.0, {g.compute_cap}\n"
+        f"{i}, {g.uuid}, {g.name}, {g.memory}, {g.memory_used}, {g.driver}, 00000000:{i + 1:02d}:00.0, {g.compute_cap}\n"
         for i, g in enumerate(gpus)
     )
 
@@ -135,9 +134,7 @@ class Bed:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside the bed, output captured."""
         full = {**os.environ, **self.environment, **(env or {})}
-        done = subprocess.run(
-            self.argv_inside(argv), capture_output=True, text=True, check=False, env=full, timeout=timeout
-        )
+        done = subprocess.run(self.argv_inside(argv), capture_output=True, text=True, check=False, env=full, timeout=timeout)
         if check and done.returncode:
             raise BedError(f"{shlex.join(argv)}: {(done.stderr or done.stdout).strip()}")
         return done
@@ -228,10 +225,7 @@ class Bed:
         if os.geteuid():
             raise BedError("the test-bed starts an engine and a network namespace of its own: run it as root")
         plugins = "docker compose version && docker buildx version"
-        if (
-            not shutil.which("dockerd")
-            or subprocess.run(["sh", "-c", plugins], capture_output=True, check=False).returncode
-        ):
+        if not shutil.which("dockerd") or subprocess.run(["sh", "-c", plugins], capture_output=True, check=False).returncode:
             subprocess.run([BOOTSTRAP / "docker.sh"], check=True)
         if not shutil.which("ip"):
             ensure = f". {shlex.quote(str(BOOTSTRAP / 'lib.sh'))}; ensure ip iproute2"
@@ -302,9 +296,7 @@ class Bed:
 
     def _image_recipe(self, name: str) -> str:
         with contextlib.suppress(BedError):
-            return self.docker(
-                "image", "inspect", "--format", '{{index .Config.Labels "anvil.recipe"}}', f"anvil.local/{name}"
-            )
+            return self.docker("image", "inspect", "--format", '{{index .Config.Labels "anvil.recipe"}}', f"anvil.local/{name}")
         return ""
 
     # -- simulated Docker hosts ----------------------------------------------------------------------------------
@@ -367,9 +359,7 @@ class Host:
 
     def ip(self) -> str:
         """The host's address in the bed."""
-        return self.bed.docker(
-            "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", self.name
-        )
+        return self.bed.docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", self.name)
 
     def load_images(self, images: Sequence[str]) -> None:
         """Copy images from the bed's engine to the host's."""
@@ -387,6 +377,10 @@ def main() -> int:
     commands.add_parser("up").add_argument("images", nargs="*", metavar="IMAGE")
     commands.add_parser("down").add_argument("--purge", action="store_true")
     commands.add_parser("env")
+    host_up = commands.add_parser("host-up")
+    host_up.add_argument("name")
+    host_up.add_argument("images", nargs="*", metavar="IMAGE")
+    commands.add_parser("host-down").add_argument("name")
     commands.add_parser("images").add_argument("images", nargs="*", metavar="IMAGE")
     commands.add_parser("run").add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD")
     arguments = parser.parse_args()
@@ -399,6 +393,10 @@ def main() -> int:
                 bed.down(arguments.purge)
             case "env":
                 print("\n".join(f"export {k}={shlex.quote(v)}" for k, v in bed.environment.items()))
+            case "host-up":
+                bed.host_up(arguments.name, FAKOLI_DARK, arguments.images)
+            case "host-down":
+                bed.host_down(arguments.name)
             case "images":
                 bed.ensure_images(arguments.images or ALL_IMAGES)
             case "run":

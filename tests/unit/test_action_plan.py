@@ -90,9 +90,7 @@ anvil_secrets:
   number: 12345
 """
     held = facts(read, main=main, vaulted=encrypt("from_vaulted_file: whole-secret\n"))
-    assert {name: held[name] for name in ("inline", "direct", "whole")} == dict.fromkeys(
-        ("inline", "direct", "whole"), "vault"
-    )
+    assert {name: held[name] for name in ("inline", "direct", "whole")} == dict.fromkeys(("inline", "direct", "whole"), "vault")
     assert (held["file"], held["environment"]) == ("file", "file")
     assert {held[name] for name in ("literal", "reference", "constant")} == {"clear"}
     assert held["empty"] == "it is empty"
@@ -103,9 +101,7 @@ anvil_secrets:
 
 
 def test_a_mapping_of_secrets_may_come_from_elsewhere(read):
-    main = """anvil_secrets: "{{ elsewhere }}"\nelsewhere: {a: "{{ v }}", b: clear-text}\nv: """ + inline(
-        "sesame-street", 2
-    )
+    main = """anvil_secrets: "{{ elsewhere }}"\nelsewhere: {a: "{{ v }}", b: clear-text}\nv: """ + inline("sesame-street", 2)
     assert facts(read, main=main) == {"a": "vault", "b": "clear"}
 
 

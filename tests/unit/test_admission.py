@@ -9,9 +9,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
 from test_gpu import TWO
 
 CARDS = parse_cards(TWO)
-SERVE = Service(
-    name="heavy", container="c", image="i", gpu_uuids=(CARDS[0].uuid,), ports=(("127.0.0.1", 30002, "30002/tcp"),)
-)
+SERVE = Service(name="heavy", container="c", image="i", gpu_uuids=(CARDS[0].uuid,), ports=(("127.0.0.1", 30002, "30002/tcp"),))
 
 
 def test_a_free_host_admits() -> None:

@@ -47,9 +47,7 @@ def wanted(**fields: Any) -> Service:
 def compare(service: Service, container: dict[str, Any] | None = None, **kwargs: Any) -> list[drift.Change]:
     seen = drift.observe(container or RECORDED["container"])
     image = drift.observe_image(RECORDED["image"])
-    return drift.diff_service(
-        service, kwargs.get("secrets", SECRETS), seen, image, kwargs.get("wanted_image", image)
-    )
+    return drift.diff_service(service, kwargs.get("secrets", SECRETS), seen, image, kwargs.get("wanted_image", image))
 
 
 def reasons(changes: list[drift.Change]) -> list[str]:

@@ -69,7 +69,8 @@ def test_the_lock_is_exclusive_and_waits(tmp_path: Path) -> None:
 
 def test_the_lock_of_a_dead_holder_is_free(tmp_path: Path) -> None:
     path = str(tmp_path / ".lock")
-    holder = f"import fcntl,os,sys,time; f=os.open({path!r}, os.O_CREAT|os.O_RDWR); fcntl.flock(f, 2); print('held', flush=True); time.sleep(60)"
+    take = f"import fcntl, os, time; f = os.open({path!r}, os.O_CREAT | os.O_RDWR); fcntl.flock(f, 2)"
+    holder = take + "; print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
         with pytest.raises(AnvilError, match="somebody else"), files.hold_lock(str(tmp_path), 0.3):

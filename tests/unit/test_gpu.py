@@ -23,7 +23,9 @@ def test_what_the_driver_does_not_tell_stays_unknown(word: str) -> None:
     assert (card.name, card.compute_capability, card.vram_total_mib, card.vram_free_mib) == (None,) * 4
 
 
-@pytest.mark.parametrize("text", ["Unable to determine the device handle for GPU0: Unknown Error\n", "0, [N/A], a, b, c, d, e, f\n"])
+@pytest.mark.parametrize(
+    "text", ["Unable to determine the device handle for GPU0: Unknown Error\n", "0, [N/A], a, b, c, d, e, f\n"]
+)
 def test_a_row_that_is_no_card_is_an_error_with_its_text(text: str) -> None:
     with pytest.raises(AnvilError) as caught:
         parse_cards(text)

@@ -302,9 +302,7 @@ def test_a_mistake_in_the_profile_is_reported(name):
 
 
 def test_all_mistakes_come_at_once():
-    found = problems(
-        (HEAVY + "gpus", ["bigg"]), (FAST + "model", DROP), ("anvil_gpus.small.uuid", "x"), ("anvil_foo", 1)
-    )
+    found = problems((HEAVY + "gpus", ["bigg"]), (FAST + "model", DROP), ("anvil_gpus.small.uuid", "x"), ("anvil_foo", 1))
     assert {problem.where for problem in found} == {
         "anvil_serves.heavy.gpus[0]",
         "anvil_serves.fast.model",
@@ -320,9 +318,7 @@ def test_a_mistake_in_the_defaults_of_an_engine_is_reported_once_for_all_its_ser
 
 def test_a_secret_in_clear_is_a_mistake_even_if_nobody_uses_it_and_even_if_secrets_are_optional():
     found = problems(facts={"router_token": "file", "hf_token": "clear"}, secrets_required=False)
-    assert [(problem.where, problem.what) for problem in found] == [
-        ("anvil_secrets.hf_token", "the secret is written in clear")
-    ]
+    assert [(problem.where, problem.what) for problem in found] == [("anvil_secrets.hf_token", "the secret is written in clear")]
 
 
 def test_a_missing_secret_is_a_mistake_only_where_its_value_is_needed():
@@ -339,9 +335,7 @@ def test_values_of_secrets_are_cut_out_of_every_message():
 
 
 def test_what_could_not_be_read_brings_no_further_problems():
-    assert plan(
-        (HEAVY + "model", UNREAD), (HEAVY + "gpus", UNREAD), (HEAVY + "image", UNREAD), (HEAVY + "engine", UNREAD)
-    )
+    assert plan((HEAVY + "model", UNREAD), (HEAVY + "gpus", UNREAD), (HEAVY + "image", UNREAD), (HEAVY + "engine", UNREAD))
     for name in BASE:
         assert plan((name, UNREAD)).host == "h"
 

@@ -163,7 +163,13 @@ def test_pruning_keeps_the_live_revision_and_the_one_before(held: set[str], keep
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    good = {"tier_id": "heavy-local", "work_class": "planning", "decision": "allow", "quality_score": 0.9, "sample_n": 4}
+    good = {
+        "tier_id": "heavy-local",
+        "work_class": "planning",
+        "decision": "allow",
+        "quality_score": 0.9,
+        "sample_n": 4,
+    }
     return {**good, **changes}
 
 
@@ -276,10 +282,12 @@ def test_times_of_the_engine(text: str, seconds: float) -> None:
         (None, {}, "bridge", None, None),
     ],
 )
-def test_where_the_router_is_reached(
-    ports: Any, config: Any, mode: str, networks: Any, expected: tuple[str, int] | None
-) -> None:
-    found = {"NetworkSettings": {"Ports": ports, "Networks": networks}, "Config": config, "HostConfig": {"NetworkMode": mode}}
+def test_where_the_router_is_reached(ports: Any, config: Any, mode: str, networks: Any, expected: tuple[str, int] | None) -> None:
+    found = {
+        "NetworkSettings": {"Ports": ports, "Networks": networks},
+        "Config": config,
+        "HostConfig": {"NetworkMode": mode},
+    }
     assert find_endpoint(found) == expected
 
 

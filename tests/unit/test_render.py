@@ -83,7 +83,10 @@ def test_docker_compose_accepts_every_file(rendered: Path, project: str) -> None
     argv = ["docker", "compose", "-f", str(folder / "compose.yaml"), "config", "--format", "json"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    theirs, ours = json.loads(done.stdout)["services"], yaml.safe_load((folder / "compose.yaml").read_text())["services"]
+    theirs, ours = (
+        json.loads(done.stdout)["services"],
+        yaml.safe_load((folder / "compose.yaml").read_text())["services"],
+    )
     assert {n: s["command"] for n, s in theirs.items()} == {n: s["command"] for n, s in ours.items()}
 
 
@@ -107,7 +110,14 @@ def test_any_text_survives_the_way_through_yaml(words: list[str], value: str, en
 
 @pytest.mark.parametrize("name", ["no", "on", "123", "y", "null"])
 def test_names_that_yaml_would_read_as_something_else(name: str) -> None:
-    plan = HostPlan("h", "/r", "linux", name, {}, (serve(name=name, environment={"Y": "no"}, mounts=(Mount("volume", name, "/v"),)),))
+    plan = HostPlan(
+        "h",
+        "/r",
+        "linux",
+        name,
+        {},
+        (serve(name=name, environment={"Y": "no"}, mounts=(Mount("volume", name, "/v"),)),),
+    )
     project = render_serves(plan)
     service = project.services[name]
     assert (service.networks, service.mounts[0].source, service.environment) == ((name,), name, {"Y": "no"})

@@ -30,7 +30,7 @@ def test_sizes(text: Any, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "g", "lots", "1 parsec"])
 def test_a_size_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=".*"):
+    with pytest.raises(ValueError, match=r"could not convert|invalid literal"):
         parse_bytes(text)
 
 

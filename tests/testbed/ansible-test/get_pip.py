@@ -5,6 +5,4 @@ import sys
 
 # A process each: ensurepip empties PIP_* and points PIP_CONFIG_FILE at nothing in its own.
 subprocess.check_call([sys.executable, "-m", "ensurepip"], stdout=subprocess.DEVNULL)
-subprocess.check_call(
-    [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "pip==@VERSION@"]
-)
+subprocess.check_call([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "pip==@VERSION@"])
