@@ -164,35 +164,25 @@ def check_profile(profile: Any, facts: Facts) -> List[Problem]:
         # An unreadable config has no tiers to compare with: its own error says what is wrong.
         if facts.tier_ids and tier not in facts.tier_ids:
             found.append(
-                Problem(
-                    "unknown tier {0!r}".format(tier), where=where + ".tier_id", hint=_nearest(tier, facts.tier_ids)
-                )
+                Problem("unknown tier {0!r}".format(tier), where=where + ".tier_id", hint=_nearest(tier, facts.tier_ids))
             )
         if facts.work_classes and work not in facts.work_classes:
             what = "unknown work class {0!r}".format(work)
             found.append(Problem(what, where=where + ".work_class", hint=_nearest(work, facts.work_classes)))
         if facts.decisions and entry.get("decision") not in facts.decisions:
             what = "unknown decision {0!r}".format(entry.get("decision"))
-            found.append(
-                Problem(what, where=where + ".decision", hint=_nearest(entry.get("decision"), facts.decisions))
-            )
+            found.append(Problem(what, where=where + ".decision", hint=_nearest(entry.get("decision"), facts.decisions)))
         score = entry.get("quality_score")
         if not isinstance(score, (int, float)) or isinstance(score, bool) or not 0 <= score <= 1:
             found.append(
-                Problem(
-                    "a quality score must be a number from 0 to 1", where=where + ".quality_score", why=repr(score)[:80]
-                )
+                Problem("a quality score must be a number from 0 to 1", where=where + ".quality_score", why=repr(score)[:80])
             )
         samples = entry.get("sample_n")
         if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
-            found.append(
-                Problem("a sample count must be a whole number", where=where + ".sample_n", why=repr(samples)[:80])
-            )
+            found.append(Problem("a sample count must be a whole number", where=where + ".sample_n", why=repr(samples)[:80]))
         first = seen.setdefault((str(tier), str(work)), index)
         if first != index:
-            why = "entries[{0}] already speaks of tier {1} and work class {2}; the last one would win".format(
-                first, tier, work
-            )
+            why = "entries[{0}] already speaks of tier {1} and work class {2}; the last one would win".format(first, tier, work)
             found.append(Problem("a second entry for the same pair", where=where, why=why, hint="keep one of them"))
     return found
 
@@ -213,15 +203,11 @@ def check_paths(facts: Facts, has_profile: bool, profile_path: str) -> Tuple[Lis
     if has_profile and said != profile_path:
         why = "the router would read {0}, the profile is written to {1}".format(said, profile_path)
         return [
-            Problem(
-                "the profile would never be read", where=where, why=why, hint='profile_path = "' + profile_path + '"'
-            )
+            Problem("the profile would never be read", where=where, why=why, hint='profile_path = "' + profile_path + '"')
         ], []
     if said == profile_path and not has_profile:
         return [
-            Problem(
-                "it names a profile, and there is none", where=where, why=said, hint="give a profile, or drop the key"
-            )
+            Problem("it names a profile, and there is none", where=where, why=said, hint="give a profile, or drop the key")
         ], []
     if said is not None and said != profile_path:
         return [], ["{0} is {1}: that file is not promoted with the config".format(where, said)]
@@ -244,9 +230,7 @@ def judge(facts: Facts, files: Mapping[str, bytes], given: Sequence[str], mount:
     problems = [Problem("the router's own loader refuses it", where=where, why=why) for where, why in facts.errors]
     files = dict(files)
     if CONFIG not in files:
-        problems.append(
-            Problem("there is no config to promote", where=CONFIG, hint="the volume holds none yet: give one")
-        )
+        problems.append(Problem("there is no config to promote", where=CONFIG, hint="the volume holds none yet: give one"))
     if facts.generation == GATEWAY_ROUTER and PROFILE in files:
         if PROFILE in given:
             why = "anvil-serving {0} routes by [router.model_routes]".format(facts.version)
@@ -290,9 +274,7 @@ def find_endpoint(found: Mapping[str, Any]) -> Optional[Tuple[str, int]]:
         for binding in bound or ():
             return published_address(str(binding.get("HostIp", "")), int(binding["HostPort"]))
     exposed = sorted(
-        int(name.split("/")[0])
-        for name in (found.get("Config") or {}).get("ExposedPorts") or {}
-        if name.endswith("/tcp")
+        int(name.split("/")[0]) for name in (found.get("Config") or {}).get("ExposedPorts") or {} if name.endswith("/tcp")
     )
     if not exposed:
         return None
@@ -337,10 +319,8 @@ def request_http(
         connection.request(method, path, body=content, headers=headers)
         answer = connection.getresponse()
         return Reply(answer.status, answer.read(4 * 1024 * 1024).decode("utf-8", "replace"))
-    except (OSError, http.client.HTTPException, ValueError) as exc:
-        # ValueError: a token with characters that no header may hold; the message would show it.
-        why = "the token holds characters that no header may" if isinstance(exc, ValueError) else str(exc)
-        return Reply(0, "{0}: {1}".format(type(exc).__name__, why))
+    except (OSError, http.client.HTTPException) as exc:
+        return Reply(0, "{0}: {1}".format(type(exc).__name__, exc))
     finally:
         connection.close()
 
@@ -408,9 +388,7 @@ class Router:
         else:
             why = "nothing is mounted there"
         raise fail(
-            "the container does not read its files from volume {0} at {1}".format(
-                self.setting.volume, self.setting.mount
-            ),
+            "the container does not read its files from volume {0} at {1}".format(self.setting.volume, self.setting.mount),
             where="container " + self.setting.container,
             why=why,
             hint="name the volume and mount that it uses, or bring the router up again from its compose file",
@@ -561,11 +539,7 @@ class Router:
         while True:
             now = self.look()
             # docker restart resets RestartCount to 0: any restart since then counts, however it looks at this moment.
-            if (
-                now.status != "running"
-                or now.restarts > 0
-                or (now.started_at, now.pid) != (first.started_at, first.pid)
-            ):
+            if now.status != "running" or now.restarts > 0 or (now.started_at, now.pid) != (first.started_at, first.pid):
                 raise self._sick("it does not stay up: {0}, restarted {1} times".format(now.status, now.restarts), now)
             if endpoint is not None:
                 reply = request_http(endpoint, "GET", "/healthz", 2.0)
@@ -578,9 +552,7 @@ class Router:
             if steady_since and time.monotonic() - steady_since >= self.setting.settle:
                 break
             if not steady_since and time.monotonic() - began > self.setting.start_timeout:
-                raise self._sick(
-                    "/healthz did not answer within {0:g} s: {1}".format(self.setting.start_timeout, last), now
-                )
+                raise self._sick("/healthz did not answer within {0:g} s: {1}".format(self.setting.start_timeout, last), now)
             time.sleep(0.1)
         seen = read_snapshot(self.engine, first.container_id, place)
         if seen.live != revision or hash_revision(seen.observed()) != revision:
@@ -588,9 +560,7 @@ class Router:
         if endpoint is None:
             self.warnings.append("the router publishes no port that this host can reach: /healthz was not asked")
         assert self.found is not None
-        return Proof(
-            started_at=str(self.found["State"]["StartedAt"]), pid=first.pid, seconds=round(time.monotonic() - began, 3)
-        )
+        return Proof(started_at=str(self.found["State"]["StartedAt"]), pid=first.pid, seconds=round(time.monotonic() - began, 3))
 
     def _sick(self, why: str, view: View) -> AnvilError:
         log = self.engine.read_log(self.setting.container, lines=15) if view.exists else []
@@ -620,9 +590,7 @@ def promote_router(engine: Engine, setting: RouterSetting, order: Order) -> Outc
             before={},
             after=order.files,
             actions=("switch to " + short(hash_revision(order.files)),),
-            warnings=(
-                "image {0} is not on this host yet: nothing was validated".format(setting.image or "(none given)"),
-            ),
+            warnings=("image {0} is not on this host yet: nothing was validated".format(setting.image or "(none given)"),),
         )
     outcome = promote(engine, router, setting.place, order)
     return replace(outcome, warnings=outcome.warnings + tuple(router.warnings))
@@ -757,15 +725,13 @@ class Question:
 
 def ask_tiers(engine: Engine, setting: RouterSetting, question: Question) -> Dict[str, Answer]:
     """One real chat completion per model through the router; an ``AnvilError`` names every one that failed."""
+    if not (question.token.isascii() and question.token.isprintable()):
+        raise fail("not a token", where="token", why="it holds characters that no HTTP header may", hint="a line end?")
     router = Router(engine, setting, Order(files={}))
     view = router.look()
     endpoint = router.endpoint()
     if view.status != "running" or endpoint is None:
-        why = (
-            "it is {0}".format(view.status)
-            if view.status != "running"
-            else "it publishes no port that this host can reach"
-        )
+        why = "it is {0}".format(view.status) if view.status != "running" else "it publishes no port that this host can reach"
         log = engine.read_log(setting.container, lines=15) if view.exists else []
         raise fail("the router cannot be asked", where="container " + setting.container, why=why, log=log)
 

@@ -319,9 +319,8 @@ def test_gateway_router_is_promoted_without_a_profile(make_site: Callable[..., S
 )  # fmt: skip
 def test_a_bad_candidate_touches_nothing(running_shared: Site, given: dict[str, str], said: str) -> None:
     before, container = running_shared.snapshot(), running_shared.inspect()
-    for check in (True, False):
-        refused = running_shared.promote(check=check, **given)
-        assert refused["failed"] and said in refused["msg"], refused
+    refused = running_shared.promote(**given)
+    assert refused["failed"] and said in refused["msg"], refused
     assert running_shared.snapshot() == before
     assert running_shared.inspect()["State"] == container["State"]
 
@@ -344,6 +343,8 @@ def test_all_findings_come_at_once(running_shared: Site) -> None:
     profile = json.dumps({**json.loads(profile_text()), "entries": [*entries, entries[1], {}]})
     refused = running_shared.promote(config=profile_config(profile_path="/x"), profile=profile)
     assert len(refused["problems"]) >= 6, refused["msg"]
+    predicted = running_shared.promote(check=True, config=profile_config(profile_path="/x"), profile=profile)
+    assert predicted["problems"] == refused["problems"]
 
 
 @pytest.mark.parametrize("name", [";rm -rf /", "$(id)", "../../etc/passwd", "a\nb", "x" * 300, ""])
@@ -563,7 +564,7 @@ def test_killed_in_reload_or_verify_of_a_bad_candidate_the_next_run_undoes_it(si
     assert not site.promote(config=good)["changed"]
 
 
-@pytest.mark.parametrize("nth", range(1, 8))
+@pytest.mark.parametrize("nth", range(2, 8))
 def test_killed_first_promotion_leaves_no_file_or_the_whole_revision(site: Site, nth: int) -> None:
     new = {"config.toml": profile_config(), "profile.json": profile_text()}
     killed = site.spawn(DIE.format(nth=nth), config=new["config.toml"], profile=new["profile.json"])
@@ -574,7 +575,7 @@ def test_killed_first_promotion_leaves_no_file_or_the_whole_revision(site: Site,
     assert site.live_files() == new
 
 
-@pytest.mark.parametrize("nth", range(1, 9))
+@pytest.mark.parametrize("nth", range(2, 9))
 def test_killed_takeover_leaves_what_was_there(site: Site, nth: int) -> None:
     plain = {"config.toml": profile_config(), "profile.json": profile_text()}
     new = {**plain, "profile.json": profile_text(0.5)}
@@ -762,7 +763,7 @@ def test_asking_goes_through_the_router_with_its_token(site: Site) -> None:
         assert "open sesame" not in json.dumps(told)
         for token in ("wrong", None, "bad\ntoken"):
             refused = site.info(ask=["planning"], token=token)
-            assert refused["failed"] and "token" in refused["problems"][0]["hint"] + refused["problems"][0]["why"]
+            assert refused["failed"] and "token" in json.dumps(refused["problems"]), refused
     finally:
         server.shutdown()
         server.server_close()
