@@ -1,5 +1,5 @@
 # Copyright: (c) 2026, the anvil.serving authors
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The promotion of a revision: what is done in which order, and what becomes of it when any of it fails.
 
@@ -464,9 +464,7 @@ class _Promotion:
         snapshot = self.writer.read()
         return snapshot, parse_journal(snapshot.journal, "volume " + self.place.volume)
 
-    def _write_revision(
-        self, snapshot: Snapshot, files: Mapping[str, bytes], origin: str, meta: Mapping[str, Any]
-    ) -> str:
+    def _write_revision(self, snapshot: Snapshot, files: Mapping[str, bytes], origin: str, meta: Mapping[str, Any]) -> str:
         """Write a revision once; one that is held intact only learns what its latest validation found out."""
         revision = hash_revision(files)
         folder = "{0}/{1}".format(REVISIONS, revision)
@@ -500,9 +498,7 @@ class _Promotion:
 
     def _lived(self, revision: Optional[str], at: float) -> None:
         if revision is not None:
-            self.history = (*[lived for lived in self.history if lived.revision != revision], Lived(revision, at))[
-                -100:
-            ]
+            self.history = (*[lived for lived in self.history if lived.revision != revision], Lived(revision, at))[-100:]
 
     def _lay_out(self, snapshot: Snapshot) -> Optional[str]:
         """Bring the volume into its layout without changing what a reader sees at any moment; return what is live."""
@@ -534,9 +530,7 @@ class _Promotion:
             # Nobody saw it come up (the container was started later), but here it is, and well.
             self._lived(snapshot.live, journal.at)
         old = self._lay_out(snapshot)
-        self._write_revision(
-            snapshot, verdict.files, "rolled back" if self.order.rollback_to else "promoted", verdict.meta
-        )
+        self._write_revision(snapshot, verdict.files, "rolled back" if self.order.rollback_to else "promoted", verdict.meta)
         reload = self.order.reload and view.is_up
         if new == old and loaded and reload and self.subject.is_healthy(view):
             # The volume was only laid out anew; who runs has long read these very bytes.
@@ -577,9 +571,7 @@ class _Promotion:
         where = "volume " + self.place.volume
         if old == new:
             self._note(DONE, old, new, self.writer.now())
-            return AnvilError(
-                *cause.problems, Problem("the live revision was not changed: {0}".format(short(new)), where=where)
-            )
+            return AnvilError(*cause.problems, Problem("the live revision was not changed: {0}".format(short(new)), where=where))
         try:
             self._note(GOING_BACK, old, new, self.writer.now())
             at = self._point_to(old)
@@ -600,9 +592,7 @@ class _Promotion:
                 *exc.problems,
             )
         said = (
-            "rolled back to no file: there was none before"
-            if old is None
-            else "rolled back to {0}, verified".format(short(old))
+            "rolled back to no file: there was none before" if old is None else "rolled back to {0}, verified".format(short(old))
         )
         return AnvilError(*cause.problems, Problem(said, where=where, why="live now: " + short(old)))
 
@@ -632,9 +622,7 @@ class _Promotion:
         for name in choose_pruned(snapshot, journal, self.order.keep):
             self.writer.remove("{0}/{1}".format(REVISIONS, name))
             self.actions.append("pruned " + short(name))
-        held = [
-            row for row in list_history(snapshot, journal) if "pruned " + short(row["revision"]) not in self.actions
-        ]
+        held = [row for row in list_history(snapshot, journal) if "pruned " + short(row["revision"]) not in self.actions]
         return Outcome(
             changed=True,
             old=journal.old,

@@ -1,5 +1,5 @@
 # Copyright: (c) 2026, the anvil.serving authors
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Files inside a Docker volume: immutable revisions, the symlinks that make one of them live, and the journal.
 
@@ -590,9 +590,7 @@ def open_writer(engine: Engine, image: str, place: Place, wait: float) -> Writer
             raise fail(
                 "another promotion is under way",
                 where="volume " + place.volume,
-                why="{0} holds the lock (container {1}, {2})".format(
-                    holder.owner, lock_name(place.volume), holder.status
-                ),
+                why="{0} holds the lock (container {1}, {2})".format(holder.owner, lock_name(place.volume), holder.status),
                 hint="wait for it, or end it with: docker rm -f " + lock_name(place.volume),
             )
         else:

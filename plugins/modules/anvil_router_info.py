@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: (c) 2026, the anvil.serving authors
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -158,9 +158,7 @@ def main():
         router = read_router(engine, setting)
         answers = {}
         if given["ask"] and not module.check_mode:
-            question = Question(
-                given["ask"], given["prompt"], given["max_tokens"], given["token"] or "", given["ask_timeout"]
-            )
+            question = Question(given["ask"], given["prompt"], given["max_tokens"], given["token"] or "", given["ask_timeout"])
             answers = ask_tiers(engine, setting, question)
     except AnvilError as exc:
         module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
