@@ -252,7 +252,11 @@ def test_an_unchanged_promotion_creates_no_container(running: Site) -> None:
     since = int(time.time()) + 1  # the engine counts whole seconds here
     wait_until(lambda: time.time() >= since)
     assert not running.promote(config=profile_config(), profile=profile_text())["changed"]
-    seen = list(running.engine.events(since, int(time.time()) + 1, {"type": "container", "event": ["create"]}))
+    seen = list(
+        running.api.events(
+            since=since, until=int(time.time()) + 1, filters={"type": "container", "event": ["create"]}, decode=True
+        )
+    )
     assert [event for event in seen if running.volume in json.dumps(event)] == []
 
 
