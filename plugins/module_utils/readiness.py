@@ -127,10 +127,8 @@ def judge_answer(subject: Subject, answer: Answer, health: str) -> Verdict:
 def look(subject: Subject, seen: Optional[Observed], request: Callable[[Subject], Answer] = ask) -> Verdict:
     """One look: the container first, then, where it runs, the server."""
     verdict = judge_container(seen)
-    if verdict is not None:
-        return verdict
-    assert seen is not None
-    return judge_answer(subject, request(subject), seen.health)
+    health = "" if seen is None else seen.health
+    return judge_answer(subject, request(subject), health) if verdict is None else verdict
 
 
 def wait_ready(

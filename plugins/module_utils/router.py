@@ -559,8 +559,8 @@ class Router:
             raise self._sick("it does not see the files of revision {0}".format(short(revision)), first)
         if endpoint is None:
             self.warnings.append("the router publishes no port that this host can reach: /healthz was not asked")
-        assert self.found is not None
-        return Proof(started_at=str(self.found["State"]["StartedAt"]), pid=first.pid, seconds=round(time.monotonic() - began, 3))
+        started_at = str((self.found or {}).get("State", {}).get("StartedAt", ""))
+        return Proof(started_at=started_at, pid=first.pid, seconds=round(time.monotonic() - began, 3))
 
     def _sick(self, why: str, view: View) -> AnvilError:
         log = self.engine.read_log(self.setting.container, lines=15) if view.exists else []

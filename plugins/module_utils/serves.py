@@ -434,11 +434,11 @@ def take_down(engine: Engine, project: Project, keep_container: bool, check: boo
     if not check:
         for name in acting:
             outcome = outcomes[name]
-            assert outcome.seen is not None
-            engine.stop_container(outcome.seen.id)
+            container = outcome.seen.id if outcome.seen is not None else project.services[name].container
+            engine.stop_container(container)
             if not keep_container:
-                engine.remove_container(outcome.seen.id)
-            outcome.seen = _inspect(engine, outcome.seen.id)
+                engine.remove_container(container)
+            outcome.seen = _inspect(engine, container)
             outcome.state = "absent" if outcome.seen is None else outcome.seen.state
             if outcome.state not in ("absent", "exited", "created"):
                 outcome.problems.append(

@@ -66,11 +66,11 @@ def changed(*changes):
     return tree
 
 
-def plan(*changes, facts=FACTS, **options):
-    return build_plan("h", changed(*changes), facts, **options)
+def plan(*changes, facts=None, **options):
+    return build_plan("h", changed(*changes), FACTS if facts is None else facts, **options)
 
 
-def problems(*changes, facts=FACTS, **options):
+def problems(*changes, facts=None, **options):
     with pytest.raises(AnvilError) as caught:
         plan(*changes, facts=facts, **options)
     return caught.value.problems

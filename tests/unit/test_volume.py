@@ -37,9 +37,9 @@ def framed(**request: Any) -> bytes:
     return b"%d\n" % len(body) + body
 
 
-def announced(content: bytes, /, **lies: Any) -> dict[str, Any]:
-    item = {"content": base64.b64encode(content).decode(), "length": len(content)}
-    return {**item, "sha256": hashlib.sha256(content).hexdigest(), **lies}
+def announced(raw: bytes, /, **lies: Any) -> dict[str, Any]:
+    item = {"content": base64.b64encode(raw).decode(), "length": len(raw)}
+    return {**item, "sha256": hashlib.sha256(raw).hexdigest(), **lies}
 
 
 def everything(folder: Path) -> dict[str, str]:
