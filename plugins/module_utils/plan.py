@@ -987,11 +987,13 @@ def _read_serve(node: _Node, name: str, host: _Host) -> ServePlan:
     mine = _read_shared(node, engine if word else None, host.secrets)
     shared = mine.over(host.engines.get(word or "", _Shared()))
     _check_shared(node, replace(shared, secrets=shared.secrets))
-    if not node.has("image") and not shared.image and word and word not in host.unread_images:
+    # Of an unknown engine it is only known that there is no image where no engine has one.
+    images = {word: shared.image} if word else {known: below.image for known, below in host.engines.items()}
+    if not node.has("image") and not any(images.values()) and not host.unread_images & {word or "", *images}:
         node.check.wrong(
             node.at("image"),
             "serve {0} has no image".format(name),
-            "give it here or in anvil_engines.{0}.image".format(word),
+            "give it here or in anvil_engines.{0}.image".format(word or "ENGINE"),
         )
     if not node.has("model"):
         hint = "the Hugging Face repository, or the path of the weights in the container"

@@ -1,0 +1,38 @@
+"""anvil_host_info on a host with two cards, without a driver, and with a driver that fails."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from bed import FAKOLI_DARK, Bed
+from harness import run_module
+
+
+def test_two_cards(clean_bed: Bed) -> None:
+    host = run_module("anvil_host_info")
+    assert [gpu["uuid"] for gpu in host["gpus"]] == [gpu.uuid for gpu in FAKOLI_DARK]
+    first = host["gpus"][0]
+    assert (first["vram_total_mib"], first["vram_free_mib"], first["compute_capability"]) == (97887, 97883, "12.0")
+    assert host["nvidia"] == {"present": True, "driver": "580.95.05"}
+    assert int(host["engine"]["version"].split(".")[0]) >= 24 and host["compose"] and not host["changed"]
+
+
+def test_a_pulled_card_is_gone_at_once(clean_bed: Bed) -> None:
+    clean_bed.pull_gpu(FAKOLI_DARK[0].uuid)
+    assert [gpu["uuid"] for gpu in run_module("anvil_host_info")["gpus"]] == [FAKOLI_DARK[1].uuid]
+
+
+@pytest.mark.usefixtures("clean_bed")
+def test_no_driver_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = [folder for folder in os.environ["PATH"].split(":") if not (Path(folder) / "nvidia-smi").exists()]
+    monkeypatch.setenv("PATH", ":".join(without))
+    host = run_module("anvil_host_info")
+    assert not host["failed"] and host["nvidia"] == {"present": False, "driver": None} and host["gpus"] == []
+
+
+def test_a_driver_that_fails_is_an_error_with_its_own_words(clean_bed: Bed) -> None:
+    clean_bed.gpu_table.unlink()
+    host = run_module("anvil_host_info")
+    assert host["failed"] and "couldn't communicate with the NVIDIA driver" in host["msg"]
