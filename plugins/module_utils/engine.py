@@ -246,7 +246,12 @@ class Engine:
     # ------------------------------------------------------------------------------------------------------ changing
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> None:
-        self._ask("create network " + name, "create_network", name, driver="bridge", labels=dict(labels))
+        """Create a bridge network; one that somebody else made in the meantime is as good."""
+        try:
+            self._ask("create network " + name, "create_network", name, driver="bridge", labels=dict(labels))
+        except AnvilError:
+            if self.inspect_network(name) is None:
+                raise
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
         self._ask("create volume " + name, "create_volume", name, labels=dict(labels))
