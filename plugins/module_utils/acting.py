@@ -106,7 +106,8 @@ class _Books:
         own = [outcomes[service.name].seen for service in self.charged]
         leaving = {seen.id for seen in (*own, *(outcome.replaces for outcome in outcomes.values())) if seen is not None}
         held = read_claims(reader.engine, reader.listed, self.cards, ())
-        for container, claim in held.items():
+        for container, told in held.items():
+            claim = told
             if container in leaving:
                 for uuid in claim.uuids:
                     known = self.freed.get(uuid, 0)

@@ -30,8 +30,7 @@ def cards_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> Tuple[str, ...]:
         asked.extend(word for line in lines for word in line.partition("=")[2].split(",") if word not in ("", "none", "void"))
     by_index = {str(card.index): card.uuid for card in cards}
     found: List[str] = []
-    for word in asked:
-        word = word.rpartition("nvidia.com/gpu=")[2]
+    for word in (name.rpartition("nvidia.com/gpu=")[2] for name in asked):
         found.extend([card.uuid for card in cards] if word == "all" else [by_index.get(word, word)])
     return tuple(dict.fromkeys(found))
 
