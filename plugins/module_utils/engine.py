@@ -274,10 +274,13 @@ class Engine:
         """Stop, giving the process ``grace`` seconds to end by itself; absence is success."""
         self._find("stop container " + name_or_id, "stop", name_or_id, timeout=grace)
 
-    def remove_container(self, name_or_id: str) -> None:
-        """Remove by force, with its anonymous volumes; absence is success."""
+    def rename_container(self, name_or_id: str, name: str) -> None:
+        self._ask("rename container {0} to {1}".format(name_or_id, name), "rename", name_or_id, name)
+
+    def remove_container(self, name_or_id: str, volumes: bool = True) -> None:
+        """Remove by force, with its anonymous volumes unless they are to stay; absence is success."""
         try:
-            self._find("remove container " + name_or_id, "remove_container", name_or_id, force=True, v=True)
+            self._find("remove container " + name_or_id, "remove_container", name_or_id, force=True, v=volumes)
         except AnvilError as exc:
             if "already in progress" not in exc.as_text():
                 raise

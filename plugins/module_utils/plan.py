@@ -18,6 +18,9 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Pattern, Sequen
 
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
+    EVICTABLE,
+    ON_DEMAND,
+    RESIDENT,
     Gpu,
     HostPlan,
     Mount,
@@ -58,6 +61,7 @@ OTHER_VARIABLES: Tuple[str, ...] = ("anvil_hosts",)
 PLATFORMS = ("linux", "wsl2")
 GPU_PINS = ("device_ids", "uuid", "index")
 RESTARTS = ("unless-stopped", "always", "on-failure", "no")
+RESIDENCIES = (RESIDENT, EVICTABLE, ON_DEMAND)
 IPC_MODES = ("host", "private")
 DECISIONS = ("allow", "allow-with-verify", "deny")
 
@@ -105,6 +109,9 @@ SERVE_KEYS = (
     "publish",
     "port",
     "vram_mib",
+    "gpu_memory_utilization",
+    "residency",
+    "tags",
     "api_key",
 )
 GPU_KEYS = ("uuid", "vram_mib", "reserve_mib", "index")
@@ -133,6 +140,7 @@ class Engine:
     flags: what the plan itself sets on the command line -> the key of the inventory that says it.
     context_flags: what limits the context of one request. slot_flags: what that is divided by.
     tool_flags: the engine supports tools when one of these is given; none: it always does.
+    share_flag: takes the share of the card's total memory that the engine may use.
     """
 
     entrypoint: Tuple[str, ...] = ()
@@ -148,6 +156,7 @@ class Engine:
     slot_flags: Tuple[str, ...] = ()
     tool_flags: Tuple[str, ...] = ()
     model_is_file: bool = False
+    share_flag: str = ""
 
 
 PCI_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -161,6 +170,7 @@ ENGINES: Mapping[str, Engine] = {
         flags={"--port": "port", "--host": "publish", "--served-model-name": "served_name", "--model": "model"},
         context_flags=("--max-model-len",),
         tool_flags=("--enable-auto-tool-choice",),
+        share_flag="--gpu-memory-utilization",
     ),
     "sglang": Engine(
         shm_size="16g",
@@ -918,6 +928,45 @@ def _read_vram(node: _Node, cards: Sequence[Gpu], listed: bool) -> int:
     return budget
 
 
+def _read_share(node: _Node, word: Optional[str], args: Sequence[str], need: int, cards: Sequence[Gpu]) -> Tuple[str, ...]:
+    """The arguments for ``gpu_memory_utilization``: a share of *total* memory, ``derive`` takes it from the need.
+
+    Rounded down to three decimals, so that it never comes to more than the need. Several cards share one flag: the
+    largest of them decides, and the need is exceeded on none.
+    """
+    key, value = "gpu_memory_utilization", node.raw.get("gpu_memory_utilization")
+    if value is None or value is UNREAD:
+        return ()
+    flag = ENGINES[word].share_flag if word else "?"
+    if not flag:
+        node.check.wrong(node.at(key), "an {0} serve has no such setting".format(word), "it is for engine: vllm")
+        return ()
+    if any(_flag_of(arg) == flag for arg in args):
+        node.check.wrong(node.at(key), "{0} is also in args".format(flag), "keep one of the two")
+        return ()
+    if value == "derive":
+        if not node.has("gpus"):
+            node.check.wrong(node.at(key), "there is no GPU to derive it from", "say gpus: [alias]")
+        if not cards or not need:
+            return ()
+        share = need * 1000 // max(card.vram_mib for card in cards) / 1000
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        share = float(value)
+    else:
+        node.check.wrong(node.at(key), "derive or a number is wanted, not {0}".format(describe(value)), "derive, or 0.88")
+        return ()
+    if not 0 < share <= 1:
+        node.check.wrong(node.at(key), "{0:g} is no share of a card".format(share), "more than 0, at most 1")
+        return ()
+    return (flag, "{0:g}".format(share))
+
+
+def _read_tags(node: _Node) -> Tuple[str, ...]:
+    listed = node.check.items(node.at("tags"), node.raw.get("tags"), "tags: [night]")
+    words = [node.check.plain(path, value, NAME, NAME_RULE) for path, value in listed or ()]
+    return tuple(dict.fromkeys(word for word in words if word))
+
+
 def _read_key(node: _Node, engine: Optional[str], secrets: _Secrets) -> str:
     name = secrets.name_at(node.at("api_key"), node.raw.get("api_key"))
     if node.has("api_key") and engine and not ENGINES[engine].key_env:
@@ -1015,6 +1064,7 @@ def _read_serve(node: _Node, name: str, host: _Host) -> ServePlan:
     if key and engine.key_env:
         secrets[engine.key_env] = key
     ipc = shared.ipc if shared.ipc is not None else ("" if shared.shm_size else engine.ipc)
+    need = _read_vram(node, cards, bool(aliases))
     return ServePlan(
         name=name,
         container=node.text("container", CONTAINER_RULE, CONTAINER) or "anvil-" + name,
@@ -1027,12 +1077,12 @@ def _read_serve(node: _Node, name: str, host: _Host) -> ServePlan:
         gpus=aliases,
         gpu_uuids=tuple(card.uuid for card in cards),
         cuda_visible=visible,
-        args=shared.args,
+        args=shared.args + _read_share(node, word, shared.args, need, cards),
         environment=_environment(engine, shared, visible, bool(aliases), host.platform),
         secrets=dict(sorted(secrets.items())),
         mounts=shared.mounts,
         entrypoint=shared.entrypoint if shared.entrypoint is not None else engine.entrypoint,
-        vram_mib=_read_vram(node, cards, bool(aliases)),
+        vram_mib=need,
         ipc=ipc,
         shm_size=shared.shm_size or ("" if ipc == "host" else engine.shm_size),
         restart=shared.restart or "unless-stopped",
@@ -1040,6 +1090,8 @@ def _read_serve(node: _Node, name: str, host: _Host) -> ServePlan:
         read_only=engine.read_only,
         cap_drop=engine.cap_drop,
         ready_timeout=shared.ready_timeout or 600,
+        residency=node.word("residency", RESIDENCIES) or RESIDENT,
+        tags=_read_tags(node),
     )
 
 
@@ -1055,27 +1107,43 @@ def _read_serves(check: _Check, value: Any, host: _Host) -> Tuple[Optional[Tuple
         inner = check.mapping(path, {} if raw is None else raw, example)
         if inner:
             serves.append(_read_serve(inner, name, host))
+    for serve in serves:
+        for tag in sorted(set(serve.tags) & set(names)):
+            check.wrong(
+                ("anvil_serves", serve.name, "tags"), "tag {0} is also the name of a serve".format(tag), "choose another word"
+            )
     return tuple(names), serves
 
 
 def _check_vram(check: _Check, serves: Sequence[ServePlan], gpus: _Gpus) -> None:
+    """What may run at the same time must fit: resident and evictable serves together; each one on demand beside the
+    resident ones, because it evicts the others."""
+    on_demand = [serve for serve in serves if serve.residency == ON_DEMAND]
+    resident = [serve for serve in serves if serve.residency == RESIDENT]
     for alias, gpu in gpus.by_alias.items():
-        claims = [serve for serve in serves if alias in serve.gpus and serve.vram_mib]
-        total = sum(serve.vram_mib for serve in claims)
-        if total <= gpu.budget_mib:
-            continue
-        terms = " + ".join("serve {0} {1}".format(serve.name, serve.vram_mib) for serve in claims)
-        budget = "{0} MiB".format(gpu.budget_mib)
-        if gpu.reserve_mib:
-            budget = "{0} - {1} = {2}".format(gpu.vram_mib, gpu.reserve_mib, budget)
-        alone = len(claims) == 1
-        check.wrong(
-            ("anvil_serves", claims[0].name, "vram_mib") if alone else ("anvil_gpus", alias),
-            "GPU {0} is over its budget: {1}{2} MiB > {3}".format(alias, terms, "" if alone else " = {0}".format(total), budget),
-            "claim at most {0}".format(budget.rpartition("= ")[2])
-            if alone
-            else "give the serves a smaller vram_mib (one without it claims the whole budget), or another GPU",
-        )
+        _check_sum(check, [serve for serve in serves if serve.residency != ON_DEMAND], alias, gpu)
+        for serve in on_demand:
+            if alias in serve.gpus:
+                _check_sum(check, [*resident, serve], alias, gpu)
+
+
+def _check_sum(check: _Check, serves: Sequence[ServePlan], alias: str, gpu: Gpu) -> None:
+    claims = [serve for serve in serves if alias in serve.gpus and serve.vram_mib]
+    total = sum(serve.vram_mib for serve in claims)
+    if total <= gpu.budget_mib:
+        return
+    terms = " + ".join("serve {0} {1}".format(serve.name, serve.vram_mib) for serve in claims)
+    budget = "{0} MiB".format(gpu.budget_mib)
+    if gpu.reserve_mib:
+        budget = "{0} - {1} = {2}".format(gpu.vram_mib, gpu.reserve_mib, budget)
+    alone = len(claims) == 1
+    check.wrong(
+        ("anvil_serves", claims[0].name, "vram_mib") if alone else ("anvil_gpus", alias),
+        "GPU {0} is over its budget: {1}{2} MiB > {3}".format(alias, terms, "" if alone else " = {0}".format(total), budget),
+        "claim at most {0}".format(budget.rpartition("= ")[2])
+        if alone
+        else "give the serves a smaller vram_mib (one without it claims the whole budget), or another GPU",
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- router

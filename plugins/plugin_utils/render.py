@@ -19,12 +19,14 @@ import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     LABEL_PREFIX,
+    LABEL_RESIDENCY,
     LABEL_SERVE,
     LABEL_SPEC,
     LABEL_VRAM,
     HostPlan,
     Mount,
     RouterPlan,
+    ServePlan,
     Service,
     parse_compose,
     service_as_dict,
@@ -115,11 +117,20 @@ def render_serves(plan: HostPlan) -> Project:
             LABEL_PREFIX + "engine": serve.engine,
             LABEL_PREFIX + "served_name": serve.served_name,
             LABEL_VRAM: str(serve.vram_mib),
+            LABEL_RESIDENCY: serve.residency,
         }
         for serve in plan.serves
     }
     mounts = [mount for serve in plan.serves for mount in serve.mounts]
-    return _render_project("serves.compose.yaml.j2", SERVES_PROJECT, plan, labels, {"volumes": _volumes(mounts)})
+    values = {"volumes": _volumes(mounts), "tags": {serve.name: _tags(plan, serve) for serve in plan.serves}}
+    return _render_project("serves.compose.yaml.j2", SERVES_PROJECT, plan, labels, values)
+
+
+def _tags(plan: HostPlan, serve: ServePlan) -> list[str]:
+    """The words that select a serve besides its name: its tags, and the tiers it serves."""
+    tiers = [tier.id for tier in plan.router.tiers if tier.serve == serve.name] if plan.router else []
+    names = {other.name for other in plan.serves}
+    return sorted({*serve.tags, *tiers} - names)
 
 
 def _router_values(router: RouterPlan) -> dict[str, Any]:
