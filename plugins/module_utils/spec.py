@@ -23,6 +23,10 @@ LABEL_PREFIX = "anvil.serving."
 LABEL_SERVE = LABEL_PREFIX + "serve"
 LABEL_SPEC = LABEL_PREFIX + "spec"
 LABEL_VRAM = LABEL_PREFIX + "vram_mib"
+# Of an experiment: its name, and how many seconds after its creation it may be retired.
+LABEL_EXPERIMENT = LABEL_PREFIX + "experiment"
+LABEL_TTL = LABEL_PREFIX + "ttl"
+EXPERIMENT_PROJECT = "anvil-experiment-"
 
 COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"

@@ -18,9 +18,12 @@ import jinja2
 import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
+    EXPERIMENT_PROJECT,
+    LABEL_EXPERIMENT,
     LABEL_PREFIX,
     LABEL_SERVE,
     LABEL_SPEC,
+    LABEL_TTL,
     LABEL_VRAM,
     HostPlan,
     Mount,
@@ -180,3 +183,24 @@ def render_host(plan: HostPlan) -> dict[str, Any]:
             "profile": render_router_profile(router) if router else "",
         },
     }
+
+
+def experiment_labels(name: str, ttl: int) -> dict[str, str]:
+    """What marks a container as part of an experiment. ttl: seconds it may live; 0 is until it is told to go."""
+    return {LABEL_EXPERIMENT: name} | ({LABEL_TTL: str(ttl)} if ttl else {})
+
+
+def render_experiment(plan: HostPlan, name: str, ttl: int) -> Project:
+    """The compose project of an experiment: the plan's serves, in a project of their own."""
+    labels = {
+        serve.name: {
+            LABEL_SERVE: serve.name,
+            LABEL_PREFIX + "engine": serve.engine,
+            LABEL_PREFIX + "served_name": serve.served_name,
+            LABEL_VRAM: str(serve.vram_mib),
+            **experiment_labels(name, ttl),
+        }
+        for serve in plan.serves
+    }
+    mounts = [mount for serve in plan.serves for mount in serve.mounts]
+    return _render_project("serves.compose.yaml.j2", EXPERIMENT_PROJECT + name, plan, labels, {"volumes": _volumes(mounts)})
