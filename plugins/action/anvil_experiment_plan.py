@@ -36,7 +36,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 def read_wish(options: dict[str, Any]) -> experiment.Wish:
     """What was typed, checked as far as no inventory is needed for it."""
     if bool(options["model"]) == bool(options["compose"]):
-        raise fail("an experiment needs a model or a compose file, and not both", where="model", hint="-e model=… or -e compose=…")
+        raise fail(
+            "an experiment needs a model or a compose file, and not both", where="model", hint="-e model=… or -e compose=…"
+        )
     for key in ("vram_mib", "ready_timeout"):
         if options[key] and not (options[key].isdigit() and int(options[key])):
             raise fail(f"{options[key]!r} is no whole number above 0", where=key)
@@ -94,7 +96,9 @@ class ActionModule(ActionBase):
             if problems:
                 raise AnvilError(*problems)
             endpoints = [f"http://{bind}:{port}/v1" for one in project.services.values() for bind, port, _target in one.ports]
-            result.update(name=wish.name, project=project.as_dict(), notes=notes, endpoints=endpoints, ttl=wish.ttl, root=base.root)
+            result.update(
+                name=wish.name, project=project.as_dict(), notes=notes, endpoints=endpoints, ttl=wish.ttl, root=base.root
+            )
         except AnvilError as error:
             result["failed"] = True
             result["msg"] = f"The experiment for {host} cannot be planned; no host was contacted.\n{error.as_text()}"

@@ -43,12 +43,9 @@ class ActionModule(ActionBase):
         _validated, options = self.validate_argument_spec(argument_spec=ARGUMENTS)
         result["changed"] = False
         if options["show"] == "logs":
-            parts = [
-                log_text(host, look["logs"]) if "logs" in look else f"{host}\n  {look.get('msg', 'it could not be looked at')}"
-                for host, look in zip(options["hosts"], options["looks"], strict=True)
-            ]
-            say("\n\n".join(parts))
-            return self._judge(result, [host for host, look in zip(options["hosts"], options["looks"], strict=True) if "logs" not in look])
+            told = dict(zip(options["hosts"], options["looks"], strict=True))
+            say("\n\n".join(log_text(host, look) for host, look in told.items()))
+            return self._judge(result, [host for host, look in told.items() if "logs" not in look and not look.get("skipped")])
         count = len(options["hosts"])
         columns = [options[key] or [{}] * count for key in ("plans", "looks", "routers", "retired")]
         hosts = [report_host(host, *told) for host, *told in zip(options["hosts"], *columns, strict=True)]

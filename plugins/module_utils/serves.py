@@ -467,3 +467,8 @@ def describe(engine: Engine, project: Project) -> Dict[str, Any]:
         name: [problem.why for problem in problems if "taken" in problem.what] for name, problems in squatters.items()
     }
     return result
+
+
+def subject_of(project: Project, service: Service) -> Optional[readiness.Subject]:
+    """What to ask a serve to know whether it is ready; None where nothing can be asked. For who only watches."""
+    return _subject(project, service)

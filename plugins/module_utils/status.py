@@ -15,7 +15,8 @@ import time
 from dataclasses import asdict
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils import drift, readiness
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.experiments import group_experiments
 from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, read_cards
@@ -55,7 +56,9 @@ def devices_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> List[str]:
             name, _equals, value = line.partition("=")
             if name == "NVIDIA_VISIBLE_DEVICES":
                 words = [word.strip() for word in value.split(",")]
-                found.extend(every if "all" in words else [by_index.get(word, word) for word in words if word not in ("", "none", "void")])
+                found.extend(
+                    every if "all" in words else [by_index.get(word, word) for word in words if word not in ("", "none", "void")]
+                )
     return list(dict.fromkeys(found))
 
 
@@ -76,18 +79,24 @@ def holder_of(raw: Mapping[str, Any], project: str) -> Dict[str, Any]:
     }
 
 
+def _rank(holder: Mapping[str, Any]) -> Tuple[int, str]:
+    return ("serve", "experiment", "squatter").index(holder["kind"]), holder["name"]
+
+
 def _cards_with_holders(cards: Sequence[Card], held: Sequence[Tuple[Dict[str, Any], List[str]]]) -> List[Dict[str, Any]]:
     return [
         {
             **asdict(card),
             "vram_free_mib": card.vram_free_mib,
-            "holders": [holder for holder, uuids in held if card.uuid in uuids],
+            "holders": sorted((holder for holder, uuids in held if card.uuid in uuids), key=_rank),
         }
         for card in cards
     ]
 
 
-def overview(engine: Engine, project: str, serves: Mapping[str, Mapping[str, Any]], services: Mapping[str, Any]) -> Dict[str, Any]:
+def overview(
+    engine: Engine, project: str, serves: Mapping[str, Mapping[str, Any]], services: Mapping[str, Any]
+) -> Dict[str, Any]:
     """What ``anvil_serve_info`` adds with ``overview``.
 
     serves, services: what ``serves.describe`` returned, and the rendered services. Cards are None where the host has no
@@ -96,7 +105,10 @@ def overview(engine: Engine, project: str, serves: Mapping[str, Mapping[str, Any
     cards = read_cards()
     listed = engine.list_containers()
     held = []
-    experiments = {one.name: {**one.as_dict(), "ports": [], "gpu_uuids": [], "served_name": "", "health": ""} for one in group_experiments(listed)}
+    experiments = {
+        one.name: {**one.as_dict(), "ports": [], "gpu_uuids": [], "served_name": "", "health": ""}
+        for one in group_experiments(listed)
+    }
     for entry in listed:
         labels = entry.get("Labels") or {}
         raw = engine.inspect_container(entry["Id"])
@@ -110,6 +122,7 @@ def overview(engine: Engine, project: str, serves: Mapping[str, Mapping[str, Any
             one["gpu_uuids"] = sorted({*one["gpu_uuids"], *uuids})
             one["ports"] = sorted({*one["ports"], *_published(raw)})
             one["served_name"] = one["served_name"] or str(labels.get("anvil.serving.served_name", ""))
+            one["state"], one["ready"] = _probe(labels, raw, str(one["state"]))
             one["since"] = parse_moment(str((raw.get("State") or {}).get("StartedAt", "")))
             one["restarts"] = int(raw.get("RestartCount") or 0)
     details = {name: _detail(engine, serve, services[name]) for name, serve in serves.items()}
@@ -121,9 +134,22 @@ def overview(engine: Engine, project: str, serves: Mapping[str, Mapping[str, Any
     }
 
 
+def _probe(labels: Mapping[str, str], raw: Mapping[str, Any], state: str) -> Tuple[str, Optional[bool]]:
+    """An experiment's state as a serve's: does it answer with its model's name? Unknown (None) where we cannot ask."""
+    served, seen = str(labels.get("anvil.serving.served_name", "")), drift.observe(raw)
+    if not served or not seen.ports:
+        return state, None
+    bind, port, _target = seen.ports[0]
+    subject = readiness.Subject(seen.name, seen.name, "models", published_address(bind, port), served, 0)
+    verdict = readiness.look(subject, seen)
+    return verdict.state, verdict.outcome == readiness.READY
+
+
 def _published(raw: Mapping[str, Any]) -> List[int]:
     bindings = (raw.get("HostConfig") or {}).get("PortBindings") or {}
-    return [int(host["HostPort"]) for hosts in bindings.values() for host in hosts or [] if str(host.get("HostPort", "")).isdigit()]
+    return [
+        int(host["HostPort"]) for hosts in bindings.values() for host in hosts or [] if str(host.get("HostPort", "")).isdigit()
+    ]
 
 
 def _detail(engine: Engine, serve: Mapping[str, Any], service: Any) -> Dict[str, Any]:

@@ -39,6 +39,12 @@ options:
     description: With O(state=down), only stop the containers.
     type: bool
     default: false
+  progress:
+    description:
+      - Set by the action plugin of the same name, which prints one line for each serve and change while the module runs.
+      - Environment variable E(ANVIL_PROGRESS) of the controller set to V(no) turns that off. Where the controller's standard
+        output is no terminal, there is at most one line in ten seconds.
+    type: str
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
   - anvil.serving.anvil.project
@@ -128,7 +134,7 @@ commands:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import serves
+from ansible_collections.anvil.serving.plugins.module_utils import progress, serves
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJECT_OPTIONS, run_module
 
@@ -136,6 +142,7 @@ OPTIONS = {
     **PROJECT_OPTIONS,
     "state": {"type": "str", "choices": ["up", "down"], "default": "up"},
     "keep_container": {"type": "bool", "default": False},
+    "progress": {"type": "str", "no_log": False},
 }
 
 
@@ -145,7 +152,8 @@ def work(module: AnsibleModule) -> dict:
     project = serves.read_project(params["project"], params["secrets"], params["serves"])
     if params["state"] == "down":
         return serves.take_down(engine, project, params["keep_container"], module.check_mode)
-    return serves.bring_up(engine, project, module.check_mode)
+    with progress.told(params["docker_host"], project, None if module.check_mode else params["progress"]):
+        return serves.bring_up(engine, project, module.check_mode)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ container is refused by name, never dropped.
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -181,7 +182,7 @@ SERVICE_KEYS = {
 }  # fmt: skip
 REFUSED_HINTS = {
     "build": "build the image first and name it with image",
-    "env_file": "the file would be wanted on the host: use environment, or x-anvil: {secrets: {VARIABLE: <name in anvil_secrets>}}",
+    "env_file": "it would be wanted on the host: use environment, or x-anvil: {secrets: {VARIABLE: <name in anvil_secrets>}}",
     "depends_on": "an experiment is one model server; start what it needs as an experiment of its own",
     "networks": "experiments share a network of their own, " + NETWORK,
     "network_mode": "publish a port on 127.0.0.1",
@@ -224,7 +225,9 @@ def _refusals(name: str, raw: Mapping[str, Any]) -> Iterator[Problem]:
             hint = REFUSED_HINTS.get(str(key), "leave it out; known: " + ", ".join(sorted(SERVICE_KEYS)))
             yield Problem(f"{key} cannot be compared with what runs", where, hint=hint)
     if str(raw.get("restart", "no")) not in ("no", "False"):
-        yield Problem("an experiment never restarts by itself", f"{where}.restart", hint='leave restart out, or say restart: "no"')
+        yield Problem(
+            "an experiment never restarts by itself", f"{where}.restart", hint='leave restart out, or say restart: "no"'
+        )
     if not raw.get("image"):
         yield Problem("it has no image", where, hint="image: repository/name:tag")
     for text in _texts({key: value for key, value in raw.items() if key != "x-anvil"}):
@@ -266,7 +269,7 @@ def _served_name(raw: Mapping[str, Any], wish: Wish) -> str:
         return wish.served_name
     own = (raw.get("x-anvil") or {}).get("served_name")
     words = [*(raw.get("entrypoint") or []), *(raw.get("command") or [])]
-    for flag, value in zip(words, words[1:], strict=False):
+    for flag, value in itertools.pairwise(words):
         if flag in NAME_FLAGS:
             return str(own or value)
     return str(own or "")

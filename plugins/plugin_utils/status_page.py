@@ -42,13 +42,13 @@ def gib(mib: float | None) -> str:
 
 
 def moment(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _tone(state: str, ready: bool | None) -> str:
     if ready:
         return GOOD
-    return WAIT if state in WAITING and ready is not False else WAIT if state in WAITING else BAD
+    return WAIT if state in WAITING else BAD
 
 
 def card_label(uuid: str, cards: Sequence[Mapping[str, Any]], aliases: Mapping[str, str]) -> str:
@@ -122,8 +122,7 @@ def _row(name: str, kind: str, serve: Mapping[str, Any], detail: Mapping[str, An
 
 
 def _experiment_row(one: Mapping[str, Any], now: float, gpu: str) -> dict[str, Any]:
-    state = {"state": one["state"], "ready": True if one["state"] == "running" else None}
-    row = _row(one["name"], "experiment", state, one, now, gpu)
+    row = _row(one["name"], "experiment", one, one, now, gpu)
     if one["expires"] is None:
         row["expires"] = "stays until it is taken down"
     elif one["expires"] <= now:
@@ -150,7 +149,8 @@ def report_host(
         return ", ".join(card_label(uuid, cards, aliases) for uuid in uuids)
 
     rows = [
-        _row(name, "serve", serve, look["details"][name], now, labels(serve["gpu_uuids"])) for name, serve in look["serves"].items()
+        _row(name, "serve", serve, look["details"][name], now, labels(serve["gpu_uuids"]))
+        for name, serve in look["serves"].items()
     ]
     rows += [
         _row(name, "router", serve, (router.get("details") or {}).get(name, {}), now, "")
@@ -162,7 +162,14 @@ def report_host(
     notes += [f"orphan: container {name} is no serve of the inventory any more" for name in look.get("orphans") or []]
     if not gone and "retired" not in retired and retired.get("msg"):
         notes.append(f"experiments could not be retired: {retired['msg']}")
-    return {**base, "rows": rows, "cards": [_card(card, aliases) for card in cards], "notes": notes, "now": now, "has_driver": look["gpus"] is not None}
+    return {
+        **base,
+        "rows": rows,
+        "cards": [_card(card, aliases) for card in cards],
+        "notes": notes,
+        "now": now,
+        "has_driver": look["gpus"] is not None,
+    }
 
 
 def _gpu_squatters(cards: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -206,17 +213,24 @@ def _host_text(host: Mapping[str, Any]) -> str:
 def as_html(hosts: Sequence[Mapping[str, Any]], now: float) -> str:
     """One page that needs nothing else: no script, no font, no image from anywhere."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
     )
     values = {"hosts": hosts, "columns": COLUMNS, "heads": HEADS, "numbers": NUMBERS, "made": moment(now)}
     return environment.get_template("status.html.j2").render(values)
 
 
-def log_text(host: str, logs: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
+def log_text(host: str, look: Mapping[str, Any]) -> str:
     """The logs of a host's serves; ``|`` marks standard output, ``!`` standard error."""
-    width = max((len(name) for name in logs), default=0)
+    if "logs" not in look:
+        trouble = "no serves" if look.get("skipped") else str(look.get("msg") or "it could not be looked at")
+        return "\n".join([host, *("  " + line for line in trouble.splitlines())])
+    width = max((len(name) for name in look["logs"]), default=0)
     lines = [host]
-    for name, entries in logs.items():
+    for name, entries in look["logs"].items():
         lines += [f"  {name.ljust(width)} {'!' if one['stream'] == 'stderr' else '|'} {one['line']}" for one in entries]
         if not entries:
             lines.append(f"  {name.ljust(width)}   (nothing)")
