@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
 
 QUIET_SECONDS = 1.5
 LOOK_SECONDS = 1.0
+# It becomes part of a file's name.
+TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
@@ -77,7 +80,7 @@ def _watch(docker_host: str, project: Project, services: Sequence[Service], path
 @contextlib.contextmanager
 def told(docker_host: str, project: Project, token: Optional[str]) -> Iterator[None]:
     """Write the progress of what happens inside to ``.progress-TOKEN`` in the project's folder; no token: do nothing."""
-    if not token:
+    if not token or not TOKEN.fullmatch(token):
         yield
         return
     path = os.path.join(project.directory, ".progress-" + token)

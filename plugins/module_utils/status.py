@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils import drift, readiness
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
-from ansible_collections.anvil.serving.plugins.module_utils.experiments import group_experiments
+from ansible_collections.anvil.serving.plugins.module_utils.experiments import find_experiments, group_experiments
 from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, read_cards
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     COMPOSE_PROJECT,
@@ -210,10 +210,24 @@ def read_logs(
     logs = {}
     for name, serve in serves.items():
         raw = engine.read_frames(serve["container_id"], tail, start) if serve["container_id"] else b""
-        lines = []
-        for stream, text in split_frames(raw):
-            for value in hidden:
-                text = text.replace(value, "***")
-            lines.append({"stream": stream, "line": text})
-        logs[name] = lines
+        logs[name] = [{"stream": stream, "line": _blot_out(text, hidden)} for stream, text in split_frames(raw)]
     return logs
+
+
+def read_experiment_logs(
+    engine: Engine, names: Sequence[str], tail: int, since: str, secrets: Mapping[str, str]
+) -> Dict[str, Any]:
+    """As ``read_logs``, for the containers of experiments; raises AnvilError for a name that is none."""
+    there = {one.name: one for one in find_experiments(engine)}
+    missing = [name for name in names if name not in there]
+    if missing:
+        hint = "there are: " + (", ".join(there) or "none")
+        raise fail("no experiment {0} on this host".format(", ".join(missing)), where="logs.experiments", hint=hint)
+    containers = {container: {"container_id": container} for name in names for container in there[name].containers}
+    return dict(read_logs(engine, containers, tail, since, secrets))
+
+
+def _blot_out(text: str, hidden: Sequence[str]) -> str:
+    for value in hidden:
+        text = text.replace(value, "***")
+    return text

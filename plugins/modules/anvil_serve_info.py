@@ -44,6 +44,11 @@ options:
         description: Only what is younger than this - V(90s), V(10m), V(2h), V(1d); empty is from the beginning.
         type: str
         default: ""
+      experiments:
+        description: Names of experiments whose logs to read too.
+        type: list
+        elements: str
+        default: []
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
   - anvil.serving.anvil.project
@@ -111,7 +116,7 @@ now:
   returned: with O(overview)
   type: int
 logs:
-  description: For each serve its last lines, each with its C(stream) and the C(line).
+  description: For each serve, and for each container of an experiment, its last lines, each with its C(stream) and the C(line).
   returned: with O(logs)
   type: dict
 """
@@ -130,8 +135,9 @@ def work(module: AnsibleModule) -> dict:
     if params["overview"]:
         result.update(status.overview(engine, project.name, result["serves"], project.services))
     if params["logs"]:
-        tail, since = params["logs"]["tail"], params["logs"]["since"]
+        tail, since, names = (params["logs"][key] for key in ("tail", "since", "experiments"))
         result["logs"] = status.read_logs(engine, result["serves"], tail, since, project.secrets)
+        result["logs"].update(status.read_experiment_logs(engine, names, tail, since, project.secrets))
     return result
 
 
@@ -140,7 +146,11 @@ OPTIONS = {
     "overview": {"type": "bool", "default": False},
     "logs": {
         "type": "dict",
-        "options": {"tail": {"type": "int", "default": 50}, "since": {"type": "str", "default": ""}},
+        "options": {
+            "tail": {"type": "int", "default": 50},
+            "since": {"type": "str", "default": ""},
+            "experiments": {"type": "list", "elements": "str", "default": []},
+        },
     },
 }
 

@@ -111,6 +111,8 @@ def _row(name: str, kind: str, serve: Mapping[str, Any], detail: Mapping[str, An
         "kind": kind,
         "state": serve["state"],
         "tone": _tone(serve["state"], serve.get("ready")),
+        "ready": serve.get("ready"),
+        "since_at": since,
         "since": span(now - since) if since else "-",
         "health": serve.get("health") or "-",
         "drift": ", ".join(drift) or "-",

@@ -81,6 +81,8 @@ def test_status_tells_all_that_runs_in_table_json_and_page(clean_bed: Bed, model
     stranger = ["--detach", "--name", "stranger", "--gpus", f'"device={SMALL}"', "--publish", "127.0.0.1:30003:1"]
     clean_bed.docker("run", *stranger, "--entrypoint", "sleep", "anvil.local/router:0.13.2", "600")
 
+    spoken = succeed("logs", inventory, "-e", "experiment=trial", "-e", "tail=2")
+    assert spoken.count("  anvil-experiment-trial ! ") == 2 and "heavy" not in spoken.split("PLAY RECAP")[0]
     before = changing(clean_bed)
     page, data = tmp_path / "status.html", tmp_path / "status.json"
     printed = succeed("status", inventory, "-e", f"html={page}", "-e", f"json={data}")

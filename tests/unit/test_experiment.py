@@ -125,8 +125,7 @@ def test_what_the_inventory_claims_is_refused_even_while_it_is_down() -> None:
     assert experiment.clashes(free.services.values(), base) == []
 
 
-COMPOSE = (
-    """
+COMPOSE = """
 services:
   model:
     image: some/server:1
@@ -135,11 +134,9 @@ services:
     ports: ["127.0.0.1:30010:8000"]
     volumes: ["cache:/cache", "shared:/shared", "/data:/data:ro"]
     shm_size: 1g
-    deploy: {resources: {reservations: {devices: [{driver: nvidia, device_ids: [%s], capabilities: [gpu]}]}}}
+    deploy: {resources: {reservations: {devices: [{driver: nvidia, device_ids: [UUID], capabilities: [gpu]}]}}}
 volumes: {cache: {}, shared: {external: true}}
-"""
-    % SMALL
-)
+""".replace("UUID", SMALL)
 
 
 def test_a_compose_file_becomes_a_project_like_ours(base: HostPlan) -> None:
