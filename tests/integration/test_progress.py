@@ -34,8 +34,8 @@ def inventory(clean_bed: Bed, models: Path, tmp_path: Path) -> Path:
             }
         },
         anvil_serves={
-            "heavy": {"engine": "llama_cpp", "model": "/models/heavy.gguf", "port": 30002, "entrypoint": [*slow, "5"]},
-            "fast": {"engine": "llama_cpp", "model": "/models/fast.gguf", "port": 30003, "entrypoint": [*slow, "2"]},
+            "heavy": {"engine": "llama_cpp", "model": "/models/heavy.gguf", "port": 30002, "entrypoint": [*slow, "4"]},
+            "fast": {"engine": "llama_cpp", "model": "/models/fast.gguf", "port": 30003, "entrypoint": [*slow, "1"]},
         },
     )
 
