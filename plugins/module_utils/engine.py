@@ -243,6 +243,17 @@ class Engine:
         raw = self._find("read the log of " + name_or_id, "logs", name_or_id, **options)
         return [] if raw is None else raw.decode("utf-8", "replace").splitlines()
 
+    def read_frames(self, container_id: str, lines: int, since: int) -> bytes:
+        """A container's log as the engine frames it, so that both streams can be told apart; empty if it is gone."""
+        query = {"stdout": "1", "stderr": "1", "tail": str(lines), "since": str(since)}
+        path = "/containers/{0}/logs".format(quote(container_id, safe=""))
+        answer = self._get("read the log of " + container_id, path, query)
+        if answer.status == 404:
+            return b""
+        if answer.status >= 400:
+            raise fail("the engine refused to tell the log", where=container_id, why=_explain(answer.body))
+        return answer.body
+
     # ------------------------------------------------------------------------------------------------------ changing
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> None:

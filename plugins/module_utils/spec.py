@@ -29,6 +29,10 @@ LABEL_RESIDENCY = LABEL_PREFIX + "residency"
 SPEC_FORMAT = "2"
 
 RESIDENT, EVICTABLE, ON_DEMAND = "resident", "evictable", "on_demand"
+# Of an experiment: its name, and how many seconds after its creation it may be retired.
+LABEL_EXPERIMENT = LABEL_PREFIX + "experiment"
+LABEL_TTL = LABEL_PREFIX + "ttl"
+EXPERIMENT_PROJECT = "anvil-experiment-"
 
 COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"

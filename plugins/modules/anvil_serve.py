@@ -89,6 +89,12 @@ options:
         description: What of it no serve may claim, in MiB.
         type: int
         default: 0
+  progress:
+    description:
+      - Set by the action plugin of the same name, which prints one line for each serve and change while the module runs.
+      - Environment variable E(ANVIL_PROGRESS) of the controller set to V(no) turns that off. Where the controller's standard
+        output is no terminal, there is at most one line in ten seconds.
+    type: str
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
   - anvil.serving.anvil.project
@@ -226,7 +232,7 @@ commands:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import serves
+from ansible_collections.anvil.serving.plugins.module_utils import progress, serves
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJECT_OPTIONS, run_module
 
@@ -252,6 +258,7 @@ OPTIONS = {
             "reserve_mib": {"type": "int", "default": 0},
         },
     },
+    "progress": {"type": "str", "no_log": False},
 }
 
 
@@ -266,7 +273,9 @@ def work(module: AnsibleModule) -> dict:
         settle=params["settle"],
     )
     project = serves.read_project(params["project"], params["secrets"], params["serves"])
-    return serves.carry_out(Engine(params["docker_host"]), project, order, module.check_mode)
+    watched = None if module.check_mode or params["state"] in ("down", "absent") else params["progress"]
+    with progress.told(params["docker_host"], project, watched):
+        return serves.carry_out(Engine(params["docker_host"]), project, order, module.check_mode)
 
 
 def main() -> None:
