@@ -112,7 +112,8 @@ def torch_environment(versions: Sequence[str], expandable: bool) -> Dict[str, st
     """What PyTorch engines want to know of *all* cards of a serve, given as their compute capabilities.
 
     Architectures of kernels that are compiled when the engine starts are limited to these cards. expandable: let the
-    allocator grow its segments, which spares the fragmentation that ends in out of memory; under both names, because
+    allocator of a serve on one card grow its segments, which spares the fragmentation that ends in out of memory (on
+    several, the engines share buffers through CUDA IPC, which cannot share such segments); under both names, because
     PyTorch up to 2.9 ignores the new one for CUDA (pytorch#183387) and later ones call the old one deprecated. A serve
     on several Ampere or Hopper cards gets one hardware queue, so that tensor-parallel communication is launched in
     order with what it overlaps (Megatron-Core's advice; Blackwell does without).
@@ -122,7 +123,7 @@ def torch_environment(versions: Sequence[str], expandable: bool) -> Dict[str, st
     rows = [CAPABILITIES[version] for version in known if version in CAPABILITIES]
     if len(rows) == len(known):
         made["FLASHINFER_CUDA_ARCH_LIST"] = " ".join(row.flashinfer for row in rows)
-    if expandable:
+    if expandable and len(versions) == 1:
         made["PYTORCH_ALLOC_CONF"] = made["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     if len(versions) > 1 and set(known) <= {"8.0", "9.0"}:
         made["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"

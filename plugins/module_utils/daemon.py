@@ -60,7 +60,7 @@ def read_settings(path: str, text: Optional[str]) -> Dict[str, Any]:
     return found
 
 
-def _run(argv: Sequence[str], timeout: int = 120) -> "subprocess.CompletedProcess[bytes]":
+def _run(argv: Sequence[str], timeout: int = 120) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
             argv,

@@ -163,7 +163,10 @@ def _gpu_lacks(wanted: Wanted, engine_info: Mapping[str, Any]) -> List[Lack]:
         if uuid not in here:
             known = "the driver knows: " + (", ".join(sorted(here)) or "none")
             lacks.append(
-                Lack("gpu", Problem("GPU {0} is not on this host".format(uuid), "anvil_gpus", known, "nvidia-smi -L tells the UUIDs"))
+                Lack(
+                    "gpu",
+                    Problem("GPU {0} is not on this host".format(uuid), "anvil_gpus", known, "nvidia-smi -L tells the UUIDs"),
+                )
             )
     return lacks
 
@@ -175,9 +178,7 @@ def _disk_lacks(wanted: Wanted, engine_info: Mapping[str, Any]) -> List[Lack]:
     free = free_mib(folder)
     if free >= wanted.free_mib:
         return []
-    why = "{0} MiB are wanted for weights, {1} MiB are free: {2} MiB short".format(
-        wanted.free_mib, free, wanted.free_mib - free
-    )
+    why = "{0} MiB are wanted for weights, {1} MiB are free: {2} MiB short".format(wanted.free_mib, free, wanted.free_mib - free)
     return [Lack("disk", Problem("too little disk", folder, why, "free some, or keep weights and images on another file system"))]
 
 

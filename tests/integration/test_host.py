@@ -18,7 +18,12 @@ def test_two_cards(clean_bed: Bed) -> None:
     assert [gpu["uuid"] for gpu in host["gpus"]] == [gpu.uuid for gpu in FAKOLI_DARK]
     first = host["gpus"][0]
     assert (first["vram_total_mib"], first["vram_free_mib"], first["compute_capability"]) == (97887, 97883, "12.0")
-    assert (first["sm"], first["can"]["nvfp4"], first["can"]["kv_dtypes"], first["mig"]) == ("sm_120", True, ["bf16", "fp8"], None)
+    assert (first["sm"], first["can"]["nvfp4"], first["can"]["kv_dtypes"], first["mig"]) == (
+        "sm_120",
+        True,
+        ["bf16", "fp8"],
+        None,
+    )
     assert host["nvidia"] == {"present": True, "driver": "580.95.05", "cuda": "13.0", "source": "nvidia-smi"}
     assert host["toolkit"]["present"] and host["toolkit"]["cdi_enabled"] is False and host["platform"] == "linux"
     assert int(host["engine"]["version"].split(".")[0]) >= 24 and host["compose"] and not host["changed"]
@@ -46,7 +51,5 @@ def test_a_driver_that_fails_is_an_error_with_its_own_words(clean_bed: Bed) -> N
 def test_mig_devices_are_told_and_a_card_of_unknown_kind_stays_unknown(clean_bed: Bed) -> None:
     clean_bed.write_gpus([replace(FAKOLI_DARK[0], mig=("1g.24gb=MIG-c7384736-a75d-5afc-978f-d2f1294409fd",)), UNKNOWN])
     sliced, unknown = run_module("anvil_host_info")["gpus"]
-    assert sliced["mig"] and sliced["mig_devices"] == [
-        {"uuid": "MIG-c7384736-a75d-5afc-978f-d2f1294409fd", "profile": "1g.24gb"}
-    ]
+    assert sliced["mig"] and sliced["mig_devices"] == [{"uuid": "MIG-c7384736-a75d-5afc-978f-d2f1294409fd", "profile": "1g.24gb"}]
     assert unknown["family"] is None and set(unknown["can"].values()) == {None} and unknown["sm"] == "sm_139"

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 SETTINGS = st.recursive(
-    st.dictionaries(st.text(max_size=3), st.one_of(st.integers(), st.booleans(), st.lists(st.integers(), max_size=3)), max_size=4),
+    st.dictionaries(
+        st.text(max_size=3), st.one_of(st.integers(), st.booleans(), st.lists(st.integers(), max_size=3)), max_size=4
+    ),
     lambda inner: st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )

@@ -104,9 +104,7 @@ def test_nvml_tells_what_nvidia_smi_would(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_nvml_unknown_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        sys.modules, "pynvml", _nvml(nvmlDeviceGetMemoryInfo=_refuse(3), nvmlDeviceGetMigMode=_refuse(3))
-    )
+    monkeypatch.setitem(sys.modules, "pynvml", _nvml(nvmlDeviceGetMemoryInfo=_refuse(3), nvmlDeviceGetMigMode=_refuse(3)))
     driver = read_nvml()
     assert driver is not None and driver.cards[0].vram_total_mib is None and driver.cards[0].mig is None
 
@@ -125,9 +123,7 @@ def test_nvml_without_a_library_leaves_it_to_nvidia_smi(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("call", "value", "words"), [("nvmlInit", 9, "Driver Not Loaded"), ("nvmlDeviceGetHandleByIndex", 15, "GPU is lost")]
 )
-def test_nvml_that_fails_is_an_error_with_its_words(
-    monkeypatch: pytest.MonkeyPatch, call: str, value: int, words: str
-) -> None:
+def test_nvml_that_fails_is_an_error_with_its_words(monkeypatch: pytest.MonkeyPatch, call: str, value: int, words: str) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", _nvml(**{call: _refuse(value)}))
     with pytest.raises(AnvilError) as caught:
         read_nvml()
