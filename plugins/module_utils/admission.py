@@ -88,9 +88,7 @@ def _gpu_problems(service: Service, cards: Optional[Sequence[Card]]) -> List[Pro
             what="GPU {0} is in MIG mode, and the serve is pinned to the whole card".format(card.uuid),
             where="serve " + service.name,
             why="its MIG devices: " + (", ".join(device.uuid for device in card.mig_devices) or "none has been created"),
-            hint="pin the serve to one of them (uuid in anvil_gpus), or turn MIG off: nvidia-smi -i {0} -mig 0".format(
-                card.index
-            ),
+            hint="pin the serve to one of them (uuid in anvil_gpus), or turn MIG off on card {0}".format(card.index),
         )
         for card in cards
         if card.mig and card.uuid in service.gpu_uuids

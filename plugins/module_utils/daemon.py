@@ -13,7 +13,8 @@ import os
 import subprocess
 import tempfile
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, fail
@@ -96,18 +97,18 @@ def restart_command() -> List[str]:
     return ["service", "docker", "restart"]
 
 
-def _restart(engine: Engine, argv: Sequence[str], timeout: int, clock: Callable[[], float] = time.monotonic) -> None:
+def _restart(engine: Engine, argv: Sequence[str], timeout: int) -> None:
     done = _run(argv, timeout)
     if done.returncode != 0:
         why = done.stdout.decode("utf-8", "replace").strip()
         raise fail("the engine could not be restarted", where=" ".join(argv), why=why, hint="journalctl -u docker tells more")
-    deadline = clock() + timeout
+    deadline = time.monotonic() + timeout
     while True:
         try:
             Engine(engine.docker_host, timeout=5).version()
             return
         except AnvilError as exc:
-            if clock() >= deadline:
+            if time.monotonic() >= deadline:
                 raise fail(
                     "the engine does not answer {0} s after its restart".format(timeout),
                     where=engine.docker_host,
@@ -117,44 +118,56 @@ def _restart(engine: Engine, argv: Sequence[str], timeout: int, clock: Callable[
         time.sleep(0.2)
 
 
-def _roll_back(engine: Engine, path: str, old: Optional[str], argv: Sequence[str], timeout: int, cause: AnvilError) -> AnvilError:
+@dataclass(frozen=True)
+class DaemonSettings:
+    """What daemon.json has to hold. restart_command: empty is this host's own way. timeout: seconds of a restart."""
+
+    path: str
+    settings: Mapping[str, Any]
+    restart_command: Tuple[str, ...] = ()
+    force_restart: bool = False
+    timeout: int = 60
+
+
+def _roll_back(engine: Engine, wanted: DaemonSettings, old: Optional[str], argv: Sequence[str], cause: AnvilError) -> AnvilError:
     problem = cause.problems[0]
     if old is None:
-        remove_file(path)
+        remove_file(wanted.path)
     else:
-        write_file(path, old, 0o644)
+        write_file(wanted.path, old, 0o644)
     try:
-        _restart(engine, argv, timeout)
-        remove_file(path + PENDING)
+        _restart(engine, argv, wanted.timeout)
+        remove_file(wanted.path + PENDING)
         after = "the old daemon.json is back, and the engine runs with it"
     except AnvilError as exc:
         after = "the old daemon.json is back, but the engine does not run: " + exc.problems[0].why
     return fail(problem.what, where=problem.where, why=problem.why + "\n" + after, hint=problem.hint)
 
 
-def converge_daemon(
-    engine: Engine, path: str, settings: Mapping[str, Any], restart: Sequence[str], timeout: int, check: bool
-) -> Dict[str, Any]:
-    """Bring daemon.json to hold ``settings``, and restart the engine if that changed it; ``timeout`` in seconds."""
+def converge_daemon(engine: Engine, wanted: DaemonSettings, check: bool) -> Dict[str, Any]:
+    """Bring daemon.json to hold the settings, and restart the engine if that changed it."""
+    path, pending = wanted.path, wanted.path + PENDING
     old = read_file(path)
     before = read_settings(path, old)
-    after = merge_settings(before, settings)
-    pending = os.path.exists(path + PENDING)
-    result: Dict[str, Any] = {"changed": pending or before != after, "restarted": False, "settings": after}
-    if not result["changed"]:
+    after = merge_settings(before, wanted.settings)
+    changed = before != after or wanted.force_restart or os.path.exists(pending)
+    result: Dict[str, Any] = {"changed": changed, "restarted": False, "settings": after}
+    if not changed:
         return result
-    text = json.dumps(after, indent=2) + "\n" if before != after else old or ""
-    validate_settings(path, text)
-    result["diff"] = {"before": old or "", "after": text, "before_header": path, "after_header": path}
+    text = json.dumps(after, indent=2) + "\n" if before != after else old
+    if text is not None:
+        validate_settings(path, text)
+        result["diff"] = {"before": old or "", "after": text, "before_header": path, "after_header": path}
     if check:
         return result
-    write_file(path + PENDING, "", 0o600)
-    write_file(path, text, 0o644)
-    argv = list(restart) or restart_command()
+    write_file(pending, "", 0o600)
+    if text is not None:
+        write_file(path, text, 0o644)
+    argv = list(wanted.restart_command) or restart_command()
     try:
-        _restart(engine, argv, timeout)
+        _restart(engine, argv, wanted.timeout)
     except AnvilError as exc:
-        raise _roll_back(engine, path, old, argv, timeout, exc) from exc
-    remove_file(path + PENDING)
+        raise _roll_back(engine, wanted, old, argv, exc) from exc
+    remove_file(pending)
     result["restarted"] = True
     return result

@@ -159,13 +159,14 @@ def _gpu_lacks(wanted: Wanted, engine_info: Mapping[str, Any]) -> List[Lack]:
             )
         )
     here = {card.uuid for card in driver.cards} | {device.uuid for card in driver.cards for device in card.mig_devices}
+    missing = "GPU {0} is not on this host"
     for uuid in wanted.gpus:
         if uuid not in here:
             known = "the driver knows: " + (", ".join(sorted(here)) or "none")
             lacks.append(
                 Lack(
                     "gpu",
-                    Problem("GPU {0} is not on this host".format(uuid), "anvil_gpus", known, "nvidia-smi -L tells the UUIDs"),
+                    Problem(missing.format(uuid), "anvil_gpus", known, "nvidia-smi -L tells the UUIDs"),
                 )
             )
     return lacks

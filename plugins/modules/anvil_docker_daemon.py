@@ -37,6 +37,10 @@ options:
     description: The file.
     type: path
     default: /etc/docker/daemon.json
+  force_restart:
+    description: Restart the engine even if the file holds everything, as is needed after the container toolkit was installed.
+    type: bool
+    default: false
   restart_command:
     description: How to restart the engine, word by word. By default C(systemctl restart docker) where systemd runs, else
       C(service docker restart).
@@ -74,13 +78,14 @@ settings:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils.daemon import DEFAULT_PATH, converge_daemon
+from ansible_collections.anvil.serving.plugins.module_utils.daemon import DEFAULT_PATH, DaemonSettings, converge_daemon
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
 
 OPTIONS = {
     "settings": {"type": "dict", "required": True},
     "path": {"type": "path", "default": DEFAULT_PATH},
+    "force_restart": {"type": "bool", "default": False},
     "restart_command": {"type": "list", "elements": "str", "default": []},
     "timeout": {"type": "int", "default": 60},
 }
@@ -88,10 +93,14 @@ OPTIONS = {
 
 def work(module: AnsibleModule) -> dict:
     asked = module.params
-    engine = Engine(asked["docker_host"])
-    return converge_daemon(
-        engine, asked["path"], asked["settings"], asked["restart_command"], asked["timeout"], module.check_mode
+    wanted = DaemonSettings(
+        path=asked["path"],
+        settings=asked["settings"],
+        restart_command=tuple(asked["restart_command"]),
+        force_restart=asked["force_restart"],
+        timeout=asked["timeout"],
     )
+    return converge_daemon(Engine(asked["docker_host"]), wanted, module.check_mode)
 
 
 def main() -> None:

@@ -64,7 +64,8 @@ class BedError(Exception):
 def format_gpus(gpus: Iterable[Gpu]) -> str:
     """The table that the simulated nvidia-smi and hook read."""
     return "".join(
-        f"{i}, {g.uuid}, {g.name}, {g.memory}, {g.memory_used}, {g.driver}, 00000000:{i + 1:02d}:00.0, {g.compute_cap}, {' '.join(g.mig)}\n"
+        f"{i}, {g.uuid}, {g.name}, {g.memory}, {g.memory_used}, {g.driver}, 00000000:{i + 1:02d}:00.0, {g.compute_cap}, "
+        f"{' '.join(g.mig)}\n"
         for i, g in enumerate(gpus)
     )
 

@@ -16,9 +16,7 @@ FAKOLI_DARK = """\
 # documentation: a cloud T4; MIG is not a mode of that card
 T4 = "0, GPU-1d2e3f40-5162-7384-95a6-b7c8d9eafb0c, Tesla T4, 7.5, 15360, 0, 535.183.01, 00000000:00:1E.0, [N/A]\n"
 # documentation: H100 and H200 have MIG, off by default
-H100 = (
-    "0, GPU-6fb1c33b-02f2-4b2d-9d4e-1c0a7b1c8a11, NVIDIA H100 80GB HBM3, 9.0, 81559, 4, 535.104.05, 00000000:04:00.0, Disabled\n"
-)
+H100 = "0, GPU-6fb1c33b-02f2-4b2d-9d4e-1c0a7b1c8a11, NVIDIA H100 PCIe, 9.0, 81559, 4, 535.104.05, 00000000:04:00.0, Disabled\n"
 H200 = "0, GPU-9d5a7d5b-52e0-4f2f-8c3e-2f7f35b2a001, NVIDIA H200, 9.0, 143771, 1, 570.86.15, 00000000:19:00.0, Disabled\n"
 # documentation: GB10 shares the system's memory, so it tells none (DGX Spark, known issues)
 GB10 = "0, GPU-2dee1e25-b3b5-007e-2b55-79f2d0f2ebe5, NVIDIA GB10, 12.1, [N/A], [N/A], 580.126.09, 0000000F:01:00.0, [N/A]\n"
@@ -47,10 +45,7 @@ GPU 0: A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
 """
 # documentation: a card that fell off the bus, alone and as one row of two
 LOST = "Unable to determine the device handle for GPU 0000:0B:00.0: GPU is lost.  Reboot the system to recover this GPU\n"
-LOST_ROW = (
-    T4
-    + "1, [GPU is lost], [GPU is lost], [GPU is lost], [GPU is lost], [GPU is lost], [GPU is lost], [GPU is lost], [GPU is lost]\n"
-)
+LOST_ROW = T4 + "1" + ", [GPU is lost]" * 8 + "\n"
 # documentation: a driver that was updated under a running kernel module
 MISMATCH = "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 535.161\n"
 # documentation: nvidia-smi -q, its head
