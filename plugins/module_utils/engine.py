@@ -267,6 +267,17 @@ class Engine:
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
         self._ask("create volume " + name, "create_volume", name, labels=dict(labels))
 
+    def tag_image(self, reference: str, other: str) -> None:
+        """Give an image another name; an image that had it loses it."""
+        repository, _colon, tag = other.rpartition(":")
+        self._ask("tag image " + reference, "tag", reference, repository, tag)
+
+    def inspect_distribution(self, reference: str, auth: Optional[Mapping[str, str]] = None) -> Optional[Dict[str, Any]]:
+        """What the registry of an image tells of it (``Descriptor.digest``); ``None`` if it has none of that name."""
+        act = "ask the registry about " + reference
+        found = self._find(act, "inspect_distribution", reference, auth_config=dict(auth) if auth else None)
+        return None if found is None else dict(found)
+
     def restart_container(self, name_or_id: str, grace: int = 10, signal: str = "") -> None:
         """Restart, giving the process ``grace`` seconds to end after ``signal`` (its own stop signal if empty).
 

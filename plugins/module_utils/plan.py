@@ -16,6 +16,12 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Pattern, Sequence, Set, Tuple, Union
 
+from ansible_collections.anvil.serving.plugins.module_utils.capability import (
+    CAPABILITIES,
+    VERSION,
+    find_capability,
+    torch_environment,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     EVICTABLE,
@@ -114,7 +120,7 @@ SERVE_KEYS = (
     "tags",
     "api_key",
 )
-GPU_KEYS = ("uuid", "vram_mib", "reserve_mib", "index")
+GPU_KEYS = ("uuid", "vram_mib", "reserve_mib", "index", "compute_capability")
 ROUTER_KEYS = (
     "image",
     "container",
@@ -137,6 +143,7 @@ class Engine:
 
     gpu_environment, wsl2_environment: added for serves that have GPUs, and for those on a WSL2 host.
     key_env: the variable the engine reads its API key from; empty: it takes the key on the command line only.
+    torch: it runs on PyTorch, and is told the architecture of its cards. kv_flags: what sets the type of the KV cache.
     flags: what the plan itself sets on the command line -> the key of the inventory that says it.
     context_flags: what limits the context of one request. slot_flags: what that is divided by.
     tool_flags: the engine supports tools when one of these is given; none: it always does.
@@ -148,6 +155,8 @@ class Engine:
     shm_size: str = ""
     gpu_environment: Mapping[str, str] = field(default_factory=dict)
     wsl2_environment: Mapping[str, str] = field(default_factory=dict)
+    torch: bool = False
+    kv_flags: Tuple[str, ...] = ()
     read_only: bool = False
     cap_drop: Tuple[str, ...] = ()
     key_env: str = ""
@@ -165,6 +174,8 @@ ENGINES: Mapping[str, Engine] = {
         entrypoint=("vllm",),
         ipc="host",
         gpu_environment=PCI_ORDER,
+        torch=True,
+        kv_flags=("--kv-cache-dtype",),
         wsl2_environment={"VLLM_USE_V2_MODEL_RUNNER": "0"},  # that runner wants UVA, which WSL2 does not have
         key_env="VLLM_API_KEY",
         flags={"--port": "port", "--host": "publish", "--served-model-name": "served_name", "--model": "model"},
@@ -175,6 +186,8 @@ ENGINES: Mapping[str, Engine] = {
     "sglang": Engine(
         shm_size="16g",
         gpu_environment=PCI_ORDER,
+        torch=True,
+        kv_flags=("--kv-cache-dtype",),
         flags={
             "--port": "port",
             "--host": "publish",
@@ -510,6 +523,19 @@ class _Gpus:
     by_alias: Dict[str, Gpu]
 
 
+def _read_capability(node: _Node) -> str:
+    if isinstance(node.raw.get("compute_capability"), float):
+        node.check.wrong(
+            node.at("compute_capability"), "text is wanted, not a number", 'put it in quotes: "12.0"', "YAML reads 12.10 as 12.1"
+        )
+        return ""
+    found = node.text("compute_capability", 'as nvidia-smi --query-gpu=compute_cap tells it: "12.0"', VERSION) or ""
+    if found and not find_capability(found):
+        known = ", ".join(CAPABILITIES)
+        node.check.note(node.at("compute_capability"), "nothing is known of {0} (known: {1})".format(found, known))
+    return found
+
+
 def _read_gpu(node: _Node, alias: str) -> Optional[Gpu]:
     node.known(GPU_KEYS)
     rule = "GPU- or MIG- and 8-4-4-4-12 hexadecimal digits: nvidia-smi -L tells it"
@@ -517,6 +543,7 @@ def _read_gpu(node: _Node, alias: str) -> Optional[Gpu]:
     vram = node.whole("vram_mib", 1, 10**7, "MiB")
     reserve = node.whole("reserve_mib", 0, 10**7, "MiB")
     index = node.whole("index", 0, 255)
+    capability = _read_capability(node)
     for key, hint in (("uuid", rule), ("vram_mib", "the card's total memory in MiB: nvidia-smi tells it")):
         if not node.has(key):
             node.check.wrong(node.at(key), "GPU {0} has no {1}".format(alias, key), hint)
@@ -531,7 +558,7 @@ def _read_gpu(node: _Node, alias: str) -> Optional[Gpu]:
         return None
     head, dash, tail = uuid.partition("-")
     uuid = head.upper() + dash + tail.lower().replace("gpu-", "GPU-")
-    return Gpu(alias=alias, uuid=uuid, vram_mib=vram, reserve_mib=reserve or 0, index=index)
+    return Gpu(alias=alias, uuid=uuid, vram_mib=vram, reserve_mib=reserve or 0, index=index, compute_capability=capability)
 
 
 def _read_gpus(check: _Check, value: Any) -> _Gpus:
@@ -1007,8 +1034,36 @@ def _check_model(node: _Node, model: Optional[str], engine: Optional[Engine], mo
         node.check.note(node.at("model"), "no volume holds {0}: the image must".format(shorten(model)))
 
 
-def _environment(engine: Engine, shared: _Shared, visible: Sequence[str], gpus: bool, platform: str) -> Dict[str, str]:
-    merged: Dict[str, str] = dict(engine.gpu_environment) if gpus else {}
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+def _card_environment(node: _Node, engine: Engine, shared: _Shared, cards: Sequence[Gpu], platform: str) -> Dict[str, str]:
+    """What the capability of all cards of a serve decides and the inventory does not say; told in a note."""
+    versions = [card.compute_capability for card in cards if card.compute_capability]
+    if not engine.torch or not versions:
+        return {}
+    if len(versions) < len(cards):
+        node.check.note(node.at("gpus"), "not every card has a compute_capability in anvil_gpus: nothing is set for the others")
+        return {}
+    said = set(shared.environment) | set(shared.secrets)
+    if said.intersection(ALLOCATOR):  # two names of one setting
+        said.update(ALLOCATOR)
+    # WSL2's driver has no virtual memory management for expandable segments.
+    decided = torch_environment(versions, expandable=platform != "wsl2")
+    found = {name: value for name, value in decided.items() if name not in said}
+    if found:
+        told = ", ".join("{0}={1}".format(name, value) for name, value in found.items())
+        node.check.note(node.path, "by the compute capability of its cards: " + told)
+    rows = [find_capability(version) for version in versions]
+    if all(row and row.fp8 for row in rows) and not any(_flag_of(word) in engine.kv_flags for word in shared.args):
+        node.check.note(node.at("args"), "its cards can hold the KV cache in half the memory: {0} fp8".format(engine.kv_flags[0]))
+    return found
+
+
+def _environment(
+    engine: Engine, shared: _Shared, visible: Sequence[str], gpus: bool, platform: str, by_card: Mapping[str, str]
+) -> Dict[str, str]:
+    merged: Dict[str, str] = {**engine.gpu_environment, **by_card} if gpus else {}
     if platform == "wsl2":
         merged.update(engine.wsl2_environment)
     merged.update(shared.environment)
@@ -1055,6 +1110,7 @@ def _read_serve(node: _Node, name: str, host: _Host) -> ServePlan:
     cards = tuple(host.gpus.by_alias[alias] for alias in aliases) if sound else ()
     pin = shared.gpu_pin or ("uuid" if host.platform == "wsl2" else "device_ids")
     visible = _pin(node, pin, cards, host.platform)
+    by_card = _card_environment(node, engine, shared, cards, host.platform)
     publish = node.text("publish", "an address of this host: 127.0.0.1")
     bind = _read_address(node.check, node.at("publish"), publish) if publish else None
     if bind:
@@ -1078,7 +1134,7 @@ def _read_serve(node: _Node, name: str, host: _Host) -> ServePlan:
         gpu_uuids=tuple(card.uuid for card in cards),
         cuda_visible=visible,
         args=shared.args + _read_share(node, word, shared.args, need, cards),
-        environment=_environment(engine, shared, visible, bool(aliases), host.platform),
+        environment=_environment(engine, shared, visible, bool(aliases), host.platform, by_card),
         secrets=dict(sorted(secrets.items())),
         mounts=shared.mounts,
         entrypoint=shared.entrypoint if shared.entrypoint is not None else engine.entrypoint,

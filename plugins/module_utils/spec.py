@@ -45,13 +45,17 @@ DEFAULT_SHM_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card of the inventory. ``vram_mib`` is its total memory, ``reserve_mib`` what no serve may claim (both MiB)."""
+    """A card of the inventory. ``vram_mib`` is its total memory, ``reserve_mib`` what no serve may claim (both MiB).
+
+    compute_capability: such as ``12.0``; empty: the inventory does not say.
+    """
 
     alias: str
     uuid: str
     vram_mib: int
     reserve_mib: int = 0
     index: Optional[int] = None
+    compute_capability: str = ""
 
     @property
     def budget_mib(self) -> int:
