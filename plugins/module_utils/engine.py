@@ -17,6 +17,7 @@ import io
 import json
 import socket
 import tarfile
+import time
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -107,6 +108,17 @@ class SideProcess:
         if not piece:
             raise self._gone("it ended")
         self._raw += piece
+
+    def drain(self, seconds: float = 0.2) -> None:
+        """Take in what it has said on its standard error so far."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                self._receive(max(0.01, deadline - time.monotonic()))
+            except AnvilError:
+                return
+            while self._take_frame():
+                pass
 
     def _gone(self, why: str) -> AnvilError:
         said = self.errors.decode("utf-8", "replace").splitlines()[-10:]
@@ -341,11 +353,14 @@ class Engine:
         """Create and start a side container whose standard input and output are ours, and whose life ends with ours.
 
         Its standard input closes when this process dies, however it dies (StdinOnce), and the engine then removes it
-        (``auto_remove``). A name that is taken is an ``AnvilError`` whose text holds the word "Conflict".
+        (``auto_remove``). networks: those besides its ``network_mode``. A name that is taken is an ``AnvilError`` whose text holds the word "Conflict".
         """
         options["host_config"] = dict(options.get("host_config", {}), auto_remove=True)
+        networks = options.pop("networks", ())
         made = self.create_container(image, command, stdin_open=True, **options)
         try:
+            for network in networks:
+                self._ask("connect to network " + network, "connect_container_to_network", made, network)
             attached = self._ask(
                 "attach to container " + made,
                 "attach_socket",
