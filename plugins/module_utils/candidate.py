@@ -273,9 +273,7 @@ def choose_probes(facts: Facts) -> Tuple[Probe, ...]:
     probes = []
     if facts.generation == GATEWAY_ROUTER:
         if facts.config_sha256:
-            probes.append(
-                Probe("config in memory", "/v1/router/status", json={"config_sha256": facts.config_sha256}, token=True)
-            )
+            probes.append(Probe("config in memory", "/v1/router/status", json={"config_sha256": facts.config_sha256}, token=True))
         if facts.tiers:
             probes.append(Probe("tiers", "/v1/health/tiers", token=True))
         return tuple(probes)
@@ -289,7 +287,7 @@ def choose_probes(facts: Facts) -> Tuple[Probe, ...]:
     return tuple(probes)
 
 
-def judge(facts: Facts, files: Mapping[str, bytes], given: Sequence[str], mount: str, image: str) -> Verdict:
+def judge(facts: Facts, files: Mapping[str, bytes], given: Sequence[str], profile_path: str, image: str) -> Verdict:
     """Everything that is wrong with a candidate, at once, as one ``AnvilError``; or the files to write.
 
     given: the files that the operator named, as opposed to those kept from the live revision.
@@ -319,7 +317,7 @@ def judge(facts: Facts, files: Mapping[str, bytes], given: Sequence[str], mount:
             if not any(problem.where == PROFILE for problem in problems):
                 problems.append(Problem("not JSON", where=PROFILE, why=str(exc)))
     if facts.generation == PROFILE_ROUTER and facts.tier_ids:
-        wrong, warnings = check_paths(facts, PROFILE in files, mount + "/" + PROFILE)
+        wrong, warnings = check_paths(facts, PROFILE in files, profile_path)
         problems += wrong
     wrong, doubts = check_routes(facts)
     # A profile that is wrong in itself has been told already.
@@ -340,5 +338,3 @@ def judge(facts: Facts, files: Mapping[str, bytes], given: Sequence[str], mount:
         },
         warnings=tuple(warnings),
     )
-
-

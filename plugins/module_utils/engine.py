@@ -124,13 +124,17 @@ class SideProcess:
         said = self.errors.decode("utf-8", "replace").splitlines()[-10:]
         return fail("a side container was lost", where=self.container_id[:12], why=why, log=said)
 
-    def close(self) -> None:
-        """End it and see it gone, so that its name is free when this returns."""
+    def release(self) -> None:
+        """Let it go without waiting: its standard input closes, so it ends, and the engine removes it."""
         try:
             self._socket.close()
             self._attached.close()
         except OSError:
-            pass  # the container is removed all the same
+            pass  # the engine is gone, and with it what was attached
+
+    def close(self) -> None:
+        """End it and see it gone, so that its name is free when this returns."""
+        self.release()
         self.engine.remove_container(self.container_id)
 
 
@@ -277,6 +281,10 @@ class Engine:
         if answer.status_code >= 400:
             raise fail("the engine refused to " + act, where=self.docker_host, why=_explain(answer.content))
 
+    def signal_container(self, name_or_id: str, signal: str) -> None:
+        """Send a signal to the first process of a container."""
+        self._ask("signal container " + name_or_id, "kill", name_or_id, signal)
+
     def stop_container(self, name_or_id: str, grace: int = 30) -> None:
         """Stop, giving the process ``grace`` seconds to end by itself; absence is success."""
         self._find("stop container " + name_or_id, "stop", name_or_id, timeout=grace)
@@ -353,7 +361,8 @@ class Engine:
         """Create and start a side container whose standard input and output are ours, and whose life ends with ours.
 
         Its standard input closes when this process dies, however it dies (StdinOnce), and the engine then removes it
-        (``auto_remove``). networks: those besides its ``network_mode``. A name that is taken is an ``AnvilError`` whose text holds the word "Conflict".
+        (``auto_remove``). networks: those besides its ``network_mode``. A name that is taken is an ``AnvilError`` whose
+        text holds the word "Conflict".
         """
         options["host_config"] = dict(options.get("host_config", {}), auto_remove=True)
         networks = options.pop("networks", ())
@@ -379,17 +388,17 @@ class Engine:
         command: Sequence[str],
         timeout: int = 60,
         files: Optional[Mapping[str, bytes]] = None,
+        folder: str = "/",
         **options: Any,
     ) -> Finished:
         """Run a container to its end and remove it, whatever happens.
 
-        files: absolute path in the container -> content, put there before it starts.
+        files: path in the container -> content, put there before it starts; relative paths are below ``folder``.
         """
         made = self.create_container(image, command, **options)
         try:
             for path, content in (files or {}).items():
-                folder, _slash, name = path.rpartition("/")
-                self.put_file(made, folder or "/", name, content, 0o644)
+                self.put_file(made, folder, path.lstrip("/"), content, 0o644)
             self.start_container(made)
             code = self.wait_container(made, timeout)
             return Finished(code, "\n".join(self.read_log(made, lines=200)))

@@ -160,7 +160,7 @@ def run_probes(probes: Sequence[Probe], ask: Ask, patience: float = PATIENCE) ->
 def parse_probes(given: Sequence[Mapping[str, Any]], read_secret: Callable[[str], str]) -> Tuple[Probe, ...]:
     """The probes of a module's parameter. read_secret: path of a file on this host -> its content."""
     probes = []
-    problems = []
+    problems: List[Problem] = []
     for index, each in enumerate(given):
         where = "probes[{0}]".format(index)
         try:

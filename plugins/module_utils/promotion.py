@@ -458,9 +458,7 @@ def _base_files(snapshot: Snapshot, journal: Optional[Journal]) -> Dict[str, byt
     return snapshot.observed()
 
 
-def is_settled(
-    crew: Crew, snapshot: Snapshot, journal: Optional[Journal], views: Mapping[str, View], order: Order
-) -> bool:
+def is_settled(crew: Crew, snapshot: Snapshot, journal: Optional[Journal], views: Mapping[str, View], order: Order) -> bool:
     """Whether there is nothing to do: the candidate is live, nothing is in flight, and every reader is well."""
     if order.plain:
         wanted = {**snapshot.observed(), **order.files}
@@ -486,9 +484,7 @@ def _unchanged(snapshot: Snapshot, journal: Optional[Journal]) -> Outcome:
     return Outcome(False, snapshot.live, snapshot.live, files, files, history=list_history(snapshot, journal))
 
 
-def _predict(
-    crew: Crew, snapshot: Snapshot, journal: Optional[Journal], views: Mapping[str, View], order: Order
-) -> Outcome:
+def _predict(crew: Crew, snapshot: Snapshot, journal: Optional[Journal], views: Mapping[str, View], order: Order) -> Outcome:
     before = _base_files(snapshot, journal)
     if _is_only_handed_back(order):
         return Outcome(True, snapshot.live, snapshot.live, before, before, actions=("hand the volume back as plain files",))
@@ -644,10 +640,7 @@ class _Promotion:
     def _point_to(self, replica: str, revision: Optional[str]) -> float:
         """Move a replica's pointer: the one act that makes files live. Returns when, by the engine's clock."""
         link = self.place.link_of(replica)
-        if revision is None:
-            at = self.writer.remove(link)
-        else:
-            at = self.writer.put_link(link, "../revisions/" + revision)
+        at = self.writer.remove(link) if revision is None else self.writer.put_link(link, "../revisions/" + revision)
         self.moved[replica] = at
         self.told.pop(replica, None)
         return at
@@ -729,9 +722,7 @@ class _Promotion:
             self.actions.append("switched from {0} to {1}".format(short(old), short(new)))
         return self._roll(old, new, before, verdict.files)
 
-    def _roll(
-        self, old: Optional[str], new: Optional[str], before: Mapping[str, bytes], after: Mapping[str, bytes]
-    ) -> Outcome:
+    def _roll(self, old: Optional[str], new: Optional[str], before: Mapping[str, bytes], after: Mapping[str, bytes]) -> Outcome:
         """Replica by replica: a candidate that is no good does not get past the first."""
         reached: List[Member] = []
         try:
@@ -766,9 +757,7 @@ class _Promotion:
             gate.open(member.name)
             self.actions.append("{0} serves {1}".format(member.name, short(revision)))
 
-    def _go_back(
-        self, reached: Sequence[Member], old: Optional[str], new: Optional[str], cause: AnvilError
-    ) -> AnvilError:
+    def _go_back(self, reached: Sequence[Member], old: Optional[str], new: Optional[str], cause: AnvilError) -> AnvilError:
         """Undo a switch that failed, and tell all of it."""
         where = "volume " + self.place.volume
         try:
@@ -835,7 +824,7 @@ class _Promotion:
                 self.writer.remove(name)
 
     def _hand_back(self, outcome: Outcome) -> Outcome:
-        """Leave plain files with the same bytes, and nothing of ours. Each file is one rename; the links go on working until then."""
+        """Leave plain files with the same bytes, and nothing of ours: one rename for each."""
         files = self.writer.read().observed()
         for name in self.place.names:
             if name in files:
@@ -860,7 +849,7 @@ class _Promotion:
             if path.startswith(PROFILES + "/") and entry.kind == "file" and path not in needed:
                 self.writer.remove(path)
         for name in self.place.names:
-            # A file that the candidate no longer has must not stay as a link that leads nowhere where folders are read whole.
+            # A file that is no more must not stay as a link that leads nowhere: some readers read whole folders.
             if self.order.whole and name not in after and name in snapshot.stock and journal.state == DONE:
                 self.writer.remove(name)
         return Outcome(

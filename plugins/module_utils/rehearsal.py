@@ -162,7 +162,7 @@ def plan_stage(
     limits["network_mode"] = networks[0] if networks else "none"
     return Stage(
         image=str(image["Id"]),
-        argv=tuple([*_words(config.get("Entrypoint")), *_words(config.get("Cmd"))]),
+        argv=(*_words(config.get("Entrypoint")), *_words(config.get("Cmd"))),
         mount=mount,
         port=find_port(config),
         user=str(config.get("User") or ""),

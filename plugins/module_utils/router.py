@@ -10,15 +10,13 @@ Two generations are served. A *profile* router (anvil-serving 0.12 to 0.13.2) re
 from __future__ import annotations
 
 import calendar
-import difflib
 import json
-import os
 import re
 import secrets
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.candidate import (
     CONFIG,
@@ -31,6 +29,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.candidate import (
     facts_from,
     judge,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.edge import Edge
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, is_local, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.probes import (
@@ -44,7 +43,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.probes import (
 )
 from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
     Crew,
-    Gate,
     Member,
     Order,
     Outcome,
@@ -52,6 +50,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
     Rehearsal,
     Verdict,
     View,
+    find_revision,
     is_loaded,
     list_history,
     look_at,
@@ -80,6 +79,7 @@ STARTING = 15.0
 CRASH_WINDOW = 10.0
 # A tier that is not ready yet (503, or no answer) is asked again for this long (seconds).
 NOT_READY = 10.0
+
 
 def parse_time(text: str) -> float:
     """Seconds since the epoch of the engine's RFC 3339 times (nanoseconds, UTC); 0 for 'never' (year 1)."""
@@ -551,9 +551,9 @@ class Files(Reader):
             done = self.engine.run_side_container(
                 image,
                 list(self.setting.validator[1:]),
-                files={"{0}/{1}".format(self.setting.mount, name): content for name, content in files.items()},
+                files=files,
+                folder=self.setting.mount,
                 entrypoint=[self.setting.validator[0]],
-                volumes=[self.setting.mount],
                 labels={LABEL_OWNER: describe_owner()},
                 healthcheck={"test": ["NONE"]},
                 host_config={
@@ -588,45 +588,19 @@ def _profile_copy(files: Mapping[str, bytes]) -> str:
 # ---------------------------------------------------------------------------------------------------------------- verbs
 
 
-class _EdgeLike(Protocol):
-    def read_servers(self) -> List[Any]: ...
-
-    def drain(self, server: str, timeout: float) -> float: ...
-
-    def readmit(self, server: str, timeout: float) -> float: ...
-
-
+@dataclass(frozen=True)
 class EdgeGate:
     """The edge, as that which leads clients to the replicas (``promotion.Gate``)."""
 
-    def __init__(self, edge: _EdgeLike, setting: RouterSetting) -> None:
-        self.edge = edge
-        self.setting = setting
+    edge: Edge
+    drain_timeout: float
+    up_timeout: float
 
     def close(self, replica: str) -> None:
-        servers = {server.name: server.status for server in self.edge.read_servers()}
-        if replica not in servers:
-            raise fail(
-                "the edge does not know this replica",
-                where="edge {0}, replica {1}".format(self.setting.edge, replica),
-                why="it knows " + (", ".join(sorted(servers)) or "none"),
-                hint="bring the edge up again from its compose file",
-            )
-        if not any(status == "UP" for name, status in servers.items() if name != replica):
-            # Nobody else could answer: to drain it would be the outage that draining avoids. An outage that is there
-            # already is healed by going on.
-            if servers[replica] == "UP" and len(self.setting.names) > 1:
-                others = ["{0} is {1}".format(name, status) for name, status in sorted(servers.items()) if name != replica]
-                raise fail(
-                    "no other replica could answer while this one is restarted",
-                    where="edge {0}, replica {1}".format(self.setting.edge, replica),
-                    why=", ".join(others),
-                    hint="mend the other replica first: docker logs tells what ails it",
-                )
-        self.edge.drain(replica, self.setting.drain_timeout)
+        self.edge.drain(replica, self.drain_timeout)
 
     def open(self, replica: str) -> None:
-        self.edge.readmit(replica, self.setting.start_timeout)
+        self.edge.readmit(replica, self.up_timeout)
 
 
 def has_image(engine: Engine, reference: str) -> bool:
@@ -637,11 +611,9 @@ def gather_crew(engine: Engine, setting: RouterSetting, order: Order) -> Crew:
     """Everyone who reads the volume."""
     kind = Files if order.whole else Router
     members = tuple(Member(name, kind(engine, replace(setting, container=name), order)) for name in setting.names)
-    gate: Optional[Gate] = None
-    if setting.edge:
-        from ansible_collections.anvil.serving.plugins.module_utils.edge import Edge
-
-        gate = EdgeGate(Edge(engine, setting.edge), setting)
+    # Where there is one replica only, draining it would be the outage that it is to prevent.
+    led = bool(setting.edge) and len(members) > 1
+    gate = EdgeGate(Edge(engine, setting.edge), setting.drain_timeout, setting.start_timeout) if led else None
     return Crew(members, gate)
 
 
@@ -670,13 +642,18 @@ def promote_router(engine: Engine, setting: RouterSetting, order: Order) -> Outc
 
 
 def _choose_names(engine: Engine, crew: Crew, setting: RouterSetting, order: Order) -> Tuple[str, ...]:
-    """The paths that are ours: those that are asked for, and those of every revision that may be gone back to."""
+    """The paths that are ours: those of the candidate and those of the live revision."""
     place = setting.place_for(tuple(sorted(order.files)))
     if engine.inspect_volume(setting.volume) is None:
         return place.names
     snapshot = read_place(engine, crew, place, look_at(crew))
-    held = {name for revision in snapshot.revisions for name in snapshot.files_of(revision)}
-    return tuple(sorted({*place.names, *(name for name in held if name in order.files or _is_at(engine, snapshot, name))}))
+    journal = parse_journal(snapshot.journal, "volume " + setting.volume)
+    held = {snapshot.live, journal.old if journal else None, journal.new if journal else None}
+    if order.rollback_to:
+        held.add(find_revision(order.rollback_to, snapshot, journal))
+    ours = {name for name in (journal.old, journal.new) if name} if journal and journal.in_flight else set()
+    wanted = {name for revision in held - ours if revision for name in snapshot.files_of(revision)}
+    return tuple(sorted({*place.names, *wanted}))
 
 
 def setting_from(given: Mapping[str, Any]) -> RouterSetting:
@@ -716,7 +693,7 @@ def read_text(path: str, where: str) -> str:
 def _read_files(given: Sequence[Mapping[str, Any]], mount: str) -> Dict[str, bytes]:
     """The files of the module's parameter, all problems at once."""
     found: Dict[str, bytes] = {}
-    problems = []
+    problems: List[Problem] = []
     for index, each in enumerate(given):
         where = "files[{0}]".format(index)
         dest = str(each["dest"])
@@ -853,7 +830,8 @@ def read_router(engine: Engine, setting: RouterSetting) -> Dict[str, Any]:
         told["token_set"] = None if status == 0 else status in (401, 403)
     if not view.exists and (engine.inspect_volume(setting.volume) is None or not has_image(engine, setting.image)):
         return told
-    snapshot = read_place(engine, router, setting.place, view)
+    crew = Crew((Member(setting.container, router),))
+    snapshot = read_place(engine, crew, setting.place, {setting.container: view})
     journal = parse_journal(snapshot.journal, "volume " + setting.volume)
     meta = snapshot.meta_of(snapshot.live) if snapshot.live else {}
     told["revision"] = snapshot.live
