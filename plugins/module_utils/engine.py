@@ -324,20 +324,25 @@ class Engine:
         ended = self._ask("wait for container " + name_or_id, "wait", name_or_id, timeout=timeout)
         return int(ended["StatusCode"])
 
-    def put_file(self, name_or_id: str, folder: str, name: str, content: bytes, mode: int = 0o600) -> None:
-        """Put one file into a container's folder (the container need not run)."""
+    def put_files(self, name_or_id: str, folder: str, files: Mapping[str, bytes], mode: int = 0o644) -> None:
+        """Put files (path below ``folder`` -> content) into a container (it need not run)."""
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(content), mode
-            tar.addfile(member, io.BytesIO(content))
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(content), mode
+                tar.addfile(member, io.BytesIO(content))
         self._ask(
-            "write {0}/{1} into container {2}".format(folder, name, name_or_id),
+            "write {0} into container {1}".format(", ".join(files), name_or_id),
             "put_archive",
             name_or_id,
             folder,
             archive.getvalue(),
         )
+
+    def put_file(self, name_or_id: str, folder: str, name: str, content: bytes, mode: int = 0o600) -> None:
+        """Put one file into a container's folder (the container need not run)."""
+        self.put_files(name_or_id, folder, {name: content}, mode)
 
     def read_archive(self, name_or_id: str, path: str, limit: int = 64 * 1024 * 1024) -> Optional[Tuple[Dict[str, Any], bytes]]:
         """The engine's stat of ``path`` in a container and a tar of it; ``None`` if there is no such path.
@@ -361,14 +366,17 @@ class Engine:
         """Create and start a side container whose standard input and output are ours, and whose life ends with ours.
 
         Its standard input closes when this process dies, however it dies (StdinOnce), and the engine then removes it
-        (``auto_remove``). networks: those besides its ``network_mode``. A name that is taken is an ``AnvilError`` whose
+        (``auto_remove``). networks: those besides its ``network_mode``.
+        files: path below ``folder`` -> content, put there before it starts. A name that is taken is an ``AnvilError`` whose
         text holds the word "Conflict".
         """
         options["host_config"] = dict(options.get("host_config", {}), auto_remove=True)
-        networks = options.pop("networks", ())
+        networks, folder, files = (options.pop(key, None) for key in ("networks", "folder", "files"))
         made = self.create_container(image, command, stdin_open=True, **options)
         try:
-            for network in networks:
+            if files:
+                self.put_files(made, folder or "/", files)
+            for network in networks or ():
                 self._ask("connect to network " + network, "connect_container_to_network", made, network)
             attached = self._ask(
                 "attach to container " + made,
@@ -393,12 +401,12 @@ class Engine:
     ) -> Finished:
         """Run a container to its end and remove it, whatever happens.
 
-        files: path in the container -> content, put there before it starts; relative paths are below ``folder``.
+        files: path below ``folder`` -> content, put there before it starts.
         """
         made = self.create_container(image, command, **options)
         try:
-            for path, content in (files or {}).items():
-                self.put_file(made, folder, path.lstrip("/"), content, 0o644)
+            if files:
+                self.put_files(made, folder, files)
             self.start_container(made)
             code = self.wait_container(made, timeout)
             return Finished(code, "\n".join(self.read_log(made, lines=200)))

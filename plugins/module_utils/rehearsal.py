@@ -10,7 +10,6 @@ own standard input. It is asked from inside, so that no address of it need be re
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from dataclasses import dataclass, field
@@ -24,9 +23,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.volume import LABEL_
 
 LABEL_DRY_BOOT = "anvil.serving.dry-boot"
 
-# First line in: the files and the router's argv. Then one line of JSON per question, and one per answer.
+# First line in: the router's argv and port. Then one line of JSON per question, and one per answer.
 PROGRAM = r"""
-import base64, http.client, json, os, queue, socket, subprocess, sys, threading
+import http.client, json, os, queue, socket, subprocess, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 
 lines = queue.Queue()
@@ -40,10 +39,6 @@ def listen():
 
 threading.Thread(target=listen, daemon=True).start()
 request = json.loads(lines.get())
-for path, content in request["files"].items():
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as stream:
-        stream.write(base64.b64decode(content))
 try:
     child = subprocess.Popen(request["argv"], stdin=subprocess.DEVNULL, stdout=2, stderr=2)
 except OSError as exc:
@@ -134,8 +129,10 @@ def plan_stage(
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
         "pids_limit": 256,
-        "tmpfs": {mount: "size=32m,mode=0777"},
+        "tmpfs": {},
     }
+    # Anonymous volumes, which go with the container: for the candidate, and for whatever the router may write to.
+    own = [mount]
     networks: Tuple[str, ...] = ()
     if found is not None:
         host = found.get("HostConfig") or {}
@@ -149,7 +146,7 @@ def plan_stage(
             if where == mount or each.get("Type") not in ("volume", "bind"):
                 continue
             if each.get("RW"):
-                limits["tmpfs"].setdefault(where, "size=64m,mode=0777")
+                own.append(where)
             else:
                 binds.append("{0}:{1}:ro".format(source, where))
         limits["binds"] = binds
@@ -159,6 +156,7 @@ def plan_stage(
         mode = str(host.get("NetworkMode") or "")
         if mode not in ("host", "none") and not mode.startswith("container:"):
             networks = tuple(sorted((found.get("NetworkSettings") or {}).get("Networks") or ()))
+    limits["mounts"] = [{"Type": "volume", "Target": path} for path in own]
     limits["network_mode"] = networks[0] if networks else "none"
     return Stage(
         image=str(image["Id"]),
@@ -177,7 +175,8 @@ def plan_stage(
 class DryBoot:
     """A throwaway router that runs on the candidate until it is closed."""
 
-    def __init__(self, engine: Engine, stage: Stage) -> None:
+    def __init__(self, engine: Engine, stage: Stage, files: Mapping[str, bytes]) -> None:
+        """files: path below the mount -> content."""
         self.stage = stage
         self.process: SideProcess = engine.open_process(
             stage.image,
@@ -190,19 +189,13 @@ class DryBoot:
             healthcheck={"test": ["NONE"]},
             host_config=dict(stage.host_config),
             networks=stage.networks[1:],
+            folder=stage.mount,
+            files=files,
         )
+        self._send({"argv": stage.argv, "port": stage.port})
 
     def close(self) -> None:
-        self.process.close()
-
-    def start(self, files: Mapping[str, bytes]) -> None:
-        """Start the router. files: absolute path -> content."""
-        told = {
-            "files": {path: base64.b64encode(content).decode("ascii") for path, content in files.items()},
-            "argv": self.stage.argv,
-            "port": self.stage.port,
-        }
-        self._send(told)
+        self.process.release()
 
     def ask(self, probe: Probe) -> Reply:
         """One answer of the router; that it has ended is an ``AnvilError``."""

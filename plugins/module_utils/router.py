@@ -485,19 +485,18 @@ class Router(Reader):
         variable = str(verdict.meta.get("token_variable") or "")
         stand_in = (variable, secrets.token_urlsafe(16))
         stage = plan_stage(image, self.found, self.setting.mount, self.setting.environment, stand_in)
-        folders = ["", *("/.anvil/live/" + name for name in self.setting.names)]
         files = {
-            "{0}{1}/{2}".format(self.setting.mount, folder, name): content
-            for folder in folders
+            folder + name: content
+            for folder in ("", *(".anvil/live/{0}/".format(name) for name in self.setting.names))
             for name, content in verdict.files.items()
         }
-        files.update({"{0}/{1}".format(self.setting.mount, path): copy for path, copy in self.copies(verdict.files).items()})
+        files.update(self.copies(verdict.files))
         probes = [probe_from_meta(each) for each in verdict.meta.get("probes") or ()]
         if variable and not stage.token:
             probes = []
         # An engine of its own: it works while the lock is taken.
-        boot = DryBoot(Engine(self.engine.docker_host), stage)
-        return _Trial(boot, files, (*probes, *self.setting.probes), verdict.meta.get("tiers") or (), self.setting.start_timeout)
+        boot = DryBoot(Engine(self.engine.docker_host), stage, files)
+        return _Trial(boot, (*probes, *self.setting.probes), verdict.meta.get("tiers") or (), self.setting.start_timeout)
 
 
 class _Trial:
@@ -506,7 +505,6 @@ class _Trial:
     def __init__(
         self,
         boot: DryBoot,
-        files: Mapping[str, bytes],
         probes: Sequence[Probe],
         tiers: Sequence[Mapping[str, Any]],
         seconds: float,
@@ -517,7 +515,6 @@ class _Trial:
         self._closed = False
 
         def work() -> Tuple[str, ...]:
-            boot.start(files)
             unreachable = boot.find_unreachable(tiers)
             boot.wait_healthy(HEALTH, seconds)
             return (*unreachable, *boot.prove(probes))
