@@ -88,6 +88,11 @@ def _environment() -> jinja2.Environment:
     return made
 
 
+def render_template(name: str, **values: Any) -> str:
+    """One template, laid out with these values."""
+    return _environment().get_template(name).render(values)
+
+
 def _volumes(mounts: list[Mount]) -> list[str]:
     return sorted({mount.source for mount in mounts if mount.kind == "volume"})
 
