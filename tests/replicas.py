@@ -133,7 +133,7 @@ class Replicas:
             )
         servers = [{"container": router, "address": f"{self.subnet}.{10 + number}"} for number, router in enumerate(self.routers)]
         values = {"socket": SOCKET, "longest": 330, "certificates": "", "tls_folder": "", "check_path": "/healthz",
-                  "check_token": False, "replicas": servers}  # fmt: skip
+                  "check_token": False, "revision": "1", "replicas": servers}  # fmt: skip
         text = render_template("edge/haproxy.cfg.j2", plan={"host": "test"}, edge=values)
         self.start_edge(text)
 

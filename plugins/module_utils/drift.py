@@ -33,6 +33,9 @@ NONE, CREATE, RECREATE, START, UNPAUSE, STOP, REMOVE = (
 )
 
 
+SIGTERM = "SIGTERM"  # what a container gets that names no stop signal
+
+
 @dataclass(frozen=True)
 class Change:
     """One field that differs. ``reason`` is a word of the vocabulary in the documentation of anvil_serve."""
@@ -71,6 +74,7 @@ class Observed:
     ports: Tuple[Tuple[str, int, str], ...]
     mounts: Tuple[Mount, ...]
     networks: Tuple[str, ...]
+    addresses: Mapping[str, str]
     ipc: str
     shm_bytes: int
     restart: str
@@ -78,6 +82,9 @@ class Observed:
     read_only: bool
     tmpfs: Tuple[str, ...]
     init: bool
+    stop_signal: str
+    stop_grace: Optional[int]
+    working_dir: str
     healthcheck: Tuple[str, ...]
     cap_drop: Tuple[str, ...]
     security_opt: Tuple[str, ...]
@@ -98,6 +105,8 @@ class Image:
     user: str = ""
     healthcheck: Tuple[str, ...] = ()
     volumes: Tuple[str, ...] = ()
+    stop_signal: str = ""
+    working_dir: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,13 @@ def _mounts(raw: Optional[List[Mapping[str, Any]]]) -> Tuple[Mount, ...]:
     return tuple(sorted(found, key=lambda mount: mount.target))
 
 
+def _addresses(raw: Mapping[str, Any]) -> Dict[str, str]:
+    """The addresses that were asked for; one that the engine chose is none of them."""
+    attached = (raw.get("NetworkSettings") or {}).get("Networks") or {}
+    asked = {name: ((end or {}).get("IPAMConfig") or {}).get("IPv4Address") for name, end in attached.items()}
+    return {name: str(address) for name, address in asked.items() if address}
+
+
 def observe_image(raw: Mapping[str, Any]) -> Image:
     """Read the engine's description of an image."""
     config = raw.get("Config") or {}
@@ -143,6 +159,8 @@ def observe_image(raw: Mapping[str, Any]) -> Image:
         user=str(config.get("User") or ""),
         healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
         volumes=tuple(config.get("Volumes") or ()),
+        stop_signal=str(config.get("StopSignal") or ""),
+        working_dir=str(config.get("WorkingDir") or ""),
     )
 
 
@@ -173,6 +191,7 @@ def observe(raw: Mapping[str, Any]) -> Observed:
         ports=_ports(host.get("PortBindings")),
         mounts=_mounts(raw.get("Mounts")),
         networks=tuple(sorted((raw.get("NetworkSettings") or {}).get("Networks") or {})),
+        addresses=_addresses(raw),
         ipc=str(host.get("IpcMode") or ""),
         shm_bytes=int(host.get("ShmSize") or 0),
         restart=str((host.get("RestartPolicy") or {}).get("Name") or "no"),
@@ -180,6 +199,9 @@ def observe(raw: Mapping[str, Any]) -> Observed:
         read_only=bool(host.get("ReadonlyRootfs")),
         tmpfs=tuple(sorted(host.get("Tmpfs") or {})),
         init=bool(host.get("Init")),
+        stop_signal=str(config.get("StopSignal") or ""),
+        stop_grace=config.get("StopTimeout"),
+        working_dir=str(config.get("WorkingDir") or ""),
         healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
         cap_drop=tuple(sorted(host.get("CapDrop") or ())),
         security_opt=tuple(sorted(host.get("SecurityOpt") or ())),
@@ -251,6 +273,10 @@ def diff_service(
         ("ports", [list(port) for port in seen.ports], [list(port) for port in service.ports]),
         ("mounts", _mount_rows(seen.mounts, brought), _mount_rows(service.mounts, silent)),
         ("networks", list(seen.networks), list(service.networks)),
+        ("addresses", dict(seen.addresses), dict(service.addresses)),
+        ("stop_signal", seen.stop_signal or SIGTERM, service.stop_signal or silent.stop_signal or SIGTERM),
+        ("stop_grace", seen.stop_grace, service.stop_grace),
+        ("working_dir", seen.working_dir, silent.working_dir if service.working_dir is None else service.working_dir),
         ("ipc", seen.ipc.replace("shareable", "private"), service.ipc.replace("shareable", "private") or "private"),
         ("shm", seen.shm_bytes, service.shm_bytes),
         ("restart_policy", seen.restart, service.restart.split(":")[0]),

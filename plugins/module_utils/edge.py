@@ -11,18 +11,24 @@ which have neither socat nor python. One word costs one exec (about 60 ms).
 from __future__ import annotations
 
 import csv
+import io
+import re
+import tarfile
 import time
 from dataclasses import dataclass
-from typing import List
+from typing import Any, Dict, List, Optional, Sequence
 
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils import readiness
+from ansible_collections.anvil.serving.plugins.module_utils.drift import Observed, observe
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, published_address
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, fail
 
 # Where the edge's process listens for the runtime API; templates/edge/haproxy.cfg.j2 says the same.
 SOCKET = "/tmp/haproxy.sock"
 CONFIG = "/etc/anvil-edge/haproxy.cfg"
 UP, MAINT = "UP", "MAINT"
 POLL = 0.1
+REVISION = re.compile(r"description anvil ([0-9a-f]{64})")
 
 # The command arrives as a word of its own: no shell, nothing to quote.
 SPEAK = r"""
@@ -170,3 +176,165 @@ class Edge:
                     hint="does its health check answer 200? docker logs " + server,
                 )
             time.sleep(POLL)
+
+    def read_facts(self) -> Dict[str, str]:
+        """What the running process tells of itself (``show info``), by HAProxy's names."""
+        lines = [line.partition(":") for line in self.ask("show info").splitlines()]
+        return {name.strip(): value.strip() for name, colon, value in lines if colon}
+
+    def loaded_revision(self) -> str:
+        """The hash that the configuration in memory carries; empty where it carries none."""
+        return find_revision("description " + self.read_facts().get("description", ""))
+
+    def written_revision(self) -> str:
+        """The hash of the configuration that the container would read now."""
+        found = self.engine.read_archive(self.container, CONFIG)
+        if found is None:
+            raise fail("the edge has no configuration", where="container {0}:{1}".format(self.container, CONFIG))
+        with tarfile.open(fileobj=io.BytesIO(found[1]), mode="r") as archive:
+            stream = archive.extractfile(archive.getmembers()[0])
+            return find_revision(stream.read().decode("utf-8", "replace") if stream else "")
+
+    def check_config(self) -> None:
+        """Let the edge's own program read what is written; an ``AnvilError`` with its words if it refuses."""
+        ran = self.engine.exec_in(self.container, ["haproxy", "-c", "-f", CONFIG])
+        if ran.exit_code != 0:
+            raise fail(
+                "HAProxy refuses the edge's configuration",
+                where="container {0}:{1}".format(self.container, CONFIG),
+                why=ran.output.strip()[-1500:],
+                hint="the running edge was left as it is",
+            )
+
+    def reload(self, timeout: float) -> float:
+        """Have the edge read its configuration and certificates anew, no connection dropped; returns the seconds it took.
+
+        Refused while a server is in maintenance: that is a promotion or a restart under way, and the new process might
+        give requests to the drained replica.
+        """
+        began = time.monotonic()
+        busy = [server.name for server in self.read_servers() if server.status == MAINT]
+        if busy:
+            raise fail(
+                "the edge is not reloaded while {0} is drained".format(", ".join(busy)),
+                where="container " + self.container,
+                hint="a promotion or a restart is under way: run again when it has ended",
+            )
+        self.check_config()
+        wanted, before = self.written_revision(), self.read_facts().get("Pid", "")
+        self.engine.signal_container(self.container, "USR2")
+        while time.monotonic() - began <= timeout:
+            time.sleep(POLL)
+            try:
+                facts = self.read_facts()
+            except AnvilError:
+                continue  # the old process has let go of the socket, the new one has not taken it yet
+            if facts.get("Pid") != before and find_revision("description " + facts.get("description", "")) == wanted:
+                return round(time.monotonic() - began, 3)
+        log = self.engine.read_log(self.container, 15)
+        raise fail("the edge did not reload within {0:g} s".format(timeout), where="container " + self.container, log=log)
+
+
+def find_revision(text: str) -> str:
+    """The hash in a configuration's ``description anvil HASH``."""
+    found = REVISION.search(text)
+    return found.group(1) if found else ""
+
+
+def describe_edge(engine: Engine, container: str) -> Dict[str, Any]:
+    """The edge and the health of each replica behind it, for ``anvil_router_info``. Absence is not a failure."""
+    raw = engine.inspect_container(container)
+    told: Dict[str, Any] = {
+        "exists": raw is not None,
+        "container": container,
+        "state": "absent" if raw is None else str(raw["State"]["Status"]),
+        "started_at": "" if raw is None else str(raw["State"]["StartedAt"]),
+        "restarts": 0 if raw is None else int(raw.get("RestartCount") or 0),
+        "image_id": "" if raw is None else str(raw["Image"]),
+        "version": "",
+        "loaded": None,
+        "healthy": False,
+        "replicas": [],
+        "problem": "",
+    }
+    if told["state"] != "running":
+        return told
+    edge = Edge(engine, container)
+    try:
+        servers, facts = edge.read_servers(), edge.read_facts()
+        told["loaded"] = edge.loaded_revision() == edge.written_revision()
+    except AnvilError as exc:
+        told["problem"] = exc.as_text()
+        return told
+    told["version"] = facts.get("Version", "")
+    told["healthy"] = any(server.status == UP for server in servers)
+    told["replicas"] = [
+        {"name": each.name, "status": each.status, "sessions": each.sessions, "queued": each.queued} for each in servers
+    ]
+    return told
+
+
+def reload_edge(engine: Engine, container: str, force: bool, timeout: float, check: bool) -> Dict[str, Any]:
+    """Reload the edge if it has not read what is written (or by ``force``, for a renewed certificate)."""
+    edge = Edge(engine, container)
+    old, new = edge.loaded_revision(), edge.written_revision()
+    if old == new and not force:
+        return {"changed": False, "revision": {"old": old, "new": new}, "seconds": 0.0}
+    if check:
+        edge.check_config()
+        return {"changed": True, "revision": {"old": old, "new": new}, "seconds": 0.0}
+    return {"changed": True, "seconds": edge.reload(timeout), "revision": {"old": old, "new": new}}
+
+
+@dataclass(frozen=True)
+class Restart:
+    """How patient a restart is, in seconds: for requests in flight, for the process to end, for it to answer again."""
+
+    drain_timeout: float
+    grace: int
+    start_timeout: float
+
+
+def restart_replicas(engine: Engine, edge: str, replicas: Sequence[str], restart: Restart) -> Dict[str, float]:
+    """Restart replica by replica, each drained first and readmitted before the next; seconds per replica.
+
+    Without an edge there is one container: it is restarted, and ``/healthz`` must answer. The first that fails ends it;
+    the others were not touched.
+    """
+    seconds: Dict[str, float] = {}
+    for replica in replicas:
+        began = time.monotonic()
+        if edge:
+            _restart_behind(engine, Edge(engine, edge), replica, restart)
+        else:
+            _restart_alone(engine, replica, restart)
+        seconds[replica] = round(time.monotonic() - began, 3)
+    return seconds
+
+
+def _restart_behind(engine: Engine, edge: Edge, replica: str, restart: Restart) -> None:
+    edge.drain(replica, restart.drain_timeout)
+    try:
+        engine.restart_container(replica, restart.grace)
+    finally:
+        # Whatever became of it, its health check decides from here: a drained replica that nobody readmits is lost.
+        edge.readmit(replica, restart.start_timeout)
+
+
+def _restart_alone(engine: Engine, replica: str, restart: Restart) -> None:
+    engine.restart_container(replica, restart.grace)
+    raw = engine.inspect_container(replica)
+    bound = [b for bindings in ((raw or {}).get("NetworkSettings") or {}).get("Ports", {}).values() for b in bindings or ()]
+    if not bound:
+        return
+    address = published_address(str(bound[0]["HostIp"]), int(bound[0]["HostPort"]))
+    subject = readiness.Subject(replica, replica, "health", address, "", restart.start_timeout)
+
+    def inspect(name: str) -> Optional[Observed]:
+        found = engine.inspect_container(name)
+        return None if found is None else observe(found)
+
+    verdict, _seconds = readiness.wait_ready([subject], inspect, time.monotonic, time.sleep)[replica]
+    if verdict.outcome != readiness.READY:
+        log = engine.read_log(replica, 15)
+        raise fail("the router did not come up: " + verdict.state, where="container " + replica, why=verdict.why, log=log)

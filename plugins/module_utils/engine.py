@@ -261,8 +261,13 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------------------ changing
 
-    def create_network(self, name: str, labels: Mapping[str, str]) -> None:
-        self._ask("create network " + name, "create_network", name, driver="bridge", labels=dict(labels))
+    def create_network(self, name: str, labels: Mapping[str, str], subnet: str = "") -> None:
+        """A bridge network; ``subnet`` (CIDR) where containers get fixed addresses, else the engine chooses one."""
+        ipam = {"Driver": "default", "Config": [{"Subnet": subnet}]} if subnet else None
+        self._ask("create network " + name, "create_network", name, driver="bridge", labels=dict(labels), ipam=ipam)
+
+    def signal_container(self, name_or_id: str, signal: str) -> None:
+        self._ask("send {0} to container {1}".format(signal, name_or_id), "kill", name_or_id, signal=signal)
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
         self._ask("create volume " + name, "create_volume", name, labels=dict(labels))
@@ -280,10 +285,6 @@ class Engine:
         answer = self._ask(act, "post", url, params=query, timeout=grace + 60)
         if answer.status_code >= 400:
             raise fail("the engine refused to " + act, where=self.docker_host, why=_explain(answer.content))
-
-    def signal_container(self, name_or_id: str, signal: str) -> None:
-        """Send a signal to the first process of a container."""
-        self._ask("signal container " + name_or_id, "kill", name_or_id, signal)
 
     def stop_container(self, name_or_id: str, grace: int = 30) -> None:
         """Stop, giving the process ``grace`` seconds to end by itself; absence is success."""

@@ -21,7 +21,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.volume import (
     HOME,
     JOURNAL,
     META,
-    PROFILES,
     REVISIONS,
     Place,
     Snapshot,
@@ -200,9 +199,6 @@ class Subject(Protocol):
 
     def arrange(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
         """The files as they will lie in a revision."""
-
-    def copies(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
-        """What else must be in the volume for these files: path -> content."""
 
     def validate(self, files: Mapping[str, bytes]) -> Verdict: ...
 
@@ -627,9 +623,6 @@ class _Promotion:
         }
         content = json.dumps(known, indent=1, sort_keys=True).encode("utf-8")
         self.metas[revision] = known
-        for path, copy in self.crew.first.copies(files).items():
-            if path not in snapshot.inner or snapshot.inner[path].content != copy:
-                self.writer.put_file(path, copy)
         if held and hash_revision(snapshot.files_of(revision)) == revision:
             if known != held:
                 self.writer.put_file("{0}/{1}".format(folder, META), content)
@@ -841,13 +834,6 @@ class _Promotion:
         for name in pruned:
             self.writer.remove("{0}/{1}".format(REVISIONS, name))
             self.actions.append("pruned " + short(name))
-        needed: Dict[str, bytes] = {}
-        for name in snapshot.revisions:
-            if name not in pruned:
-                needed.update(self.crew.first.copies(snapshot.files_of(name)))
-        for path, entry in snapshot.inner.items():
-            if path.startswith(PROFILES + "/") and entry.kind == "file" and path not in needed:
-                self.writer.remove(path)
         for name in self.place.names:
             # A file that is no more must not stay as a link that leads nowhere: some readers read whole folders.
             if self.order.whole and name not in after and name in snapshot.stock and journal.state == DONE:

@@ -63,7 +63,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
 from ansible_collections.anvil.serving.plugins.module_utils.rehearsal import DryBoot, plan_stage
 from ansible_collections.anvil.serving.plugins.module_utils.volume import (
     LABEL_OWNER,
-    PROFILES,
     Place,
     describe_owner,
     hash_revision,
@@ -71,7 +70,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.volume import (
 )
 
 HEALTH = Probe("health", "/healthz", timeout=2.0)
-PROFILE_LINE = re.compile(r'(?m)^(\s*profile_path\s*=\s*)(["\'])([^"\'\n]*)\2')
+STOCK_PROFILE = re.compile(r'(?m)^(\s*profile_path\s*=\s*)(["\'])([^"\'\n]*)\2')
 
 # A router that was started this recently may still be on its way up (seconds).
 STARTING = 15.0
@@ -205,9 +204,6 @@ class Reader:
 
     def arrange(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
         return dict(files)
-
-    def copies(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
-        return {}
 
     def image_for_side_containers(self) -> str:
         """The id of the image that reads the files next: the container's own, unless it is about to be replaced."""
@@ -377,28 +373,36 @@ class Router(Reader):
 
     # ------------------------------------------------------------------------------------------------ replicas' paths
 
-    def profile_path(self, files: Mapping[str, bytes]) -> str:
-        """Where a router reads this profile: one path for all would be a shared pointer, so replicas name its bytes."""
-        if self.setting.replicas and PROFILE in files:
-            return "{0}/{1}".format(self.setting.mount, _profile_copy(files))
-        return self.setting.mount + "/" + PROFILE
+    def profile_path(self) -> str:
+        """Where the config must say that the profile is. One path for all replicas would be a shared pointer: theirs is
+        relative to the folder that each runs in, its own pointer.
+        """
+        return PROFILE if self.setting.replicas else self.setting.mount + "/" + PROFILE
 
     def arrange(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
-        """Let the config of a replica name its profile by content, where it named one of our places."""
+        """Let a config say what ``profile_path`` tells, where it names the place of a router without replicas."""
         made = dict(files)
-        if self.setting.replicas and CONFIG in made and PROFILE in made:
-            ours = (self.setting.mount + "/" + PROFILE, "{0}/{1}/".format(self.setting.mount, PROFILES))
-
-            def put_path(match: re.Match[str]) -> str:
-                known = match.group(3) == ours[0] or match.group(3).startswith(ours[1])
-                return '{0}"{1}"'.format(match.group(1), self.profile_path(made)) if known else match.group(0)
-
+        if self.setting.replicas and CONFIG in made:
             text = made[CONFIG].decode("utf-8", "surrogateescape")
-            made[CONFIG] = PROFILE_LINE.sub(put_path, text, count=1).encode("utf-8", "surrogateescape")
+            made[CONFIG] = STOCK_PROFILE.sub(self._put_path, text, count=1).encode("utf-8", "surrogateescape")
         return made
 
-    def copies(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
-        return {_profile_copy(files): files[PROFILE]} if self.setting.replicas and PROFILE in files else {}
+    def _put_path(self, match: re.Match[str]) -> str:
+        known = match.group(3) == self.setting.mount + "/" + PROFILE
+        return '{0}"{1}"'.format(match.group(1), self.profile_path()) if known else match.group(0)
+
+    def look(self) -> View:
+        view = super().look()
+        folder = "{0}/{1}".format(self.setting.mount, self.setting.place.live_link)
+        runs_in = str(((self.found or {}).get("Config") or {}).get("WorkingDir") or "/")
+        if view.exists and self.setting.replicas and runs_in != folder and self.order.reload:
+            raise fail(
+                "the replica does not read its files through its own pointer",
+                where="container " + self.setting.container,
+                why="it runs in {0}, not in {1}".format(runs_in, folder),
+                hint="bring the router up again from its compose file",
+            )
+        return view
 
     # -------------------------------------------------------------------------------------------------------- validate
 
@@ -407,7 +411,7 @@ class Router(Reader):
         facts = self._examine(image, files)
         self.generation = facts.generation or self.generation
         self.token_variable = facts.token_variable or ""
-        verdict = judge(facts, files, tuple(self.order.files), self.profile_path(files), image)
+        verdict = judge(facts, files, tuple(self.order.files), self.profile_path(), image)
         warnings = [*self.warnings, *verdict.warnings, *self._check_token(facts)]
         self.warnings = []
         return replace(verdict, warnings=tuple(warnings))
@@ -490,7 +494,6 @@ class Router(Reader):
             for folder in ("", *(".anvil/live/{0}/".format(name) for name in self.setting.names))
             for name, content in verdict.files.items()
         }
-        files.update(self.copies(verdict.files))
         probes = [probe_from_meta(each) for each in verdict.meta.get("probes") or ()]
         if variable and not stage.token:
             probes = []
@@ -576,10 +579,6 @@ class Files(Reader):
         if not self.setting.validator:
             warnings += ("nothing validated these files: no validator was given",)
         return Verdict(asked=asked, files=files, meta={"image": image}, warnings=warnings)
-
-
-def _profile_copy(files: Mapping[str, bytes]) -> str:
-    return "{0}/{1}.json".format(PROFILES, hash_revision({PROFILE: files[PROFILE]}))
 
 
 # ---------------------------------------------------------------------------------------------------------------- verbs

@@ -28,8 +28,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilE
 
 HOME = ".anvil"
 REVISIONS = HOME + "/revisions"
-# Profiles by the sha256 of their bytes: what the config of a replica points at (one path for all would be a shared pointer).
-PROFILES = HOME + "/profiles"
 LIVE = HOME + "/live"
 JOURNAL = HOME + "/journal"
 SCRATCH = HOME + "/tmp"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 
@@ -14,11 +13,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.edge import Edge
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from bed import Bed
-from conftest import REPO
-from replicas import TOKEN, Replicas
-
-sys.path.insert(0, str(REPO / "bench"))
 from load import Load
+from replicas import TOKEN, Replicas
 
 
 @pytest.fixture(scope="module")
