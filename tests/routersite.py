@@ -63,6 +63,19 @@ def profile_text(score: float = 0.9, **changes: Any) -> str:
 CRASHING = profile_config(profile_path="/nowhere/profile.json")  # the loader accepts it, the start does not
 
 
+def spawn_promotion(before: str, given: dict[str, Any]) -> subprocess.Popen[str]:
+    code = (
+        f"import sys, json, os, signal, importlib\nsys.path.insert(0, {str(COLLECTIONS)!r})\n"
+        "from ansible.module_utils.testing import patch_module_args\n"
+        "base = 'ansible_collections.anvil.serving.plugins.'\n"
+        "module = importlib.import_module(base + 'modules.anvil_router_promote')\n"
+        f"{before}\n"
+        "with patch_module_args(json.loads(sys.argv[1])):\n    module.main()\n"
+    )
+    arguments = json.dumps({**given, "_ansible_check_mode": False, "_ansible_diff": False})
+    return subprocess.Popen([sys.executable, "-c", code, arguments], stdout=subprocess.PIPE, text=True)
+
+
 @dataclass
 class Site:
     """One router container and its config volume, under names of its own."""
@@ -148,16 +161,7 @@ class Site:
 
     def spawn(self, before: str = "", **given: Any) -> subprocess.Popen[str]:
         """The module in a process of its own, so that it can be killed; ``before`` is run in it first."""
-        code = (
-            f"import sys, json, os, signal, importlib\nsys.path.insert(0, {str(COLLECTIONS)!r})\n"
-            "from ansible.module_utils.testing import patch_module_args\n"
-            "base = 'ansible_collections.anvil.serving.plugins.'\n"
-            "module = importlib.import_module(base + 'modules.anvil_router_promote')\n"
-            f"{before}\n"
-            "with patch_module_args(json.loads(sys.argv[1])):\n    module.main()\n"
-        )
-        arguments = json.dumps({**self.parameters, **given, "_ansible_check_mode": False, "_ansible_diff": False})
-        return subprocess.Popen([sys.executable, "-c", code, arguments], stdout=subprocess.PIPE, text=True)
+        return spawn_promotion(before, {**self.parameters, **given})
 
     def clean(self) -> None:
         for name in (self.name, lock_name(self.volume)):

@@ -393,7 +393,7 @@ class Router(Reader):
 
     def look(self) -> View:
         view = super().look()
-        folder = "{0}/{1}".format(self.setting.mount, self.setting.place.live_link)
+        folder = "{0}/{1}".format(self.setting.mount, self.setting.place.link_of(self.setting.container))
         runs_in = str(((self.found or {}).get("Config") or {}).get("WorkingDir") or "/")
         if view.exists and self.setting.replicas and runs_in != folder and self.order.reload:
             raise fail(
