@@ -23,13 +23,11 @@ CONFIG = "config.toml"
 PROFILE = "profile.json"
 PROFILE_ROUTER, GATEWAY_ROUTER = "profile", "gateway"
 
-# Runs in the router's own image: one line of JSON in, one line of JSON out. It only finds out; we judge.
+# Runs in the router's own image: one line of JSON in, one line of JSON out, until its input ends. It only finds out; we judge.
 VALIDATOR = r"""
 import contextlib, json, sys
 
-request = json.loads(sys.stdin.buffer.readline().decode("utf-8"))
-facts = {"generation": None, "version": None, "tier_ids": [], "work_classes": [], "decisions": [], "profile_path": None,
-         "token_variable": None, "tiers": [], "routes": [], "config_sha256": None, "errors": []}
+request = facts = None
 
 
 def attempt(where, act, *values):
@@ -115,8 +113,12 @@ def tell_identity(router):
     facts["config_sha256"] = model_metadata.build_router_status(router, started_at=0.0)["config_sha256"]
 
 
-examine()
-print(json.dumps(facts), flush=True)
+for line in sys.stdin.buffer:
+    request = json.loads(line.decode("utf-8"))
+    facts = {"generation": None, "version": None, "tier_ids": [], "work_classes": [], "decisions": [],
+             "profile_path": None, "token_variable": None, "tiers": [], "routes": [], "config_sha256": None, "errors": []}
+    examine()
+    print(json.dumps(facts), flush=True)
 """
 
 

@@ -761,6 +761,24 @@ def order_from(given: Mapping[str, Any], check: bool) -> Order:
     )
 
 
+def show_file(name: str, content: Optional[bytes]) -> str:
+    """A file for a diff: a profile as one line per tier and work class, in order, so that what routes otherwise stands out."""
+    text = (content or b"").decode("utf-8", "replace")
+    if name != PROFILE or not text:
+        return text
+    try:
+        profile = json.loads(text)
+        lines = []
+        for entry in profile["entries"]:
+            told = [key for key in sorted(entry) if key not in ("tier_id", "work_class", "decision")]
+            rest = ", ".join("{0}={1}".format(key, json.dumps(entry[key])) for key in told)
+            lines.append("{0} / {1}: {2} ({3})".format(entry["tier_id"], entry["work_class"], entry["decision"], rest))
+        head = ["{0}: {1}".format(key, json.dumps(profile[key])) for key in sorted(profile) if key != "entries"]
+    except (ValueError, KeyError, TypeError):
+        return text
+    return "\n".join([*head, *sorted(lines)]) + "\n"
+
+
 def describe_outcome(outcome: Outcome, with_diff: bool) -> Dict[str, Any]:
     """An outcome as the promote module returns it. The files only name secrets' variables: a diff may show them."""
     told: Dict[str, Any] = {
@@ -776,8 +794,8 @@ def describe_outcome(outcome: Outcome, with_diff: bool) -> Dict[str, Any]:
             {
                 "before_header": "{0} ({1})".format(name, short(outcome.old)),
                 "after_header": "{0} ({1})".format(name, short(outcome.new)),
-                "before": outcome.before.get(name, b"").decode("utf-8", "replace"),
-                "after": outcome.after.get(name, b"").decode("utf-8", "replace"),
+                "before": show_file(name, outcome.before.get(name)),
+                "after": show_file(name, outcome.after.get(name)),
             }
             for name in sorted({*outcome.before, *outcome.after})
             if outcome.before.get(name) != outcome.after.get(name)

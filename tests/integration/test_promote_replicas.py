@@ -17,14 +17,12 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.edge import SOCKET
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.volume import Place, hash_revision, lock_name, read_snapshot_aside
-from conftest import REPO
 from harness import run_module
 from load import Load
-from replicas import BACKEND, EDGE_IMAGE, ROUTER_CONFIG, ROUTER_IMAGE, TOKEN, Replicas
+from replicas import BACKEND, ROUTER_CONFIG, ROUTER_IMAGE, TOKEN, Replicas
 from routersite import NAMES, spawn_promotion, wait_until
 from test_promote_faults import DIE_BEFORE
 
-assert REPO and EDGE_IMAGE
 
 
 def config(version: str, profile_path: str = "") -> str:
@@ -140,7 +138,7 @@ def test_a_promotion_rolls_and_the_second_run_does_nothing(rolled: Rolled) -> No
         f"{router} serves {done['revision']['new'][:12]}" for router in rolled.routers
     ]
     assert rolled.live() == [expected("3", 0.5)] * 2 and rolled.is_up()
-    assert all(new != old for new, old in zip(rolled.started(), before))
+    assert all(new != old for new, old in zip(rolled.started(), before, strict=True))
     for check in (True, False):
         again = rolled.promote(check=check, config=config("3", STOCK), profile=profile(0.5))
         assert not again["changed"] and not again["failed"], again
@@ -150,7 +148,7 @@ def test_a_promotion_rolls_and_the_second_run_does_nothing(rolled: Rolled) -> No
 def test_a_bad_candidate_does_not_get_past_the_first(rolled: Rolled, dry_boot: bool) -> None:
     good = rolled.live()
     first, second = rolled.started()
-    failed = rolled.promote(config=config("9", "/etc/anvil/profile.json").replace("127", "127"), profile=profile(0.5), probes=[
+    failed = rolled.promote(config=config("9", STOCK), profile=profile(0.5), probes=[
         {"path": "/v1/route", "method": "POST", "body": {"model": "heavy", "messages": []}, "json": {"provider": "cloud"}}
     ], dry_boot=dry_boot)  # fmt: skip
     assert failed["failed"] and "provider is 'heavy'" in failed["msg"], failed
