@@ -55,7 +55,9 @@ def test_an_unknown_need_is_noted_while_the_driver_tells_and_refused_where_it_do
     claims = [Claim("container x", (ONE,), None)]
     verdict = weigh([Want("s", (ONE,), 500)], claims, [BIG], idle(100), {})
     assert verdict.problems == {} and "container x holds it without saying how much; 900 MiB are free" in verdict.notes[0]
-    assert "container x unknown + serve s 500" in weigh([Want("s", (ONE,), 500)], claims, [BIG], idle(None), {}).problems["s"][0].why
+    assert (
+        "container x unknown + serve s 500" in weigh([Want("s", (ONE,), 500)], claims, [BIG], idle(None), {}).problems["s"][0].why
+    )
 
 
 def test_evictions_are_as_few_as_will_do_and_none_where_they_do_not_help() -> None:
