@@ -985,16 +985,14 @@ def _read_share(node: _Node, word: Optional[str], args: Sequence[str], need: int
             node.check.wrong(node.at(key), "there is no GPU to derive it from", "say gpus: [alias]")
         if not cards or not need:
             return ()
-        share = need * 1000 // max(card.vram_mib for card in cards) / 1000
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        share = float(value)
-    else:
+        value = need * 1000 // max(card.vram_mib for card in cards) / 1000
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         node.check.wrong(node.at(key), "derive or a number is wanted, not {0}".format(describe(value)), "derive, or 0.88")
         return ()
-    if not 0 < share <= 1:
-        node.check.wrong(node.at(key), "{0:g} is no share of a card".format(share), "more than 0, at most 1")
+    if not 0 < value <= 1:  # not a number is no share either
+        node.check.wrong(node.at(key), "{0} is no share of a card".format(describe(value)), "more than 0, at most 1")
         return ()
-    return (flag, "{0:g}".format(share))
+    return (flag, "{0:g}".format(value))
 
 
 def _read_tags(node: _Node) -> Tuple[str, ...]:

@@ -265,6 +265,17 @@ MISTAKES = {
         "twice",
         "once",
     ),
+    "share of nothing": ([(HEAVY + "gpu_memory_utilization", 1.2)], HEAVY + "gpu_memory_utilization", "1.2", "at most 1"),
+    "share in words": ([(HEAVY + "gpu_memory_utilization", "most")], HEAVY + "gpu_memory_utilization", "'most'", "derive"),
+    "share of llama.cpp": ([(FAST + "gpu_memory_utilization", "derive")], FAST + "gpu_memory_utilization", "llama_cpp", "vllm"),
+    "share twice": (
+        [(HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "args", ["--gpu-memory-utilization", "0.5"])],
+        HEAVY + "gpu_memory_utilization",
+        "also in args",
+        "one of the two",
+    ),
+    "residency": ([(HEAVY + "residency", "on-demand")], HEAVY + "residency", "'on-demand'", "on_demand"),
+    "tag of a serve's name": ([(HEAVY + "tags", ["fast"])], HEAVY + "tags", "the name of a serve", "another word"),
     "empty preset": ([(ROUTER + "presets", {"chat": []})], ROUTER + "presets.chat", "no tier", "leave the preset out"),
 }
 ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "quality_score": 0.9, "sample_n": 4}
@@ -370,6 +381,24 @@ def test_a_serve_without_a_claim_takes_the_whole_budget_and_a_note_says_so():
     made = plan((HEAVY + "vram_mib", DROP))
     assert made.serves[0].vram_mib == 95839
     assert any("anvil_serves.heavy" in note and "95839" in note for note in made.notes)
+
+
+def test_the_share_of_a_card_is_derived_from_its_total_memory_and_rounded_down():
+    derived = plan((HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "vram_mib", 86141))
+    assert derived.serves[0].args[-2:] == ("--gpu-memory-utilization", "0.88")
+    assert 0.88 * 97887 <= 86141  # of the total 97887 MiB: by the budget of 95839 it would have been 0.898
+    whole = plan((HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "vram_mib", DROP))
+    assert whole.serves[0].args[-1] == "0.979"
+    two = plan((HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "gpus", ["big", "small"]), (HEAVY + "vram_mib", 9999))
+    assert two.serves[0].args[-1] == "0.102"  # one flag for two cards: the larger one decides, so neither is exceeded
+
+
+def test_serves_on_demand_need_room_beside_the_resident_ones_only():
+    night = {**BASE["anvil_serves"]["heavy"], "port": 30009, "vram_mib": 90000, "residency": "on_demand"}
+    room = plan(("anvil_serves.night", night), (HEAVY + "residency", "evictable"))
+    assert [serve.residency for serve in room.serves] == ["evictable", "resident", "on_demand"]
+    (problem,) = [found for found in problems(("anvil_serves.night", night)) if "over its budget" in found.what]
+    assert "serve heavy 60000 + serve night 90000 = 150000 MiB > 97887 - 2048 = 95839 MiB" in problem.what
 
 
 def test_the_serve_stands_above_the_defaults_of_its_engine():
