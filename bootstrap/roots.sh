@@ -62,7 +62,7 @@ make_root() {
         bootstrap llama "$codename" extract "$shell" --customize-hook="copy-in $CACHE/llama.cpp/build/bin/llama-server /usr/bin"
       fi ;;
     dockerhost)
-      local packages=python3,python3-docker,iptables,iproute2,procps,curl,tini,openssh-server,sudo,docker.io
+      local packages=apt,python3-apt,python3,python3-docker,iptables,iproute2,procps,curl,tini,openssh-server,sudo,docker.io
       if debian; then bootstrap dockerhost trixie essential "$packages,docker-cli,docker-compose,ca-certificates"
       else bootstrap dockerhost "$codename" essential "$packages,docker-compose-v2,ca-certificates"; fi ;;
     *) die "no such root file system: $name" ;;
