@@ -191,7 +191,6 @@ def render_replicas(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> Proje
         "edge_command": ["-W", "-db", "-f", EDGE_CONFIG],
         "edge_secrets": {ROUTER_TOKEN_ENV: router.token} if edge.check_tiers and router.token else {},
         "commands": {one.service: [*start, f"{live_folder(one.container)}/config.toml"] for one in edge.replicas},
-        "folders": {one.service: live_folder(one.container) for one in edge.replicas},
         "volumes": [router.volume],
     }
     project = _render_project("router_replicas.compose.yaml.j2", ROUTER_PROJECT, plan, labels, values)
@@ -218,8 +217,7 @@ def render_router_config(plan: HostPlan, router: RouterPlan) -> str:
         "plan": plan,
         "router": _router_values(router),
         "mapping_version": "anvil.serving/1",
-        # Replicas share the config and not the pointer: a relative path is read from the folder a replica runs in, its own.
-        "profile_path": "profile.json" if router.edge else f"{ROUTER_MOUNT}/profile.json",
+        "profile_path": f"{ROUTER_MOUNT}/profile.json",
     }
     return _environment().get_template("router/config.toml.j2").render(values)
 
@@ -232,6 +230,17 @@ def render_router_profile(router: RouterPlan) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
+def name_containers(router: RouterPlan) -> dict[str, Any]:
+    """Who is who: ``containers`` run the router, ``edge`` stands before them (empty: nothing), ``front`` is what clients reach.
+
+    ``replicas`` is empty where there is one container and no edge.
+    """
+    replicas = [one.container for one in router.edge.replicas] if router.edge else []
+    edge = router.edge.container if router.edge else ""
+    containers = replicas or [router.container]
+    return {"containers": containers, "replicas": replicas, "edge": edge, "front": edge or router.container}
+
+
 def render_host(plan: HostPlan) -> dict[str, Any]:
     """Everything that the plan of a host renders to, as plain data.
 
@@ -242,6 +251,7 @@ def render_host(plan: HostPlan) -> dict[str, Any]:
     return {
         "serves": render_serves(plan).as_dict() if plan.serves else None,
         "router": render_router(plan, router).as_dict() if router else None,
+        "router_names": name_containers(router) if router else None,
         "router_files": {
             "config": render_router_config(plan, router) if router else "",
             "profile": render_router_profile(router) if router else "",
