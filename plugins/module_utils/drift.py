@@ -84,6 +84,7 @@ class Observed:
     init: bool
     stop_signal: str
     stop_grace: Optional[int]
+    working_dir: str
     healthcheck: Tuple[str, ...]
     cap_drop: Tuple[str, ...]
     security_opt: Tuple[str, ...]
@@ -105,6 +106,7 @@ class Image:
     healthcheck: Tuple[str, ...] = ()
     volumes: Tuple[str, ...] = ()
     stop_signal: str = ""
+    working_dir: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def observe_image(raw: Mapping[str, Any]) -> Image:
         healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
         volumes=tuple(config.get("Volumes") or ()),
         stop_signal=str(config.get("StopSignal") or ""),
+        working_dir=str(config.get("WorkingDir") or ""),
     )
 
 
@@ -198,6 +201,7 @@ def observe(raw: Mapping[str, Any]) -> Observed:
         init=bool(host.get("Init")),
         stop_signal=str(config.get("StopSignal") or ""),
         stop_grace=config.get("StopTimeout"),
+        working_dir=str(config.get("WorkingDir") or ""),
         healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
         cap_drop=tuple(sorted(host.get("CapDrop") or ())),
         security_opt=tuple(sorted(host.get("SecurityOpt") or ())),
@@ -272,6 +276,7 @@ def diff_service(
         ("addresses", dict(seen.addresses), dict(service.addresses)),
         ("stop_signal", seen.stop_signal or SIGTERM, service.stop_signal or silent.stop_signal or SIGTERM),
         ("stop_grace", seen.stop_grace, service.stop_grace),
+        ("working_dir", seen.working_dir, silent.working_dir if service.working_dir is None else service.working_dir),
         ("ipc", seen.ipc.replace("shareable", "private"), service.ipc.replace("shareable", "private") or "private"),
         ("shm", seen.shm_bytes, service.shm_bytes),
         ("restart_policy", seen.restart, service.restart.split(":")[0]),

@@ -222,6 +222,7 @@ class Service:
     init: bool = False
     stop_signal: Optional[str] = None
     stop_grace: Optional[int] = None
+    working_dir: Optional[str] = None
     healthcheck: Optional[Tuple[str, ...]] = None
     cap_drop: Tuple[str, ...] = ()
     security_opt: Tuple[str, ...] = ()
@@ -235,7 +236,7 @@ class Service:
         content = asdict(self)
         content.pop("labels")
         content.pop("anvil")
-        for late in ("addresses", "stop_grace"):  # a service that does not use them keeps its old hash
+        for late in ("addresses", "stop_grace", "working_dir"):  # a service that does not use them keeps its old hash
             if not content[late]:
                 content.pop(late)
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -349,6 +350,7 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
             init=bool(raw.get("init", False)),
             stop_signal=raw.get("stop_signal"),
             stop_grace=None if raw.get("stop_grace_period") is None else parse_seconds(raw["stop_grace_period"]),
+            working_dir=raw.get("working_dir"),
             healthcheck=_words(health.get("test")),
             cap_drop=tuple(sorted(raw.get("cap_drop") or [])),
             security_opt=tuple(sorted(raw.get("security_opt") or [])),

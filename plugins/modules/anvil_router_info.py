@@ -25,8 +25,8 @@ options:
     default: anvil-router
   edge:
     description:
-      - The container of the edge, where the router has replicas; O(container) is then one of them. O(ask) goes through
-        the edge, or to O(container) itself where the edge speaks TLS.
+      - The container of the edge, where the router has replicas; O(container) is then one of them, and the one that
+        O(ask) goes to.
     type: str
     default: ''
   image:
@@ -142,7 +142,7 @@ problems:
   elements: dict
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback
 from ansible_collections.anvil.serving.plugins.module_utils.edge import describe_edge
@@ -176,8 +176,7 @@ def main():
         answers = {}
         if given["ask"] and not module.check_mode:
             question = Question(given["ask"], given["prompt"], given["max_tokens"], given["token"] or "", given["ask_timeout"])
-            front = given["container"] if edge is None or edge["tls"] else given["edge"]
-            answers = ask_tiers(engine, replace(setting, container=front), question)
+            answers = ask_tiers(engine, setting, question)
     except AnvilError as exc:
         module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
     told = {model: asdict(answer) for model, answer in answers.items()}

@@ -191,6 +191,7 @@ def render_replicas(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> Proje
         "edge_command": ["-W", "-db", "-f", EDGE_CONFIG],
         "edge_secrets": {ROUTER_TOKEN_ENV: router.token} if edge.check_tiers and router.token else {},
         "commands": {one.service: [*start, f"{live_folder(one.container)}/config.toml"] for one in edge.replicas},
+        "folders": {one.service: live_folder(one.container) for one in edge.replicas},
         "volumes": [router.volume],
     }
     project = _render_project("router_replicas.compose.yaml.j2", ROUTER_PROJECT, plan, labels, values)
@@ -217,7 +218,8 @@ def render_router_config(plan: HostPlan, router: RouterPlan) -> str:
         "plan": plan,
         "router": _router_values(router),
         "mapping_version": "anvil.serving/1",
-        "profile_path": f"{ROUTER_MOUNT}/profile.json",
+        # Replicas share the config and not the pointer: a relative path is read from the folder a replica runs in, its own.
+        "profile_path": "profile.json" if router.edge else f"{ROUTER_MOUNT}/profile.json",
     }
     return _environment().get_template("router/config.toml.j2").render(values)
 

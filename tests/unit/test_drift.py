@@ -93,6 +93,7 @@ def test_an_image_that_is_not_here_yet_is_no_drift_while_its_name_is_the_same() 
         ({"addresses": {"anvil": "10.0.0.3"}}, "addresses"),
         ({"stop_signal": "SIGINT"}, "stop_signal"),
         ({"stop_grace": 30}, "stop_grace"),
+        ({"working_dir": "/elsewhere"}, "working_dir"),
     ],
 )
 def test_each_edited_field_is_the_only_reason(fields: dict[str, Any], reason: str) -> None:
