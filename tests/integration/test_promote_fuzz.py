@@ -20,7 +20,9 @@ from routersite import OLD_IMAGE, new_site, profile_config
 MOUNT = "/etc/anvil"
 SEEN = {"cases": 0, "accepted": 0}
 SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=12)
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3))
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+)
 ENTRY = st.fixed_dictionaries(
     {},
     optional={

@@ -20,9 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.volume import Place,
 from harness import run_module
 from load import Load
 from replicas import BACKEND, ROUTER_CONFIG, ROUTER_IMAGE, TOKEN, Replicas
-from routersite import NAMES, spawn_promotion, wait_until
-from test_promote_faults import DIE_BEFORE
-
+from routersite import DIE_BEFORE, NAMES, spawn_promotion, wait_until
 
 
 def config(version: str, profile_path: str = "") -> str:
