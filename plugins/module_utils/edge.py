@@ -188,12 +188,15 @@ class Edge:
 
     def written_revision(self) -> str:
         """The hash of the configuration that the container would read now."""
+        return find_revision(self.written_config())
+
+    def written_config(self) -> str:
         found = self.engine.read_archive(self.container, CONFIG)
         if found is None:
             raise fail("the edge has no configuration", where="container {0}:{1}".format(self.container, CONFIG))
         with tarfile.open(fileobj=io.BytesIO(found[1]), mode="r") as archive:
             stream = archive.extractfile(archive.getmembers()[0])
-            return find_revision(stream.read().decode("utf-8", "replace") if stream else "")
+            return stream.read().decode("utf-8", "replace") if stream else ""
 
     def check_config(self) -> None:
         """Let the edge's own program read what is written; an ``AnvilError`` with its words if it refuses."""
@@ -253,6 +256,7 @@ def describe_edge(engine: Engine, container: str) -> Dict[str, Any]:
         "image_id": "" if raw is None else str(raw["Image"]),
         "version": "",
         "loaded": None,
+        "tls": False,
         "healthy": False,
         "replicas": [],
         "problem": "",
@@ -262,7 +266,9 @@ def describe_edge(engine: Engine, container: str) -> Dict[str, Any]:
     edge = Edge(engine, container)
     try:
         servers, facts = edge.read_servers(), edge.read_facts()
-        told["loaded"] = edge.loaded_revision() == edge.written_revision()
+        written = edge.written_config()
+        told["loaded"] = edge.loaded_revision() == find_revision(written)
+        told["tls"] = " ssl crt " in written
     except AnvilError as exc:
         told["problem"] = exc.as_text()
         return told

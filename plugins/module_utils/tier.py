@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Taking a tier of a gateway router (anvil-serving 0.35 and later) out of service and back: its transition API.
+"""Taking a tier of a router out of service and back, through the router's transition API (anvil-serving 0.13.2, 2.0.2).
 
 A router keeps this in memory: with several replicas each is told, and a restarted one has forgotten it.
 """
@@ -88,7 +88,7 @@ def explain_refusal(reply: Reply, where: str, tier: str) -> AnvilError:
             "this router has no tier transitions",
             where=where,
             why="{0} answers {1}".format(PATH, reply.status),
-            hint="they need a gateway router (anvil-serving 0.35 or later) with a token; here, promote a config without the tier",
+            hint="they need anvil-serving 0.13 or later with a token; here, promote a config without the tier",
         )
     hint = "is {0!r} a tier of its config? state: status lists them".format(tier) if reply.status == 400 else ""
     return fail("the router refuses the transition", where=where, why="{0}: {1}".format(reply.status, reply.error), hint=hint)
@@ -107,9 +107,10 @@ class TierControl:
             raise fail("not a token", where="token", why="it holds characters that no HTTP header may", hint="a line end?")
         self.address, self.token = find_address(raw), token
 
-    def ask(self, action: str, tier: str, timeout: float = 15.0, **more: Any) -> Dict[str, Any]:
+    def ask(self, action: str, tier: str, patience: float = 15.0, **more: Any) -> Dict[str, Any]:
+        """One action; ``patience``: seconds until the answer must be there. more: further keys of the request."""
         body = {"action": action, **({"tier_id": tier} if tier else {}), **more}
-        reply = request(self.address, body, self.token, timeout)
+        reply = request(self.address, body, self.token, patience)
         if reply.status != 200:
             raise explain_refusal(reply, self.where, tier)
         return dict(reply.body)

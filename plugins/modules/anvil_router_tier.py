@@ -7,15 +7,16 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_router_tier
-short_description: Take a tier of a gateway router out of service and back
+short_description: Take a tier of a router out of service and back
 version_added: 1.0.0
 author:
   - The anvil.serving authors (@fakoli)
 description:
   - Quiesces, drains and readmits a tier through the router's transition API, so that the serve behind it can be
     replaced without a failed request.
-  - Needs a gateway router (anvil-serving 0.35 or later) that has a token. A profile router has no such API, and the
-    module says so.
+  - Needs a router that has a token (C([server].auth_env)). A router without this API is told by its answer.
+  - The router readmits only a tier whose serve names the configured model. The tier's config needs C(health_path) and
+    C(model_identity) for that; without them the module says so.
   - A router keeps these states in memory. A restarted router has admitted every tier again.
 options:
   containers:

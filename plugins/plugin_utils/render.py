@@ -232,6 +232,17 @@ def render_router_profile(router: RouterPlan) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
+def name_containers(router: RouterPlan) -> dict[str, Any]:
+    """Who is who: ``containers`` run the router, ``edge`` stands before them (empty: nothing), ``front`` is what clients reach.
+
+    ``replicas`` is empty where there is one container and no edge.
+    """
+    replicas = [one.container for one in router.edge.replicas] if router.edge else []
+    edge = router.edge.container if router.edge else ""
+    containers = replicas or [router.container]
+    return {"containers": containers, "replicas": replicas, "edge": edge, "front": edge or router.container}
+
+
 def render_host(plan: HostPlan) -> dict[str, Any]:
     """Everything that the plan of a host renders to, as plain data.
 
@@ -242,6 +253,7 @@ def render_host(plan: HostPlan) -> dict[str, Any]:
     return {
         "serves": render_serves(plan).as_dict() if plan.serves else None,
         "router": render_router(plan, router).as_dict() if router else None,
+        "router_names": name_containers(router) if router else None,
         "router_files": {
             "config": render_router_config(plan, router) if router else "",
             "profile": render_router_profile(router) if router else "",

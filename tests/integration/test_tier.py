@@ -1,4 +1,4 @@
-"""Tier transitions against the real routers: a gateway router does them, a profile router says that it cannot."""
+"""Tier transitions against the real routers: drained, readmitted, and what cannot be done is said."""
 
 from __future__ import annotations
 
@@ -98,13 +98,14 @@ def test_a_tier_is_drained_and_readmitted_in_every_replica(routers: Bed) -> None
 
 
 def test_readmitting_waits_for_the_serve_that_is_still_starting(routers: Bed) -> None:
-    assert states(steer(state="quiesced")) == ["quiesced", "quiesced"]
+    one = {"containers": NAMES[:1]}
+    assert states(steer(state="quiesced", **one)) == ["quiesced"]
     routers.docker("stop", "--time", "0", "backend")
-    gone = steer(state="admitted", retry=1)
+    gone = steer(state="admitted", retry=1, **one)
     assert gone["failed"] and "was not readmitted" in gone["msg"], gone
     later = threading.Timer(2, lambda: routers.docker("start", "backend"))
     later.start()
-    assert states(steer(state="admitted", retry=20)) == ["admitting", "admitting"]
+    assert states(steer(state="admitted", retry=20, **one)) == ["admitting"]
     later.join()
 
 
@@ -116,5 +117,11 @@ def test_what_cannot_be_done_is_said(routers: Bed) -> None:
     assert "0 to 3600" in steer(state="drained", drain_timeout=3601)["msg"]
     assert "no tier is named" in steer(tier="", state="drained")["msg"]
     start_router(routers, "tier-profile", "anvil.local/router:0.13.2", ROUTER_CONFIG)
-    old = steer(containers=["tier-profile"], state="quiesced")
-    assert old["failed"] and "no tier transitions" in old["msg"], old
+    old = {"containers": ["tier-profile"]}
+    assert states(steer(state="quiesced", **old)) == ["quiesced"]
+    unproven = steer(state="admitted", **old)
+    assert unproven["failed"] and "[[router.tiers]] needs model" in unproven["msg"], unproven
+    without = ROUTER_CONFIG.replace("[server]", "").replace('auth_env = "ANVIL_ROUTER_TOKEN"', "")
+    start_router(routers, "tier-open", "anvil.local/router:0.13.2", without)
+    none = steer(containers=["tier-open"], state="quiesced")
+    assert none["failed"] and "no tier transitions" in none["msg"], none

@@ -77,6 +77,7 @@ def problems(*changes, facts=FACTS, **options):
 
 
 HEAVY, FAST, ROUTER = "anvil_serves.heavy.", "anvil_serves.fast.", "anvil_router."
+TWO = [(ROUTER + "replicas", 2)]
 
 # (what is changed, where the one problem is, a piece of what, a piece of the hint)
 MISTAKES = {
@@ -114,6 +115,21 @@ MISTAKES = {
     "port range": ([(FAST + "port", 65536)], FAST + "port", "65536 is out of range", "65535"),
     "port a boolean": ([(FAST + "port", True)], FAST + "port", "the boolean true", "whole number"),
     "no port": ([(FAST + "port", DROP)], FAST + "port", "no port", "30002"),
+    "no replica": ([(ROUTER + "replicas", 0)], ROUTER + "replicas", "out of range", "from 1 to 4"),
+    "edge of one": ([(ROUTER + "edge", {})], ROUTER + "edge", "no edge", "replicas: 2"),
+    "unknown edge key": ([*TWO, (ROUTER + "edge", {"cert": "/x"})], ROUTER + "edge.cert", "unknown key", "certificates"),
+    "edge subnet": ([*TWO, (ROUTER + "edge", {"subnet": "10.1.1.1/28"})], ROUTER + "edge.subnet", "no IPv4", "10.87.213.0/28"),
+    "public subnet": ([*TWO, (ROUTER + "edge", {"subnet": "8.8.8.0/28"})], ROUTER + "edge.subnet", "private", "10.87.213.0/28"),
+    "small subnet": ([*TWO, (ROUTER + "edge", {"subnet": "10.1.1.0/30"})], ROUTER + "edge.subnet", "too few", "private"),
+    "relative tls": ([*TWO, (ROUTER + "edge", {"certificates": "tls"})], ROUTER + "edge.certificates", "'tls'", "absolute"),
+    "edge health": ([*TWO, (ROUTER + "edge", {"health": "tier"})], ROUTER + "edge.health", "'tier'", "did you mean tiers?"),
+    "edge image": ([*TWO, (ROUTER + "edge", {"image": "haproxy"})], ROUTER + "edge.image", "neither tag", "sha256"),
+    "container of a replica": (
+        [*TWO, (FAST + "container", "anvil-router-2")],
+        ROUTER + "container",
+        "serve fast",
+        "own",
+    ),
     "container twice": (
         [(FAST + "container", "x1"), (HEAVY + "container", "x1")],
         FAST + "container",
@@ -462,3 +478,14 @@ def test_the_plan_is_plain_data():
 )
 def test_which_names_hold_secrets(name, secret):
     assert looks_secret(name) is secret
+
+
+def test_replicas_and_the_edge_have_every_default_decided() -> None:
+    edge = plan(*TWO).router.edge
+    assert [(one.service, one.container, one.address) for one in edge.replicas] == [
+        ("router-1", "anvil-router-1", "10.87.213.3"),
+        ("router-2", "anvil-router-2", "10.87.213.4"),
+    ]
+    assert (edge.image, edge.container, edge.network) == ("anvil.local/edge:1", "anvil-router-edge", "anvil-router-edge")
+    assert (edge.subnet, edge.address, edge.certificates, edge.check_tiers) == ("10.87.213.0/28", "10.87.213.2", "", False)
+    assert plan().router.edge is None and plan((ROUTER + "replicas", 1)).router.edge is None
