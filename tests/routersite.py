@@ -63,6 +63,21 @@ def profile_text(score: float = 0.9, **changes: Any) -> str:
 CRASHING = profile_config(profile_path="/nowhere/profile.json")  # the loader accepts it, the start does not
 
 
+# The launcher's, not the product's: the process ends by SIGKILL before the Nth call of one function of the product.
+DIE_BEFORE = """
+owner = importlib.import_module(base + 'module_utils.{room}')
+for part in '{owner}'.split('.') if '{owner}' else ():
+    owner = getattr(owner, part)
+original, calls = getattr(owner, '{name}'), []
+def counted(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == {nth}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+setattr(owner, '{name}', counted)
+"""
+
+
 def spawn_promotion(before: str, given: dict[str, Any]) -> subprocess.Popen[str]:
     code = (
         f"import sys, json, os, signal, importlib\nsys.path.insert(0, {str(COLLECTIONS)!r})\n"
@@ -136,7 +151,9 @@ class Site:
         try:
             with urllib.request.urlopen(self.url() + "/healthz", timeout=2) as answer:
                 return int(answer.status)
-        except (OSError, urllib.error.URLError):
+        except urllib.error.HTTPError as exc:
+            return exc.code
+        except (OSError, KeyError, TypeError, docker.errors.APIError):  # it has no port while it does not run
             return 0
 
     def wait_healthy(self) -> None:

@@ -204,14 +204,22 @@ class Engine:
             answer = self._ask(act, "get", self.api.base_url + target, timeout=self._timeout)
             return Answer(answer.status_code, answer.headers, answer.content)
         try:
-            if self._connection is None:
-                self._connection = _UnixConnection(urlsplit(self.docker_host).path, self._timeout)
-            self._connection.request("GET", target)
-            reply = self._connection.getresponse()
-            return Answer(reply.status, dict(reply.headers), reply.read())
+            if self._connection is not None:
+                try:
+                    return self._get_once(self._connection, target)
+                except (ConnectionError, http.client.HTTPException):
+                    self._connection.close()  # the engine was restarted since: what it lets go of is asked anew
+            self._connection = _UnixConnection(urlsplit(self.docker_host).path, self._timeout)
+            return self._get_once(self._connection, target)
         except (OSError, http.client.HTTPException) as exc:
             self._connection = None
             raise self._trouble(act, exc) from exc
+
+    @staticmethod
+    def _get_once(connection: _UnixConnection, target: str) -> Answer:
+        connection.request("GET", target)
+        reply = connection.getresponse()
+        return Answer(reply.status, dict(reply.headers), reply.read())
 
     def _read(self, act: str, path: str, **query: str) -> Any:
         """The JSON at a path; None if the engine says that it is not there."""

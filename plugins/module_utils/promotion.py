@@ -56,7 +56,7 @@ class Journal:
     state: ``switching`` and ``going back`` are in flight; ``written`` is switched but not loaded by anyone; ``done`` is
     verified. old, new: revisions, ``None`` for no file. at: when the first pointer moved, or was about to (engine's clock).
     moved: replica -> when its own pointer moved. told: replica -> the start time of the process that was told to read its
-    files again without being restarted.
+    files again without being restarted. ran: the replicas that ran when it began: one that is down since is ours to start.
     """
 
     state: str
@@ -67,6 +67,7 @@ class Journal:
     history: Tuple[Lived, ...] = ()
     moved: Mapping[str, float] = field(default_factory=dict)
     told: Mapping[str, float] = field(default_factory=dict)
+    ran: Tuple[str, ...] = ()
 
     def moved_at(self, replica: str) -> float:
         return self.moved.get(replica, self.at)
@@ -87,6 +88,7 @@ class Journal:
                 "history": [[lived.revision, lived.at] for lived in self.history],
                 "moved": dict(self.moved),
                 "told": dict(self.told),
+                "ran": list(self.ran),
             },
             indent=1,
         ).encode("utf-8")
@@ -109,6 +111,7 @@ def parse_journal(content: Optional[bytes], where: str) -> Optional[Journal]:
             history=tuple(Lived(str(revision), float(at)) for revision, at in read["history"]),
             moved={str(replica): float(at) for replica, at in read.get("moved", {}).items()},
             told={str(replica): float(at) for replica, at in read.get("told", {}).items()},
+            ran=tuple(str(replica) for replica in read.get("ran", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise fail(
@@ -538,6 +541,7 @@ class _Promotion:
         self.views: Dict[str, View] = {}
         self.moved: Dict[str, float] = {}
         self.told: Dict[str, float] = {}
+        self.ran: Tuple[str, ...] = ()
         self.metas: Dict[str, Mapping[str, Any]] = {}
         self.proof: Optional[Proof] = None
         self.rehearsal: Optional[Rehearsal] = None
@@ -553,6 +557,7 @@ class _Promotion:
             return _unchanged(snapshot, journal)
         if journal is not None:
             self.history, self.moved, self.told = journal.history, dict(journal.moved), dict(journal.told)
+            self.ran = journal.ran if journal.in_flight else ()
         if _is_only_handed_back(self.order) and journal is not None and not journal.in_flight:
             return self._hand_back(_unchanged(snapshot, journal))
         wanted = _wanted(self.crew, self.order, snapshot, journal)
@@ -606,7 +611,8 @@ class _Promotion:
         return snapshot, journal
 
     def _is_up(self, member: Member) -> bool:
-        return self.order.reload and self.views[member.name].is_up
+        view = self.views[member.name]
+        return self.order.reload and (view.is_up or (member.name in self.ran and view.status == "exited"))
 
     def _write_revision(self, snapshot: Snapshot, files: Mapping[str, bytes], origin: str, meta: Mapping[str, Any]) -> str:
         """Write a revision once; one that is held intact only learns what its latest validation found out."""
@@ -649,6 +655,7 @@ class _Promotion:
             history=self.history,
             moved={name: when for name, when in self.moved.items() if name in names and when >= at},
             told={name: when for name, when in self.told.items() if name in names},
+            ran=self.ran,
         )
         self.writer.put_file(JOURNAL, journal.as_bytes())
         return journal
@@ -710,6 +717,7 @@ class _Promotion:
             self.rehearsal.close()
         self.moved.clear()
         self.told.clear()
+        self.ran = tuple(member.name for member in members if self._is_up(member))
         self._note(SWITCHING, old, new, self.writer.now())
         if new != old:
             self.actions.append("switched from {0} to {1}".format(short(old), short(new)))
@@ -787,7 +795,7 @@ class _Promotion:
         self.actions.append("undid an interrupted promotion: live again is " + short(journal.old))
         for member in self.crew.members:
             view, live = self.views[member.name], snapshot.live_of(member.name)
-            needed = decide_recovery(journal, live, None, view).reload
+            needed = decide_recovery(journal, live, None, view).reload or (self._is_up(member) and not view.is_up)
             if live == journal.old and journal.state == SWITCHING and self.crew.gate is not None:
                 needed = False  # the roll had not come to this one
             try:

@@ -308,9 +308,10 @@ class Reader:
             if reply.status != 200:
                 last = reply.body[:200] if reply.status == 0 else "status {0}".format(reply.status)
                 if proven:
-                    raise self._sick("{0} answered and then did not: {1}".format(HEALTH.path, last), now)
+                    raise self._sick("{0} answered and then did not: {1}".format(health.path if health else "it", last), now)
                 if time.monotonic() - began > self.setting.start_timeout:
-                    why = "/healthz did not answer within {0:g} s: {1}".format(self.setting.start_timeout, last)
+                    path = health.path if health else "it"
+                    why = "{0} did not answer 200 within {1:g} s: {2}".format(path, self.setting.start_timeout, last)
                     raise self._sick(why, now)
             elif not proven:
                 self._prove(now)
@@ -489,6 +490,9 @@ class Router(Reader):
         variable = str(verdict.meta.get("token_variable") or "")
         stand_in = (variable, secrets.token_urlsafe(16))
         stage = plan_stage(image, self.found, self.setting.mount, self.setting.environment, stand_in)
+        if self.setting.replicas:
+            folder = "{0}/{1}".format(self.setting.mount, self.setting.place.link_of(self.setting.container))
+            stage = replace(stage, working_dir=folder)
         files = {
             folder + name: content
             for folder in ("", *(".anvil/live/{0}/".format(name) for name in self.setting.names))

@@ -185,7 +185,10 @@ def put_link(path, target):
 
 
 def remove(path):
-    if os.path.lexists(path):
+    if scratch.startswith(path + "/"):
+        forget(path)
+        sync(parent(path))
+    elif os.path.lexists(path):
         aside = fresh(path)
         os.rename(path, aside)
         sync(parent(path))

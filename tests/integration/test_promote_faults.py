@@ -18,6 +18,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion import par
 from bed import Bed
 from routersite import (
     CRASHING,
+    DIE_BEFORE,
     NEW_IMAGE,
     OLD_IMAGE,
     Site,
@@ -28,19 +29,6 @@ from routersite import (
     wait_until,
 )
 
-# The launcher's, not the product's: the process ends by SIGKILL before the Nth call of one function of the product.
-DIE_BEFORE = """
-owner = importlib.import_module(base + 'module_utils.{room}')
-for part in '{owner}'.split('.') if '{owner}' else ():
-    owner = getattr(owner, part)
-original, calls = getattr(owner, '{name}'), []
-def counted(*args, **kwargs):
-    calls.append(1)
-    if len(calls) == {nth}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
-setattr(owner, '{name}', counted)
-"""
 CUT_STREAM = """
 engine = importlib.import_module(base + 'module_utils.engine')
 send, calls = engine.SideProcess.send, []
@@ -55,7 +43,7 @@ STEPS = [
     ("router", "Router", "validate", 1),
     ("router", "Router", "rehearse", 1),
     ("promotion", "", "open_writer", 1),
-    *(("volume", "Writer", "_ask", nth) for nth in range(1, 14)),
+    *(("volume", "Writer", "_ask", nth) for nth in (2, 4, 5, 6, 7, 8, 9, 10)),
     ("router", "Reader", "reload", 1),
     ("router", "Reader", "verify", 1),
     ("router", "Reader", "reload", 2),
@@ -284,7 +272,7 @@ def actor(site: Site) -> Site:
     [
         ("die 0", 0.4, "does not stay up"),
         ("die 1", 2.0, "does not stay up"),
-        ("die 5", 6.0, "does not stay up"),
+        ("die 5", 6.0, "it did not come up"),
         ("refuse", 0.4, "did not answer"),
         ("mute", 0.4, "did not answer"),
     ],
@@ -312,7 +300,8 @@ def test_a_restart_that_fails_is_told_and_the_next_run_goes_on(site: Site) -> No
     shutil.rmtree(folder)  # now no start can succeed: neither the candidate's, nor that of the way back
     failed = site.promote(config=profile_config("2", None), dry_boot=False, **QUICK)
     assert failed["failed"] and "the way back to" in failed["msg"], failed
-    assert journal_state(site) == "going back"
+    journal = parse_journal(site.snapshot().journal, "")
+    assert journal is not None and journal.state == "going back"
     assert_whole(site, {"config.toml": BARE})
     Path(folder).mkdir()
     site.api.start(site.name)

@@ -82,18 +82,18 @@ def test_an_haproxy_configuration_is_promoted_refused_and_rolled_back(proxy: Pro
     assert not proxy.promote(files=files(200))["changed"]
 
     source = tmp_path / "haproxy.cfg"
-    source.write_bytes(haproxy(202).replace("\n", "\r\n").encode())
+    source.write_bytes(haproxy(200, "  # second\n").replace("\n", "\r\n").encode())
     done = proxy.promote(
         files=[{"dest": MOUNT + "/haproxy.cfg", "src": str(source)}, {"dest": "maps/hosts.map", "content": "a b\n"}]
     )
     assert done["changed"] and done["reloaded"], done
-    wait_until(lambda: proxy.healthz() == 202)
+    wait_until(lambda: proxy.healthz() == 200)
     seen = proxy.engine.exec_in(proxy.name, ["cat", MOUNT + "/maps/hosts.map", MOUNT + "/haproxy.cfg"]).output
     assert seen.startswith("a b\n") and "\r" not in seen
 
     bad = proxy.promote(files=files(203), health_path="/", start_timeout=2)  # 203 is no 200: it is not well
     assert bad["failed"] and "rolled back to" in bad["msg"], bad
-    assert proxy.healthz() == 202
+    assert proxy.healthz() == 200
 
     back = proxy.promote(state="rolled_back")
     assert back["changed"], back
