@@ -339,7 +339,6 @@ def diff_service(
         ("tmpfs", list(seen.tmpfs), [entry.split(":")[0] for entry in service.tmpfs]),
         ("init", seen.init, service.init),
         ("healthcheck", list(seen.healthcheck), list(service.healthcheck or silent.healthcheck)),
-        ("stop_signal", seen.stop_signal, service.stop_signal or silent.stop_signal),
         ("capabilities", _capabilities(seen.cap_drop, seen.cap_add), _capabilities(service.cap_drop, ())),
         ("security_opt", _security(seen.security_opt), _security(service.security_opt)),
         ("extra_hosts", list(seen.extra_hosts), [entry.replace("=", ":", 1) for entry in service.extra_hosts]),
