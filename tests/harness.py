@@ -11,7 +11,7 @@ from typing import Any
 from ansible.module_utils.testing import patch_module_args
 
 
-def run_module(name: str, check: bool = False, diff: bool = False, **params: Any) -> dict[str, Any]:
+def run_module(name: str, /, check: bool = False, diff: bool = False, **params: Any) -> dict[str, Any]:
     """Run ``anvil.serving.<name>`` and return what it printed. ``failed`` tells a failure from a success."""
     module = importlib.import_module(f"ansible_collections.anvil.serving.plugins.modules.{name}")
     printed = io.StringIO()

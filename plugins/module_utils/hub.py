@@ -21,6 +21,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilE
 # standard error. It ends when its parent does.
 PROGRAM = r"""
 import hashlib, json, os, sys, threading, time
+from urllib.parse import urlsplit
 
 request = json.loads(sys.stdin.read())
 os.environ.update(HF_HOME=request["home"], HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
@@ -43,7 +44,9 @@ def watch(parent):
 threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 try:
     import huggingface_hub
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
 except ImportError as exc:
     answer(error={"kind": "client", "why": "%s: %s" % (sys.executable, exc)})
 
@@ -55,6 +58,7 @@ KINDS = (
     ("EntryNotFoundError", "entry"),
     ("RepositoryNotFoundError", "missing"),
     ("HFValidationError", "missing"),
+    ("FileMetadataError", "hub"),
 )
 
 
@@ -85,9 +89,25 @@ def judge(exc):
     return "hub"
 
 
+def patient(call, *args, **options):
+    # The client itself sits out a full hub in the middle of a download, but not when it is asked for a listing.
+    for attempt in range(6):
+        try:
+            return call(*args, **options)
+        except Exception as exc:
+            response = getattr(exc, "response", None)
+            if getattr(response, "status_code", None) not in (408, 429, 500, 502, 503, 504) or attempt == 5:
+                raise
+            told = str(response.headers.get("Retry-After", ""))
+            time.sleep(min(120.0, float(told)) if told.isdigit() else min(30.0, 2.0**attempt))
+
+
 def list_files():
-    info = HfApi(endpoint=request["endpoint"] or None, token=token).model_info(
-        request["repo"], revision=request["revision"], files_metadata=True
+    info = patient(
+        HfApi(endpoint=request["endpoint"] or None, token=token).model_info,
+        request["repo"],
+        revision=request["revision"],
+        files_metadata=True,
     )
     files = {}
     for one in info.siblings or []:
@@ -101,15 +121,7 @@ class Altered(Exception):
     pass
 
 
-def fetch(name, wanted):
-    path = hf_hub_download(
-        request["repo"],
-        name,
-        revision=request["revision"],
-        local_dir=request["folder"],
-        endpoint=request["endpoint"] or None,
-        token=token,
-    )
+def check(name, path, wanted):
     size = os.path.getsize(path)
     sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
     with open(path, "rb") as stream:
@@ -130,6 +142,48 @@ def fetch(name, wanted):
             os.unlink(path)
             raise Altered("%s: %s is %s, the hub says %s" % (name, what, found, expected))
     return {"size": size, "sha256": sha256.hexdigest()}
+
+
+def transfer(name, staged):
+    # hf_hub_download of huggingface_hub 2 throws a half file away when its process dies (its pull request 4228). We hold
+    # a lock of our own, so the client's transfer is given a file that stays. Files in Xet storage go the client's way:
+    # its chunk cache is what resumes them.
+    url = hf_hub_url(request["repo"], name, revision=request["revision"], endpoint=request["endpoint"] or None)
+    known = patient(get_hf_file_metadata, url, token=token)
+    if getattr(known, "xet_file_data", None) is not None or known.etag is None or known.size is None:
+        hf_hub_download(
+            request["repo"],
+            name,
+            revision=request["revision"],
+            local_dir=request["folder"],
+            endpoint=request["endpoint"] or None,
+            token=token,
+        )
+        return
+    headers = build_hf_headers(token=token)
+    if urlsplit(known.location).netloc != urlsplit(url).netloc:
+        headers = {key: value for key, value in headers.items() if key.lower() != "authorization"}
+    part = os.path.join(request["parts"], hashlib.sha256((name + "@" + known.etag).encode()).hexdigest())
+    os.makedirs(request["parts"], exist_ok=True)
+    with open(part, "ab") as stream:
+        start = os.path.getsize(part)
+        if start > known.size:
+            stream.truncate(0)
+            start = 0
+        http_get(known.location, stream, resume_size=start, headers=headers, expected_size=known.size)
+    os.makedirs(os.path.dirname(staged), exist_ok=True)
+    os.rename(part, staged)
+
+
+def fetch(name, wanted):
+    staged = os.path.join(request["folder"], name)
+    if os.path.isfile(staged) and os.path.getsize(staged) == wanted["size"]:
+        try:
+            return check(name, staged, wanted)
+        except Altered:
+            pass
+    transfer(name, staged)
+    return check(name, staged, wanted)
 
 
 def fetch_files():

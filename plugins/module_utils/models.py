@@ -178,6 +178,8 @@ def resolve_place(engine: Engine, volume: Optional[str], path: str, create: bool
     if found is None and create:
         engine.create_volume(volume, VOLUME_LABELS)
         found = engine.inspect_volume(volume)
+    if found is None and predict:
+        return os.path.normpath(os.path.join(str(engine.info().get("DockerRootDir")), "volumes", volume, "_data", inside))
     if found is None:
         raise fail(
             "there is no such volume", where="volume " + volume, hint="anvil_model creates it; or: docker volume create " + volume
@@ -229,8 +231,11 @@ def _walk(folder: str) -> Iterator[str]:
                 yield found
 
 
-def hash_file(path: str) -> str:
+def hash_file(path: str, blob: bool = False) -> str:
+    """The sha256 of a file, or the hash that git (and so the hub, for small files) knows it by."""
     digest = hashlib.sha256()
+    if blob:
+        digest = hashlib.sha1("blob {0}\0".format(os.path.getsize(path)).encode())  # noqa: S324  git's choice, not ours
     with open(path, "rb") as stream:
         while True:
             piece = stream.read(PIECE)
@@ -344,7 +349,7 @@ def _put_in_place(place: Place) -> None:
         os.rename(place.target, aside)
         os.rename(place.files, place.target)
     _sync_folder(os.path.dirname(place.target))
-    for rest in ("files", "home", "old", "progress.json"):
+    for rest in ("files", "home", "parts", "old", "progress.json"):
         path = os.path.join(place.staging, rest)
         if os.path.isdir(path):
             shutil.rmtree(path, ignore_errors=True)
@@ -383,21 +388,41 @@ def _seal(place: Place, source: Source, commit: str, fetched: Mapping[str, Mappi
     return manifest
 
 
+def _trusted(place: Place, manifest: Optional[Mapping[str, Any]], how: Fetching) -> Dict[str, Any]:
+    """The files that are what the manifest says, so that their recorded hash may stand for their content."""
+    if manifest is None:
+        return {}
+    wrong = look_at(place.target, manifest, how.full).wrong
+    return {name: entry for name, entry in manifest["files"].items() if name not in wrong}
+
+
+def _is_right(place: Place, name: str, want: Wanted, known: Mapping[str, Any]) -> bool:
+    """Whether a file of the present folder already is what is wanted."""
+    path = os.path.join(place.target, name)
+    if not os.path.isfile(path) or os.path.islink(path) or os.path.getsize(path) != want.size:
+        return False
+    if want.sha256 is not None:
+        return want.sha256 == (_recorded(path, known.get(name)) or hash_file(path))
+    return want.blob is not None and want.blob == hash_file(path, blob=True)
+
+
+def _recorded(path: str, entry: Optional[Mapping[str, Any]]) -> Optional[str]:
+    """The sha256 that the manifest has for a file that was not touched since."""
+    return str(entry["sha256"]) if entry is not None and entry["mtime_ns"] == os.stat(path).st_mtime_ns else None
+
+
 def _keep_what_is_right(place: Place, wanted: Mapping[str, Wanted], known: Mapping[str, Any]) -> Dict[str, Dict[str, Any]]:
     """Link files of the present folder that already are what is wanted into the staging folder; returns them."""
     kept: Dict[str, Dict[str, Any]] = {}
     for name, want in wanted.items():
         path, staged = os.path.join(place.target, name), os.path.join(place.files, name)
-        if want.sha256 is None or not os.path.isfile(path) or os.path.islink(path) or os.path.getsize(path) != want.size:
-            continue
-        entry = known.get(name)
-        unchanged = entry is not None and entry["mtime_ns"] == os.stat(path).st_mtime_ns and entry["sha256"] == want.sha256
-        if unchanged or hash_file(path) == want.sha256:
+        if _is_right(place, name, want, known):
             os.makedirs(os.path.dirname(staged), exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(staged)
             os.link(path, staged)
-            kept[name] = {"size": want.size, "sha256": want.sha256}
+            sha256 = want.sha256 or _recorded(path, known.get(name)) or hash_file(path)
+            kept[name] = {"size": want.size, "sha256": sha256}
     return kept
 
 
@@ -428,6 +453,7 @@ def _hub_request(act: str, place: Place, source: Source, how: Fetching) -> Dict[
         "token": how.token,
         "home": place.home,
         "folder": place.files,
+        "parts": os.path.join(place.staging, "parts"),
         "workers": how.workers,
     }
 
@@ -451,7 +477,7 @@ def _retry_after(headers: Any, attempt: int) -> float:
     return min(120.0, float(word)) if word.isdigit() else min(30.0, 2.0**attempt)
 
 
-def _open_url(url: str, start: int, timeout: float) -> Any:
+def _open_url(url: str, start: int, timeout: float, method: str = "GET") -> Any:
     """Open a URL from a byte on; who cannot be reached or refuses for good is an AnvilError, other trouble an OSError."""
     from urllib.error import HTTPError
 
@@ -460,11 +486,13 @@ def _open_url(url: str, start: int, timeout: float) -> Any:
     headers = {"Range": "bytes={0}-".format(start)} if start else {}
     for attempt in range(6):
         try:
-            return open_url(url, headers=headers, timeout=timeout, http_agent="anvil.serving", decompress=False)
+            return open_url(url, method=method, headers=headers, timeout=timeout, http_agent="anvil.serving", decompress=False)
         except HTTPError as exc:
             if exc.code in (408, 429, 500, 502, 503, 504) and attempt < 5:
                 time.sleep(_retry_after(exc.headers, attempt))
                 continue
+            if method == "HEAD" and exc.code in (405, 501):
+                return exc  # an answer, without a length
             if exc.code == 416:
                 raise OSError("the file is shorter than what is already here") from exc
             kind = {401: "token", 403: "gated", 404: "missing", 410: "missing"}.get(exc.code, "hub")
@@ -496,7 +524,7 @@ def _fetch_url(place: Place, source: Source, name: str, how: Fetching, tick: Cal
                     stream.seek(start)
                     ticked = time.monotonic()
                     while True:
-                        piece = answer.read(1024 * 1024)
+                        piece = answer.read1(1024 * 1024)  # what has come before a cut is kept
                         if not piece:
                             break
                         stream.write(piece)
@@ -533,9 +561,12 @@ def _fetch_url(place: Place, source: Source, name: str, how: Fetching, tick: Cal
 
 
 def _probe_url(source: Source) -> int:
-    """The size that the server announces, or 0."""
-    with _open_url(source.url, 0, 30) as answer:
-        length = answer.headers.get("Content-Length")
+    """The size that the server announces, or 0 where it does not tell without sending the file."""
+    try:
+        with _open_url(source.url, 0, 30, "HEAD") as answer:
+            length = answer.headers.get("Content-Length")
+    except OSError as exc:
+        raise hub_error("offline", source.url, str(exc)) from exc
     return int(length) if length and length.isdigit() else 0
 
 
@@ -642,7 +673,7 @@ def _result(place: Place, manifest: Optional[Mapping[str, Any]], **more: Any) ->
     files = (manifest or {}).get("files", {})
     return {
         "changed": False,
-        "path": place.target,
+        "target": place.target,
         "name": place.name,
         "commit": (manifest or {}).get("commit", ""),
         "files": {name: {"size": entry["size"], "sha256": entry["sha256"]} for name, entry in files.items()},
@@ -688,7 +719,7 @@ def remove_model(place: Place, check: bool) -> Dict[str, Any]:
             aside = os.path.join(place.staging, "old")
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(place.target, aside)
-        for rest in ("files", "home", "old"):
+        for rest in ("files", "home", "parts", "old"):
             shutil.rmtree(os.path.join(place.staging, rest), ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(place.staging, "part"))
@@ -751,10 +782,8 @@ def _plan(
 ) -> Dict[str, Any]:
     """What a run would fetch. Asks the source, writes nothing that stays."""
     commit, wanted = _demand(place, source, how)
-    known = (manifest or {}).get("files", {})
-    missing = [name for name, want in wanted.items() if want.sha256 is None or known.get(name, {}).get("sha256") != want.sha256]
-    look = look_at(place.target, manifest, how.full) if manifest else Look()
-    missing = sorted(set(missing) | (set(look.wrong) & set(wanted)))
+    known = _trusted(place, manifest, how)
+    missing = sorted(name for name, want in wanted.items() if not _is_right(place, name, want, known))
     size = sum(wanted[name].size or 0 for name in missing)
     error = judge_disk(place.root, size, min(size, _bytes_below(place.files)), _room(place), how.reserve_mib << 20)
     result = _result(place, manifest, changed=True, reasons=reasons, commit=commit, fetch={"files": missing, "bytes": size})
@@ -768,8 +797,9 @@ def _fetch(
 ) -> Dict[str, Any]:
     started = time.monotonic()
     commit, wanted = _demand(place, source, how)
-    known = dict((manifest or {}).get("files", {}))
-    foreign = sorted(set(_walk(place.target)) - set(wanted) - set(known)) if os.path.isdir(place.target) else []
+    listed_before = (manifest or {}).get("files", {})
+    foreign = sorted(set(_walk(place.target)) - set(wanted) - set(listed_before)) if os.path.isdir(place.target) else []
+    known = _trusted(place, manifest, how)
     if foreign:
         raise fail(
             "the model's folder holds files that are not of this model",
@@ -897,7 +927,7 @@ def carry_out(engine: Engine, order: Order, check: bool) -> Dict[str, Any]:
     """Do what a task asks for."""
     create = order.state == "present" and not check
     if order.state == "absent" and order.volume and engine.inspect_volume(order.volume) is None:
-        return {"changed": False, "path": "", "name": order.name}
+        return {"changed": False, "target": "", "name": order.name}
     root = resolve_place(engine, order.volume, order.folder or ".", create, predict=check)
     place = make_place(root, order.name)
     if order.state == "absent":

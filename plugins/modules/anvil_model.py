@@ -150,7 +150,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path:
+target:
   description: Folder of the model on this machine.
   returned: always
   type: str

@@ -64,13 +64,16 @@ class Hub:
             def handle_error(self, *_where: Any) -> None:
                 pass  # clients that are killed are part of the tests
 
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        # The client follows redirects within the hub by itself: a CDN is another origin.
+        self.servers = [Server(("127.0.0.1", 0), Handler) for _origin in ("hub", "cdn")]
+        self.endpoint, self.cdn = (f"http://127.0.0.1:{server.server_port}" for server in self.servers)
+        for server in self.servers:
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        for server in self.servers:
+            server.shutdown()
+            server.server_close()
 
     def add(self, name: str, files: dict[str, bytes], revision: str = "main", gated: str = "") -> str:
         """Commit files to a branch and return the commit."""
@@ -144,7 +147,7 @@ class Hub:
             self.send_content(handler, altered, {"X-Repo-Commit": commit, "ETag": f'"{git_blob(content)}"'}, plain=True)
             return
         handler.send_response(302)
-        handler.send_header("Location", f"{self.endpoint}/cdn/{name}/{commit}/{file}")
+        handler.send_header("Location", f"{self.cdn}/cdn/{name}/{commit}/{file}")
         handler.send_header("X-Repo-Commit", commit)
         handler.send_header("X-Linked-Size", str(len(content)))
         handler.send_header("X-Linked-ETag", f'"{hashlib.sha256(content).hexdigest()}"')
