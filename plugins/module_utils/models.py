@@ -486,7 +486,15 @@ def _open_url(url: str, start: int, timeout: float, method: str = "GET") -> Any:
     headers = {"Range": "bytes={0}-".format(start)} if start else {}
     for attempt in range(6):
         try:
-            return open_url(url, method=method, headers=headers, timeout=timeout, http_agent="anvil.serving", decompress=False)
+            return open_url(
+                url,
+                method=method,
+                headers=headers,
+                timeout=timeout,
+                http_agent="anvil.serving",
+                decompress=False,
+                follow_redirects="safe",
+            )
         except HTTPError as exc:
             if exc.code in (408, 429, 500, 502, 503, 504) and attempt < 5:
                 time.sleep(_retry_after(exc.headers, attempt))
