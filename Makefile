@@ -67,7 +67,8 @@ molecule: bed ## molecule scenarios on simulated hosts
 	@$(BED) run -- molecule test --all
 
 .PHONY: test
-test: lint unit sanity integration molecule ## everything
+test: lint unit sanity integration molecule ## everything, and the test-bed is stopped at the end
+	@$(BED) down
 
 .PHONY: bench
 bench: bed ## every benchmark; the last line of each is its ratios

@@ -37,6 +37,14 @@ def plan_host(templar: Any, host: str, variables: dict[str, Any], secrets_requir
     return plan
 
 
+def list_gpus(plan: HostPlan) -> list[dict[str, Any]]:
+    """The cards of the inventory with their budgets, for the ledger of anvil_serve."""
+    return [
+        {"alias": gpu.alias, "uuid": gpu.uuid, "vram_mib": gpu.vram_mib, "reserve_mib": gpu.reserve_mib}
+        for gpu in plan.gpus.values()
+    ]
+
+
 def write_rendered(folder: Path, rendered: dict[str, Any], check: bool) -> tuple[list[str], bool]:
     """Write what was rendered for one host into a folder of the controller; returns the paths and whether any changed."""
     texts = {
@@ -69,7 +77,7 @@ class ActionModule(ActionBase):
         try:
             plan = plan_host(self._templar, host, variables, options["secrets"] == "required")
             rendered = render_host(plan)
-            result.update(plan=plan.as_dict(), notes=list(plan.notes), **rendered)
+            result.update(plan=plan.as_dict(), notes=list(plan.notes), gpus=list_gpus(plan), **rendered)
             if options["output"]:
                 folder = Path(options["output"]).expanduser().resolve() / host
                 result["files"], result["changed"] = write_rendered(folder, rendered, self._task.check_mode)

@@ -53,7 +53,8 @@ options:
     type: dict
     default: {}
   serves:
-    description: Names of the serves to act on; empty means every serve of the project.
+    description:
+      - Serves to act on, by name, by tag, or by the tier they serve; empty means every serve of the project.
     type: list
     elements: str
     default: []

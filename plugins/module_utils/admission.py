@@ -81,9 +81,18 @@ def _gpu_problems(service: Service, cards: Optional[Sequence[Card]]) -> List[Pro
                 hint="install the driver and the container toolkit, or remove gpus from the serve",
             )
         ]
-    here = {card.uuid for card in cards}
+    here = {card.uuid for card in cards} | {device.uuid for card in cards for device in card.mig_devices}
     present = ", ".join("{0} ({1})".format(card.uuid, card.name) for card in cards) or "none"
     return [
+        Problem(
+            what="GPU {0} is in MIG mode, and the serve is pinned to the whole card".format(card.uuid),
+            where="serve " + service.name,
+            why="its MIG devices: " + (", ".join(device.uuid for device in card.mig_devices) or "none has been created"),
+            hint="pin the serve to one of them (uuid in anvil_gpus), or turn MIG off on card {0}".format(card.index),
+        )
+        for card in cards
+        if card.mig and card.uuid in service.gpu_uuids
+    ] + [
         Problem(
             what="GPU {0} is not on this host".format(uuid),
             where="serve " + service.name,

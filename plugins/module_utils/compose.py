@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import dataclass
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 
@@ -34,9 +34,14 @@ def _clean_environment() -> Dict[str, str]:
 class Compose:
     """``docker compose`` for one project whose file is ``directory/compose.yaml``."""
 
-    def __init__(self, project: str, directory: str, docker_host: str, timeout: int = 3600) -> None:
-        """``timeout``: seconds for one command, image pulls included."""
+    def __init__(self, project: str, directory: str, docker_host: str, timeout: int = 3600, lock: Optional[int] = None) -> None:
+        """``timeout``: seconds for one command, image pulls included.
+
+        lock: a descriptor that every command inherits. Where this process is killed in the middle of a command, the
+        command goes on, and so does the lock: the next run waits for it.
+        """
         self.directory = directory
+        self.inherited = () if lock is None else (lock,)
         self.timeout = timeout
         self.commands: List[Sequence[str]] = []
         which = ["--project-name", project, "--project-directory", directory]
@@ -54,6 +59,7 @@ class Compose:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 timeout=self.timeout,
+                pass_fds=self.inherited,
                 check=False,
             )
         except FileNotFoundError as exc:

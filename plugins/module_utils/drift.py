@@ -9,12 +9,14 @@ the two; ``decide`` turns the differences and the container's state into one act
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     COMPOSE_PROJECT,
     LABEL_PREFIX,
+    LABEL_RESIDENCY,
     LABEL_SPEC,
     LABEL_VRAM,
     Mount,
@@ -22,7 +24,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import (
 )
 
 # What converge may do with a serve.
-NONE, CREATE, RECREATE, START, UNPAUSE, STOP, REMOVE = (
+NONE, CREATE, RECREATE, START, UNPAUSE, STOP, REMOVE, RESTART, ADOPT, EVICT = (
     "none",
     "create",
     "recreate",
@@ -30,6 +32,9 @@ NONE, CREATE, RECREATE, START, UNPAUSE, STOP, REMOVE = (
     "unpause",
     "stop",
     "remove",
+    "restart",
+    "adopt",
+    "evict",
 )
 
 
@@ -57,6 +62,7 @@ class Observed:
     exit_code: int
     oom_killed: bool
     error: str
+    created: str
     started_at: str
     pid: int
     restarts: int
@@ -79,11 +85,13 @@ class Observed:
     tmpfs: Tuple[str, ...]
     init: bool
     healthcheck: Tuple[str, ...]
+    stop_signal: str
     cap_drop: Tuple[str, ...]
+    cap_add: Tuple[str, ...]
     security_opt: Tuple[str, ...]
     extra_hosts: Tuple[str, ...]
     memory_bytes: int
-    nano_cpus: int
+    other_limits: Mapping[str, Any]
     labels: Mapping[str, str]
 
 
@@ -98,6 +106,7 @@ class Image:
     user: str = ""
     healthcheck: Tuple[str, ...] = ()
     volumes: Tuple[str, ...] = ()
+    stop_signal: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,27 @@ def observe_image(raw: Mapping[str, Any]) -> Image:
         user=str(config.get("User") or ""),
         healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
         volumes=tuple(config.get("Volumes") or ()),
+        stop_signal=str(config.get("StopSignal") or ""),
     )
+
+
+# What `docker update` can set and our compose files never say.
+_LIMITS = {
+    "NanoCpus": "nano_cpus",
+    "CpuShares": "cpu_shares",
+    "CpuQuota": "cpu_quota",
+    "CpuPeriod": "cpu_period",
+    "CpusetCpus": "cpuset",
+    "CpusetMems": "cpuset_mems",
+    "BlkioWeight": "blkio_weight",
+    "MemoryReservation": "memory_reservation",
+    "PidsLimit": "pids",
+}
+
+
+def _limits(host: Mapping[str, Any]) -> Dict[str, Any]:
+    """Limits that somebody set, by the name an operator knows."""
+    return {word: host[key] for key, word in _LIMITS.items() if host.get(key) not in (None, 0, "", -1)}
 
 
 def observe(raw: Mapping[str, Any]) -> Observed:
@@ -159,6 +188,7 @@ def observe(raw: Mapping[str, Any]) -> Observed:
         exit_code=int(state.get("ExitCode") or 0),
         oom_killed=bool(state.get("OOMKilled")),
         error=str(state.get("Error") or ""),
+        created=str(raw.get("Created") or ""),
         started_at=str(state.get("StartedAt") or ""),
         pid=int(state.get("Pid") or 0),
         restarts=int(raw.get("RestartCount") or 0),
@@ -181,11 +211,13 @@ def observe(raw: Mapping[str, Any]) -> Observed:
         tmpfs=tuple(sorted(host.get("Tmpfs") or {})),
         init=bool(host.get("Init")),
         healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
+        stop_signal=str(config.get("StopSignal") or ""),
         cap_drop=tuple(sorted(host.get("CapDrop") or ())),
+        cap_add=tuple(sorted([*(host.get("CapAdd") or ()), *["privileged"] * bool(host.get("Privileged"))])),
         security_opt=tuple(sorted(host.get("SecurityOpt") or ())),
         extra_hosts=tuple(sorted(entry.replace("=", ":", 1) for entry in host.get("ExtraHosts") or ())),
         memory_bytes=int(host.get("Memory") or 0),
-        nano_cpus=int(host.get("NanoCpus") or 0),
+        other_limits=_limits(host),
         labels=labels,
     )
 
@@ -225,10 +257,36 @@ def _security(options: Tuple[str, ...]) -> List[str]:
 
 
 def _labels(labels: Mapping[str, str]) -> Dict[str, str]:
-    """Our labels that say what the container is; the VRAM need is bookkeeping, and its change restarts nothing."""
-    return {
-        name: value for name, value in labels.items() if name.startswith(LABEL_PREFIX) and name not in (LABEL_SPEC, LABEL_VRAM)
-    }
+    """Our labels that say what the container is; VRAM need and residency are bookkeeping: their change restarts nothing."""
+    kept = (LABEL_SPEC, LABEL_VRAM, LABEL_RESIDENCY)
+    return {name: value for name, value in labels.items() if name.startswith(LABEL_PREFIX) and name not in kept}
+
+
+SECRET_FLAG = re.compile(r"--?[\w-]*(key|token|secret|password)", re.IGNORECASE)
+
+
+def hide_secrets(words: List[str]) -> List[str]:
+    """A command line to show: one that somebody typed by hand may hold a key. What follows a flag for one is hidden."""
+    shown: List[str] = []
+    for number, word in enumerate(words):
+        flag, given, _value = word.partition("=")
+        if given and SECRET_FLAG.fullmatch(flag):
+            shown.append(flag + "=<hidden>")
+        elif number and SECRET_FLAG.fullmatch(words[number - 1]) and not word.startswith("-"):
+            shown.append("<hidden>")
+        else:
+            shown.append(word)
+    return shown
+
+
+def _capabilities(dropped: Tuple[str, ...], added: Tuple[str, ...]) -> List[str]:
+    return ["-" + word for word in dropped] + ["+" + word for word in added]
+
+
+def _shown(reason: str, before: Any, after: Any) -> Change:
+    if reason in ("command", "entrypoint"):
+        return Change(reason, hide_secrets(before), hide_secrets(after))
+    return Change(reason, before, after)
 
 
 def diff_service(
@@ -259,14 +317,15 @@ def diff_service(
         ("tmpfs", list(seen.tmpfs), [entry.split(":")[0] for entry in service.tmpfs]),
         ("init", seen.init, service.init),
         ("healthcheck", list(seen.healthcheck), list(service.healthcheck or silent.healthcheck)),
-        ("capabilities", list(seen.cap_drop), list(service.cap_drop)),
+        ("stop_signal", seen.stop_signal, service.stop_signal or silent.stop_signal),
+        ("capabilities", _capabilities(seen.cap_drop, seen.cap_add), _capabilities(service.cap_drop, ())),
         ("security_opt", _security(seen.security_opt), _security(service.security_opt)),
         ("extra_hosts", list(seen.extra_hosts), [entry.replace("=", ":", 1) for entry in service.extra_hosts]),
-        ("limits", [seen.memory_bytes, seen.nano_cpus], [service.memory_bytes, 0]),
+        ("limits", {"memory": seen.memory_bytes, **seen.other_limits}, {"memory": service.memory_bytes}),
         ("labels", _labels(seen.labels), _labels(service.labels)),
         ("name", seen.name, service.container),
     ]
-    changes = [Change(reason, before, after) for reason, before, after in pairs if before != after]
+    changes = [_shown(reason, before, after) for reason, before, after in pairs if before != after]
     if wanted_image is not None and wanted_image.id != seen.image_id and seen.image == service.image:
         changes.append(Change("image", seen.image_id, wanted_image.id))
     wanted_plain = {name: value for name, value in service.environment.items() if name not in secrets}
@@ -278,7 +337,8 @@ def diff_service(
     if secret is not None:
         changes.append(Change("env_file", secret.before, secret.after))
     wanted_spec, seen_spec = service.labels.get(LABEL_SPEC, ""), seen.labels.get(LABEL_SPEC, "")
-    if not changes and wanted_spec != seen_spec:
+    same_format = wanted_spec.partition(":")[0] == seen_spec.partition(":")[0]
+    if not changes and same_format and wanted_spec != seen_spec:
         changes.append(Change("stale_container", seen_spec, wanted_spec))
     return sorted(changes, key=lambda change: change.reason)
 

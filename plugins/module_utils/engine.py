@@ -243,13 +243,40 @@ class Engine:
         raw = self._find("read the log of " + name_or_id, "logs", name_or_id, **options)
         return [] if raw is None else raw.decode("utf-8", "replace").splitlines()
 
+    def read_frames(self, container_id: str, lines: int, since: int) -> bytes:
+        """A container's log as the engine frames it, so that both streams can be told apart; empty if it is gone."""
+        query = {"stdout": "1", "stderr": "1", "tail": str(lines), "since": str(since)}
+        path = "/containers/{0}/logs".format(quote(container_id, safe=""))
+        answer = self._get("read the log of " + container_id, path, query)
+        if answer.status == 404:
+            return b""
+        if answer.status >= 400:
+            raise fail("the engine refused to tell the log", where=container_id, why=_explain(answer.body))
+        return answer.body
+
     # ------------------------------------------------------------------------------------------------------ changing
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> None:
-        self._ask("create network " + name, "create_network", name, driver="bridge", labels=dict(labels))
+        """Create a bridge network; one that somebody else made in the meantime is as good."""
+        try:
+            self._ask("create network " + name, "create_network", name, driver="bridge", labels=dict(labels))
+        except AnvilError:
+            if self.inspect_network(name) is None:
+                raise
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
         self._ask("create volume " + name, "create_volume", name, labels=dict(labels))
+
+    def tag_image(self, reference: str, other: str) -> None:
+        """Give an image another name; an image that had it loses it."""
+        repository, _colon, tag = other.rpartition(":")
+        self._ask("tag image " + reference, "tag", reference, repository, tag)
+
+    def inspect_distribution(self, reference: str, auth: Optional[Mapping[str, str]] = None) -> Optional[Dict[str, Any]]:
+        """What the registry of an image tells of it (``Descriptor.digest``); ``None`` if it has none of that name."""
+        act = "ask the registry about " + reference
+        found = self._find(act, "inspect_distribution", reference, auth_config=dict(auth) if auth else None)
+        return None if found is None else dict(found)
 
     def restart_container(self, name_or_id: str, grace: int = 10, signal: str = "") -> None:
         """Restart, giving the process ``grace`` seconds to end after ``signal`` (its own stop signal if empty).
@@ -269,10 +296,13 @@ class Engine:
         """Stop, giving the process ``grace`` seconds to end by itself; absence is success."""
         self._find("stop container " + name_or_id, "stop", name_or_id, timeout=grace)
 
-    def remove_container(self, name_or_id: str) -> None:
-        """Remove by force, with its anonymous volumes; absence is success."""
+    def rename_container(self, name_or_id: str, name: str) -> None:
+        self._ask("rename container {0} to {1}".format(name_or_id, name), "rename", name_or_id, name)
+
+    def remove_container(self, name_or_id: str, volumes: bool = True) -> None:
+        """Remove by force, with its anonymous volumes unless they are to stay; absence is success."""
         try:
-            self._find("remove container " + name_or_id, "remove_container", name_or_id, force=True, v=True)
+            self._find("remove container " + name_or_id, "remove_container", name_or_id, force=True, v=volumes)
         except AnvilError as exc:
             if "already in progress" not in exc.as_text():
                 raise

@@ -97,10 +97,11 @@ def remove_file(path: str) -> None:
 
 
 @contextlib.contextmanager
-def hold_lock(folder: str, timeout: float) -> Iterator[None]:
+def hold_lock(folder: str, timeout: float) -> Iterator[int]:
     """Hold the lock of a folder, so that two operators never converge one project at the same time.
 
-    The kernel frees the lock when its holder dies. ``timeout``: seconds to wait for another holder.
+    Yields the descriptor that holds it. The kernel frees the lock when its last holder dies: a child that inherits the
+    descriptor holds the lock too. ``timeout``: seconds to wait for another holder.
     """
     path = os.path.join(folder, ".lock")
     try:
@@ -123,6 +124,6 @@ def hold_lock(folder: str, timeout: float) -> Iterator[None]:
                         hint="wait for the other run to end, then run again",
                     ) from None
                 time.sleep(0.2)
-        yield
+        yield handle
     finally:
         os.close(handle)

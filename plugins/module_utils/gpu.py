@@ -7,20 +7,44 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 import subprocess
-from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 
 # Order matters: it is the order of the columns that parse_cards reads.
-QUERY = ("index", "uuid", "name", "compute_cap", "memory.total", "memory.used", "driver_version", "pci.bus_id")
+QUERY = (
+    "index",
+    "uuid",
+    "name",
+    "compute_cap",
+    "memory.total",
+    "memory.used",
+    "driver_version",
+    "pci.bus_id",
+    "mig.mode.current",
+)
+# WSL2 keeps the driver's programs where no PATH of a non-interactive shell leads.
+WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"
+
+
+@dataclass(frozen=True)
+class MigDevice:
+    """A slice of a card in MIG mode; ``profile`` such as ``3g.20gb``."""
+
+    uuid: str
+    profile: str
 
 
 @dataclass(frozen=True)
 class Card:
-    """One card as the driver describes it. Memory in MiB; ``compute_capability`` such as ``12.0``; None is unknown."""
+    """One card as the driver describes it. Memory in MiB; ``compute_capability`` such as ``12.0``; None is unknown.
+
+    mig: whether it is in MIG mode, where only its ``mig_devices`` can be used; None: it has no such mode.
+    """
 
     index: Optional[int]
     uuid: str
@@ -30,6 +54,8 @@ class Card:
     vram_used_mib: Optional[int]
     driver: Optional[str]
     pci_bus_id: Optional[str]
+    mig: Optional[bool] = None
+    mig_devices: Tuple[MigDevice, ...] = ()
 
     @property
     def vram_free_mib(self) -> Optional[int]:
@@ -40,7 +66,7 @@ class Card:
 
 def _text(cell: str) -> Optional[str]:
     word = cell.strip()
-    return None if not word or word.startswith("[") or word in ("N/A", "ERR!") else word
+    return None if not word or word.startswith("[") or word in ("N/A", "ERR!", "Unknown Error") else word
 
 
 def _number(cell: str) -> Optional[int]:
@@ -67,32 +93,88 @@ def parse_cards(text: str) -> List[Card]:
                 vram_used_mib=_number(row[5]),
                 driver=_text(row[6]),
                 pci_bus_id=_text(row[7]),
+                mig={"Enabled": True, "Disabled": False}.get(row[8].strip()),
             )
         )
     return cards
 
 
-def _ask_driver(words: Sequence[str]) -> Tuple[int, str]:
-    done = subprocess.run(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False
-    )
-    return done.returncode, done.stdout.decode("utf-8", "replace")
+_LISTED_CARD = re.compile(r"GPU \d+: .*\(UUID: (?P<uuid>GPU-[^)\s]+)\)")
+_LISTED_MIG = re.compile(r"\s+MIG (?P<profile>\S+)\s+Device\s+\d+: \(UUID: (?P<uuid>MIG-[^)\s]+)\)")
+
+
+def parse_mig_devices(text: str) -> Dict[str, Tuple[MigDevice, ...]]:
+    """Read ``nvidia-smi -L``: the MIG devices of each card that is listed, by the card's UUID."""
+    found: Dict[str, Tuple[MigDevice, ...]] = {}
+    card = ""
+    for line in text.splitlines():
+        head, inner = _LISTED_CARD.match(line), _LISTED_MIG.match(line)
+        if head:
+            card = head["uuid"]
+            found[card] = ()
+        elif inner and card:
+            found[card] += (MigDevice(inner["uuid"], inner["profile"]),)
+    return found
+
+
+def find_driver() -> Optional[str]:
+    """The path of ``nvidia-smi``; ``None`` where there is no NVIDIA driver."""
+    return shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
+
+
+def ask_driver(program: str, *words: str) -> str:
+    """What ``nvidia-smi`` prints. A driver that fails or hangs is an AnvilError with its own words; no cards are not."""
+    try:
+        done = subprocess.run(
+            [program, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise fail("the NVIDIA driver does not answer", where=program, why=str(exc), hint=DRIVER_HINT) from exc
+    text = done.stdout.decode("utf-8", "replace")
+    if done.returncode != 0 and "No devices were found" not in text and not _UNKNOWN_FIELD.search(text):
+        raise fail("the NVIDIA driver does not answer", where=program, why=text.strip(), hint=DRIVER_HINT)
+    return text
+
+
+DRIVER_HINT = "nvidia-smi must work on the host before a container can have a card"
+_UNKNOWN_FIELD = re.compile(r'Field "(?P<field>[^"]+)" is not a valid field to query')
+
+
+def query_cards(program: str) -> str:
+    """The driver's CSV with the columns of ``QUERY``. A field that an old driver does not know (compute_cap: before 510;
+    mig.mode.current: before 450) is an empty column: unknown."""
+    fields = list(QUERY)
+    while True:
+        text = ask_driver(program, "--query-gpu=" + ",".join(fields), "--format=csv,noheader,nounits")
+        unknown = _UNKNOWN_FIELD.search(text)
+        if unknown is None or unknown["field"] not in fields:
+            break
+        fields.remove(unknown["field"])
+    if len(fields) == len(QUERY) or "No devices were found" in text:
+        return text
+    return "".join(_widen(row, fields) for row in csv.reader(io.StringIO(text), skipinitialspace=True))
+
+
+def _widen(row: Sequence[str], fields: Sequence[str]) -> str:
+    if len(row) != len(fields):
+        return ", ".join(row) + "\n"
+    told = dict(zip(fields, row))
+    return ", ".join(told.get(field, "") for field in QUERY) + "\n"
 
 
 def read_cards() -> Optional[List[Card]]:
     """The cards of this host; ``None`` where there is no NVIDIA driver. A driver that fails is an AnvilError."""
-    program = shutil.which("nvidia-smi")
+    program = find_driver()
     if program is None:
         return None
-    try:
-        code, text = _ask_driver([program, "--query-gpu=" + ",".join(QUERY), "--format=csv,noheader,nounits"])
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise fail("the NVIDIA driver does not answer", where=program, why=str(exc)) from exc
-    if code != 0 and "No devices were found" not in text:
-        raise fail(
-            "the NVIDIA driver does not answer",
-            where=program,
-            why=text.strip(),
-            hint="nvidia-smi must work on the host before a container can have a card",
-        )
-    return [] if "No devices were found" in text else parse_cards(text)
+    text = query_cards(program)
+    cards = [] if "No devices were found" in text else parse_cards(text)
+    if not any(card.mig for card in cards):
+        return cards
+    devices = parse_mig_devices(ask_driver(program, "-L"))
+    return [replace(card, mig_devices=devices.get(card.uuid, ())) for card in cards]

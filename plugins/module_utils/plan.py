@@ -16,8 +16,17 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Pattern, Sequence, Set, Tuple, Union
 
+from ansible_collections.anvil.serving.plugins.module_utils.capability import (
+    CAPABILITIES,
+    VERSION,
+    find_capability,
+    torch_environment,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
+    EVICTABLE,
+    ON_DEMAND,
+    RESIDENT,
     Gpu,
     HostPlan,
     Mount,
@@ -58,6 +67,7 @@ OTHER_VARIABLES: Tuple[str, ...] = ("anvil_hosts",)
 PLATFORMS = ("linux", "wsl2")
 GPU_PINS = ("device_ids", "uuid", "index")
 RESTARTS = ("unless-stopped", "always", "on-failure", "no")
+RESIDENCIES = (RESIDENT, EVICTABLE, ON_DEMAND)
 IPC_MODES = ("host", "private")
 DECISIONS = ("allow", "allow-with-verify", "deny")
 
@@ -105,9 +115,12 @@ SERVE_KEYS = (
     "publish",
     "port",
     "vram_mib",
+    "gpu_memory_utilization",
+    "residency",
+    "tags",
     "api_key",
 )
-GPU_KEYS = ("uuid", "vram_mib", "reserve_mib", "index")
+GPU_KEYS = ("uuid", "vram_mib", "reserve_mib", "index", "compute_capability")
 ROUTER_KEYS = (
     "image",
     "container",
@@ -130,9 +143,11 @@ class Engine:
 
     gpu_environment, wsl2_environment: added for serves that have GPUs, and for those on a WSL2 host.
     key_env: the variable the engine reads its API key from; empty: it takes the key on the command line only.
+    torch: it runs on PyTorch, and is told the architecture of its cards. kv_flags: what sets the type of the KV cache.
     flags: what the plan itself sets on the command line -> the key of the inventory that says it.
     context_flags: what limits the context of one request. slot_flags: what that is divided by.
     tool_flags: the engine supports tools when one of these is given; none: it always does.
+    share_flag: takes the share of the card's total memory that the engine may use.
     """
 
     entrypoint: Tuple[str, ...] = ()
@@ -140,6 +155,8 @@ class Engine:
     shm_size: str = ""
     gpu_environment: Mapping[str, str] = field(default_factory=dict)
     wsl2_environment: Mapping[str, str] = field(default_factory=dict)
+    torch: bool = False
+    kv_flags: Tuple[str, ...] = ()
     read_only: bool = False
     cap_drop: Tuple[str, ...] = ()
     key_env: str = ""
@@ -148,6 +165,7 @@ class Engine:
     slot_flags: Tuple[str, ...] = ()
     tool_flags: Tuple[str, ...] = ()
     model_is_file: bool = False
+    share_flag: str = ""
 
 
 PCI_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -156,15 +174,20 @@ ENGINES: Mapping[str, Engine] = {
         entrypoint=("vllm",),
         ipc="host",
         gpu_environment=PCI_ORDER,
+        torch=True,
+        kv_flags=("--kv-cache-dtype",),
         wsl2_environment={"VLLM_USE_V2_MODEL_RUNNER": "0"},  # that runner wants UVA, which WSL2 does not have
         key_env="VLLM_API_KEY",
         flags={"--port": "port", "--host": "publish", "--served-model-name": "served_name", "--model": "model"},
         context_flags=("--max-model-len",),
         tool_flags=("--enable-auto-tool-choice",),
+        share_flag="--gpu-memory-utilization",
     ),
     "sglang": Engine(
         shm_size="16g",
         gpu_environment=PCI_ORDER,
+        torch=True,
+        kv_flags=("--kv-cache-dtype",),
         flags={
             "--port": "port",
             "--host": "publish",
@@ -500,6 +523,19 @@ class _Gpus:
     by_alias: Dict[str, Gpu]
 
 
+def _read_capability(node: _Node) -> str:
+    if isinstance(node.raw.get("compute_capability"), float):
+        node.check.wrong(
+            node.at("compute_capability"), "text is wanted, not a number", 'put it in quotes: "12.0"', "YAML reads 12.10 as 12.1"
+        )
+        return ""
+    found = node.text("compute_capability", 'as nvidia-smi --query-gpu=compute_cap tells it: "12.0"', VERSION) or ""
+    if found and not find_capability(found):
+        known = ", ".join(CAPABILITIES)
+        node.check.note(node.at("compute_capability"), "nothing is known of {0} (known: {1})".format(found, known))
+    return found
+
+
 def _read_gpu(node: _Node, alias: str) -> Optional[Gpu]:
     node.known(GPU_KEYS)
     rule = "GPU- or MIG- and 8-4-4-4-12 hexadecimal digits: nvidia-smi -L tells it"
@@ -507,6 +543,7 @@ def _read_gpu(node: _Node, alias: str) -> Optional[Gpu]:
     vram = node.whole("vram_mib", 1, 10**7, "MiB")
     reserve = node.whole("reserve_mib", 0, 10**7, "MiB")
     index = node.whole("index", 0, 255)
+    capability = _read_capability(node)
     for key, hint in (("uuid", rule), ("vram_mib", "the card's total memory in MiB: nvidia-smi tells it")):
         if not node.has(key):
             node.check.wrong(node.at(key), "GPU {0} has no {1}".format(alias, key), hint)
@@ -521,7 +558,7 @@ def _read_gpu(node: _Node, alias: str) -> Optional[Gpu]:
         return None
     head, dash, tail = uuid.partition("-")
     uuid = head.upper() + dash + tail.lower().replace("gpu-", "GPU-")
-    return Gpu(alias=alias, uuid=uuid, vram_mib=vram, reserve_mib=reserve or 0, index=index)
+    return Gpu(alias=alias, uuid=uuid, vram_mib=vram, reserve_mib=reserve or 0, index=index, compute_capability=capability)
 
 
 def _read_gpus(check: _Check, value: Any) -> _Gpus:
@@ -918,6 +955,45 @@ def _read_vram(node: _Node, cards: Sequence[Gpu], listed: bool) -> int:
     return budget
 
 
+def _read_share(node: _Node, word: Optional[str], args: Sequence[str], need: int, cards: Sequence[Gpu]) -> Tuple[str, ...]:
+    """The arguments for ``gpu_memory_utilization``: a share of *total* memory, ``derive`` takes it from the need.
+
+    Rounded down to three decimals, so that it never comes to more than the need. Several cards share one flag: the
+    largest of them decides, and the need is exceeded on none.
+    """
+    key, value = "gpu_memory_utilization", node.raw.get("gpu_memory_utilization")
+    if value is None or value is UNREAD:
+        return ()
+    flag = ENGINES[word].share_flag if word else "?"
+    if not flag:
+        node.check.wrong(node.at(key), "an {0} serve has no such setting".format(word), "it is for engine: vllm")
+        return ()
+    if any(_flag_of(arg) == flag for arg in args):
+        node.check.wrong(node.at(key), "{0} is also in args".format(flag), "keep one of the two")
+        return ()
+    if value == "derive":
+        if not node.has("gpus"):
+            node.check.wrong(node.at(key), "there is no GPU to derive it from", "say gpus: [alias]")
+        if not cards or not need:
+            return ()
+        share = need * 1000 // max(card.vram_mib for card in cards) / 1000
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        share = float(value)
+    else:
+        node.check.wrong(node.at(key), "derive or a number is wanted, not {0}".format(describe(value)), "derive, or 0.88")
+        return ()
+    if not 0 < share <= 1:
+        node.check.wrong(node.at(key), "{0:g} is no share of a card".format(share), "more than 0, at most 1")
+        return ()
+    return (flag, "{0:g}".format(share))
+
+
+def _read_tags(node: _Node) -> Tuple[str, ...]:
+    listed = node.check.items(node.at("tags"), node.raw.get("tags"), "tags: [night]")
+    words = [node.check.plain(path, value, NAME, NAME_RULE) for path, value in listed or ()]
+    return tuple(dict.fromkeys(word for word in words if word))
+
+
 def _read_key(node: _Node, engine: Optional[str], secrets: _Secrets) -> str:
     name = secrets.name_at(node.at("api_key"), node.raw.get("api_key"))
     if node.has("api_key") and engine and not ENGINES[engine].key_env:
@@ -958,8 +1034,36 @@ def _check_model(node: _Node, model: Optional[str], engine: Optional[Engine], mo
         node.check.note(node.at("model"), "no volume holds {0}: the image must".format(shorten(model)))
 
 
-def _environment(engine: Engine, shared: _Shared, visible: Sequence[str], gpus: bool, platform: str) -> Dict[str, str]:
-    merged: Dict[str, str] = dict(engine.gpu_environment) if gpus else {}
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+def _card_environment(node: _Node, engine: Engine, shared: _Shared, cards: Sequence[Gpu], platform: str) -> Dict[str, str]:
+    """What the capability of all cards of a serve decides and the inventory does not say; told in a note."""
+    versions = [card.compute_capability for card in cards if card.compute_capability]
+    if not engine.torch or not versions:
+        return {}
+    if len(versions) < len(cards):
+        node.check.note(node.at("gpus"), "not every card has a compute_capability in anvil_gpus: nothing is set for the others")
+        return {}
+    said = set(shared.environment) | set(shared.secrets)
+    if said.intersection(ALLOCATOR):  # two names of one setting
+        said.update(ALLOCATOR)
+    # WSL2's driver has no virtual memory management for expandable segments.
+    decided = torch_environment(versions, expandable=platform != "wsl2")
+    found = {name: value for name, value in decided.items() if name not in said}
+    if found:
+        told = ", ".join("{0}={1}".format(name, value) for name, value in found.items())
+        node.check.note(node.path, "by the compute capability of its cards: " + told)
+    rows = [find_capability(version) for version in versions]
+    if all(row and row.fp8 for row in rows) and not any(_flag_of(word) in engine.kv_flags for word in shared.args):
+        node.check.note(node.at("args"), "its cards can hold the KV cache in half the memory: {0} fp8".format(engine.kv_flags[0]))
+    return found
+
+
+def _environment(
+    engine: Engine, shared: _Shared, visible: Sequence[str], gpus: bool, platform: str, by_card: Mapping[str, str]
+) -> Dict[str, str]:
+    merged: Dict[str, str] = {**engine.gpu_environment, **by_card} if gpus else {}
     if platform == "wsl2":
         merged.update(engine.wsl2_environment)
     merged.update(shared.environment)
@@ -1006,6 +1110,7 @@ def _read_serve(node: _Node, name: str, host: _Host) -> ServePlan:
     cards = tuple(host.gpus.by_alias[alias] for alias in aliases) if sound else ()
     pin = shared.gpu_pin or ("uuid" if host.platform == "wsl2" else "device_ids")
     visible = _pin(node, pin, cards, host.platform)
+    by_card = _card_environment(node, engine, shared, cards, host.platform)
     publish = node.text("publish", "an address of this host: 127.0.0.1")
     bind = _read_address(node.check, node.at("publish"), publish) if publish else None
     if bind:
@@ -1015,6 +1120,7 @@ def _read_serve(node: _Node, name: str, host: _Host) -> ServePlan:
     if key and engine.key_env:
         secrets[engine.key_env] = key
     ipc = shared.ipc if shared.ipc is not None else ("" if shared.shm_size else engine.ipc)
+    need = _read_vram(node, cards, bool(aliases))
     return ServePlan(
         name=name,
         container=node.text("container", CONTAINER_RULE, CONTAINER) or "anvil-" + name,
@@ -1027,12 +1133,12 @@ def _read_serve(node: _Node, name: str, host: _Host) -> ServePlan:
         gpus=aliases,
         gpu_uuids=tuple(card.uuid for card in cards),
         cuda_visible=visible,
-        args=shared.args,
-        environment=_environment(engine, shared, visible, bool(aliases), host.platform),
+        args=shared.args + _read_share(node, word, shared.args, need, cards),
+        environment=_environment(engine, shared, visible, bool(aliases), host.platform, by_card),
         secrets=dict(sorted(secrets.items())),
         mounts=shared.mounts,
         entrypoint=shared.entrypoint if shared.entrypoint is not None else engine.entrypoint,
-        vram_mib=_read_vram(node, cards, bool(aliases)),
+        vram_mib=need,
         ipc=ipc,
         shm_size=shared.shm_size or ("" if ipc == "host" else engine.shm_size),
         restart=shared.restart or "unless-stopped",
@@ -1040,6 +1146,8 @@ def _read_serve(node: _Node, name: str, host: _Host) -> ServePlan:
         read_only=engine.read_only,
         cap_drop=engine.cap_drop,
         ready_timeout=shared.ready_timeout or 600,
+        residency=node.word("residency", RESIDENCIES) or RESIDENT,
+        tags=_read_tags(node),
     )
 
 
@@ -1055,27 +1163,43 @@ def _read_serves(check: _Check, value: Any, host: _Host) -> Tuple[Optional[Tuple
         inner = check.mapping(path, {} if raw is None else raw, example)
         if inner:
             serves.append(_read_serve(inner, name, host))
+    for serve in serves:
+        for tag in sorted(set(serve.tags) & set(names)):
+            check.wrong(
+                ("anvil_serves", serve.name, "tags"), "tag {0} is also the name of a serve".format(tag), "choose another word"
+            )
     return tuple(names), serves
 
 
 def _check_vram(check: _Check, serves: Sequence[ServePlan], gpus: _Gpus) -> None:
+    """What may run at the same time must fit: resident and evictable serves together; each one on demand beside the
+    resident ones, because it evicts the others."""
+    on_demand = [serve for serve in serves if serve.residency == ON_DEMAND]
+    resident = [serve for serve in serves if serve.residency == RESIDENT]
     for alias, gpu in gpus.by_alias.items():
-        claims = [serve for serve in serves if alias in serve.gpus and serve.vram_mib]
-        total = sum(serve.vram_mib for serve in claims)
-        if total <= gpu.budget_mib:
-            continue
-        terms = " + ".join("serve {0} {1}".format(serve.name, serve.vram_mib) for serve in claims)
-        budget = "{0} MiB".format(gpu.budget_mib)
-        if gpu.reserve_mib:
-            budget = "{0} - {1} = {2}".format(gpu.vram_mib, gpu.reserve_mib, budget)
-        alone = len(claims) == 1
-        check.wrong(
-            ("anvil_serves", claims[0].name, "vram_mib") if alone else ("anvil_gpus", alias),
-            "GPU {0} is over its budget: {1}{2} MiB > {3}".format(alias, terms, "" if alone else " = {0}".format(total), budget),
-            "claim at most {0}".format(budget.rpartition("= ")[2])
-            if alone
-            else "give the serves a smaller vram_mib (one without it claims the whole budget), or another GPU",
-        )
+        _check_sum(check, [serve for serve in serves if serve.residency != ON_DEMAND], alias, gpu)
+        for serve in on_demand:
+            if alias in serve.gpus:
+                _check_sum(check, [*resident, serve], alias, gpu)
+
+
+def _check_sum(check: _Check, serves: Sequence[ServePlan], alias: str, gpu: Gpu) -> None:
+    claims = [serve for serve in serves if alias in serve.gpus and serve.vram_mib]
+    total = sum(serve.vram_mib for serve in claims)
+    if total <= gpu.budget_mib:
+        return
+    terms = " + ".join("serve {0} {1}".format(serve.name, serve.vram_mib) for serve in claims)
+    budget = "{0} MiB".format(gpu.budget_mib)
+    if gpu.reserve_mib:
+        budget = "{0} - {1} = {2}".format(gpu.vram_mib, gpu.reserve_mib, budget)
+    alone = len(claims) == 1
+    check.wrong(
+        ("anvil_serves", claims[0].name, "vram_mib") if alone else ("anvil_gpus", alias),
+        "GPU {0} is over its budget: {1}{2} MiB > {3}".format(alias, terms, "" if alone else " = {0}".format(total), budget),
+        "claim at most {0}".format(budget.rpartition("= ")[2])
+        if alone
+        else "give the serves a smaller vram_mib (one without it claims the whole budget), or another GPU",
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- router

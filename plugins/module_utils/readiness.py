@@ -60,11 +60,16 @@ class Subject:
 
 
 def ask(subject: Subject, timeout: float = 3.0) -> Answer:
+    """The request that tells whether it is ready."""
+    return fetch(subject, subject.path, timeout)
+
+
+def fetch(subject: Subject, path: str, timeout: float = 3.0) -> Answer:
     """One request, straight to the published port: no proxy of the environment comes between."""
     headers = {"Authorization": "Bearer " + subject.key} if subject.key else {}
     connection = http.client.HTTPConnection(subject.address[0].strip("[]"), subject.address[1], timeout=timeout)
     try:
-        connection.request("GET", subject.path, headers=headers)
+        connection.request("GET", path, headers=headers)
         reply = connection.getresponse()
         return Answer(reply.status, reply.read(1 << 20).decode("utf-8", "replace"))
     except (OSError, http.client.HTTPException) as exc:
@@ -161,3 +166,40 @@ def wait_ready(
             sleep(pause)
             pause = min(pause * 1.5, 1.0)
     return results
+
+
+def judge_settled(before: Observed, now: Optional[Observed]) -> Optional[Verdict]:
+    """Whether a container that was ready is still the same process; None: it is.
+
+    ``docker restart`` sets RestartCount to 0, so a crash loop shows in pid and start time before it shows in the count.
+    """
+    lost = judge_container(now)
+    if lost is not None and lost.outcome == LOST:
+        return lost
+    assert now is not None
+    same = (now.id, now.pid, now.started_at) == (before.id, before.pid, before.started_at)
+    if now.restarts or not same or lost is not None:
+        why = "its process ended and was started again ({0} restarts, last exit code {1})".format(now.restarts, now.exit_code)
+        return Verdict(LOST, "restarting", why)
+    return None
+
+
+def watch_settled(
+    subjects: Mapping[str, Observed],
+    inspect: Callable[[str], Optional[Observed]],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+    settle: float,
+) -> Dict[str, Verdict]:
+    """Watch containers (by any name) for ``settle`` seconds; returns those that did not stay what they were."""
+    deadline = clock() + settle
+    lost: Dict[str, Verdict] = {}
+    while True:
+        last = clock() >= deadline
+        for name, before in subjects.items():
+            verdict = None if name in lost else judge_settled(before, inspect(before.id))
+            if verdict is not None:
+                lost[name] = verdict
+        if last or len(lost) == len(subjects):
+            return lost
+        sleep(min(0.5, max(deadline - clock(), 0.01)))

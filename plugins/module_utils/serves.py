@@ -9,32 +9,53 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils import drift, files, readiness
-from ansible_collections.anvil.serving.plugins.module_utils.admission import Neighbour, admit
+from ansible_collections.anvil.serving.plugins.module_utils.admission import Neighbour
 from ansible_collections.anvil.serving.plugins.module_utils.compose import Compose
 from ansible_collections.anvil.serving.plugins.module_utils.drift import Change, Decision, Image, Observed
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
-from ansible_collections.anvil.serving.plugins.module_utils.gpu import read_cards
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     COMPOSE_PROJECT,
     COMPOSE_SERVICE,
     LABEL_PREFIX,
+    ON_DEMAND,
+    RESIDENT,
     Service,
     service_from_dict,
 )
 
 LOG_LINES = 20
 LOCK_SECONDS = 600.0
+GRACE_SECONDS = 30
+
+REQUESTED, RESTS_ON_DEMAND, RESTS_EVICTED = "requested", "on_demand", "evicted"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an operator asks of a project's serves.
+
+    gpus: the cards of the inventory, as plain mappings (alias, uuid, vram_mib, reserve_mib). settle: seconds that a
+    restarted or replaced serve is watched for, and that one taken down must stay down. containers: names, for absent
+    and adopted. confirm: containers that are not ours may be removed.
+    """
+
+    state: str = "up"
+    keep_container: bool = False
+    containers: Tuple[str, ...] = ()
+    confirm: bool = False
+    gpus: Tuple[Mapping[str, Any], ...] = ()
+    settle: float = 2.0
 
 
 @dataclass(frozen=True)
 class Project:
     """A compose project as the controller rendered it, with the values of its secrets.
 
-    secrets: name in ``anvil_secrets`` -> value. only: the services to act on; empty means all.
+    secrets: name in ``anvil_secrets`` -> value. only: the services to act on, by name or tag; empty means all.
     """
 
     name: str
@@ -45,36 +66,46 @@ class Project:
     only: Tuple[str, ...] = ()
 
     def chosen(self) -> List[Service]:
-        return [service for name, service in self.services.items() if not self.only or name in self.only]
+        return [service for service in self.services.values() if not self.only or set(words_of(service)) & set(self.only)]
+
+    def residency(self, service: Service) -> str:
+        return str(service.anvil.get("residency") or RESIDENT)
 
     def secret_environment(self, service: Service) -> Dict[str, str]:
         """The variables of a service's env file, with values."""
         return {env: self.secrets[name] for env, name in (service.anvil.get("secrets") or {}).items()}
 
 
+def words_of(service: Service) -> List[str]:
+    """The words that select a service: its name, and its tags (the tiers it serves are among them)."""
+    return [service.name, *(service.anvil.get("tags") or [])]
+
+
 @dataclass
 class Outcome:
-    """What became of one serve; the shape that anvil_serve returns."""
+    """What became of one serve. ``replaces``: somebody else's container that is adopted."""
 
     decision: Decision
     seen: Optional[Observed] = None
     state: str = ""
     ready: Optional[bool] = None
     seconds: float = 0.0
+    replaces: Optional[Observed] = None
     problems: List[Problem] = field(default_factory=list)
 
 
 def read_project(raw: Mapping[str, Any], secrets: Mapping[str, str], only: Sequence[str]) -> Project:
     """Check what the controller handed over. Raises AnvilError for unknown names and secrets that cannot be written."""
     services = {name: service_from_dict(service) for name, service in (raw.get("services") or {}).items()}
+    words = sorted({word for service in services.values() for word in words_of(service)})
     problems = [
         Problem(
-            what="no serve {0} in project {1}".format(name, raw["name"]),
+            what="no serve and no tag {0} in project {1}".format(name, raw["name"]),
             where="serves",
-            hint="the project has: " + (", ".join(sorted(services)) or "none"),
+            hint="the project has: " + (", ".join(words) or "none"),
         )
         for name in only
-        if name not in services
+        if name not in words
     ]
     for service in services.values():
         for env, name in (service.anvil.get("secrets") or {}).items():
@@ -127,20 +158,42 @@ class Reader:
                 return drift.observe(raw)
         return None
 
+    def named(self, name: str) -> Optional[Observed]:
+        """The container of exactly that name."""
+        for entry in self.listed:
+            if "/" + name in (entry["Names"] or []):
+                return inspect(self.engine, str(entry["Id"]))
+        return None
+
     def is_ours(self, seen: Optional[Observed]) -> bool:
         return seen is not None and seen.project == self.project.name
 
     def changes_of(self, service: Service, seen: Observed) -> List[Change]:
         brought = self.image(seen.image_id) or Image(seen.image_id)
         secrets = self.project.secret_environment(service)
-        return drift.diff_service(service, secrets, seen, brought, self.image(service.image))
+        changes = drift.diff_service(service, secrets, seen, brought, self.image(service.image))
+        if any(mount.kind == "bind" and os.path.isfile(mount.source) for mount in service.mounts):
+            changes.extend(self._mounted_changes(service, seen))
+        return changes
 
-    def neighbours_of(self, services: Sequence[Service]) -> List[Neighbour]:
-        """Every container that is none of these services' own."""
+    def _mounted_changes(self, service: Service, seen: Observed) -> List[Change]:
+        # Imported where it is needed: a run that finds nothing to do pays for every import (bench/serve_noop).
+        from ansible_collections.anvil.serving.plugins.module_utils.mounted import changed_files
+
+        found = changed_files(self.project.directory, seen.id, seen.created, service.mounts)
+        if not found:
+            return []
+        before, after = ({path: pair[side] for path, pair in found.items()} for side in (0, 1))
+        return [Change("mounted_file", before, after)]
+
+    def neighbours_of(self, services: Sequence[Service], but: Collection[str] = ()) -> List[Neighbour]:
+        """Every container that is none of these services' own. but: ids of others that do not count."""
         names = {service.name for service in services}
         found = []
         for entry in self.listed:
             labels = entry["Labels"] or {}
+            if entry["Id"] in but:
+                continue
             if labels.get(COMPOSE_PROJECT) == self.project.name and labels.get(COMPOSE_SERVICE) in names:
                 continue
             ports = {
@@ -169,7 +222,7 @@ class Reader:
         )
 
 
-def _busy_ports(services: Sequence[Service], reader: Reader) -> Dict[Tuple[str, int], str]:
+def busy_ports(services: Sequence[Service], reader: Reader) -> Dict[Tuple[str, int], str]:
     """Ports of these services that some process outside Docker holds on this host right now."""
     held = {int(port["PublicPort"]) for entry in reader.listed for port in entry.get("Ports") or [] if port.get("PublicPort")}
     busy = {}
@@ -225,46 +278,12 @@ def _ensure_networks_and_volumes(engine: Engine, services: Sequence[Service], ch
     return made
 
 
-def _inspect(engine: Engine, container: str) -> Optional[Observed]:
+def inspect(engine: Engine, container: str) -> Optional[Observed]:
     raw = engine.inspect_container(container)
     return None if raw is None else drift.observe(raw)
 
 
-def _bring_up(engine: Engine, compose: Compose, services: Sequence[Service], recreate: bool) -> Dict[str, Problem]:
-    """``compose up`` for several services; where that fails, one by one, so that one bad serve stops no other."""
-    if not services:
-        return {}
-    ran = compose.up([service.name for service in services], recreate)
-    if ran.code == 0:
-        return {}
-    if len(services) > 1:
-        problems: Dict[str, Problem] = {}
-        for service in services:
-            problems.update(_bring_up(engine, compose, [service], recreate))
-        return problems
-    service = services[0]
-    seen = _inspect(engine, service.container)
-    if engine.inspect_image(service.image) is None:
-        return {
-            service.name: Problem(
-                what="image {0} is not on this host and cannot be pulled".format(service.image),
-                where="serve " + service.name,
-                why=ran.text,
-                hint="is the name right, and can the host reach its registry? without one: docker load the image there",
-            )
-        }
-    return {
-        service.name: Problem(
-            what="docker compose could not start it",
-            where="serve " + service.name,
-            why=(seen.error if seen is not None and seen.error else "") or ran.text,
-            hint="the message above is the engine's; nothing else was touched",
-            log=() if seen is None else tuple(engine.read_log(seen.id, LOG_LINES)),
-        )
-    }
-
-
-def _subject(project: Project, service: Service) -> Optional[readiness.Subject]:
+def subject_of(project: Project, service: Service) -> Optional[readiness.Subject]:
     ready = service.anvil.get("ready")
     if not ready or not service.ports:
         return None
@@ -281,22 +300,34 @@ def _subject(project: Project, service: Service) -> Optional[readiness.Subject]:
 
 
 def _await_ready(engine: Engine, project: Project, services: Sequence[Service], outcomes: Dict[str, Outcome]) -> None:
-    subjects = [subject for subject in (_subject(project, service) for service in services) if subject is not None]
-    results = readiness.wait_ready(subjects, lambda container: _inspect(engine, container), time.monotonic, time.sleep)
-    for subject in subjects:
+    subjects = {service.name: subject_of(project, service) for service in services}
+    waited = [subject for subject in subjects.values() if subject is not None]
+    results = readiness.wait_ready(waited, lambda container: inspect(engine, container), time.monotonic, time.sleep)
+    for subject in waited:
         verdict, seconds = results[subject.name]
         outcome = outcomes[subject.name]
         outcome.ready, outcome.state, outcome.seconds = verdict.outcome == readiness.READY, verdict.state, seconds
         if not outcome.ready:
-            outcome.problems.append(
-                Problem(
-                    what="it is not ready: " + verdict.state,
-                    where="serve " + subject.name,
-                    why=verdict.why,
-                    hint="see the log below; the other serves were left as they are",
-                    log=tuple(engine.read_log(subject.container, LOG_LINES)),
-                )
-            )
+            outcome.problems.append(_not_ready(engine, subject.name, subject.container, verdict))
+
+
+def _not_ready(engine: Engine, name: str, container: str, verdict: readiness.Verdict) -> Problem:
+    return Problem(
+        what="it is not ready: " + verdict.state,
+        where="serve " + name,
+        why=verdict.why,
+        hint=_HINTS.get(verdict.state, "see the log below; the other serves were left as they are"),
+        log=tuple(engine.read_log(container, LOG_LINES)),
+    )
+
+
+_HINTS = {
+    "oom_killed": "give the host more memory or the serve less to hold in it; the card's own memory is another matter",
+    "wrong_model": "another server answers there, or served_name and the engine's arguments disagree",
+    "loading": "raise ready_timeout if the log below shows that it goes on",
+    "missing": "who removes it? docker events on the host tells",
+    "refused": "the secret that api_key names and the one the server was started with must be the same",
+}
 
 
 # --------------------------------------------------------------------------------------------------------------- verbs
@@ -315,23 +346,22 @@ def _decide(reader: Reader, services: Sequence[Service]) -> Dict[str, Outcome]:
     return outcomes
 
 
-def _admit(reader: Reader, services: Sequence[Service], outcomes: Dict[str, Outcome]) -> None:
-    starting = [service for service in services if outcomes[service.name].decision.action != drift.NONE]
-    if not starting:
-        return
-    cards = read_cards() if any(service.gpu_uuids for service in starting) else None
-    refused = admit(starting, reader.neighbours_of(services), cards, _busy_ports(starting, reader))
-    for name, problems in refused.items():
-        outcomes[name].problems.extend(problems)
+def _rest_on_demand(project: Project, services: Sequence[Service], outcomes: Mapping[str, Outcome]) -> None:
+    """A serve on demand is started by name only; one that runs is kept as the inventory has it."""
+    for service in services:
+        outcome = outcomes[service.name]
+        starts = outcome.decision.action in (drift.CREATE, drift.START)
+        if not project.only and starts and project.residency(service) == ON_DEMAND:
+            outcome.decision = Decision(drift.NONE, (RESTS_ON_DEMAND,))
 
 
 def _result(
-    outcomes: Mapping[str, Outcome], project: Project, changed: bool, diff: Dict[str, Any], extra: Mapping[str, Any]
+    outcomes: Mapping[str, Outcome], project: Project, changed: bool, diff: Any, extra: Mapping[str, Any]
 ) -> Dict[str, Any]:
     serves = {}
     for name, outcome in outcomes.items():
         service, seen = project.services[name], outcome.seen
-        subject = _subject(project, service)
+        subject = subject_of(project, service)
         serves[name] = {
             "action": outcome.decision.action,
             "reasons": list(outcome.decision.reasons),
@@ -350,114 +380,108 @@ def _result(
     return {"changed": changed, "serves": serves, "diff": diff, "problems": problems, **extra}
 
 
-def _diff(project: Project, outcomes: Mapping[str, Outcome]) -> Dict[str, Any]:
-    """Compose text, and each serve's fields, before and after; environment by name only."""
+def _lines(value: Any) -> List[str]:
+    """A field's value, one line for each of its parts, so that a diff shows the part that changed."""
+    if isinstance(value, Mapping):
+        return ["{0}: {1}".format(key, value[key]) for key in sorted(value)]
+    if isinstance(value, list):
+        return [str(part) for part in value]
+    return [str(value)]
+
+
+def _diff(project: Project, outcomes: Mapping[str, Outcome]) -> List[Dict[str, str]]:
+    """The compose file where it changes, then each serve's fields, before and after; environment by name only."""
     path = os.path.join(project.directory, "compose.yaml")
-    before, after = [files.read_file(path) or ""], [project.compose]
+    text = files.read_file(path) or ""
+    told = []
+    if text != project.compose:
+        told.append({"before_header": path, "after_header": path, "before": text, "after": project.compose})
     for name, outcome in outcomes.items():
+        if outcome.decision.action == drift.NONE:
+            continue
+        header = "serve {0} ({1}: {2})".format(name, outcome.decision.action, ", ".join(outcome.decision.reasons))
+        before: List[str] = []
+        after: List[str] = []
         for change in outcome.decision.changes:
-            before.append("# serve {0}: {1}: {2}\n".format(name, change.reason, change.before))
-            after.append("# serve {0}: {1}: {2}\n".format(name, change.reason, change.after))
-    return {"before_header": path, "after_header": path, "before": "".join(before), "after": "".join(after)}
+            before.extend("{0}: {1}\n".format(change.reason, line) for line in _lines(change.before))
+            after.extend("{0}: {1}\n".format(change.reason, line) for line in _lines(change.after))
+        told.append({"before_header": header, "after_header": header, "before": "".join(before), "after": "".join(after)})
+    return told
 
 
-def bring_up(engine: Engine, project: Project, check: bool) -> Dict[str, Any]:
-    """Converge the chosen serves of a project: only what differs is touched, and every serve is ready at the end."""
+def carry_out(engine: Engine, project: Project, order: Order, check: bool) -> Dict[str, Any]:
+    """Do what was ordered with the chosen serves of a project; the shape returned is that of anvil_serve."""
     if check:
-        return _converge(engine, project, check=True)
-    with files.hold_lock(project.directory, LOCK_SECONDS):
-        return _converge(engine, project, check=False)
+        return _carry_out(engine, project, order, True, None)
+    with files.hold_lock(project.directory, LOCK_SECONDS) as lock:
+        return _carry_out(engine, project, order, False, lock)
 
 
-def _converge(engine: Engine, project: Project, check: bool) -> Dict[str, Any]:
+def _carry_out(engine: Engine, project: Project, order: Order, check: bool, lock: Optional[int]) -> Dict[str, Any]:
+    if order.state in ("down", "absent"):
+        from ansible_collections.anvil.serving.plugins.module_utils import retiring
+
+        verb = retiring.take_down if order.state == "down" else retiring.retire
+        return verb(engine, project, order, check)
+    return _converge(engine, project, order, check, lock)
+
+
+def _converge(engine: Engine, project: Project, order: Order, check: bool, lock: Optional[int]) -> Dict[str, Any]:
+    """Only what differs is touched (or what was ordered anew), and every serve is ready at the end."""
     reader, services = Reader(engine, project), project.chosen()
     outcomes = _decide(reader, services)
-    _admit(reader, services, outcomes)
-    stale = {path: want for path, want in _files_of(project).items() if files.differs(path, *want)}
-    warnings = [
+    _rest_on_demand(project, services, outcomes)
+    if order.state != "up":
+        from ansible_collections.anvil.serving.plugins.module_utils import replacing
+
+        replacing.decide_anew(reader, services, outcomes, order)
+    extra: Dict[str, Any] = {"created": [], "files": [], "commands": [], "evictions": []}
+    extra["warnings"] = [
         "container {0} of project {1} is no serve of the inventory any more".format(name, project.name)
         for name in reader.orphans()
     ]
+    if any(outcome.decision.action != drift.NONE for outcome in outcomes.values()):
+        from ansible_collections.anvil.serving.plugins.module_utils import acting
+
+        extra["evictions"], notes = acting.admit_serves(reader, services, outcomes, order)
+        extra["warnings"] += notes
+    stale = {path: want for path, want in _files_of(project).items() if files.differs(path, *want)}
     leftovers = _leftover_files(project)
-    extra: Dict[str, Any] = {"created": [], "files": [], "commands": [], "warnings": warnings}
     if any(outcome.problems for outcome in outcomes.values()):
         return _result(outcomes, project, False, {}, extra)
     diff = _diff(project, outcomes)
-    acting = [service for service in services if outcomes[service.name].decision.action != drift.NONE]
+    starting = [service for service in services if outcomes[service.name].decision.action not in (drift.NONE, drift.EVICT)]
     extra["files"] = sorted([*stale, *leftovers])
-    extra["created"] = _ensure_networks_and_volumes(engine, acting, check)
-    changed = bool(acting or extra["files"] or extra["created"])
+    extra["created"] = _ensure_networks_and_volumes(engine, starting, check)
+    changed = bool(starting or extra["evictions"] or extra["files"] or extra["created"])
     if check:
         return _result(outcomes, project, changed, diff, extra)
     for path, (content, mode) in stale.items():
         files.write_file(path, content, mode)
     for path in leftovers:
         files.remove_file(path)
-    compose = Compose(project.name, project.directory, engine.docker_host)
-    failed = _act(engine, compose, acting, outcomes)
-    for name, problem in failed.items():
-        outcomes[name].problems.append(problem)
-    waiting = [service for service in services if service.name not in failed]
+    failed: Collection[str] = ()
+    if starting:
+        compose = Compose(project.name, project.directory, engine.docker_host, lock=lock)
+        failed = acting.act(reader, compose, starting, outcomes)
+        extra["commands"] = [list(argv) for argv in compose.commands]
+    resting = {name for name, outcome in outcomes.items() if outcome.decision.reasons in ((RESTS_ON_DEMAND,), (RESTS_EVICTED,))}
+    waiting = [service for service in services if service.name not in failed and service.name not in resting]
     _await_ready(engine, project, waiting, outcomes)
-    for service in acting:
-        outcomes[service.name].seen = _inspect(engine, service.container)
-    extra["commands"] = [list(argv) for argv in compose.commands]
+    if starting:
+        acting.verify(reader, services, outcomes, order)
     return _result(outcomes, project, changed, diff, extra)
-
-
-def _act(engine: Engine, compose: Compose, acting: Sequence[Service], outcomes: Mapping[str, Outcome]) -> Dict[str, Problem]:
-    """Carry out the decisions, one compose command for each kind of action."""
-
-    def having(*actions: str) -> List[Service]:
-        return [service for service in acting if outcomes[service.name].decision.action in actions]
-
-    failed = _bring_up(engine, compose, having(drift.CREATE, drift.RECREATE), recreate=True)
-    failed.update(_bring_up(engine, compose, having(drift.START), recreate=False))
-    paused = having(drift.UNPAUSE)
-    if paused:
-        ran = compose.unpause([service.name for service in paused])
-        if ran.code != 0:
-            for service in paused:
-                failed[service.name] = Problem("it cannot be unpaused", "serve " + service.name, ran.text)
-    return failed
-
-
-def take_down(engine: Engine, project: Project, keep_container: bool, check: bool) -> Dict[str, Any]:
-    """Take the chosen serves down: containers of our project only; files, network and volumes stay."""
-    reader = Reader(engine, project)
-    outcomes: Dict[str, Outcome] = {}
-    for service in project.chosen():
-        seen = reader.container_of(service)
-        ours = seen if reader.is_ours(seen) else None
-        outcomes[service.name] = Outcome(drift.decide_down(ours, keep_container), ours)
-    acting = [name for name, outcome in outcomes.items() if outcome.decision.action != drift.NONE]
-    if not check:
-        for name in acting:
-            outcome = outcomes[name]
-            container = outcome.seen.id if outcome.seen is not None else project.services[name].container
-            engine.stop_container(container)
-            if not keep_container:
-                engine.remove_container(container)
-            outcome.seen = _inspect(engine, container)
-            outcome.state = "absent" if outcome.seen is None else outcome.seen.state
-            if outcome.state not in ("absent", "exited", "created"):
-                outcome.problems.append(
-                    Problem(
-                        what="it came back after it was stopped: " + outcome.state,
-                        where="serve " + name,
-                        hint="somebody or something starts it again: another compose project, a supervisor, an operator",
-                    )
-                )
-    return _result(outcomes, project, bool(acting), {}, {"created": [], "files": [], "commands": [], "warnings": []})
 
 
 def describe(engine: Engine, project: Project) -> Dict[str, Any]:
     """What runs, what differs, what sits on our names and ports; nothing is changed."""
+    from ansible_collections.anvil.serving.plugins.module_utils.admission import admit
+
     reader, services = Reader(engine, project), project.chosen()
     outcomes = _decide(reader, services)
     squatters = admit(services, reader.neighbours_of(services), None, {})
     for service in services:
-        outcome, subject = outcomes[service.name], _subject(project, service)
+        outcome, subject = outcomes[service.name], subject_of(project, service)
         if outcome.seen is not None and subject is not None:
             verdict = readiness.look(subject, outcome.seen)
             outcome.ready, outcome.state = verdict.outcome == readiness.READY, verdict.state

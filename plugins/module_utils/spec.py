@@ -23,6 +23,16 @@ LABEL_PREFIX = "anvil.serving."
 LABEL_SERVE = LABEL_PREFIX + "serve"
 LABEL_SPEC = LABEL_PREFIX + "spec"
 LABEL_VRAM = LABEL_PREFIX + "vram_mib"
+LABEL_RESIDENCY = LABEL_PREFIX + "residency"
+
+# How spec_hash is taken. Hashes of different formats are not compared: a new release of the collection restarts nothing.
+SPEC_FORMAT = "2"
+
+RESIDENT, EVICTABLE, ON_DEMAND = "resident", "evictable", "on_demand"
+# Of an experiment: its name, and how many seconds after its creation it may be retired.
+LABEL_EXPERIMENT = LABEL_PREFIX + "experiment"
+LABEL_TTL = LABEL_PREFIX + "ttl"
+EXPERIMENT_PROJECT = "anvil-experiment-"
 
 COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
@@ -35,13 +45,17 @@ DEFAULT_SHM_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card of the inventory. ``vram_mib`` is its total memory, ``reserve_mib`` what no serve may claim (both MiB)."""
+    """A card of the inventory. ``vram_mib`` is its total memory, ``reserve_mib`` what no serve may claim (both MiB).
+
+    compute_capability: such as ``12.0``; empty: the inventory does not say.
+    """
 
     alias: str
     uuid: str
     vram_mib: int
     reserve_mib: int = 0
     index: Optional[int] = None
+    compute_capability: str = ""
 
     @property
     def budget_mib(self) -> int:
@@ -65,6 +79,7 @@ class ServePlan:
     gpu_uuids: the cards it is pinned to, in the order given. cuda_visible: what ``CUDA_VISIBLE_DEVICES`` says
     (UUIDs, indexes, or empty: the variable is not set). vram_mib: MiB claimed on *each* of its cards.
     secrets: environment variable -> name in ``anvil_secrets``; never a value. ready_timeout: seconds.
+    residency: ``resident``, ``evictable`` or ``on_demand``. tags: words that select it, besides its name.
     """
 
     name: str
@@ -91,6 +106,8 @@ class ServePlan:
     read_only: bool = False
     cap_drop: Tuple[str, ...] = ()
     ready_timeout: int = 600
+    residency: str = RESIDENT
+    tags: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,11 +216,19 @@ class Service:
     anvil: Dict[str, Any] = field(default_factory=dict)
 
     def spec_hash(self) -> str:
-        """sha256 of everything a container is made of: not the labels, and not ``x-anvil``, which is only ours."""
-        content = asdict(self)
-        content.pop("labels")
-        content.pop("anvil")
-        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        """``FORMAT:sha256`` of everything a container is made of.
+
+        Not of the labels, nor of ``x-anvil``, which are only ours, nor of where the env file lies. A field that says
+        nothing does not count, so that a field added by a later release changes the hash of no service that leaves it out.
+        """
+        silent = asdict(Service(name="", container="", image=""))
+        content = {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in ("labels", "anvil", "env_files") and value != silent[key]
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return "{0}:{1}".format(SPEC_FORMAT, hashlib.sha256(text.encode()).hexdigest())
 
 
 _BYTES = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}

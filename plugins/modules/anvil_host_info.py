@@ -10,7 +10,10 @@ module: anvil_host_info
 short_description: Tell what a Docker host can run
 version_added: 1.0.0
 description:
-  - Docker Engine, Compose, the NVIDIA driver as far as the host has them, and every GPU with its UUID.
+  - Docker Engine, Compose, the NVIDIA driver and its container toolkit as far as the host has them, and every GPU with its
+    UUID, its MIG devices and what it can run.
+  - What a GPU can run comes from a table keyed on its compute capability, never on its name; see C(docs/hosts.md).
+  - The driver is asked through NVML where nvidia-ml-py can be imported, else through C(nvidia-smi).
   - What is unknown is null, never guessed. A host without GPUs is no failure; a driver that does not answer is.
 author:
   - the anvil.serving authors (@fakoli)
@@ -53,12 +56,25 @@ platform:
   returned: always
   type: str
 nvidia:
-  description: Whether the host has an NVIDIA driver, and its version.
+  description: Whether the host has an NVIDIA driver, its version, the newest CUDA it can run, and who told.
   returned: always
   type: dict
-  sample: {present: true, driver: 580.95.05}
+  sample: {present: true, driver: 580.95.05, cuda: "13.0", source: nvidia-smi}
+toolkit:
+  description:
+    - What lets a container have a card - the container toolkit's hook on C(PATH), or CDI with a description of the cards.
+    - RV(toolkit.cdi_enabled) is null where the engine is too old to tell.
+  returned: always
+  type: dict
+  sample:
+    present: true
+    version: 1.17.8
+    hook: /usr/bin/nvidia-container-runtime-hook
+    runtime_registered: true
+    cdi_enabled: false
+    cdi_specs: []
 gpus:
-  description: Every card; memory in MiB, null where the driver does not tell.
+  description: Every card; memory in MiB, null where the driver does not tell or the table does not know.
   returned: always
   type: list
   sample:
@@ -66,11 +82,16 @@ gpus:
       uuid: GPU-d0f446cf-1771-414c-e116-a39138798a8c
       name: NVIDIA RTX PRO 6000 Blackwell
       compute_capability: "12.0"
+      sm: sm_120
+      family: Blackwell
+      can: {bf16: true, int8: true, fp8: true, nvfp4: true, mxfp4: true, emulated: [], kv_dtypes: [bf16, fp8]}
       vram_total_mib: 97887
       vram_used_mib: 4
       vram_free_mib: 97883
       driver: 580.95.05
       pci_bus_id: "00000000:01:00.0"
+      mig: false
+      mig_devices: []
 """
 
 from ansible.module_utils.basic import AnsibleModule

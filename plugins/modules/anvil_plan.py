@@ -76,6 +76,11 @@ router:
   description: The compose project of the router, for M(anvil.serving.anvil_serve); V(none) if the host has no router.
   returned: success
   type: dict
+gpus:
+  description: The cards of the inventory with their budgets, for O(anvil.serving.anvil_serve#module:gpus).
+  returned: success
+  type: list
+  elements: dict
 router_files:
   description: The text of the router's C(config) and C(profile), for M(anvil.serving.anvil_router_promote).
   returned: success

@@ -25,6 +25,30 @@ attributes:
   idempotent:
     description: Changes nothing.
     support: full
+options:
+  overview:
+    description:
+      - Also tell what only people look at - the cards and who holds them, the experiments, and of each serve since when it
+        runs, how often it restarted, its port and model.
+    type: bool
+    default: false
+  logs:
+    description: Also read the end of each serve's log, both streams. Values of O(secrets) in it are blotted out.
+    type: dict
+    suboptions:
+      tail:
+        description: How many lines of each serve.
+        type: int
+        default: 50
+      since:
+        description: Only what is younger than this - V(90s), V(10m), V(2h), V(1d); empty is from the beginning.
+        type: str
+        default: ""
+      experiments:
+        description: Names of experiments whose logs to read too.
+        type: list
+        elements: str
+        default: []
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
   - anvil.serving.anvil.project
@@ -37,6 +61,21 @@ EXAMPLES = r"""
   anvil.serving.anvil_serve_info:
     project: "{{ anvil.serves }}"
     secrets: "{{ anvil_secrets | default({}) }}"
+  register: look
+
+- name: Look at the model tiers, the cards and the experiments
+  anvil.serving.anvil_serve_info:
+    project: "{{ anvil.serves }}"
+    secrets: "{{ anvil_secrets | default({}) }}"
+    overview: true
+  register: look
+
+- name: The last ten minutes of one serve
+  anvil.serving.anvil_serve_info:
+    project: "{{ anvil.serves }}"
+    secrets: "{{ anvil_secrets | default({}) }}"
+    serves: [heavy]
+    logs: {tail: 50, since: 10m}
   register: look
 """
 
@@ -55,10 +94,35 @@ orphans:
   description: Containers of the project that are no serve of the inventory any more.
   returned: always
   type: list
+details:
+  description: Of each serve C(since) (seconds since 1970), C(restarts), C(ports), C(model), C(served_name), C(vram_mib).
+  returned: with O(overview)
+  type: dict
+gpus:
+  description:
+    - The cards as M(anvil.serving.anvil_host_info) tells them, each with its C(holders) - C(name), C(kind) (V(serve),
+      V(experiment) or V(squatter)), C(container), C(project), C(state) and the VRAM it claims.
+    - Null where the host has no NVIDIA driver.
+  returned: with O(overview)
+  type: list
+  elements: dict
+experiments:
+  description: The experiments on the host, with C(expires) in seconds since 1970.
+  returned: with O(overview)
+  type: list
+  elements: dict
+now:
+  description: The host's clock, in seconds since 1970.
+  returned: with O(overview)
+  type: int
+logs:
+  description: For each serve, and for each container of an experiment, its last lines, each with its C(stream) and the C(line).
+  returned: with O(logs)
+  type: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import serves
+from ansible_collections.anvil.serving.plugins.module_utils import serves, status
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJECT_OPTIONS, run_module
 
@@ -66,11 +130,33 @@ from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJEC
 def work(module: AnsibleModule) -> dict:
     params = module.params
     project = serves.read_project(params["project"], params["secrets"], params["serves"])
-    return serves.describe(Engine(params["docker_host"]), project)
+    engine = Engine(params["docker_host"])
+    result = serves.describe(engine, project)
+    if params["overview"]:
+        result.update(status.overview(engine, project.name, result["serves"], project.services))
+    if params["logs"]:
+        tail, since, names = (params["logs"][key] for key in ("tail", "since", "experiments"))
+        result["logs"] = status.read_logs(engine, result["serves"], tail, since, project.secrets)
+        result["logs"].update(status.read_experiment_logs(engine, names, tail, since, project.secrets))
+    return result
+
+
+OPTIONS = {
+    **PROJECT_OPTIONS,
+    "overview": {"type": "bool", "default": False},
+    "logs": {
+        "type": "dict",
+        "options": {
+            "tail": {"type": "int", "default": 50},
+            "since": {"type": "str", "default": ""},
+            "experiments": {"type": "list", "elements": "str", "default": []},
+        },
+    },
+}
 
 
 def main() -> None:
-    run_module(PROJECT_OPTIONS, work)
+    run_module(OPTIONS, work)
 
 
 if __name__ == "__main__":

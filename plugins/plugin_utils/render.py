@@ -18,13 +18,18 @@ import jinja2
 import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
+    EXPERIMENT_PROJECT,
+    LABEL_EXPERIMENT,
     LABEL_PREFIX,
+    LABEL_RESIDENCY,
     LABEL_SERVE,
     LABEL_SPEC,
+    LABEL_TTL,
     LABEL_VRAM,
     HostPlan,
     Mount,
     RouterPlan,
+    ServePlan,
     Service,
     parse_compose,
     service_as_dict,
@@ -109,17 +114,31 @@ def _render_project(
 
 def render_serves(plan: HostPlan) -> Project:
     """The compose project of a host's serves: one service per serve."""
+    return _render_serves(plan, SERVES_PROJECT, {})
+
+
+def _render_serves(plan: HostPlan, project: str, marks: dict[str, str]) -> Project:
     labels = {
         serve.name: {
             LABEL_SERVE: serve.name,
             LABEL_PREFIX + "engine": serve.engine,
             LABEL_PREFIX + "served_name": serve.served_name,
             LABEL_VRAM: str(serve.vram_mib),
+            LABEL_RESIDENCY: serve.residency,
+            **marks,
         }
         for serve in plan.serves
     }
     mounts = [mount for serve in plan.serves for mount in serve.mounts]
-    return _render_project("serves.compose.yaml.j2", SERVES_PROJECT, plan, labels, {"volumes": _volumes(mounts)})
+    values = {"volumes": _volumes(mounts), "tags": {serve.name: _tags(plan, serve) for serve in plan.serves}}
+    return _render_project("serves.compose.yaml.j2", project, plan, labels, values)
+
+
+def _tags(plan: HostPlan, serve: ServePlan) -> list[str]:
+    """The words that select a serve besides its name: its tags, and the tiers it serves."""
+    tiers = [tier.id for tier in plan.router.tiers if tier.serve == serve.name] if plan.router else []
+    names = {other.name for other in plan.serves}
+    return sorted({*serve.tags, *tiers} - names)
 
 
 def _router_values(router: RouterPlan) -> dict[str, Any]:
@@ -180,3 +199,13 @@ def render_host(plan: HostPlan) -> dict[str, Any]:
             "profile": render_router_profile(router) if router else "",
         },
     }
+
+
+def experiment_labels(name: str, ttl: int) -> dict[str, str]:
+    """What marks a container as part of an experiment. ttl: seconds it may live; 0 is until it is told to go."""
+    return {LABEL_EXPERIMENT: name} | ({LABEL_TTL: str(ttl)} if ttl else {})
+
+
+def render_experiment(plan: HostPlan, name: str, ttl: int) -> Project:
+    """The compose project of an experiment: the plan's serves, in a project of their own."""
+    return _render_serves(plan, EXPERIMENT_PROJECT + name, experiment_labels(name, ttl))

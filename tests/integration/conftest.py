@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bed import FAKOLI_DARK, Bed
@@ -44,3 +45,11 @@ def clean_bed(bed: Bed) -> Iterator[Bed]:
     bed.start_engine()
     bed.clear()
     bed.write_gpus(FAKOLI_DARK)
+
+
+@pytest.fixture
+def field(clean_bed: Bed, models: Path, tmp_path: Path) -> Any:
+    """Two serves, not yet started."""
+    from serving import make_field  # the collection is importable only once tests/conftest.py has run
+
+    return make_field(clean_bed, models, tmp_path / "anvil")

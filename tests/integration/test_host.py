@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bed import FAKOLI_DARK, Bed
+from bed import FAKOLI_DARK, Bed, Gpu
 from harness import run_module
+
+UNKNOWN = Gpu("GPU-00000000-0000-0000-0000-000000000139", "NVIDIA Something New", compute_cap="13.9")
 
 
 def test_two_cards(clean_bed: Bed) -> None:
@@ -15,7 +18,14 @@ def test_two_cards(clean_bed: Bed) -> None:
     assert [gpu["uuid"] for gpu in host["gpus"]] == [gpu.uuid for gpu in FAKOLI_DARK]
     first = host["gpus"][0]
     assert (first["vram_total_mib"], first["vram_free_mib"], first["compute_capability"]) == (97887, 97883, "12.0")
-    assert host["nvidia"] == {"present": True, "driver": "580.95.05"}
+    assert (first["sm"], first["can"]["nvfp4"], first["can"]["kv_dtypes"], first["mig"]) == (
+        "sm_120",
+        True,
+        ["bf16", "fp8"],
+        None,
+    )
+    assert host["nvidia"] == {"present": True, "driver": "580.95.05", "cuda": "13.0", "source": "nvidia-smi"}
+    assert host["toolkit"]["present"] and host["toolkit"]["cdi_enabled"] is False and host["platform"] == "linux"
     assert int(host["engine"]["version"].split(".")[0]) >= 24 and host["compose"] and not host["changed"]
 
 
@@ -29,10 +39,17 @@ def test_no_driver_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     without = [folder for folder in os.environ["PATH"].split(":") if not (Path(folder) / "nvidia-smi").exists()]
     monkeypatch.setenv("PATH", ":".join(without))
     host = run_module("anvil_host_info")
-    assert not host["failed"] and host["nvidia"] == {"present": False, "driver": None} and host["gpus"] == []
+    assert not host["failed"] and not host["nvidia"]["present"] and host["gpus"] == []
 
 
 def test_a_driver_that_fails_is_an_error_with_its_own_words(clean_bed: Bed) -> None:
     clean_bed.gpu_table.unlink()
     host = run_module("anvil_host_info")
     assert host["failed"] and "couldn't communicate with the NVIDIA driver" in host["msg"]
+
+
+def test_mig_devices_are_told_and_a_card_of_unknown_kind_stays_unknown(clean_bed: Bed) -> None:
+    clean_bed.write_gpus([replace(FAKOLI_DARK[0], mig=("1g.24gb=MIG-c7384736-a75d-5afc-978f-d2f1294409fd",)), UNKNOWN])
+    sliced, unknown = run_module("anvil_host_info")["gpus"]
+    assert sliced["mig"] and sliced["mig_devices"] == [{"uuid": "MIG-c7384736-a75d-5afc-978f-d2f1294409fd", "profile": "1g.24gb"}]
+    assert unknown["family"] is None and set(unknown["can"].values()) == {None} and unknown["sm"] == "sm_139"

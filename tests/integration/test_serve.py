@@ -10,80 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan, Mount, ServePlan
-from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_serves
-from bed import FAKOLI_DARK, Bed
+from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount
+from bed import Bed
 from conftest import COLLECTIONS
 from harness import run_module
-
-HEAVY_GPU, FAST_GPU = (gpu.uuid for gpu in FAKOLI_DARK)
-SECRET = "s3cret$value-that-must-not-leak"
-
-
-@dataclass
-class Field:
-    """Two serves of a test, and the ways to act on them."""
-
-    bed: Bed
-    root: Path
-    serves: dict[str, ServePlan]
-
-    def edit(self, name: str, **fields: Any) -> None:
-        self.serves[name] = replace(self.serves[name], **fields)
-
-    def project(self) -> dict[str, Any]:
-        plan = HostPlan("bed", str(self.root), "linux", "anvil", {}, tuple(self.serves.values()))
-        return render_serves(plan).as_dict()
-
-    def run(self, state: str = "up", check: bool = False, **params: Any) -> dict[str, Any]:
-        secrets = {"key": SECRET}
-        return run_module("anvil_serve", check=check, diff=True, project=self.project(), secrets=secrets, state=state, **params)
-
-    def info(self) -> dict[str, Any]:
-        return run_module("anvil_serve_info", project=self.project(), secrets={"key": SECRET})
-
-    def ids(self) -> dict[str, str]:
-        """Container name -> id and start time: both stay the same where nothing was touched."""
-        names = self.bed.docker("ps", "--all", "--format", "{{.Names}}").split()
-        return {n: self.bed.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", n) for n in names}
-
-
-@pytest.fixture
-def field(clean_bed: Bed, models: Path, tmp_path: Path) -> Field:
-    def serve(name: str, port: int, gpu: str) -> ServePlan:
-        return ServePlan(
-            name=name,
-            container=f"bed-{name}",
-            engine="llama_cpp",
-            image="anvil.local/llama-server:1",
-            model=f"/models/{name}.gguf",
-            served_name=name,
-            port=port,
-            gpu_uuids=(gpu,),
-            args=("-c", "1024", "-np", "1", "-t", "1"),
-            environment={"PLAIN": "1"},
-            secrets={"HIDDEN": "key"},
-            mounts=(Mount("bind", str(models), "/models", True),),
-            read_only=True,
-            cap_drop=("ALL",),
-            ready_timeout=30,
-        )
-
-    serves = {"heavy": serve("heavy", 30002, HEAVY_GPU), "fast": serve("fast", 30003, FAST_GPU)}
-    return Field(clean_bed, tmp_path / "anvil", serves)
-
-
-def actions(answer: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
-    assert not answer["failed"], answer["msg"]
-    return {name: (serve["action"], serve["reasons"]) for name, serve in answer["serves"].items()}
-
-
-UNCHANGED = ("none", [])
+from serving import FAST_GPU, HEAVY_GPU, SECRET, UNCHANGED, Field, actions, void
 
 
 def test_check_predicts_apply_converges_and_the_second_run_touches_nothing(field: Field) -> None:
@@ -142,10 +77,6 @@ EDITS: dict[str, tuple[Callable[[Field], None], str, list[str]]] = {
         ["networks"],
     ),
 }
-
-
-def void(_value: object) -> None:
-    """Ignore what a command printed."""
 
 
 OWN_TAG = "anvil.local/llama-server:heavy"

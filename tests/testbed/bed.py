@@ -40,7 +40,7 @@ HOST_NETWORK = "anvil-hosts"
 
 @dataclass(frozen=True)
 class Gpu:
-    """A row of the simulated driver's table; memory in MiB."""
+    """A row of the simulated driver's table; memory in MiB; mig: its MIG devices as PROFILE=UUID (none: MIG is off)."""
 
     uuid: str
     name: str = "NVIDIA RTX PRO 6000 Blackwell"
@@ -48,6 +48,7 @@ class Gpu:
     memory_used: int = 4
     driver: str = "580.95.05"
     compute_cap: str = "12.0"
+    mig: tuple[str, ...] = ()
 
 
 FAKOLI_DARK = (
@@ -63,7 +64,8 @@ class BedError(Exception):
 def format_gpus(gpus: Iterable[Gpu]) -> str:
     """The table that the simulated nvidia-smi and hook read."""
     return "".join(
-        f"{i}, {g.uuid}, {g.name}, {g.memory}, {g.memory_used}, {g.driver}, 00000000:{i + 1:02d}:00.0, {g.compute_cap}\n"
+        f"{i}, {g.uuid}, {g.name}, {g.memory}, {g.memory_used}, {g.driver}, 00000000:{i + 1:02d}:00.0, {g.compute_cap}, "
+        f"{' '.join(g.mig)}\n"
         for i, g in enumerate(gpus)
     )
 

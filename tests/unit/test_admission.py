@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.admission import Neighbour, addresses_overlap, admit
-from ansible_collections.anvil.serving.plugins.module_utils.gpu import parse_cards
+from ansible_collections.anvil.serving.plugins.module_utils.gpu import MigDevice, parse_cards
 from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
 from test_gpu import TWO
 
@@ -50,3 +52,10 @@ def test_a_process_outside_docker_holds_the_port() -> None:
 )
 def test_addresses(one: str, other: str, overlap: bool) -> None:
     assert addresses_overlap(one, other) is overlap
+
+
+def test_a_card_in_mig_mode_is_not_taken_whole_and_its_devices_are_cards() -> None:
+    card = replace(CARDS[0], mig=True, mig_devices=(MigDevice("MIG-1", "3g.20gb"),))
+    (problem,) = admit([SERVE], [], [card], {})["heavy"]
+    assert "is in MIG mode" in problem.what and "MIG-1" in problem.why
+    assert admit([replace(SERVE, gpu_uuids=("MIG-1",))], [], [card], {}) == {}

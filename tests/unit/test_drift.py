@@ -133,8 +133,13 @@ def test_environment_is_told_by_name_only() -> None:
 
 
 def test_a_spec_that_no_field_explains_is_a_stale_container() -> None:
-    labels = {**wanted().labels, LABEL_SPEC: "another"}
-    assert reasons(compare(wanted(labels=labels))) == ["stale_container"]
+    container = copy.deepcopy(RECORDED["container"])
+    container["Config"]["Labels"][LABEL_SPEC] = "2:one"
+    assert reasons(compare(wanted(labels={**wanted().labels, LABEL_SPEC: "2:other"}), container)) == ["stale_container"]
+
+
+def test_a_hash_of_another_format_is_not_compared_so_a_new_release_restarts_nothing() -> None:
+    assert compare(wanted(labels={**wanted().labels, LABEL_SPEC: "9:another"})) == []
 
 
 def test_the_vram_need_is_bookkeeping_and_restarts_nothing() -> None:

@@ -462,3 +462,68 @@ def test_the_plan_is_plain_data():
 )
 def test_which_names_hold_secrets(name, secret):
     assert looks_secret(name) is secret
+
+
+# ------------------------------------------------------------------------------------------- what the cards decide
+
+LINUX = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "FLASHINFER_CUDA_ARCH_LIST": "12.0f",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    "TORCH_CUDA_ARCH_LIST": "12.0",
+}
+
+
+def _heavy(*changes):
+    made = plan(("anvil_gpus.big.compute_capability", "12.0"), *changes)
+    return made, made.serves[0].environment
+
+
+def test_the_card_decides_where_the_inventory_is_silent():
+    made, environment = _heavy()
+    assert environment == LINUX
+    assert any(
+        "anvil_serves.heavy: by the compute capability of its cards: TORCH_CUDA_ARCH_LIST=12.0" in note for note in made.notes
+    )
+    assert any("--kv-cache-dtype fp8" in note for note in made.notes)
+    assert "TORCH_CUDA_ARCH_LIST" not in made.serves[1].environment  # llama.cpp is no PyTorch
+
+
+def test_what_the_inventory_says_stands():
+    _made, environment = _heavy((HEAVY + "environment", {"TORCH_CUDA_ARCH_LIST": "9.0", "PYTORCH_CUDA_ALLOC_CONF": "x:1"}))
+    assert environment["TORCH_CUDA_ARCH_LIST"] == "9.0" and environment["PYTORCH_CUDA_ALLOC_CONF"] == "x:1"
+    assert "PYTORCH_ALLOC_CONF" not in environment and environment["FLASHINFER_CUDA_ARCH_LIST"] == "12.0f"
+
+
+def test_a_kv_type_that_is_said_is_no_note():
+    made, _environment = _heavy((HEAVY + "args", ["--kv-cache-dtype=auto"]))
+    assert not any("half the memory" in note for note in made.notes)
+
+
+def test_wsl2_has_no_expandable_segments():
+    _made, environment = _heavy(("anvil_platform", "wsl2"))
+    assert "PYTORCH_ALLOC_CONF" not in environment and environment["TORCH_CUDA_ARCH_LIST"] == "12.0"
+
+
+def test_all_cards_of_a_serve_are_looked_at_and_not_the_first():
+    both = (HEAVY + "gpus", ["big", "small"]), (HEAVY + "vram_mib", 9000), ("anvil_serves.fast.vram_mib", 9000)
+    _made, environment = _heavy(*both, ("anvil_gpus.small.compute_capability", "8.9"))
+    assert (environment["TORCH_CUDA_ARCH_LIST"], environment["FLASHINFER_CUDA_ARCH_LIST"]) == ("8.9 12.0", "8.9 12.0f")
+    made, environment = _heavy(*both)
+    assert "TORCH_CUDA_ARCH_LIST" not in environment
+    assert any("not every card has a compute_capability" in note for note in made.notes)
+
+
+def test_without_a_capability_nothing_is_guessed():
+    assert plan().serves[0].environment == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    made, environment = _heavy(("anvil_gpus.big.compute_capability", "13.9"))
+    assert "FLASHINFER_CUDA_ARCH_LIST" not in environment
+    assert any("nothing is known of 13.9" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("value", [12.0, "sm_120", "12", ["12.0"]])
+def test_a_capability_is_two_numbers_in_quotes(value):
+    assert [problem.where for problem in problems(("anvil_gpus.big.compute_capability", value))] == [
+        "anvil_gpus.big.compute_capability"
+    ]

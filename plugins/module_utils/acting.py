@@ -1,0 +1,398 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Act on what was decided: admit it, hand it to docker compose, explain what went wrong, verify what came of it.
+
+Not part of a run that finds nothing to do: ``serves`` calls up to here only where a serve differs.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils import drift, readiness, settings
+from ansible_collections.anvil.serving.plugins.module_utils.admission import addresses_overlap, admit
+from ansible_collections.anvil.serving.plugins.module_utils.compose import Compose
+from ansible_collections.anvil.serving.plugins.module_utils.drift import Decision, Observed
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, read_cards
+from ansible_collections.anvil.serving.plugins.module_utils.holdings import read_claims
+from ansible_collections.anvil.serving.plugins.module_utils.ledger import Budget, Claim, Verdict, Want, choose_evictions, weigh
+from ansible_collections.anvil.serving.plugins.module_utils.replacing import drop_kept, put_back, set_aside
+from ansible_collections.anvil.serving.plugins.module_utils.serves import (
+    GRACE_SECONDS,
+    LOG_LINES,
+    RESTS_EVICTED,
+    Order,
+    Outcome,
+    Project,
+    Reader,
+    busy_ports,
+    inspect,
+    subject_of,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.spec import (
+    COMPOSE_PROJECT,
+    COMPOSE_SERVICE,
+    EVICTABLE,
+    ON_DEMAND,
+    Service,
+)
+
+# After one of these a serve asks for its memory anew; a paused or restarted one had it all along.
+CHARGED = (drift.CREATE, drift.RECREATE, drift.START, drift.ADOPT)
+
+
+# ------------------------------------------------------------------------------------------------------------ admission
+
+
+def admit_serves(
+    reader: Reader, services: Sequence[Service], outcomes: Dict[str, Outcome], order: Order
+) -> Tuple[List[Dict[str, object]], List[str]]:
+    """Put every reason why a serve may not start into its outcome; returns what has to be evicted, and notes.
+
+    Serves that have to go get an outcome of their own. An evictable serve that nobody named rests while a serve on demand
+    has its card.
+    """
+    starting = [service for service in services if outcomes[service.name].decision.action != drift.NONE]
+    replaced = [outcome.replaces.id for outcome in outcomes.values() if outcome.replaces is not None]
+    cards = read_cards() if any(service.gpu_uuids for service in starting) else None
+    charged = [service for service in starting if outcomes[service.name].decision.action in CHARGED]
+    books = _Books(reader, charged, outcomes, cards or (), order)
+    verdict, resting = books.weigh_resting(services)
+    for name in resting:
+        outcomes[name].decision = Decision(drift.NONE, (RESTS_EVICTED,))
+    starting = [service for service in starting if service.name not in resting]
+    evictions = books.evictions(verdict, [service.name for service in services])
+    refused = admit(starting, reader.neighbours_of(services, replaced), cards, busy_ports(starting, reader))
+    for name, problems in refused.items():
+        outcomes[name].problems.extend(problems)
+    if not evictions:
+        for name, problems in verdict.problems.items():
+            outcomes[name].problems.extend(problems)
+    for gone in evictions:
+        outcomes[gone.name] = Outcome(Decision(drift.EVICT, (RESTS_EVICTED,)), reader.container_of(gone))
+    demanding = ", ".join(service.name for service in charged if reader.project.residency(service) == ON_DEMAND)
+    told: List[Dict[str, object]] = [
+        {"serve": gone.name, "container": gone.container, "for": demanding, "gpu_uuids": list(gone.gpu_uuids)}
+        for gone in evictions
+    ]
+    return told, list(verdict.notes)
+
+
+class _Books:
+    """The ledger of one host at one moment, read from the engine and the driver."""
+
+    def __init__(
+        self, reader: Reader, charged: Sequence[Service], outcomes: Dict[str, Outcome], cards: Sequence[Card], order: Order
+    ) -> None:
+        self.project, self.cards = reader.project, cards
+        self.budgets = [
+            Budget(str(gpu["alias"]), str(gpu["uuid"]), int(gpu["vram_mib"]), int(gpu.get("reserve_mib") or 0))
+            for gpu in order.gpus
+        ]
+        self.charged = [service for service in charged if service.gpu_uuids]
+        self.freed: Dict[str, Optional[int]] = {}
+        self.serve_claims: Dict[str, Claim] = {}
+        self.claims: List[Claim] = []
+        if self.charged:
+            self._read(reader, outcomes)
+
+    def _read(self, reader: Reader, outcomes: Dict[str, Outcome]) -> None:
+        own = [outcomes[service.name].seen for service in self.charged]
+        leaving = {seen.id for seen in (*own, *(outcome.replaces for outcome in outcomes.values())) if seen is not None}
+        held = read_claims(reader.engine, reader.listed, self.cards, ())
+        for container, told in held.items():
+            claim = told
+            if container in leaving:
+                for uuid in claim.uuids:
+                    known = self.freed.get(uuid, 0)
+                    self.freed[uuid] = None if known is None or claim.mib is None else known + claim.mib
+                continue
+            serve = self._serve_of(reader, container)
+            if serve is not None:
+                # What the inventory says now counts: a changed need restarts nothing, so the label may be old.
+                claim = replace(claim, holder="serve " + serve.name, mib=int(serve.anvil.get("vram_mib") or 0))
+                self.serve_claims[serve.name] = claim
+            self.claims.append(claim)
+
+    def _serve_of(self, reader: Reader, container: str) -> Optional[Service]:
+        entry = next(entry for entry in reader.listed if entry["Id"] == container)
+        seen = entry["Labels"] or {}
+        ours = seen.get(COMPOSE_PROJECT) == self.project.name
+        return self.project.services.get(seen.get(COMPOSE_SERVICE, "")) if ours else None
+
+    def wants(self, but: Sequence[str] = ()) -> List[Want]:
+        return [
+            Want(service.name, service.gpu_uuids, int(service.anvil.get("vram_mib") or 0))
+            for service in self.charged
+            if service.name not in but
+        ]
+
+    def weigh_resting(self, services: Sequence[Service]) -> Tuple[Verdict, List[str]]:
+        """The verdict, and the evictable serves that rest: nobody named them, and a serve on demand has their card."""
+        taken = {
+            uuid
+            for name, claim in self.serve_claims.items()
+            if self.project.residency(self.project.services[name]) == ON_DEMAND
+            for uuid in claim.uuids
+        }
+        resting: List[str] = []
+        verdict = self._weigh(resting)
+        for service in services:
+            evicted = self.project.residency(service) == EVICTABLE and taken.intersection(service.gpu_uuids)
+            if service.name in verdict.problems and evicted and not self.project.only:
+                resting.append(service.name)
+                verdict = self._weigh(resting)
+        self.charged = [service for service in self.charged if service.name not in resting]
+        return verdict, resting
+
+    def _weigh(self, but: Sequence[str]) -> Verdict:
+        return weigh(self.wants(but), self.claims, self.budgets, self.cards, self.freed)
+
+    def evictions(self, verdict: Verdict, chosen: Sequence[str]) -> List[Service]:
+        """What must go for the serves on demand; nothing where all fits, or where any other serve is refused too.
+
+        A serve that was itself chosen in this run is never evicted by it.
+        """
+        on_demand = {service.name for service in self.charged if self.project.residency(service) == ON_DEMAND}
+        if not verdict.problems or not on_demand.issuperset(verdict.problems):
+            return []
+        services = self.project.services
+        evictable = {
+            name: claim
+            for name, claim in self.serve_claims.items()
+            if self.project.residency(services[name]) == EVICTABLE and name not in chosen
+        }
+        names = choose_evictions(self.wants(), self.claims, evictable, self.budgets, self.cards, self.freed)
+        return [services[name] for name in names]
+
+
+# --------------------------------------------------------------------------------------------------------------- acting
+
+
+def act(reader: Reader, compose: Compose, starting: Sequence[Service], outcomes: Dict[str, Outcome]) -> Dict[str, Problem]:
+    """Carry the decisions out, one compose command for each kind of action; returns the serves that did not start."""
+    engine = reader.engine
+    for outcome in outcomes.values():
+        if outcome.decision.action == drift.EVICT and outcome.seen is not None:
+            # Its clients get their answers first: a server that is told to stop has the grace to end them.
+            engine.stop_container(outcome.seen.id, GRACE_SECONDS)
+            engine.remove_container(outcome.seen.id)
+            outcome.state, outcome.seen = "absent", None
+
+    def having(*actions: str) -> List[Service]:
+        return [service for service in starting if outcomes[service.name].decision.action in actions]
+
+    for service in having(drift.ADOPT):
+        old = outcomes[service.name].replaces
+        assert old is not None
+        set_aside(engine, service, old)
+    failed = _bring_up(engine, compose, having(drift.CREATE, drift.RECREATE, drift.ADOPT), recreate=True)
+    failed.update(_bring_up(engine, compose, having(drift.START), recreate=False))
+    paused = having(drift.UNPAUSE)
+    if paused:
+        ran = compose.unpause([service.name for service in paused])
+        if ran.code != 0:
+            for service in paused:
+                failed[service.name] = Problem("it cannot be unpaused", "serve " + service.name, ran.text)
+    for service in having(drift.RESTART):
+        seen = outcomes[service.name].seen
+        assert seen is not None
+        try:
+            engine.restart_container(seen.id, GRACE_SECONDS)
+        except AnvilError as exc:
+            failed[service.name] = replace(exc.problems[0], where="serve " + service.name)
+    for name, problem in failed.items():
+        outcomes[name].problems.append(problem)
+        outcomes[name].ready = False
+    return failed
+
+
+def _bring_up(engine: Engine, compose: Compose, services: Sequence[Service], recreate: bool) -> Dict[str, Problem]:
+    """``compose up`` for several services; where that fails, one by one, so that one bad serve stops no other."""
+    if not services:
+        return {}
+    ran = compose.up([service.name for service in services], recreate)
+    if ran.code == 0:
+        return {}
+    if len(services) > 1:
+        problems: Dict[str, Problem] = {}
+        for service in services:
+            problems.update(_bring_up(engine, compose, [service], recreate))
+        return problems
+    service = services[0]
+    seen = inspect(engine, service.container)
+    image_here = engine.inspect_image(service.image) is not None
+    said = seen.error if image_here and seen is not None and seen.error else ran.text
+    problem = explain(service, said, image_here)
+    if "is taken" in problem.what:
+        problem = replace(problem, why=_holders(Reader(engine, _nobody()), service) or problem.why)
+    log = () if seen is None or not image_here else tuple(engine.read_log(seen.id, LOG_LINES))
+    return {service.name: replace(problem, log=log)}
+
+
+def _nobody() -> Project:
+    return Project("", "", "", {})
+
+
+def _holders(now: Reader, service: Service) -> str:
+    """Who holds the name or a port of a service at this moment."""
+    found = [
+        neighbour.describe()
+        for neighbour in now.neighbours_of([])
+        if (neighbour.name == service.container and neighbour.state != "created")
+        or any(
+            port == held and addresses_overlap(bind, held_bind)
+            for bind, port, _target in service.ports
+            for held_bind, held in neighbour.ports
+        )
+    ]
+    return "by " + ", ".join(found) if found else ""
+
+
+# What the engine and compose say when a container cannot start -> what that means, and what to do.
+_EXPLANATIONS: Tuple[Tuple[str, str, str], ...] = (
+    (
+        r"port is already allocated|address already in use",
+        "port {port} is taken",
+        "somebody took it after it was found free: end that process or give the serve another port, then run again",
+    ),
+    (
+        r"container name .* is already in use",
+        "the container name {container} is taken",
+        "somebody took it after it was found free: retire or adopt that container, then run again",
+    ),
+    (
+        r"could not select device driver",
+        "the engine has no nvidia device driver",
+        "install nvidia-container-toolkit on the host and restart the engine: it looks for the driver when it starts",
+    ),
+    (
+        r"nvidia-container-cli|unknown device",
+        "the NVIDIA runtime refused the card",
+        "is the card still there? nvidia-smi -L on the host tells; anvil_gpus must hold the same UUID",
+    ),
+    (
+        r"no such file or directory|executable file not found|permission denied",
+        "the image cannot run the entrypoint or command",
+        "see which program the image has: the message above names the one that was asked for",
+    ),
+    (r"no space left on device", "the engine has no room left", "docker system df on the host tells what holds it"),
+    (
+        r"failed to respond|Cannot connect to the Docker daemon|connection refused|EOF",
+        "the engine went away while it was asked to start the serve",
+        "see why dockerd ended (journalctl -u docker), start it, then run again",
+    ),
+)
+_IMAGE_EXPLANATIONS: Tuple[Tuple[str, str], ...] = (
+    (r"manifest unknown|not found|name unknown", "the registry answers and has no such image: is name and tag right?"),
+    (r"denied|unauthorized|authentication", "the registry wants a login: docker login on the host, or is the name misspelt?"),
+    (r"no space left", "the host's disk is full: docker system df tells what holds it"),
+    (
+        r"connection refused|no such host|timeout|unreachable|lookup|EOF",
+        "the registry cannot be reached from the host: is it up? or docker load the image there",
+    ),
+)
+
+
+def explain(service: Service, said: str, image_here: bool) -> Problem:
+    """What compose or the engine said, in an operator's words."""
+    where = "serve " + service.name
+    if not image_here:
+        what = "image {0} is not on this host and cannot be pulled".format(service.image)
+        hints = [hint for pattern, hint in _IMAGE_EXPLANATIONS if re.search(pattern, said, re.IGNORECASE)]
+        return Problem(what, where, said, hints[0] if hints else "can the host reach its registry? or docker load it there")
+    for pattern, what, hint in _EXPLANATIONS:
+        if re.search(pattern, said):
+            port = ", ".join("{0}:{1}".format(bind, number) for bind, number, _target in service.ports)
+            return Problem(what.format(port=port, container=service.container), where, said, hint)
+    return Problem(
+        "docker compose could not start it", where, said, "the message above is the engine's; nothing else was touched"
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- verified
+
+
+def verify(reader: Reader, services: Sequence[Service], outcomes: Dict[str, Outcome], order: Order) -> None:
+    """After the wait: settings as asked, the same process over the settle time, and adopted containers out of the way."""
+    engine, project = reader.engine, reader.project
+    acted = [service for service in services if outcomes[service.name].decision.action not in (drift.NONE, drift.EVICT)]
+    for service in acted:
+        outcome = outcomes[service.name]
+        outcome.seen = inspect(engine, service.container)
+        problem = _ignored_settings(project, service) if outcome.ready else None
+        if problem is not None:
+            _fail(outcome, "setting_ignored", problem)
+    if order.state != "up":
+        _watch_settled(engine, acted, outcomes, order.settle)
+    for service in acted:
+        outcome = outcomes[service.name]
+        if outcome.replaces is not None and outcome.ready is False:
+            outcome.problems.append(put_back(engine, service, outcome.replaces))
+            outcome.seen = inspect(engine, service.container)
+        elif outcome.replaces is not None:
+            drop_kept(engine, outcome.replaces)
+    _record_mounted(reader, outcomes)
+
+
+def _fail(outcome: Outcome, state: str, problem: Problem) -> None:
+    outcome.ready, outcome.state = False, state
+    outcome.problems.append(problem)
+
+
+def _ignored_settings(project: Project, service: Service) -> Optional[Problem]:
+    """A flag that the server took and did not follow."""
+    subject = subject_of(project, service)
+    engine, command = service.anvil.get("engine"), service.command or ()
+    found: List[settings.Difference] = []
+    if subject is not None and engine == "vllm":
+        found = settings.compare_vllm(command, subject.served_name, readiness.ask(subject).text)
+    if subject is not None and engine == "llama_cpp":
+        found = settings.compare_llama(command, readiness.fetch(subject, "/props").text)
+    if not found:
+        return None
+    return Problem(
+        what="it is up, and does not run with what was asked for",
+        where="serve " + service.name,
+        why="; ".join(difference.as_text() for difference in found),
+        hint="ask for what the model and the card allow, or see the log for why the flag was ignored",
+    )
+
+
+def _watch_settled(engine: Engine, acted: Sequence[Service], outcomes: Dict[str, Outcome], settle: float) -> None:
+    watched: Dict[str, Observed] = {}
+    for service in acted:
+        outcome = outcomes[service.name]
+        if outcome.ready is not False and outcome.seen is not None:
+            watched[service.name] = outcome.seen
+    if not watched or settle <= 0:
+        return
+    lost = readiness.watch_settled(watched, lambda name: inspect(engine, name), time.monotonic, time.sleep, settle)
+    for name, verdict in lost.items():
+        problem = Problem(
+            what="it was ready and did not stay up for {0:g} s: {1}".format(settle, verdict.state),
+            where="serve " + name,
+            why=verdict.why,
+            hint="see the log below",
+            log=tuple(engine.read_log(watched[name].id, LOG_LINES)),
+        )
+        _fail(outcomes[name], verdict.state, problem)
+
+
+def _record_mounted(reader: Reader, outcomes: Dict[str, Outcome]) -> None:
+    """Write down what single mounted files the containers of the project were created with."""
+    from ansible_collections.anvil.serving.plugins.module_utils.mounted import mounted_files, record_files
+
+    services = reader.project.services
+    if not any(mounted_files(service.mounts) for service in services.values()):
+        return
+    fresh = Reader(reader.engine, reader.project)
+    seen = {name: fresh.container_of(service) for name, service in services.items()}
+    ours = {found.id: services[name].mounts for name, found in seen.items() if found is not None and fresh.is_ours(found)}
+    record_files(reader.project.directory, ours)

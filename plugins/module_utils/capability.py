@@ -1,0 +1,130 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a card of a given compute capability can run, and what engines want to hear about it. Pure; never goes by a name.
+
+Sources, by column of ``CAPABILITIES``:
+
+* bf16, int8, fp8, fp4: the tensor core input types of NVIDIA's CUDA C++ Programming Guide ("Compute Capabilities",
+  tensor core table) and of Transformer Engine's "Datatype and hardware support matrix": bf16 from 8.0, fp8 from 8.9,
+  mxfp4 and nvfp4 from 10.0. int8: 7.5 and newer (vLLM, "Supported hardware", INT8 W8A8).
+* ``yes`` means that the tensor cores take the type. Weights of another type can often still be read (Marlin kernels: fp8
+  weights from 7.5, mxfp4 weights from 8.0), at the speed of bf16 or fp16: ``emulated`` names those.
+* flashinfer: the architecture as FlashInfer's ``FLASHINFER_CUDA_ARCH_LIST`` wants it. ``a`` and ``f`` are nvcc's
+  architecture-specific and family-specific targets (CUDA 12.9): without the suffix the kernels of those cards are missing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+
+
+@dataclass(frozen=True)
+class Capability:
+    """A row of the table. sm: ``sm_120``; family: NVIDIA's name of the architecture."""
+
+    version: str
+    family: str
+    bf16: bool
+    int8: bool
+    fp8: bool
+    fp4: bool
+    flashinfer: str
+
+    @property
+    def sm(self) -> str:
+        return sm_of(self.version)
+
+    @property
+    def emulated(self) -> Tuple[str, ...]:
+        """Types whose weights are read although the tensor cores do not take them."""
+        words = [] if self.fp8 else ["fp8"]
+        if self.bf16 and not self.fp4:
+            words += ["mxfp4", "nvfp4"]
+        return tuple(words)
+
+    @property
+    def kv_dtypes(self) -> Tuple[str, ...]:
+        """In what an engine can hold the KV cache, the smallest last."""
+        return ("bf16" if self.bf16 else "fp16", *(["fp8"] if self.fp8 else []))
+
+
+def _row(version: str, family: str, bf16: bool, fp8: bool, fp4: bool, suffix: str = "") -> Capability:
+    return Capability(version, family, bf16, True, fp8, fp4, version + suffix)
+
+
+CAPABILITIES: Mapping[str, Capability] = {
+    row.version: row
+    for row in (
+        #     version  family       bf16   fp8    fp4    suffix
+        _row("7.5", "Turing", False, False, False),  # T4, RTX 20
+        _row("8.0", "Ampere", True, False, False),  # A100, A30
+        _row("8.6", "Ampere", True, False, False),  # A10, A40, RTX 30
+        _row("8.7", "Ampere", True, False, False),  # Jetson Orin
+        _row("8.9", "Ada", True, True, False),  # L4, L40S, RTX 40
+        _row("9.0", "Hopper", True, True, False, "a"),  # H100, H200, GH200
+        _row("10.0", "Blackwell", True, True, True, "a"),  # B200, GB200
+        _row("10.3", "Blackwell", True, True, True, "a"),  # B300, GB300
+        _row("11.0", "Blackwell", True, True, True, "a"),  # Jetson Thor
+        _row("12.0", "Blackwell", True, True, True, "f"),  # RTX PRO 6000, RTX 50
+        _row("12.1", "Blackwell", True, True, True, "a"),  # GB10
+    )
+}
+
+VERSION = re.compile(r"[1-9][0-9]?\.[0-9]")
+
+
+def sm_of(version: str) -> str:
+    """``sm_120`` for ``12.0``."""
+    return "sm_" + version.replace(".", "")
+
+
+def find_capability(version: Optional[str]) -> Optional[Capability]:
+    """The row of a compute capability such as ``12.0``; ``None`` for one that the table does not have: nothing is guessed."""
+    return CAPABILITIES.get(version) if version else None
+
+
+def describe_capability(version: Optional[str]) -> Dict[str, Any]:
+    """What ``anvil_host_info`` tells of a card; every answer is null where the capability is unknown."""
+    row = find_capability(version)
+    return {
+        "sm": sm_of(version) if version else None,
+        "family": row.family if row else None,
+        "can": {
+            "bf16": row.bf16 if row else None,
+            "int8": row.int8 if row else None,
+            "fp8": row.fp8 if row else None,
+            "nvfp4": row.fp4 if row else None,
+            "mxfp4": row.fp4 if row else None,
+            "emulated": list(row.emulated) if row else None,
+            "kv_dtypes": list(row.kv_dtypes) if row else None,
+        },
+    }
+
+
+def _ordered(versions: Sequence[str]) -> Sequence[str]:
+    return sorted(set(versions), key=lambda version: [int(part) for part in version.split(".")])
+
+
+def torch_environment(versions: Sequence[str], expandable: bool) -> Dict[str, str]:
+    """What PyTorch engines want to know of *all* cards of a serve, given as their compute capabilities.
+
+    Architectures of kernels that are compiled when the engine starts are limited to these cards. expandable: let the
+    allocator of a serve on one card grow its segments, which spares the fragmentation that ends in out of memory (on
+    several, the engines share buffers through CUDA IPC, which cannot share such segments); under both names, because
+    PyTorch up to 2.9 ignores the new one for CUDA (pytorch#183387) and later ones call the old one deprecated. A serve
+    on several Ampere or Hopper cards gets one hardware queue, so that tensor-parallel communication is launched in
+    order with what it overlaps (Megatron-Core's advice; Blackwell does without).
+    """
+    known = _ordered(versions)
+    made = {"TORCH_CUDA_ARCH_LIST": " ".join(known)}
+    rows = [CAPABILITIES[version] for version in known if version in CAPABILITIES]
+    if len(rows) == len(known):
+        made["FLASHINFER_CUDA_ARCH_LIST"] = " ".join(row.flashinfer for row in rows)
+    if expandable and len(versions) == 1:
+        made["PYTORCH_ALLOC_CONF"] = made["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    if len(versions) > 1 and set(known) <= {"8.0", "9.0"}:
+        made["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
+    return made

@@ -1,0 +1,68 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who holds the cards of this host: every container with a GPU, ours or not, and what it says it needs."""
+
+from __future__ import annotations
+
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
+from ansible_collections.anvil.serving.plugins.module_utils.ledger import Claim
+from ansible_collections.anvil.serving.plugins.module_utils.spec import COMPOSE_PROJECT, LABEL_VRAM
+
+# A paused container keeps its memory; one that restarts will want it again in a moment.
+HOLDING = ("running", "paused", "restarting")
+
+
+def cards_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> Tuple[str, ...]:
+    """The UUIDs of the cards a container was given, however it asked: by UUID, by index, by count, or by runtime."""
+    host, config = raw["HostConfig"], raw["Config"]
+    asked: List[str] = []
+    for request in host.get("DeviceRequests") or []:
+        if (request.get("Driver") or "nvidia") not in ("nvidia", "cdi"):
+            continue
+        count = int(request.get("Count") or 0)
+        asked.extend(request.get("DeviceIDs") or (["all"] if count < 0 else [str(number) for number in range(count)]))
+    if host.get("Runtime") == "nvidia":
+        lines = [line for line in config.get("Env") or [] if line.startswith("NVIDIA_VISIBLE_DEVICES=")]
+        asked.extend(word for line in lines for word in line.partition("=")[2].split(",") if word not in ("", "none", "void"))
+    by_index = {str(card.index): card.uuid for card in cards}
+    found: List[str] = []
+    for word in (name.rpartition("nvidia.com/gpu=")[2] for name in asked):
+        found.extend([card.uuid for card in cards] if word == "all" else [by_index.get(word, word)])
+    return tuple(dict.fromkeys(found))
+
+
+def _label_mib(labels: Mapping[str, str]) -> Optional[int]:
+    word = labels.get(LABEL_VRAM, "")
+    return int(word) if word.isdigit() else None
+
+
+def claim_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> Optional[Claim]:
+    """What a container holds, from the engine's description of it; None if it has no card."""
+    uuids = cards_of(raw, cards)
+    if not uuids:
+        return None
+    labels = raw["Config"].get("Labels") or {}
+    project = labels.get(COMPOSE_PROJECT, "")
+    holder = "container {0} ({1}{2})".format(
+        str(raw["Name"]).lstrip("/"), "project {0}, ".format(project) if project else "", raw["State"]["Status"]
+    )
+    return Claim(holder, uuids, _label_mib(labels))
+
+
+def read_claims(
+    engine: Engine, listed: Sequence[Mapping[str, Any]], cards: Sequence[Card], but: Collection[str]
+) -> Dict[str, Claim]:
+    """Container id -> what it holds, for all that hold a card now. but: ids of containers that do not count."""
+    found = {}
+    for entry in listed:
+        if entry["State"] not in HOLDING or entry["Id"] in but:
+            continue
+        raw = engine.inspect_container(str(entry["Id"]))
+        claim = None if raw is None else claim_of(raw, cards)
+        if claim is not None:
+            found[str(entry["Id"])] = claim
+    return found

@@ -1,0 +1,339 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images: built only if no image of that content exists, tagged by the hash of the content, pushed only when asked.
+
+The build context goes to the builder as a tar on its standard input: there is no folder that a killed run could leave
+behind, and nothing gets into it that was not named. The builder tags an image when it is whole, so that a killed build
+leaves no image of that name. Secrets go in the environment of the client alone, and are mounted by BuildKit for the one
+command that asks for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+import subprocess
+import tarfile
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, fail
+
+STACKS: Mapping[str, str] = {
+    "vllm": "vllm-",
+    "trt": "trt-",
+    "tool": "tool-",
+    "sglang": "sglang-",
+    "llama_cpp": "llama-",
+    "workflow": "workflow-",
+}
+LABEL_CONTENT = "anvil.serving.content"
+LABEL_BASE = "anvil.serving.base"
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
+LOG_LINES = 40
+PUSH_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what is in an image.
+
+    files: path in the context -> text. folders: name of a build context -> folder on this host. build_args: among them
+    ``BASE``, the base image. secrets: ids only, the values are no part of the content.
+    """
+
+    name: str
+    stack: str
+    dockerfile: str
+    tag: str = ""
+    base: str = ""
+    platform: str = ""
+    network: str = "default"
+    files: Mapping[str, str] = field(default_factory=dict)
+    folders: Mapping[str, str] = field(default_factory=dict)
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    secrets: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Login:
+    """Credentials of a registry; the password goes through standard input into a configuration that is thrown away."""
+
+    username: str = ""
+    password: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done. action: ``none``, ``tag`` or ``build``; reasons: ``missing``, ``content``, ``base``, ``tag``."""
+
+    action: str
+    reasons: Tuple[str, ...]
+    image: Optional[Mapping[str, Any]]
+
+
+# --------------------------------------------------------------------------------------------------------------- pure
+
+
+def _walk(folder: str) -> Iterator[Tuple[str, str]]:
+    """(path relative to the folder, absolute path) of every file in it, in one order everywhere."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(place, name)
+            yield os.path.relpath(path, folder), path
+
+
+def _hash_file(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        for piece in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _hash_folder(name: str, folder: str) -> List[Tuple[str, int, str]]:
+    if not os.path.isdir(folder):
+        raise fail(
+            "the folder of build context {0} is not there".format(name),
+            where=folder,
+            why="what the image should hold has to be on this host before it is built",
+            hint="fetch it first, or leave the context out (weights: mounted)",
+        )
+    try:
+        return [(inner, stat.S_IMODE(os.stat(path).st_mode), _hash_file(path)) for inner, path in _walk(folder)]
+    except OSError as exc:
+        raise fail("cannot read build context " + name, where=exc.filename or folder, why=exc.strerror or str(exc)) from exc
+
+
+def content_hash(recipe: Recipe) -> str:
+    """sha256 of everything that decides what the image holds: not its name and tag, and no value of a secret."""
+    content = asdict(recipe)
+    for key in ("name", "tag"):
+        content.pop(key)
+    content["folders"] = {name: _hash_folder(name, folder) for name, folder in recipe.folders.items()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def references(recipe: Recipe, content: str) -> Tuple[str, Optional[str]]:
+    """The image's name by its content, and its readable one (``None`` without a tag), both with the stack's prefix."""
+    prefix = recipe.name + ":" + STACKS[recipe.stack]
+    return prefix + content[:16], (prefix + recipe.tag if recipe.tag else None)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise AnvilError for what BuildKit would only trip over later."""
+    if recipe.tag and not TAG.fullmatch(recipe.tag):
+        raise fail("{0!r} will not do as a tag".format(recipe.tag), where="tag", hint="letters, digits, _, . and -")
+    for path in recipe.files:
+        if os.path.isabs(path) or ".." in path.split("/") or path in ("", "Dockerfile"):
+            raise fail("{0!r} will not do in a build context".format(path), where="files", hint="a path below the context")
+
+
+def pack_context(recipe: Recipe) -> bytes:
+    """The build context: the Dockerfile and the files that were named, as a tar without owner and time."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for path, text in sorted({**recipe.files, "Dockerfile": recipe.dockerfile}.items()):
+            raw = text.encode()
+            member = tarfile.TarInfo(path)
+            member.size, member.mode = len(raw), 0o755 if text.startswith("#!") else 0o644
+            tar.addfile(member, io.BytesIO(raw))
+    return packed.getvalue()
+
+
+def decide(
+    content: str, image: Optional[Mapping[str, Any]], readable: Optional[Mapping[str, Any]], tag: bool, base_id: str
+) -> Decision:
+    """What to do, given the image of that content, the one with the readable tag, and the id of the base as it is now.
+
+    An empty ``base_id`` is a base that this engine does not hold: it cannot have changed here.
+    """
+    if image is None:
+        return Decision("build", ("missing",), None)
+    labels = (image.get("Config") or {}).get("Labels") or {}
+    if labels.get(LABEL_CONTENT) != content:
+        return Decision("build", ("content",), image)
+    if base_id and labels.get(LABEL_BASE) not in ("", None, base_id):
+        return Decision("build", ("base",), image)
+    if tag and (readable is None or readable["Id"] != image["Id"]):
+        return Decision("tag", ("tag",), image)
+    return Decision("none", (), image)
+
+
+def mask(text: str, secrets: Sequence[str]) -> str:
+    for value in sorted((word for word in secrets if word), key=len, reverse=True):
+        text = text.replace(value, "********")
+    return text
+
+
+# ---------------------------------------------------------------------------------------------------------- programs
+
+
+def _docker(engine: Engine, *words: str) -> List[str]:
+    return ["docker", "-H", engine.docker_host, *words]
+
+
+def _run(argv: Sequence[str], timeout: int, **options: Any) -> Tuple[int, str]:
+    try:
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False, **options)
+    except FileNotFoundError as exc:
+        raise fail("the docker command is not on this host", where="PATH", why=str(exc)) from exc
+    except subprocess.TimeoutExpired as exc:
+        tail = (exc.stdout or b"").decode("utf-8", "replace").splitlines()[-LOG_LINES:]
+        raise fail("it did not end in {0} s".format(timeout), where=" ".join(argv[:5]), log=tail, hint="raise timeout") from exc
+    return done.returncode, done.stdout.decode("utf-8", "replace")
+
+
+def _build(engine: Engine, recipe: Recipe, content: str, base_id: str, secrets: Mapping[str, str], timeout: int) -> List[str]:
+    reference, _readable = references(recipe, content)
+    argv = _docker(engine, "buildx", "build", "--load", "--progress=plain", "--provenance=false", "--tag", reference)
+    argv += ["--network", recipe.network, "--label", LABEL_CONTENT + "=" + content, "--label", LABEL_BASE + "=" + base_id]
+    if recipe.platform:
+        argv += ["--platform", recipe.platform]
+    build_args = {**recipe.build_args, **({"BASE": recipe.base} if recipe.base else {})}
+    for name, value in sorted(build_args.items()):
+        argv += ["--build-arg", "{0}={1}".format(name, value)]
+    for name, folder in sorted(recipe.folders.items()):
+        argv += ["--build-context", "{0}={1}".format(name, folder)]
+    environment = {name: value for name, value in os.environ.items() if name != "DOCKER_CONTEXT"}
+    for number, name in enumerate(recipe.secrets):
+        argv += ["--secret", "id={0},env=ANVIL_SECRET_{1}".format(name, number)]
+        environment["ANVIL_SECRET_{0}".format(number)] = secrets[name]
+    argv.append("-")
+    code, text = _run(argv, timeout, input=pack_context(recipe), env=environment)
+    if code != 0:
+        lines = mask(text, list(secrets.values())).splitlines()
+        hint = (
+            "install buildx (docker-buildx, docker-buildx-plugin)" if "buildx" in text and "not a docker command" in text else ""
+        )
+        raise fail(
+            "the image could not be built, and nothing of it is left",
+            where=reference,
+            why="docker buildx build ended with {0}".format(code),
+            hint=hint or "mend what the end of the log shows, then run again: finished steps are not repeated",
+            log=lines[-LOG_LINES:],
+        )
+    return argv
+
+
+def _registry(name: str) -> str:
+    """The host of a registry in an image's name; an empty string is the default one."""
+    head, slash, _rest = name.partition("/")
+    return head if slash and ("." in head or ":" in head or head == "localhost") else ""
+
+
+def pushed_digest(image: Mapping[str, Any], name: str) -> str:
+    """``sha256:…`` under which an image is in the repository of that name, as far as the engine knows."""
+    found = [digest.partition("@")[2] for digest in image.get("RepoDigests") or () if digest.partition("@")[0] == name]
+    return found[0] if found else ""
+
+
+def _push(engine: Engine, recipe: Recipe, wanted: Sequence[str], login: Login, timeout: int) -> str:
+    """Push, and pull by the digest: what the registry then holds is what was built. Returns the digest."""
+    with tempfile.TemporaryDirectory(prefix="anvil-docker-") as config:
+        os.chmod(config, 0o700)
+        docker = _docker(engine, "--config", config)
+        if login.username:
+            argv = [*docker, "login", "--username", login.username, "--password-stdin"]
+            argv += [_registry(recipe.name)] if _registry(recipe.name) else []
+            code, text = _run(argv, 120, input=login.password.encode())
+            if code != 0:
+                why = mask(text, [login.password]).strip()
+                raise fail("the registry refuses the credentials", where=recipe.name, why=why, hint="nothing was pushed")
+        for reference in wanted:
+            _retry([*docker, "push", "--quiet", reference], reference, timeout, login)
+        image = engine.inspect_image(wanted[0])
+        digest = pushed_digest(image or {}, recipe.name)
+        if not digest:
+            raise fail("the engine does not tell the digest of what it pushed", where=wanted[0])
+        _retry([*docker, "pull", "--quiet", "{0}@{1}".format(recipe.name, digest)], recipe.name, timeout, login)
+    return digest
+
+
+FINAL = ("denied", "unauthorized", "authentication required", "no basic auth", "not found", "manifest unknown")
+
+
+def _retry(argv: Sequence[str], where: str, timeout: int, login: Login) -> None:
+    text = ""
+    for number in range(PUSH_TRIES):
+        code, text = _run(argv, timeout, stdin=subprocess.DEVNULL)
+        if code == 0:
+            return
+        if any(word in text.lower() for word in FINAL):
+            break
+        time.sleep(2**number)
+    raise fail(
+        "the registry did not take the image" if "push" in argv else "the registry does not give back what was pushed",
+        where=where,
+        why=mask(text, [login.password]).strip(),
+        hint="the image is built and stays; correct the registry or the credentials, then run again",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- verbs
+
+
+def _is_pushed(engine: Engine, reference: str, digest: str, login: Login) -> bool:
+    """Whether the registry holds that digest under that name."""
+    if not digest:
+        return False
+    auth = {"username": login.username, "password": login.password} if login.username else None
+    try:
+        told = engine.inspect_distribution(reference, auth)
+    except AnvilError:
+        return False  # whatever it is that fails, the push will say it
+    return bool(told and told["Descriptor"]["digest"] == digest)
+
+
+def converge_image(
+    engine: Engine, recipe: Recipe, secrets: Mapping[str, str], push: bool, login: Login, timeout: int, check: bool
+) -> Dict[str, Any]:
+    """Have an image of this content, under both its names, and in the registry if asked. What anvil_image returns."""
+    check_recipe(recipe)
+    content = content_hash(recipe)
+    reference, readable = references(recipe, content)
+    image = engine.inspect_image(reference)
+    base = engine.inspect_image(recipe.base) if recipe.base else None
+    base_id = str(base["Id"]) if base else ""
+    named = engine.inspect_image(readable) if readable else None
+    decision = decide(content, image, named, readable is not None, base_id)
+    wanted = [name for name in (reference, readable) if name]
+    result: Dict[str, Any] = {
+        "changed": decision.action != "none",
+        "action": decision.action,
+        "reasons": list(decision.reasons),
+        "reference": reference,
+        "tags": wanted,
+        "image_id": image["Id"] if image else None,
+        "digest": pushed_digest(image or {}, recipe.name) or None,
+        "pushed": False,
+        "commands": [],
+        "seconds": 0.0,
+    }
+    must_push = push and (
+        decision.action != "none" or not all(_is_pushed(engine, name, result["digest"] or "", login) for name in wanted)
+    )
+    result["changed"] = result["changed"] or must_push
+    if check or not result["changed"]:
+        return result
+    began = time.monotonic()
+    if decision.action == "build":
+        result["commands"].append(_build(engine, recipe, content, base_id, secrets, timeout))
+    if readable:
+        engine.tag_image(reference, readable)
+    made = engine.inspect_image(reference)
+    result["image_id"] = made["Id"] if made else None
+    if must_push:
+        result["digest"] = _push(engine, recipe, wanted, login, timeout)
+        result["pushed"] = True
+    result["seconds"] = round(time.monotonic() - began, 3)
+    return result

@@ -1,0 +1,116 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: anvil_experiment
+short_description: Retire experiments - those whose time is over, or one by name
+version_added: 1.0.0
+description:
+  - Removes the containers of experiments and the files they had on the host, env files first of all. Volumes stay - they
+    hold downloaded weights.
+  - Only projects that C(playbooks/experiment.yml) made are touched, never a serve of the inventory or anybody else's container.
+author:
+  - the anvil.serving authors (@fakoli)
+attributes:
+  check_mode:
+    description: Tells which would be retired.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+  idempotent:
+    description: An experiment that is not there is retired already.
+    support: full
+options:
+  state:
+    description:
+      - V(expired) retires every experiment whose time to live is over.
+      - V(absent) retires the one called O(name), whatever its time.
+    type: str
+    choices: [expired, absent]
+    default: expired
+  name:
+    description: Name of the experiment; required with O(state=absent).
+    type: str
+  root:
+    description: The folder of the host that holds the projects, C(anvil_root) of the inventory.
+    type: path
+    default: /opt/anvil
+extends_documentation_fragment:
+  - anvil.serving.anvil.engine
+seealso:
+  - module: anvil.serving.anvil_experiment_plan
+"""
+
+EXAMPLES = r"""
+- name: Retire the experiments whose time is over
+  anvil.serving.anvil_experiment:
+    root: "{{ anvil.plan.root }}"
+
+- name: Retire one
+  anvil.serving.anvil_experiment:
+    root: "{{ anvil.plan.root }}"
+    name: gpt-oss-20b
+    state: absent
+"""
+
+RETURN = r"""
+retired:
+  description: The experiments that were (or in check mode would be) removed.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the experiment.
+      type: str
+    containers:
+      description: Names of its containers.
+      type: list
+      elements: str
+    state:
+      description: The engine's words for them.
+      type: str
+    created:
+      description: When it was created, in seconds since 1970.
+      type: int
+    expires:
+      description: When its time was over, in seconds since 1970; null where it has no time to live.
+      type: int
+experiments:
+  description: The experiments that are still there, in the same form.
+  returned: success
+  type: list
+  elements: dict
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.experiments import retire_experiments
+from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+
+OPTIONS = {
+    "state": {"type": "str", "choices": ["expired", "absent"], "default": "expired"},
+    "name": {"type": "str"},
+    "root": {"type": "path", "default": "/opt/anvil"},
+}
+
+
+def work(module: AnsibleModule) -> dict:
+    params = module.params
+    name = (params["name"] or "?") if params["state"] == "absent" else ""
+    return retire_experiments(Engine(params["docker_host"]), params["root"], name, time.time(), module.check_mode)
+
+
+def main() -> None:
+    run_module(OPTIONS, work, required_if=[("state", "absent", ["name"])])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: anvil_host_check
+short_description: Tell everything a Docker host lacks
+version_added: 1.0.0
+description:
+  - Docker Engine 24 or newer, Compose 2.20 or newer, and as asked for the NVIDIA driver, its container toolkit or CDI, the GPUs
+    of the inventory, and room for weights. Everything that is missing is told at once.
+  - A host that has an NVIDIA driver must have the toolkit too, whether or not O(needs_gpu) is set.
+author:
+  - the anvil.serving authors (@fakoli)
+attributes:
+  check_mode:
+    description: Changes nothing in any mode.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+  idempotent:
+    description: Changes nothing.
+    support: full
+options:
+  gpus:
+    description: UUIDs of the GPUs and MIG devices that the host must have.
+    type: list
+    elements: str
+    default: []
+  needs_gpu:
+    description: Whether a host without an NVIDIA driver will not do. Implied by O(gpus).
+    type: bool
+    default: false
+  folder:
+    description: Where weights are kept. By default the engine's data folder, which holds the volumes.
+    type: path
+  free_mib:
+    description: MiB that must be free in O(folder).
+    type: int
+    default: 0
+  tolerate:
+    description: What may be missing without a failure; it is told in RV(missing) and RV(tolerated) all the same.
+    type: list
+    elements: str
+    choices: [engine, compose, driver, toolkit, gpu, disk]
+    default: []
+extends_documentation_fragment:
+  - anvil.serving.anvil.engine
+"""
+
+EXAMPLES = r"""
+- name: The host has what the inventory needs
+  anvil.serving.anvil_host_check:
+    gpus: "{{ anvil_gpus.values() | map(attribute='uuid') }}"
+    folder: /srv/models
+    free_mib: 200000
+
+- name: Look only
+  anvil.serving.anvil_host_check:
+    tolerate: [engine, compose, driver, toolkit, gpu, disk]
+  register: look
+"""
+
+RETURN = r"""
+missing:
+  description: What is missing, as words of O(tolerate).
+  returned: always
+  type: list
+  sample: [compose, toolkit]
+problems:
+  description: Every problem with its place, its cause and what to do.
+  returned: on failure
+  type: list
+  elements: dict
+tolerated:
+  description: As RV(problems), where all of them are tolerated.
+  returned: on success
+  type: list
+  elements: dict
+platform:
+  description: V(wsl2) or V(linux).
+  returned: always
+  type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.host import Wanted, check_host
+from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+
+OPTIONS = {
+    "gpus": {"type": "list", "elements": "str", "default": []},
+    "needs_gpu": {"type": "bool", "default": False},
+    "folder": {"type": "path"},
+    "free_mib": {"type": "int", "default": 0},
+    "tolerate": {
+        "type": "list",
+        "elements": "str",
+        "choices": ["engine", "compose", "driver", "toolkit", "gpu", "disk"],
+        "default": [],
+    },
+}
+
+
+def work(module: AnsibleModule) -> dict:
+    asked = module.params
+    wanted = Wanted(
+        gpus=tuple(asked["gpus"]),
+        needs_gpu=asked["needs_gpu"] or bool(asked["gpus"]),
+        folder=asked["folder"] or "",
+        free_mib=asked["free_mib"],
+    )
+    return check_host(Engine(asked["docker_host"]), wanted, asked["tolerate"])
+
+
+def main() -> None:
+    run_module(OPTIONS, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: anvil_image
+short_description: Build an image unless one of that content exists
+version_added: 1.0.0
+description:
+  - Builds an image out of a context that holds what is named here and nothing else, and tags it with the hash of its content -
+    Dockerfile, files, folders, arguments, base. Where an image of that content exists nothing is built.
+  - A local base image that was replaced counts as a change; name a remote one by digest.
+  - Pushes only when asked. What was pushed is pulled again by its digest.
+author:
+  - the anvil.serving authors (@fakoli)
+attributes:
+  check_mode:
+    description: Predicts the action and its reasons, and builds and pushes nothing.
+    support: full
+  diff_mode:
+    description: There is nothing to show; the reasons are in the result.
+    support: none
+  idempotent:
+    description: A second run changes nothing.
+    support: full
+options:
+  name:
+    description: Repository of the image, with its registry if it has one.
+    type: str
+    required: true
+  stack:
+    description: What the image is for. Its tags begin with V(vllm-), V(trt-), V(tool-), V(sglang-), V(llama-) or V(workflow-).
+    type: str
+    required: true
+    choices: [vllm, trt, tool, sglang, llama_cpp, workflow]
+  tag:
+    description: A readable tag, behind the prefix of the stack; the tag with the content's hash is always there.
+    type: str
+    default: ""
+  dockerfile:
+    description: Text of the Dockerfile.
+    type: str
+    required: true
+  files:
+    description: Other files of the context, path to text. A text that begins with C(#!) becomes executable.
+    type: dict
+    default: {}
+  folders:
+    description: Named build contexts for C(COPY --from=NAME), name to folder on the host. All of their files are read and hashed.
+    type: dict
+    default: {}
+  base:
+    description: The base image, as build argument C(BASE).
+    type: str
+    default: ""
+  build_args:
+    description: Build arguments. They can be read in the image's history, so no secrets here.
+    type: dict
+    default: {}
+  build_secrets:
+    description:
+      - Secrets for C(RUN --mount=type=secret,id=NAME), name to value. They are in no layer, no history and no command line.
+      - Their values are no part of the content.
+    type: dict
+    default: {}
+  network:
+    description: Network of the build's commands.
+    type: str
+    choices: [default, none, host]
+    default: default
+  platform:
+    description: Platform to build for; empty is the engine's own.
+    type: str
+    default: ""
+  push:
+    description: Whether to push both tags.
+    type: bool
+    default: false
+  username:
+    description: User of the registry.
+    type: str
+    default: ""
+  password:
+    description: Password or token of that user. The client reads it from standard input, and no file of it outlives the push.
+    type: str
+    default: ""
+  timeout:
+    description: Seconds for the build, and for each push.
+    type: int
+    default: 7200
+extends_documentation_fragment:
+  - anvil.serving.anvil.engine
+seealso:
+  - name: role images
+    description: Renders the Dockerfiles of this collection and builds them with this module.
+    link: https://docs.docker.com/build/building/secrets/
+"""
+
+EXAMPLES = r"""
+- name: Our vLLM image
+  anvil.serving.anvil_image:
+    name: registry.example.com/serving
+    stack: vllm
+    tag: v0.19.1-1
+    base: vllm/vllm-openai:v0.19.1
+    dockerfile: |
+      ARG BASE
+      FROM ${BASE}
+      RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf pip install --no-cache-dir runai-model-streamer
+      USER 10001:10001
+      ENTRYPOINT ["vllm"]
+    build_secrets:
+      pip_conf: "{{ vault_pip_conf }}"
+    push: true
+    username: ci
+    password: "{{ vault_registry_token }}"
+"""
+
+RETURN = r"""
+action:
+  description: V(none), V(tag) or V(build).
+  returned: always
+  type: str
+reasons:
+  description: Why - V(missing), V(content), V(base) or V(tag).
+  returned: always
+  type: list
+reference:
+  description: The image's name by its content.
+  returned: always
+  type: str
+  sample: registry.example.com/serving:vllm-0d8f2c6a41b7e935
+tags:
+  description: All names of the image.
+  returned: always
+  type: list
+image_id:
+  description: Id of the image; null if it is not built yet.
+  returned: always
+  type: str
+digest:
+  description: Digest in the registry; null if it was never pushed from here.
+  returned: always
+  type: str
+pushed:
+  description: Whether it was pushed, and pulled by its digest.
+  returned: always
+  type: bool
+commands:
+  description: The build's command line as run; secrets by name only.
+  returned: always
+  type: list
+seconds:
+  description: Seconds that build and push took.
+  returned: always
+  type: float
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.images import STACKS, Login, Recipe, converge_image
+from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+
+OPTIONS = {
+    "name": {"type": "str", "required": True},
+    "stack": {"type": "str", "required": True, "choices": list(STACKS)},
+    "tag": {"type": "str", "default": ""},
+    "dockerfile": {"type": "str", "required": True},
+    "files": {"type": "dict", "default": {}},
+    "folders": {"type": "dict", "default": {}},
+    "base": {"type": "str", "default": ""},
+    "build_args": {"type": "dict", "default": {}},
+    "build_secrets": {"type": "dict", "default": {}, "no_log": True},
+    "network": {"type": "str", "choices": ["default", "none", "host"], "default": "default"},
+    "platform": {"type": "str", "default": ""},
+    "push": {"type": "bool", "default": False},
+    "username": {"type": "str", "default": ""},
+    "password": {"type": "str", "default": "", "no_log": True},
+    "timeout": {"type": "int", "default": 7200},
+}
+
+
+def work(module: AnsibleModule) -> dict:
+    asked = module.params
+    secrets = {name: str(value) for name, value in asked["build_secrets"].items()}
+    module.no_log_values.update(value for value in secrets.values() if value)
+    recipe = Recipe(
+        name=asked["name"],
+        stack=asked["stack"],
+        dockerfile=asked["dockerfile"],
+        tag=asked["tag"],
+        base=asked["base"],
+        platform=asked["platform"],
+        network=asked["network"],
+        files={path: str(text) for path, text in asked["files"].items()},
+        folders={name: str(folder) for name, folder in asked["folders"].items()},
+        build_args={name: str(value) for name, value in asked["build_args"].items()},
+        secrets=tuple(sorted(secrets)),
+    )
+    login = Login(asked["username"], asked["password"])
+    engine = Engine(asked["docker_host"])
+    return converge_image(engine, recipe, secrets, asked["push"], login, asked["timeout"], module.check_mode)
+
+
+def main() -> None:
+    run_module(OPTIONS, work)
+
+
+if __name__ == "__main__":
+    main()

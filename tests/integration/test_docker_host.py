@@ -1,0 +1,155 @@
+"""The role docker_host on simulated hosts: what is missing is told at once, daemon.json is merged, the toolkit comes by apt."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bed import FAKOLI_DARK, Bed, BedError, Host
+from conftest import COLLECTIONS, REPO
+
+HOST = "docker-host"
+UUIDS = [gpu.uuid for gpu in FAKOLI_DARK]
+
+
+class Play:
+    """Plays the role against the simulated host, as a user's playbook would."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self.host, self.folder = host, folder
+        connection = "ansible_connection=community.docker.docker ansible_python_interpreter=/usr/bin/python3"
+        (folder / "hosts").write_text(f"{HOST} {connection}\n")
+        roles = [{"role": "anvil.serving.docker_host"}]
+        (folder / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": roles}]))
+
+    def run(self, *options: str, fails: bool = False, **variables: Any) -> str:
+        argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(self.folder / "hosts")]
+        argv += [str(self.folder / "play.yml"), "-e", json.dumps(variables), *options]
+        environment = {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+        }
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+        assert bool(done.returncode) is fails, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def write_daemon(self, text: str) -> None:
+        script = (
+            'import sys, os; os.makedirs("/etc/docker", exist_ok=True); open("/etc/docker/daemon.json", "w").write(sys.argv[1])'
+        )
+        self.host.run("python3", "-c", script, text)
+
+    def daemon(self) -> Any:
+        return json.loads(self.host.run("cat", "/etc/docker/daemon.json"))
+
+    def started(self) -> str:
+        return self.host.run("sh", "-c", 'stat -c %Y.%i "/proc/$(cat /run/docker.pid)"; cat /run/docker.pid')
+
+
+@pytest.fixture(scope="module")
+def up(bed: Bed) -> Iterator[Host]:
+    bed.start_engine()
+    bed.clear()
+    yield bed.host_up(HOST, FAKOLI_DARK)
+    bed.host_down(HOST)
+
+
+@pytest.fixture
+def play(up: Host, tmp_path: Path) -> Play:
+    up.run("rm", "-rf", "/etc/docker/daemon.json", "/etc/docker/daemon.json.anvil-restart")
+    return Play(up, tmp_path)
+
+
+def test_settings_are_merged_once_and_the_engine_restarts_once(play: Play) -> None:
+    play.write_daemon('{"log-opts": {"max-file": "3"}, "log-driver": "json-file", "labels": ["rack=7"]}')
+    wanted = {"log-opts": {"max-size": "10m"}, "log-driver": "local", "labels": ["anvil=yes"]}
+    before = play.started()
+    assert "changed=1" in play.run("--check", docker_host_daemon=wanted) and play.started() == before
+    assert "changed=1" in play.run(docker_host_daemon=wanted, docker_host_gpus=UUIDS)
+    assert play.daemon() == {
+        "log-opts": {"max-file": "3", "max-size": "10m"},
+        "log-driver": "local",
+        "labels": ["rack=7", "anvil=yes"],
+    }
+    after = play.started()
+    assert after != before and play.host.docker("info", "--format", "{{.LoggingDriver}}") == "local"
+    assert "changed=0" in play.run(docker_host_daemon=wanted) and play.started() == after
+
+
+def test_a_run_killed_between_file_and_restart_is_finished_by_the_next(play: Play) -> None:
+    wanted = {"labels": ["anvil=yes"]}
+    play.write_daemon(json.dumps(wanted))
+    play.host.run("touch", "/etc/docker/daemon.json.anvil-restart")
+    before = play.started()
+    assert "changed=1" in play.run(docker_host_daemon=wanted) and play.started() != before
+    assert "changed=0" in play.run(docker_host_daemon=wanted)
+
+
+def test_a_broken_daemon_json_is_left_as_it_is(play: Play) -> None:
+    play.write_daemon('{"labels": [')
+    before = play.started()
+    told = play.run(fails=True, docker_host_daemon={"debug": True})
+    assert "daemon.json is broken" in told and play.host.run("cat", "/etc/docker/daemon.json") == '{"labels": ['
+    assert play.started() == before
+
+
+def test_settings_that_dockerd_refuses_are_not_written(play: Play) -> None:
+    play.write_daemon("{}")
+    before = play.started()
+    told = play.run(fails=True, docker_host_daemon={"no-such-setting": 1})
+    assert "no-such-setting" in told and "nothing was written" in told
+    assert play.daemon() == {} and play.started() == before
+
+
+def test_an_engine_that_does_not_come_back_gets_its_old_file(play: Play) -> None:
+    """A valid file that the engine cannot start with: its flag and the file disagree, which --validate cannot know."""
+    play.write_daemon('{"labels": ["rack=7"]}')
+    script = (
+        '#!/bin/sh\ngrep -q debug /etc/docker/daemon.json && { echo "bridge is gone"; exit 1; }\nexec /usr/local/bin/service\n'
+    )
+    play.host.run("python3", "-c", 'import sys; open("/usr/local/bin/restart", "w").write(sys.argv[1])', script)
+    play.host.run("chmod", "+x", "/usr/local/bin/restart")
+    told = play.run(fails=True, docker_host_daemon={"debug": True}, docker_host_restart_command=["/usr/local/bin/restart"])
+    assert "bridge is gone" in told and "the old daemon.json is back, and the engine runs with it" in told
+    assert play.daemon() == {"labels": ["rack=7"]}
+
+
+def test_everything_that_is_missing_is_told_at_once(play: Play) -> None:
+    hidden = {
+        "/usr/local/bin/nvidia-container-runtime-hook": "/root/hook",
+        "/usr/libexec/docker/cli-plugins/docker-compose": "/root/compose",
+    }
+    for path, away in hidden.items():
+        play.host.run("mv", path, away)
+    try:
+        told = play.run(fails=True, docker_host_gpus=[UUIDS[0], "GPU-not-here"], docker_host_weights_mib=10**9)
+        for words in (
+            "the Docker Compose plugin is missing",
+            "the NVIDIA container toolkit is missing",
+            "GPU GPU-not-here is not on this host",
+            "1000000000 MiB are wanted for weights",
+        ):
+            assert words in told
+    finally:
+        for path, away in hidden.items():
+            play.host.run("mv", away, path)
+
+
+def test_a_host_without_cards_needs_none_until_it_is_asked_for(bed: Bed, tmp_path: Path) -> None:
+    bare = bed.host_up(HOST + "-cpu")
+    try:
+        play = Play(bare, tmp_path)
+        (tmp_path / "hosts").write_text((tmp_path / "hosts").read_text().replace(HOST, HOST + "-cpu"))
+        assert "changed=0" in play.run()
+        assert "there is no NVIDIA driver" in play.run(fails=True, docker_host_gpus=UUIDS)
+        with pytest.raises(BedError):
+            bare.run("test", "-e", "/etc/docker/daemon.json")
+    finally:
+        bed.host_down(HOST + "-cpu")

@@ -1,0 +1,127 @@
+"""Experiments, driven by the playbook as an operator does: apart from the inventory's serves, and gone when told or over."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from bed import FAKOLI_DARK, Bed
+from drive import play, succeed, write_inventory
+
+BIG, SMALL = (gpu.uuid for gpu in FAKOLI_DARK)
+SECRET = "an-experiment-s3cret"
+TRIAL = ["-e", "model=/models/heavy.gguf", "-e", "experiment_name=trial", "-e", "engine=llama_cpp", "-e", "gpu=fast"]
+TRIAL += ["-e", "experiment_port=30010", "-e", "vram_mib=4000", "-e", "extra_args='-c 512'", "-e", "served_name=mine"]
+
+
+@pytest.fixture
+def inventory(clean_bed: Bed, models: Path, tmp_path: Path) -> Path:
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    return write_inventory(
+        tmp_path,
+        anvil_root=str(tmp_path / "anvil"),
+        anvil_secrets={"key": f"{{{{ lookup('ansible.builtin.file', '{secret}') }}}}"},
+        anvil_gpus={"big": {"uuid": BIG, "vram_mib": 97887}, "small": {"uuid": SMALL, "vram_mib": 32607}},
+        anvil_engines={
+            "llama_cpp": {
+                "image": "anvil.local/llama-server:1",
+                "volumes": [f"{models}:/models:ro"],
+                "args": ["-np", "1", "-t", "1"],
+                "secrets": {"HIDDEN": "key"},
+                "ready_timeout": 30,
+            }
+        },
+        anvil_serves={
+            "fast": {"engine": "llama_cpp", "model": "/models/fast.gguf", "port": 30003, "gpus": ["small"], "vram_mib": 9000}
+        },
+    )
+
+
+def ids(bed: Bed) -> dict[str, str]:
+    names = bed.docker("ps", "--all", "--format", "{{.Names}}").split()
+    return {name: bed.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", name) for name in names}
+
+
+def served(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as reply:
+        return str(json.load(reply)["data"][0]["id"])
+
+
+def test_an_experiment_lives_beside_the_inventory_and_goes_by_one_command(clean_bed: Bed, inventory: Path) -> None:
+    succeed("site", inventory)
+    before = ids(clean_bed)
+    predicted = succeed("experiment", inventory, *TRIAL, "-e", "ttl=2h", "--check")
+    assert "changed=1" in predicted and ids(clean_bed) == before
+
+    printed = succeed("experiment", inventory, *TRIAL, "-e", "ttl=2h")
+    assert "trial answers at http://127.0.0.1:30010/v1" in printed and "changed=1" in printed and SECRET not in printed
+    assert served(30010) == "mine"
+    first = ids(clean_bed)
+    assert first["anvil-fast"] == before["anvil-fast"] and set(first) == {"anvil-fast", "anvil-experiment-trial"}
+    made = json.loads(clean_bed.docker("inspect", "anvil-experiment-trial"))[0]
+    assert made["HostConfig"]["RestartPolicy"]["Name"] == "no"
+    assert made["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] == [SMALL]
+    assert list(made["NetworkSettings"]["Networks"]) == ["anvil-experiments"]
+    labels = made["Config"]["Labels"]
+    assert (labels["anvil.serving.vram_mib"], labels["anvil.serving.ttl"]) == ("4000", "7200")
+
+    assert "changed=0" in succeed("experiment", inventory, *TRIAL, "-e", "ttl=2h")
+    assert ids(clean_bed) == first
+    told = succeed("status", inventory)
+    assert "trial (experiment)  ready" in told and "trial: expires in 1 h 59 min" in told
+
+    folder = Path(inventory.parent / "anvil" / "anvil-experiment-trial")
+    assert (folder / "env" / "trial.env").exists()
+    down = ["-e", "experiment_name=trial", "-e", "state=absent"]
+    assert "changed=1" in succeed("experiment", inventory, *down)
+    assert ids(clean_bed) == before and not folder.exists()
+    assert "changed=0" in succeed("experiment", inventory, *down)
+
+
+def test_what_belongs_to_others_is_refused_before_anything_is_touched(clean_bed: Bed, inventory: Path) -> None:
+    command = ["--detach", "--publish", "127.0.0.1:30010:1", "--entrypoint", "sleep"]
+    clean_bed.docker("run", "--name", "squatter", *command, "anvil.local/router:0.13.2", "600")
+    before = ids(clean_bed)
+    for words, said in (
+        (["-e", "experiment_port=30003"], "port 30003 is serve fast's in the inventory"),
+        ([], "port 127.0.0.1:30010 is taken"),
+        (["-e", "extra_args=-c 512"], "quote the value once more"),
+    ):
+        failed = play("experiment", inventory, *TRIAL, *words)
+        assert failed.returncode and said in failed.stdout + failed.stderr, failed.stdout + failed.stderr
+    assert ids(clean_bed) == before
+
+
+def test_what_is_over_is_retired_by_the_next_status_and_said(clean_bed: Bed, inventory: Path, models: Path) -> None:
+    compose = inventory.parent / "other.yaml"
+    compose.write_text(
+        f"""services:
+  model:
+    image: anvil.local/llama-server:1
+    command: --model /models/fast.gguf --alias other --host 0.0.0.0 --port 8000 -c 512 -np 1 -t 1
+    ports: ["127.0.0.1:30011:8000"]
+    volumes: ["{models}:/models:ro"]
+    x-anvil: {{secrets: {{HIDDEN: key}}}}
+"""
+    )
+    succeed("experiment", inventory, "-e", f"compose={compose}", "-e", "ttl=3s")
+    assert served(30011) == "other"
+    assert f"HIDDEN={SECRET}" in clean_bed.docker("inspect", "--format", "{{json .Config.Env}}", "anvil-experiment-other")
+    assert SECRET not in clean_bed.docker("inspect", "--format", "{{json .Config.Labels}}", "anvil-experiment-other")
+    time.sleep(3)
+    assert "retired: experiment other, its time was over" in succeed("status", inventory)
+    assert ids(clean_bed) == {} and not (inventory.parent / "anvil" / "anvil-experiment-other").exists()
+
+
+def test_a_compose_file_that_reaches_too_far_is_refused_with_every_reason(clean_bed: Bed, inventory: Path) -> None:
+    compose = inventory.parent / "bad.yaml"
+    compose.write_text("services: {x: {image: i, privileged: true, restart: always, ports: ['80:80']}}")
+    failed = play("experiment", inventory, "-e", f"compose={compose}")
+    assert (
+        failed.returncode and "privileged" in failed.stdout + failed.stderr and "never restarts" in failed.stdout + failed.stderr
+    )
+    assert ids(clean_bed) == {}

@@ -1,0 +1,230 @@
+"""anvil_image on a real engine and a real registry: content decides, secrets stay out, a killed builder leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bed import Bed
+from conftest import COLLECTIONS, REPO
+from harness import run_module
+
+BASE = "anvil.local/llama-server:1"
+TOKEN = "hf_abcdefghijklmnopqrstuvwxyz012345"
+DOCKERFILE = """\
+ARG BASE
+FROM ${BASE} AS fetch
+USER 0:0
+RUN --mount=type=secret,id=hf_token mkdir /out && wc -c < /run/secrets/hf_token > /out/length
+FROM ${BASE}
+COPY --from=fetch --chown=10001:10001 /out /models
+COPY hello /usr/local/bin/hello
+USER 10001:10001
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/hello"]
+"""
+HELLO = "#!/bin/sh\necho $(id -u) $(cat /models/length)\n"
+REPOSITORY = "anvil.test/image"
+
+
+def image(**changes: Any) -> dict[str, Any]:
+    asked: dict[str, Any] = {
+        "name": REPOSITORY,
+        "stack": "vllm",
+        "tag": "v1",
+        "base": BASE,
+        "dockerfile": DOCKERFILE,
+        "files": {"hello": HELLO},
+        "build_secrets": {"hf_token": TOKEN},
+        "network": "none",
+    }
+    check = changes.pop("check", False)
+    return run_module("anvil_image", check=check, **{**asked, **changes})
+
+
+@pytest.fixture
+def images(clean_bed: Bed) -> Iterator[Bed]:
+    def remove() -> None:
+        found = clean_bed.docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
+        ours = [name for name in found if "/image:" in name]
+        if ours:
+            clean_bed.docker("rmi", "--force", *ours)
+
+    remove()
+    yield clean_bed
+    remove()
+
+
+def test_built_once_and_then_found(images: Bed) -> None:
+    predicted = image(check=True)
+    assert (predicted["changed"], predicted["action"], predicted["image_id"]) == (True, "build", None)
+    built = image()
+    assert (built["action"], built["reasons"], built["reference"]) == ("build", ["missing"], predicted["reference"])
+    assert built["reference"].startswith(f"{REPOSITORY}:vllm-") and f"{REPOSITORY}:vllm-v1" in built["tags"]
+    again = image()
+    assert (again["changed"], again["action"], again["image_id"]) == (False, "none", built["image_id"])
+    assert images.docker("run", "--rm", f"{REPOSITORY}:vllm-v1") == f"10001 {len(TOKEN)}"
+
+
+def test_every_change_of_content_is_another_image(images: Bed, tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.gguf").write_text("GGUF")
+    first = image()
+    seen = {first["reference"]}
+    for change in (
+        {"files": {"hello": HELLO + "\n"}},
+        {"build_args": {"A": "1"}},
+        {"folders": {"weights": str(tmp_path / "weights")}},
+    ):
+        seen.add(image(check=True, **change)["reference"])
+    (tmp_path / "weights" / "model.gguf").write_text("GGUG")
+    seen.add(image(check=True, folders={"weights": str(tmp_path / "weights")})["reference"])
+    assert len(seen) == 5
+    assert image(check=True, tag="v2")["action"] == "tag"
+    # A token that was renewed is the same image.
+    assert not image(build_secrets={"hf_token": TOKEN[::-1]})["changed"]
+
+
+def test_a_base_that_was_replaced_is_a_reason(images: Bed) -> None:
+    images.docker("tag", BASE, "anvil.test/base/image:1")
+    image(base="anvil.test/base/image:1")
+    images.docker("tag", "anvil.local/registry:2", "anvil.test/base/image:1")
+    assert image(base="anvil.test/base/image:1", check=True)["reasons"] == ["base"]
+
+
+def test_a_moved_tag_is_put_back(images: Bed) -> None:
+    image()
+    images.docker("tag", BASE, f"{REPOSITORY}:vllm-v1")
+    moved = image()
+    assert (moved["action"], moved["reasons"]) == ("tag", ["tag"]) and not image()["changed"]
+
+
+def test_no_layer_and_no_history_holds_a_secret(images: Bed, tmp_path: Path) -> None:
+    built = image()
+    assert TOKEN not in json.dumps(built)
+    with (tmp_path / "image.tar").open("wb") as saved:
+        subprocess.run(["docker", "save", built["reference"]], stdout=saved, check=True)
+    layers = 0
+    with tarfile.open(tmp_path / "image.tar") as saved_tar:
+        for member in saved_tar:
+            content = saved_tar.extractfile(member)
+            raw = content.read() if content else b""
+            assert TOKEN.encode() not in raw, member.name
+            layers += member.name.startswith("blobs/") or member.name.endswith("layer.tar")
+    assert layers > 3
+    assert TOKEN not in images.docker("history", "--no-trunc", built["reference"])
+    assert TOKEN not in images.docker("image", "inspect", built["reference"])
+
+
+def test_a_build_that_fails_shows_the_end_of_its_log_and_leaves_no_image(images: Bed) -> None:
+    broken = DOCKERFILE.replace("mkdir /out", "cat /run/secrets/hf_token && echo before-the-end && false")
+    failed = image(dockerfile=broken)
+    assert failed["failed"] and "before-the-end" in failed["msg"] and TOKEN not in json.dumps(failed)
+    assert REPOSITORY not in images.docker("images", "--format", "{{.Repository}}")
+    assert image()["action"] == "build"
+
+
+def test_a_weights_folder_that_is_not_there_is_said_before_the_build(images: Bed) -> None:
+    failed = image(folders={"weights": "/no/such/folder"})
+    assert failed["failed"] and "is not there" in failed["msg"] and "/no/such/folder" in failed["msg"]
+
+
+def test_baked_weights_are_in_the_image_once(images: Bed, tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "model.gguf").write_bytes(os.urandom(8 << 20))
+    dockerfile = "ARG BASE\nFROM ${BASE}\nCOPY --from=weights --chown=10001:10001 / /models/\nUSER 10001:10001\n"
+    built = image(dockerfile=dockerfile, folders={"weights": str(tmp_path / "w")}, files={}, build_secrets={})
+    base, made = (int(images.docker("image", "inspect", "--format", "{{.Size}}", name)) for name in (BASE, built["reference"]))
+    assert 8 << 20 <= made - base < 9 << 20
+
+
+def test_a_killed_builder_leaves_nothing_and_the_next_run_converges(images: Bed) -> None:
+    slow = DOCKERFILE.replace("mkdir /out", "sleep 3 && mkdir /out")
+    script = f"import sys; sys.path[:0] = {sys.path!r}; import test_image as t; t.image(dockerfile={slow!r})"
+    child = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parent, start_new_session=True)
+    time.sleep(1.5)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert REPOSITORY not in images.docker("images", "--format", "{{.Repository}}")
+    assert image(dockerfile=slow)["action"] == "build" and not image(dockerfile=slow)["changed"]
+
+
+# ------------------------------------------------------------------------------------------------------------ registry
+
+# printf of htpasswd -B: user ci, password "let me in"
+HTPASSWD = "ci:$2b$04$2Lzo09aBy3R9TCNHjSAVRO.rR3pql5yuMEJjdOYNVrOabUPIZ9lPe\n"
+
+
+@pytest.fixture
+def registry(images: Bed, tmp_path: Path) -> str:
+    """A registry that wants a password; returns its address as the engine sees it."""
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    images.docker(
+        "run", "--detach", "--name", "registry", "--volume", f"{tmp_path}:/auth:ro",
+        "--env", "REGISTRY_AUTH=htpasswd", "--env", "REGISTRY_AUTH_HTPASSWD_REALM=bed",
+        "--env", "REGISTRY_AUTH_HTPASSWD_PATH=/auth/htpasswd", "anvil.local/registry:2",
+    )  # fmt: skip
+    address = images.docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", "registry")
+    time.sleep(0.5)
+    return f"{address}:5000"
+
+
+def test_pushed_when_asked_and_pulled_by_digest(images: Bed, registry: str) -> None:
+    name = f"{registry}/team/image"
+    assert not image(name=name)["pushed"]
+    refused = image(name=name, push=True, username="ci", password="wrong")
+    assert refused["failed"] and "refuses the credentials" in refused["msg"]
+    anonymous = image(name=name, push=True)
+    assert anonymous["failed"] and "did not take the image" in anonymous["msg"]
+    login = {"name": name, "push": True, "username": "ci", "password": "let me in"}
+    pushed = image(**login)
+    assert pushed["pushed"] and pushed["digest"].startswith("sha256:") and "let me in" not in json.dumps(pushed)
+    assert not image(**login)["changed"]
+    assert not (Path.home() / ".docker/config.json").exists() or registry not in (Path.home() / ".docker/config.json").read_text()
+    images.docker("rmi", "--force", *pushed["tags"], f"{name}@{pushed['digest']}")
+    assert image(**login, check=True)["action"] == "build"
+
+
+# ---------------------------------------------------------------------------------------------------------------- role
+
+
+def test_the_role_builds_a_server_that_is_not_root(images: Bed, tmp_path: Path) -> None:
+    entry = {
+        "name": REPOSITORY,
+        "stack": "llama_cpp",
+        "tag": "cpu",
+        "base": BASE,
+        "network": "none",
+        "environment": {"GREETING": "it's $5"},
+        "entrypoint": ["/usr/bin/env"],
+    }
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": [{"role": "anvil.serving.images"}]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+
+    def run(**variables: Any) -> subprocess.CompletedProcess[str]:
+        variables["ansible_python_interpreter"] = sys.executable
+        argv = [str(Path(sys.executable).with_name("ansible-playbook")), str(tmp_path / "play.yml"), "-e", json.dumps(variables)]
+        environment = {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+        }
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+
+    first, second = run(images_list=[entry]), run(images_list=[entry])
+    assert "changed=1" in first.stdout and "changed=0" in second.stdout, first.stdout + first.stderr + second.stdout
+    told = json.loads(images.docker("image", "inspect", f"{REPOSITORY}:llama-cpu"))[0]["Config"]
+    assert (told["User"], told["StopSignal"], told["Entrypoint"]) == ("10001:10001", "SIGTERM", ["/usr/bin/env"])
+    environment = images.docker("run", "--rm", f"{REPOSITORY}:llama-cpu")
+    assert "HOME=/home/anvil" in environment and "GREETING=it's $5" in environment
+    refused = run(images_list=[{**entry, "weights": "baked"}])
+    assert refused.returncode and "weights_folder does not say which" in refused.stdout + refused.stderr

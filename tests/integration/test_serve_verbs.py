@@ -1,0 +1,351 @@
+"""The verbs of a serve on a real engine: restarted, recreated, adopted, absent, down, groups, the ledger, settings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount
+from bed import Bed, BedError
+from conftest import COLLECTIONS
+from serving import FAST_GPU, HEAVY_GPU, PYTHON_IMAGE, UNCHANGED, Field, actions, scripted, void
+
+LLAMA = "anvil.local/llama-server:1"
+BUDGETS = [
+    {"alias": "big", "uuid": HEAVY_GPU, "vram_mib": 97887, "reserve_mib": 2048},
+    {"alias": "small", "uuid": FAST_GPU, "vram_mib": 32607, "reserve_mib": 3072},
+]
+
+
+# ------------------------------------------------------------------------------------------------ restarted, recreated
+
+
+def test_restarted_is_the_same_container_with_a_new_process_and_the_other_serve_is_left_alone(field: Field) -> None:
+    field.run()
+    before = field.ids()
+    done = field.foresee("restarted", serves=["heavy"])
+    assert actions(done) == {"heavy": ("restart", ["requested"])} and done["serves"]["heavy"]["ready"] is True
+    after = field.ids()
+    assert after["bed-fast"] == before["bed-fast"]
+    assert after["bed-heavy"].split()[0] == before["bed-heavy"].split()[0] and after["bed-heavy"] != before["bed-heavy"]
+    assert actions(field.run()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda f: f.edit("heavy", args=("-c", "512", "-np", "1")), ("recreate", ["command"])),
+        (lambda f: void(f.bed.docker("stop", "bed-heavy")), ("start", ["stopped"])),
+        (lambda f: void(f.bed.docker("rm", "--force", "bed-heavy")), ("create", ["missing"])),
+    ],
+)
+def test_a_restart_never_replays_an_old_configuration(
+    field: Field, change: Callable[[Field], None], expected: tuple[str, list[str]]
+) -> None:
+    field.run()
+    change(field)
+    assert actions(field.foresee("restarted", serves=["heavy"])) == {"heavy": expected}
+
+
+def test_restarted_fails_for_a_serve_that_answers_and_then_dies(field: Field) -> None:
+    field.edit("heavy", **scripted(LIVES="1.2"))
+    field.run(serves=["heavy"])
+    failed = field.run("restarted", serves=["heavy"], settle=2.5)
+    assert failed["failed"] and failed["serves"]["heavy"]["ready"] is False
+    assert "did not stay up for 2.5 s" in failed["msg"] and "that was my life" in failed["msg"]
+
+
+def test_recreated_is_another_container_whether_it_differs_or_not(field: Field) -> None:
+    field.run()
+    before = field.ids()
+    assert actions(field.foresee("recreated", serves=["heavy"])) == {"heavy": ("recreate", ["requested"])}
+    after = field.ids()
+    assert after["bed-fast"] == before["bed-fast"]
+    assert after["bed-heavy"].split()[0] != before["bed-heavy"].split()[0]
+    field.edit("heavy", environment={})
+    assert actions(field.run("recreated", serves=["heavy"])) == {"heavy": ("recreate", ["environment", "requested"])}
+
+
+# -------------------------------------------------------------------------------------------------------------- adopted
+
+
+def start_by_hand(bed: Bed, models: Path, *options: str, name: str = "bed-heavy") -> str:
+    """What an operator once typed: heavy's server, by hand, on heavy's port."""
+    server = ["-m", "/m/heavy.gguf", "--alias", "heavy", "--host", "0.0.0.0", "--port", "30002", "--api-key", "by-hand"]
+    command = ["--publish", "127.0.0.1:30002:30002", "--volume", f"{models}:/m:ro", "--env", "OLD=1", *options]
+    return bed.docker("run", "--detach", "--init", "--name", name, "--restart", "unless-stopped", *command, LLAMA, *server)
+
+
+FOREIGN = ("--label", "com.docker.compose.project=theirs", "--label", "com.docker.compose.service=llm")
+
+
+@pytest.mark.parametrize(("options", "word"), [((), "by_hand"), (FOREIGN, "foreign_project")])
+def test_adopted_shows_what_was_there_and_replaces_it(field: Field, models: Path, options: tuple[str, ...], word: str) -> None:
+    start_by_hand(field.bed, models, *options)
+    refused = field.run(serves=["heavy"])
+    assert refused["failed"] and "name bed-heavy is taken" in refused["msg"]
+    done = field.foresee("adopted")
+    heavy = done["serves"]["heavy"]
+    assert heavy["action"] == "adopt" and {word, "command", "environment", "mounts"} <= set(heavy["reasons"])
+    assert heavy["ready"] is True and done["serves"]["fast"]["action"] == "create"
+    shown = next(part for part in done["diff"] if part["before_header"].startswith("serve heavy"))
+    assert "mounts: " + str(models) in shown["before"] and "environment: OLD: set" in shown["before"]
+    assert "by-hand" not in json.dumps(done)
+    assert sorted(field.ids()) == ["bed-fast", "bed-heavy"]
+    assert actions(field.run("adopted")) == {"heavy": UNCHANGED, "fast": UNCHANGED}
+
+
+def test_adopted_by_the_name_it_has_now(field: Field, models: Path) -> None:
+    start_by_hand(field.bed, models, name="llm-of-old")
+    done = field.foresee("adopted", serves=["heavy"], containers=["llm-of-old"])
+    assert done["serves"]["heavy"]["action"] == "adopt" and list(field.ids()) == ["bed-heavy"]
+    assert field.run("adopted", containers=["a", "b"])["msg"].startswith("containers: which container")
+    field.run("down", serves=["heavy"])
+    assert "no container llm-of-old" in field.run("adopted", serves=["heavy"], containers=["llm-of-old"])["msg"]
+
+
+def test_what_cannot_be_adopted_is_put_back_as_it_was(field: Field, models: Path) -> None:
+    old = start_by_hand(field.bed, models)
+    field.edit("heavy", args=("--no-such-flag",))
+    failed = field.run("adopted", serves=["heavy"])
+    assert failed["failed"] and "what was there before runs again" in failed["msg"] and "--no-such-flag" in failed["msg"]
+    assert [line.split()[0] for line in field.ids().values()] == [old]
+    field.edit("heavy", args=("-c", "512"))
+    assert not field.run("adopted", serves=["heavy"])["failed"]
+    assert list(field.ids()) == ["bed-heavy"] and field.ids()["bed-heavy"].split()[0] != old
+
+
+KILLED = """
+import json, sys
+sys.path[:0] = {paths!r}
+from harness import run_module
+run_module("anvil_serve", **json.load(sys.stdin))
+"""
+
+
+def kill_when(field: Field, seen: Callable[[], bool], params: dict[str, Any]) -> None:
+    """Start the module as a process of its own, and kill it (not what it started) as soon as ``seen``."""
+    code = KILLED.format(paths=[str(COLLECTIONS), str(Path(__file__).parents[1])])
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(params).encode())
+        process.stdin.close()
+        deadline = time.monotonic() + 20
+        while not seen() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.kill()
+
+
+@pytest.mark.parametrize("step", ["bed-heavy-before-adoption", "bed-heavy"])
+def test_an_adoption_that_is_killed_goes_on_with_the_next_run(field: Field, models: Path, step: str) -> None:
+    old = start_by_hand(field.bed, models)
+
+    def seen() -> bool:
+        names = field.bed.docker("ps", "--all", "--format", "{{.Names}}").split()
+        return step in names and "bed-heavy-before-adoption" in names
+
+    kill_when(field, seen, field.params("adopted", serves=["heavy"]))
+    done = field.run("adopted", serves=["heavy"])
+    assert not done["failed"], done["msg"]
+    assert list(field.ids()) == ["bed-heavy"] and field.ids()["bed-heavy"].split()[0] != old
+    assert not field.run()["serves"]["heavy"]["reasons"]
+
+
+# ---------------------------------------------------------------------------------------------------------- absent, down
+
+
+def sleeper(bed: Bed, name: str, *options: str) -> None:
+    bed.docker("run", "--detach", "--init", "--name", name, "--entrypoint", "sleep", *options, PYTHON_IMAGE, "600")
+
+
+def test_absent_removes_by_name_what_is_ours_and_by_confirmation_what_is_not(field: Field) -> None:
+    field.run()
+    sleeper(field.bed, "squatter")
+    refused = field.run("absent", containers=["squatter", "bed-fast"])
+    assert refused["failed"] and "squatter is not ours" in refused["msg"] and "confirm: true" in refused["msg"]
+    assert sorted(field.ids()) == ["bed-fast", "bed-heavy", "squatter"]
+    done = field.foresee("absent", containers=["squatter", "fast", "never-was"], confirm=True)
+    told = {name: (row["action"], row["state"]) for name, row in done["containers"].items()}
+    assert told == {"squatter": ("remove", "absent"), "fast": ("remove", "absent"), "never-was": ("none", "absent")}
+    assert "bed-fast is a serve of the inventory" in str(done["warnings"])
+    assert list(field.ids()) == ["bed-heavy"]
+    assert not field.run("absent", containers=["squatter", "fast"])["changed"]
+
+
+def test_absent_refuses_a_name_that_is_a_serve_and_another_container(field: Field) -> None:
+    sleeper(field.bed, "heavy")
+    for _round in range(2):
+        refused = field.run("absent", containers=["heavy"], confirm=True)
+        assert refused["failed"] and "heavy is a serve and also another container" in refused["msg"]
+        assert "heavy" in field.ids()
+        field.run(serves=["heavy"])
+    assert field.run("absent")["msg"].startswith("containers: nothing is named")
+
+
+def test_down_notices_who_brings_a_serve_back(field: Field) -> None:
+    field.run()
+
+    def supervise() -> None:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                sleeper(field.bed, "bed-heavy")
+            except BedError:
+                time.sleep(0.02)
+            else:
+                return
+
+    supervisor = threading.Thread(target=supervise)
+    supervisor.start()
+    failed = field.run("down", serves=["heavy"], settle=5)
+    supervisor.join()
+    assert failed["failed"] and "serve heavy: it came back after it was taken down: running" in failed["msg"]
+    assert failed["serves"]["heavy"]["state"] == "running"
+
+
+def test_a_serve_that_is_only_stopped_and_restarts_always_is_warned_of(field: Field) -> None:
+    field.edit("heavy", restart="always")
+    field.run()
+    stopped = field.foresee("down", keep_container=True)
+    assert "serve heavy is stopped, and its restart policy is always" in str(stopped["warnings"])
+    assert "serve fast" not in str(stopped["warnings"])
+
+
+def test_a_group_is_chosen_by_tag(field: Field) -> None:
+    field.edit("heavy", tags=("night", "big"))
+    field.edit("fast", tags=("night",))
+    assert list(field.run(serves=["big"])["serves"]) == ["heavy"]
+    assert actions(field.foresee(serves=["night"])) == {"heavy": UNCHANGED, "fast": ("create", ["missing"])}
+    assert list(actions(field.foresee("down", serves=["night"]))) == ["heavy", "fast"] and field.ids() == {}
+    refused = field.run(serves=["nihgt"])
+    assert "no serve and no tag nihgt" in refused["msg"] and "big, fast, heavy, night" in refused["msg"]
+
+
+# --------------------------------------------------------------------------------------------------- mounted files, diff
+
+
+def test_an_edited_mounted_file_recreates_its_serve_and_a_touched_one_does_not(field: Field, tmp_path: Path) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("one")
+    field.edit("heavy", mounts=(*field.serves["heavy"].mounts, Mount("bind", str(template), "/chat.jinja", True)))
+    field.run()
+    template.touch()
+    assert actions(field.run()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
+    template.write_text("two")
+    done = field.foresee()
+    assert actions(done) == {"heavy": ("recreate", ["mounted_file"]), "fast": UNCHANGED}
+    assert list(done["serves"]["heavy"]["changes"]["mounted_file"]["before"]) == [str(template)]
+    assert actions(field.run()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
+    (field.root / "anvil-serves" / ".mounted.json").unlink()
+    assert actions(field.run()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
+
+
+def test_the_diff_shows_each_serve_and_environment_by_name_only(field: Field) -> None:
+    field.run()
+    field.edit("heavy", args=("-c", "512", "-np", "1", "-t", "1"), environment={"PLAIN": "other-value"})
+    parts = {part["before_header"]: part for part in field.run(check=True)["diff"]}
+    shown = parts["serve heavy (recreate: command, environment)"]
+    assert "command: 1024\n" in shown["before"] and "command: 512\n" in shown["after"]
+    assert "environment: PLAIN: set\n" in shown["before"] and "environment: PLAIN: changed\n" in shown["after"]
+    assert "other-value" not in json.dumps(shown) and len(parts) == 2
+
+
+# ------------------------------------------------------------------------------------------------------------ the ledger
+
+
+def test_the_ledger_refuses_with_its_arithmetic_before_anything_is_touched(field: Field) -> None:
+    field.gpus = BUDGETS
+    field.edit("heavy", vram_mib=80000)
+    field.edit("fast", vram_mib=20000)
+    sleeper(field.bed, "trial", "--gpus", f"device={HEAVY_GPU}", "--label", "anvil.serving.vram_mib=30000")
+    field.bed.docker("pause", "trial")
+    refused = field.foresee()
+    assert refused["failed"] and list(field.ids()) == ["trial"]
+    for words in (
+        "serve heavy: GPU big has no room for 80000 MiB",
+        "container trial (paused) 30000 + serve heavy 80000 = 110000 MiB",
+        "97887 - 2048 reserve = 95839 MiB: 14161 MiB too much",
+    ):
+        assert words in refused["msg"]
+    field.edit("heavy", vram_mib=60000)
+    assert not field.run()["failed"]
+    field.edit("heavy", vram_mib=65000, args=("-c", "512"))  # its own old 60000 are not counted beside the new 65000
+    assert not field.run()["failed"]
+
+
+def test_a_serve_on_two_cards_is_charged_on_both_and_the_batch_is_summed(field: Field) -> None:
+    field.gpus = BUDGETS
+    field.edit("heavy", vram_mib=20000, gpu_uuids=(HEAVY_GPU, FAST_GPU))
+    field.edit("fast", vram_mib=12000)
+    refused = field.run()
+    assert refused["failed"] and "serve heavy 20000 + serve fast 12000 = 32000 MiB" in refused["msg"]
+    assert "GPU small" in refused["msg"] and "GPU big" not in refused["msg"]
+
+
+def test_a_container_that_holds_the_card_without_saying_how_much_is_told(field: Field) -> None:
+    field.gpus = BUDGETS
+    field.edit("heavy", vram_mib=80000)
+    sleeper(field.bed, "silent", "--gpus", "all")
+    admitted = field.run(serves=["heavy"])
+    assert not admitted["failed"] and "container silent (running) holds it without saying how much" in str(admitted["warnings"])
+    table = field.bed.gpu_table.read_text()
+    field.bed.gpu_table.write_text(table.replace("97887, 4,", "97887, 50000,"))
+    field.edit("heavy", args=("-c", "512"), vram_mib=90000)
+    field.run("down", serves=["heavy"])
+    refused = field.run(serves=["heavy"])
+    assert refused["failed"] and "the driver has 47887 MiB left for the 90000 wanted" in refused["msg"]
+    field.bed.gpu_table.write_text(table.replace("97887, 4,", "97887, [N/A],"))
+    refused = field.run(serves=["heavy"])
+    assert refused["failed"] and "container silent (running) unknown + serve heavy 90000" in refused["msg"]
+
+
+def test_a_serve_on_demand_evicts_what_may_go_and_never_what_is_resident(field: Field) -> None:
+    field.gpus = BUDGETS
+    field.edit("heavy", vram_mib=60000, residency="evictable")
+    field.edit("fast", vram_mib=20000, gpu_uuids=(HEAVY_GPU,))
+    night: dict[str, Any] = {"container": "bed-night", "port": 30004, "model": "/models/fast.gguf", "served_name": "night"}
+    night.update(vram_mib=70000, residency="on_demand")
+    field.serves["night"] = replace(field.serves["fast"], name="night", **night)
+    first = field.foresee()
+    assert actions(first)["night"] == ("none", ["on_demand"]) and "bed-night" not in field.ids()
+    fast = field.ids()["bed-fast"]
+    done = field.foresee(serves=["night"])
+    assert actions(done) == {"night": ("create", ["missing"]), "heavy": ("evict", ["evicted"])}
+    assert done["evictions"] == [{"serve": "heavy", "container": "bed-heavy", "for": "night", "gpu_uuids": [HEAVY_GPU]}]
+    assert sorted(field.ids()) == ["bed-fast", "bed-night"] and field.ids()["bed-fast"] == fast
+    rests = field.foresee()
+    assert actions(rests)["heavy"] == ("none", ["evicted"]) and not rests["changed"]
+    field.run("down", serves=["night"])
+    assert actions(field.foresee())["heavy"] == ("create", ["missing"])
+    field.edit("heavy", residency="resident")
+    refused = field.foresee(serves=["night"])
+    assert refused["failed"] and "serve heavy 60000" in refused["msg"] and "bed-heavy" in field.ids()
+
+
+# -------------------------------------------------------------------------------------------------- effective settings
+
+
+def test_a_context_that_the_server_silently_cut_is_an_error_with_asked_and_effective(field: Field) -> None:
+    field.edit("heavy", args=("-c", "100000", "-np", "1", "-t", "1"))
+    failed = field.run()
+    assert failed["failed"] and "-c asked for 100000, and the server runs with 8192" in failed["msg"]
+    assert failed["serves"]["heavy"]["state"] == "setting_ignored" and failed["serves"]["fast"]["ready"] is True
+    field.edit("heavy", args=("-c", "1000", "-np", "3", "-t", "1"))  # padded to 512 for each slot
+    assert not field.run()["failed"]
+
+
+@pytest.mark.parametrize(("told", "fails"), [("4096", True), ("8192", False), ("0", False)])
+def test_a_vllm_that_runs_with_another_max_model_len_is_an_error(field: Field, told: str, fails: bool) -> None:
+    field.edit("heavy", **scripted(LEN=told), engine="vllm", args=("--max-model-len", "8192"))
+    answer = field.run(serves=["heavy"])
+    assert answer["failed"] is fails
+    assert not fails or "--max-model-len asked for 8192, and the server runs with 4096" in answer["msg"]

@@ -1,0 +1,62 @@
+"""What nvidia-smi prints, in the columns that gpu.QUERY asks for.
+
+Where it is from:
+* documentation: the shape of each line is NVIDIA's (nvidia-smi(1), MIG User Guide) or was posted by owners of such a card in
+  public issue threads; UUIDs are made up where the source hid them. These were not recorded on cards of our own.
+* simulated: recorded from the test-bed's driver (tests/testbed/gpus/nvidia-smi).
+"""
+
+from __future__ import annotations
+
+# simulated: the reference host
+FAKOLI_DARK = """\
+0, GPU-d0f446cf-1771-414c-e116-a39138798a8c, NVIDIA RTX PRO 6000 Blackwell, 12.0, 97887, 4, 580.95.05, 00000000:01:00.0, [N/A]
+1, GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1, NVIDIA GeForce RTX 5090, 12.0, 32607, 1000, 580.95.05, 00000000:02:00.0, [N/A]
+"""
+# documentation: a cloud T4; MIG is not a mode of that card
+T4 = "0, GPU-1d2e3f40-5162-7384-95a6-b7c8d9eafb0c, Tesla T4, 7.5, 15360, 0, 535.183.01, 00000000:00:1E.0, [N/A]\n"
+# documentation: H100 and H200 have MIG, off by default
+H100 = "0, GPU-6fb1c33b-02f2-4b2d-9d4e-1c0a7b1c8a11, NVIDIA H100 PCIe, 9.0, 81559, 4, 535.104.05, 00000000:04:00.0, Disabled\n"
+H200 = "0, GPU-9d5a7d5b-52e0-4f2f-8c3e-2f7f35b2a001, NVIDIA H200, 9.0, 143771, 1, 570.86.15, 00000000:19:00.0, Disabled\n"
+# documentation: GB10 shares the system's memory, so it tells none (DGX Spark, known issues)
+GB10 = "0, GPU-2dee1e25-b3b5-007e-2b55-79f2d0f2ebe5, NVIDIA GB10, 12.1, [N/A], [N/A], 580.126.09, 0000000F:01:00.0, [N/A]\n"
+# documentation: two cards of one name, told apart by UUID only
+TWO_3090 = """\
+0, GPU-aaaaaaaa-0000-1111-2222-333333333333, NVIDIA GeForce RTX 3090, 8.6, 24576, 12, 550.54.14, 00000000:17:00.0, [N/A]
+1, GPU-bbbbbbbb-0000-1111-2222-333333333333, NVIDIA GeForce RTX 3090, 8.6, 24576, 23991, 550.54.14, 00000000:65:00.0, [N/A]
+"""
+# documentation: MIG on; the card hides what is used of it from those who are not root
+MIG = """\
+0, GPU-e86cb44c-6756-fd30-cd4a-1e6da3caf9b0, NVIDIA A100-SXM4-40GB, 8.0, 40960, \
+[Insufficient Permissions], 525.60.13, 00000000:07:00.0, Enabled
+1, GPU-5c1a4a77-07b2-4d39-9f6e-3c1f5a1c9e55, NVIDIA A100-SXM4-40GB, 8.0, 40960, 0, 525.60.13, 00000000:0F:00.0, Disabled
+"""
+# documentation: MIG User Guide, device enumeration
+MIG_LIST = """\
+GPU 0: A100-SXM4-40GB (UUID: GPU-e86cb44c-6756-fd30-cd4a-1e6da3caf9b0)
+  MIG 3g.20gb     Device  0: (UUID: MIG-c7384736-a75d-5afc-978f-d2f1294409fd)
+  MIG 3g.20gb     Device  1: (UUID: MIG-a28ad590-3fda-56dd-84fc-0a0b96edc58d)
+GPU 1: A100-SXM4-40GB (UUID: GPU-5c1a4a77-07b2-4d39-9f6e-3c1f5a1c9e55)
+"""
+# documentation: the same before driver 470, whose MIG devices are named after their card
+MIG_LIST_450 = """\
+GPU 0: A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
+  MIG 1g.5gb      Device  0: (UUID: MIG-GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77/1/0)
+"""
+# documentation: a card that fell off the bus, alone and as one row of two
+LOST = "Unable to determine the device handle for GPU 0000:0B:00.0: GPU is lost.  Reboot the system to recover this GPU\n"
+LOST_ROW = T4 + "1" + ", [GPU is lost]" * 8 + "\n"
+# documentation: a driver that was updated under a running kernel module
+MISMATCH = "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 535.161\n"
+# documentation: nvidia-smi -q, its head
+LOG_535 = """
+==============NVSMI LOG==============
+
+Timestamp                                 : Tue Mar  5 10:12:01 2024
+Driver Version                            : 535.104.05
+CUDA Version                              : 12.2
+
+Attached GPUs                             : 1
+GPU 00000000:04:00.0
+    Compute Mode                          : Default
+"""

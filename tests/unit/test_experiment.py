@@ -1,0 +1,224 @@
+"""Experiments: what is typed, what a compose file may say, and which containers count as one."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import replace
+
+import pytest
+import yaml
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.experiments import group_experiments
+from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan, parse_compose
+from ansible_collections.anvil.serving.plugins.plugin_utils import experiment
+from ansible_collections.anvil.serving.plugins.plugin_utils.experiment import Wish
+from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_experiment
+
+BIG, SMALL = "GPU-d0f446cf-1771-414c-e116-a39138798a8c", "GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1"
+INVENTORY = {
+    "anvil_platform": "wsl2",
+    "anvil_gpus": {"big": {"uuid": BIG, "vram_mib": 97887, "reserve_mib": 2048}, "small": {"uuid": SMALL, "vram_mib": 32607}},
+    "anvil_engines": {"vllm": {"image": "vllm/vllm-openai:v1", "volumes": ["vllm-hfcache:/root/.cache/huggingface"]}},
+    "anvil_serves": {
+        "heavy": {"engine": "vllm", "model": "m", "port": 30002, "gpus": ["big"]},
+        "fast": {"engine": "vllm", "model": "n", "port": 30003, "gpus": ["small"]},
+    },
+    "anvil_router": {"image": "router:1", "publish": "127.0.0.1:8000", "tiers": [{"id": "heavy", "serve": "heavy"}]},
+}
+
+
+@pytest.fixture(scope="module")
+def base() -> HostPlan:
+    return build_plan("h", {**INVENTORY, "anvil_router": None}, {})
+
+
+def plan_of(wish: Wish, base: HostPlan) -> HostPlan:
+    return build_plan("h", {**INVENTORY, **experiment.experiment_inventory(wish, base)}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("", 0), ("never", 0), ("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200), ("1D", 86400)]
+)
+def test_time_to_live(text: str, seconds: int) -> None:
+    assert experiment.parse_ttl(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2 h", "1w", "h", "1.5h", "٣m"])
+def test_what_is_no_time_to_live(text: str) -> None:
+    with pytest.raises(AnvilError, match="no time to live"):
+        experiment.parse_ttl(text)
+
+
+def test_words_are_split_as_a_shell_would_and_nothing_expands() -> None:
+    assert experiment.split_words("--a 'b c' --d=\"$HOME\" `x`") == ("--a", "b c", "--d=$HOME", "`x`")
+    with pytest.raises(AnvilError, match="extra_args"):
+        experiment.split_words("--a 'b")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("openai/gpt-oss-20b", "gpt-oss-20b"),
+        ("/models/Tiny Model.GGUF", "tiny-model"),
+        ("x/compose.yaml", "compose"),
+        ("Qwen/Q3.6", "q3-6"),
+    ],
+)
+def test_a_name_for_what_nobody_named(text: str, name: str) -> None:
+    assert experiment.check_name(experiment.derive_name(text)) == name
+
+
+@pytest.mark.parametrize(
+    ("words", "cards"),
+    [
+        ("big", ["big"]),
+        (SMALL, ["small"]),
+        (SMALL.upper(), ["small"]),
+        ("fast", ["small"]),
+        ("heavy,small", ["big", "small"]),
+        ("", []),
+    ],
+)
+def test_a_gpu_by_alias_uuid_or_the_serve_that_has_it(base: HostPlan, words: str, cards: list[str]) -> None:
+    assert experiment.choose_cards(words, base) == cards
+
+
+def test_an_unknown_gpu_is_refused_with_what_there_is(base: HostPlan) -> None:
+    with pytest.raises(AnvilError, match="big, small, heavy, fast"):
+        experiment.choose_cards("medium", base)
+
+
+def test_an_experiment_has_the_defaults_of_its_host_and_nothing_of_its_serves(base: HostPlan) -> None:
+    wish = Wish("trial", model="o/m", port="30010", gpu="fast", extra_args=("--x", "$y"), served_name="s", vram_mib="9000")
+    project = render_experiment(plan_of(wish, base), wish.name, 7200)
+    (service,) = project.services.values()
+    assert (project.name, service.container, service.restart) == ("anvil-experiment-trial", "anvil-experiment-trial", "no")
+    assert service.networks == ("anvil-experiments",) and service.gpu_uuids == (SMALL,)
+    assert service.ports == (("127.0.0.1", 30010, "30010/tcp"),)
+    assert (service.image, service.mounts[0].source) == ("vllm/vllm-openai:v1", "vllm-hfcache")
+    assert service.environment == {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": SMALL,
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+    }
+    assert (service.command or ())[-2:] == ("--x", "$y")
+    labels = {key.removeprefix("anvil.serving."): value for key, value in service.labels.items()}
+    assert (labels["experiment"], labels["ttl"], labels["vram_mib"], labels["served_name"]) == ("trial", "7200", "9000", "s")
+    assert labels["spec"] == service.spec_hash()
+
+
+def test_mistakes_are_told_under_the_names_that_were_typed(base: HostPlan) -> None:
+    wish = Wish("trial", model="o/m", port="99999", extra_args=("--port", "1"), engine="sglangg")
+    with pytest.raises(AnvilError) as caught:
+        plan_of(wish, base)
+    where = {problem.where.partition("[")[0] for problem in experiment.as_typed(caught.value.problems, "trial")}
+    assert {"port", "engine"} <= where and not any(word.startswith("anvil_serves") for word in where), where
+
+
+def test_what_the_inventory_claims_is_refused_even_while_it_is_down() -> None:
+    base = build_plan("h", INVENTORY, {})
+    for port, owner in (("30002", "serve heavy"), ("8000", "the router")):
+        project = render_experiment(plan_of(Wish("trial", model="m", port=port), base), "trial", 0)
+        assert [owner in problem.what for problem in experiment.clashes(project.services.values(), base)] == [True]
+    free = render_experiment(plan_of(Wish("trial", model="m", port="30010"), base), "trial", 0)
+    assert experiment.clashes(free.services.values(), base) == []
+
+
+COMPOSE = """
+services:
+  model:
+    image: some/server:1
+    command: serve m --served-model-name mine
+    environment: [A=1, "B=$$x"]
+    ports: ["127.0.0.1:30010:8000"]
+    volumes: ["cache:/cache", "shared:/shared", "/data:/data:ro"]
+    shm_size: 1g
+    deploy: {resources: {reservations: {devices: [{driver: nvidia, device_ids: [UUID], capabilities: [gpu]}]}}}
+volumes: {cache: {}, shared: {external: true}}
+""".replace("UUID", SMALL)
+
+
+def test_a_compose_file_becomes_a_project_like_ours(base: HostPlan) -> None:
+    project, notes = experiment.read_compose_file(COMPOSE, Wish("trial", ttl=60), base)
+    (service,) = project.services.values()
+    assert notes == []
+    assert service.command == ("serve", "m", "--served-model-name", "mine")
+    assert service.environment == {"A": "1", "B": "$x"}
+    assert [mount.source for mount in service.mounts] == ["anvil-experiment-trial_cache", "/data", "shared"]
+    assert (service.restart, service.networks, service.container) == ("no", ("anvil-experiments",), "anvil-experiment-trial")
+    assert service.labels["anvil.serving.vram_mib"] == "32607" and service.labels["anvil.serving.ttl"] == "60"
+    assert service.anvil["ready"] == {"kind": "models", "timeout": 600, "key": ""} and service.anvil["served_name"] == "mine"
+    assert parse_compose(yaml.safe_load(project.compose)) == project.services
+    assert service.labels["anvil.serving.spec"] == replace(service, labels={}).spec_hash()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("build: .", "build cannot be compared"),
+        ("env_file: .env", "x-anvil"),
+        ("network_mode: host", "network_mode"),
+        ("privileged: true", "privileged"),
+        ("restart: always", "never restarts"),
+        ("ports: ['8080:80']", "published on 0.0.0.0"),
+        ("ports: ['127.0.0.1::80']", "without a number"),
+        ("volumes: ['./here:/x']", "./here is relative"),
+        ("command: ['$MODEL']", "asks for a variable"),
+        ("environment: {A: '${B:-c}'}", "asks for a variable"),
+        ("environment: [HF_TOKEN]", "HF_TOKEN has no value"),
+        ("deploy: {replicas: 2}", "replicas"),
+        ("deploy: {resources: {reservations: {devices: [{driver: nvidia, count: all}]}}}", "pinned by its UUID"),
+        ("healthcheck: {test: [CMD, x], interval: 5s}", "test as a list"),
+        ("logging: {driver: none}", "logging"),
+    ],
+)
+def test_what_a_compose_file_may_not_say(base: HostPlan, line: str, words: str) -> None:
+    text = f"services:\n  model:\n    image: some/server:1\n    {line}\n"
+    with pytest.raises(AnvilError) as caught:
+        experiment.read_compose_file(text, Wish("trial"), base)
+    assert words in caught.value.as_text()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "services: {}", "services: [x]", "a: b: c", "services: {x: {image: y}}\nsecrets: {z: {}}"]
+)
+def test_what_is_no_compose_file_of_an_experiment(base: HostPlan, text: str) -> None:
+    with pytest.raises(AnvilError):
+        experiment.read_compose_file(text, Wish("trial"), base)
+
+
+def test_all_mistakes_of_a_compose_file_at_once(base: HostPlan) -> None:
+    text = textwrap.dedent("""
+        services:
+          one: {build: ., restart: always}
+          two: {image: i, privileged: true}
+        networks: {x: {}}
+    """)
+    with pytest.raises(AnvilError) as caught:
+        experiment.read_compose_file(text, Wish("trial"), base)
+    assert len(caught.value.problems) == 5
+
+
+def container(name: str, project: str, created: int, ttl: str = "", label: str = "trial") -> dict[str, object]:
+    labels = {"com.docker.compose.project": project, "anvil.serving.experiment": label}
+    labels |= {"anvil.serving.ttl": ttl} if ttl else {}
+    return {"Id": name, "Names": ["/" + name], "State": "running", "Created": created, "Labels": labels}
+
+
+def test_only_what_lies_in_a_project_of_our_naming_is_an_experiment() -> None:
+    ours = [container("a", "anvil-experiment-trial", 100, "60"), container("b", "anvil-experiment-trial", 150, "60")]
+    strangers = [
+        container("c", "anvil-serves", 0, "1"),
+        container("d", "", 0, "1"),
+        container("e", "anvil-experiment-other", 0, "1"),
+    ]
+    (found,) = group_experiments([*ours, *strangers])
+    assert (found.name, found.ids, found.expires) == ("trial", ("a", "b"), 210)
+    assert not found.is_over(209) and found.is_over(210)
+
+
+@pytest.mark.parametrize("ttl", ["", "0", "soon", "-5"])
+def test_without_a_time_to_live_it_stays(ttl: str) -> None:
+    (found,) = group_experiments([container("a", "anvil-experiment-trial", 100, ttl)])
+    assert found.expires is None and not found.is_over(10**12)

@@ -1,0 +1,186 @@
+"""Status: what is read of containers, and how it is laid out as text and as a page."""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Any
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
+from ansible_collections.anvil.serving.plugins.module_utils.status import (
+    devices_of,
+    holder_of,
+    parse_moment,
+    parse_since,
+    split_frames,
+)
+from ansible_collections.anvil.serving.plugins.plugin_utils import status_page
+
+CARDS = [Card(0, "GPU-a", "Big", "12.0", 1000, 250, "1", "x"), Card(1, "GPU-b", "Small", "12.0", 500, None, "1", "y")]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1970-01-01T00:01:00.123456789Z", 60), ("0001-01-01T00:00:00Z", None), ("", None), ("2026-11-21T04:20:19Z", 1795234819)],
+)
+def test_moments_of_the_engine(text: str, seconds: int | None) -> None:
+    assert parse_moment(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "start"), [("", 0), ("10m", 9400), ("90", 9910), ("2h", 2800), ("90s", 9910)])
+def test_since(text: str, start: int) -> None:
+    assert parse_since(text, 10000) == start
+
+
+@pytest.mark.parametrize("text", ["yesterday", "-5m", "1w", "10 m"])
+def test_what_is_no_time_span(text: str) -> None:
+    with pytest.raises(AnvilError, match=r"logs\.since"):
+        parse_since(text, 10000)
+
+
+def request(**fields: Any) -> dict[str, Any]:
+    return {"HostConfig": {"DeviceRequests": [{"Driver": "nvidia", **fields}]}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "uuids"),
+    [
+        (request(DeviceIDs=["GPU-b"]), ["GPU-b"]),
+        (request(DeviceIDs=["1"]), ["GPU-b"]),
+        (request(Count=-1), ["GPU-a", "GPU-b"]),
+        (request(Count=1), ["GPU-a"]),
+        ({"HostConfig": {"Runtime": "nvidia"}, "Config": {"Env": ["NVIDIA_VISIBLE_DEVICES=0,GPU-b"]}}, ["GPU-a", "GPU-b"]),
+        ({"HostConfig": {"Runtime": "nvidia"}, "Config": {"Env": ["NVIDIA_VISIBLE_DEVICES=all"]}}, ["GPU-a", "GPU-b"]),
+        ({"HostConfig": {"Runtime": "runc"}, "Config": {"Env": ["NVIDIA_VISIBLE_DEVICES=all"]}}, []),
+        ({"HostConfig": {}}, []),
+    ],
+)
+def test_which_cards_a_container_holds(raw: dict[str, Any], uuids: list[str]) -> None:
+    assert devices_of(raw, CARDS) == uuids
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "name"),
+    [
+        ({"com.docker.compose.project": "anvil-serves", "anvil.serving.serve": "heavy"}, "serve", "heavy"),
+        (
+            {"com.docker.compose.project": "anvil-experiment-t", "anvil.serving.serve": "t", "anvil.serving.experiment": "t"},
+            "experiment",
+            "t",
+        ),
+        ({"com.docker.compose.project": "other", "anvil.serving.serve": "heavy"}, "squatter", "box"),
+        ({}, "squatter", "box"),
+    ],
+)
+def test_who_a_container_is_to_us(labels: dict[str, str], kind: str, name: str) -> None:
+    found = holder_of({"Name": "/box", "Config": {"Labels": labels}}, "anvil-serves")
+    assert (found["kind"], found["name"]) == (kind, name)
+
+
+def frame(stream: int, text: bytes) -> bytes:
+    return struct.pack(">BxxxL", stream, len(text)) + text
+
+
+def test_both_streams_of_a_log_in_their_order() -> None:
+    raw = frame(1, b"one\ntw") + frame(2, b"bad\r\n") + frame(1, b"o\n") + frame(2, b"end")
+    assert split_frames(raw) == [("stdout", "one"), ("stderr", "bad"), ("stdout", "two"), ("stderr", "end")]
+    assert split_frames(b"") == [] and split_frames(b"no frames at all") == []
+
+
+def card(*holders: tuple[str, int | None], used: int | None = 250, total: int | None = 1000) -> dict[str, Any]:
+    rows = [{"name": n, "kind": "serve", "state": "running", "vram_mib": mib, "container": n} for n, mib in holders]
+    return {"uuid": "GPU-a", "name": "Big", "vram_used_mib": used, "vram_total_mib": total, "holders": rows}
+
+
+@pytest.mark.parametrize(
+    ("holders", "percents", "over"),
+    [
+        ((), [], False),
+        ((("a", 500), ("b", 250)), [50, 25], False),
+        ((("a", 900), ("b", 900)), [50, 50], True),
+        ((("a", None),), [25], False),
+        ((("a", 500), ("b", None)), [50, status_page.LEAST_PERCENT], False),
+    ],
+)
+def test_the_pieces_of_a_bar(holders: tuple[tuple[str, int | None], ...], percents: list[float], over: bool) -> None:
+    bar = status_page.lay_out_bar(card(*holders))
+    assert [piece["percent"] for piece in bar["pieces"]] == percents
+    assert (bar["overcommitted"], bar["used_percent"]) == (over, 25)
+    assert sum(percents) + bar["free_percent"] == pytest.approx(100)
+
+
+def test_a_card_that_does_not_tell_its_memory_still_has_a_bar() -> None:
+    bar = status_page.lay_out_bar(card(("a", 5), ("b", None), used=None, total=None))
+    assert [piece["percent"] for piece in bar["pieces"]] == [50, 50] and bar["used_percent"] is None
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(-5, "0 s"), (59, "59 s"), (60, "1 min"), (7500, "2 h 5 min"), (90000, "1 d 1 h")])
+def test_spans(seconds: int, text: str) -> None:
+    assert status_page.span(seconds) == text
+
+
+EVIL = "<script>alert(1)</script>\"'&"
+
+
+def look(**more: Any) -> dict[str, Any]:
+    serve = {"state": "ready", "ready": True, "health": "", "reasons": ["command", "gpu"], "gpu_uuids": ["GPU-a"]}
+    detail = {"since": 940, "restarts": 2, "ports": [30002], "model": "o/" + EVIL, "served_name": "m", "vram_mib": 500}
+    trial = {
+        "name": "trial",
+        "containers": ["x"],
+        "state": "loading",
+        "ready": False,
+        "created": 900,
+        "expires": 1060,
+        "ports": [30010],
+    }
+    trial |= {"gpu_uuids": [], "served_name": "t", "health": "", "since": 970, "restarts": 0}
+    told = {
+        "now": 1000,
+        "serves": {"heavy": serve},
+        "details": {"heavy": detail},
+        "gpus": [card(("heavy", 500))],
+        "experiments": [trial],
+    }
+    return {**told, "squatters": {"heavy": ["container x (no compose project, running)"]}, "orphans": ["old"], **more}
+
+
+def report(**more: Any) -> dict[str, Any]:
+    plan = {"gpus": {"big": {"uuid": "GPU-a"}}}
+    return status_page.report_host("box", plan, look(**more), {"skipped": True}, {"retired": [{"name": "gone"}]})
+
+
+def test_the_table_of_a_host() -> None:
+    text = status_page.as_text([report()])
+    lines = text.splitlines()
+    assert lines[0] == "box" and "  retired: experiment gone, its time was over" in lines
+    heads = next(line for line in lines if "STATE" in line)
+    heavy = next(line for line in lines if line.startswith("  heavy "))
+    for head, cell in (("STATE", "ready"), ("SINCE", "1 min"), ("DRIFT", "command, gpu"), ("GPU", "big 0.2/1.0 GiB")):
+        assert heavy[heads.index(head) :].startswith(cell), heavy
+    assert heavy.endswith("2") and "30002" in heavy
+    assert "trial: expires in 1 min" in text
+    assert "heavy: squatter: container x" in text and "orphan: container old" in text
+
+
+def test_a_host_that_does_not_answer_is_a_sentence_and_hides_no_other() -> None:
+    silent = status_page.report_host("dark", {}, {"msg": "the engine\ndoes not answer"}, {}, {})
+    text = status_page.as_text([silent, report()])
+    assert "dark\n  the engine\n  does not answer" in text and "heavy" in text
+    assert "does not answer" in status_page.as_html([silent, report()], 1000)
+
+
+def test_the_page_needs_nothing_else_and_nothing_in_it_is_code() -> None:
+    page = status_page.as_html([report()], 1000)
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert not re.search(r"""(src|href)\s*=|url\(|@import|https?:""", page)
+    assert 'role="img" aria-label="0.2 of 1.0 GiB used; held by heavy (serve, 0.5 GiB claimed)"' in page
+    assert "prefers-color-scheme: dark" in page and 'lang="en"' in page
+
+
+def test_logs_mark_the_stream() -> None:
+    told = {"logs": {"heavy": [{"stream": "stdout", "line": "a"}, {"stream": "stderr", "line": "b"}], "x": []}}
+    assert status_page.log_text("box", told).splitlines() == ["box", "  heavy | a", "  heavy ! b", "  x       (nothing)"]
+    assert status_page.log_text("box", {"skipped": True}) == "box\n  no serves"
