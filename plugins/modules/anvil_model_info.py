@@ -1,0 +1,176 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: anvil_model_info
+short_description: Tell what weights hold and what GPU memory they need
+version_added: 1.0.0
+description:
+  - Reads the headers of GGUF and safetensors files and of TensorRT-LLM engines on the host, never their names, and never
+    their tensors.
+  - No Python library is needed on the host for it. The collection's tests hold its readers against the C(gguf) and
+    C(safetensors) libraries.
+  - What a header does not say is null, never guessed.
+author:
+  - the anvil.serving authors (@fakoli)
+attributes:
+  check_mode:
+    description: Changes nothing in any mode.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+  idempotent:
+    description: Changes nothing.
+    support: full
+options:
+  path:
+    description:
+      - A GGUF or safetensors file, or a folder with a model in it, on the host.
+      - With O(volume), relative to the volume.
+    type: str
+    required: true
+  volume:
+    description: The Docker volume that holds O(path); its folder must be readable on this machine.
+    type: str
+  discover:
+    description: Describe every model below O(path) instead of one.
+    type: bool
+    default: false
+  context:
+    description: Tokens per request that the estimate is for; the model's own context if not given.
+    type: int
+  concurrency:
+    description: Requests at once that the estimate is for.
+    type: int
+    default: 1
+  kv_dtype:
+    description: Type of the attention cache, such as V(auto), V(f16), V(fp8), V(q8_0), V(q4_0).
+    type: str
+    default: auto
+  cards:
+    description: Cards that the model is divided over (tensor parallel).
+    type: int
+    default: 1
+extends_documentation_fragment:
+  - anvil.serving.anvil.engine
+seealso:
+  - module: anvil.serving.anvil_model
+"""
+
+EXAMPLES = r"""
+- name: What does this model need for 8 requests of 32768 tokens?
+  anvil.serving.anvil_model_info:
+    path: /srv/models/qwen3-27b-q4.gguf
+    context: 32768
+    concurrency: 8
+    kv_dtype: q8_0
+  register: info
+
+- name: Show the arithmetic
+  ansible.builtin.debug:
+    var: info.models[0].vram.arithmetic
+
+- name: What is in the cache volume?
+  anvil.serving.anvil_model_info:
+    volume: anvil-models
+    path: .
+    discover: true
+"""
+
+RETURN = r"""
+models:
+  description: The model, or with O(discover=true) every model that could be read. Sizes in bytes.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    format:
+      description: V(gguf), V(safetensors) or V(trtllm).
+      type: str
+    architecture:
+      description: As its header or config.json names it.
+      type: str
+    kind:
+      description: V(text), V(embeddings), V(mmproj), V(adapter), V(vocab) or V(imatrix).
+      type: str
+    parameters:
+      description: Number of parameters, counting what packed tensors hold.
+      type: int
+    quantisation:
+      description: As ggml writes it for GGUF (V(Q4_K_M), V(IQ4_XS), V(MXFP4_MOE)), else in lower case (V(nvfp4), V(fp8), V(awq)).
+      type: str
+    context_length:
+      description: Tokens it was made for.
+      type: int
+    layers:
+      description: Number of layers.
+      type: int
+    kv_bytes_per_token:
+      description: Bytes one token leaves in an attention cache of 16-bit type, over all layers.
+      type: int
+    chat_template:
+      description: Whether a chat template comes with it.
+      type: bool
+    splits:
+      description: Files it is split into.
+      type: int
+    missing:
+      description: Files that the others say belong to it and that are not there.
+      type: list
+    trt:
+      description: Label, sm, CUDA, version, world size of a TensorRT-LLM engine.
+      type: dict
+    vram:
+      description: What each card must hold, in MiB, with the arithmetic as text.
+      type: dict
+  sample:
+    - format: gguf
+      architecture: llama
+      quantisation: Q4_K_M
+      parameters: 8030261312
+      kv_bytes_per_token: 131072
+      vram:
+        total_mib: 6672
+        arithmetic:
+          - "weights: 4,912,898,048 bytes = 4,686 MiB"
+unreadable:
+  description: With O(discover=true), the problems of what could not be read.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.anvil.serving.plugins.module_utils import models
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+
+OPTIONS = {
+    "path": {"type": "str", "required": True},
+    "volume": {"type": "str"},
+    "discover": {"type": "bool", "default": False},
+    "context": {"type": "int"},
+    "concurrency": {"type": "int", "default": 1},
+    "kv_dtype": {"type": "str", "default": "auto"},
+    "cards": {"type": "int", "default": 1},
+}
+
+
+def work(module: AnsibleModule) -> dict:
+    params = module.params
+    path = models.resolve_place(Engine(params["docker_host"]), params["volume"], params["path"], create=False)
+    load = models.Load(params["context"], params["concurrency"], params["kv_dtype"], params["cards"])
+    return models.describe_models(path, load, params["discover"])
+
+
+def main() -> None:
+    run_module(OPTIONS, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+"""anvil_model with the real hub client against a small hub with faults, and into real volumes and file systems."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bed import Bed
+from conftest import COLLECTIONS, REPO
+from harness import run_module
+from hub import Hub
+
+TOKEN = "hf_secretTokenThatMustNotLeak"
+HUGE = random.Random(2).randbytes(24_000_000)  # the client writes in pieces of 10 MiB
+PIECE = 10 * 1024 * 1024
+LARGE = random.Random(1).randbytes(3_000_000)
+FILES = {
+    "config.json": b'{"architectures": ["LlamaForCausalLM"]}',
+    "model-00001.safetensors": LARGE,
+    "model-00002.safetensors": LARGE[::-1],
+    "original/consolidated.bin": LARGE[:5000],
+}
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    made = Hub()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+class Puller:
+    """anvil_model with the options that all tests share."""
+
+    def __init__(self, hub: Hub, folder: Path) -> None:
+        self.hub, self.folder = hub, folder
+        self.target = folder / "org" / "name"
+
+    def options(self, **params: Any) -> dict[str, Any]:
+        shared = {"repo": "org/name", "folder": str(self.folder), "endpoint": self.hub.endpoint, "reserve_mib": 0}
+        return {key: value for key, value in {**shared, **params}.items() if value is not None}
+
+    def run(self, check: bool = False, **params: Any) -> dict[str, Any]:
+        return run_module("anvil_model", check=check, **self.options(**params))
+
+    def start(self, **params: Any) -> subprocess.Popen[str]:
+        """The same in a process of its own, which can be killed."""
+        program = (
+            "import sys, json; sys.path[:0] = json.loads(sys.argv[1]); from harness import run_module; "
+            "print(json.dumps(run_module('anvil_model', **json.loads(sys.argv[2]))))"
+        )
+        paths = [str(REPO / "tests"), str(COLLECTIONS)]
+        argv = [sys.executable, "-c", program, json.dumps(paths), json.dumps(self.options(**params))]
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+
+    def half_fetched(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.rglob("parts/*"))
+
+
+@pytest.fixture
+def puller(bed: Bed, hub: Hub, folder: Path) -> Puller:
+    return Puller(hub, folder)
+
+
+def wait_for(predicate: Any, seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not predicate():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.05)
+
+
+def test_a_repository_is_fetched_once_and_pinned_to_its_commit(puller: Puller, hub: Hub) -> None:
+    commit = hub.add("org/name", FILES)
+    told = puller.run(check=True, ignore=["original/"])
+    assert told["changed"] and not puller.folder.exists()
+    assert told["fetch"]["bytes"] == sum(len(FILES[name]) for name in told["fetch"]["files"]) == 6_000_039
+    assert told["commit"] == commit
+
+    first = puller.run(ignore=["original/"])
+    assert first.get("changed") and first["commit"] == commit and first["reasons"] == ["missing"], first
+    assert {p.name for p in puller.target.rglob("*")} == {
+        "config.json",
+        "model-00001.safetensors",
+        "model-00002.safetensors",
+        ".anvil-model.json",
+    }
+    manifest = json.loads((puller.target / ".anvil-model.json").read_text())
+    assert manifest["commit"] == commit and manifest["source"]["revision"] == "main"
+    assert manifest["files"]["model-00001.safetensors"]["sha256"] == hashlib.sha256(LARGE).hexdigest()
+    assert first["seconds"]["mib_per_second"] > 0
+    assert oct((puller.target / "config.json").stat().st_mode & 0o777) == "0o644"
+
+    hub.add("org/name", {**FILES, "config.json": b"{}"})  # the branch moves on
+    hub.requests.clear()
+    again = puller.run(ignore=["original/"])
+    assert not again["changed"] and again["commit"] == commit and hub.requests == []
+    assert not puller.run(check=True, ignore=["original/"])["changed"]
+    assert puller.run(state="verified", verify="full")["commit"] == commit
+    assert not puller.run(revision=commit, ignore=["original/"])["changed"] and hub.requests == []
+
+    followed = puller.run(ignore=["original/"], refresh=True)
+    assert followed["changed"] and followed["commit"] != commit
+    assert followed["fetch"]["files"] == ["config.json"]  # what is the same is kept
+
+
+def test_a_damaged_file_is_fetched_again_and_nothing_else(puller: Puller, hub: Hub) -> None:
+    hub.add("org/name", FILES)
+    assert puller.run()["changed"]
+    untouched = (puller.target / "model-00002.safetensors").stat().st_ino
+    path = puller.target / "model-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    refused = puller.run(state="verified")
+    assert refused["failed"] and "model-00001.safetensors: size is 2999999, was 3000000" in refused["msg"]
+    mended = puller.run()
+    assert (mended["reasons"], mended["fetch"]["files"]) == (["damaged"], ["model-00001.safetensors"])
+    assert (puller.target / "model-00002.safetensors").stat().st_ino == untouched
+    assert not puller.run()["changed"]
+
+    seen = path.stat()
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    assert not puller.run()["changed"]  # same size, same time: only verify: full reads it
+    assert "its content was altered" in puller.run(state="verified", verify="full")["msg"]
+    assert puller.run(verify="full")["fetch"]["files"] == ["model-00001.safetensors"]
+    path.touch()
+    assert not puller.run()["changed"]  # a new time alone is hashed, and found to be nothing
+
+
+def test_a_killed_download_goes_on_where_it_stopped(puller: Puller, hub: Hub) -> None:
+    hub.add("org/name", {"model.safetensors": HUGE})
+    hub.faults.stall = threading.Event()
+    process = puller.start()
+    wait_for(lambda: puller.half_fetched() >= PIECE)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not puller.target.exists()
+    time.sleep(1.0)  # the client sees that its parent is gone
+    hub.faults.stall.set()
+    hub.faults.stall = None
+    hub.requests.clear()
+    assert puller.run()["changed"]
+    assert [wanted.startswith("bytes=") for wanted in hub.fetched("model.safetensors")] == [True]
+    assert puller.run(state="verified", verify="full")["bytes"] == len(HUGE)
+
+
+def test_rate_limits_and_cut_connections_are_sat_out(puller: Puller, hub: Hub) -> None:
+    hub.add("org/name", {"model.safetensors": HUGE})
+    hub.faults.cuts, hub.faults.cut_after = 2, PIECE + 1000
+    result = puller.run()
+    assert result["changed"], result
+    assert hub.fetched("model.safetensors") == ["", f"bytes={PIECE}-", f"bytes={2 * PIECE}-"]
+
+    hub.add("org/other", {"model.safetensors": LARGE})
+    hub.faults.too_many = 1
+    result = puller.run(repo="org/other")
+    assert result["changed"], result
+
+
+@pytest.mark.parametrize("file", ["model-00001.safetensors", "config.json"])
+def test_a_wrong_checksum_never_gets_in_place(puller: Puller, hub: Hub, file: str) -> None:
+    hub.add("org/name", FILES)
+    hub.faults.altered.add(file)
+    refused = puller.run()
+    assert refused["failed"] and "does not have the checksum that the hub announces" in refused["msg"]
+    assert file in refused["msg"] and not puller.target.exists()
+    hub.faults.altered.clear()
+    hub.requests.clear()
+    assert puller.run()["changed"]
+    assert hub.fetched("model-00002.safetensors") == []  # what was right is not fetched again
+
+
+def test_each_refusal_has_words_of_its_own_and_no_token_in_them(puller: Puller, hub: Hub) -> None:
+    hub.add("org/name", FILES)
+    hub.add("org/gated", FILES, gated=TOKEN)
+    seen = {
+        "gated": puller.run(repo="org/gated", token="hf_" + "wrong"),
+        "missing": puller.run(repo="org/absent"),
+        "revision": puller.run(revision="v9"),
+        "offline": puller.run(endpoint="http://127.0.0.1:9"),
+        "client": puller.run(client="/usr/bin/false-python"),
+        "pattern": puller.run(allow=["*.gguf"]),
+        "disk": puller.run(reserve_mib=10**9),
+    }
+    words = {
+        "gated": "the repository is gated",
+        "missing": "there is no such repository",
+        "revision": "there is no such revision",
+        "offline": "the hub cannot be reached",
+        "client": "the Hugging Face client is missing",
+        "pattern": "no file of the repository matches",
+        "disk": "there is not enough room for the weights",
+    }
+    for kind, answer in seen.items():
+        assert answer["failed"] and words[kind] in answer["msg"], (kind, answer)
+        assert TOKEN not in json.dumps(answer)
+        assert answer["problems"][0]["hint"], kind
+    assert "to keep free" in seen["disk"]["msg"] and "short" in seen["disk"]["msg"]
+    assert not puller.target.exists()
+
+    assert puller.run(repo="org/gated", token=TOKEN)["changed"]
+    kept = "".join(path.read_text(errors="replace") for path in puller.folder.rglob("*") if path.is_file())
+    assert TOKEN not in kept
+
+
+def test_a_full_disk_keeps_what_was_there_and_the_next_run_converges(puller: Puller, hub: Hub, tmp_path: Path) -> None:
+    hub.add("org/name", {"model.safetensors": LARGE})
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], check=True)
+    try:
+        told = puller.run(check=True, folder=str(small))
+        assert told["failed"] and "2.9 MiB to fetch" in told["msg"]
+        refused = puller.run(folder=str(small))
+        assert refused["failed"] and "there is not enough room" in refused["msg"]
+        assert hub.fetched("model.safetensors") == []
+        subprocess.run(["mount", "-o", "remount,size=8m", str(small)], check=True)
+        assert puller.run(folder=str(small))["changed"]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_two_runs_at_once_fetch_it_once(puller: Puller, hub: Hub) -> None:
+    hub.add("org/name", {"model.safetensors": HUGE})
+    hub.faults.stall = threading.Event()
+    both = [puller.start() for _run in range(2)]
+    wait_for(lambda: puller.half_fetched() > 0)
+    time.sleep(0.5)
+    hub.faults.stall.set()
+    answers = [json.loads(process.communicate(timeout=30)[0]) for process in both]
+    assert sorted(answer["changed"] for answer in answers) == [False, True], answers
+    assert len(hub.fetched("model.safetensors")) == 1
+
+
+def test_a_folder_of_somebody_else_is_taken_over_only_if_it_is_this_model(puller: Puller, hub: Hub) -> None:
+    hub.add("org/name", FILES)
+    puller.target.mkdir(parents=True)
+    (puller.target / "model-00001.safetensors").write_bytes(LARGE)
+    (puller.target / "thesis.doc").write_text("mine")
+    refused = puller.run()
+    assert refused["failed"] and "thesis.doc" in refused["msg"]
+    assert puller.run(state="absent")["failed"]
+    (puller.target / "thesis.doc").unlink()
+    adopted = puller.run()
+    assert adopted["reasons"] == ["foreign"]
+    assert "model-00001.safetensors" not in adopted["fetch"]["files"]
+
+
+def test_a_volume_is_made_filled_seen_by_a_container_and_emptied(puller: Puller, hub: Hub, clean_bed: Bed, models: Path) -> None:
+    phrase = models / "heavy.gguf"
+    hub.add("org/name", {"heavy.gguf": phrase.read_bytes()})
+    where = {"folder": None, "volume": "anvil-models"}
+    told = puller.run(check=True, **where)
+    assert told["changed"] and clean_bed.docker("volume", "ls", "--quiet") == ""
+    assert puller.run(**where)["changed"]
+    assert not puller.run(**where)["changed"]
+    info = run_module("anvil_model_info", volume="anvil-models", path="org/name", context=1024, concurrency=2)
+    assert info["models"][0]["architecture"] == "llama" and info["models"][0]["vram"]["total_mib"] > 512
+    found = run_module("anvil_model_info", volume="anvil-models", path=".", discover=True)
+    assert [model["name"] for model in found["models"]] == ["heavy"]
+    assert puller.run(state="absent", check=True, **where)["changed"]
+    assert puller.run(state="absent", **where)["changed"]
+    assert not puller.run(state="absent", **where)["changed"]
+    assert puller.run(state="verified", **where)["failed"]
+
+
+def test_a_url_is_resumed_checked_and_not_asked_again(puller: Puller, hub: Hub) -> None:
+    commit = hub.add("org/name", {"m.gguf": LARGE})
+    url = f"{hub.endpoint}/org/name/resolve/{commit}/m.gguf?download=true"
+    good = {"repo": None, "name": "single", "url": url, "sha256": hashlib.sha256(LARGE).hexdigest()}
+    assert puller.run(check=True, **good)["fetch"] == {"files": ["m.gguf"], "bytes": len(LARGE)}
+    assert "does not have the checksum" in puller.run(**{**good, "sha256": "0" * 64})["msg"]
+    assert "needs the sha256" in puller.run(**{**good, "sha256": ""})["msg"]
+    hub.faults.cuts, hub.faults.cut_after, hub.faults.too_many = 1, 1_000_000, 1
+    hub.requests.clear()
+    assert puller.run(**good)["changed"]
+    assert "bytes=1000000-" in hub.fetched("m.gguf")
+    hub.requests.clear()
+    assert not puller.run(**good)["changed"] and hub.requests == []
+    assert "there is no such file" in puller.run(**{**good, "name": "x", "url": url.replace("m.gguf", "n.gguf")})["msg"]
+
+
+def test_weights_brought_by_hand_need_no_network(puller: Puller, hub: Hub, tmp_path: Path) -> None:
+    brought = tmp_path / "disk"
+    (brought / "sub").mkdir(parents=True)
+    (brought / "config.json").write_text("{}")
+    (brought / "sub" / "w.safetensors").write_bytes(LARGE)
+    by_hand = {"repo": None, "name": "org/name", "copy_from": str(brought)}
+    assert puller.run(check=True, **by_hand)["fetch"]["bytes"] == len(LARGE) + 2
+    assert puller.run(**by_hand)["changed"]
+    assert not puller.run(**by_hand)["changed"]
+    (brought / "config.json").write_text('{"new": 1}')
+    assert puller.run(**by_hand)["reasons"] == ["source"]
+    assert (puller.target / "config.json").read_text() == '{"new": 1}'
+
+    archive = tmp_path / "m.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(brought, ".")
+    packed = {**by_hand, "name": "packed", "copy_from": str(archive)}
+    assert "does not have the checksum" in puller.run(**packed, sha256="0" * 64)["msg"]
+    assert puller.run(**packed, sha256=hashlib.sha256(archive.read_bytes()).hexdigest())["bytes"] == len(LARGE) + 10
+    archive.write_bytes(archive.read_bytes()[:2000])
+    assert "the archive cannot be read" in puller.run(**{**packed, "name": "cut"})["msg"]
+
+    evil = tmp_path / "evil.tar"
+    with tarfile.open(evil, "w") as tar:
+        tar.add(archive, "../../outside")
+    assert "tries to write elsewhere" in puller.run(**{**packed, "name": "evil", "copy_from": str(evil)})["msg"]
+    assert hub.requests == []

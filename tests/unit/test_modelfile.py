@@ -1,0 +1,300 @@
+"""What weights hold: by their headers, for every format, with the arithmetic of the memory they need."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.modelfile import discover_models, name_quantisation, read_model
+from ansible_collections.anvil.serving.plugins.module_utils.sizing import estimate_vram
+from test_headers import write_gguf
+
+MIB = 1024 * 1024
+
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "vocab_size": 128256,
+}
+GPT_OSS_120B = {
+    "architectures": ["GptOssForCausalLM"],
+    "hidden_size": 2880,
+    "head_dim": 64,
+    "num_attention_heads": 64,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 8,
+    "layer_types": ["sliding_attention", "full_attention"] * 18,
+    "sliding_window": 128,
+    "max_position_embeddings": 131072,
+    "vocab_size": 201088,
+    "num_local_experts": 128,
+    "quantization_config": {"quant_method": "mxfp4"},
+}
+DEEPSEEK = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "hidden_size": 7168,
+    "num_attention_heads": 128,
+    "num_hidden_layers": 61,
+    "num_key_value_heads": 128,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+}
+
+
+def sparse_safetensors(path: Path, tensors: dict[str, tuple[str, list[int], int]]) -> None:
+    """A file whose header is true and whose tensors are holes."""
+    header, end = {}, 0
+    for name, (dtype, shape, size) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    raw = json.dumps(header).encode()
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw)
+    with path.open("r+b") as stream:
+        stream.truncate(8 + len(raw) + end)
+
+
+def hf_folder(folder: Path, config: dict[str, Any], **tensors: tuple[str, list[int], int]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    sparse_safetensors(folder / "model.safetensors", tensors or {"w.weight": ("BF16", [1024, 1024], 2 * MIB)})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "per_token", "told"),
+    [
+        (LLAMA_8B, 131072, "32 layers x 8 KV heads x 128 x 2 (K and V)"),  # the 128 KiB per token that Llama 3 8B is known for
+        (GPT_OSS_120B, 73728, "18 layers of window 128"),
+        (DEEPSEEK, 70272, "61 layers x (512 latent + 64 rope)"),  # 68.6 KiB, DeepSeek-V3's report says 70 KB
+        ({**LLAMA_8B, "full_attention_interval": 4}, 32768, "24 layers without a cache that grows"),
+        ({"text_config": LLAMA_8B}, 131072, "32 layers"),
+    ],
+)
+def test_kv_bytes_per_token(tmp_path: Path, config: dict[str, Any], per_token: int, told: str) -> None:
+    facts = read_model(str(hf_folder(tmp_path / "m", config)))
+    assert facts.as_dict()["kv_bytes_per_token"] == per_token
+    assert facts.kv is not None and told in facts.kv.text
+
+
+def test_the_arithmetic_of_the_estimate_adds_up(tmp_path: Path) -> None:
+    facts = read_model(str(hf_folder(tmp_path / "m", LLAMA_8B, **{"w.weight": ("BF16", [4096, 1024 * 1024], 8192 * MIB)})))
+    estimate = estimate_vram(facts, context=8192, concurrency=4)
+    assert estimate.weights_mib == 8192
+    assert estimate.cache_mib == 8192 * 4 * 131072 // MIB == 4096
+    assert estimate.total_mib == estimate.weights_mib + estimate.cache_mib + estimate.allowance_mib
+    assert "8,589,934,592 bytes = 8,192 MiB" in estimate.arithmetic[0]
+    assert "x 2 bytes (auto) x 4 requests = 4,096 MiB" in estimate.arithmetic[1]
+    assert estimate.arithmetic[-1] == f"total: {estimate.total_mib:,} MiB"
+
+    assert estimate_vram(facts, context=8192, concurrency=4, kv_dtype="fp8").cache_mib == 2048
+    halved = estimate_vram(facts, context=8192, concurrency=4, cards=2)
+    assert (halved.weights_mib, halved.cache_mib) == (4096, 2048)
+    # 8 KV heads on 16 cards are copied, not divided further
+    assert estimate_vram(facts, context=8192, concurrency=16, cards=16).cache_mib == 2048
+    with pytest.raises(AnvilError, match="not a known KV type"):
+        estimate_vram(facts, kv_dtype="fp7")
+
+
+def test_a_window_bounds_the_cache(tmp_path: Path) -> None:
+    facts = read_model(str(hf_folder(tmp_path / "m", GPT_OSS_120B)))
+    estimate = estimate_vram(facts, context=131072, concurrency=1)
+    assert estimate.cache_mib == -(-(18 * 1024 * 131072 + 18 * 1024 * 128) * 2 // MIB)
+
+
+@pytest.mark.parametrize(
+    ("config", "modelopt", "wanted"),
+    [
+        ({"quant_method": "awq", "bits": 4}, {}, ("awq", 4, None)),
+        ({"quant_method": "gptq", "bits": 8}, {}, ("gptq", 8, None)),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, {}, ("fp8", 8, None)),
+        ({"quant_method": "fbgemm_fp8"}, {}, ("fp8", 8, None)),
+        ({"quant_method": "mxfp4"}, {}, ("mxfp4", 4, None)),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, {}, ("bnb-4bit", 4, None)),
+        ({}, {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}}, ("nvfp4", 4, "fp8")),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, {}, ("nvfp4", 4, None)),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, {}, ("fp8", 8, None)),
+        (
+            {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "config_groups": {"g": {}}},
+            {},
+            ("nvfp4", 4, None),
+        ),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 8, "type": "float"}}}},
+            {},
+            ("fp8", 8, None),
+        ),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 4, "type": "int"}}}},
+            {},
+            ("w4a16", 4, None),
+        ),
+        ({}, {}, (None, None, None)),
+    ],
+)
+def test_quantisation_is_named(config: dict[str, Any], modelopt: dict[str, Any], wanted: tuple[Any, ...]) -> None:
+    assert name_quantisation({"quantization_config": config}, modelopt) == wanted
+
+
+def test_packed_parameters_are_counted_once_and_scales_are_not(tmp_path: Path) -> None:
+    nvfp4 = {
+        "a.weight": ("U8", [64, 32], 2048),
+        "a.weight_scale": ("F8_E4M3", [64, 4], 256),
+        "n.weight": ("BF16", [64], 128),
+    }
+    folder = hf_folder(tmp_path / "m", LLAMA_8B, **nvfp4)
+    (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "NVFP4"}}))
+    facts = read_model(str(folder))
+    assert (facts.parameters, facts.quantisation) == (64 * 64 + 64, "nvfp4")
+    awq = {"a.qweight": ("I32", [64, 8], 2048), "a.qzeros": ("I32", [1, 8], 32), "a.scales": ("F16", [1, 64], 128)}
+    facts = read_model(
+        str(hf_folder(tmp_path / "n", {**LLAMA_8B, "quantization_config": {"quant_method": "awq", "bits": 4}}, **awq))
+    )
+    assert (facts.parameters, facts.quantisation) == (64 * 64, "awq")
+
+
+def test_a_pre_quantised_model_that_is_not_is_found_out(tmp_path: Path) -> None:
+    config = {**LLAMA_8B, "quantization_config": {"quant_method": "awq", "bits": 4}}
+    facts = read_model(str(hf_folder(tmp_path / "Llama-AWQ", config)))
+    assert facts.quantisation == "bf16"
+    assert "no tensor is quantised" in facts.notes[0]
+
+
+def test_an_index_names_the_files_that_are_missing(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path / "m", LLAMA_8B)
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}})
+    )
+    facts = read_model(str(folder))
+    assert (facts.missing, facts.parameters) == (("model-00002.safetensors",), None)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
+    with pytest.raises(AnvilError, match="not a usable index"):
+        read_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen2.5-0.5b-instruct-iq4_xs.gguf", "DeepSeek-R1-Distill-Qwen-1.5B-Q2_K.gguf", "whatever", "model.GGUF.bak"]
+)
+def test_a_gguf_is_known_by_its_header_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    path = write_gguf(tmp_path / name, quant=gguf.GGMLQuantizationType.Q8_0, file_type=gguf.LlamaFileType.MOSTLY_IQ4_XS)
+    facts = read_model(str(path))
+    assert (facts.architecture, facts.quantisation, facts.layers, facts.kv_heads) == ("llama", "IQ4_XS", 2, 2)
+    assert facts.context_length == 4096
+    assert facts.vocabulary == 3
+    assert facts.as_dict()["kv_bytes_per_token"] == 2 * 2 * 2 * (32 + 32)
+
+
+def test_a_gguf_that_claims_a_quantisation_it_has_not_is_found_out(tmp_path: Path) -> None:
+    facts = read_model(str(write_gguf(tmp_path / "m.gguf", file_type=gguf.LlamaFileType.MOSTLY_Q4_K_M)))
+    assert facts.quantisation == "F32"
+    assert "no tensor is quantised" in facts.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("arch", "values", "kind"),
+    [("bert", {"pooling_type": gguf.PoolingType.MEAN}, "embeddings"), ("clip", {}, "mmproj"), ("llama", {}, "text")],
+)
+def test_embeddings_and_projectors_are_told_apart(tmp_path: Path, arch: str, values: dict[str, Any], kind: str) -> None:
+    assert read_model(str(write_gguf(tmp_path / "m.gguf", arch=arch, **values))).kind == kind
+
+
+def test_head_counts_may_differ_from_layer_to_layer(tmp_path: Path) -> None:
+    w = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "gemma3n")
+    w.add_block_count(3)
+    w.add_embedding_length(256)
+    w.add_head_count([8, 8, 4])
+    w.add_head_count_kv([2, 4, 0])
+    w.add_tensor("t", np.zeros((4,), np.float32))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    facts = read_model(str(tmp_path / "m.gguf"))
+    assert facts.kv is not None
+    assert facts.kv.full == (2 + 4 + 0) * (32 + 32)
+
+
+def split_gguf(folder: Path, count: int) -> None:
+    for number in range(count):
+        w = gguf.GGUFWriter(str(folder / f"m-{number + 1:05d}-of-{count:05d}.gguf"), "llama")
+        w.add_uint16("split.no", number)
+        w.add_uint16("split.count", count)
+        w.add_tensor(f"t{number}", np.zeros((32,), np.float32))
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.write_tensors_to_file()
+        w.close()
+
+
+def test_splits_are_one_model(tmp_path: Path) -> None:
+    split_gguf(tmp_path, 3)
+    facts = read_model(str(tmp_path))
+    assert (facts.splits, facts.parameters, len(facts.files), facts.missing) == (3, 96, 3, ())
+    (tmp_path / "m-00002-of-00003.gguf").unlink()
+    assert read_model(str(tmp_path)).missing == ("m-00002-of-00003.gguf",)
+    (tmp_path / "m-00001-of-00003.gguf").rename(tmp_path / "renamed.gguf")
+    with pytest.raises(AnvilError, match="split model whose file was renamed"):
+        read_model(str(tmp_path / "renamed.gguf"))
+
+
+def trt_engine(folder: Path, **mapping: int) -> Path:
+    folder.mkdir(parents=True)
+    config = {
+        "version": "0.17.0",
+        "pretrained_config": {
+            "architecture": "LlamaForCausalLM",
+            "dtype": "bfloat16",
+            "hidden_size": 4096,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 128256,
+            "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"},
+            "mapping": {"world_size": 1, **mapping},
+        },
+        "build_config": {"max_seq_len": 8192, "max_batch_size": 16},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "rank0.engine").write_bytes(b"x" * 1000)
+    return folder
+
+
+def test_a_tensorrt_engine_tells_what_it_was_built_for(tmp_path: Path) -> None:
+    facts = read_model(str(trt_engine(tmp_path / "sm90_trt-llm-0.17.0_cuda12.8", world_size=2)))
+    assert (facts.format, facts.quantisation, facts.kv_quantisation, facts.context_length) == ("trtllm", "fp8", "fp8", 8192)
+    assert facts.trt is not None
+    assert (facts.trt["sm"], facts.trt["cuda"], facts.trt["version"], facts.trt["max_batch_size"]) == (90, "12.8", "0.17.0", 16)
+    assert facts.missing == ("rank1.engine",)
+    assert estimate_vram(facts, concurrency=2).kv_dtype == "fp8"
+
+
+def test_discovery_describes_every_model_and_names_what_is_broken(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "one.gguf")
+    split_gguf(tmp_path, 2)
+    hf_folder(tmp_path / "org" / "name", LLAMA_8B)
+    trt_engine(tmp_path / "sm89_trt-llm-1.0.0_cuda12.6")
+    (tmp_path / "notes.txt").write_text("no model")
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF")
+    found, broken = discover_models(str(tmp_path))
+    assert sorted(facts.format for facts in found) == ["gguf", "gguf", "safetensors", "trtllm"]
+    assert [error.problems[0].where for error in broken] == [str(tmp_path / "cut.gguf")]
+
+
+def test_two_models_in_a_folder_are_not_guessed_at(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "one.gguf")
+    write_gguf(tmp_path / "two.gguf")
+    with pytest.raises(AnvilError, match="cannot tell which model"):
+        read_model(str(tmp_path))
+
+
+def test_a_folder_without_a_model_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(AnvilError, match="there is no model here"):
+        read_model(str(tmp_path))
