@@ -190,8 +190,8 @@ def act(reader: Reader, compose: Compose, starting: Sequence[Service], outcomes:
 
     for service in having(drift.ADOPT):
         old = outcomes[service.name].replaces
-        assert old is not None
-        set_aside(engine, service, old)
+        if old is not None:
+            set_aside(engine, service, old)
     failed = _bring_up(engine, compose, having(drift.CREATE, drift.RECREATE, drift.ADOPT), recreate=True)
     failed.update(_bring_up(engine, compose, having(drift.START), recreate=False))
     paused = having(drift.UNPAUSE)
@@ -201,10 +201,8 @@ def act(reader: Reader, compose: Compose, starting: Sequence[Service], outcomes:
             for service in paused:
                 failed[service.name] = Problem("it cannot be unpaused", "serve " + service.name, ran.text)
     for service in having(drift.RESTART):
-        seen = outcomes[service.name].seen
-        assert seen is not None
         try:
-            engine.restart_container(seen.id, GRACE_SECONDS)
+            engine.restart_container(service.container, GRACE_SECONDS)
         except AnvilError as exc:
             failed[service.name] = replace(exc.problems[0], where="serve " + service.name)
     for name, problem in failed.items():

@@ -68,7 +68,7 @@ def parse_servers(text: str) -> List[Server]:
             Server(
                 name=str(row["svname"]),
                 # "UP 2/3": it still gets requests, and has failed some checks
-                status=str(row["status"]).split(" ")[0],
+                status=str(row["status"]).split(" ", maxsplit=1)[0],
                 sessions=int(row["scur"] or 0),
                 queued=int(row["qcur"] or 0),
                 backend=str(row["pxname"]),

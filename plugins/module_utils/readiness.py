@@ -182,9 +182,8 @@ def judge_settled(before: Observed, now: Optional[Observed]) -> Optional[Verdict
     ``docker restart`` sets RestartCount to 0, so a crash loop shows in pid and start time before it shows in the count.
     """
     lost = judge_container(now)
-    if lost is not None and lost.outcome == LOST:
+    if now is None or (lost is not None and lost.outcome == LOST):
         return lost
-    assert now is not None
     same = (now.id, now.pid, now.started_at) == (before.id, before.pid, before.started_at)
     if now.restarts or not same or lost is not None:
         why = "its process ended and was started again ({0} restarts, last exit code {1})".format(now.restarts, now.exit_code)

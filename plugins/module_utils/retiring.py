@@ -41,11 +41,11 @@ def take_down(engine: Engine, project: Project, order: Order, check: bool) -> Di
     extra = {**NOTHING_ELSE, "warnings": [warning for warning in warnings if warning]}
     if check or not acting:
         return _result(outcomes, project, bool(acting), {}, extra)
-    for outcome in acting.values():
-        assert outcome.seen is not None
-        engine.stop_container(outcome.seen.id, GRACE_SECONDS)
+    for name, outcome in acting.items():
+        container = project.services[name].container if outcome.seen is None else outcome.seen.id
+        engine.stop_container(container, GRACE_SECONDS)
         if not order.keep_container:
-            engine.remove_container(outcome.seen.id)
+            engine.remove_container(container)
         outcome.state = "exited" if order.keep_container else "absent"
     taken = {name: outcome.seen.id for name, outcome in acting.items() if outcome.seen is not None}
     for name, back in _watch_down(engine, project, taken, order.settle).items():
@@ -176,15 +176,15 @@ def _resolve(reader: Reader, project: Project, name: str, confirm: bool) -> Targ
 
 
 def _remove(engine: Engine, target: Target, settle: float) -> Tuple[str, Optional[Problem]]:
-    assert target.seen is not None
-    engine.stop_container(target.seen.id, GRACE_SECONDS)
+    container = target.name if target.seen is None else target.seen.id
+    engine.stop_container(container, GRACE_SECONDS)
     # What is not ours may keep data in an anonymous volume.
-    engine.remove_container(target.seen.id, volumes=target.ours)
+    engine.remove_container(container, volumes=target.ours)
     deadline = time.monotonic() + settle
     while True:
-        back = inspect(engine, target.seen.name)
+        back = inspect(engine, target.name)
         if back is not None:
-            return back.state, _revived("container " + target.seen.name, back.state)
+            return back.state, _revived("container " + target.name, back.state)
         if time.monotonic() >= deadline:
             return "absent", None
         time.sleep(0.25)

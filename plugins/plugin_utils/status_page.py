@@ -88,8 +88,8 @@ def lay_out_bar(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _card(card: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
-    bar = lay_out_bar(card)
-    held = ", ".join(f"{piece['name']} ({piece['kind']}, {piece['need']})" for piece in bar["pieces"]) or "nobody"
+    layout = lay_out_bar(card)
+    held = ", ".join(f"{piece['name']} ({piece['kind']}, {piece['need']})" for piece in layout["pieces"]) or "nobody"
     used, total = card["vram_used_mib"], card["vram_total_mib"]
     return {
         "alias": aliases.get(card["uuid"], ""),
@@ -99,7 +99,7 @@ def _card(card: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]
         "total_mib": total,
         "memory": f"{gib(used)} of {gib(total)} GiB used",
         "held_by": held,
-        **bar,
+        **layout,
     }
 
 

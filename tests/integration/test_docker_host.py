@@ -174,19 +174,23 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     hook = package / "usr/bin/nvidia-container-runtime-hook"
     hook.write_text('#!/bin/sh\nexec /usr/local/bin/simulated-hook "$@"\n')
     hook.chmod(0o755)
-    run = {"check": True, "capture_output": True, "env": {**os.environ, "GNUPGHOME": str(home)}}
+    run = {"capture_output": True, "env": {**os.environ, "GNUPGHOME": str(home)}}
     repo = folder / "repo"
     repo.mkdir()
-    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", str(package), str(repo / "toolkit.deb")], **run)
+    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", str(package), str(repo / "toolkit.deb")], check=True, **run)
     raw = (repo / "toolkit.deb").read_bytes()
     packages = f"{control}Filename: ./toolkit.deb\nSize: {len(raw)}\nSHA256: {hashlib.sha256(raw).hexdigest()}\n"
     (repo / "Packages").write_text(packages + "Description: the simulated driver's hook\n")
     digest = hashlib.sha256((repo / "Packages").read_bytes()).hexdigest()
     date = "Thu, 01 Jan 2026 00:00:00 UTC"
     (repo / "Release").write_text(f"Date: {date}\nSHA256:\n {digest} {(repo / 'Packages').stat().st_size} Packages\n")
-    subprocess.run(["gpg", "--batch", "--passphrase", "", "--quick-gen-key", "bed@localhost", "rsa3072", "sign"], **run)
-    subprocess.run(["gpg", "--batch", "--clearsign", "--output", str(repo / "InRelease"), str(repo / "Release")], **run)
-    key = subprocess.run(["gpg", "--armor", "--export"], **run).stdout.decode()
+    subprocess.run(
+        ["gpg", "--batch", "--passphrase", "", "--quick-gen-key", "bed@localhost", "rsa3072", "sign"], check=True, **run
+    )
+    subprocess.run(
+        ["gpg", "--batch", "--clearsign", "--output", str(repo / "InRelease"), str(repo / "Release")], check=True, **run
+    )
+    key = subprocess.run(["gpg", "--armor", "--export"], check=True, **run).stdout.decode()
     return repo, key
 
 

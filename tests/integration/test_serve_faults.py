@@ -260,7 +260,7 @@ def test_the_module_is_killed_at_each_step_and_what_it_started_goes_on(field: Fi
 
 def test_two_operators_at_the_same_time_end_in_one_state(field: Field) -> None:
     answers: list[dict[str, Any]] = []
-    both = [threading.Thread(target=lambda: answers.append(answer_of(start_module(field)))) for _ in range(2)]
+    both = [threading.Thread(target=lambda: answers.append(answer_of(start_module(field)))) for _operator in range(2)]
     for thread in both:
         thread.start()
     for thread in both:

@@ -128,8 +128,8 @@ class Reader(html.parser.HTMLParser):
         self.bars: list[str] = []
         self.outside: list[str] = []
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        found = dict(attributes)
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
         if tag == "tr" and "data-serve" in found:
             self.rows.add(str(found["data-serve"]))
         if found.get("role") == "img":

@@ -105,15 +105,15 @@ def card(*holders: tuple[str, int | None], used: int | None = 250, total: int | 
     ],
 )
 def test_the_pieces_of_a_bar(holders: tuple[tuple[str, int | None], ...], percents: list[float], over: bool) -> None:
-    bar = status_page.lay_out_bar(card(*holders))
-    assert [piece["percent"] for piece in bar["pieces"]] == percents
-    assert (bar["overcommitted"], bar["used_percent"]) == (over, 25)
-    assert sum(percents) + bar["free_percent"] == pytest.approx(100)
+    layout = status_page.lay_out_bar(card(*holders))
+    assert [piece["percent"] for piece in layout["pieces"]] == percents
+    assert (layout["overcommitted"], layout["used_percent"]) == (over, 25)
+    assert sum(percents) + layout["free_percent"] == pytest.approx(100)
 
 
 def test_a_card_that_does_not_tell_its_memory_still_has_a_bar() -> None:
-    bar = status_page.lay_out_bar(card(("a", 5), ("b", None), used=None, total=None))
-    assert [piece["percent"] for piece in bar["pieces"]] == [50, 50] and bar["used_percent"] is None
+    layout = status_page.lay_out_bar(card(("a", 5), ("b", None), used=None, total=None))
+    assert [piece["percent"] for piece in layout["pieces"]] == [50, 50] and layout["used_percent"] is None
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-5, "0 s"), (59, "59 s"), (60, "1 min"), (7500, "2 h 5 min"), (90000, "1 d 1 h")])
