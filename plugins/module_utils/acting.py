@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils import drift, readiness, settings
 from ansible_collections.anvil.serving.plugins.module_utils.admission import addresses_overlap, admit
@@ -20,7 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.drift import Decisio
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, read_cards
-from ansible_collections.anvil.serving.plugins.module_utils.holdings import read_claims
+from ansible_collections.anvil.serving.plugins.module_utils.holdings import HOLDING, read_claims
 from ansible_collections.anvil.serving.plugins.module_utils.ledger import Budget, Claim, Verdict, Want, choose_evictions, weigh
 from ansible_collections.anvil.serving.plugins.module_utils.replacing import drop_kept, put_back, set_aside
 from ansible_collections.anvil.serving.plugins.module_utils.serves import (
@@ -68,7 +68,8 @@ def admit_serves(
         outcomes[name].decision = Decision(drift.NONE, (RESTS_EVICTED,))
     starting = [service for service in starting if service.name not in resting]
     evictions = books.evictions(verdict, [service.name for service in services])
-    refused = admit(starting, reader.neighbours_of(services, replaced), cards, busy_ports(starting, reader))
+    busy = {address: who for address, who in busy_ports(starting, reader).items() if address not in _own_ports(outcomes)}
+    refused = admit(starting, reader.neighbours_of(services, replaced), cards, busy)
     for name, problems in refused.items():
         outcomes[name].problems.extend(problems)
     if not evictions:
@@ -82,6 +83,15 @@ def admit_serves(
         for gone in evictions
     ]
     return told, list(verdict.notes)
+
+
+def _own_ports(outcomes: Dict[str, Outcome]) -> Set[Tuple[str, int]]:
+    """Ports that the containers which are to go hold themselves.
+
+    In a restart loop such a container has its port at one moment and not at the next: the list may have missed it.
+    """
+    going = [seen for outcome in outcomes.values() for seen in (outcome.seen, outcome.replaces) if seen is not None]
+    return {(bind, port) for seen in going if seen.state in HOLDING for bind, port, _target in seen.ports}
 
 
 class _Books:
