@@ -5,7 +5,7 @@
 
 The runtime API is a unix socket inside the edge's container (level admin, so it is never published). It is reached by
 ``perl`` there, executed by the engine: perl-base is essential in Debian, so it is in our image and in the public one,
-which have neither socat nor python. One word costs one exec (about 60 ms).
+which have neither socat nor python. One word costs one exec.
 """
 
 from __future__ import annotations
