@@ -63,7 +63,7 @@ nvidia:
 toolkit:
   description:
     - What lets a container have a card - the container toolkit's hook on C(PATH), or CDI with a description of the cards.
-    - RV(toolkit.cdi_enabled) is null where the engine is too old to tell.
+    - C(cdi_enabled) is null where the engine is too old to tell.
   returned: always
   type: dict
   sample:
