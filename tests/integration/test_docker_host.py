@@ -185,7 +185,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     date = "Thu, 01 Jan 2026 00:00:00 UTC"
     (repo / "Release").write_text(f"Date: {date}\nSHA256:\n {digest} {(repo / 'Packages').stat().st_size} Packages\n")
     subprocess.run(
-        ["gpg", "--batch", "--passphrase", "", "--quick-gen-key", "bed@localhost", "rsa3072", "sign"], check=True, **run
+        ["gpg", "--batch", "--passphrase", "", "--quick-gen-key", "bed@localhost", "ed25519", "sign"], check=True, **run
     )
     subprocess.run(
         ["gpg", "--batch", "--clearsign", "--output", str(repo / "InRelease"), str(repo / "Release")], check=True, **run
@@ -198,7 +198,7 @@ def test_the_toolkit_is_installed_and_the_engine_then_gives_out_cards(play: Play
     repo, key = repository
     play.host.load_images(["anvil.local/llama-server:1"])
     hide = f"cd /usr/local/bin; mv {HOOK} simulated-hook; mv {HOOK}.py simulated-hook.py"
-    play.host.run("sh", "-c", f"{hide}; mkdir -p /srv/repo; service docker restart")
+    play.host.run("sh", "-c", f"{hide}; mkdir -p /srv/repo /etc/apt/sources.list.d; service docker restart")
     wait_until("the engine", play.host.is_up)
     bed.docker("cp", f"{repo}/.", f"{HOST}:/srv/repo")
     gpu = ["run", "--rm", "--gpus", f"device={UUIDS[0]}", "--entrypoint", "true", "anvil.local/llama-server:1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bed import Bed
+from bed import Bed, wait_until
 from conftest import COLLECTIONS, REPO
 from harness import run_module
 
@@ -147,11 +148,18 @@ def test_baked_weights_are_in_the_image_once(images: Bed, tmp_path: Path) -> Non
     assert 8 << 20 <= made - base < 9 << 20
 
 
+def _command_lines() -> Iterator[bytes]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_bytes()
+
+
 def test_a_killed_builder_leaves_nothing_and_the_next_run_converges(images: Bed) -> None:
-    slow = DOCKERFILE.replace("mkdir /out", "sleep 3 && mkdir /out")
+    pause = f"4.{time.time_ns() % 10**6:06d}"  # no earlier run's build cache knows it
+    slow = DOCKERFILE.replace("mkdir /out", f"sleep {pause} && mkdir /out")
     script = f"import sys; sys.path[:0] = {sys.path!r}; import test_image as t; t.image(dockerfile={slow!r})"
     child = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parent, start_new_session=True)
-    time.sleep(1.5)
+    wait_until("the builder", lambda: any(f"sleep\0{pause}\0".encode() == line for line in _command_lines()))
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     assert REPOSITORY not in images.docker("images", "--format", "{{.Repository}}")
