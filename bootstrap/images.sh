@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# images.sh [router:VERSION | llama-server:1]... : makes sure that these images are there, as anvil.local/NAME.
+# images.sh [router:VERSION | llama-server:1 | edge:1]... : makes sure that these images are there, as anvil.local/NAME.
 # Public images are their base where a registry answers, the distribution's packages where none does.
 #   ANVIL_REGISTRY=none   never ask a registry         ANVIL_REGISTRY=HOST[:PORT]   ask this mirror instead of the usual ones
 #   PYTHON                a python with pip and the docker SDK (the venv's)
@@ -58,12 +58,23 @@ build_llama_server() {
   fi
 }
 
+build_edge() {
+  local base
+  if base=$(public docker.io/library/haproxy:3.0-bookworm); then
+    build edge:1 edge.public.Dockerfile "$here/images" --build-arg "BASE=$base"
+  else
+    "$here/roots.sh" edge
+    build edge:1 edge.Dockerfile "$CACHE/roots"
+  fi
+}
+
 mkdir -p "$CACHE/wheels" "$CACHE/roots"
 for name in "$@"; do
   is_built "$name" && continue
   case $name in
     router:*) build_router "${name#router:}" ;;
     llama-server:1) build_llama_server ;;
+    edge:1) build_edge ;;
     *) die "no such image: $name" ;;
   esac
 done

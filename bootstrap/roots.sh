@@ -3,6 +3,7 @@
 #   router    python3 and a shell, in the release of this machine
 #   llama     llama-server and a shell: Debian's own package, else compiled
 #   registry  docker-registry
+#   edge      haproxy and perl-base, with which its runtime socket is spoken to
 #   dockerhost  a Docker host: engine, Compose, python3, ssh
 # An "extract" root runs no maintainer scripts: a fifth of the time and half the size of a bootstrapped one.
 set -euo pipefail
@@ -51,6 +52,7 @@ make_root() {
   say "making the root file system '$name' from the distribution's packages"
   case $name in
     router) bootstrap router "$codename" extract "$shell,python3,ca-certificates" ;;
+    edge) bootstrap edge "$codename" extract "$shell,haproxy,perl-base" ;;
     registry) bootstrap registry "$codename" extract "$shell,docker-registry" ;;
     llama)
       if debian && [ "${ANVIL_COMPILE_LLAMA:-no}" != yes ]; then
@@ -60,7 +62,7 @@ make_root() {
         bootstrap llama "$codename" extract "$shell" --customize-hook="copy-in $CACHE/llama.cpp/build/bin/llama-server /usr/bin"
       fi ;;
     dockerhost)
-      local packages=python3,python3-docker,iptables,iproute2,procps,curl,tini,openssh-server,sudo,docker.io
+      local packages=apt,python3-apt,python3,python3-docker,iptables,iproute2,procps,curl,tini,openssh-server,sudo,docker.io
       if debian; then bootstrap dockerhost trixie essential "$packages,docker-cli,docker-compose,ca-certificates"
       else bootstrap dockerhost "$codename" essential "$packages,docker-compose-v2,ca-certificates"; fi ;;
     *) die "no such root file system: $name" ;;

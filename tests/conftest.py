@@ -5,14 +5,23 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import hypothesis
+
 REPO = Path(__file__).resolve().parent.parent
 COLLECTIONS = REPO / ".cache" / "collections"
 
 
 def pytest_configure() -> None:
+    # A loaded machine is no failure; what must be fast has a benchmark.
+    hypothesis.settings.register_profile("anvil", deadline=None)
+    hypothesis.settings.load_profile("anvil")
     link = COLLECTIONS / "ansible_collections" / "anvil" / "serving"
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink():
         link.symlink_to(REPO, target_is_directory=True)
     if str(COLLECTIONS) not in sys.path:
         sys.path.insert(0, str(COLLECTIONS))
+
+
+# conftest.py of a folder below is imported before any hook is called.
+pytest_configure()

@@ -11,9 +11,9 @@ from typing import Any
 from ansible.module_utils.testing import patch_module_args
 
 
-def run_module(name: str, /, check: bool = False, diff: bool = False, **params: Any) -> dict[str, Any]:
-    """Run ``anvil.serving.<name>`` and return what it printed. ``failed`` tells a failure from a success."""
-    module = importlib.import_module(f"ansible_collections.anvil.serving.plugins.modules.{name}")
+def run_module(which: str, /, check: bool = False, diff: bool = False, **params: Any) -> dict[str, Any]:
+    """Run ``anvil.serving.<which>`` and return what it printed. ``failed`` tells a failure from a success."""
+    module = importlib.import_module(f"ansible_collections.anvil.serving.plugins.modules.{which}")
     printed = io.StringIO()
     arguments = {**params, "_ansible_check_mode": check, "_ansible_diff": diff}
     with patch_module_args(arguments), contextlib.redirect_stdout(printed):
@@ -23,4 +23,4 @@ def run_module(name: str, /, check: bool = False, diff: bool = False, **params: 
             answer: dict[str, Any] = json.loads(printed.getvalue())
             answer["failed"] = bool(ended.code)
             return answer
-    raise AssertionError(f"{name} returned without an answer")
+    raise AssertionError(f"{which} returned without an answer")

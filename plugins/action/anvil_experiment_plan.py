@@ -101,7 +101,7 @@ class ActionModule(ActionBase):
             )
         except AnvilError as error:
             result["failed"] = True
-            result["msg"] = f"The experiment for {host} cannot be planned; no host was contacted.\n{error.as_text()}"
+            result["msg"] = f"The experiment for {host} cannot be planned; nothing of it was touched.\n{error.as_text()}"
             result["problems"] = problems_as_dicts(error.problems)
         return result
 

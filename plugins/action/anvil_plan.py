@@ -52,6 +52,7 @@ def write_rendered(folder: Path, rendered: dict[str, Any], check: bool) -> tuple
         "router/compose.yaml": (rendered["router"] or {}).get("compose", ""),
         "router/config.toml": rendered["router_files"]["config"],
         "router/profile.json": rendered["router_files"]["profile"],
+        **{f"router/{name}": text for name, text in (rendered["router"] or {}).get("files", {}).items()},
     }
     wanted = {str(folder / name): text for name, text in texts.items() if text}
     stale = [path for path, text in wanted.items() if differs(path, text, 0o644)]

@@ -27,7 +27,7 @@ from ansible.utils.vars import merge_hash
 # Read in the main process, before ansible forks: a worker has no terminal of its own any more.
 ON_TERMINAL = sys.stdout.isatty()
 # Each command of these is a process of its own, so two may run at once.
-CONNECTIONS = ("local", "ssh", "docker", "community.docker.docker", "ansible.builtin.local", "ansible.builtin.ssh")
+CONNECTIONS = ("local", "ssh", "community.docker.docker")
 FIRST_LOOK, LONGEST_PAUSE, LOG_PAUSE = 2.0, 5.0, 10.0
 
 
@@ -104,7 +104,7 @@ class ActionModule(ActionBase):
     def _can_tell(self, task_vars: dict[str, Any]) -> bool:
         asked = os.environ.get("ANVIL_PROGRESS", "yes")
         quiet = not wants_progress(asked) or self._task.no_log or self._task.check_mode or self._task.async_val
-        return not quiet and self._connection._load_name in CONNECTIONS and self._connection._shell.SHELL_FAMILY == "sh"
+        return not quiet and self._connection.transport in CONNECTIONS and self._connection._shell.SHELL_FAMILY == "sh"
 
     def _tell(self, path: str, teller: Teller, over: threading.Event) -> None:
         pause = FIRST_LOOK

@@ -46,6 +46,10 @@ options:
         description: The services of that file in canonical form.
         type: dict
         required: true
+      files:
+        description: Further files, path below O(project.directory) to text, that services mount from there.
+        type: dict
+        default: {}
   secrets:
     description:
       - Values of the secrets that the project's services name.

@@ -294,7 +294,7 @@ _IMAGE_EXPLANATIONS: Tuple[Tuple[str, str], ...] = (
     (r"denied|unauthorized|authentication", "the registry wants a login: docker login on the host, or is the name misspelt?"),
     (r"no space left", "the host's disk is full: docker system df tells what holds it"),
     (
-        r"connection refused|no such host|timeout|unreachable|lookup|EOF",
+        r"connection refused|no such host|no route to host|timeout|unreachable|lookup|EOF",
         "the registry cannot be reached from the host: is it up? or docker load the image there",
     ),
 )

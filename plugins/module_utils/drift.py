@@ -38,6 +38,9 @@ NONE, CREATE, RECREATE, START, UNPAUSE, STOP, REMOVE, RESTART, ADOPT, EVICT = (
 )
 
 
+SIGTERM = "SIGTERM"  # what a container gets that names no stop signal
+
+
 @dataclass(frozen=True)
 class Change:
     """One field that differs. ``reason`` is a word of the vocabulary in the documentation of anvil_serve."""
@@ -77,6 +80,7 @@ class Observed:
     ports: Tuple[Tuple[str, int, str], ...]
     mounts: Tuple[Mount, ...]
     networks: Tuple[str, ...]
+    addresses: Mapping[str, str]
     ipc: str
     shm_bytes: int
     restart: str
@@ -84,8 +88,10 @@ class Observed:
     read_only: bool
     tmpfs: Tuple[str, ...]
     init: bool
-    healthcheck: Tuple[str, ...]
     stop_signal: str
+    stop_grace: Optional[int]
+    working_dir: str
+    healthcheck: Tuple[str, ...]
     cap_drop: Tuple[str, ...]
     cap_add: Tuple[str, ...]
     security_opt: Tuple[str, ...]
@@ -107,6 +113,7 @@ class Image:
     healthcheck: Tuple[str, ...] = ()
     volumes: Tuple[str, ...] = ()
     stop_signal: str = ""
+    working_dir: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,13 @@ def _mounts(raw: Optional[List[Mapping[str, Any]]]) -> Tuple[Mount, ...]:
     return tuple(sorted(found, key=lambda mount: mount.target))
 
 
+def _addresses(raw: Mapping[str, Any]) -> Dict[str, str]:
+    """The addresses that were asked for; one that the engine chose is none of them."""
+    attached = (raw.get("NetworkSettings") or {}).get("Networks") or {}
+    asked = {name: ((end or {}).get("IPAMConfig") or {}).get("IPv4Address") for name, end in attached.items()}
+    return {name: str(address) for name, address in asked.items() if address}
+
+
 def observe_image(raw: Mapping[str, Any]) -> Image:
     """Read the engine's description of an image."""
     config = raw.get("Config") or {}
@@ -153,6 +167,7 @@ def observe_image(raw: Mapping[str, Any]) -> Image:
         healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
         volumes=tuple(config.get("Volumes") or ()),
         stop_signal=str(config.get("StopSignal") or ""),
+        working_dir=str(config.get("WorkingDir") or ""),
     )
 
 
@@ -203,6 +218,7 @@ def observe(raw: Mapping[str, Any]) -> Observed:
         ports=_ports(host.get("PortBindings")),
         mounts=_mounts(raw.get("Mounts")),
         networks=tuple(sorted((raw.get("NetworkSettings") or {}).get("Networks") or {})),
+        addresses=_addresses(raw),
         ipc=str(host.get("IpcMode") or ""),
         shm_bytes=int(host.get("ShmSize") or 0),
         restart=str((host.get("RestartPolicy") or {}).get("Name") or "no"),
@@ -210,8 +226,10 @@ def observe(raw: Mapping[str, Any]) -> Observed:
         read_only=bool(host.get("ReadonlyRootfs")),
         tmpfs=tuple(sorted(host.get("Tmpfs") or {})),
         init=bool(host.get("Init")),
-        healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
         stop_signal=str(config.get("StopSignal") or ""),
+        stop_grace=config.get("StopTimeout"),
+        working_dir=str(config.get("WorkingDir") or ""),
+        healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
         cap_drop=tuple(sorted(host.get("CapDrop") or ())),
         cap_add=tuple(sorted([*(host.get("CapAdd") or ()), *["privileged"] * bool(host.get("Privileged"))])),
         security_opt=tuple(sorted(host.get("SecurityOpt") or ())),
@@ -309,6 +327,10 @@ def diff_service(
         ("ports", [list(port) for port in seen.ports], [list(port) for port in service.ports]),
         ("mounts", _mount_rows(seen.mounts, brought), _mount_rows(service.mounts, silent)),
         ("networks", list(seen.networks), list(service.networks)),
+        ("addresses", dict(seen.addresses), dict(service.addresses)),
+        ("stop_signal", seen.stop_signal or SIGTERM, service.stop_signal or silent.stop_signal or SIGTERM),
+        ("stop_grace", seen.stop_grace, service.stop_grace),
+        ("working_dir", seen.working_dir, silent.working_dir if service.working_dir is None else service.working_dir),
         ("ipc", seen.ipc.replace("shareable", "private"), service.ipc.replace("shareable", "private") or "private"),
         ("shm", seen.shm_bytes, service.shm_bytes),
         ("restart_policy", seen.restart, service.restart.split(":")[0]),
@@ -317,7 +339,6 @@ def diff_service(
         ("tmpfs", list(seen.tmpfs), [entry.split(":")[0] for entry in service.tmpfs]),
         ("init", seen.init, service.init),
         ("healthcheck", list(seen.healthcheck), list(service.healthcheck or silent.healthcheck)),
-        ("stop_signal", seen.stop_signal, service.stop_signal or silent.stop_signal),
         ("capabilities", _capabilities(seen.cap_drop, seen.cap_add), _capabilities(service.cap_drop, ())),
         ("security_opt", _security(seen.security_opt), _security(service.security_opt)),
         ("extra_hosts", list(seen.extra_hosts), [entry.replace("=", ":", 1) for entry in service.extra_hosts]),

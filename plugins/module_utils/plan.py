@@ -27,10 +27,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     EVICTABLE,
     ON_DEMAND,
     RESIDENT,
+    EdgePlan,
     Gpu,
     HostPlan,
     Mount,
     ProfileEntry,
+    ReplicaPlan,
     RouterPlan,
     ServePlan,
     TierPlan,
@@ -69,6 +71,7 @@ GPU_PINS = ("device_ids", "uuid", "index")
 RESTARTS = ("unless-stopped", "always", "on-failure", "no")
 RESIDENCIES = (RESIDENT, EVICTABLE, ON_DEMAND)
 IPC_MODES = ("host", "private")
+EDGE_HEALTH = ("process", "tiers")
 DECISIONS = ("allow", "allow-with-verify", "deny")
 
 # The vocabulary of the profile router (anvil-serving 0.12 to 0.13.2).
@@ -90,6 +93,9 @@ DEFAULT_ROOT = "/opt/anvil"
 DEFAULT_NETWORK = "anvil"
 DEFAULT_CONTEXT = 8192
 DEFAULT_PUBLISH = "127.0.0.1:8000"
+DEFAULT_SUBNET = "10.87.213.0/28"
+DEFAULT_EDGE_IMAGE = "anvil.local/edge:1"
+MOST_REPLICAS = 4
 LONGEST_WAIT_SECONDS = 24 * 3600
 
 SHARED_KEYS = (
@@ -132,7 +138,10 @@ ROUTER_KEYS = (
     "profile",
     "ready_timeout",
     "request_timeout",
+    "replicas",
+    "edge",
 )
+EDGE_KEYS = ("image", "container", "subnet", "certificates", "health")
 TIER_KEYS = ("id", "serve", "context_limit", "tool_support")
 PROFILE_KEYS = ("tier", "work_class", "decision", "quality_score", "sample_n", "last_measured", "fingerprint")
 
@@ -976,16 +985,14 @@ def _read_share(node: _Node, word: Optional[str], args: Sequence[str], need: int
             node.check.wrong(node.at(key), "there is no GPU to derive it from", "say gpus: [alias]")
         if not cards or not need:
             return ()
-        share = need * 1000 // max(card.vram_mib for card in cards) / 1000
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        share = float(value)
-    else:
+        value = need * 1000 // max(card.vram_mib for card in cards) / 1000
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         node.check.wrong(node.at(key), "derive or a number is wanted, not {0}".format(describe(value)), "derive, or 0.88")
         return ()
-    if not 0 < share <= 1:
-        node.check.wrong(node.at(key), "{0:g} is no share of a card".format(share), "more than 0, at most 1")
+    if not 0 < value <= 1:  # not a number is no share either
+        node.check.wrong(node.at(key), "{0} is no share of a card".format(describe(value)), "more than 0, at most 1")
         return ()
-    return (flag, "{0:g}".format(share))
+    return (flag, "{0:g}".format(value))
 
 
 def _read_tags(node: _Node) -> Tuple[str, ...]:
@@ -1436,6 +1443,54 @@ def _read_publish(node: _Node) -> Optional[Tuple[str, int]]:
     return (bind, int(tail)) if bind else None
 
 
+def _read_edge(router: _Node, container: str, token: str) -> Optional[EdgePlan]:
+    """The edge and the replicas behind it; None where the router is one container."""
+    count = router.whole("replicas", 1, MOST_REPLICAS) or 1
+    check, path = router.check, router.at("edge")
+    if count == 1:
+        if router.has("edge") and router.raw["edge"] is not UNREAD and not router.has("replicas"):
+            check.wrong(path, "one replica has no edge", "set replicas: 2, or leave edge out")
+        return None
+    node = check.mapping(path, router.raw.get("edge"), "edge: {image: anvil.local/edge:1}") or _Node(check, path, {})
+    node.known(EDGE_KEYS)
+    subnet = _read_subnet(node, count)
+    return EdgePlan(
+        image=(read_image(node) if node.has("image") else DEFAULT_EDGE_IMAGE) or "",
+        container=node.text("container", CONTAINER_RULE, CONTAINER) or container + "-edge",
+        network=container + "-edge",
+        subnet=str(subnet),
+        address=str(subnet.network_address + 2),
+        certificates=(node.text("certificates", "an absolute path on the host: /etc/anvil-tls", ABSOLUTE) or "").rstrip("/"),
+        check_tiers=node.word("health", EDGE_HEALTH) == "tiers",
+        replicas=tuple(
+            ReplicaPlan(
+                service="router-{0}".format(number),
+                container="{0}-{1}".format(container, number),
+                address=str(subnet.network_address + 2 + number),
+            )
+            for number in range(1, count + 1)
+        ),
+    )
+
+
+def _read_subnet(node: _Node, replicas: int) -> ipaddress.IPv4Network:
+    """The network of the edge and the replicas. The first address is the bridge's, the last one broadcast."""
+    text = node.text("subnet", "an IPv4 network of private addresses: " + DEFAULT_SUBNET, NO_SPACE) or DEFAULT_SUBNET
+    path, rule = node.at("subnet"), "a private network that nothing else on the host uses: " + DEFAULT_SUBNET
+    try:
+        subnet = ipaddress.IPv4Network(text)
+    except ValueError as exc:
+        node.check.wrong(path, "{0!r} is no IPv4 network".format(shorten(text)), rule, str(exc))
+        return ipaddress.IPv4Network(DEFAULT_SUBNET)
+    if not subnet.is_private:
+        node.check.wrong(path, "{0} is no network of private addresses".format(subnet), rule)
+    elif subnet.num_addresses < replicas + 4:
+        node.check.wrong(path, "{0} has too few addresses".format(subnet), rule)
+    else:
+        return subnet
+    return ipaddress.IPv4Network(DEFAULT_SUBNET)
+
+
 def _read_router(
     check: _Check, value: Any, names: Optional[Sequence[str]], serves: Sequence[ServePlan], secrets: _Secrets
 ) -> Optional[RouterPlan]:
@@ -1461,9 +1516,10 @@ def _read_router(
     elif token is None and secrets.names is not None:
         check.note(node.path, "no token: whoever is on the host can use every serve")
     ids, tiers = _read_tiers(node, names, {serve.name: serve for serve in serves})
+    container = node.text("container", CONTAINER_RULE, CONTAINER) or "anvil-router"
     return RouterPlan(
         image=image or "",
-        container=node.text("container", CONTAINER_RULE, CONTAINER) or "anvil-router",
+        container=container,
         volume=node.text("volume", "the name of a volume: " + CONTAINER_RULE, CONTAINER) or "anvil-router-cfg",
         bind=address[0] if address else "127.0.0.1",
         port=address[1] if address else 0,
@@ -1473,6 +1529,7 @@ def _read_router(
         profile=_read_profile(node, ids),
         ready_timeout=node.whole("ready_timeout", 1, LONGEST_WAIT_SECONDS, "seconds") or 60,
         request_timeout=node.whole("request_timeout", 1, LONGEST_WAIT_SECONDS, "seconds") or 300,
+        edge=_read_edge(node, container, name),
     )
 
 
@@ -1493,7 +1550,12 @@ def _check_clashes(check: _Check, serves: Sequence[ServePlan], router: Optional[
     ]
     if router:
         ports.append(("the router", ("anvil_router", "publish"), router.bind, router.port))
-        containers.append(("the router", ("anvil_router", "container"), router.container))
+        if router.edge:
+            for replica in router.edge.replicas:
+                containers.append(("the router", ("anvil_router", "container"), replica.container))
+            containers.append(("the edge", ("anvil_router", "edge", "container"), router.edge.container))
+        else:
+            containers.append(("the router", ("anvil_router", "container"), router.container))
     for number, (_who, path, bind, port) in enumerate(ports):
         for other, _path, taken, same in ports[:number]:
             if port and port == same and _overlap(bind, taken):
@@ -1505,8 +1567,10 @@ def _check_clashes(check: _Check, serves: Sequence[ServePlan], router: Optional[
     ]
     _check_unique(check, "served name {0!r} is taken by {1}", served)
     names = {serve.name for serve in serves} | ({"router"} if router else set())
+    if router and router.edge:
+        names |= {"edge", *(replica.service for replica in router.edge.replicas)}
     for who, path, container in containers:
-        if container in names and who not in ("serve " + container, "the router"):
+        if container in names and who not in ("serve " + container, "the router", "the edge"):
             check.wrong(
                 path,
                 "{0!r} is also the name of another service".format(container),

@@ -24,6 +24,7 @@ PROJECT_OPTIONS: Dict[str, Any] = {
             "directory": {"type": "path", "required": True},
             "compose": {"type": "str", "required": True},
             "services": {"type": "dict", "required": True},
+            "files": {"type": "dict", "default": {}},
         },
     },
     "secrets": {"type": "dict", "default": {}, "no_log": True},

@@ -16,7 +16,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.admission import Nei
 from ansible_collections.anvil.serving.plugins.module_utils.compose import Compose
 from ansible_collections.anvil.serving.plugins.module_utils.drift import Change, Decision, Image, Observed
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, published_address
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     COMPOSE_PROJECT,
     COMPOSE_SERVICE,
@@ -55,7 +55,8 @@ class Order:
 class Project:
     """A compose project as the controller rendered it, with the values of its secrets.
 
-    secrets: name in ``anvil_secrets`` -> value. only: the services to act on, by name or tag; empty means all.
+    secrets: name in ``anvil_secrets`` -> value. only: the services to act on, by name or tag; empty means all. files: path
+    below the project's folder -> text, for what services mount from there.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Project:
     services: Mapping[str, Service]
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     only: Tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def chosen(self) -> List[Service]:
         return [service for service in self.services.values() if not self.only or set(words_of(service)) & set(self.only)]
@@ -123,7 +125,8 @@ def read_project(raw: Mapping[str, Any], secrets: Mapping[str, str], only: Seque
                 )
     if problems:
         raise AnvilError(*problems)
-    return Project(str(raw["name"]), str(raw["directory"]), str(raw["compose"]), services, secrets, tuple(only))
+    name, directory, compose = str(raw["name"]), str(raw["directory"]), str(raw["compose"])
+    return Project(name, directory, compose, services, secrets, tuple(only), dict(raw.get("files") or {}))
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -189,10 +192,11 @@ class Reader:
     def neighbours_of(self, services: Sequence[Service], but: Collection[str] = ()) -> List[Neighbour]:
         """Every container that is none of these services' own. but: ids of others that do not count."""
         names = {service.name for service in services}
+        leaving = {str(entry["Id"]) for entry in self.superseded(services)}
         found = []
         for entry in self.listed:
             labels = entry["Labels"] or {}
-            if entry["Id"] in but:
+            if entry["Id"] in but or entry["Id"] in leaving:
                 continue
             if labels.get(COMPOSE_PROJECT) == self.project.name and labels.get(COMPOSE_SERVICE) in names:
                 continue
@@ -221,6 +225,18 @@ class Reader:
             and entry["Labels"].get("com.docker.compose.oneoff") != "True"
         )
 
+    def superseded(self, services: Sequence[Service]) -> List[Dict[str, Any]]:
+        """Containers of our own project that are no service of it any more and hold a port that one of these publishes:
+        the router of one container, where the edge is to stand. Nobody else could ever free that port."""
+        wanted = {port for service in services for _bind, port, _target in service.ports}
+        return [
+            entry
+            for entry in self.listed
+            if (entry["Labels"] or {}).get(COMPOSE_PROJECT) == self.project.name
+            and entry["Labels"].get(COMPOSE_SERVICE) not in self.project.services
+            and any(port.get("PublicPort") in wanted for port in entry.get("Ports") or [])
+        ]
+
 
 def busy_ports(services: Sequence[Service], reader: Reader) -> Dict[Tuple[str, int], str]:
     """Ports of these services that some process outside Docker holds on this host right now."""
@@ -246,6 +262,8 @@ def busy_ports(services: Sequence[Service], reader: Reader) -> Dict[Tuple[str, i
 def _files_of(project: Project) -> Dict[str, Tuple[str, int]]:
     """The files of a project on its host: path -> (content, mode). Secrets are single-quoted, so nothing expands."""
     wanted = {os.path.join(project.directory, "compose.yaml"): (project.compose, 0o644)}
+    for path, text in project.files.items():
+        wanted[os.path.join(project.directory, path)] = (text, 0o644)
     for service in project.services.values():
         values = project.secret_environment(service)
         if values:
@@ -261,14 +279,32 @@ def _leftover_files(project: Project) -> List[str]:
     return [path for path in files.list_files(folder) if path not in wanted]
 
 
+def _check_subnet(network: str, found: Mapping[str, Any], subnet: str) -> None:
+    """A network cannot change its subnet, so another one there is for the operator to mend."""
+    there = [str(pool.get("Subnet")) for pool in (found.get("IPAM") or {}).get("Config") or []]
+    if subnet and subnet not in there:
+        raise fail(
+            "the network has another subnet than the inventory says",
+            where="network " + network,
+            why="it has {0}, and {1} is wanted".format(", ".join(there) or "none", subnet),
+            hint="take its containers down and remove it (docker network rm {0}), or set anvil_router.edge.subnet".format(
+                network
+            ),
+        )
+
+
 def _ensure_networks_and_volumes(engine: Engine, services: Sequence[Service], check: bool) -> List[str]:
     """Create what the compose file calls external and the host lacks; returns what was (or would be) created."""
     made = []
+    subnets = {name: str(subnet) for service in services for name, subnet in (service.anvil.get("subnets") or {}).items()}
     for network in sorted({network for service in services for network in service.networks}):
-        if engine.inspect_network(network) is None:
-            made.append("network " + network)
-            if not check:
-                engine.create_network(network, {LABEL_PREFIX + "managed": "true"})
+        found = engine.inspect_network(network)
+        if found is not None:
+            _check_subnet(network, found, subnets.get(network, ""))
+            continue
+        made.append("network " + network)
+        if not check:
+            engine.create_network(network, {LABEL_PREFIX + "managed": "true"}, subnets.get(network, ""))
     volumes = {mount.source for service in services for mount in service.mounts if mount.kind == "volume"}
     for volume in sorted(volumes):
         if engine.inspect_volume(volume) is None:
@@ -296,6 +332,7 @@ def subject_of(project: Project, service: Service) -> Optional[readiness.Subject
         served_name=str(service.anvil.get("served_name", "")),
         timeout=float(ready["timeout"]),
         key=str(project.secrets.get(str(ready.get("key") or ""), "")),
+        tls=bool(ready.get("tls", False)),
     )
 
 
@@ -436,8 +473,11 @@ def _converge(engine: Engine, project: Project, order: Order, check: bool, lock:
 
         replacing.decide_anew(reader, services, outcomes, order)
     extra: Dict[str, Any] = {"created": [], "files": [], "commands": [], "evictions": []}
+    leaving = [entry["Names"][0].lstrip("/") for entry in reader.superseded(services)]
     extra["warnings"] = [
-        "container {0} of project {1} is no serve of the inventory any more".format(name, project.name)
+        "container {0} of project {1} is no serve of the inventory any more{2}".format(
+            name, project.name, ", and makes room for one that publishes its port" if name in leaving else ""
+        )
         for name in reader.orphans()
     ]
     if any(outcome.decision.action != drift.NONE for outcome in outcomes.values()):
@@ -460,6 +500,9 @@ def _converge(engine: Engine, project: Project, order: Order, check: bool, lock:
         files.write_file(path, content, mode)
     for path in leftovers:
         files.remove_file(path)
+    for entry in reader.superseded(starting):
+        engine.stop_container(entry["Id"])
+        engine.remove_container(entry["Id"])
     failed: Collection[str] = ()
     if starting:
         compose = Compose(project.name, project.directory, engine.docker_host, lock=lock)

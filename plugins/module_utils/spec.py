@@ -138,10 +138,38 @@ class ProfileEntry:
 
 
 @dataclass(frozen=True)
+class ReplicaPlan:
+    """One router container of several, at a fixed address of the edge's network: HAProxy holds a stale one otherwise."""
+
+    service: str
+    container: str
+    address: str
+
+
+@dataclass(frozen=True)
+class EdgePlan:
+    """What stands before the replicas of a router.
+
+    network, subnet: the network of the edge and the replicas alone. certificates: a folder of PEM files on the host, or
+    empty: plain HTTP. check_tiers: the health check asks the tiers (gateway router), not only the process.
+    """
+
+    image: str
+    container: str
+    network: str
+    subnet: str
+    address: str
+    certificates: str
+    check_tiers: bool
+    replicas: Tuple[ReplicaPlan, ...]
+
+
+@dataclass(frozen=True)
 class RouterPlan:
     """The router of a host. ``token`` names the entry of ``anvil_secrets`` that clients must present.
 
-    ready_timeout, request_timeout: seconds; the latter is how long a tier may take for one answer.
+    ready_timeout, request_timeout: seconds; the latter is how long a tier may take for one answer. edge: where there is
+    more than one replica; the router then has no container of the name ``container``, but those of ``edge.replicas``.
     """
 
     image: str
@@ -155,6 +183,7 @@ class RouterPlan:
     profile: Tuple[ProfileEntry, ...] = ()
     ready_timeout: int = 60
     request_timeout: int = 300
+    edge: Optional[EdgePlan] = None
 
 
 @dataclass(frozen=True)
@@ -185,7 +214,8 @@ class Service:
     """One service of a compose file in canonical form; ``None`` means: the file does not say, the image decides.
 
     ports: ``(host address, host port, container port/protocol)``. gpu_uuids: the device ids of its ``nvidia``
-    reservation. secret_env: variables whose values come from the env file; the values are not part of the service.
+    reservation. secret_env: variables whose values come from the env file; the values are not part of the service. addresses:
+    network -> its fixed IPv4 address there. stop_grace: seconds between the stop signal and the kill.
     """
 
     name: str
@@ -199,6 +229,7 @@ class Service:
     ports: Tuple[Tuple[str, int, str], ...] = ()
     mounts: Tuple[Mount, ...] = ()
     networks: Tuple[str, ...] = ()
+    addresses: Dict[str, str] = field(default_factory=dict)
     ipc: str = ""
     shm_bytes: int = DEFAULT_SHM_BYTES
     restart: str = "no"
@@ -207,6 +238,8 @@ class Service:
     tmpfs: Tuple[str, ...] = ()
     init: bool = False
     stop_signal: Optional[str] = None
+    stop_grace: Optional[int] = None
+    working_dir: Optional[str] = None
     healthcheck: Optional[Tuple[str, ...]] = None
     cap_drop: Tuple[str, ...] = ()
     security_opt: Tuple[str, ...] = ()
@@ -242,6 +275,19 @@ def parse_bytes(text: Any) -> int:
     if word and word[-1] in _BYTES:
         return int(float(word[:-1]) * _BYTES[word[-1]])
     return int(word)
+
+
+def parse_seconds(text: Any) -> int:
+    """Turn compose's ``30s`` into seconds. Raises ValueError on what we never write (``1m30s``)."""
+    return int(str(text).strip().removesuffix("s"))
+
+
+def _networks(raw: Any, networks: Mapping[str, Any]) -> Tuple[Tuple[str, ...], Dict[str, str]]:
+    """The names of a service's networks, and its fixed addresses in them. Compose takes a list or a mapping."""
+    wanted = dict.fromkeys(raw) if isinstance(raw, list) else dict(raw or {})
+    names = {net: str((networks.get(net) or {}).get("name", net)) for net in wanted}
+    fixed = {names[net]: str(item["ipv4_address"]) for net, item in wanted.items() if item and item.get("ipv4_address")}
+    return tuple(sorted(names.values())), fixed
 
 
 def _words(value: Any) -> Optional[Tuple[str, ...]]:
@@ -303,6 +349,7 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
         raw = _undollar(raw_dollars)
         env_files = raw.get("env_file") or []
         health = raw.get("healthcheck") or {}
+        names, addresses = _networks(raw.get("networks"), networks)
         services[name] = Service(
             name=name,
             container=str(raw.get("container_name", "")),
@@ -314,7 +361,8 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
             gpu_uuids=_device_ids(raw),
             ports=tuple(sorted(_port(port) for port in raw.get("ports") or [])),
             mounts=tuple(sorted((_mount(item, volumes) for item in raw.get("volumes") or []), key=lambda mount: mount.target)),
-            networks=tuple(sorted(str((networks.get(net) or {}).get("name", net)) for net in raw.get("networks") or [])),
+            networks=names,
+            addresses=addresses,
             ipc=str(raw.get("ipc", "")),
             shm_bytes=parse_bytes(raw.get("shm_size", DEFAULT_SHM_BYTES)),
             restart=str(raw.get("restart", "no")),
@@ -323,6 +371,8 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
             tmpfs=tuple(sorted(raw.get("tmpfs") or [])),
             init=bool(raw.get("init", False)),
             stop_signal=raw.get("stop_signal"),
+            stop_grace=None if raw.get("stop_grace_period") is None else parse_seconds(raw["stop_grace_period"]),
+            working_dir=raw.get("working_dir"),
             healthcheck=_words(health.get("test")),
             cap_drop=tuple(sorted(raw.get("cap_drop") or [])),
             security_opt=tuple(sorted(raw.get("security_opt") or [])),

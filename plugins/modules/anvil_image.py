@@ -109,7 +109,7 @@ EXAMPLES = r"""
     dockerfile: |
       ARG BASE
       FROM ${BASE}
-      RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf pip install --no-cache-dir runai-model-streamer
+      RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf pip install --no-cache-dir einops==0.8.1
       USER 10001:10001
       ENTRYPOINT ["vllm"]
     build_secrets:

@@ -81,6 +81,13 @@ gpus:
   returned: success
   type: list
   elements: dict
+router_names:
+  description:
+    - The router's containers. C(containers) run it; C(replicas) are the same where there is more than one, else empty;
+      C(edge) stands before them, or is empty; C(front) is the one that clients reach. V(none) if the host has no router.
+  returned: success
+  type: dict
+  sample: {"containers": ["anvil-router"], "replicas": [], "edge": "", "front": "anvil-router"}
 router_files:
   description: The text of the router's C(config) and C(profile), for M(anvil.serving.anvil_router_promote).
   returned: success

@@ -23,6 +23,12 @@ options:
       - The router's container.
     type: str
     default: anvil-router
+  edge:
+    description:
+      - The container of the edge, where the router has replicas; O(container) is then one of them, and the one that
+        O(ask) goes to.
+    type: str
+    default: ''
   image:
     description:
       - The router's image, needed to read the volume's history where no container exists.
@@ -116,6 +122,14 @@ router:
     version: {description: The anvil-serving version that validated it., type: str, returned: always}
     history: {description: Every revision held., type: list, elements: dict, returned: always}
   sample: {"exists": true, "state": "running", "healthy": true, "endpoint": "http://127.0.0.1:8000", "token_set": true}
+edge:
+  description:
+    - The edge and the health of each replica as it sees them; null without O(edge).
+    - C(loaded) tells whether it has read the configuration that is written, C(problem) why it could not be asked.
+  returned: success
+  type: dict
+  sample: {"exists": true, "state": "running", "healthy": true, "loaded": true, "tls": false, "version": "3.0.11",
+    "replicas": [{"name": "anvil-router-1", "status": "UP", "sessions": 3, "queued": 0}]}
 answers:
   description: What each model of O(ask) said, with C(ok), C(status), C(text) and C(seconds).
   returned: success
@@ -131,6 +145,7 @@ problems:
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback
+from ansible_collections.anvil.serving.plugins.module_utils.edge import describe_edge
 from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.router import Question, ask_tiers, read_router, setting_from
@@ -140,6 +155,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "container": {"type": "str", "default": "anvil-router"},
+            "edge": {"type": "str", "default": ""},
             "image": {"type": "str", "default": ""},
             "volume": {"type": "str", "default": "anvil-router-cfg"},
             "mount": {"type": "path", "default": "/etc/anvil"},
@@ -156,13 +172,15 @@ def main():
     try:
         engine, setting = Engine(given["docker_host"]), setting_from(given)
         router = read_router(engine, setting)
+        edge = describe_edge(engine, given["edge"]) if given["edge"] else None
         answers = {}
         if given["ask"] and not module.check_mode:
             question = Question(given["ask"], given["prompt"], given["max_tokens"], given["token"] or "", given["ask_timeout"])
             answers = ask_tiers(engine, setting, question)
     except AnvilError as exc:
         module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
-    module.exit_json(changed=False, router=router, answers={model: asdict(answer) for model, answer in answers.items()})
+    told = {model: asdict(answer) for model, answer in answers.items()}
+    module.exit_json(changed=False, router=router, edge=edge, answers=told)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ each service's own hash among its labels.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
+from ansible_collections.anvil.serving.plugins.module_utils.edge import CONFIG as EDGE_CONFIG
+from ansible_collections.anvil.serving.plugins.module_utils.edge import SOCKET as EDGE_SOCKET
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     EXPERIMENT_PROJECT,
@@ -26,6 +29,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     LABEL_SPEC,
     LABEL_TTL,
     LABEL_VRAM,
+    EdgePlan,
     HostPlan,
     Mount,
     RouterPlan,
@@ -40,21 +44,30 @@ ROUTER_MOUNT = "/etc/anvil"
 ROUTER_TOKEN_ENV = "ANVIL_ROUTER_TOKEN"
 SERVES_PROJECT = "anvil-serves"
 ROUTER_PROJECT = "anvil-router"
+EDGE_FOLDER = EDGE_CONFIG.rpartition("/")[0]
+TLS_FOLDER = "/etc/anvil-tls"
+# A stream may last as long as a tier may take for one answer; a replica and the edge wait for it (seconds more).
+EDGE_MARGIN = 30
 PROFILE_SCHEMA = "anvil-serving.router.profile_bootstrap/v2"
 
 
 @dataclass(frozen=True)
 class Project:
-    """A compose project, ready for ``anvil_serve``: where its file goes, its text, and its services as data."""
+    """A compose project, ready for ``anvil_serve``: where its file goes, its text, and its services as data.
+
+    files: path below the directory -> text, for what services mount from there.
+    """
 
     name: str
     directory: str
     compose: str
     services: dict[str, Service]
+    files: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         services = {name: service_as_dict(service) for name, service in self.services.items()}
-        return {"name": self.name, "directory": self.directory, "compose": self.compose, "services": services}
+        plain = {"name": self.name, "directory": self.directory, "compose": self.compose, "services": services}
+        return {**plain, "files": self.files} if self.files else plain
 
 
 def quote(value: Any) -> str:
@@ -91,6 +104,11 @@ def _environment() -> jinja2.Environment:
     made.filters.update(block=block, quote=quote, toml=toml)
     made.globals.update(env_file=env_file)
     return made
+
+
+def render_template(name: str, **values: Any) -> str:
+    """One template, laid out with these values."""
+    return _environment().get_template(name).render(values)
 
 
 def _volumes(mounts: list[Mount]) -> list[str]:
@@ -145,7 +163,7 @@ def _router_values(router: RouterPlan) -> dict[str, Any]:
     secrets = {tier.key_env: tier.key_secret for tier in router.tiers if tier.key_secret}
     if router.token:
         secrets[ROUTER_TOKEN_ENV] = router.token
-    values = {key: value for key, value in asdict(router).items() if key not in ("tiers", "profile")}
+    values = {key: value for key, value in asdict(router).items() if key not in ("tiers", "profile", "edge")}
     values.update(
         tiers=router.tiers,
         profile=router.profile,
@@ -158,8 +176,56 @@ def _router_values(router: RouterPlan) -> dict[str, Any]:
     return values
 
 
+def render_edge_config(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> str:
+    """haproxy.cfg: the edge before the replicas."""
+    values = {
+        "socket": EDGE_SOCKET,
+        "longest": router.request_timeout + EDGE_MARGIN,
+        "certificates": edge.certificates,
+        "tls_folder": TLS_FOLDER,
+        "check_path": "/v1/health/tiers" if edge.check_tiers else "/healthz",
+        "check_token": edge.check_tiers and bool(router.token),
+        "replicas": edge.replicas,
+    }
+
+    def lay_out(revision: str) -> str:
+        return render_template("edge/haproxy.cfg.j2", plan=plan, edge={**values, "revision": revision})
+
+    # The running process tells this hash (show info), so whether it has read this file can be asked.
+    return lay_out(hashlib.sha256(lay_out("").encode()).hexdigest())
+
+
+def render_replicas(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> Project:
+    """The compose project of a router of several replicas, with the edge before them."""
+    names = [*(replica.service for replica in edge.replicas), "edge"]
+    labels = {name: {LABEL_SERVE: name, LABEL_PREFIX + "engine": "edge" if name == "edge" else "router"} for name in names}
+    start = ["router", "run", "--host", "0.0.0.0", "--port", "8000", "--config"]
+    mounts = [Mount("bind", f"{plan.root}/{ROUTER_PROJECT}/edge", EDGE_FOLDER, read_only=True)]
+    if edge.certificates:
+        mounts.append(Mount("bind", edge.certificates, TLS_FOLDER, read_only=True))
+    values = {
+        "router": _router_values(router),
+        "edge": edge,
+        "edge_mounts": mounts,
+        "edge_command": ["-W", "-db", "-f", EDGE_CONFIG],
+        "edge_secrets": {ROUTER_TOKEN_ENV: router.token} if edge.check_tiers and router.token else {},
+        "commands": {one.service: [*start, f"{live_folder(one.container)}/config.toml"] for one in edge.replicas},
+        "folders": {one.service: live_folder(one.container) for one in edge.replicas},
+        "volumes": [router.volume],
+    }
+    project = _render_project("router_replicas.compose.yaml.j2", ROUTER_PROJECT, plan, labels, values)
+    return replace(project, files={"edge/haproxy.cfg": render_edge_config(plan, router, edge)})
+
+
+def live_folder(replica: str) -> str:
+    """Where a replica reads its files: through its own pointer, so that only a promotion of it switches them."""
+    return f"{ROUTER_MOUNT}/.anvil/live/{replica}"
+
+
 def render_router(plan: HostPlan, router: RouterPlan) -> Project:
     """The compose project of a host's router."""
+    if router.edge:
+        return render_replicas(plan, router, router.edge)
     labels = {"router": {LABEL_SERVE: "router", LABEL_PREFIX + "engine": "router"}}
     values = {"router": _router_values(router), "volumes": [router.volume]}
     return _render_project("router.compose.yaml.j2", ROUTER_PROJECT, plan, labels, values)
@@ -171,7 +237,8 @@ def render_router_config(plan: HostPlan, router: RouterPlan) -> str:
         "plan": plan,
         "router": _router_values(router),
         "mapping_version": "anvil.serving/1",
-        "profile_path": f"{ROUTER_MOUNT}/profile.json",
+        # Replicas share the config and not the pointer: a relative path is read from the folder a replica runs in, its own.
+        "profile_path": "profile.json" if router.edge else f"{ROUTER_MOUNT}/profile.json",
     }
     return _environment().get_template("router/config.toml.j2").render(values)
 
@@ -184,6 +251,17 @@ def render_router_profile(router: RouterPlan) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
+def name_containers(router: RouterPlan) -> dict[str, Any]:
+    """Who is who: ``containers`` run the router, ``edge`` stands before them (empty: nothing), ``front`` is what clients reach.
+
+    ``replicas`` is empty where there is one container and no edge.
+    """
+    replicas = [one.container for one in router.edge.replicas] if router.edge else []
+    edge = router.edge.container if router.edge else ""
+    containers = replicas or [router.container]
+    return {"containers": containers, "replicas": replicas, "edge": edge, "front": edge or router.container}
+
+
 def render_host(plan: HostPlan) -> dict[str, Any]:
     """Everything that the plan of a host renders to, as plain data.
 
@@ -194,6 +272,7 @@ def render_host(plan: HostPlan) -> dict[str, Any]:
     return {
         "serves": render_serves(plan).as_dict() if plan.serves else None,
         "router": render_router(plan, router).as_dict() if router else None,
+        "router_names": name_containers(router) if router else None,
         "router_files": {
             "config": render_router_config(plan, router) if router else "",
             "profile": render_router_profile(router) if router else "",

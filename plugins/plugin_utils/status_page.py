@@ -197,7 +197,10 @@ def _host_text(host: Mapping[str, Any]) -> str:
         lines.append(f"  GPU {name} ({card['name']}): {card['memory']}, held by {card['held_by']}{more}")
     if not host["has_driver"]:
         lines.append("  no NVIDIA driver")
-    shown = [{**row, "serve": row["serve"] + ("" if row["kind"] == "serve" else f" ({row['kind']})")} for row in host["rows"]]
+    shown = [
+        {**row, "serve": row["serve"] + ("" if row["kind"] in ("serve", "router") else f" ({row['kind']})")}
+        for row in host["rows"]
+    ]
     if shown:
         widths = {key: max(len(HEADS[key]), *(len(row[key]) for row in shown)) for key in COLUMNS}
         table = [HEADS, *shown]

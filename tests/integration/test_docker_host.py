@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bed import FAKOLI_DARK, Bed, BedError, Host
+from bed import FAKOLI_DARK, Bed, BedError, Host, wait_until
 from conftest import COLLECTIONS, REPO
 
 HOST = "docker-host"
@@ -153,3 +154,66 @@ def test_a_host_without_cards_needs_none_until_it_is_asked_for(bed: Bed, tmp_pat
             bare.run("test", "-e", "/etc/docker/daemon.json")
     finally:
         bed.host_down(HOST + "-cpu")
+
+
+# ------------------------------------------------------------------------------------------------------------- install
+
+HOOK = "/usr/local/bin/nvidia-container-runtime-hook"
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A signed flat apt repository with a container toolkit in it, as NVIDIA's is laid out, and its public key."""
+    folder = tmp_path_factory.mktemp("repository")
+    package, home = folder / "package", folder / "gpg"
+    (package / "DEBIAN").mkdir(parents=True)
+    (package / "usr/bin").mkdir(parents=True)
+    home.mkdir(mode=0o700)
+    control = "Package: nvidia-container-toolkit\nVersion: 1.17.8-1\nArchitecture: all\nMaintainer: the bed <bed@localhost>\n"
+    (package / "DEBIAN/control").write_text(control + "Description: the simulated driver's hook\n")
+    hook = package / "usr/bin/nvidia-container-runtime-hook"
+    hook.write_text('#!/bin/sh\nexec /usr/local/bin/simulated-hook "$@"\n')
+    hook.chmod(0o755)
+    run = {"check": True, "capture_output": True, "env": {**os.environ, "GNUPGHOME": str(home)}}
+    repo = folder / "repo"
+    repo.mkdir()
+    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", str(package), str(repo / "toolkit.deb")], **run)
+    raw = (repo / "toolkit.deb").read_bytes()
+    packages = f"{control}Filename: ./toolkit.deb\nSize: {len(raw)}\nSHA256: {hashlib.sha256(raw).hexdigest()}\n"
+    (repo / "Packages").write_text(packages + "Description: the simulated driver's hook\n")
+    digest = hashlib.sha256((repo / "Packages").read_bytes()).hexdigest()
+    date = "Thu, 01 Jan 2026 00:00:00 UTC"
+    (repo / "Release").write_text(f"Date: {date}\nSHA256:\n {digest} {(repo / 'Packages').stat().st_size} Packages\n")
+    subprocess.run(["gpg", "--batch", "--passphrase", "", "--quick-gen-key", "bed@localhost", "rsa3072", "sign"], **run)
+    subprocess.run(["gpg", "--batch", "--clearsign", "--output", str(repo / "InRelease"), str(repo / "Release")], **run)
+    key = subprocess.run(["gpg", "--armor", "--export"], **run).stdout.decode()
+    return repo, key
+
+
+def test_the_toolkit_is_installed_and_the_engine_then_gives_out_cards(play: Play, bed: Bed, repository: tuple[Path, str]) -> None:
+    repo, key = repository
+    play.host.load_images(["anvil.local/llama-server:1"])
+    hide = f"cd /usr/local/bin; mv {HOOK} simulated-hook; mv {HOOK}.py simulated-hook.py"
+    play.host.run("sh", "-c", f"{hide}; mkdir -p /srv/repo; service docker restart")
+    wait_until("the engine", play.host.is_up)
+    bed.docker("cp", f"{repo}/.", f"{HOST}:/srv/repo")
+    gpu = ["run", "--rm", "--gpus", f"device={UUIDS[0]}", "--entrypoint", "true", "anvil.local/llama-server:1"]
+    with pytest.raises(BedError, match="could not select device driver"):
+        play.host.docker(*gpu)
+    wanted = {
+        "docker_host_install": True,
+        "docker_host_gpus": UUIDS,
+        "docker_host_repositories": [
+            {
+                "name": "nvidia",
+                "uris": "file:/srv/repo",
+                "suites": "/",
+                "signed_by": key,
+                "packages": ["nvidia-container-toolkit"],
+            }
+        ],
+    }
+    play.run(**wanted)
+    play.host.docker(*gpu)
+    assert "1.17.8-1" in play.host.run("dpkg-query", "--show", "nvidia-container-toolkit")
+    assert "changed=0" in play.run(**wanted)

@@ -142,7 +142,8 @@ def test_one_bad_serve_is_named_and_the_other_runs(field: Field, fields: dict[st
     fast = field.ids()["bed-fast"]
     field.edit("heavy", args=("-c", "512"), model="/models/heavy.gguf", image="anvil.local/llama-server:1")
     field.edit("heavy", entrypoint=(), restart="unless-stopped")
-    assert not field.run()["failed"]
+    mended = field.run()
+    assert not mended["failed"], mended["msg"]
     assert field.ids()["bed-fast"] == fast
 
 

@@ -32,7 +32,7 @@ REPO = HERE.parents[1]
 BOOTSTRAP = REPO / "bootstrap"
 SIMULATED_GPUS = HERE / "gpus"
 
-BOOTSTRAP_IMAGES = ("router:0.13.2", "router:2.0.2", "llama-server:1")
+BOOTSTRAP_IMAGES = ("router:0.13.2", "router:2.0.2", "llama-server:1", "edge:1")
 OWN_IMAGES = ("registry:2", "dockerhost:1")
 ALL_IMAGES = (*BOOTSTRAP_IMAGES, *OWN_IMAGES)
 HOST_NETWORK = "anvil-hosts"

@@ -90,6 +90,10 @@ def test_an_image_that_is_not_here_yet_is_no_drift_while_its_name_is_the_same() 
         ({"extra_hosts": ("host.docker.internal:host-gateway",)}, "extra_hosts"),
         ({"memory_bytes": 1 << 30}, "limits"),
         ({"container": "other"}, "name"),
+        ({"addresses": {"anvil": "10.0.0.3"}}, "addresses"),
+        ({"stop_signal": "SIGINT"}, "stop_signal"),
+        ({"stop_grace": 30}, "stop_grace"),
+        ({"working_dir": "/elsewhere"}, "working_dir"),
     ],
 )
 def test_each_edited_field_is_the_only_reason(fields: dict[str, Any], reason: str) -> None:
@@ -105,6 +109,9 @@ def test_each_edited_field_is_the_only_reason(fields: dict[str, Any], reason: st
         (("HostConfig", "DeviceRequests"), [{"Driver": "nvidia", "Count": -1, "DeviceIDs": None}], "gpu"),
         (("Name",), "/renamed", "name"),
         (("NetworkSettings", "Networks"), {}, "networks"),
+        (("NetworkSettings", "Networks", "anvil", "IPAMConfig"), {"IPv4Address": "10.0.0.9"}, "addresses"),
+        (("Config", "StopSignal"), "SIGINT", "stop_signal"),
+        (("Config", "StopTimeout"), 5, "stop_grace"),
     ],
 )
 def test_a_container_changed_by_hand_is_seen(path: tuple[str, ...], value: Any, reason: str) -> None:

@@ -76,7 +76,7 @@ def test_mig_devices_of_each_card() -> None:
         MigDevice("MIG-a28ad590-3fda-56dd-84fc-0a0b96edc58d", "3g.20gb"),
     )
     assert found["GPU-5c1a4a77-07b2-4d39-9f6e-3c1f5a1c9e55"] == ()
-    (old,) = parse_mig_devices(recorded.MIG_LIST_450).values()
+    old = parse_mig_devices(recorded.MIG_LIST_450)["GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"]
     assert old == (MigDevice("MIG-GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77/1/0", "1g.5gb"),)
 
 

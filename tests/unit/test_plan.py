@@ -77,6 +77,7 @@ def problems(*changes, facts=None, **options):
 
 
 HEAVY, FAST, ROUTER = "anvil_serves.heavy.", "anvil_serves.fast.", "anvil_router."
+TWO = [(ROUTER + "replicas", 2)]
 
 # (what is changed, where the one problem is, a piece of what, a piece of the hint)
 MISTAKES = {
@@ -114,6 +115,21 @@ MISTAKES = {
     "port range": ([(FAST + "port", 65536)], FAST + "port", "65536 is out of range", "65535"),
     "port a boolean": ([(FAST + "port", True)], FAST + "port", "the boolean true", "whole number"),
     "no port": ([(FAST + "port", DROP)], FAST + "port", "no port", "30002"),
+    "no replica": ([(ROUTER + "replicas", 0)], ROUTER + "replicas", "out of range", "from 1 to 4"),
+    "edge of one": ([(ROUTER + "edge", {})], ROUTER + "edge", "no edge", "replicas: 2"),
+    "unknown edge key": ([*TWO, (ROUTER + "edge", {"cert": "/x"})], ROUTER + "edge.cert", "unknown key", "certificates"),
+    "edge subnet": ([*TWO, (ROUTER + "edge", {"subnet": "10.1.1.1/28"})], ROUTER + "edge.subnet", "no IPv4", "10.87.213.0/28"),
+    "public subnet": ([*TWO, (ROUTER + "edge", {"subnet": "8.8.8.0/28"})], ROUTER + "edge.subnet", "private", "10.87.213.0/28"),
+    "small subnet": ([*TWO, (ROUTER + "edge", {"subnet": "10.1.1.0/30"})], ROUTER + "edge.subnet", "too few", "private"),
+    "relative tls": ([*TWO, (ROUTER + "edge", {"certificates": "tls"})], ROUTER + "edge.certificates", "'tls'", "absolute"),
+    "edge health": ([*TWO, (ROUTER + "edge", {"health": "tier"})], ROUTER + "edge.health", "'tier'", "did you mean tiers?"),
+    "edge image": ([*TWO, (ROUTER + "edge", {"image": "haproxy"})], ROUTER + "edge.image", "neither tag", "sha256"),
+    "container of a replica": (
+        [*TWO, (FAST + "container", "anvil-router-2")],
+        ROUTER + "container",
+        "serve fast",
+        "own",
+    ),
     "container twice": (
         [(FAST + "container", "x1"), (HEAVY + "container", "x1")],
         FAST + "container",
@@ -265,6 +281,17 @@ MISTAKES = {
         "twice",
         "once",
     ),
+    "share of nothing": ([(HEAVY + "gpu_memory_utilization", 1.2)], HEAVY + "gpu_memory_utilization", "1.2", "at most 1"),
+    "share in words": ([(HEAVY + "gpu_memory_utilization", "most")], HEAVY + "gpu_memory_utilization", "'most'", "derive"),
+    "share of llama.cpp": ([(FAST + "gpu_memory_utilization", "derive")], FAST + "gpu_memory_utilization", "llama_cpp", "vllm"),
+    "share twice": (
+        [(HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "args", ["--gpu-memory-utilization", "0.5"])],
+        HEAVY + "gpu_memory_utilization",
+        "also in args",
+        "one of the two",
+    ),
+    "residency": ([(HEAVY + "residency", "on-demand")], HEAVY + "residency", "'on-demand'", "on_demand"),
+    "tag of a serve's name": ([(HEAVY + "tags", ["fast"])], HEAVY + "tags", "the name of a serve", "another word"),
     "empty preset": ([(ROUTER + "presets", {"chat": []})], ROUTER + "presets.chat", "no tier", "leave the preset out"),
 }
 ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "quality_score": 0.9, "sample_n": 4}
@@ -370,6 +397,24 @@ def test_a_serve_without_a_claim_takes_the_whole_budget_and_a_note_says_so():
     made = plan((HEAVY + "vram_mib", DROP))
     assert made.serves[0].vram_mib == 95839
     assert any("anvil_serves.heavy" in note and "95839" in note for note in made.notes)
+
+
+def test_the_share_of_a_card_is_derived_from_its_total_memory_and_rounded_down():
+    derived = plan((HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "vram_mib", 86141))
+    assert derived.serves[0].args[-2:] == ("--gpu-memory-utilization", "0.88")
+    assert 0.88 * 97887 <= 86141  # of the total 97887 MiB: by the budget of 95839 it would have been 0.898
+    whole = plan((HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "vram_mib", DROP))
+    assert whole.serves[0].args[-1] == "0.979"
+    two = plan((HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "gpus", ["big", "small"]), (HEAVY + "vram_mib", 9999))
+    assert two.serves[0].args[-1] == "0.102"  # one flag for two cards: the larger one decides, so neither is exceeded
+
+
+def test_serves_on_demand_need_room_beside_the_resident_ones_only():
+    night = {**BASE["anvil_serves"]["heavy"], "port": 30009, "vram_mib": 90000, "residency": "on_demand"}
+    room = plan(("anvil_serves.night", night), (HEAVY + "residency", "evictable"))
+    assert [serve.residency for serve in room.serves] == ["evictable", "resident", "on_demand"]
+    (problem,) = [found for found in problems(("anvil_serves.night", night)) if "over its budget" in found.what]
+    assert "serve heavy 60000 + serve night 90000 = 150000 MiB > 97887 - 2048 = 95839 MiB" in problem.what
 
 
 def test_the_serve_stands_above_the_defaults_of_its_engine():
@@ -527,3 +572,14 @@ def test_a_capability_is_two_numbers_in_quotes(value):
     assert [problem.where for problem in problems(("anvil_gpus.big.compute_capability", value))] == [
         "anvil_gpus.big.compute_capability"
     ]
+
+
+def test_replicas_and_the_edge_have_every_default_decided() -> None:
+    edge = plan(*TWO).router.edge
+    assert [(one.service, one.container, one.address) for one in edge.replicas] == [
+        ("router-1", "anvil-router-1", "10.87.213.3"),
+        ("router-2", "anvil-router-2", "10.87.213.4"),
+    ]
+    assert (edge.image, edge.container, edge.network) == ("anvil.local/edge:1", "anvil-router-edge", "anvil-router-edge")
+    assert (edge.subnet, edge.address, edge.certificates, edge.check_tiers) == ("10.87.213.0/28", "10.87.213.2", "", False)
+    assert plan().router.edge is None and plan((ROUTER + "replicas", 1)).router.edge is None

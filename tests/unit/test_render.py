@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.anvil.serving.plugins.module_utils.edge import find_revision
+from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     HostPlan,
     Mount,
@@ -19,7 +21,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     service_as_dict,
     service_from_dict,
 )
-from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_host, render_serves
+from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_edge_config, render_host, render_serves
 from conftest import COLLECTIONS, REPO
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,6 +131,59 @@ def test_the_same_plan_gives_the_same_bytes_and_a_changed_one_another_hash() -> 
     labels = [render_serves(plan).services["s"].labels["anvil.serving.spec"] for plan in (one, other)]
     assert labels[0] != labels[1]
     assert parse_compose(yaml.safe_load(render_serves(one).compose))["s"].spec_hash() == labels[0]
+
+
+REPLICATED = {
+    "anvil_secrets": {"router_token": None},
+    "anvil_serves": {"heavy": {"engine": "llama_cpp", "image": "i:1", "model": "/m", "port": 30002, "args": ["-c", "4096"]}},
+    "anvil_router": {
+        "image": "anvil.local/router:0.13.2",
+        "replicas": 2,
+        "publish": "0.0.0.0:443",
+        "edge": {"certificates": "/etc/tls", "health": "tiers"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "edge/haproxy.cfg"])
+def test_two_replicas_are_as_the_golden_file_says(name: str) -> None:
+    project = render_host(build_plan("twin", REPLICATED, {"router_token": "file"}))["router"]
+    text = project["compose"] if name == "compose.yaml" else project["files"][name]
+    golden = GOLDEN / "twin" / name
+    if os.environ.get("ANVIL_GOLDEN") == "write":
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_only_the_edge_publishes_a_port_and_every_replica_reads_through_its_own_pointer() -> None:
+    rendered = render_host(build_plan("twin", REPLICATED, {"router_token": "file"}))
+    services = {name: service_from_dict(raw) for name, raw in rendered["router"]["services"].items()}
+    assert {name: service.ports for name, service in services.items() if service.ports} == {
+        "edge": (("0.0.0.0", 443, "8000/tcp"),)
+    }
+    for number in ("1", "2"):
+        service = services["router-" + number]
+        assert (service.command or ())[-1] == f"/etc/anvil/.anvil/live/anvil-router-{number}/config.toml"
+        assert (service.stop_signal, service.stop_grace) == ("SIGINT", 30)
+    assert rendered["router_names"] == {
+        "containers": ["anvil-router-1", "anvil-router-2"],
+        "replicas": ["anvil-router-1", "anvil-router-2"],
+        "edge": "anvil-router-edge",
+        "front": "anvil-router-edge",
+    }
+
+
+def test_the_hash_in_the_edge_configuration_is_that_of_the_rest() -> None:
+    host = build_plan("twin", REPLICATED, {"router_token": "file"})
+    assert host.router is not None and host.router.edge is not None
+    texts = [
+        render_edge_config(host, router, router.edge)
+        for router in (host.router, replace(host.router, request_timeout=301))
+        if router.edge is not None
+    ]
+    one, other = (find_revision(text) for text in texts)
+    assert len(one) == len(other) == 64 and one != other
 
 
 def test_a_longer_deadline_is_no_reason_to_recreate() -> None:

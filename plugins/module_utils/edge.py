@@ -1,0 +1,346 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The edge: the HAProxy in front of the router's replicas, spoken to through its runtime API.
+
+The runtime API is a unix socket inside the edge's container (level admin, so it is never published). It is reached by
+``perl`` there, executed by the engine: perl-base is essential in Debian, so it is in our image and in the public one,
+which have neither socat nor python. One word costs one exec (about 60 ms).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import tarfile
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Sequence
+
+from ansible_collections.anvil.serving.plugins.module_utils import readiness
+from ansible_collections.anvil.serving.plugins.module_utils.drift import Observed, observe
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, published_address
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, fail
+
+# Where the edge's process listens for the runtime API; templates/edge/haproxy.cfg.j2 says the same.
+SOCKET = "/tmp/haproxy.sock"
+CONFIG = "/etc/anvil-edge/haproxy.cfg"
+UP, MAINT = "UP", "MAINT"
+POLL = 0.1
+REVISION = re.compile(r"description anvil ([0-9a-f]{64})")
+
+# The command arrives as a word of its own: no shell, nothing to quote.
+SPEAK = r"""
+use Socket;
+socket(my $socket, PF_UNIX, SOCK_STREAM, 0) or die "socket: $!\n";
+connect($socket, sockaddr_un($ARGV[0])) or die "$ARGV[0]: $!\n";
+defined(syswrite($socket, "$ARGV[1]\n")) or die "write: $!\n";
+print while <$socket>;
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A replica as the edge sees it.
+
+    status: HAProxy's word (UP, DOWN, MAINT, DRAIN, NOLB). sessions: requests it is carrying. queued: requests that wait
+    for it.
+    """
+
+    name: str
+    status: str
+    sessions: int
+    queued: int
+    backend: str = ""
+
+
+def parse_servers(text: str) -> List[Server]:
+    """The servers in an answer to ``show stat``. Raises ``ValueError`` where it is no such answer."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines or not lines[0].startswith("# "):
+        raise ValueError(text.strip()[:200] or "nothing")
+    found = []
+    for row in csv.DictReader([lines[0][2:], *lines[1:]]):
+        if row.get("svname") in ("FRONTEND", "BACKEND", None):
+            continue
+        found.append(
+            Server(
+                name=str(row["svname"]),
+                # "UP 2/3": it still gets requests, and has failed some checks
+                status=str(row["status"]).split(" ")[0],
+                sessions=int(row["scur"] or 0),
+                queued=int(row["qcur"] or 0),
+                backend=str(row["pxname"]),
+            )
+        )
+    return sorted(found, key=lambda server: server.name)
+
+
+class Edge:
+    """The runtime API of one edge container. Every method may raise ``AnvilError``: no edge, no answer, no such server."""
+
+    def __init__(self, engine: Engine, container: str) -> None:
+        self.engine = engine
+        self.container = container
+
+    def ask(self, command: str) -> str:
+        """One command of the runtime API, and its answer."""
+        ran = self.engine.exec_in(self.container, ["perl", "-e", SPEAK, SOCKET, command])
+        if ran.exit_code != 0:
+            raise fail(
+                "the edge's runtime API does not answer",
+                where="container " + self.container,
+                why=ran.output.strip(),
+                hint="is it an edge of this collection, with perl and {0}? docker logs {1}".format(SOCKET, self.container),
+            )
+        return ran.output
+
+    def read_servers(self) -> List[Server]:
+        """Every replica behind the edge, by name."""
+        said = self.ask("show stat -1 4 -1")
+        try:
+            return parse_servers(said)
+        except (ValueError, KeyError) as exc:
+            raise fail(
+                "the edge told something else than its servers", where="container " + self.container, why=str(exc)
+            ) from exc
+
+    def _find(self, name: str) -> Server:
+        servers = self.read_servers()
+        for server in servers:
+            if server.name == name:
+                return server
+        raise fail(
+            "the edge has no server {0!r}".format(name),
+            where="container " + self.container,
+            hint="it has: " + (", ".join(server.name for server in servers) or "none"),
+        )
+
+    def _set(self, server: Server, *states: str) -> None:
+        commands = ["set server {0}/{1} {2}".format(server.backend, server.name, state) for state in states]
+        said = self.ask("; ".join(commands)).strip()
+        if said:
+            what = "the edge refused to change {0}".format(server.name)
+            raise fail(what, where="container " + self.container, why="{0}: {1}".format("; ".join(commands), said))
+
+    def drain(self, server: str, timeout: float) -> float:
+        """Give the server no more requests, and wait until it carries none; returns the seconds that took.
+
+        Refused, with nothing changed, where it is the only one UP: its requests would have nowhere to go. If it still
+        carries requests after ``timeout`` seconds it gets requests again, and that is an ``AnvilError``.
+        """
+        began = time.monotonic()
+        found = self._find(server)
+        if found.status == UP and not any(other.status == UP for other in self.read_servers() if other.name != server):
+            raise fail(
+                "{0} cannot be drained: no other replica is up".format(server),
+                where="container " + self.container,
+                hint="look at the other replicas first: docker logs NAME",
+            )
+        self._set(found, "state maint")
+        while True:
+            now = self._find(server)
+            if now.status == MAINT and now.sessions == 0 and now.queued == 0:
+                return round(time.monotonic() - began, 3)
+            if time.monotonic() - began > timeout:
+                self._set(found, "state ready")
+                raise fail(
+                    "{0} was not drained within {1:g} s".format(server, timeout),
+                    where="container " + self.container,
+                    why="{0} requests in flight, {1} queued".format(now.sessions, now.queued),
+                    hint="it gets requests again; allow more time than the longest stream takes",
+                )
+            time.sleep(POLL)
+
+    def readmit(self, server: str, timeout: float) -> float:
+        """Give the server requests again, and wait until the edge sees it UP; returns the seconds that took.
+
+        A server that is not UP after ``timeout`` seconds is an ``AnvilError``; it stays admitted, and gets requests as
+        soon as it passes its health check.
+        """
+        began = time.monotonic()
+        # HAProxy takes a server that leaves maintenance for UP; down, it gets its first request after its first check.
+        found = self._find(server)
+        if found.status != UP:
+            self._set(found, "state ready", "health down")
+        while True:
+            now = self._find(server)
+            if now.status == UP:
+                return round(time.monotonic() - began, 3)
+            if time.monotonic() - began > timeout:
+                raise fail(
+                    "{0} did not come up behind the edge within {1:g} s".format(server, timeout),
+                    where="container " + self.container,
+                    why="the edge sees it " + now.status,
+                    hint="does its health check answer 200? docker logs " + server,
+                )
+            time.sleep(POLL)
+
+    def read_facts(self) -> Dict[str, str]:
+        """What the running process tells of itself (``show info``), by HAProxy's names."""
+        lines = [line.partition(":") for line in self.ask("show info").splitlines()]
+        return {name.strip(): value.strip() for name, colon, value in lines if colon}
+
+    def loaded_revision(self) -> str:
+        """The hash that the configuration in memory carries; empty where it carries none."""
+        return find_revision("description " + self.read_facts().get("description", ""))
+
+    def written_revision(self) -> str:
+        """The hash of the configuration that the container would read now."""
+        return find_revision(self.written_config())
+
+    def written_config(self) -> str:
+        found = self.engine.read_archive(self.container, CONFIG)
+        if found is None:
+            raise fail("the edge has no configuration", where="container {0}:{1}".format(self.container, CONFIG))
+        with tarfile.open(fileobj=io.BytesIO(found[1]), mode="r") as archive:
+            stream = archive.extractfile(archive.getmembers()[0])
+            return stream.read().decode("utf-8", "replace") if stream else ""
+
+    def check_config(self) -> None:
+        """Let the edge's own program read what is written; an ``AnvilError`` with its words if it refuses."""
+        ran = self.engine.exec_in(self.container, ["haproxy", "-c", "-f", CONFIG])
+        if ran.exit_code != 0:
+            raise fail(
+                "HAProxy refuses the edge's configuration",
+                where="container {0}:{1}".format(self.container, CONFIG),
+                why=ran.output.strip()[-1500:],
+                hint="the running edge was left as it is",
+            )
+
+    def reload(self, timeout: float) -> float:
+        """Have the edge read its configuration and certificates anew, no connection dropped; returns the seconds it took.
+
+        Refused while a server is in maintenance: that is a promotion or a restart under way, and the new process might
+        give requests to the drained replica.
+        """
+        began = time.monotonic()
+        busy = [server.name for server in self.read_servers() if server.status == MAINT]
+        if busy:
+            raise fail(
+                "the edge is not reloaded while {0} is drained".format(", ".join(busy)),
+                where="container " + self.container,
+                hint="a promotion or a restart is under way: run again when it has ended",
+            )
+        self.check_config()
+        wanted, before = self.written_revision(), self.read_facts().get("Pid", "")
+        self.engine.signal_container(self.container, "USR2")
+        while time.monotonic() - began <= timeout:
+            time.sleep(POLL)
+            try:
+                facts = self.read_facts()
+            except AnvilError:
+                continue  # the old process has let go of the socket, the new one has not taken it yet
+            if facts.get("Pid") != before and find_revision("description " + facts.get("description", "")) == wanted:
+                return round(time.monotonic() - began, 3)
+        log = self.engine.read_log(self.container, 15)
+        raise fail("the edge did not reload within {0:g} s".format(timeout), where="container " + self.container, log=log)
+
+
+def find_revision(text: str) -> str:
+    """The hash in a configuration's ``description anvil HASH``."""
+    found = REVISION.search(text)
+    return found.group(1) if found else ""
+
+
+def describe_edge(engine: Engine, container: str) -> Dict[str, Any]:
+    """The edge and the health of each replica behind it, for ``anvil_router_info``. Absence is not a failure."""
+    raw = engine.inspect_container(container)
+    told: Dict[str, Any] = {
+        "exists": raw is not None,
+        "container": container,
+        "state": "absent" if raw is None else str(raw["State"]["Status"]),
+        "started_at": "" if raw is None else str(raw["State"]["StartedAt"]),
+        "restarts": 0 if raw is None else int(raw.get("RestartCount") or 0),
+        "image_id": "" if raw is None else str(raw["Image"]),
+        "version": "",
+        "loaded": None,
+        "tls": False,
+        "healthy": False,
+        "replicas": [],
+        "problem": "",
+    }
+    if told["state"] != "running":
+        return told
+    edge = Edge(engine, container)
+    try:
+        servers, facts = edge.read_servers(), edge.read_facts()
+        written = edge.written_config()
+        told["loaded"] = edge.loaded_revision() == find_revision(written)
+        told["tls"] = " ssl crt " in written
+    except AnvilError as exc:
+        told["problem"] = exc.as_text()
+        return told
+    told["version"] = facts.get("Version", "")
+    told["healthy"] = any(server.status == UP for server in servers)
+    told["replicas"] = [
+        {"name": each.name, "status": each.status, "sessions": each.sessions, "queued": each.queued} for each in servers
+    ]
+    return told
+
+
+def reload_edge(engine: Engine, container: str, force: bool, timeout: float, check: bool) -> Dict[str, Any]:
+    """Reload the edge if it has not read what is written (or by ``force``, for a renewed certificate)."""
+    edge = Edge(engine, container)
+    old, new = edge.loaded_revision(), edge.written_revision()
+    if old == new and not force:
+        return {"changed": False, "revision": {"old": old, "new": new}, "seconds": 0.0}
+    if check:
+        edge.check_config()
+        return {"changed": True, "revision": {"old": old, "new": new}, "seconds": 0.0}
+    return {"changed": True, "seconds": edge.reload(timeout), "revision": {"old": old, "new": new}}
+
+
+@dataclass(frozen=True)
+class Restart:
+    """How patient a restart is, in seconds: for requests in flight, for the process to end, for it to answer again."""
+
+    drain_timeout: float
+    grace: int
+    start_timeout: float
+
+
+def restart_replicas(engine: Engine, edge: str, replicas: Sequence[str], restart: Restart) -> Dict[str, float]:
+    """Restart replica by replica, each drained first and readmitted before the next; seconds per replica.
+
+    Without an edge there is one container: it is restarted, and ``/healthz`` must answer. The first that fails ends it;
+    the others were not touched.
+    """
+    seconds: Dict[str, float] = {}
+    for replica in replicas:
+        began = time.monotonic()
+        if edge:
+            _restart_behind(engine, Edge(engine, edge), replica, restart)
+        else:
+            _restart_alone(engine, replica, restart)
+        seconds[replica] = round(time.monotonic() - began, 3)
+    return seconds
+
+
+def _restart_behind(engine: Engine, edge: Edge, replica: str, restart: Restart) -> None:
+    edge.drain(replica, restart.drain_timeout)
+    try:
+        engine.restart_container(replica, restart.grace)
+    finally:
+        # Whatever became of it, its health check decides from here: a drained replica that nobody readmits is lost.
+        edge.readmit(replica, restart.start_timeout)
+
+
+def _restart_alone(engine: Engine, replica: str, restart: Restart) -> None:
+    engine.restart_container(replica, restart.grace)
+    raw = engine.inspect_container(replica)
+    bound = [b for bindings in ((raw or {}).get("NetworkSettings") or {}).get("Ports", {}).values() for b in bindings or ()]
+    if not bound:
+        return
+    address = published_address(str(bound[0]["HostIp"]), int(bound[0]["HostPort"]))
+    subject = readiness.Subject(replica, replica, "health", address, "", restart.start_timeout)
+
+    def inspect(name: str) -> Optional[Observed]:
+        found = engine.inspect_container(name)
+        return None if found is None else observe(found)
+
+    verdict, _seconds = readiness.wait_ready([subject], inspect, time.monotonic, time.sleep)[replica]
+    if verdict.outcome != readiness.READY:
+        log = engine.read_log(replica, 15)
+        raise fail("the router did not come up: " + verdict.state, where="container " + replica, why=verdict.why, log=log)

@@ -1,0 +1,116 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: anvil_router_restart
+short_description: Restart a router, replica by replica
+version_added: 1.0.0
+author:
+  - The anvil.serving authors (@fakoli)
+description:
+  - With an edge, each replica is drained, restarted, and given requests again when its health check passes, before the
+    next one is touched; no client notices. A replica that fails ends it, and the others are left as they are.
+  - Without an edge the one container is restarted, and C(/healthz) must answer on its published port.
+  - Changes no file. Use M(anvil.serving.anvil_router_promote) for those.
+options:
+  replicas:
+    description:
+      - The router's containers, in this order.
+    type: list
+    elements: str
+    default: [anvil-router]
+  edge:
+    description:
+      - The edge's container; empty where there is none.
+    type: str
+    default: ''
+  drain_timeout:
+    description:
+      - Seconds that the requests of a replica get to end. A replica that is not drained then gets requests again, is
+        not restarted, and the module fails.
+    type: float
+    default: 330
+  grace:
+    description:
+      - Seconds that the process gets to end by itself.
+    type: int
+    default: 10
+  start_timeout:
+    description:
+      - Seconds within which it must answer again.
+    type: float
+    default: 60
+  docker_host:
+    description:
+      - The Docker Engine.
+    type: str
+    default: unix:///var/run/docker.sock
+attributes:
+  check_mode:
+    support: full
+    description: Tells that it would restart, and does nothing.
+  diff_mode:
+    support: none
+    description: Nothing to compare.
+requirements:
+  - Docker Engine 24 or newer
+  - Docker SDK for Python
+seealso:
+  - module: anvil.serving.anvil_router_info
+"""
+
+EXAMPLES = r"""
+- name: Restart the replicas one by one
+  anvil.serving.anvil_router_restart:
+    replicas: [anvil-router-1, anvil-router-2]
+    edge: anvil-router-edge
+"""
+
+RETURN = r"""
+seconds:
+  description: How long each replica took, drain included.
+  returned: success
+  type: dict
+  sample: {"anvil-router-1": 2.91, "anvil-router-2": 2.68}
+problems:
+  description: Everything that is wrong, each with C(what), C(where), C(why), C(hint) and C(log).
+  returned: failure
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule, env_fallback
+from ansible_collections.anvil.serving.plugins.module_utils.edge import Restart, restart_replicas
+from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "replicas": {"type": "list", "elements": "str", "default": ["anvil-router"]},
+            "edge": {"type": "str", "default": ""},
+            "drain_timeout": {"type": "float", "default": 330.0},
+            "grace": {"type": "int", "default": 10},
+            "start_timeout": {"type": "float", "default": 60.0},
+            "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    if module.check_mode:
+        module.exit_json(changed=True, seconds={})
+    restart = Restart(given["drain_timeout"], given["grace"], given["start_timeout"])
+    try:
+        seconds = restart_replicas(Engine(given["docker_host"]), given["edge"], given["replicas"], restart)
+    except AnvilError as exc:
+        module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
+    module.exit_json(changed=True, seconds=seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: anvil_router_tier
+short_description: Take a tier of a router out of service and back
+version_added: 1.0.0
+author:
+  - The anvil.serving authors (@fakoli)
+description:
+  - Quiesces, drains and readmits a tier through the router's transition API, so that the serve behind it can be
+    replaced without a failed request.
+  - Needs a router that has a token (C([server].auth_env)). A router without this API is told by its answer.
+  - The router readmits only a tier whose serve names the configured model. The tier's config needs C(health_path) and
+    C(model_identity) for that; without them the module says so.
+  - A router keeps these states in memory. A restarted router has admitted every tier again.
+options:
+  containers:
+    description:
+      - The router's containers, every replica of it. They do not tell each other.
+    type: list
+    elements: str
+    default: [anvil-router]
+  tier:
+    description:
+      - The tier. With O(state=status), empty means every tier.
+    type: str
+    default: ''
+  state:
+    description:
+      - V(status) only looks.
+      - V(quiesced) gives the tier no new requests.
+      - V(drained) also waits until it carries none.
+      - V(admitted) gives it requests again, once the router has seen the configured model behind it.
+    type: str
+    choices: [status, quiesced, drained, admitted]
+    default: status
+  reason:
+    description:
+      - What the router notes as the reason.
+    type: str
+    default: operator
+  drain_timeout:
+    description:
+      - Seconds that requests in flight get to end, 0 to 3600. A tier that is not drained then stays quiesced, and the
+        module fails.
+    type: int
+    default: 330
+  retry:
+    description:
+      - Seconds for which a readmission is tried again, while the router or the serve behind the tier is still starting.
+    type: float
+    default: 60
+  token:
+    description:
+      - The router's token.
+    type: str
+    required: true
+  docker_host:
+    description:
+      - The Docker Engine, on this very host.
+    type: str
+    default: unix:///var/run/docker.sock
+attributes:
+  check_mode:
+    support: full
+    description: Looks at the tier, and tells whether it would change.
+  diff_mode:
+    support: none
+    description: Nothing to compare.
+  idempotent:
+    support: full
+    description: A tier that is in that state is left as it is.
+requirements:
+  - Docker Engine 24 or newer
+seealso:
+  - module: anvil.serving.anvil_router_info
+"""
+
+EXAMPLES = r"""
+- name: No request is in flight to the heavy tier
+  anvil.serving.anvil_router_tier:
+    tier: heavy
+    state: drained
+    drain_timeout: 600
+    token: "{{ router_token }}"
+
+- name: The heavy tier gets requests again
+  anvil.serving.anvil_router_tier:
+    tier: heavy
+    state: admitted
+    token: "{{ router_token }}"
+"""
+
+RETURN = r"""
+routers:
+  description: The tiers as each router sees them.
+  returned: success
+  type: dict
+  sample: {"anvil-router": [{"tier_id": "heavy", "state": "quiesced", "reason": "operator", "active_requests": 0}]}
+problems:
+  description: Everything that is wrong, each with C(what), C(where), C(why), C(hint) and C(log).
+  returned: failure
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule, env_fallback
+from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.tier import Order, steer_tier
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "containers": {"type": "list", "elements": "str", "default": ["anvil-router"]},
+            "tier": {"type": "str", "default": ""},
+            "state": {"type": "str", "choices": ["status", "quiesced", "drained", "admitted"], "default": "status"},
+            "reason": {"type": "str", "default": "operator"},
+            "drain_timeout": {"type": "int", "default": 330},
+            "retry": {"type": "float", "default": 60.0},
+            "token": {"type": "str", "required": True, "no_log": True},
+            "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    names = ("tier", "state", "reason", "drain_timeout", "retry", "token")
+    order = Order(check=module.check_mode, **{name: given[name] for name in names})
+    try:
+        told = steer_tier(Engine(given["docker_host"]), given["containers"], order)
+    except AnvilError as exc:
+        module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
+    module.exit_json(**told)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The edge against the real HAProxy and the real routers: draining, readmitting, and what a client notices of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import docker
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.edge import Edge
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
+from bed import Bed
+from load import Load
+from replicas import TOKEN, Replicas
+
+
+@pytest.fixture(scope="module")
+def site(bed: Bed) -> Iterator[Replicas]:
+    address = bed.environment["DOCKER_HOST"]
+    made = Replicas(docker.APIClient(base_url=address, version="1.43"), Engine(address))
+    try:
+        made.start()
+        wait_up(made)
+        yield made
+    finally:
+        made.clean()
+
+
+def wait_up(site: Replicas, seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if [server.status for server in site.edge.read_servers()] == ["UP", "UP"]:
+                return
+        except AnvilError as exc:
+            if time.monotonic() > deadline:
+                raise AssertionError(exc.as_text()) from exc
+        assert time.monotonic() < deadline, site.edge.read_servers()
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def load(site: Replicas) -> Iterator[Load]:
+    wait_up(site)
+    made = Load(site.url(), clients=32, stream_seconds=2, token=TOKEN)
+    yield made
+    made.stop()
+
+
+def test_servers_are_named_like_the_containers_and_up(site: Replicas) -> None:
+    assert [(server.name, server.status) for server in site.edge.read_servers()] == [(name, "UP") for name in site.routers]
+
+
+def test_drain_waits_for_the_streams_and_readmit_for_up(site: Replicas, load: Load) -> None:
+    load.start()
+    time.sleep(1)
+    assert all(server.sessions > 0 for server in site.edge.read_servers())
+    seconds = site.edge.drain(site.routers[0], timeout=10)
+    assert 0.2 < seconds < 5
+    drained, other = site.edge.read_servers()
+    assert (drained.status, drained.sessions, drained.queued) == ("MAINT", 0, 0) and other.sessions > 0
+    site.engine.restart_container(site.routers[0], 5)
+    time.sleep(0.5)
+    assert site.edge.read_servers()[0].status == "MAINT"
+    assert site.edge.readmit(site.routers[0], timeout=10) < 5
+    time.sleep(0.5)
+    assert site.edge.read_servers()[0].sessions > 0
+    report = load.stop()
+    assert report.failed == 0, report
+    assert report.short > 100 and report.streams >= 16
+
+
+def test_a_drain_that_takes_too_long_is_undone(site: Replicas, load: Load) -> None:
+    load.start()
+    time.sleep(0.5)
+    with pytest.raises(AnvilError, match=r"not drained within 0.3 s[\s\S]*in flight"):
+        site.edge.drain(site.routers[0], timeout=0.3)
+    assert site.edge.read_servers()[0].status == "UP"
+    assert load.stop().failed == 0
+
+
+def test_the_last_replica_cannot_be_drained(site: Replicas) -> None:
+    wait_up(site)
+    site.edge.drain(site.routers[0], timeout=10)
+    with pytest.raises(AnvilError, match="no other replica is up"):
+        site.edge.drain(site.routers[1], timeout=10)
+    assert site.edge.read_servers()[1].status == "UP"
+    site.edge.readmit(site.routers[0], timeout=10)
+
+
+def test_a_readmitted_server_that_does_not_answer_is_an_error(site: Replicas) -> None:
+    wait_up(site)
+    site.edge.drain(site.routers[0], timeout=10)
+    site.engine.stop_container(site.routers[0], 5)
+    with pytest.raises(AnvilError, match="did not come up"):
+        site.edge.readmit(site.routers[0], timeout=3)
+    site.engine.start_container(site.routers[0])
+    wait_up(site)
+
+
+def test_a_server_or_an_edge_that_is_not_there_is_an_error(site: Replicas) -> None:
+    with pytest.raises(AnvilError, match=r"no server 'other; quit'[\s\S]*" + site.routers[0]):
+        site.edge.drain("other; quit", timeout=1)
+    with pytest.raises(AnvilError):
+        Edge(site.engine, "no-such-edge").read_servers()
+    with pytest.raises(AnvilError, match="runtime API does not answer"):
+        Edge(site.engine, site.routers[0]).read_servers()
+
+
+def test_a_killed_replica_costs_at_most_the_streams_it_carried(site: Replicas, load: Load) -> None:
+    load.start()
+    time.sleep(1.5)
+    carried = site.edge.read_servers()[0].sessions
+    os.kill(site.api.inspect_container(site.routers[0])["State"]["Pid"], signal.SIGKILL)
+    time.sleep(3)
+    report = load.stop()
+    assert report.failed_short == 0, report
+    assert report.failed_streams <= carried + 2, (carried, report)
+    wait_up(site)

@@ -1,0 +1,156 @@
+"""Promotion in waves over four simulated hosts: it stops at the first that fails, and takes earlier ones back when asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from bed import Bed, Host
+from conftest import COLLECTIONS, REPO
+from replicas import BACKEND, ROUTER_IMAGE, TOKEN
+
+NAMES = ["fleet-a", "fleet-b", "fleet-c", "fleet-d"]
+SETUP = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - anvil.serving.anvil_plan:
+      register: anvil
+    - ansible.builtin.include_role: {name: anvil.serving.router}
+      vars: {router_verify: false}
+"""
+VARIABLES = {
+    "anvil_root": "/opt/anvil",
+    "anvil_secrets": {"router_token": "{{ lookup('ansible.builtin.env', 'FLEET_TOKEN') }}"},
+    "anvil_serves": {
+        "heavy": {
+            "engine": "llama_cpp",
+            "image": "anvil.local/llama-server:1",
+            "model": "/m",
+            "served_name": "fake",
+            "port": 9000,
+            "container": "backend",
+            "args": ["-c", "4096"],
+        }
+    },
+    "anvil_router": {"image": ROUTER_IMAGE, "request_timeout": "{{ router_patience | default(300) }}"},
+    "ansible_connection": "community.docker.docker",
+    "ansible_user": "root",
+    "ansible_python_interpreter": "/usr/bin/python3",
+}
+
+
+@dataclass
+class Fleet:
+    folder: Path
+    hosts: list[Host]
+
+    def play(self, playbook: str, *more: str) -> subprocess.CompletedProcess[str]:
+        argv = [str(Path(sys.executable).with_name("ansible-playbook")), playbook, "-i", str(self.folder / "hosts.yml"), *more]
+        environment = {
+            **os.environ,
+            "PWD": str(self.folder),
+            "FLEET_TOKEN": TOKEN,
+            "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+        }
+        return subprocess.run(argv, env=environment, cwd=self.folder, capture_output=True, text=True, check=False)
+
+    def timeouts(self) -> list[int]:
+        """What each host's live config says, seen from inside its router."""
+        found = []
+        for host in self.hosts:
+            lines = host.docker("exec", "anvil-router", "cat", "/etc/anvil/config.toml").splitlines()
+            found.extend(int(line.split("=")[1]) for line in lines if line.startswith("relay_timeout"))
+        return found
+
+    def started(self) -> list[str]:
+        return [host.docker("inspect", "--format", "{{.State.StartedAt}}", "anvil-router") for host in self.hosts]
+
+
+@pytest.fixture(scope="module")
+def fleet(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    folder.joinpath("hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {key: {} for key in NAMES}, "vars": VARIABLES}}))
+    folder.joinpath("setup.yml").write_text(SETUP)
+    bed.clear()
+
+    def start(name: str) -> Host:
+        host = bed.host_up(name, images=[ROUTER_IMAGE])
+        host.docker("network", "create", "anvil")
+        host.docker(
+            "run", "-d", "--name", "backend", "--network", "anvil", "--entrypoint", "python3", ROUTER_IMAGE, "-c", BACKEND
+        )
+        return host
+
+    start_first = start(NAMES[0])  # it makes the hosts' network
+    with ThreadPoolExecutor(3) as pool:
+        made = Fleet(folder, [start_first, *pool.map(start, NAMES[1:])])
+    done = made.play("setup.yml")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    yield made
+    for name in NAMES:
+        bed.host_down(name)
+
+
+PROMOTE = str(REPO / "playbooks/promote.yml")
+
+
+def test_waves_stop_at_the_first_host_that_fails_and_go_back_when_asked(fleet: Fleet) -> None:
+    assert fleet.timeouts() == [300] * 4
+
+    done = fleet.play(PROMOTE, "-e", "router_patience=310")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert fleet.timeouts() == [310] * 4
+    assert done.stdout.count("PLAY [Promote, wave by wave]") == 3
+
+    config = fleet.hosts[0].docker("exec", "anvil-router", "cat", "/etc/anvil/config.toml")
+    fleet.folder.joinpath("good.toml").write_text(config.replace("= 310", "= 320"))
+    # It loads, and does not start: only the router itself finds out.
+    broken = config.replace("= 310", '= 320\nprofile_path = "/nowhere/profile.json"')
+    fleet.folder.joinpath("broken.toml").write_text(broken)
+    fleet.folder.joinpath("host_vars").mkdir()
+    fleet.folder.joinpath("host_vars", NAMES[2] + ".yml").write_text(json.dumps({"config": "broken.toml"}))
+    for name in (NAMES[0], NAMES[1], NAMES[3]):
+        fleet.folder.joinpath("host_vars", name + ".yml").write_text(json.dumps({"config": "good.toml"}))
+
+    before = fleet.started()
+    failed = fleet.play(PROMOTE)
+    assert failed.returncode != 0
+    assert fleet.timeouts()[:3] == [320, 320, 310], failed.stdout[-3000:]
+
+    fleet.folder.joinpath("good.toml").write_text(config.replace("= 310", "= 330"))
+    undone = fleet.play(PROMOTE, "-e", "rollback_fleet=true")
+    assert undone.returncode != 0
+    assert fleet.timeouts()[:3] == [320, 320, 310], undone.stdout[-3000:]
+    assert "Take the hosts back" in undone.stdout
+    after = fleet.started()
+    assert after[0] != before[0] and after[1] != before[1]
+
+    back = fleet.play(str(REPO / "playbooks/rollback.yml"), "--limit", NAMES[0], "-e", "revision=previous")
+    assert back.returncode == 0, back.stdout[-3000:]
+    assert fleet.timeouts()[0] != 320
+
+
+@pytest.mark.parametrize("name", ["router_status", "history", "router_logs", "router_token"])
+def test_a_playbook_that_only_looks_succeeds(fleet: Fleet, name: str) -> None:
+    before = fleet.started()
+    done = fleet.play(str(REPO / f"playbooks/{name}.yml"), "--limit", NAMES[0])
+    assert done.returncode == 0 and "changed=0" in done.stdout, done.stdout[-2000:] + done.stderr
+    assert TOKEN not in done.stdout
+    assert fleet.started() == before
+
+
+def test_restart_restarts_every_router_one_host_at_a_time(fleet: Fleet) -> None:
+    before = fleet.started()
+    done = fleet.play(str(REPO / "playbooks/router_restart.yml"), "--limit", f"{NAMES[0]}:{NAMES[3]}")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert [new != old for new, old in zip(fleet.started(), before, strict=True)] == [True, False, False, True]

@@ -1,0 +1,280 @@
+"""Faults on a real engine. After each: a clear error, the other serve untouched, and the next run converges."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bed import Bed, BedError
+from conftest import COLLECTIONS
+from serving import HEAVY_GPU, PYTHON_IMAGE, UNCHANGED, Field, actions, scripted
+
+GOOD: dict[str, Any] = {
+    "image": "anvil.local/llama-server:1",
+    "entrypoint": (),
+    "environment": {"PLAIN": "1"},
+    "args": ("-c", "512", "-np", "1", "-t", "1"),
+    "restart": "unless-stopped",
+    "ready_timeout": 30,
+}
+MODULE = """
+import json, sys
+sys.path[:0] = {paths!r}
+from harness import run_module
+print(json.dumps(run_module("anvil_serve", **json.load(sys.stdin))))
+"""
+
+
+def start_module(field: Field, **params: Any) -> subprocess.Popen[bytes]:
+    """The module as a process of its own, in the middle of which something may happen."""
+    code = MODULE.format(paths=[str(COLLECTIONS), str(Path(__file__).parents[1])])
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(field.params(**params)).encode())
+    process.stdin.close()
+    return process
+
+
+def wait_for(seen: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 20
+    while not seen() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def answer_of(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    assert process.stdout is not None
+    answer: dict[str, Any] = json.loads(process.stdout.read())
+    process.wait()
+    return answer
+
+
+def assert_converges(field: Field) -> None:
+    answer = field.run()
+    assert not answer["failed"], answer["msg"]
+    assert {serve["ready"] for serve in answer["serves"].values()} == {True}
+    assert not field.run()["changed"]
+
+
+def refused(field: Field, *words: str, **params: Any) -> dict[str, Any]:
+    """Run, and see it fail with these words while fast stays what it is; then mend heavy and see it converge."""
+    fast = field.ids().get("bed-fast")
+    failed = field.run(**params)
+    assert failed["failed"], failed
+    for word in words:
+        assert word in failed["msg"], failed["msg"]
+    assert "Traceback" not in failed["msg"] and field.ids().get("bed-fast") == fast
+    return failed
+
+
+# ----------------------------------------------------------------------------------------------- what a server does wrong
+
+SERVERS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
+    "exits at once": (scripted(LIVES="0"), "restart_loop", ["it ended", "exit code 7", "that was my life"]),
+    "exits after 3 s": ({**scripted(LIVES="3", STATUS="503"), "restart": "no"}, "exited", ["exit code 7", "that was my life"]),
+    "is killed for memory": ({**scripted(EATS="64"), "restart": "no"}, "oom_killed", ["for want of memory"]),
+    "never answers": ({**scripted(STATUS="mute"), "ready_timeout": 2}, "starting", ["not ready after 2 s", "nothing answers"]),
+    "serves another model": (scripted(SERVES="other"), "wrong_model", ["serves other", "heavy was asked for"]),
+    "wants another key": (scripted(STATUS="401"), "refused", ["answers 401 to our key"]),
+}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_server_that_does_not_get_ready(field: Field, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields, state, words = SERVERS[kind]
+    assert not field.run()["failed"]
+    field.edit("heavy", **fields)
+    if "memory" in kind:
+        limit_memory(field, monkeypatch)
+    began = time.monotonic()
+    failed = refused(field, "serve heavy: it is not ready: " + state, *words)
+    assert failed["serves"]["heavy"]["state"] == state and failed["serves"]["fast"]["ready"] is True
+    assert time.monotonic() - began < 12  # at once where it cannot succeed any more, else at its deadline
+    monkeypatch.undo()
+    field.edit("heavy", **GOOD)
+    assert_converges(field)
+
+
+def limit_memory(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heavy with a memory limit, which the inventory cannot say."""
+    rendered = field.project()
+    heavy = '    container_name: "bed-heavy"\n'
+    rendered["compose"] = rendered["compose"].replace(heavy, heavy + "    mem_limit: 32m\n    memswap_limit: 32m\n")
+    rendered["services"]["heavy"]["memory_bytes"] = 32 << 20
+    monkeypatch.setattr(field, "project", lambda: rendered)
+
+
+def test_a_container_that_never_gets_healthy_says_so_at_its_deadline(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    field.edit("heavy", **scripted(STATUS="mute"), ready_timeout=3)
+    rendered = field.project()
+    heavy = '    container_name: "bed-heavy"\n'
+    test = ["CMD", "false"]
+    check = f"    healthcheck: {{test: {json.dumps(test)}, interval: 500ms, retries: 1}}\n"
+    rendered["compose"] = rendered["compose"].replace(heavy, heavy + check)
+    rendered["services"]["heavy"]["healthcheck"] = test
+    monkeypatch.setattr(field, "project", lambda: rendered)
+    failed = field.run()
+    assert failed["failed"] and failed["serves"]["heavy"]["state"] == "unhealthy", failed["msg"]
+    assert failed["serves"]["fast"]["ready"] is True
+    monkeypatch.undo()
+    field.edit("heavy", **GOOD)
+    assert_converges(field)
+
+
+# ------------------------------------------------------------------------------------------------------ what it cannot get
+
+
+@pytest.fixture
+def registry(clean_bed: Bed) -> Iterator[str]:
+    """A real registry that has no images, at an address of the bed's bridge."""
+    clean_bed.docker("run", "--detach", "--name", "registry", "anvil.local/registry:2")
+    address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    yield clean_bed.docker("inspect", "--format", address, "registry") + ":5000"
+
+
+def test_manifest_unknown_and_registry_gone_are_told_apart(field: Field, registry: str) -> None:
+    assert not field.run()["failed"]
+    field.edit("heavy", image=f"{registry}/llama-server:9")
+    refused(field, f"image {registry}/llama-server:9 is not on this host", "the registry answers and has no such image")
+    field.bed.docker("stop", "--time", "0", "registry")
+    refused(field, f"image {registry}/llama-server:9 is not on this host", "the registry cannot be reached from the host")
+    field.edit("heavy", **GOOD)
+    assert_converges(field)
+
+
+@pytest.mark.parametrize("fault", ["pulled", "unknown"])
+def test_a_card_that_is_not_there(field: Field, fault: str) -> None:
+    assert not field.run()["failed"]
+    gone = HEAVY_GPU if fault == "pulled" else "GPU-99999999-0000-0000-0000-000000000000"
+    table = field.bed.gpu_table.read_text()
+    if fault == "pulled":
+        field.bed.pull_gpu(gone)
+    field.edit("heavy", gpu_uuids=(gone,), args=GOOD["args"])
+    heavy = field.ids()["bed-heavy"]
+    refused(field, f"GPU {gone} is not on this host", "the driver knows: ")
+    assert field.ids()["bed-heavy"] == heavy
+    field.bed.gpu_table.write_text(table)
+    field.edit("heavy", gpu_uuids=(HEAVY_GPU,))
+    assert_converges(field)
+
+
+def test_no_nvidia_driver_in_the_engine(field: Field) -> None:
+    field.bed.restart_engine(nvidia=False)
+    try:
+        failed = field.run()
+        assert failed["failed"] and "the engine has no nvidia device driver" in failed["msg"]
+        assert "install nvidia-container-toolkit" in failed["msg"]
+    finally:
+        field.bed.restart_engine()
+    assert_converges(field)
+
+
+def test_a_port_that_is_stolen_between_check_and_start(field: Field) -> None:
+    heavy = field.serves.pop("heavy")
+    field.run()
+    field.serves["heavy"] = heavy
+    fast = field.ids()["bed-fast"]
+    process = start_module(field)
+    # The compose file is written after the ports were found free, and a tenth of a second before docker wants them.
+    wait_for(lambda: '"heavy"' in (field.root / "anvil-serves" / "compose.yaml").read_text(), process)
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        wait_for(lambda: steal(thief, 30002), process)
+        failed = answer_of(process)
+    assert failed["failed"] and "serve heavy: port 127.0.0.1:30002 is taken" in failed["msg"], failed["msg"]
+    assert "somebody took it after it was found free" in failed["msg"] and field.ids()["bed-fast"] == fast
+    assert_converges(field)
+
+
+def steal(thief: socket.socket, port: int) -> bool:
+    try:
+        thief.bind(("127.0.0.1", port))
+        thief.listen()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_disk_without_room_for_the_compose_file(field: Field) -> None:
+    field.root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(field.root)], check=True)
+    try:
+        failed = field.run()
+        assert failed["failed"] and "free some room on that file system" in failed["msg"] and field.ids() == {}, failed
+    finally:
+        subprocess.run(["umount", str(field.root)], check=True)
+    shutil.rmtree(field.root)
+    assert_converges(field)
+
+
+# ------------------------------------------------------------------------------------------------------ killed, and at once
+
+
+def test_the_engine_is_killed_in_the_middle_of_a_bring_up(field: Field) -> None:
+    field.run(serves=["fast"])
+    process = start_module(field)
+    wait_for(lambda: "bed-heavy" in field.bed.docker("ps", "--all", "--format", "{{.Names}}"), process)
+    field.bed.stop_engine(signal.SIGKILL)
+    failed = answer_of(process)
+    assert failed["failed"] and "Traceback" not in failed["msg"]
+    assert "Docker Engine does not answer" in failed["msg"] or "the engine went away" in failed["msg"], failed["msg"]
+    field.bed.start_engine()
+    assert_converges(field)
+
+
+def names(field: Field) -> str:
+    try:
+        return field.bed.docker("ps", "--all", "--format", "{{.Names}}={{.State}}")
+    except BedError:
+        return ""
+
+
+STEPS: dict[str, Callable[[Field], bool]] = {
+    "the lock is held": lambda f: (f.root / "anvil-serves" / ".lock").exists(),
+    "the compose file is written": lambda f: (f.root / "anvil-serves" / "compose.yaml").exists(),
+    "a secret is written": lambda f: (f.root / "anvil-serves" / "env" / "heavy.env").exists(),
+    "a container is created": lambda f: "bed-heavy=created" in names(f) or "bed-fast=created" in names(f),
+    "a container runs": lambda f: "=running" in names(f),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_module_is_killed_at_each_step_and_what_it_started_goes_on(field: Field, step: str) -> None:
+    process = start_module(field)
+    wait_for(lambda: STEPS[step](field), process)
+    os.kill(process.pid, signal.SIGKILL)  # not its children: docker compose lives on, and holds the lock while it does
+    process.wait()
+    assert_converges(field)
+
+
+def test_two_operators_at_the_same_time_end_in_one_state(field: Field) -> None:
+    answers: list[dict[str, Any]] = []
+    both = [threading.Thread(target=lambda: answers.append(answer_of(start_module(field)))) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert [answer["failed"] for answer in answers] == [False, False], answers
+    assert sorted(answer["changed"] for answer in answers) == [False, True]
+    assert actions(field.run()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
+
+
+def test_a_foreign_container_of_that_name_is_left_as_it_is(field: Field) -> None:
+    field.run(serves=["fast"])
+    field.bed.docker("run", "--detach", "--init", "--name", "bed-heavy", "--entrypoint", "sleep", PYTHON_IMAGE, "600")
+    foreign = field.ids()["bed-heavy"]
+    refused(field, "the container name bed-heavy is taken", "retire that container, adopt it")
+    assert field.ids()["bed-heavy"] == foreign
+    field.run("absent", containers=["bed-heavy"], confirm=True)
+    assert_converges(field)

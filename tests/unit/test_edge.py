@@ -1,0 +1,31 @@
+"""What HAProxy says of its servers, read."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.edge import Server, find_revision, parse_servers
+
+# HAProxy 3.0: `show stat -1 4 -1`, its first columns.
+SAID = """# pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,wredis,status,weight,
+routers,anvil-router-2,0,0,0,2,60,9,0,0,,0,,0,0,0,0,MAINT,1,
+routers,anvil-router-1,3,5,60,60,60,92,0,0,,0,,0,0,0,0,UP 2/4,1,
+
+"""
+
+
+def test_servers_are_read_by_name_with_the_first_word_of_their_status() -> None:
+    assert parse_servers(SAID) == [
+        Server("anvil-router-1", "UP", 60, 3, "routers"),
+        Server("anvil-router-2", "MAINT", 0, 0, "routers"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "Permission denied", "Unknown command: 'show'"])
+def test_what_is_no_list_of_servers_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_servers(text)
+
+
+def test_a_configuration_without_a_hash_has_none() -> None:
+    assert find_revision("description anvil " + "a" * 64) == "a" * 64
+    assert find_revision("description mine") == ""

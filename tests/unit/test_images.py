@@ -1,0 +1,77 @@
+"""What is decided about an image, before a builder is asked."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from dataclasses import replace
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.images import (
+    LABEL_BASE,
+    LABEL_CONTENT,
+    Recipe,
+    check_recipe,
+    content_hash,
+    decide,
+    mask,
+    pack_context,
+    references,
+)
+
+RECIPE = Recipe(
+    name="r:5000/team/serving", stack="trt", dockerfile="FROM x\n", tag="v1", files={"run": "#!/bin/sh\n", "a/b": "c"}
+)
+
+
+def _image(content: str = "c", base: str = "sha256:b", image_id: str = "sha256:1") -> dict[str, object]:
+    return {"Id": image_id, "Config": {"Labels": {LABEL_CONTENT: content, LABEL_BASE: base}}}
+
+
+@pytest.mark.parametrize(
+    ("image", "readable", "base", "action", "reasons"),
+    [
+        (None, None, "", "build", ("missing",)),
+        (_image("other"), _image(), "sha256:b", "build", ("content",)),
+        (_image(), _image(), "sha256:new", "build", ("base",)),
+        (_image(), _image(), "", "none", ()),  # the base was removed from this engine: nothing changed
+        (_image(base=""), _image(), "sha256:b", "none", ()),  # it was pulled only for the build
+        (_image(), None, "sha256:b", "tag", ("tag",)),
+        (_image(), _image(image_id="sha256:2"), "sha256:b", "tag", ("tag",)),
+        (_image(), _image(), "sha256:b", "none", ()),
+    ],
+)
+def test_decisions(image: object, readable: object, base: str, action: str, reasons: tuple[str, ...]) -> None:
+    decided = decide("c", image, readable, tag=True, base_id=base)
+    assert (decided.action, decided.reasons) == (action, reasons)
+
+
+def test_names_begin_with_the_stack_and_the_hash_names_the_content() -> None:
+    content = content_hash(RECIPE)
+    assert references(RECIPE, content) == (f"r:5000/team/serving:trt-{content[:16]}", "r:5000/team/serving:trt-v1")
+    assert references(replace(RECIPE, tag=""), content)[1] is None
+    assert content_hash(replace(RECIPE, name="elsewhere", tag="v2")) == content
+    assert content_hash(replace(RECIPE, base="y")) != content != content_hash(replace(RECIPE, files={}))
+
+
+def test_the_context_holds_what_is_named_and_is_the_same_every_time() -> None:
+    packed = pack_context(RECIPE)
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        assert {member.name: member.mode for member in tar} == {"Dockerfile": 0o644, "a/b": 0o644, "run": 0o755}
+    assert packed == pack_context(RECIPE)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../up", "a/../../b", "Dockerfile", ""])
+def test_a_path_outside_the_context_is_refused(path: str) -> None:
+    with pytest.raises(AnvilError):
+        check_recipe(replace(RECIPE, files={path: ""}))
+
+
+def test_a_tag_that_is_none_is_refused() -> None:
+    with pytest.raises(AnvilError):
+        check_recipe(replace(RECIPE, tag="a:b"))
+
+
+def test_secrets_are_masked_the_longer_first() -> None:
+    assert mask("hf_abc and hf_abcdef", ["hf_abc", "hf_abcdef", ""]) == "******** and ********"

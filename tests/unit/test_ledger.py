@@ -1,0 +1,88 @@
+"""The ledger: who may have what of a card, and who has to go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, parse_cards
+from ansible_collections.anvil.serving.plugins.module_utils.holdings import cards_of
+from ansible_collections.anvil.serving.plugins.module_utils.ledger import Budget, Claim, Want, choose_evictions, weigh
+from test_gpu import TWO
+
+CARDS = parse_cards(TWO)
+ONE, TWO_UUID = CARDS[0].uuid, CARDS[1].uuid
+BIG = Budget("big", ONE, 1000, 100)
+
+
+def idle(used: int | None = 0) -> list[Card]:
+    return [replace(CARDS[0], vram_total_mib=1000, vram_used_mib=used)]
+
+
+def test_what_fits_is_admitted_to_the_last_mib() -> None:
+    assert weigh([Want("s", (ONE,), 500)], [Claim("c", (ONE,), 400)], [BIG], idle(400), {}).problems == {}
+
+
+def test_one_mib_too_much_is_refused_with_the_arithmetic_and_every_holder() -> None:
+    claims = [Claim("serve a", (ONE,), 300), Claim("container b", (ONE,), 101)]
+    verdict = weigh([Want("s", (ONE,), 500)], claims, [BIG], idle(), {})
+    (problem,) = verdict.problems["s"]
+    assert problem.what == "GPU big has no room for 500 MiB"
+    assert problem.why == (
+        "serve a 300 + container b 101 + serve s 500 = 901 MiB, and it has 1000 - 100 reserve = 900 MiB: 1 MiB too much"
+    )
+
+
+def test_the_batch_is_summed_and_each_of_it_is_told() -> None:
+    verdict = weigh([Want("s", (ONE,), 500), Want("t", (ONE,), 500)], [], [BIG], idle(), {})
+    assert sorted(verdict.problems) == ["s", "t"]
+
+
+def test_a_card_without_a_budget_is_taken_whole() -> None:
+    assert weigh([Want("s", (ONE,), 1000)], [], [], idle(), {}).problems == {}
+    assert "s" in weigh([Want("s", (ONE,), 1001)], [], [], idle(), {}).problems
+
+
+@pytest.mark.parametrize(
+    ("used", "freed", "fits"),
+    [(0, {}, True), (500, {}, False), (500, {ONE: 400}, True), (500, {ONE: None}, True), (None, {}, True)],
+)
+def test_the_driver_has_the_last_word_where_it_speaks(used: int | None, freed: dict[str, int | None], fits: bool) -> None:
+    assert (weigh([Want("s", (ONE,), 600)], [], [BIG], idle(used), freed).problems == {}) is fits
+
+
+def test_an_unknown_need_is_noted_while_the_driver_tells_and_refused_where_it_does_not() -> None:
+    claims = [Claim("container x", (ONE,), None)]
+    verdict = weigh([Want("s", (ONE,), 500)], claims, [BIG], idle(100), {})
+    assert verdict.problems == {} and "container x holds it without saying how much; 900 MiB are free" in verdict.notes[0]
+    assert (
+        "container x unknown + serve s 500" in weigh([Want("s", (ONE,), 500)], claims, [BIG], idle(None), {}).problems["s"][0].why
+    )
+
+
+def test_evictions_are_as_few_as_will_do_and_none_where_they_do_not_help() -> None:
+    held = {name: Claim("serve " + name, (ONE,), mib) for name, mib in (("a", 300), ("b", 200), ("c", 100))}
+    held["d"] = Claim("serve d", (TWO_UUID,), 900)
+    resident = Claim("serve r", (ONE,), 250)
+
+    def evict(mib: int) -> tuple[str, ...]:
+        return choose_evictions([Want("s", (ONE,), mib)], [*held.values(), resident], held, [BIG], idle(None), {})
+
+    assert evict(50) == () and evict(300) == ("a",) and evict(540) == ("a", "b") and evict(650) == ("a", "b", "c")
+    assert evict(651) == ()
+
+
+@pytest.mark.parametrize(
+    ("host", "env", "found"),
+    [
+        ({"DeviceRequests": [{"Driver": "nvidia", "DeviceIDs": [ONE]}]}, [], (ONE,)),
+        ({"DeviceRequests": [{"Driver": "", "Count": -1}]}, [], (ONE, TWO_UUID)),
+        ({"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=1"]}]}, [], (TWO_UUID,)),
+        ({"DeviceRequests": [{"Driver": "nvidia", "Count": 1}]}, [], (ONE,)),
+        ({"Runtime": "nvidia"}, ["NVIDIA_VISIBLE_DEVICES=all"], (ONE, TWO_UUID)),
+        ({"Runtime": "runc"}, ["NVIDIA_VISIBLE_DEVICES=all"], ()),
+        ({"DeviceRequests": None}, None, ()),
+    ],
+)
+def test_a_card_is_seen_however_it_was_asked_for(host: dict[str, object], env: list[str] | None, found: tuple[str, ...]) -> None:
+    assert cards_of({"HostConfig": host, "Config": {"Env": env}}, CARDS) == found

@@ -1,0 +1,56 @@
+"""Asked settings beside what the server says. The answers of llama-server were recorded from a real one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.drift import hide_secrets
+from ansible_collections.anvil.serving.plugins.module_utils.settings import compare_llama, compare_vllm
+
+
+@pytest.mark.parametrize(
+    ("command", "context", "slots", "ignored"),
+    [
+        ("-c 1024 -np 1", 1024, 1, []),
+        ("-c 1024 -np 2", 512, 2, []),
+        ("-c 1000 -np 3", 512, 3, []),
+        ("-c 4096 -np 2 -kvu", 4096, 2, []),
+        ("--ctx-size=4096", 4096, 4, []),
+        ("-c 100000 -np 1", 8192, 1, ["-c"]),
+        ("-c 256 -np 1", 8192, 1, ["-c"]),
+        ("-c 1024 -np 4", 1024, 1, ["-np"]),
+        ("-c 0", 8192, 4, []),
+        ("-t 1", 8192, 4, []),
+    ],
+)
+def test_llama(command: str, context: int, slots: int, ignored: list[str]) -> None:
+    props = json.dumps({"default_generation_settings": {"n_ctx": context}, "total_slots": slots})
+    assert [difference.flag for difference in compare_llama(command.split(), props)] == ignored
+
+
+@pytest.mark.parametrize(
+    ("command", "told", "ignored"),
+    [
+        ("--max-model-len 32768", 32768, False),
+        ("--max-model-len 32k", 32000, False),
+        ("--max_model_len=32K", 32768, False),
+        ("--max-model-len 32768", 8192, True),
+        ("--max-model-len 32768", None, False),
+        ("", 8192, False),
+    ],
+)
+def test_vllm(command: str, told: int | None, ignored: bool) -> None:
+    models = json.dumps({"data": [{"id": "other", "max_model_len": 1}, {"id": "m", "max_model_len": told}]})
+    assert bool(compare_vllm(command.split(), "m", models)) is ignored
+
+
+@pytest.mark.parametrize("text", ["", "<html>", "[]", '{"data": 1}', '{"data": [1]}', '{"default_generation_settings": []}'])
+def test_an_answer_that_says_nothing_is_no_difference(text: str) -> None:
+    command = ["-c", "5", "--max-model-len", "5"]
+    assert compare_llama(command, text) == [] and compare_vllm(command, "m", text) == []
+
+
+def test_a_key_on_a_command_line_is_not_shown() -> None:
+    words = ["--api-key", "s3cret", "--hf-token=s3cret", "--max-num-batched-tokens", "8", "--tool-call-parser", "x"]
+    assert hide_secrets(words) == ["--api-key", "<hidden>", "--hf-token=<hidden>", *words[3:]]
