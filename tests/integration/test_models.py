@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bed import Bed
+from bed import Bed, Gpu
 from conftest import COLLECTIONS, REPO
 from harness import run_module
 from hub import Hub
@@ -323,3 +323,32 @@ def test_weights_brought_by_hand_need_no_network(puller: Puller, hub: Hub, tmp_p
         tar.add(archive, "../../outside")
     assert "tries to write elsewhere" in puller.run(**{**packed, "name": "evil", "copy_from": str(evil)})["msg"]
     assert hub.requests == []
+
+
+def test_the_gate_finds_the_weights_of_a_plan_and_judges_them_on_the_cards(
+    puller: Puller, hub: Hub, clean_bed: Bed, models: Path, tmp_path: Path
+) -> None:
+    header = json.dumps({"a.weight": {"dtype": "U8", "shape": [64, 32], "data_offsets": [0, 2048]}}).encode()
+    snapshot = tmp_path / "cache" / "hub" / "models--org--nvfp4" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
+    (snapshot / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"x" * 2048)
+    ada = Gpu("GPU-11111111-1111-1111-1111-111111111111", "NVIDIA L40S", 46068, compute_cap="8.9")
+    clean_bed.write_gpus((ada,))
+
+    def serve(name: str, engine: str, model: str, source: Path, target: str) -> dict[str, Any]:
+        mount = {"kind": "bind", "source": str(source), "target": target, "read_only": True}
+        return {"name": name, "engine": engine, "model": model, "mounts": [mount], "gpu_uuids": [ada.uuid], "args": []}
+
+    fast = serve("fast", "vllm", "org/nvfp4", tmp_path / "cache", "/root/.cache/huggingface")
+    tool = serve("tool", "llama_cpp", "/models/heavy.gguf", models, "/models")
+    judged = run_module("anvil_compatibility", plan={"serves": [fast, tool]})
+    assert judged["failed"] and not judged["fits"]
+    assert [(p["what"], p["where"]) for p in judged["findings"]] == [("nvfp4 weights do not run on this card", "serve fast")]
+    assert judged["serves"]["tool"]["format"] == "gguf"
+    assert "L40S, sm_89" in judged["msg"]
+    supplied = [{"uuid": ada.uuid, "name": "NVIDIA B200", "compute_capability": "10.0", "vram_total_mib": 183359}]
+    assert run_module("anvil_compatibility", plan={"serves": [fast, tool]}, gpus=supplied)["fits"]
+    refused = run_module("anvil_compatibility", plan={"serves": [tool]}, models_allowed=[{"repo": "org/x"}], enforce=False)
+    assert not refused["failed"] and refused["findings"][0]["what"] == "the model is not allowed"
