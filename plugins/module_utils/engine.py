@@ -17,6 +17,7 @@ import io
 import json
 import socket
 import tarfile
+import time
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -108,17 +109,32 @@ class SideProcess:
             raise self._gone("it ended")
         self._raw += piece
 
+    def drain(self, seconds: float = 0.2) -> None:
+        """Take in what it has said on its standard error so far."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                self._receive(max(0.01, deadline - time.monotonic()))
+            except AnvilError:
+                return
+            while self._take_frame():
+                pass
+
     def _gone(self, why: str) -> AnvilError:
         said = self.errors.decode("utf-8", "replace").splitlines()[-10:]
         return fail("a side container was lost", where=self.container_id[:12], why=why, log=said)
 
-    def close(self) -> None:
-        """End it and see it gone, so that its name is free when this returns."""
+    def release(self) -> None:
+        """Let it go without waiting: its standard input closes, so it ends, and the engine removes it."""
         try:
             self._socket.close()
             self._attached.close()
         except OSError:
-            pass  # the container is removed all the same
+            pass  # the engine is gone, and with it what was attached
+
+    def close(self) -> None:
+        """End it and see it gone, so that its name is free when this returns."""
+        self.release()
         self.engine.remove_container(self.container_id)
 
 
@@ -188,14 +204,22 @@ class Engine:
             answer = self._ask(act, "get", self.api.base_url + target, timeout=self._timeout)
             return Answer(answer.status_code, answer.headers, answer.content)
         try:
-            if self._connection is None:
-                self._connection = _UnixConnection(urlsplit(self.docker_host).path, self._timeout)
-            self._connection.request("GET", target)
-            reply = self._connection.getresponse()
-            return Answer(reply.status, dict(reply.headers), reply.read())
+            if self._connection is not None:
+                try:
+                    return self._get_once(self._connection, target)
+                except (ConnectionError, http.client.HTTPException):
+                    self._connection.close()  # the engine was restarted since: what it lets go of is asked anew
+            self._connection = _UnixConnection(urlsplit(self.docker_host).path, self._timeout)
+            return self._get_once(self._connection, target)
         except (OSError, http.client.HTTPException) as exc:
             self._connection = None
             raise self._trouble(act, exc) from exc
+
+    @staticmethod
+    def _get_once(connection: _UnixConnection, target: str) -> Answer:
+        connection.request("GET", target)
+        reply = connection.getresponse()
+        return Answer(reply.status, dict(reply.headers), reply.read())
 
     def _read(self, act: str, path: str, **query: str) -> Any:
         """The JSON at a path; None if the engine says that it is not there."""
@@ -309,20 +333,25 @@ class Engine:
         ended = self._ask("wait for container " + name_or_id, "wait", name_or_id, timeout=timeout)
         return int(ended["StatusCode"])
 
-    def put_file(self, name_or_id: str, folder: str, name: str, content: bytes, mode: int = 0o600) -> None:
-        """Put one file into a container's folder (the container need not run)."""
+    def put_files(self, name_or_id: str, folder: str, files: Mapping[str, bytes], mode: int = 0o644) -> None:
+        """Put files (path below ``folder`` -> content) into a container (it need not run)."""
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(content), mode
-            tar.addfile(member, io.BytesIO(content))
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(content), mode
+                tar.addfile(member, io.BytesIO(content))
         self._ask(
-            "write {0}/{1} into container {2}".format(folder, name, name_or_id),
+            "write {0} into container {1}".format(", ".join(files), name_or_id),
             "put_archive",
             name_or_id,
             folder,
             archive.getvalue(),
         )
+
+    def put_file(self, name_or_id: str, folder: str, name: str, content: bytes, mode: int = 0o600) -> None:
+        """Put one file into a container's folder (the container need not run)."""
+        self.put_files(name_or_id, folder, {name: content}, mode)
 
     def read_archive(self, name_or_id: str, path: str, limit: int = 64 * 1024 * 1024) -> Optional[Tuple[Dict[str, Any], bytes]]:
         """The engine's stat of ``path`` in a container and a tar of it; ``None`` if there is no such path.
@@ -346,11 +375,18 @@ class Engine:
         """Create and start a side container whose standard input and output are ours, and whose life ends with ours.
 
         Its standard input closes when this process dies, however it dies (StdinOnce), and the engine then removes it
-        (``auto_remove``). A name that is taken is an ``AnvilError`` whose text holds the word "Conflict".
+        (``auto_remove``). networks: those besides its ``network_mode``.
+        files: path below ``folder`` -> content, put there before it starts. A name that is taken is an ``AnvilError`` whose
+        text holds the word "Conflict".
         """
         options["host_config"] = dict(options.get("host_config", {}), auto_remove=True)
+        networks, folder, files = (options.pop(key, None) for key in ("networks", "folder", "files"))
         made = self.create_container(image, command, stdin_open=True, **options)
         try:
+            if files:
+                self.put_files(made, folder or "/", files)
+            for network in networks or ():
+                self._ask("connect to network " + network, "connect_container_to_network", made, network)
             attached = self._ask(
                 "attach to container " + made,
                 "attach_socket",
@@ -369,17 +405,17 @@ class Engine:
         command: Sequence[str],
         timeout: int = 60,
         files: Optional[Mapping[str, bytes]] = None,
+        folder: str = "/",
         **options: Any,
     ) -> Finished:
         """Run a container to its end and remove it, whatever happens.
 
-        files: absolute path in the container -> content, put there before it starts.
+        files: path below ``folder`` -> content, put there before it starts.
         """
         made = self.create_container(image, command, **options)
         try:
-            for path, content in (files or {}).items():
-                folder, _slash, name = path.rpartition("/")
-                self.put_file(made, folder or "/", name, content, 0o644)
+            if files:
+                self.put_files(made, folder, files)
             self.start_container(made)
             code = self.wait_container(made, timeout)
             return Finished(code, "\n".join(self.read_log(made, lines=200)))
