@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.volume import (
+    HOME,
     JOURNAL,
     META,
     REVISIONS,
@@ -53,7 +54,9 @@ class Journal:
     """The last transaction on the volume and what was live before it.
 
     state: ``switching`` and ``going back`` are in flight; ``written`` is switched but not loaded by anyone; ``done`` is
-    verified. old, new: revisions, ``None`` for no file. at: when the pointer moved, or was about to (engine's clock).
+    verified. old, new: revisions, ``None`` for no file. at: when the first pointer moved, or was about to (engine's clock).
+    moved: replica -> when its own pointer moved. told: replica -> the start time of the process that was told to read its
+    files again without being restarted. ran: the replicas that ran when it began: one that is down since is ours to start.
     """
 
     state: str
@@ -62,6 +65,12 @@ class Journal:
     at: float
     owner: str = ""
     history: Tuple[Lived, ...] = ()
+    moved: Mapping[str, float] = field(default_factory=dict)
+    told: Mapping[str, float] = field(default_factory=dict)
+    ran: Tuple[str, ...] = ()
+
+    def moved_at(self, replica: str) -> float:
+        return self.moved.get(replica, self.at)
 
     @property
     def in_flight(self) -> bool:
@@ -77,6 +86,9 @@ class Journal:
                 "at": self.at,
                 "owner": self.owner,
                 "history": [[lived.revision, lived.at] for lived in self.history],
+                "moved": dict(self.moved),
+                "told": dict(self.told),
+                "ran": list(self.ran),
             },
             indent=1,
         ).encode("utf-8")
@@ -97,8 +109,11 @@ def parse_journal(content: Optional[bytes], where: str) -> Optional[Journal]:
             at=float(read["at"]),
             owner=str(read["owner"]),
             history=tuple(Lived(str(revision), float(at)) for revision, at in read["history"]),
+            moved={str(replica): float(at) for replica, at in read.get("moved", {}).items()},
+            told={str(replica): float(at) for replica, at in read.get("told", {}).items()},
+            ran=tuple(str(replica) for replica in read.get("ran", ())),
         )
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise fail(
             "the journal of the volume cannot be understood",
             where=where,
@@ -160,26 +175,77 @@ class Verdict:
     warnings: Tuple[str, ...] = ()
 
 
+class Rehearsal(Protocol):
+    """A throwaway reader that has come up on the candidate, and runs on until it is closed."""
+
+    def confirm(self) -> Tuple[str, ...]:
+        """Wait until it is proven, once and for all, and return warnings; ``AnvilError`` if it is not."""
+
+    def close(self) -> None: ...
+
+
 class Subject(Protocol):
     """What reads the files. Every method may raise ``AnvilError``."""
 
     def look(self) -> View: ...
 
-    def recall(self, meta: Mapping[str, Any]) -> None:
-        """Take note of what an earlier validation left in the live revision's meta.json."""
+    def recall(self, meta: Mapping[str, Any], wanted: bool) -> None:
+        """Take note of what a validation left in a revision's meta.json: it is that revision's turn now.
+
+        wanted: whether it is the one that was asked for, as opposed to one that was live before.
+        """
 
     def image_for_side_containers(self) -> str: ...
 
     def is_healthy(self, view: View) -> bool:
         """Whether it answers now; waits a little if it has only just started."""
 
+    def arrange(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
+        """The files as they will lie in a revision."""
+
     def validate(self, files: Mapping[str, bytes]) -> Verdict: ...
 
-    def reload(self, patient: bool) -> None:
-        """Make it read its files. patient: whether requests in flight deserve the grace period."""
+    def rehearse(self, verdict: Verdict) -> Optional[Rehearsal]:
+        """Begin to try the candidate where it can do no harm; ``None`` if that is not wanted."""
+
+    def reload(self, patient: bool) -> bool:
+        """Make it read its files. patient: whether requests in flight deserve the grace period.
+
+        Whether it was restarted for it (as opposed to told).
+        """
 
     def verify(self, place: Place, revision: Optional[str], switched_at: float) -> Proof:
         """Prove that it came up on ``revision`` after ``switched_at`` and stays up."""
+
+
+class Gate(Protocol):
+    """What leads clients to a replica."""
+
+    def close(self, replica: str) -> None:
+        """Send it no new request, and wait until it has answered those that it has."""
+
+    def open(self, replica: str) -> None:
+        """Send it requests again, and see it taken."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One replica: the name of its pointer, and who reads through it."""
+
+    name: str
+    subject: Subject
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Those who read one volume, in the order in which they are promoted. gate: ``None`` where clients come directly."""
+
+    members: Tuple[Member, ...]
+    gate: Optional[Gate] = None
+
+    @property
+    def first(self) -> Subject:
+        return self.members[0].subject
 
 
 # -------------------------------------------------------------------------------------------------------------- orders
@@ -191,7 +257,8 @@ class Order:
 
     files: stock file name -> content; a name that is missing keeps what is live. Not used by a roll-back.
     rollback_to: empty for a promotion; ``previous`` or the beginning of a revision's name for a roll-back.
-    lock_wait: seconds.
+    whole: the files are all that there is to be; nothing live is kept. plain: leave plain files, and nothing of ours.
+    writer_image: an image whose python3 writes, where that of the reader has none. lock_wait: seconds.
     """
 
     files: Mapping[str, bytes]
@@ -200,6 +267,9 @@ class Order:
     reload: bool = True
     check: bool = False
     validate_only: bool = False
+    whole: bool = False
+    plain: bool = False
+    writer_image: str = ""
     lock_wait: float = 60.0
 
 
@@ -245,13 +315,17 @@ def decide_recovery(journal: Optional[Journal], live: Optional[str], wanted: Opt
     return Recovery("undo", reload=view.may_have_loaded(journal.at), reason=said + ": undoing it")
 
 
-def is_loaded(journal: Optional[Journal], snapshot: Snapshot, view: View) -> bool:
+def is_loaded(journal: Optional[Journal], snapshot: Snapshot, view: View, replica: str = "") -> bool:
     """Whether the process that runs surely read the live files.
 
     Without a journal, or with one that speaks of something else (a pointer moved by hand), the files' own age tells.
     """
-    told = journal is not None and journal.new == snapshot.live and snapshot.is_ours
-    return view.has_loaded(journal.at if journal is not None and told else snapshot.newest_change())
+    replica = replica or snapshot.place.replica
+    if journal is None or journal.new != snapshot.live_of(replica) or not snapshot.is_ours:
+        return view.has_loaded(snapshot.newest_change())
+    if journal.state == DONE and view.is_up and journal.told.get(replica) == view.started_at:
+        return True
+    return view.has_loaded(journal.moved_at(replica))
 
 
 def find_revision(asked: str, snapshot: Snapshot, journal: Optional[Journal]) -> str:
@@ -294,6 +368,8 @@ def list_history(snapshot: Snapshot, journal: Optional[Journal]) -> Tuple[Dict[s
                 "created_at": meta.get("created_at"),
                 "origin": meta.get("origin", "unknown"),
                 "files": sorted(snapshot.files_of(name)),
+                # Live, but nobody has been seen to read it yet.
+                "loaded": not (name == snapshot.live and journal is not None and journal.state == WRITTEN),
             }
         )
     rows.sort(key=lambda row: (row["live"], row["verified_at"] or 0.0, row["created_at"] or 0.0), reverse=True)
@@ -316,32 +392,49 @@ def short(revision: Optional[str]) -> str:
 # ----------------------------------------------------------------------------------------------------------- the verbs
 
 
-def read_place(engine: Engine, subject: Subject, place: Place, view: View) -> Snapshot:
+def read_place(engine: Engine, crew: Crew, place: Place, views: Mapping[str, View]) -> Snapshot:
     """The volume's content, read without running anything."""
-    if view.exists:
-        return read_snapshot(engine, view.container_id, place)
-    return read_snapshot_aside(engine, subject.image_for_side_containers(), place)
+    for view in views.values():
+        if view.exists:
+            return read_snapshot(engine, view.container_id, place)
+    return read_snapshot_aside(engine, crew.first.image_for_side_containers(), place)
 
 
-def promote(engine: Engine, subject: Subject, place: Place, order: Order) -> Outcome:
+def look_at(crew: Crew) -> Dict[str, View]:
+    return {member.name: member.subject.look() for member in crew.members}
+
+
+def promote(engine: Engine, crew: Crew, place: Place, order: Order) -> Outcome:
     """Make what is ordered live, or leave everything as it was and raise ``AnvilError``."""
-    view = subject.look()
-    snapshot = read_place(engine, subject, place, view)
+    views = look_at(crew)
+    snapshot = read_place(engine, crew, place, views)
     journal = parse_journal(snapshot.journal, "volume " + place.volume)
-    if _is_settled(subject, snapshot, journal, view, order):
+    if is_settled(crew, snapshot, journal, views, order):
         return _unchanged(snapshot, journal)
     if order.check or order.validate_only:
-        return _predict(subject, snapshot, journal, view, order)
+        return _predict(crew, snapshot, journal, views, order)
     # A candidate that is no good is found out before anything is locked or run on the volume; what an interrupted
     # promotion left is undone even then.
-    verdict = None
-    if journal is None or not journal.in_flight:
-        verdict = subject.validate(_wanted(order, snapshot, journal))
-    with open_writer(engine, subject.image_for_side_containers(), place, order.lock_wait) as writer:
-        return _Promotion(subject, place, order, writer).run(verdict)
+    verdict = rehearsal = None
+    try:
+        if (journal is None or not journal.in_flight) and not _is_only_handed_back(order):
+            verdict = crew.first.validate(_wanted(crew, order, snapshot, journal))
+            rehearsal = crew.first.rehearse(verdict)
+            if rehearsal is not None and not any(view.exists for view in views.values()):
+                rehearsal.confirm()  # to take the lock may create the volume: not for a candidate that is no good
+        image = order.writer_image or crew.first.image_for_side_containers()
+        with open_writer(engine, image, place, order.lock_wait) as writer:
+            return _Promotion(crew, place, order, writer).run(verdict, rehearsal)
+    finally:
+        if rehearsal is not None:
+            rehearsal.close()
 
 
-def _wanted(order: Order, snapshot: Snapshot, journal: Optional[Journal]) -> Dict[str, bytes]:
+def _is_only_handed_back(order: Order) -> bool:
+    return order.plain and not order.files and not order.rollback_to
+
+
+def _wanted(crew: Crew, order: Order, snapshot: Snapshot, journal: Optional[Journal]) -> Dict[str, bytes]:
     if order.rollback_to:
         revision = find_revision(order.rollback_to, snapshot, journal)
         files = snapshot.files_of(revision)
@@ -353,7 +446,8 @@ def _wanted(order: Order, snapshot: Snapshot, journal: Optional[Journal]) -> Dic
                 hint="go back to another revision, or promote the files again",
             )
         return files
-    return {**_base_files(snapshot, journal), **order.files}
+    kept = {} if order.whole else _base_files(snapshot, journal)
+    return crew.first.arrange({**kept, **order.files})
 
 
 def _base_files(snapshot: Snapshot, journal: Optional[Journal]) -> Dict[str, bytes]:
@@ -363,16 +457,25 @@ def _base_files(snapshot: Snapshot, journal: Optional[Journal]) -> Dict[str, byt
     return snapshot.observed()
 
 
-def _is_settled(subject: Subject, snapshot: Snapshot, journal: Optional[Journal], view: View, order: Order) -> bool:
-    """Whether there is nothing to do: the candidate is live, nothing is in flight, and the reader is well."""
+def is_settled(crew: Crew, snapshot: Snapshot, journal: Optional[Journal], views: Mapping[str, View], order: Order) -> bool:
+    """Whether there is nothing to do: the candidate is live, nothing is in flight, and every reader is well."""
+    if order.plain:
+        wanted = {**snapshot.observed(), **order.files}
+        return not order.rollback_to and not snapshot.inner and snapshot.observed() == wanted
     if not snapshot.is_ours or (journal is not None and journal.in_flight) or order.validate_only:
         return False
-    if snapshot.live is None or snapshot.live != hash_revision(_wanted(order, snapshot, journal)):
-        return False
-    if not (order.reload and view.is_up):
+    revision = hash_revision(_wanted(crew, order, snapshot, journal))
+    for member in crew.members:
+        if snapshot.live_of(member.name) != revision:
+            return False
+        view = views[member.name]
+        if order.reload and view.is_up:
+            if not is_loaded(journal, snapshot, view, member.name) or not member.subject.is_healthy(view):
+                return False
         # The next start reads the live files: the image that it will be of must have found them good.
-        return bool(snapshot.meta_of(snapshot.live).get("image") == subject.image_for_side_containers())
-    return is_loaded(journal, snapshot, view) and subject.is_healthy(view)
+        elif snapshot.meta_of(revision).get("image") != member.subject.image_for_side_containers():
+            return False
+    return True
 
 
 def _unchanged(snapshot: Snapshot, journal: Optional[Journal]) -> Outcome:
@@ -380,16 +483,27 @@ def _unchanged(snapshot: Snapshot, journal: Optional[Journal]) -> Outcome:
     return Outcome(False, snapshot.live, snapshot.live, files, files, history=list_history(snapshot, journal))
 
 
-def _predict(subject: Subject, snapshot: Snapshot, journal: Optional[Journal], view: View, order: Order) -> Outcome:
-    verdict = subject.validate(_wanted(order, snapshot, journal))
-    new = hash_revision(verdict.files)
+def _predict(crew: Crew, snapshot: Snapshot, journal: Optional[Journal], views: Mapping[str, View], order: Order) -> Outcome:
     before = _base_files(snapshot, journal)
+    if _is_only_handed_back(order):
+        return Outcome(True, snapshot.live, snapshot.live, before, before, actions=("hand the volume back as plain files",))
+    verdict = crew.first.validate(_wanted(crew, order, snapshot, journal))
+    warnings = verdict.warnings
+    if order.validate_only and not order.check:
+        rehearsal = crew.first.rehearse(verdict)
+        if rehearsal is not None:
+            try:
+                warnings += rehearsal.confirm()
+            finally:
+                rehearsal.close()
+    new = hash_revision(verdict.files)
     old = hash_revision(before) if before else None
-    reload = order.reload and view.is_up
+    reload = order.reload and any(view.is_up for view in views.values())
     actions = ["validate revision " + short(new)]
     changed = not order.validate_only
     if changed:
-        if journal is not None and journal.in_flight:
+        interrupted = journal is not None and journal.in_flight
+        if interrupted:
             actions.append("finish or undo an interrupted promotion")
         if not snapshot.is_ours:
             actions.append("lay out the volume in revisions")
@@ -397,8 +511,10 @@ def _predict(subject: Subject, snapshot: Snapshot, journal: Optional[Journal], v
             actions.append("switch from {0} to {1}".format(short(old), short(new)))
         if reload:
             actions += ["reload", "verify"]
-        if not reload and snapshot.is_ours and new == snapshot.live and not (journal is not None and journal.in_flight):
-            changed = False
+        if order.plain:
+            actions.append("hand the volume back as plain files")
+        elif not reload and snapshot.is_ours and not interrupted:
+            changed = any(snapshot.live_of(member.name) != new for member in crew.members)
     return Outcome(
         changed=changed,
         old=old,
@@ -407,62 +523,96 @@ def _predict(subject: Subject, snapshot: Snapshot, journal: Optional[Journal], v
         after=verdict.files,
         actions=tuple(actions),
         history=list_history(snapshot, journal),
-        warnings=verdict.warnings,
+        warnings=warnings,
     )
 
 
 class _Promotion:
     """One promotion under the lock. Each line that changes the volume is one fsynced rename."""
 
-    def __init__(self, subject: Subject, place: Place, order: Order, writer: Writer) -> None:
-        self.subject = subject
+    def __init__(self, crew: Crew, place: Place, order: Order, writer: Writer) -> None:
+        self.crew = crew
         self.place = place
         self.order = order
         self.writer = writer
         self.actions: List[str] = []
         self.warnings: List[str] = list(writer.notes)
         self.history: Tuple[Lived, ...] = ()
+        self.views: Dict[str, View] = {}
+        self.moved: Dict[str, float] = {}
+        self.told: Dict[str, float] = {}
+        self.ran: Tuple[str, ...] = ()
+        self.metas: Dict[str, Mapping[str, Any]] = {}
+        self.proof: Optional[Proof] = None
+        self.rehearsal: Optional[Rehearsal] = None
 
-    def run(self, known: Optional[Verdict]) -> Outcome:
+    def run(self, known: Optional[Verdict], rehearsal: Optional[Rehearsal]) -> Outcome:
         """known: the verdict on what was wanted before the lock was ours; it holds if the same is wanted still."""
+        if rehearsal is not None:
+            self.warnings.extend(rehearsal.confirm())
         self.writer.sweep()
-        view = self.subject.look()
         snapshot, journal = self._read()
         # Somebody else may have done it while we waited for the lock.
-        if _is_settled(self.subject, snapshot, journal, view, self.order):
+        if is_settled(self.crew, snapshot, journal, self.views, self.order):
             return _unchanged(snapshot, journal)
-        self.history = journal.history if journal else ()
-        if snapshot.live is not None:
-            self.subject.recall(snapshot.meta_of(snapshot.live))
-        wanted = _wanted(self.order, snapshot, journal)
-        recovery = decide_recovery(journal, snapshot.live, hash_revision(wanted), view)
+        if journal is not None:
+            self.history, self.moved, self.told = journal.history, dict(journal.moved), dict(journal.told)
+            self.ran = journal.ran if journal.in_flight else ()
+        if _is_only_handed_back(self.order) and journal is not None and not journal.in_flight:
+            return self._hand_back(_unchanged(snapshot, journal))
+        wanted = _wanted(self.crew, self.order, snapshot, journal)
+        live = [snapshot.live_of(member.name) for member in self.crew.members]
+        reached = journal.new if journal is not None and journal.new in live else live[0]
+        recovery = decide_recovery(journal, reached, hash_revision(wanted), self.views[self.crew.members[0].name])
         if recovery.reason:
             self.warnings.append(recovery.reason)
         if journal is not None and recovery.act == "adopt":
-            return self._finish(snapshot, journal, view, wanted)
+            before = snapshot.files_of(journal.old) if journal.old else {}
+            return self._roll(journal.old, journal.new, before, wanted)
         if journal is not None and recovery.act == "undo":
-            self._undo(journal, recovery.reload)
-            view = self.subject.look()
+            self._undo(journal, snapshot)
             snapshot, journal = self._read()
             # Reading again what is kept: the undone switch must not leave a file in the candidate.
-            wanted = _wanted(self.order, snapshot, journal) if not self.order.rollback_to else wanted
-            if _is_settled(self.subject, snapshot, journal, view, self.order):
-                return replace(
-                    _unchanged(snapshot, journal),
-                    changed=True,
-                    actions=tuple(self.actions),
-                    warnings=tuple(self.warnings),
-                )
-        verdict = known if known is not None and known.asked == hash_revision(wanted) else self.subject.validate(wanted)
-        self.warnings.extend(verdict.warnings)
+            if not self.order.rollback_to:
+                wanted = _wanted(self.crew, self.order, snapshot, journal)
+            if is_settled(self.crew, snapshot, journal, self.views, self.order):
+                done = _unchanged(snapshot, journal)
+                return replace(done, changed=True, actions=tuple(self.actions), warnings=tuple(self.warnings))
+        if _is_only_handed_back(self.order):
+            return self._hand_back(_unchanged(snapshot, journal))
+        if known is None or known.asked != hash_revision(wanted):
+            known = self.crew.first.validate(wanted)
+            if rehearsal is not None:
+                rehearsal.close()
+            again = self.crew.first.rehearse(known)
+            if again is not None:
+                try:
+                    self.warnings.extend(again.confirm())
+                finally:
+                    again.close()
+            rehearsal = None
+        self.rehearsal = rehearsal
+        self.warnings.extend(known.warnings)
         self.actions.append("validated")
-        return self._switch(snapshot, journal, view, verdict)
+        outcome = self._switch(snapshot, journal, known)
+        return self._hand_back(outcome) if self.order.plain else outcome
 
     # ----------------------------------------------------------------------------------------------------------- parts
 
     def _read(self) -> Tuple[Snapshot, Optional[Journal]]:
+        self.views = look_at(self.crew)
         snapshot = self.writer.read()
-        return snapshot, parse_journal(snapshot.journal, "volume " + self.place.volume)
+        self.metas.update({name: snapshot.meta_of(name) for name in snapshot.revisions})
+        journal = parse_journal(snapshot.journal, "volume " + self.place.volume)
+        for member in self.crew.members:
+            live = snapshot.live_of(member.name)
+            if live is not None:
+                member.subject.recall(self.metas.get(live, {}), wanted=False)
+        return snapshot, journal
+
+    def _is_up(self, member: Member) -> bool:
+        view = self.views[member.name]
+        return self.order.reload and (view.is_up or (member.name in self.ran and view.status == "exited"))
 
     def _write_revision(self, snapshot: Snapshot, files: Mapping[str, bytes], origin: str, meta: Mapping[str, Any]) -> str:
         """Write a revision once; one that is held intact only learns what its latest validation found out."""
@@ -478,6 +628,7 @@ class _Promotion:
             **meta,
         }
         content = json.dumps(known, indent=1, sort_keys=True).encode("utf-8")
+        self.metas[revision] = known
         if held and hash_revision(snapshot.files_of(revision)) == revision:
             if known != held:
                 self.writer.put_file("{0}/{1}".format(folder, META), content)
@@ -485,14 +636,27 @@ class _Promotion:
             self.writer.put_folder(folder, {**files, META: content})
         return revision
 
-    def _point_to(self, revision: Optional[str]) -> float:
-        """Move the replica's pointer: the one act that makes files live. Returns when, by the engine's clock."""
-        if revision is None:
-            return self.writer.remove(self.place.live_link)
-        return self.writer.put_link(self.place.live_link, "../revisions/" + revision)
+    def _point_to(self, replica: str, revision: Optional[str]) -> float:
+        """Move a replica's pointer: the one act that makes files live. Returns when, by the engine's clock."""
+        link = self.place.link_of(replica)
+        at = self.writer.remove(link) if revision is None else self.writer.put_link(link, "../revisions/" + revision)
+        self.moved[replica] = at
+        self.told.pop(replica, None)
+        return at
 
     def _note(self, state: str, old: Optional[str], new: Optional[str], at: float) -> Journal:
-        journal = Journal(state=state, old=old, new=new, at=at, owner=describe_owner(), history=self.history)
+        names = {member.name for member in self.crew.members}
+        journal = Journal(
+            state=state,
+            old=old,
+            new=new,
+            at=at,
+            owner=describe_owner(),
+            history=self.history,
+            moved={name: when for name, when in self.moved.items() if name in names and when >= at},
+            told={name: when for name, when in self.told.items() if name in names},
+            ran=self.ran,
+        )
         self.writer.put_file(JOURNAL, journal.as_bytes())
         return journal
 
@@ -507,77 +671,107 @@ class _Promotion:
         if old is not None and (old != snapshot.live or not snapshot.is_ours):
             self._write_revision(snapshot, observed, "taken over", {})
             # The stock paths that already lead through the pointer read the same bytes before and after it moves.
-            self._point_to(old)
+            self._point_to(self.place.replica, old)
             self.actions.append("took over what was live as revision " + short(old))
             if not any(lived.revision == old for lived in self.history):
                 self._lived(old, snapshot.newest_plain())
         elif old is None and snapshot.live is not None:
-            self._point_to(None)
+            self._point_to(self.place.replica, None)
+        for member in self.crew.members[1:]:
+            # A replica that is new reads what the others read.
+            if old is not None and snapshot.live_of(member.name) is None:
+                self._point_to(member.name, old)
         for name in self.place.names:
             if not snapshot.is_linked(name):
                 self.writer.put_link(name, self.place.stock_target(name))
         return old
 
-    def _switch(self, snapshot: Snapshot, journal: Optional[Journal], view: View, verdict: Verdict) -> Outcome:
+    def _switch(self, snapshot: Snapshot, journal: Optional[Journal], verdict: Verdict) -> Outcome:
         before = snapshot.observed()
         new = hash_revision(verdict.files)
-        if new == snapshot.live and snapshot.is_ours and not (self.order.reload and view.is_up):
+        members = self.crew.members
+        is_live = snapshot.is_ours and all(snapshot.live_of(member.name) == new for member in members)
+        if is_live and not any(self._is_up(member) for member in members):
             # All is in place; only the image that reads it next had not validated it.
             self._write_revision(snapshot, verdict.files, "promoted", verdict.meta)
             return replace(_unchanged(snapshot, journal), warnings=tuple(self.warnings), actions=tuple(self.actions))
-        loaded = is_loaded(journal, snapshot, view)
-        if journal is not None and journal.state == WRITTEN and loaded and self.subject.is_healthy(view):
+        is_well = all(
+            self._is_up(member)
+            and is_loaded(journal, snapshot, self.views[member.name], member.name)
+            and member.subject.is_healthy(self.views[member.name])
+            for member in members
+        )
+        if journal is not None and journal.state == WRITTEN and is_well:
             # Nobody saw it come up (the container was started later), but here it is, and well.
             self._lived(snapshot.live, journal.at)
         old = self._lay_out(snapshot)
         self._write_revision(snapshot, verdict.files, "rolled back" if self.order.rollback_to else "promoted", verdict.meta)
-        reload = self.order.reload and view.is_up
-        if new == old and loaded and reload and self.subject.is_healthy(view):
+        if new == old and is_well and all(snapshot.live_of(member.name) in (None, new) for member in members):
             # The volume was only laid out anew; who runs has long read these very bytes.
             self._lived(new, snapshot.newest_plain())
+            self.moved.clear()
             done = self._note(DONE, old, new, journal.at if journal else snapshot.newest_plain())
-            return self._close(done, before, verdict.files, None)
+            return self._close(done, before, verdict.files)
+        if self.rehearsal is not None:
+            self.warnings.extend(self.rehearsal.confirm())
+            self.rehearsal.close()
+        self.moved.clear()
+        self.told.clear()
+        self.ran = tuple(member.name for member in members if self._is_up(member))
         self._note(SWITCHING, old, new, self.writer.now())
-        at = self._point_to(new)
         if new != old:
             self.actions.append("switched from {0} to {1}".format(short(old), short(new)))
-        if not reload:
-            self.actions.append(
-                "not loaded: the container is {0}".format(view.status) if self.order.reload else "not loaded, as asked"
-            )
-            return self._close(self._note(WRITTEN, old, new, at), before, verdict.files, None)
-        return self._load(old, new, at, before, verdict.files)
+        return self._roll(old, new, before, verdict.files)
 
-    def _finish(self, snapshot: Snapshot, journal: Journal, view: View, files: Mapping[str, bytes]) -> Outcome:
-        before = snapshot.files_of(journal.old) if journal.old else {}
-        if not (self.order.reload and view.is_up):
-            return self._close(self._note(WRITTEN, journal.old, journal.new, journal.at), before, files, None)
-        return self._load(journal.old, journal.new, journal.at, before, files)
-
-    def _load(
-        self, old: Optional[str], new: Optional[str], at: float, before: Mapping[str, bytes], after: Mapping[str, bytes]
-    ) -> Outcome:
+    def _roll(self, old: Optional[str], new: Optional[str], before: Mapping[str, bytes], after: Mapping[str, bytes]) -> Outcome:
+        """Replica by replica: a candidate that is no good does not get past the first."""
+        reached: List[Member] = []
         try:
-            self.subject.reload(patient=True)
-            proof = self.subject.verify(self.place, new, at)
+            for member in self.crew.members:
+                reached.append(member)
+                self._load(member, new, patient=True, wanted=True)
         except AnvilError as exc:
-            raise self._go_back(old, new, exc) from exc
+            raise self._go_back(reached, old, new, exc) from exc
+        at = min(self.moved.values())
+        if self.proof is None:
+            status = ", ".join(sorted({view.status for view in self.views.values()}))
+            self.actions.append("not loaded: the container is " + status if self.order.reload else "not loaded, as asked")
+            return self._close(self._note(WRITTEN, old, new, at), before, after)
         self.actions += ["reloaded", "verified"]
         self._lived(new, at)
-        return self._close(self._note(DONE, old, new, at), before, after, proof)
+        return self._close(self._note(DONE, old, new, at), before, after)
 
-    def _go_back(self, old: Optional[str], new: Optional[str], cause: AnvilError) -> AnvilError:
+    def _load(self, member: Member, revision: Optional[str], patient: bool, wanted: bool, closed: bool = False) -> None:
+        """Switch one replica, and prove it, while no client is led to it."""
+        gate = self.crew.gate if self._is_up(member) else None
+        if gate is not None and not closed:
+            gate.close(member.name)
+        at = self._point_to(member.name, revision)
+        if not self._is_up(member):
+            return
+        member.subject.recall(self.metas.get(revision or "", {}), wanted=wanted)
+        if not member.subject.reload(patient):
+            self.told[member.name] = self.views[member.name].started_at
+        if revision is not None:
+            self.proof = member.subject.verify(self.place.of(member.name), revision, at)
+        if gate is not None:
+            gate.open(member.name)
+            self.actions.append("{0} serves {1}".format(member.name, short(revision)))
+
+    def _go_back(self, reached: Sequence[Member], old: Optional[str], new: Optional[str], cause: AnvilError) -> AnvilError:
         """Undo a switch that failed, and tell all of it."""
         where = "volume " + self.place.volume
-        if old == new:
-            self._note(DONE, old, new, self.writer.now())
-            return AnvilError(*cause.problems, Problem("the live revision was not changed: {0}".format(short(new)), where=where))
         try:
+            if old == new:
+                self._note(DONE, old, new, self.writer.now())
+                self._reopen(reached[-1:])
+                said = "the live revision was not changed: {0}".format(short(new))
+                return AnvilError(*cause.problems, Problem(said, where=where))
             self._note(GOING_BACK, old, new, self.writer.now())
-            at = self._point_to(old)
-            self.subject.reload(patient=False)
-            if old is not None:
-                self.subject.verify(self.place, old, at)
+            for member in reversed(reached):
+                is_sick = member is reached[-1]
+                self._load(member, old, patient=not is_sick, wanted=False, closed=is_sick)
+            at = min(self.moved.values())
             self._lived(old, at)
             self._drop_links(old)
             self._note(DONE, new, old, at)
@@ -596,33 +790,62 @@ class _Promotion:
         )
         return AnvilError(*cause.problems, Problem(said, where=where, why="live now: " + short(old)))
 
-    def _undo(self, journal: Journal, reload: bool) -> None:
+    def _undo(self, journal: Journal, snapshot: Snapshot) -> None:
         """Take back what an interrupted promotion did. A base that does not come up must not bar a good candidate."""
-        at = self._point_to(journal.old)
         self.actions.append("undid an interrupted promotion: live again is " + short(journal.old))
-        try:
-            if reload and self.order.reload:
-                self.subject.reload(patient=True)
-                if journal.old is not None:
-                    self.subject.verify(self.place, journal.old, at)
-        except AnvilError as exc:
-            self.warnings.append("the revision gone back to does not come up: " + exc.problems[0].as_text())
+        for member in self.crew.members:
+            view, live = self.views[member.name], snapshot.live_of(member.name)
+            needed = decide_recovery(journal, live, None, view).reload or (self._is_up(member) and not view.is_up)
+            if live == journal.old and journal.state == SWITCHING and self.crew.gate is not None:
+                needed = False  # the roll had not come to this one
+            try:
+                if needed and self.order.reload:
+                    self._load(member, journal.old, patient=True, wanted=False)
+                    continue
+                self._point_to(member.name, journal.old)
+                self._reopen([member])
+            except AnvilError as exc:
+                self.warnings.append("the revision gone back to does not come up: " + exc.problems[0].as_text())
         self._drop_links(journal.old)
-        self._note(DONE, journal.new, journal.old, at)
+        self.proof = None
+        self._note(DONE, journal.new, journal.old, min(self.moved.values()))
+
+    def _reopen(self, members: Sequence[Member]) -> None:
+        """Lead clients to replicas that an interrupted promotion may have left without any."""
+        for member in members:
+            if self.crew.gate is not None and self._is_up(member):
+                try:
+                    self.crew.gate.open(member.name)
+                except AnvilError as exc:
+                    self.warnings.append(exc.problems[0].as_text())
 
     def _drop_links(self, live: Optional[str]) -> None:
         if live is None:
             for name in self.place.names:
                 self.writer.remove(name)
 
-    def _close(
-        self, journal: Journal, before: Mapping[str, bytes], after: Mapping[str, bytes], proof: Optional[Proof]
-    ) -> Outcome:
+    def _hand_back(self, outcome: Outcome) -> Outcome:
+        """Leave plain files with the same bytes, and nothing of ours: one rename for each."""
+        files = self.writer.read().observed()
+        for name in self.place.names:
+            if name in files:
+                self.writer.put_file(name, files[name])
+            else:
+                self.writer.remove(name)
+        self.writer.remove(HOME)
+        said = (*outcome.actions, "handed the volume back as plain files")
+        return replace(outcome, changed=True, actions=said, warnings=tuple(self.warnings))
+
+    def _close(self, journal: Journal, before: Mapping[str, bytes], after: Mapping[str, bytes]) -> Outcome:
         snapshot = self.writer.read()
-        for name in choose_pruned(snapshot, journal, self.order.keep):
+        pruned = choose_pruned(snapshot, journal, self.order.keep)
+        for name in pruned:
             self.writer.remove("{0}/{1}".format(REVISIONS, name))
             self.actions.append("pruned " + short(name))
-        held = [row for row in list_history(snapshot, journal) if "pruned " + short(row["revision"]) not in self.actions]
+        for name in self.place.names:
+            # A file that is no more must not stay as a link that leads nowhere: some readers read whole folders.
+            if self.order.whole and name not in after and name in snapshot.stock and journal.state == DONE:
+                self.writer.remove(name)
         return Outcome(
             changed=True,
             old=journal.old,
@@ -630,9 +853,9 @@ class _Promotion:
             before=before,
             after=after,
             actions=tuple(self.actions),
-            reloaded=proof is not None,
-            proof=proof,
-            history=tuple(held),
+            reloaded=self.proof is not None,
+            proof=self.proof,
+            history=tuple(row for row in list_history(snapshot, journal) if row["revision"] not in pruned),
             warnings=tuple(self.warnings),
         )
 

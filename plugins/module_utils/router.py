@@ -10,31 +10,57 @@ Two generations are served. A *profile* router (anvil-serving 0.12 to 0.13.2) re
 from __future__ import annotations
 
 import calendar
-import difflib
-import http.client
 import json
 import re
+import secrets
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.candidate import (
+    CONFIG,
+    GATEWAY_ROUTER,
+    PROFILE,
+    PROFILE_ROUTER,
+    VALIDATOR,
+    Facts,
+    encode_text,
+    facts_from,
+    judge,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.edge import Edge
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, is_local, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
+from ansible_collections.anvil.serving.plugins.module_utils.probes import (
+    Probe,
+    Reply,
+    ask_endpoint,
+    parse_probes,
+    probe_from_meta,
+    request_http,
+    run_probes,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
+    Crew,
+    Member,
     Order,
     Outcome,
     Proof,
+    Rehearsal,
     Verdict,
     View,
+    find_revision,
     is_loaded,
     list_history,
+    look_at,
     parse_journal,
     promote,
     read_place,
     short,
     wait_for,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.rehearsal import DryBoot, plan_stage
 from ansible_collections.anvil.serving.plugins.module_utils.volume import (
     LABEL_OWNER,
     Place,
@@ -43,9 +69,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.volume import (
     read_snapshot,
 )
 
-CONFIG = "config.toml"
-PROFILE = "profile.json"
-PROFILE_ROUTER, GATEWAY_ROUTER = "profile", "gateway"
+HEALTH = Probe("health", "/healthz", timeout=2.0)
+STOCK_PROFILE = re.compile(r'(?m)^(\s*profile_path\s*=\s*)(["\'])([^"\'\n]*)\2')
 
 # A router that was started this recently may still be on its way up (seconds).
 STARTING = 15.0
@@ -53,207 +78,6 @@ STARTING = 15.0
 CRASH_WINDOW = 10.0
 # A tier that is not ready yet (503, or no answer) is asked again for this long (seconds).
 NOT_READY = 10.0
-
-# Runs in the router's own image: one line of JSON in, one line of JSON out. It only finds out; we judge.
-VALIDATOR = r"""
-import contextlib, json, sys
-
-request = json.loads(sys.stdin.buffer.readline().decode("utf-8"))
-facts = {"generation": None, "version": None, "tier_ids": [], "work_classes": [], "decisions": [], "profile_path": None,
-         "token_variable": None, "errors": []}
-
-
-def attempt(where, act, *values):
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            return act(*values)
-    except (Exception, SystemExit) as exc:
-        said = {"where": where, "why": "%s: %s" % (type(exc).__name__, exc)}
-        if said not in facts["errors"]:
-            facts["errors"].append(said)
-    return None
-
-
-def examine():
-    try:
-        from anvil_serving.router import config as loader
-    except ImportError as exc:
-        facts["errors"].append({"where": "image", "why": "ImportError: %s" % exc})
-        return
-    try:
-        from anvil_serving.router import classify, profile_bootstrap, profile_store
-    except ImportError:
-        facts["generation"] = "gateway"
-        profile_bootstrap = None
-    else:
-        facts["generation"] = "profile"
-        facts["work_classes"] = [str(name) for name in classify.WORK_CLASSES]
-        facts["decisions"] = [str(name) for name in profile_store.DECISIONS]
-    import importlib.metadata
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        facts["version"] = importlib.metadata.version("anvil-serving")
-    for name in ("config", "profile"):
-        if request[name] is not None:
-            with open(request[name + "_path"], "w", encoding="utf-8", newline="") as stream:
-                stream.write(request[name])
-    if request["config"] is not None:
-        path = request["config_path"]
-        router = attempt("config.toml", loader.load, path)
-        server = attempt("config.toml", loader.load_server_config, path)
-        if router is not None:
-            facts["tier_ids"] = [str(tier.id) for tier in router.tiers]
-            facts["profile_path"] = getattr(router, "profile_path", None)
-        if server is not None:
-            facts["token_variable"] = getattr(server, "auth_env", None)
-    if request["profile"] is not None and profile_bootstrap is not None:
-        document = attempt("profile.json", json.loads, request["profile"])
-        if document is not None:
-            attempt("profile.json", profile_bootstrap.store_from_profile, document)
-
-
-examine()
-print(json.dumps(facts), flush=True)
-"""
-
-
-# ---------------------------------------------------------------------------------------------------------- pure checks
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the image's own loader made of a candidate. errors: (file, the loader's words)."""
-
-    generation: Optional[str]
-    version: Optional[str] = None
-    tier_ids: Tuple[str, ...] = ()
-    work_classes: Tuple[str, ...] = ()
-    decisions: Tuple[str, ...] = ()
-    profile_path: Optional[str] = None
-    token_variable: Optional[str] = None
-    errors: Tuple[Tuple[str, str], ...] = ()
-
-
-def encode_text(where: str, text: str) -> bytes:
-    """A file's bytes: UTF-8, line ends normalised to LF (the loader refuses CR)."""
-    try:
-        return text.replace("\r\n", "\n").encode("utf-8")
-    except UnicodeEncodeError as exc:
-        raise fail("not valid UTF-8", where=where, why="at character {0}".format(exc.start)) from exc
-
-
-def _nearest(word: Any, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(word), known, 1)
-    return "did you mean {0}? known: {1}".format(close[0], ", ".join(known)) if close else "known: " + ", ".join(known)
-
-
-def check_profile(profile: Any, facts: Facts) -> List[Problem]:
-    """What the router's loader lets through in a profile (already parsed JSON) and would then mis-route by."""
-    if not isinstance(profile, dict):
-        return [Problem("a profile must be a JSON object", where=PROFILE, why="it is a " + type(profile).__name__)]
-    entries = profile.get("entries")
-    if not isinstance(entries, list) or not entries:
-        return [Problem("a profile must hold at least one entry", where=PROFILE + ": entries", why=repr(entries)[:80])]
-    found: List[Problem] = []
-    seen: Dict[Tuple[str, str], int] = {}
-    for index, entry in enumerate(entries):
-        where = "{0}: entries[{1}]".format(PROFILE, index)
-        if not isinstance(entry, dict) or not entry:
-            found.append(Problem("an entry must be a JSON object with keys", where=where, why=repr(entry)[:80]))
-            continue
-        tier, work = entry.get("tier_id"), entry.get("work_class")
-        # An unreadable config has no tiers to compare with: its own error says what is wrong.
-        if facts.tier_ids and tier not in facts.tier_ids:
-            found.append(
-                Problem("unknown tier {0!r}".format(tier), where=where + ".tier_id", hint=_nearest(tier, facts.tier_ids))
-            )
-        if facts.work_classes and work not in facts.work_classes:
-            what = "unknown work class {0!r}".format(work)
-            found.append(Problem(what, where=where + ".work_class", hint=_nearest(work, facts.work_classes)))
-        if facts.decisions and entry.get("decision") not in facts.decisions:
-            what = "unknown decision {0!r}".format(entry.get("decision"))
-            found.append(Problem(what, where=where + ".decision", hint=_nearest(entry.get("decision"), facts.decisions)))
-        score = entry.get("quality_score")
-        if not isinstance(score, (int, float)) or isinstance(score, bool) or not 0 <= score <= 1:
-            found.append(
-                Problem("a quality score must be a number from 0 to 1", where=where + ".quality_score", why=repr(score)[:80])
-            )
-        samples = entry.get("sample_n")
-        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
-            found.append(Problem("a sample count must be a whole number", where=where + ".sample_n", why=repr(samples)[:80]))
-        first = seen.setdefault((str(tier), str(work)), index)
-        if first != index:
-            why = "entries[{0}] already speaks of tier {1} and work class {2}; the last one would win".format(first, tier, work)
-            found.append(Problem("a second entry for the same pair", where=where, why=why, hint="keep one of them"))
-    return found
-
-
-def check_paths(facts: Facts, has_profile: bool, profile_path: str) -> Tuple[List[Problem], List[str]]:
-    """Whether the config reads the profile from where it is written; problems and warnings."""
-    where = CONFIG + ": [router].profile_path"
-    said = facts.profile_path
-    if has_profile and said is None:
-        return [
-            Problem(
-                "the profile would never be read",
-                where=where,
-                why="it is missing",
-                hint='profile_path = "' + profile_path + '"',
-            )
-        ], []
-    if has_profile and said != profile_path:
-        why = "the router would read {0}, the profile is written to {1}".format(said, profile_path)
-        return [
-            Problem("the profile would never be read", where=where, why=why, hint='profile_path = "' + profile_path + '"')
-        ], []
-    if said == profile_path and not has_profile:
-        return [
-            Problem("it names a profile, and there is none", where=where, why=said, hint="give a profile, or drop the key")
-        ], []
-    if said is not None and said != profile_path:
-        return [], ["{0} is {1}: that file is not promoted with the config".format(where, said)]
-    return [], []
-
-
-def judge(facts: Facts, files: Mapping[str, bytes], given: Sequence[str], mount: str, image: str) -> Verdict:
-    """Everything that is wrong with a candidate, at once, as one ``AnvilError``; or the files to write.
-
-    given: the files that the operator named, as opposed to those kept from the live revision.
-    """
-    if facts.generation is None:
-        raise fail(
-            "this image is no anvil-serving router",
-            where="image " + image,
-            why="; ".join(why for _where, why in facts.errors),
-            hint="its python3 must be able to import anvil_serving.router.config",
-        )
-    asked = hash_revision(files)
-    problems = [Problem("the router's own loader refuses it", where=where, why=why) for where, why in facts.errors]
-    files = dict(files)
-    if CONFIG not in files:
-        problems.append(Problem("there is no config to promote", where=CONFIG, hint="the volume holds none yet: give one"))
-    if facts.generation == GATEWAY_ROUTER and PROFILE in files:
-        if PROFILE in given:
-            why = "anvil-serving {0} routes by [router.model_routes]".format(facts.version)
-            problems.append(Problem("this router reads no profile", where=PROFILE, why=why, hint="leave it out"))
-        del files[PROFILE]
-    warnings: List[str] = []
-    if PROFILE in files:
-        try:
-            problems += check_profile(json.loads(files[PROFILE].decode("utf-8")), facts)
-        except ValueError as exc:
-            if not any(problem.where == PROFILE for problem in problems):
-                problems.append(Problem("not JSON", where=PROFILE, why=str(exc)))
-    if facts.generation == PROFILE_ROUTER and facts.tier_ids:
-        wrong, warnings = check_paths(facts, PROFILE in files, mount + "/" + PROFILE)
-        problems += wrong
-    if problems:
-        raise AnvilError(*problems)
-    return Verdict(
-        asked=asked,
-        files=files,
-        meta={"generation": facts.generation, "version": facts.version, "image": image},
-        warnings=tuple(warnings),
-    )
 
 
 def parse_time(text: str) -> float:
@@ -286,45 +110,6 @@ def find_endpoint(found: Mapping[str, Any]) -> Optional[Tuple[str, int]]:
     return None
 
 
-# ----------------------------------------------------------------------------------------------------------------- HTTP
-
-
-@dataclass(frozen=True)
-class Reply:
-    """status 0: no answer, and body says why."""
-
-    status: int
-    body: str
-
-
-def request_http(
-    endpoint: Tuple[str, int],
-    method: str,
-    path: str,
-    timeout: float,
-    *,
-    body: Optional[Mapping[str, Any]] = None,
-    token: str = "",
-) -> Reply:
-    """One request, never through a proxy; no answer is a ``Reply`` too."""
-    headers = {"Connection": "close"}
-    if token:
-        headers["Authorization"] = "Bearer " + token
-    content = None
-    if body is not None:
-        headers["Content-Type"] = "application/json"
-        content = json.dumps(body).encode("utf-8")
-    connection = http.client.HTTPConnection(endpoint[0].strip("[]"), endpoint[1], timeout=timeout)
-    try:
-        connection.request(method, path, body=content, headers=headers)
-        answer = connection.getresponse()
-        return Reply(answer.status, answer.read(4 * 1024 * 1024).decode("utf-8", "replace"))
-    except (OSError, http.client.HTTPException) as exc:
-        return Reply(0, "{0}: {1}".format(type(exc).__name__, exc))
-    finally:
-        connection.close()
-
-
 # -------------------------------------------------------------------------------------------------------------- subject
 
 
@@ -333,32 +118,52 @@ class RouterSetting:
     """Which router, and how patient we are with it.
 
     image: a reference; used where no container tells its own. mount: where the router mounts the config volume.
-    grace: seconds for the process to end. start_timeout: seconds until it must answer. settle: seconds it must then
-    stay up.
+    replicas: containers that share the volume, each with a pointer of its own; empty: ``container`` alone, which reads
+    the stock paths. edge: the container that leads clients to the replicas. drain_timeout: seconds until requests in
+    flight must have ended. grace: seconds for the process to end. start_timeout: seconds until it must answer. settle:
+    seconds it must then stay up. environment: what a router that is not there yet will get.
+    validator, health_path, reload_signal: of a container that is no router.
     """
 
     container: str
     volume: str
     mount: str
     image: str = ""
+    replicas: Tuple[str, ...] = ()
+    edge: str = ""
+    drain_timeout: float = 330.0
     grace: int = 10
     start_timeout: float = 30.0
     settle: float = 2.0
+    dry_boot: bool = True
+    probes: Tuple[Probe, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    validator: Tuple[str, ...] = ()
+    health_path: str = ""
+    reload_signal: str = ""
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        return self.replicas or (self.container,)
+
+    def place_for(self, names: Sequence[str]) -> Place:
+        return Place(volume=self.volume, mount=self.mount, replica=self.names[0], names=tuple(names))
 
     @property
     def place(self) -> Place:
-        return Place(volume=self.volume, mount=self.mount, replica=self.container, names=(CONFIG, PROFILE))
+        return self.place_for((CONFIG, PROFILE))
 
 
-class Router:
-    """One router container, as the subject of a promotion (``promotion.Subject``)."""
+class Reader:
+    """One container that reads its files from a volume, as the subject of a promotion (``promotion.Subject``)."""
 
     def __init__(self, engine: Engine, setting: RouterSetting, order: Order) -> None:
         self.engine = engine
         self.setting = setting
         self.order = order
         self.found: Optional[Dict[str, Any]] = None
-        self.generation = ""
+        self.health: Optional[Probe] = None
+        self.probes: Tuple[Probe, ...] = setting.probes
         self.warnings: List[str] = []
         self._image_id = ""
 
@@ -391,11 +196,14 @@ class Router:
             "the container does not read its files from volume {0} at {1}".format(self.setting.volume, self.setting.mount),
             where="container " + self.setting.container,
             why=why,
-            hint="name the volume and mount that it uses, or bring the router up again from its compose file",
+            hint="name the volume and mount that it uses, or bring it up again from its compose file",
         )
 
-    def recall(self, meta: Mapping[str, Any]) -> None:
-        self.generation = self.generation or str(meta.get("generation") or "")
+    def recall(self, meta: Mapping[str, Any], wanted: bool) -> None:
+        self.probes = self.setting.probes if wanted else ()
+
+    def arrange(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
+        return dict(files)
 
     def image_for_side_containers(self) -> str:
         """The id of the image that reads the files next: the container's own, unless it is about to be replaced."""
@@ -415,7 +223,7 @@ class Router:
             self._image_id = str(named["Id"])
         else:
             raise fail(
-                "no router image to validate with",
+                "no image to validate with",
                 where="image {0}".format(self.setting.image or "(none given)"),
                 why="container {0} does not exist, and the image is not on this host".format(self.setting.container),
                 hint="build or pull the image first, or give its reference; nothing is pulled here",
@@ -427,9 +235,17 @@ class Router:
             return None
         return find_endpoint(self.found)
 
-    def answers(self) -> bool:
+    def token(self) -> str:
+        return ""
+
+    def ask(self, probe: Probe) -> Reply:
         endpoint = self.endpoint()
-        return endpoint is None or request_http(endpoint, "GET", "/healthz", 2.0).status == 200
+        if endpoint is None:
+            return Reply(0, "it publishes no port that this host can reach")
+        return ask_endpoint(endpoint, probe, self.token())
+
+    def answers(self) -> bool:
+        return self.health is None or self.endpoint() is None or self.ask(self.health).status == 200
 
     def is_healthy(self, view: View) -> bool:
         age = time.time() - view.started_at
@@ -437,13 +253,166 @@ class Router:
             return False
         return self.answers() or (0 <= age < STARTING and wait_for(self.answers, STARTING - age))
 
+    def validate(self, files: Mapping[str, bytes]) -> Verdict:
+        raise NotImplementedError
+
+    def rehearse(self, verdict: Verdict) -> Optional[Rehearsal]:
+        return None
+
+    # ---------------------------------------------------------------------------------------------- reload and verify
+
+    def stop_signal(self) -> str:
+        """What ends it without waiting for the grace period; empty for its own."""
+        return ""
+
+    def reload(self, patient: bool) -> bool:
+        """Restart it, or tell it by signal where the setting says so.
+
+        A process that has only just been started ignores SIGTERM too: a crash loop is given one second, not the grace.
+        """
+        found = self.found or {}
+        status = (found.get("State") or {}).get("Status")
+        crashing = found.get("RestartCount", 0) > 0 or status != "running"
+        if self.setting.reload_signal and patient and not crashing:
+            self.engine.signal_container(self.setting.container, self.setting.reload_signal)
+            return False
+        if status == "paused":
+            raise fail(
+                "a paused container cannot be restarted",
+                where="container " + self.setting.container,
+                hint="docker unpause " + self.setting.container,
+            )
+        grace = self.setting.grace if patient and not crashing else min(1, self.setting.grace)
+        self.engine.restart_container(self.setting.container, grace, self.stop_signal())
+        return True
+
+    def verify(self, place: Place, revision: Optional[str], switched_at: float) -> Proof:
+        """Same process, no restart, healthy, every probe answered as it must be, and then still so for the settle time."""
+        began = time.monotonic()
+        was = self.found
+        first = self.look()
+        told = bool(self.setting.reload_signal) and was is not None and was["State"]["StartedAt"] == self._started()
+        if not told and not first.has_loaded(switched_at):
+            raise self._sick("it was not started after the switch", first)
+        health = self.health if self.endpoint() is not None else None
+        proven = False
+        steady_since = 0.0
+        last = "it was not asked yet"
+        while True:
+            now = self.look()
+            # docker restart resets RestartCount to 0: any restart since then counts, however it looks at this moment.
+            restarted = now.restarts > (first.restarts if told else 0)
+            if now.status != "running" or restarted or (now.started_at, now.pid) != (first.started_at, first.pid):
+                raise self._sick("it does not stay up: {0}, restarted {1} times".format(now.status, now.restarts), now)
+            reply = self.ask(health) if health is not None else Reply(200, "")
+            if reply.status != 200:
+                last = reply.body[:200] if reply.status == 0 else "status {0}".format(reply.status)
+                if proven:
+                    raise self._sick("{0} answered and then did not: {1}".format(health.path if health else "it", last), now)
+                if time.monotonic() - began > self.setting.start_timeout:
+                    path = health.path if health else "it"
+                    why = "{0} did not answer 200 within {1:g} s: {2}".format(path, self.setting.start_timeout, last)
+                    raise self._sick(why, now)
+            elif not proven:
+                self._prove(now)
+                proven, steady_since = True, time.monotonic()
+            elif time.monotonic() - steady_since >= self.setting.settle:
+                break
+            time.sleep(0.1 if proven else 0.02)
+        seen = read_snapshot(self.engine, first.container_id, place)
+        if seen.live != revision or hash_revision(seen.files_of(seen.live or "")) != revision:
+            raise self._sick("it does not see the files of revision {0}".format(short(revision)), first)
+        if self.health is not None and health is None:
+            self.warnings.append("the router publishes no port that this host can reach: it was not asked")
+        return Proof(started_at=self._started(), pid=first.pid, seconds=round(time.monotonic() - began, 3))
+
+    def _prove(self, view: View) -> None:
+        """Ask the probes of the revision that is being verified."""
+        if not self.probes or self.endpoint() is None:
+            return
+        problems, warnings = run_probes(self.probes, self.ask)
+        self.warnings.extend(warning for warning in warnings if warning not in self.warnings)
+        if problems:
+            raise AnvilError(*self._sick("it answers, but not as this revision must", view).problems, *problems)
+
+    def _started(self) -> str:
+        return str((self.found or {"State": {"StartedAt": ""}})["State"]["StartedAt"])
+
+    def _sick(self, why: str, view: View) -> AnvilError:
+        log = self.engine.read_log(self.setting.container, lines=15) if view.exists else []
+        return fail("it did not come up", where="container " + self.setting.container, why=why, log=log)
+
+
+class Router(Reader):
+    """An anvil-serving router of either generation."""
+
+    def __init__(self, engine: Engine, setting: RouterSetting, order: Order) -> None:
+        super().__init__(engine, setting, order)
+        self.health = HEALTH
+        self.generation = ""
+        self.token_variable = ""
+
+    def recall(self, meta: Mapping[str, Any], wanted: bool) -> None:
+        super().recall(meta, wanted)
+        self.generation = str(meta.get("generation") or self.generation)
+        self.token_variable = str(meta.get("token_variable") or "")
+        # Without the token nothing but /healthz can be asked (a gateway router may read it from a file of its own).
+        if not self.token_variable or self.token():
+            self.probes = (*(probe_from_meta(each) for each in meta.get("probes") or ()), *self.probes)
+
+    def token(self) -> str:
+        start = self.token_variable + "="
+        for line in (self.found or {"Config": {}})["Config"].get("Env") or ():
+            if self.token_variable and line.startswith(start):
+                return str(line[len(start) :]).strip()
+        return ""
+
+    def stop_signal(self) -> str:
+        """A profile router ignores SIGTERM as process 1, but ends at once on SIGINT."""
+        own = str(((self.found or {}).get("Config") or {}).get("StopSignal") or "SIGTERM")
+        return "SIGINT" if self.generation == PROFILE_ROUTER and own == "SIGTERM" else ""
+
+    # ------------------------------------------------------------------------------------------------ replicas' paths
+
+    def profile_path(self) -> str:
+        """Where the config must say that the profile is. One path for all replicas would be a shared pointer: theirs is
+        relative to the folder that each runs in, its own pointer.
+        """
+        return PROFILE if self.setting.replicas else self.setting.mount + "/" + PROFILE
+
+    def arrange(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
+        """Let a config say what ``profile_path`` tells, where it names the place of a router without replicas."""
+        made = dict(files)
+        if self.setting.replicas and CONFIG in made:
+            text = made[CONFIG].decode("utf-8", "surrogateescape")
+            made[CONFIG] = STOCK_PROFILE.sub(self._put_path, text, count=1).encode("utf-8", "surrogateescape")
+        return made
+
+    def _put_path(self, match: re.Match[str]) -> str:
+        known = match.group(3) == self.setting.mount + "/" + PROFILE
+        return '{0}"{1}"'.format(match.group(1), self.profile_path()) if known else match.group(0)
+
+    def look(self) -> View:
+        view = super().look()
+        folder = "{0}/{1}".format(self.setting.mount, self.setting.place.link_of(self.setting.container))
+        runs_in = str(((self.found or {}).get("Config") or {}).get("WorkingDir") or "/")
+        if view.exists and self.setting.replicas and runs_in != folder and self.order.reload:
+            raise fail(
+                "the replica does not read its files through its own pointer",
+                where="container " + self.setting.container,
+                why="it runs in {0}, not in {1}".format(runs_in, folder),
+                hint="bring the router up again from its compose file",
+            )
+        return view
+
     # -------------------------------------------------------------------------------------------------------- validate
 
     def validate(self, files: Mapping[str, bytes]) -> Verdict:
         image = self.image_for_side_containers()
         facts = self._examine(image, files)
         self.generation = facts.generation or self.generation
-        verdict = judge(facts, files, tuple(self.order.files), self.setting.mount, image)
+        self.token_variable = facts.token_variable or ""
+        verdict = judge(facts, files, tuple(self.order.files), self.profile_path(), image)
         warnings = [*self.warnings, *verdict.warnings, *self._check_token(facts)]
         self.warnings = []
         return replace(verdict, warnings=tuple(warnings))
@@ -490,18 +459,14 @@ class Router:
                 log=exc.problems[0].log,
             ) from exc
         finally:
-            process.close()
-        said["errors"] = tuple((str(item["where"]), str(item["why"])) for item in said["errors"])
-        for key in ("tier_ids", "work_classes", "decisions"):
-            said[key] = tuple(said[key])
-        return Facts(**said)
+            process.release()
+        return facts_from(said)
 
     def _check_token(self, facts: Facts) -> List[str]:
         """Whether the token variable that the config names is set where the router will look for it."""
         if self.found is None or not facts.token_variable or not self.order.reload:
             return []
-        start = facts.token_variable + "="
-        if any(line.startswith(start) and line[len(start) :].strip() for line in self.found["Config"].get("Env") or ()):
+        if self.token():
             return []
         problem = Problem(
             "the token variable {0} is not set in the router's environment".format(facts.token_variable),
@@ -514,73 +479,151 @@ class Router:
             return [problem.as_text()]
         raise AnvilError(problem)
 
-    # ---------------------------------------------------------------------------------------------- reload and verify
+    # -------------------------------------------------------------------------------------------------------- dry boot
 
-    def reload(self, patient: bool) -> None:
-        """Restart it: neither generation can reload. A profile router ignores SIGTERM, but ends at once on SIGINT.
+    def rehearse(self, verdict: Verdict) -> Optional[Rehearsal]:
+        if not self.setting.dry_boot:
+            return None
+        image = self.engine.inspect_image(self.image_for_side_containers())
+        if image is None:
+            raise fail("the image is gone", where="image " + self.image_for_side_containers())
+        variable = str(verdict.meta.get("token_variable") or "")
+        stand_in = (variable, secrets.token_urlsafe(16))
+        stage = plan_stage(image, self.found, self.setting.mount, self.setting.environment, stand_in)
+        if self.setting.replicas:
+            folder = "{0}/{1}".format(self.setting.mount, self.setting.place.link_of(self.setting.container))
+            stage = replace(stage, working_dir=folder)
+        files = {
+            folder + name: content
+            for folder in ("", *(".anvil/live/{0}/".format(name) for name in self.setting.names))
+            for name, content in verdict.files.items()
+        }
+        probes = [probe_from_meta(each) for each in verdict.meta.get("probes") or ()]
+        if variable and not stage.token:
+            probes = []
+        # An engine of its own: it works while the lock is taken.
+        boot = DryBoot(Engine(self.engine.docker_host), stage, files)
+        return _Trial(boot, (*probes, *self.setting.probes), verdict.meta.get("tiers") or (), self.setting.start_timeout)
 
-        A process that has only just been started ignores SIGTERM too: a crash loop is given one second, not the grace.
-        """
-        found = self.found or {}
-        crashing = found.get("RestartCount", 0) > 0 or (found.get("State") or {}).get("Status") != "running"
-        grace = self.setting.grace if patient and not crashing else min(1, self.setting.grace)
-        own = str((found.get("Config") or {}).get("StopSignal") or "SIGTERM")
-        signal = "SIGINT" if self.generation == PROFILE_ROUTER and own == "SIGTERM" else ""
-        self.engine.restart_container(self.setting.container, grace, signal)
 
-    def verify(self, place: Place, revision: Optional[str], switched_at: float) -> Proof:
-        began = time.monotonic()
-        first = self.look()
-        if not first.has_loaded(switched_at):
-            raise self._sick("it was not started after the switch", first)
-        endpoint = self.endpoint()
-        steady_since = time.monotonic() if endpoint is None else 0.0
-        last = "it was not asked yet"
-        while True:
-            now = self.look()
-            # docker restart resets RestartCount to 0: any restart since then counts, however it looks at this moment.
-            if now.status != "running" or now.restarts > 0 or (now.started_at, now.pid) != (first.started_at, first.pid):
-                raise self._sick("it does not stay up: {0}, restarted {1} times".format(now.status, now.restarts), now)
-            if endpoint is not None:
-                reply = request_http(endpoint, "GET", "/healthz", 2.0)
-                if reply.status != 200:
-                    last = reply.body[:200] if reply.status == 0 else "status {0}".format(reply.status)
-                    if steady_since:
-                        raise self._sick("/healthz answered and then did not: " + last, now)
-                elif not steady_since:
-                    steady_since = time.monotonic()
-            if steady_since and time.monotonic() - steady_since >= self.setting.settle:
-                break
-            if not steady_since and time.monotonic() - began > self.setting.start_timeout:
-                raise self._sick("/healthz did not answer within {0:g} s: {1}".format(self.setting.start_timeout, last), now)
-            time.sleep(0.1)
-        seen = read_snapshot(self.engine, first.container_id, place)
-        if seen.live != revision or hash_revision(seen.observed()) != revision:
-            raise self._sick("it does not see the files of revision {0}".format(short(revision)), first)
-        if endpoint is None:
-            self.warnings.append("the router publishes no port that this host can reach: /healthz was not asked")
-        assert self.found is not None
-        return Proof(started_at=str(self.found["State"]["StartedAt"]), pid=first.pid, seconds=round(time.monotonic() - began, 3))
+class _Trial:
+    """A dry boot under way, in a thread."""
 
-    def _sick(self, why: str, view: View) -> AnvilError:
-        log = self.engine.read_log(self.setting.container, lines=15) if view.exists else []
-        return fail("the router did not come up", where="container " + self.setting.container, why=why, log=log)
+    def __init__(
+        self,
+        boot: DryBoot,
+        probes: Sequence[Probe],
+        tiers: Sequence[Mapping[str, Any]],
+        seconds: float,
+    ) -> None:
+        self.boot = boot
+        self._pool = ThreadPoolExecutor(1)
+        self._told = False
+        self._closed = False
+
+        def work() -> Tuple[str, ...]:
+            unreachable = boot.find_unreachable(tiers)
+            boot.wait_healthy(HEALTH, seconds)
+            return (*unreachable, *boot.prove(probes))
+
+        self._future: Future[Tuple[str, ...]] = self._pool.submit(work)
+
+    def confirm(self) -> Tuple[str, ...]:
+        warnings = self._future.result()
+        self.boot.check_alive(HEALTH)
+        first, self._told = not self._told, True
+        return warnings if first else ()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.boot.close()
+            self._pool.shutdown(wait=False)
+
+
+class Files(Reader):
+    """Any container whose configuration lives in a volume. What validates it is a command of its own image."""
+
+    def __init__(self, engine: Engine, setting: RouterSetting, order: Order) -> None:
+        super().__init__(engine, setting, order)
+        self.health = Probe("health", setting.health_path, timeout=2.0) if setting.health_path else None
+
+    def validate(self, files: Mapping[str, bytes]) -> Verdict:
+        image = self.image_for_side_containers()
+        asked = hash_revision(files)
+        if self.setting.validator:
+            done = self.engine.run_side_container(
+                image,
+                list(self.setting.validator[1:]),
+                files=files,
+                folder=self.setting.mount,
+                entrypoint=[self.setting.validator[0]],
+                labels={LABEL_OWNER: describe_owner()},
+                healthcheck={"test": ["NONE"]},
+                host_config={
+                    "network_mode": "none",
+                    "cap_drop": ["ALL"],
+                    "security_opt": ["no-new-privileges"],
+                    "read_only": True,
+                    "pids_limit": 64,
+                    "tmpfs": {"/tmp": "size=32m", "/run": "size=8m,mode=0777"},
+                    # An anonymous volume: the candidate lies where it will be read, in a container that is read-only.
+                    "mounts": [{"Type": "volume", "Target": self.setting.mount}],
+                },
+            )
+            if done.exit_code:
+                raise fail(
+                    "its validator refuses the candidate",
+                    where=" ".join(self.setting.validator),
+                    why="exit code {0}".format(done.exit_code),
+                    log=done.output.splitlines()[-20:],
+                )
+        warnings = tuple(self.warnings)
+        self.warnings = []
+        if not self.setting.validator:
+            warnings += ("nothing validated these files: no validator was given",)
+        return Verdict(asked=asked, files=files, meta={"image": image}, warnings=warnings)
 
 
 # ---------------------------------------------------------------------------------------------------------------- verbs
+
+
+@dataclass(frozen=True)
+class EdgeGate:
+    """The edge, as that which leads clients to the replicas (``promotion.Gate``)."""
+
+    edge: Edge
+    drain_timeout: float
+    up_timeout: float
+
+    def close(self, replica: str) -> None:
+        self.edge.drain(replica, self.drain_timeout)
+
+    def open(self, replica: str) -> None:
+        self.edge.readmit(replica, self.up_timeout)
 
 
 def has_image(engine: Engine, reference: str) -> bool:
     return bool(reference) and engine.inspect_image(reference) is not None
 
 
+def gather_crew(engine: Engine, setting: RouterSetting, order: Order) -> Crew:
+    """Everyone who reads the volume."""
+    kind = Files if order.whole else Router
+    members = tuple(Member(name, kind(engine, replace(setting, container=name), order)) for name in setting.names)
+    # Where there is one replica only, draining it would be the outage that it is to prevent.
+    led = bool(setting.edge) and len(members) > 1
+    gate = EdgeGate(Edge(engine, setting.edge), setting.drain_timeout, setting.start_timeout) if led else None
+    return Crew(members, gate)
+
+
 def promote_router(engine: Engine, setting: RouterSetting, order: Order) -> Outcome:
     """Promote or roll back; see ``promotion.promote``. In check mode a host that has no router image yet is fine."""
-    router = Router(engine, setting, order)
+    crew = gather_crew(engine, setting, order)
     if (
         order.check
         and not order.rollback_to
-        and engine.inspect_container(setting.container) is None
+        and all(engine.inspect_container(name) is None for name in setting.names)
         and not has_image(engine, setting.image)
     ):
         return Outcome(
@@ -592,22 +635,104 @@ def promote_router(engine: Engine, setting: RouterSetting, order: Order) -> Outc
             actions=("switch to " + short(hash_revision(order.files)),),
             warnings=("image {0} is not on this host yet: nothing was validated".format(setting.image or "(none given)"),),
         )
-    outcome = promote(engine, router, setting.place, order)
-    return replace(outcome, warnings=outcome.warnings + tuple(router.warnings))
+    place = setting.place_for(_choose_names(engine, crew, setting, order)) if order.whole else setting.place
+    outcome = promote(engine, crew, place, order)
+    warnings = [warning for member in crew.members for warning in getattr(member.subject, "warnings", ())]
+    return replace(outcome, warnings=tuple(dict.fromkeys((*outcome.warnings, *warnings))))
+
+
+def _choose_names(engine: Engine, crew: Crew, setting: RouterSetting, order: Order) -> Tuple[str, ...]:
+    """The paths that are ours: those of the candidate and those of the live revision."""
+    place = setting.place_for(tuple(sorted(order.files)))
+    if engine.inspect_volume(setting.volume) is None:
+        return place.names
+    snapshot = read_place(engine, crew, place, look_at(crew))
+    journal = parse_journal(snapshot.journal, "volume " + setting.volume)
+    held = {snapshot.live, journal.old if journal else None, journal.new if journal else None}
+    if order.rollback_to:
+        held.add(find_revision(order.rollback_to, snapshot, journal))
+    ours = {name for name in (journal.old, journal.new) if name} if journal and journal.in_flight else set()
+    wanted = {name for revision in held - ours if revision for name in snapshot.files_of(revision)}
+    return tuple(sorted({*place.names, *wanted}))
 
 
 def setting_from(given: Mapping[str, Any]) -> RouterSetting:
     """The setting of a module's parameters; those that a module does not have keep their defaults."""
     names = [each.name for each in fields(RouterSetting)]
-    return RouterSetting(**{name: given[name] for name in names if name in given})
+    told = {name: given[name] for name in names if name in given and given[name] is not None}
+    for name in ("replicas", "validator"):
+        if name in told:
+            told[name] = tuple(told[name])
+    if "probes" in told:
+        told["probes"] = parse_probes(told["probes"], read_secret)
+    if "environment" in told:
+        told["environment"] = {str(key): str(value) for key, value in told["environment"].items()}
+    setting = RouterSetting(**told)
+    if len(set(setting.names)) != len(setting.names):
+        raise fail("a replica is named twice", where="replicas", why=", ".join(setting.names))
+    if setting.reload_signal and not re.fullmatch(r"SIG[A-Z0-9+-]{2,10}", setting.reload_signal):
+        raise fail("not a signal", where="reload_signal", why=repr(setting.reload_signal), hint="such as SIGUSR2")
+    return setting
+
+
+def read_secret(path: str) -> str:
+    """A secret from a file of this host."""
+    return read_text(path, "header_files")
+
+
+def read_text(path: str, where: str) -> str:
+    """A file of this host as text; UTF-8 or an ``AnvilError``."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read().decode("utf-8")
+    except (OSError, ValueError) as exc:
+        why = "not valid UTF-8" if isinstance(exc, UnicodeDecodeError) else str(exc)
+        raise fail("cannot be read", where="{0}: {1}".format(where, path), why=why) from exc
+
+
+def _read_files(given: Sequence[Mapping[str, Any]], mount: str) -> Dict[str, bytes]:
+    """The files of the module's parameter, all problems at once."""
+    found: Dict[str, bytes] = {}
+    problems: List[Problem] = []
+    for index, each in enumerate(given):
+        where = "files[{0}]".format(index)
+        dest = str(each["dest"])
+        name = dest[len(mount) + 1 :] if dest.startswith(mount + "/") else dest
+        try:
+            if (each.get("content") is None) == (each.get("src") is None):
+                raise fail("give either content or src", where=where)
+            if name in found:
+                raise fail("a second file for the same destination", where=where + ".dest", why=repr(dest))
+            if name.startswith("/"):
+                raise fail("the destination is not below the mount", where=where + ".dest", why=repr(dest), hint=mount)
+            Place("v", "/v", "r", (name,))
+            text = each["content"] if each.get("content") is not None else read_text(str(each["src"]), where + ".src")
+            found[name] = encode_text(where, str(text))
+        except AnvilError as exc:
+            problems += exc.problems
+    if problems:
+        raise AnvilError(*problems)
+    return found
 
 
 def order_from(given: Mapping[str, Any], check: bool) -> Order:
     """The order of the promote module's parameters."""
     back = given["state"] == "rolled_back"
     texts = {CONFIG: given["config"], PROFILE: given["profile"]}
-    if back and any(text is not None for text in texts.values()):
-        raise fail("a roll-back takes its files from a revision", where="state", hint="leave out config and profile")
+    for name, key in ((CONFIG, "config_src"), (PROFILE, "profile_src")):
+        if given.get(key) is not None:
+            texts[name] = read_text(str(given[key]), key)
+    plain = given.get("layout") == "plain"
+    generic = bool(given.get("files")) or bool(given.get("validator"))
+    asked = generic or any(text is not None for text in texts.values())
+    if back and (bool(given.get("files")) or any(text is not None for text in texts.values())):
+        raise fail("a roll-back takes its files from a revision", where="state", hint="leave out config, profile and files")
+    if generic and any(text is not None for text in texts.values()):
+        raise fail("config and profile are a router's, files any other container's", where="files", hint="give one of both")
+    if not back and not plain and not asked:
+        raise fail("nothing to promote", where="config", hint="give config, profile or files, by text or as a file (_src)")
+    if plain and given.get("replicas"):
+        raise fail("replicas read through their pointers", where="layout", hint="layout: plain is for a single router")
     if back and not re.fullmatch(r"previous|[0-9a-f]{4,64}", given["revision"]):
         raise fail(
             "not a revision",
@@ -622,18 +747,40 @@ def order_from(given: Mapping[str, Any], check: bool) -> Order:
             why=str(given["keep"]),
             hint="at least 2: the live one and the one before",
         )
-    for name in ("grace", "start_timeout", "settle", "lock_timeout"):
-        if not 0 <= given[name] <= 3600:
+    for name in ("grace", "start_timeout", "settle", "lock_timeout", "drain_timeout"):
+        if not 0 <= given.get(name, 0) <= 3600:
             raise fail("not a sensible time", where=name, why=str(given[name]), hint="0 to 3600 seconds")
+    files = {name: encode_text(name, text) for name, text in texts.items() if text is not None}
     return Order(
-        files={name: encode_text(name, text) for name, text in texts.items() if text is not None},
+        files=_read_files(given["files"], given["mount"]) if given.get("files") else files,
         rollback_to=given["revision"] if back else "",
         keep=given["keep"],
         reload=given["reload"],
         check=check,
         validate_only=given["validate_only"],
+        whole=generic,
+        plain=plain,
+        writer_image=given.get("writer_image") or "",
         lock_wait=given["lock_timeout"],
     )
+
+
+def show_file(name: str, content: Optional[bytes]) -> str:
+    """A file for a diff: a profile as one line per tier and work class, in order, so that what routes otherwise stands out."""
+    text = (content or b"").decode("utf-8", "replace")
+    if name != PROFILE or not text:
+        return text
+    try:
+        profile = json.loads(text)
+        lines = []
+        for entry in profile["entries"]:
+            told = [key for key in sorted(entry) if key not in ("tier_id", "work_class", "decision")]
+            rest = ", ".join("{0}={1}".format(key, json.dumps(entry[key])) for key in told)
+            lines.append("{0} / {1}: {2} ({3})".format(entry["tier_id"], entry["work_class"], entry["decision"], rest))
+        head = ["{0}: {1}".format(key, json.dumps(profile[key])) for key in sorted(profile) if key != "entries"]
+    except (ValueError, KeyError, TypeError):
+        return text
+    return "\n".join([*head, *sorted(lines)]) + "\n"
 
 
 def describe_outcome(outcome: Outcome, with_diff: bool) -> Dict[str, Any]:
@@ -651,8 +798,8 @@ def describe_outcome(outcome: Outcome, with_diff: bool) -> Dict[str, Any]:
             {
                 "before_header": "{0} ({1})".format(name, short(outcome.old)),
                 "after_header": "{0} ({1})".format(name, short(outcome.new)),
-                "before": outcome.before.get(name, b"").decode("utf-8", "replace"),
-                "after": outcome.after.get(name, b"").decode("utf-8", "replace"),
+                "before": show_file(name, outcome.before.get(name)),
+                "after": show_file(name, outcome.after.get(name)),
             }
             for name in sorted({*outcome.before, *outcome.after})
             if outcome.before.get(name) != outcome.after.get(name)
@@ -701,7 +848,8 @@ def read_router(engine: Engine, setting: RouterSetting) -> Dict[str, Any]:
         told["token_set"] = None if status == 0 else status in (401, 403)
     if not view.exists and (engine.inspect_volume(setting.volume) is None or not has_image(engine, setting.image)):
         return told
-    snapshot = read_place(engine, router, setting.place, view)
+    crew = Crew((Member(setting.container, router),))
+    snapshot = read_place(engine, crew, setting.place, {setting.container: view})
     journal = parse_journal(snapshot.journal, "volume " + setting.volume)
     meta = snapshot.meta_of(snapshot.live) if snapshot.live else {}
     told["revision"] = snapshot.live

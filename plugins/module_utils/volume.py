@@ -20,7 +20,7 @@ import re
 import socket
 import tarfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, SideProcess
@@ -131,7 +131,9 @@ def write(path, content):
 
 def same(path, files):
     try:
-        found = set(os.listdir(path))
+        found = set()
+        for folder, _folders, names in os.walk(path):
+            found.update(os.path.relpath(os.path.join(folder, name), path) for name in names)
         if found != set(files):
             return False
         for name, content in files.items():
@@ -160,8 +162,10 @@ def put_folder(path, files):
     make_folder(parent(path))
     os.mkdir(made, 0o755)
     for name, content in contents.items():
+        make_folder(parent(made + "/" + name))
         write(made + "/" + name, content)
-    sync(made)
+    for folder, _folders, _names in os.walk(made):
+        sync(folder)
     if os.path.lexists(path):
         aside = fresh(path + ".aside")
         os.rename(path, aside)
@@ -181,7 +185,10 @@ def put_link(path, target):
 
 
 def remove(path):
-    if os.path.lexists(path):
+    if scratch.startswith(path + "/"):
+        forget(path)
+        sync(parent(path))
+    elif os.path.lexists(path):
         aside = fresh(path)
         os.rename(path, aside)
         sync(parent(path))
@@ -240,6 +247,15 @@ class Place:
                     why=repr(value),
                     hint="letters, digits, dot, dash and underscore, beginning with a letter or digit",
                 )
+        for name in self.names:
+            parts = name.split("/")
+            if not all(NAME.fullmatch(part) for part in parts) or name == META or len(name) > 200:
+                raise fail(
+                    "not a usable destination",
+                    where="files",
+                    why=repr(name[:300]),
+                    hint="a path below the mount, such as haproxy.cfg or maps/hosts.map; no part may begin with a dot",
+                )
         if not FOLDER.fullmatch(self.mount) or os.path.normpath(self.mount) != self.mount:
             raise fail(
                 "not a usable mount point",
@@ -252,9 +268,16 @@ class Place:
     def live_link(self) -> str:
         return LIVE + "/" + self.replica
 
+    def link_of(self, replica: str) -> str:
+        return LIVE + "/" + replica
+
+    def of(self, replica: str) -> Place:
+        """The same place as another replica sees it."""
+        return replace(self, replica=replica)
+
     def stock_target(self, name: str) -> str:
         """Where the symlink at a stock path leads."""
-        return self.live_link + "/" + name
+        return "../" * name.count("/") + self.live_link + "/" + name
 
 
 def hash_revision(files: Mapping[str, bytes]) -> str:
@@ -293,7 +316,11 @@ class Snapshot:
     @property
     def live(self) -> Optional[str]:
         """The revision that the replica's pointer names, whether or not its files are still what they were."""
-        link = self.inner.get(self.place.live_link)
+        return self.live_of(self.place.replica)
+
+    def live_of(self, replica: str) -> Optional[str]:
+        """As ``live``, for any replica."""
+        link = self.inner.get(self.place.link_of(replica))
         if link is None or link.kind != "link":
             return None
         name = link.target.rpartition("/")[2]

@@ -58,6 +58,150 @@ options:
     description:
       - The text of C(profile.json), for profile routers (anvil-serving up to 0.13.2). Left out, the live one is kept.
     type: str
+  config_src:
+    description:
+      - A file on the host with the text of C(config.toml), instead of O(config).
+    type: path
+  profile_src:
+    description:
+      - A file on the host with the text of C(profile.json), instead of O(profile).
+    type: path
+  files:
+    description:
+      - For a container that is no router, all the files that its configuration is made of. Files of an earlier
+        revision that are not named here are not kept.
+    type: list
+    elements: dict
+    suboptions:
+      dest:
+        description:
+          - Where it lies below O(mount), with subfolders; a path below O(mount) may also be given in full.
+        type: str
+        required: true
+      content:
+        description:
+          - Its text, with line ends normalised.
+        type: str
+      src:
+        description:
+          - A file on the host with its text.
+        type: path
+  validator:
+    description:
+      - For a container that is no router, a command of its own image that ends with 0 if the files at O(mount) are
+        good. It runs as a list of words, without a shell, without network, and read-only.
+    type: list
+    elements: str
+  reload_signal:
+    description:
+      - A signal that makes the container read its files again, such as V(SIGUSR2). Left out, it is restarted.
+    type: str
+    default: ''
+  health_path:
+    description:
+      - For a container that is no router, a path that answers 200 when it is well. A router's is C(/healthz).
+    type: str
+    default: ''
+  writer_image:
+    description:
+      - An image with C(python3) that writes into the volume, where the container's own has none. Never pulled.
+    type: str
+    default: ''
+  layout:
+    description:
+      - V(revisions) keeps the volume in immutable revisions.
+      - V(plain) hands it back as plain files, as C(anvil-serving router promote) lays it out, and forgets history.
+        With O(config) or O(profile) these are promoted first.
+    type: str
+    choices: [revisions, plain]
+    default: revisions
+  replicas:
+    description:
+      - Containers that share O(volume), each with a pointer of its own below C(.anvil/live/); its command names
+        C(.anvil/live/NAME/config.toml). They are promoted one after the other, and a bad candidate does not get past
+        the first. Replaces O(container).
+    type: list
+    elements: str
+    default: []
+  edge:
+    description:
+      - The container of the HAProxy in front of O(replicas). Each replica is drained before it is restarted, and
+        readmitted after it was verified.
+    type: str
+    default: ''
+  drain_timeout:
+    description:
+      - Seconds within which the requests that a replica carries must have ended.
+    type: float
+    default: 330
+  dry_boot:
+    description:
+      - Whether a throwaway container of the router's image, environment and networks must first come up on the
+        candidate and pass the probes. Not for a container that is no router.
+    type: bool
+    default: true
+  environment:
+    description:
+      - What a router that is not there yet will have in its environment, for O(dry_boot).
+    type: dict
+    default: {}
+  probes:
+    description:
+      - Requests that the candidate must answer as told, in the dry boot and after the restart, beside those that are
+        always asked (see the notes).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description:
+          - What it is called in messages.
+        type: str
+      method:
+        description:
+          - The HTTP method.
+        type: str
+        default: GET
+      path:
+        description:
+          - The path, with its query.
+        type: str
+        required: true
+      headers:
+        description:
+          - Headers that may be seen.
+        type: dict
+        default: {}
+      header_files:
+        description:
+          - Headers that are secret, each with the file on the host that holds its value.
+        type: dict
+        default: {}
+      body:
+        description:
+          - The body; a mapping is sent as JSON.
+        type: raw
+      status:
+        description:
+          - The statuses that are good.
+        type: list
+        elements: int
+        default: [200]
+      json:
+        description:
+          - Dotted path in the answer's JSON, and the value that must be there.
+        type: dict
+        default: {}
+      token:
+        description:
+          - Whether to send the router's own token, taken from its environment.
+        type: bool
+        default: true
+      timeout:
+        description:
+          - Seconds for the answer.
+        type: float
+        default: 10
   revision:
     description:
       - What O(state=rolled_back) goes back to, V(previous) or the beginning of a revision's sha256.
@@ -114,6 +258,11 @@ attributes:
 requirements:
   - Docker Engine 24 or newer
   - Docker SDK for Python
+notes:
+  - A profile router (up to 0.13.2) is asked for its routing decision per tier and preset, and each must be what the
+    image's own code decides with the candidate's files; no model is asked.
+  - A gateway router has no such request. It must tell the hash of the candidate as the config it has in memory, and its
+    tiers.
 seealso:
   - module: anvil.serving.anvil_router_info
 """
@@ -200,6 +349,44 @@ def main():
             "mount": {"type": "path", "default": "/etc/anvil"},
             "config": {"type": "str"},
             "profile": {"type": "str"},
+            "config_src": {"type": "path"},
+            "profile_src": {"type": "path"},
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "options": {
+                    "dest": {"type": "str", "required": True},
+                    "content": {"type": "str"},
+                    "src": {"type": "path"},
+                },
+            },
+            "validator": {"type": "list", "elements": "str"},
+            "reload_signal": {"type": "str", "default": ""},
+            "health_path": {"type": "str", "default": ""},
+            "writer_image": {"type": "str", "default": ""},
+            "layout": {"type": "str", "choices": ["revisions", "plain"], "default": "revisions"},
+            "replicas": {"type": "list", "elements": "str", "default": []},
+            "edge": {"type": "str", "default": ""},
+            "drain_timeout": {"type": "float", "default": 330.0},
+            "dry_boot": {"type": "bool", "default": True},
+            "environment": {"type": "dict", "default": {}, "no_log": True},
+            "probes": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str"},
+                    "method": {"type": "str", "default": "GET"},
+                    "path": {"type": "str", "required": True},
+                    "headers": {"type": "dict", "default": {}},
+                    "header_files": {"type": "dict", "default": {}},
+                    "body": {"type": "raw"},
+                    "status": {"type": "list", "elements": "int", "default": [200]},
+                    "json": {"type": "dict", "default": {}},
+                    "token": {"type": "bool", "default": True, "no_log": False},
+                    "timeout": {"type": "float", "default": 10.0},
+                },
+            },
             "revision": {"type": "str", "default": "previous"},
             "keep": {"type": "int", "default": 10},
             "reload": {"type": "bool", "default": True},
@@ -210,7 +397,7 @@ def main():
             "lock_timeout": {"type": "float", "default": 60.0},
             "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
         },
-        required_if=[("state", "present", ["config", "profile"], True)],
+        mutually_exclusive=[("config", "config_src"), ("profile", "profile_src")],
         supports_check_mode=True,
     )
     try:
