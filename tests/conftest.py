@@ -16,3 +16,7 @@ def pytest_configure() -> None:
         link.symlink_to(REPO, target_is_directory=True)
     if str(COLLECTIONS) not in sys.path:
         sys.path.insert(0, str(COLLECTIONS))
+
+
+# conftest.py of a folder below is imported before any hook is called.
+pytest_configure()

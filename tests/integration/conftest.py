@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from bed import FAKOLI_DARK, Bed
 from conftest import REPO
+from routersite import OLD_IMAGE, Site, new_site, profile_config, profile_text
 
 PHRASES = {"heavy": "the heavy tier answers", "fast": "the fast tier answers"}
 
@@ -44,3 +45,30 @@ def clean_bed(bed: Bed) -> Iterator[Bed]:
     bed.start_engine()
     bed.clear()
     bed.write_gpus(FAKOLI_DARK)
+
+
+@pytest.fixture
+def make_site() -> Iterator[Callable[..., Site]]:
+    made: list[Site] = []
+
+    def make(image: str = OLD_IMAGE) -> Site:
+        made.append(new_site(image))
+        return made[-1]
+
+    yield make
+    for site in made:
+        site.clean()
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    return make_site()
+
+
+@pytest.fixture
+def running(site: Site) -> Site:
+    """A profile router, up on a first revision."""
+    assert site.promote(config=profile_config(), profile=profile_text())["changed"]
+    site.start_router()
+    site.wait_healthy()
+    return site

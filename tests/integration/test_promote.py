@@ -6,208 +6,33 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
-import docker
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils import volume
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion import parse_journal
-from ansible_collections.anvil.serving.plugins.module_utils.volume import (
-    Place,
-    Snapshot,
-    hash_revision,
-    lock_name,
-    read_snapshot_aside,
-)
-from conftest import COLLECTIONS
+from ansible_collections.anvil.serving.plugins.module_utils.volume import lock_name
 from harness import run_module
-
-OLD_IMAGE, NEW_IMAGE = "anvil.local/router:0.13.2", "anvil.local/router:2.0.2"
-NAMES = ("config.toml", "profile.json")
-
-TIER = """
-[[router.tiers]]
-id = "heavy-local"
-base_url = "http://127.0.0.1:9/v1"
-model = "fake"
-dialect = "openai"
-context_limit = 8192
-privacy = "local"
-tool_support = true
-auth_env = "ANVIL_HEAVY_KEY"
-"""
-
-
-def profile_config(version: str = "1", profile_path: str | None = "/etc/anvil/profile.json") -> str:
-    line = f'profile_path = "{profile_path}"\n' if profile_path else ""
-    return f'[router]\nmapping_version = "{version}"\n{line}{TIER}\n[router.presets]\nplanning = ["heavy-local"]\n'
-
-
-def gateway_config(route: str = "llm.primary", server: str = "") -> str:
-    return f'{server}[router]\n{TIER}\n[router.model_routes]\n"{route}" = "heavy-local"\n'
-
-
-def profile_text(score: float = 0.9, **changes: Any) -> str:
-    entry = {"tier_id": "heavy-local", "work_class": "planning", "decision": "allow", "quality_score": score,
-             "sample_n": 4, "last_measured": "2026-07-04T00:00:00Z", "fingerprint": None}  # fmt: skip
-    schema = "anvil-serving.router.profile_bootstrap/v2"
-    return json.dumps({"schema": schema, "mode": "live", "entries": [{**entry, **changes}]})
-
-
-CRASHING = profile_config(profile_path="/nowhere/profile.json")  # the loader accepts it, the start does not
-
-
-@dataclass
-class Site:
-    """One router container and its config volume, under names of its own."""
-
-    api: docker.APIClient
-    engine: Engine
-    name: str
-    image: str = OLD_IMAGE
-
-    @property
-    def volume(self) -> str:
-        return self.name + "-cfg"
-
-    @property
-    def place(self) -> Place:
-        return Place(self.volume, "/etc/anvil", self.name, NAMES)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"container": self.name, "volume": self.volume, "image": self.image, "settle": 0.4, "grace": 5}
-
-    def promote(self, **given: Any) -> dict[str, Any]:
-        return run_module("anvil_router_promote", **{**self.parameters, **given})
-
-    def info(self, **given: Any) -> dict[str, Any]:
-        base = {key: self.parameters[key] for key in ("container", "volume", "image")}
-        return run_module("anvil_router_info", **{**base, **given})
-
-    def start_router(self, environment: dict[str, str] | None = None) -> str:
-        made = self.api.create_container(
-            self.image,
-            name=self.name,
-            ports=[8000],
-            environment=environment,
-            stop_signal="SIGINT" if self.image == OLD_IMAGE else None,
-            host_config=self.api.create_host_config(
-                binds=[f"{self.volume}:/etc/anvil:ro"],
-                port_bindings={8000: ("127.0.0.1",)},
-                restart_policy={"Name": "unless-stopped"},
-            ),
-        )
-        self.api.start(made)
-        return str(made["Id"])
-
-    def inspect(self) -> dict[str, Any]:
-        return dict(self.api.inspect_container(self.name))
-
-    def url(self) -> str:
-        port = self.inspect()["NetworkSettings"]["Ports"]["8000/tcp"][0]["HostPort"]
-        return f"http://127.0.0.1:{port}"
-
-    def healthz(self) -> int:
-        try:
-            with urllib.request.urlopen(self.url() + "/healthz", timeout=2) as answer:
-                return int(answer.status)
-        except (OSError, urllib.error.URLError):
-            return 0
-
-    def wait_healthy(self) -> None:
-        wait_until(lambda: self.healthz() == 200)
-
-    def snapshot(self) -> Snapshot:
-        return read_snapshot_aside(self.engine, self.image, self.place)
-
-    def live_files(self) -> dict[str, str]:
-        return {name: content.decode() for name, content in self.snapshot().observed().items()}
-
-    def write_plain(self, files: dict[str, str]) -> None:
-        """Lay the volume out as anvil-serving itself does: plain files."""
-        script = "import json,sys,pathlib\n[pathlib.Path('/v',n).write_text(t) for n,t in json.loads(sys.argv[1]).items()]"
-        self.engine.run_side_container(
-            self.image,
-            ["-c", script, json.dumps(files)],
-            entrypoint=["python3"],
-            user="0",
-            host_config={"binds": [f"{self.volume}:/v"], "network_mode": "none"},
-        )
-
-    def spawn(self, before: str = "", **given: Any) -> subprocess.Popen[str]:
-        """The module in a process of its own, so that it can be killed; ``before`` is run in it first."""
-        code = (
-            f"import sys, json, os, signal, importlib\nsys.path.insert(0, {str(COLLECTIONS)!r})\n"
-            "from ansible.module_utils.testing import patch_module_args\n"
-            "base = 'ansible_collections.anvil.serving.plugins.'\n"
-            "module = importlib.import_module(base + 'modules.anvil_router_promote')\n"
-            f"{before}\n"
-            "with patch_module_args(json.loads(sys.argv[1])):\n    module.main()\n"
-        )
-        arguments = json.dumps({**self.parameters, **given, "_ansible_check_mode": False, "_ansible_diff": False})
-        return subprocess.Popen([sys.executable, "-c", code, arguments], stdout=subprocess.PIPE, text=True)
-
-    def clean(self) -> None:
-        for name in (self.name, lock_name(self.volume)):
-            self.engine.remove_container(name)
-        with contextlib.suppress(docker.errors.NotFound):
-            self.api.remove_volume(self.volume, force=True)
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 20.0, every: float = 0.02) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not within the deadline"
-        time.sleep(every)
-
-
-@pytest.fixture
-def make_site() -> Iterator[Callable[..., Site]]:
-    address = os.environ.get("DOCKER_HOST")
-    if not address:
-        pytest.fail("DOCKER_HOST must name the engine of the test-bed: tests/testbed/bed.py run -- pytest ...")
-    api = docker.APIClient(base_url=address, version="1.43")
-    made: list[Site] = []
-
-    def make(image: str = OLD_IMAGE) -> Site:
-        made.append(Site(api, Engine(address), "promote-" + uuid.uuid4().hex[:10], image))
-        return made[-1]
-
-    yield make
-    for site in made:
-        site.clean()
-
-
-@pytest.fixture
-def site(make_site: Callable[..., Site]) -> Site:
-    return make_site()
-
-
-@pytest.fixture
-def running(site: Site) -> Site:
-    """A profile router, up on a first revision."""
-    assert site.promote(config=profile_config(), profile=profile_text())["changed"]
-    site.start_router()
-    site.wait_healthy()
-    return site
-
+from routersite import (
+    CRASHING,
+    NAMES,
+    NEW_IMAGE,
+    Site,
+    assert_whole,
+    gateway_config,
+    journal_state,
+    new_site,
+    profile_config,
+    profile_text,
+    wait_until,
+)
 
 # ------------------------------------------------------------------------------------------------------- the happy path
 
@@ -331,10 +156,7 @@ def test_a_bad_candidate_touches_nothing(running_shared: Site, given: dict[str, 
 
 @pytest.fixture(scope="module")
 def running_shared() -> Iterator[Site]:
-    address = os.environ.get("DOCKER_HOST")
-    if not address:
-        pytest.fail("DOCKER_HOST must name the engine of the test-bed: tests/testbed/bed.py run -- pytest ...")
-    site = Site(docker.APIClient(base_url=address, version="1.43"), Engine(address), "promote-" + uuid.uuid4().hex[:10])
+    site = new_site()
     assert site.promote(config=profile_config(), profile=profile_text())["changed"]
     site.start_router()
     site.wait_healthy()
@@ -386,7 +208,7 @@ def test_a_candidate_that_crash_loops_is_rolled_back_and_the_old_one_verified(si
     site.start_router()
     site.wait_healthy()
     old = site.info()["router"]["revision"]
-    failed = site.promote(config=CRASHING)
+    failed = site.promote(config=CRASHING, dry_boot=False)
     assert failed["failed"] and "rolled back to " + old[:12] + ", verified" in failed["msg"], failed
     assert any("/nowhere/profile.json" in line for problem in failed["problems"] for line in problem["log"])
     assert site.live_files() == {"config.toml": profile_config(profile_path=None)}
@@ -401,7 +223,7 @@ def test_a_first_candidate_that_crash_loops_is_rolled_back_to_no_file(site: Site
     site.api.create_volume(site.volume)
     site.start_router()
     wait_until(lambda: site.inspect()["RestartCount"] > 0)
-    failed = site.promote(config=CRASHING)
+    failed = site.promote(config=CRASHING, dry_boot=False)
     assert failed["failed"] and "rolled back to no file" in failed["msg"], failed
     after = site.snapshot()
     assert after.stock == {} and after.live is None and after.observed() == {}
@@ -512,14 +334,6 @@ volume.Writer._ask = counted
 """
 
 
-def assert_whole(site: Site, *allowed: dict[str, str]) -> None:
-    """The volume holds exactly one of the allowed sets of files, and its live revision is what its name says."""
-    files = site.live_files()
-    assert files in allowed, files
-    snapshot = site.snapshot()
-    assert snapshot.live is None or hash_revision(snapshot.files_of(snapshot.live)) == snapshot.live
-
-
 @pytest.mark.parametrize(
     ("nth", "then"), [(1, "same"), (2, "same"), (3, "same"), (4, "same"), (5, "same"), (4, "other"), (5, "other")]
 )
@@ -538,14 +352,6 @@ def test_killed_before_any_write_the_next_run_finishes(running: Site, nth: int, 
     assert not running.promote(config=wanted["config.toml"], profile=wanted["profile.json"])["changed"]
 
 
-def journal_state(site: Site) -> str:
-    found = site.engine.read_archive(site.name, "/etc/anvil/.anvil/journal")
-    for state in (b"switching", b"going back", b"written", b"done"):
-        if found and b'"state": "' + state in found[1]:
-            return state.decode()
-    return ""
-
-
 @pytest.mark.parametrize(("state", "pause"), [("switching", 0.0), ("switching", 1.0), ("going back", 0.0)])
 def test_killed_in_reload_or_verify_of_a_bad_candidate_the_next_run_undoes_it(site: Site, state: str, pause: float) -> None:
     good = profile_config(profile_path=None)
@@ -554,7 +360,7 @@ def test_killed_in_reload_or_verify_of_a_bad_candidate_the_next_run_undoes_it(si
     site.wait_healthy()
     # A crash would be noticed within the pause: keep the verification waiting on a config that starts well.
     candidate = CRASHING if pause == 0.0 else profile_config("2", None)
-    killed = site.spawn(config=candidate, settle=5)
+    killed = site.spawn(config=candidate, settle=5, dry_boot=False)
     wait_until(lambda: journal_state(site) == state, every=0.002)
     time.sleep(pause)
     killed.kill()

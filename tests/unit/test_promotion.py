@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.candidate import (
+    Facts,
+    check_paths,
+    check_profile,
+    encode_text,
+    judge,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.probes import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
     DONE,
     GOING_BACK,
@@ -23,17 +31,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
     list_history,
     parse_journal,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.router import (
-    Facts,
-    Reply,
-    check_paths,
-    check_profile,
-    encode_text,
-    find_endpoint,
-    judge,
-    parse_time,
-    read_answer,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.router import find_endpoint, parse_time, read_answer
 from ansible_collections.anvil.serving.plugins.module_utils.volume import Entry, Place, Snapshot
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,0 +1,347 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fault matrix: whatever dies, fails or lies in the middle, the volume holds the old revision or the new one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion import parse_journal
+from bed import Bed
+from routersite import (
+    CRASHING,
+    DIE_BEFORE,
+    NEW_IMAGE,
+    OLD_IMAGE,
+    Site,
+    assert_whole,
+    journal_state,
+    profile_config,
+    profile_text,
+    wait_until,
+)
+
+CUT_STREAM = """
+engine = importlib.import_module(base + 'module_utils.engine')
+send, calls = engine.SideProcess.send, []
+def cut(self, content):
+    if b'put_folder' in content:
+        self._socket.sendall(content[:len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    send(self, content)
+engine.SideProcess.send = cut
+"""
+STEPS = [
+    ("router", "Router", "validate", 1),
+    ("router", "Router", "rehearse", 1),
+    ("promotion", "", "open_writer", 1),
+    *(("volume", "Writer", "_ask", nth) for nth in (2, 4, 5, 6, 7, 8, 9, 10)),
+    ("router", "Reader", "reload", 1),
+    ("router", "Reader", "verify", 1),
+    ("router", "Reader", "reload", 2),
+    ("router", "Reader", "verify", 2),
+    ("promotion", "_Promotion", "_close", 1),
+]
+BARE = profile_config(profile_path=None)
+QUICK = {"settle": 0.1, "grace": 1}
+
+
+@pytest.mark.parametrize("kind", ["good", "bad"])
+def test_killed_before_every_step_the_next_run_finishes(site: Site, kind: str) -> None:
+    assert site.promote(config=BARE)["changed"]
+    site.start_router()
+    site.wait_healthy()
+    candidate = profile_config("2", profile_path=None) if kind == "good" else CRASHING
+    reached = []
+    for room, owner, name, nth in STEPS:
+        before = DIE_BEFORE.format(room=room, owner=owner, name=name, nth=nth)
+        # A dry boot would stop the bad one before anything of interest is reached.
+        given = {**QUICK, "config": candidate, "dry_boot": kind == "good" and name == "rehearse"}
+        killed = site.spawn(before, **given)
+        killed.communicate(timeout=60)
+        if killed.returncode == -signal.SIGKILL:
+            reached.append((name, nth))
+        assert_whole(site, {"config.toml": BARE}, {"config.toml": candidate})
+        back = site.promote(config=BARE, dry_boot=False, **QUICK)
+        assert not back["failed"], (name, nth, back)
+        assert site.live_files() == {"config.toml": BARE} and site.healthz() == 200, (name, nth)
+        assert not site.promote(config=BARE)["changed"], (name, nth)
+    assert {name for name, _nth in reached} >= {"validate", "open_writer", "_ask", "reload", "verify"}, reached
+    assert len(reached) >= 10, reached
+
+
+def test_killed_before_every_step_of_a_first_promotion(make_site: Callable[..., Site]) -> None:
+    reached = []
+    for room, owner, name, nth in STEPS:
+        if name in ("reload", "verify"):
+            continue
+        site = make_site()
+        before = DIE_BEFORE.format(room=room, owner=owner, name=name, nth=nth)
+        killed = site.spawn(before, config=BARE, dry_boot=name == "rehearse")
+        killed.communicate(timeout=60)
+        if killed.returncode == -signal.SIGKILL:
+            reached.append((name, nth))
+        assert_whole(site, {}, {"config.toml": BARE})
+        done = site.promote(config=BARE, dry_boot=False)
+        assert not done["failed"], (name, nth, done)
+        assert site.live_files() == {"config.toml": BARE}
+        site.clean()
+    assert len(reached) >= 10, reached
+
+
+def test_a_stream_cut_in_the_middle_of_a_write_changes_nothing(running: Site) -> None:
+    old = running.live_files()
+    killed = running.spawn(CUT_STREAM, profile=profile_text(0.5))
+    killed.communicate(timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert_whole(running, old)
+    assert running.promote(profile=profile_text(0.5), **QUICK)["changed"]
+
+
+# ------------------------------------------------------------------------------------------------------------- volumes
+
+
+def test_a_full_volume_changes_nothing(site: Site) -> None:
+    site.api.create_volume(site.volume, "local", {"type": "tmpfs", "device": "tmpfs", "o": "size=256k"})
+    site.engine.create_container(
+        site.image,
+        ["-c", "import time; time.sleep(600)"],
+        name=site.name + "-holder",
+        entrypoint=["python3"],
+        host_config={"binds": [f"{site.volume}:/v"], "auto_remove": True},
+    )
+    site.engine.start_container(site.name + "-holder")  # a tmpfs lives as long as somebody mounts it
+    try:
+        assert site.promote(config=profile_config(), profile=profile_text())["changed"]
+        site.start_router()
+        site.wait_healthy()
+        old = site.live_files()
+        fill = "try: open('/v/fill','wb').write(bytes(1<<20))\nexcept OSError: pass"
+        site.engine.exec_in(site.name + "-holder", ["python3", "-c", fill], user="0")
+        failed = site.promote(profile=profile_text(0.5), **QUICK)
+        assert failed["failed"] and "No space left" in failed["msg"], failed
+        assert_whole(site, old)
+        assert site.healthz() == 200
+        site.engine.exec_in(site.name + "-holder", ["rm", "/v/fill"], user="0")
+        assert site.promote(profile=profile_text(0.5), **QUICK)["changed"]
+    finally:
+        site.engine.remove_container(site.name + "-holder")
+
+
+def test_a_volume_that_is_read_only_is_an_error_that_says_so(site: Site) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "config.toml").write_text(BARE)
+        site.api.create_volume(site.volume, "local", {"type": "none", "device": folder, "o": "bind,ro"})
+        site.start_router()
+        site.wait_healthy()
+        failed = site.promote(config=profile_config("2", None), **QUICK)
+        assert failed["failed"] and "Read-only" in failed["msg"], failed
+        assert site.healthz() == 200
+        assert [path.name for path in Path(folder).iterdir()] == ["config.toml"]
+        site.clean()
+
+
+# ---------------------------------------------------------------------------------------------------- in the middle of it
+
+
+def begin(site: Site, **given: object) -> object:
+    """A promotion of its own process, caught while it verifies."""
+    spawned = site.spawn(**{"settle": 3, "profile": profile_text(0.5), **given})
+    wait_until(lambda: journal_state(site) == "switching", every=0.005)
+    return spawned
+
+
+def answer_of(spawned: object) -> dict[str, object]:
+    said: dict[str, object] = json.loads(spawned.communicate(timeout=60)[0])  # type: ignore[attr-defined]
+    return said
+
+
+def test_router_removed_in_the_middle(running: Site) -> None:
+    old = running.live_files()
+    spawned = begin(running)
+    running.engine.remove_container(running.name)
+    answer = answer_of(spawned)
+    assert answer["failed"] and answer["problems"], answer
+    assert_whole(running, old, {**old, "profile.json": profile_text(0.5)})
+    done = running.promote(profile=profile_text(0.6))
+    assert done["changed"] and not done["reloaded"], done
+    assert_whole(running, {**old, "profile.json": profile_text(0.6)})
+
+
+def test_router_paused_in_the_middle(running: Site) -> None:
+    old = running.live_files()
+    spawned = begin(running)
+    wait_until(lambda: running.healthz() == 200)
+    running.api.pause(running.name)
+    answer = answer_of(spawned)
+    running.api.unpause(running.name)
+    assert answer["failed"], answer
+    assert_whole(running, old, {**old, "profile.json": profile_text(0.5)})
+    done = running.promote(config=old["config.toml"], profile=old["profile.json"], **QUICK)
+    assert not done["failed"] and running.live_files() == old and running.healthz() == 200
+    assert not running.promote(config=old["config.toml"], profile=old["profile.json"])["changed"]
+
+
+def test_a_router_that_is_paused_is_not_touched(running: Site) -> None:
+    running.api.pause(running.name)
+    done = running.promote(profile=profile_text(0.5), **QUICK)
+    assert done["changed"] and not done["reloaded"] and "paused" in json.dumps(done["actions"]), done
+    running.api.unpause(running.name)
+    assert running.info()["router"]["loaded"] is False
+    assert running.promote(profile=profile_text(0.5), **QUICK)["reloaded"]
+
+
+def test_image_retagged_in_the_middle_the_running_one_judges(site: Site) -> None:
+    tag = "anvil.local/" + site.name
+    site.api.tag(OLD_IMAGE, tag, "1")
+    site.image = tag + ":1"
+    assert site.promote(config=BARE)["changed"]
+    site.start_router()
+    site.wait_healthy()
+    site.api.tag(NEW_IMAGE, tag, "1")
+    try:
+        done = site.promote(config=profile_config("2", None), **QUICK)
+        assert done["changed"] and "validated with what it runs" in json.dumps(done["warnings"]), done
+        assert site.healthz() == 200
+    finally:
+        site.api.remove_image(site.image, force=True)
+        site.image = OLD_IMAGE
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_engine_stopped_in_the_middle(running: Site, bed: Bed, sig: signal.Signals) -> None:
+    old = running.live_files()
+    spawned = begin(running)
+    bed.stop_engine(sig)
+    answer = answer_of(spawned)
+    bed.start_engine()
+    assert answer["failed"] and "Traceback" not in json.dumps(answer), answer
+    # An engine that dies between the stop and the start of a restart leaves the container down: the next run starts it.
+    assert_whole(running, old, {**old, "profile.json": profile_text(0.5)})
+    for score in (0.5, 0.6):
+        done = running.promote(profile=profile_text(score), **QUICK)
+        assert not done["failed"] and running.live_files()["profile.json"] == profile_text(score), done
+        assert running.healthz() == 200
+
+
+# ---------------------------------------------------------------------------------------------------------- candidates
+
+# What a router of this image does is written in the version of its config's mapping: it fails as its candidate says.
+ACTOR = r"""
+import os, re, subprocess, sys, time
+version = re.search('mapping_version = "([^"]*)"', open("/etc/anvil/config.toml").read()).group(1)
+act, _, seconds = version.partition(" ")
+if act in ("refuse", "mute"):
+    import http.server
+    class Refuse(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if act == "mute":
+                time.sleep(600)
+            self.send_error(503)
+        do_POST = do_GET
+    http.server.ThreadingHTTPServer(("", 8000), Refuse).serve_forever()
+router = subprocess.Popen(["anvil-serving", "router", "run", "--host", "0.0.0.0", "--port", "8000", "--config",
+                           "/etc/anvil/config.toml"])
+try:
+    router.wait(float(seconds) if act == "die" else None)
+except subprocess.TimeoutExpired:
+    router.kill()
+    sys.exit(7)
+"""
+
+
+@pytest.fixture
+def actor(site: Site) -> Site:
+    """A router that does what its config says; on the base, it is the real one."""
+    assert site.promote(config=BARE)["changed"]
+    site.start_router(command=["python3", "-c", ACTOR])
+    site.wait_healthy()
+    return site
+
+
+@pytest.mark.parametrize(
+    ("version", "settle", "why"),
+    [
+        ("die 0", 0.4, "does not stay up"),
+        ("die 1", 2.0, "does not stay up"),
+        ("die 5", 6.0, "it did not come up"),
+        ("refuse", 0.4, "did not answer"),
+        ("mute", 0.4, "did not answer"),
+    ],
+)
+def test_a_candidate_that_fails_later_is_rolled_back(actor: Site, version: str, settle: float, why: str) -> None:
+    failed = actor.promote(config=profile_config(version, None), settle=settle, start_timeout=2.0, grace=1, dry_boot=False)
+    assert failed["failed"] and why in failed["msg"] and "rolled back to" in failed["msg"], failed
+    assert "verified" in failed["msg"]
+    assert actor.live_files() == {"config.toml": BARE} and actor.healthz() == 200
+
+
+@pytest.mark.parametrize("version", ["die 0", "refuse", "mute"])
+def test_a_candidate_that_does_not_come_up_never_reaches_the_volume(actor: Site, version: str) -> None:
+    before, state = actor.snapshot(), actor.inspect()["State"]
+    failed = actor.promote(config=profile_config(version, None), start_timeout=2.0)
+    assert failed["failed"] and "nothing was touched" in failed["msg"], failed
+    assert actor.snapshot() == before and actor.inspect()["State"] == state
+
+
+def test_a_restart_that_fails_is_told_and_the_next_run_goes_on(site: Site) -> None:
+    assert site.promote(config=BARE)["changed"]
+    folder = tempfile.mkdtemp()
+    site.start_router(mounts=[{"Type": "bind", "Source": folder, "Target": "/extra", "ReadOnly": True}])
+    site.wait_healthy()
+    shutil.rmtree(folder)  # now no start can succeed: neither the candidate's, nor that of the way back
+    failed = site.promote(config=profile_config("2", None), dry_boot=False, **QUICK)
+    assert failed["failed"] and "the way back to" in failed["msg"], failed
+    journal = parse_journal(site.snapshot().journal, "")
+    assert journal is not None and journal.state == "going back"
+    assert_whole(site, {"config.toml": BARE})
+    Path(folder).mkdir()
+    site.api.start(site.name)
+    done = site.promote(config=profile_config("2", None), dry_boot=False, **QUICK)
+    assert done["changed"] and site.healthz() == 200 and "going on" in json.dumps(done["warnings"]), done
+    shutil.rmtree(folder)
+
+
+def test_an_old_revision_that_is_broken_does_not_bar_a_good_candidate(site: Site) -> None:
+    site.api.create_volume(site.volume)
+    site.write_plain({"config.toml": CRASHING})
+    site.start_router()
+    wait_until(lambda: site.inspect()["RestartCount"] > 0)
+    killed = site.spawn(DIE_BEFORE.format(room="router", owner="Reader", name="verify", nth=1), config=BARE, dry_boot=False)
+    killed.communicate(timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    done = site.promote(config=profile_config("3", None), **QUICK)
+    assert done["changed"] and site.healthz() == 200, done
+    assert "does not come up" in json.dumps(done["warnings"])
+
+
+def test_eight_concurrent_promotions_are_serialised(running: Site) -> None:
+    scores = [number / 100 for number in range(11, 19)]
+    with ThreadPoolExecutor(8) as pool:
+        ended = list(
+            pool.map(lambda score: running.spawn(profile=profile_text(score), dry_boot=False, **QUICK).communicate()[0], scores)
+        )
+    answers = [json.loads(text) for text in ended]
+    assert all(answer.get("changed") and answer["reloaded"] for answer in answers), answers
+    pairs = {answer["revision"]["new"]: answer["revision"]["old"] for answer in answers}
+    assert len(set(pairs.values())) == 8, "each replaced what another had made live"
+    journal = parse_journal(running.snapshot().journal, "")
+    assert journal is not None and set(pairs) <= {lived.revision for lived in journal.history}
+    assert running.healthz() == 200
+
+
+def test_no_throwaway_outlives_a_killed_operator(running: Site) -> None:
+    label = {"label": ["anvil.serving.dry-boot"]}
+    killed = running.spawn(DIE_BEFORE.format(room="promotion", owner="", name="open_writer", nth=1), profile=profile_text(0.5))
+    killed.communicate(timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    wait_until(lambda: not running.api.containers(all=True, filters=label), seconds=5)

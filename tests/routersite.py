@@ -1,0 +1,217 @@
+"""One router and its config volume, for the tests that promote: what it is made of, and how it is looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.volume import (
+    Place,
+    Snapshot,
+    hash_revision,
+    lock_name,
+    read_snapshot_aside,
+)
+from conftest import COLLECTIONS
+from harness import run_module
+
+OLD_IMAGE, NEW_IMAGE = "anvil.local/router:0.13.2", "anvil.local/router:2.0.2"
+NAMES = ("config.toml", "profile.json")
+
+TIER = """
+[[router.tiers]]
+id = "heavy-local"
+base_url = "http://127.0.0.1:9/v1"
+model = "fake"
+dialect = "openai"
+context_limit = 8192
+privacy = "local"
+tool_support = true
+auth_env = "ANVIL_HEAVY_KEY"
+"""
+
+
+def profile_config(version: str = "1", profile_path: str | None = "/etc/anvil/profile.json") -> str:
+    line = f'profile_path = "{profile_path}"\n' if profile_path else ""
+    return f'[router]\nmapping_version = "{version}"\n{line}{TIER}\n[router.presets]\nplanning = ["heavy-local"]\n'
+
+
+def gateway_config(route: str = "llm.primary", server: str = "") -> str:
+    return f'{server}[router]\n{TIER}\n[router.model_routes]\n"{route}" = "heavy-local"\n'
+
+
+def profile_text(score: float = 0.9, **changes: Any) -> str:
+    entry = {"tier_id": "heavy-local", "work_class": "planning", "decision": "allow", "quality_score": score,
+             "sample_n": 4, "last_measured": "2026-07-04T00:00:00Z", "fingerprint": None}  # fmt: skip
+    schema = "anvil-serving.router.profile_bootstrap/v2"
+    return json.dumps({"schema": schema, "mode": "live", "entries": [{**entry, **changes}]})
+
+
+CRASHING = profile_config(profile_path="/nowhere/profile.json")  # the loader accepts it, the start does not
+
+
+# The launcher's, not the product's: the process ends by SIGKILL before the Nth call of one function of the product.
+DIE_BEFORE = """
+owner = importlib.import_module(base + 'module_utils.{room}')
+for part in '{owner}'.split('.') if '{owner}' else ():
+    owner = getattr(owner, part)
+original, calls = getattr(owner, '{name}'), []
+def counted(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == {nth}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+setattr(owner, '{name}', counted)
+"""
+
+
+def spawn_promotion(before: str, given: dict[str, Any]) -> subprocess.Popen[str]:
+    code = (
+        f"import sys, json, os, signal, importlib\nsys.path.insert(0, {str(COLLECTIONS)!r})\n"
+        "from ansible.module_utils.testing import patch_module_args\n"
+        "base = 'ansible_collections.anvil.serving.plugins.'\n"
+        "module = importlib.import_module(base + 'modules.anvil_router_promote')\n"
+        f"{before}\n"
+        "with patch_module_args(json.loads(sys.argv[1])):\n    module.main()\n"
+    )
+    arguments = json.dumps({**given, "_ansible_check_mode": False, "_ansible_diff": False})
+    return subprocess.Popen([sys.executable, "-c", code, arguments], stdout=subprocess.PIPE, text=True)
+
+
+@dataclass
+class Site:
+    """One router container and its config volume, under names of its own."""
+
+    api: docker.APIClient
+    engine: Engine
+    name: str
+    image: str = OLD_IMAGE
+
+    @property
+    def volume(self) -> str:
+        return self.name + "-cfg"
+
+    @property
+    def place(self) -> Place:
+        return Place(self.volume, "/etc/anvil", self.name, NAMES)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"container": self.name, "volume": self.volume, "image": self.image, "settle": 0.4, "grace": 5}
+
+    def promote(self, **given: Any) -> dict[str, Any]:
+        return run_module("anvil_router_promote", **{**self.parameters, **given})
+
+    def info(self, **given: Any) -> dict[str, Any]:
+        base = {key: self.parameters[key] for key in ("container", "volume", "image")}
+        return run_module("anvil_router_info", **{**base, **given})
+
+    def start_router(
+        self, environment: dict[str, str] | None = None, command: list[str] | None = None, mounts: list[Any] | None = None
+    ) -> str:
+        made = self.api.create_container(
+            self.image,
+            command,
+            entrypoint=[] if command else None,
+            name=self.name,
+            ports=[8000],
+            environment=environment,
+            stop_signal="SIGINT" if self.image == OLD_IMAGE else None,
+            host_config=self.api.create_host_config(
+                binds=[f"{self.volume}:/etc/anvil:ro"],
+                mounts=mounts,
+                port_bindings={8000: ("127.0.0.1",)},
+                restart_policy={"Name": "unless-stopped"},
+            ),
+        )
+        self.api.start(made)
+        return str(made["Id"])
+
+    def inspect(self) -> dict[str, Any]:
+        return dict(self.api.inspect_container(self.name))
+
+    def url(self) -> str:
+        port = self.inspect()["NetworkSettings"]["Ports"]["8000/tcp"][0]["HostPort"]
+        return f"http://127.0.0.1:{port}"
+
+    def healthz(self) -> int:
+        try:
+            with urllib.request.urlopen(self.url() + "/healthz", timeout=2) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as exc:
+            return exc.code
+        except (OSError, KeyError, TypeError, docker.errors.APIError):  # it has no port while it does not run
+            return 0
+
+    def wait_healthy(self) -> None:
+        wait_until(lambda: self.healthz() == 200)
+
+    def snapshot(self) -> Snapshot:
+        return read_snapshot_aside(self.engine, self.image, self.place)
+
+    def live_files(self) -> dict[str, str]:
+        return {name: content.decode() for name, content in self.snapshot().observed().items()}
+
+    def write_plain(self, files: dict[str, str]) -> None:
+        """Lay the volume out as anvil-serving itself does: plain files."""
+        script = "import json,sys,pathlib\n[pathlib.Path('/v',n).write_text(t) for n,t in json.loads(sys.argv[1]).items()]"
+        self.engine.run_side_container(
+            self.image,
+            ["-c", script, json.dumps(files)],
+            entrypoint=["python3"],
+            user="0",
+            host_config={"binds": [f"{self.volume}:/v"], "network_mode": "none"},
+        )
+
+    def spawn(self, before: str = "", **given: Any) -> subprocess.Popen[str]:
+        """The module in a process of its own, so that it can be killed; ``before`` is run in it first."""
+        return spawn_promotion(before, {**self.parameters, **given})
+
+    def clean(self) -> None:
+        for name in (self.name, lock_name(self.volume)):
+            self.engine.remove_container(name)
+        with contextlib.suppress(docker.errors.NotFound):
+            self.api.remove_volume(self.volume, force=True)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20.0, every: float = 0.02) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not within the deadline"
+        time.sleep(every)
+
+
+def new_site(image: str = OLD_IMAGE) -> Site:
+    address = os.environ.get("DOCKER_HOST")
+    if not address:
+        pytest.fail("DOCKER_HOST must name the engine of the test-bed: tests/testbed/bed.py run -- pytest ...")
+    return Site(docker.APIClient(base_url=address, version="1.43"), Engine(address), "promote-" + uuid.uuid4().hex[:10], image)
+
+
+def assert_whole(site: Site, *allowed: dict[str, str]) -> None:
+    """The volume holds exactly one of the allowed sets of files, and its live revision is what its name says."""
+    files = site.live_files()
+    assert files in allowed, files
+    snapshot = site.snapshot()
+    assert snapshot.live is None or hash_revision(snapshot.files_of(snapshot.live)) == snapshot.live
+
+
+def journal_state(site: Site) -> str:
+    found = site.engine.read_archive(site.name, "/etc/anvil/.anvil/journal")
+    for state in (b"switching", b"going back", b"written", b"done"):
+        if found and b'"state": "' + state in found[1]:
+            return state.decode()
+    return ""
