@@ -57,6 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
 
+ThreadingHTTPServer.request_queue_size = 256  # 32 clients at once are more than the 5 that it has by itself
 ThreadingHTTPServer(("0.0.0.0", 9000), Handler).serve_forever()
 """
 
