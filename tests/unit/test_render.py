@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
-FILES = ["router/compose.yaml", "router/config.toml", "serves/compose.yaml"]
+FILES = ["router/compose.yaml", "router/config.toml", "router/edge/haproxy.cfg", "serves/compose.yaml"]
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +80,7 @@ def test_all_that_adr_0002_fought_for(rendered: Path) -> None:
 def test_docker_compose_accepts_every_file(rendered: Path, project: str) -> None:
     folder = rendered / project
     (folder / "env").mkdir(exist_ok=True)
-    for name in ("heavy", "fast", "router"):
+    for name in ("heavy", "fast", "router-1", "router-2"):
         (folder / "env" / f"{name}.env").touch()
     argv = ["docker", "compose", "-f", str(folder / "compose.yaml"), "config", "--format", "json"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
