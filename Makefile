@@ -29,6 +29,8 @@ testbed-down: ## stop that engine and all that runs in it
 # --- tests: `make test` runs them all and sets up what they need; `make unit` is for the daily loop ---
 T = $(TEST_VENV)/bin
 BED = $(T)/python tests/testbed/bed.py
+# ansible-lint and molecule install a copy of the collection into HOME, and would find an old one there.
+SCRATCH_HOME := $(CURDIR)/.cache/home
 export PATH := $(CURDIR)/$(TEST_VENV)/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
 
@@ -47,7 +49,7 @@ lint: test-venv ## ruff, mypy --strict, yamllint, ansible-lint (production)
 	ruff format --check .
 	cd .cache/collections && mypy --config-file $(CURDIR)/pyproject.toml -p ansible_collections.anvil.serving.plugins.module_utils
 	git ls-files -z --cached --others --exclude-standard -- '*.yml' '*.yaml' | xargs -0 yamllint --strict
-	ansible-lint --offline --strict
+	HOME=$(SCRATCH_HOME) ansible-lint --offline --strict
 	antsibull-changelog lint
 
 .PHONY: sanity
@@ -64,7 +66,7 @@ integration: bed ## integration tests on a real Docker Engine with simulated GPU
 
 .PHONY: molecule
 molecule: bed ## molecule scenarios on simulated hosts
-	@$(BED) run -- molecule test --all
+	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --all
 
 .PHONY: test
 test: lint unit sanity integration molecule ## everything, and the test-bed is stopped at the end

@@ -2,8 +2,8 @@
 
 Where it is from:
 * documentation: the shape of each line is NVIDIA's (nvidia-smi(1), MIG User Guide) or was posted by owners of such a card in
-  public issue threads; UUIDs are made up where the source hid them. These were not recorded on cards of our own.
-* simulated: recorded from the test-bed's driver (tests/testbed/gpus/nvidia-smi).
+  public issue threads; values and UUIDs are filled in by us. Nothing here was recorded on a card of our own.
+* simulated: the layout of the test-bed's driver (tests/testbed/gpus/nvidia-smi), typed in.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ FAKOLI_DARK = """\
 # documentation: a cloud T4; MIG is not a mode of that card
 T4 = "0, GPU-1d2e3f40-5162-7384-95a6-b7c8d9eafb0c, Tesla T4, 7.5, 15360, 0, 535.183.01, 00000000:00:1E.0, [N/A]\n"
 # documentation: H100 and H200 have MIG, off by default
-H100 = "0, GPU-6fb1c33b-02f2-4b2d-9d4e-1c0a7b1c8a11, NVIDIA H100 PCIe, 9.0, 81559, 4, 535.104.05, 00000000:04:00.0, Disabled\n"
+H100 = (
+    "0, GPU-6fb1c33b-02f2-4b2d-9d4e-1c0a7b1c8a11, NVIDIA H100 80GB HBM3, 9.0, 81559, 4, 535.104.05, 00000000:04:00.0, Disabled\n"
+)
 H200 = "0, GPU-9d5a7d5b-52e0-4f2f-8c3e-2f7f35b2a001, NVIDIA H200, 9.0, 143771, 1, 570.86.15, 00000000:19:00.0, Disabled\n"
 # documentation: GB10 shares the system's memory, so it tells none (DGX Spark, known issues)
 GB10 = "0, GPU-2dee1e25-b3b5-007e-2b55-79f2d0f2ebe5, NVIDIA GB10, 12.1, [N/A], [N/A], 580.126.09, 0000000F:01:00.0, [N/A]\n"

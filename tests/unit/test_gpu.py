@@ -25,7 +25,7 @@ TWO = recorded.FAKOLI_DARK
     [
         (recorded.FAKOLI_DARK, "NVIDIA RTX PRO 6000 Blackwell", "12.0", 97887, 97883, None),
         (recorded.T4, "Tesla T4", "7.5", 15360, 15360, None),
-        (recorded.H100, "NVIDIA H100 PCIe", "9.0", 81559, 81555, False),
+        (recorded.H100, "NVIDIA H100 80GB HBM3", "9.0", 81559, 81555, False),
         (recorded.H200, "NVIDIA H200", "9.0", 143771, 143770, False),
         (recorded.GB10, "NVIDIA GB10", "12.1", None, None, None),
         (recorded.MIG, "NVIDIA A100-SXM4-40GB", "8.0", 40960, None, True),
