@@ -58,6 +58,7 @@ sanity: test-venv ## ansible-test sanity, on a copy
 
 .PHONY: bed
 bed: test-venv
+	@tests/testbed/tools.sh
 	@$(BED) up
 
 .PHONY: integration

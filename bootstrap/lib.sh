@@ -22,8 +22,8 @@ apt_install() {
   apt-get update -qq && apt-get install "${options[@]}" "$@" >/dev/null
 }
 
-# ensure COMMAND PACKAGE : the command is there, if need be by its package.
-ensure() { have "$1" || { say "installing $2"; apt_install "$2"; }; }
+# ensure COMMAND PACKAGE... : the command is there, if need be by these packages.
+ensure() { have "$1" || { say "installing ${*:2}"; apt_install "${@:2}"; }; }
 
 # apt_mirror SUITE : where this machine's own apt gets SUITE from (empty when it does not), so that no host is named here.
 apt_mirror() {
