@@ -221,6 +221,9 @@ class Subject(Protocol):
 class Gate(Protocol):
     """What leads clients to a replica."""
 
+    def find_closed(self) -> Sequence[str]:
+        """The replicas that are led no clients by intent."""
+
     def close(self, replica: str) -> None:
         """Send it no new request, and wait until it has answered those that it has."""
 
@@ -532,6 +535,7 @@ class _Promotion:
 
     def __init__(self, crew: Crew, place: Place, order: Order, writer: Writer) -> None:
         self.crew = crew
+        self.members = crew.members
         self.place = place
         self.order = order
         self.writer = writer
@@ -566,6 +570,9 @@ class _Promotion:
         recovery = decide_recovery(journal, reached, hash_revision(wanted), self.views[self.crew.members[0].name])
         if recovery.reason:
             self.warnings.append(recovery.reason)
+            # A replica that was left without clients comes first: the others cannot be drained while it is away.
+            closed = self.crew.gate.find_closed() if self.crew.gate is not None and self._any_up() else ()
+            self.members = tuple(sorted(self.crew.members, key=lambda member: member.name not in closed))
         if journal is not None and recovery.act == "adopt":
             before = snapshot.files_of(journal.old) if journal.old else {}
             return self._roll(journal.old, journal.new, before, wanted)
@@ -609,6 +616,9 @@ class _Promotion:
             if live is not None:
                 member.subject.recall(self.metas.get(live, {}), wanted=False)
         return snapshot, journal
+
+    def _any_up(self) -> bool:
+        return any(self._is_up(member) for member in self.crew.members)
 
     def _is_up(self, member: Member) -> bool:
         view = self.views[member.name]
@@ -727,7 +737,7 @@ class _Promotion:
         """Replica by replica: a candidate that is no good does not get past the first."""
         reached: List[Member] = []
         try:
-            for member in self.crew.members:
+            for member in self.members:
                 reached.append(member)
                 self._load(member, new, patient=True, wanted=True)
         except AnvilError as exc:
@@ -793,7 +803,7 @@ class _Promotion:
     def _undo(self, journal: Journal, snapshot: Snapshot) -> None:
         """Take back what an interrupted promotion did. A base that does not come up must not bar a good candidate."""
         self.actions.append("undid an interrupted promotion: live again is " + short(journal.old))
-        for member in self.crew.members:
+        for member in self.members:
             view, live = self.views[member.name], snapshot.live_of(member.name)
             needed = decide_recovery(journal, live, None, view).reload or (self._is_up(member) and not view.is_up)
             if live == journal.old and journal.state == SWITCHING and self.crew.gate is not None:

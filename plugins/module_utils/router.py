@@ -29,7 +29,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.candidate import (
     facts_from,
     judge,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.edge import Edge
+from ansible_collections.anvil.serving.plugins.module_utils.edge import MAINT, Edge
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, is_local, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.probes import (
@@ -595,6 +595,9 @@ class EdgeGate:
     edge: Edge
     drain_timeout: float
     up_timeout: float
+
+    def find_closed(self) -> List[str]:
+        return [server.name for server in self.edge.read_servers() if server.status == MAINT]
 
     def close(self, replica: str) -> None:
         self.edge.drain(replica, self.drain_timeout)
