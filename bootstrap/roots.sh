@@ -23,7 +23,7 @@ bootstrap() {
   mmdebstrap --quiet --variant="$variant" --hook-dir="$hooks" --include="$packages" \
     --aptopt='Acquire::Check-Valid-Until "false"' "$@" \
     --customize-hook='rm -rf "$1"/usr/share/doc "$1"/usr/share/man "$1"/usr/share/locale "$1"/etc/apt/sources.list*' \
-    "$suite" "$CACHE/roots/.$name.tar" "$(distribution_mirror)" 2>"$CACHE/roots/$name.log" ||
+    "$suite" "$CACHE/roots/.$name.$$.tar" "$(distribution_mirror)" 2>"$CACHE/roots/$name.log" ||
     { tail -5 "$CACHE/roots/$name.log" >&2; die "cannot make the root file system '$name'"; }
 }
 
@@ -67,7 +67,7 @@ make_root() {
       else bootstrap dockerhost "$codename" essential "$packages,docker-compose-v2,ca-certificates"; fi ;;
     *) die "no such root file system: $name" ;;
   esac
-  mv "$CACHE/roots/.$name.tar" "$CACHE/roots/$name.tar" # whole, or not there
+  mv "$CACHE/roots/.$name.$$.tar" "$CACHE/roots/$name.tar" # whole, or not there
 }
 
 mkdir -p "$CACHE/roots"
