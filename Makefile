@@ -41,13 +41,14 @@ test-venv:
 
 .PHONY: unit
 unit: test-venv ## unit tests (seconds)
-	@pytest tests/unit
+	@pytest -n auto tests/unit
 
 .PHONY: lint
 lint: test-venv ## ruff, mypy --strict, yamllint, ansible-lint (production)
 	ruff check .
 	ruff format --check .
 	cd .cache/collections && mypy --config-file $(CURDIR)/pyproject.toml -p ansible_collections.anvil.serving.plugins.module_utils
+	cd roles/workflow/files && mypy --config-file $(CURDIR)/pyproject.toml -p anvil_workflow
 	git ls-files -z --cached --others --exclude-standard -- '*.yml' '*.yaml' | xargs -0 yamllint --strict
 	HOME=$(SCRATCH_HOME) ansible-lint --offline --strict
 	antsibull-changelog lint
@@ -60,6 +61,7 @@ sanity: test-venv ## ansible-test sanity, on a copy
 bed: test-venv
 	@tests/testbed/tools.sh
 	@$(BED) up
+	@$(T)/python tests/testbed/wheels.py
 
 .PHONY: integration
 integration: bed ## integration tests on a real Docker Engine with simulated GPUs
@@ -67,15 +69,26 @@ integration: bed ## integration tests on a real Docker Engine with simulated GPU
 
 .PHONY: molecule
 molecule: bed ## molecule scenarios on simulated hosts
-	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --all
+	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --all --exclude llama
+
+.PHONY: llama
+llama: bed ## llama.cpp really compiled (minutes, once): the image, the molecule scenario on it, its speed
+	@$(T)/python tests/testbed/compiled.py fetch
+	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --scenario-name llama
+	@$(BED) run -- pytest tests/integration/test_llama_compiled.py
+	@$(T)/python bench/llama_image
+
+.PHONY: lanes
+lanes: test-venv ## integration tests and molecule scenarios, on two engines at a time
+	@tests/testbed/tools.sh
+	@$(T)/python tests/testbed/lanes.py --exclude llama
 
 .PHONY: test
-test: lint unit sanity integration molecule ## everything, and the test-bed is stopped at the end
-	@$(BED) down
+test: lint unit sanity lanes ## everything, and the engines are stopped at the end
 
 .PHONY: bench
 bench: bed ## every benchmark; the last line of each is its ratios
-	@for bench in $$(find bench -type f -perm -u+x | sort); do $(T)/python $$bench || exit 1; done
+	@for bench in $$(find bench -type f -perm -u+x ! -name llama_image | sort); do $(T)/python $$bench || exit 1; done
 
 .PHONY: clean
 clean: ## stop the test-bed and remove all that was generated (what `make site` started keeps running)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# images.sh [router:VERSION | llama-server:1 | edge:1]... : makes sure that these images are there, as anvil.local/NAME.
+# images.sh [router:VERSION | llama-server:1 | edge:1 | base:1 | postgres:1 | builder:1]... : makes sure that these images are there, as
+# anvil.local/NAME.
 # Public images are their base where a registry answers, the distribution's packages where none does.
 #   ANVIL_REGISTRY=none   never ask a registry         ANVIL_REGISTRY=HOST[:PORT]   ask this mirror instead of the usual ones
 #   PYTHON                a python with pip and the docker SDK (the venv's)
@@ -36,16 +37,23 @@ download_wheels() { # the wheel of pip itself installs the others, so the image 
   "$PYTHON" -m pip download -qq --disable-pip-version-check --no-deps --dest "$CACHE/wheels" "anvil-serving==$1" pip==26.0
 }
 
-build_router() {
-  local version=$1 base
-  download_wheels "$version"
-  if ! base=$(public docker.io/library/python:3.13-slim); then
-    base=anvil.local/base:1
+# Python and a shell: the public image where there is one, and where not the distribution's.
+build_base() {
+  local base
+  if base=$(public docker.io/library/python:3.13-slim); then
+    build base:1 base.public.Dockerfile "$here/images" --build-arg "BASE=$base"
+  else
     "$here/roots.sh" router
-    is_built base:1 || build base:1 base.Dockerfile "$CACHE/roots"
+    build base:1 base.Dockerfile "$CACHE/roots"
   fi
+}
+
+build_router() {
+  local version=$1
+  download_wheels "$version"
+  is_built base:1 || build_base
   build "router:$version" router.Dockerfile "$here/images" --build-context "wheels=$CACHE/wheels" \
-    --build-arg "BASE=$base" --build-arg "VERSION=$version"
+    --build-arg BASE=anvil.local/base:1 --build-arg "VERSION=$version"
 }
 
 build_llama_server() {
@@ -68,6 +76,21 @@ build_edge() {
   fi
 }
 
+build_builder() {
+  "$here/roots.sh" builder
+  build builder:1 builder.Dockerfile "$CACHE/roots"
+}
+
+build_postgres() {
+  local base
+  if base=$(public docker.io/library/postgres:17-bookworm); then
+    build postgres:1 postgres.public.Dockerfile "$here/images" --build-arg "BASE=$base"
+  else
+    "$here/roots.sh" postgres
+    build postgres:1 postgres.Dockerfile "$CACHE/roots" --build-context "recipe=$here/images"
+  fi
+}
+
 mkdir -p "$CACHE/wheels" "$CACHE/roots"
 for name in "$@"; do
   is_built "$name" && continue
@@ -75,6 +98,9 @@ for name in "$@"; do
     router:*) build_router "${name#router:}" ;;
     llama-server:1) build_llama_server ;;
     edge:1) build_edge ;;
+    builder:1) build_builder ;;
+    base:1) build_base ;;
+    postgres:1) build_postgres ;;
     *) die "no such image: $name" ;;
   esac
 done

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # roots.sh NAME... : root file systems from the distribution's packages, as .cache/roots/NAME.tar, where no image registry is.
-#   router    python3 and a shell, in the release of this machine
+#   router    python3, a shell and what compiled wheels ask for, in the release of this machine
 #   llama     llama-server and a shell: Debian's own package, else compiled
 #   registry  docker-registry
 #   edge      haproxy and perl-base, with which its runtime socket is spoken to
+#   postgres  the release's PostgreSQL, without the compiler of its JIT and without perl
 #   dockerhost  a Docker host: engine, Compose, python3, ssh
+#   builder     a C++ compiler and cmake, in the release of this machine
 # An "extract" root runs no maintainer scripts: a fifth of the time and half the size of a bootstrapped one.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -15,14 +17,15 @@ debian() { [ "$(os_release ID)" = debian ]; }
 
 # bootstrap NAME SUITE VARIANT PACKAGES [mmdebstrap options...]
 bootstrap() {
-  local name=$1 suite=$2 variant=$3 packages=$4 hooks=/usr/share/mmdebstrap/hooks/merged-usr
+  local name=$1 suite=$2 variant=$3 packages=$4 hooks=/usr/share/mmdebstrap/hooks/merged-usr step=customize
   shift 4
+  [ "$variant" != extract ] || step=extract # customize hooks are not run there
   debian || set -- --components=main,universe "$@"
   # The sources of this machine's apt have no place in an image, nor have documents.
   # shellcheck disable=SC2016  # $1 is mmdebstrap's
   mmdebstrap --quiet --variant="$variant" --hook-dir="$hooks" --include="$packages" \
     --aptopt='Acquire::Check-Valid-Until "false"' "$@" \
-    --customize-hook='rm -rf "$1"/usr/share/doc "$1"/usr/share/man "$1"/usr/share/locale "$1"/etc/apt/sources.list*' \
+    --$step-hook='rm -rf "$1"/usr/share/doc "$1"/usr/share/man "$1"/usr/share/locale "$1"/etc/apt/sources.list*' \
     "$suite" "$CACHE/roots/.$name.$$.tar" "$(distribution_mirror)" 2>"$CACHE/roots/$name.log" ||
     { tail -5 "$CACHE/roots/$name.log" >&2; die "cannot make the root file system '$name'"; }
 }
@@ -35,7 +38,7 @@ compile_llama() {
   ensure ninja ninja-build
   ensure g++ g++
   mkdir -p "$build/src"
-  "${PYTHON:-python3}" -m pip download --quiet --no-deps --no-build-isolation --no-binary :all: --dest "$build" llama-cpp-python==0.3.36
+  "${PYTHON:-python3}" -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest "$build" llama-cpp-python==0.3.36
   tar -xzf "$build"/llama_cpp_python-0.3.36.tar.gz -C "$build/src" --strip-components=1
   cmake -S "$build/src/vendor/llama.cpp" -B "$build/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF \
     -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_OPENMP=OFF -DGGML_BACKEND_DL=OFF \
@@ -51,15 +54,21 @@ make_root() {
   [ ! "$CACHE/roots/$name.tar" -nt "$here/roots.sh" ] || return 0
   say "making the root file system '$name' from the distribution's packages"
   case $name in
-    router) bootstrap router "$codename" extract "$shell,python3,ca-certificates" ;;
+    router) bootstrap router "$codename" extract "$shell,python3,ca-certificates,libstdc++6" ;;
     edge) bootstrap edge "$codename" extract "$shell,haproxy,perl-base" ;;
+    postgres)
+      # shellcheck disable=SC2016  # $1 is mmdebstrap's
+      bootstrap postgres "$codename" extract "$shell,postgresql" \
+        --extract-hook='rm -rf "$1"/usr/lib/llvm* "$1"/usr/lib/*/libLLVM* "$1"/usr/lib/*/libz3* "$1"/usr/lib/*/perl "$1"/usr/share/perl*' \
+        --extract-hook='rm -rf "$1"/usr/lib/postgresql/*/lib/bitcode "$1"/usr/lib/postgresql/*/lib/llvmjit*' ;;
     registry) bootstrap registry "$codename" extract "$shell,docker-registry" ;;
+    builder) bootstrap builder "$codename" extract "$shell,g++,cmake,ninja-build,ccache,tar,gzip,findutils,grep,sed,git,bash,libc-bin" ;;
     llama)
       if debian && [ "${ANVIL_COMPILE_LLAMA:-no}" != yes ]; then
         bootstrap llama forky extract "$shell,llama.cpp-tools"
       else
         compile_llama
-        bootstrap llama "$codename" extract "$shell" --customize-hook="copy-in $CACHE/llama.cpp/build/bin/llama-server /usr/bin"
+        bootstrap llama "$codename" extract "$shell" --extract-hook="copy-in $CACHE/llama.cpp/build/bin/llama-server /usr/bin"
       fi ;;
     dockerhost)
       local packages=apt,python3-apt,python3,python3-docker,iptables,iproute2,procps,curl,tini,openssh-server,sudo,docker.io

@@ -7,8 +7,8 @@ dir=$1 requirements=$2 python=${ANVIL_PYTHON:-python3}
 # An interpreter of the venv itself, if its folder is on PATH, is not the one to make it with.
 PATH=$(tr : '\n' <<<"$PATH" | grep -vxF "$(realpath -m "$dir")/bin" | paste -sd:)
 
-# It covers the file, those beside it that it may include, the interpreter, and the place: a venv cannot be moved.
-stamp() { { cat "$(dirname "$requirements")"/*.txt; echo "$requirements $(realpath -m "$dir") $(command -v "$python")"; } | sha256sum; }
+# It covers the file, those that it may include, the interpreter, and the place: a venv cannot be moved.
+stamp() { { cat "$(dirname "$requirements")"/*.txt "$ROOT"/roles/*/files/requirements*.txt; echo "$requirements $(realpath -m "$dir") $(command -v "$python")"; } | sha256sum; }
 [ ! -x "$dir/bin/python" ] || [ "$(cat "$dir/.anvil-stamp" 2>/dev/null)" != "$(stamp)" ] || exit 0
 
 have "$python" || { say "installing python3"; apt_install python3 python3-venv; }

@@ -32,7 +32,7 @@ REPO = HERE.parents[1]
 BOOTSTRAP = REPO / "bootstrap"
 SIMULATED_GPUS = HERE / "gpus"
 
-BOOTSTRAP_IMAGES = ("router:0.13.2", "router:2.0.2", "llama-server:1", "edge:1")
+BOOTSTRAP_IMAGES = ("router:0.13.2", "router:2.0.2", "llama-server:1", "edge:1", "base:1", "postgres:1", "builder:1")
 OWN_IMAGES = ("registry:2", "dockerhost:1")
 ALL_IMAGES = (*BOOTSTRAP_IMAGES, *OWN_IMAGES)
 HOST_NETWORK = "anvil-hosts"
@@ -40,7 +40,9 @@ HOST_NETWORK = "anvil-hosts"
 
 @dataclass(frozen=True)
 class Gpu:
-    """A row of the simulated driver's table; memory in MiB; mig: its MIG devices as PROFILE=UUID (none: MIG is off)."""
+    """A row of the simulated driver's table; memory in MiB; mig: its MIG devices as PROFILE=UUID, or PROFILE=UUID=TOTAL=USED
+    in MiB (none: MIG is off).
+    """
 
     uuid: str
     name: str = "NVIDIA RTX PRO 6000 Blackwell"

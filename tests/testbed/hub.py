@@ -33,6 +33,7 @@ class Faults:
     retry_after: int = 0
     cuts: int = 0  # connections closed in the middle of a large file
     cut_after: int = 0
+    gone_after_cuts: bool = False  # once all cuts are used up, every connection is closed without an answer
     altered: set[str] = field(default_factory=set)  # files whose bytes are not what the hub announces
     stall: threading.Event | None = None  # large files wait for it in the middle
 
@@ -44,6 +45,7 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.faults = Faults()
         self.requests: list[tuple[str, str, str]] = []
+        self.sums: dict[int, tuple[str, bytes]] = {}
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -77,11 +79,18 @@ class Hub:
 
     def add(self, name: str, files: dict[str, bytes], revision: str = "main", gated: str = "") -> str:
         """Commit files to a branch and return the commit."""
-        commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        named = sorted((file, self.sha256(content)) for file, content in files.items())
+        commit = hashlib.sha1(repr(named).encode()).hexdigest()
         repo = self.repos.setdefault(name, Repo({}, {}, gated))
         repo.revisions[revision] = repo.revisions[commit] = commit
         repo.files[commit] = files
         return commit
+
+    def sha256(self, content: bytes) -> str:
+        """The checksum of a file, worked out once."""
+        if id(content) not in self.sums:
+            self.sums[id(content)] = (hashlib.sha256(content).hexdigest(), content)
+        return self.sums[id(content)][0]
 
     def fetched(self, name: str) -> list[str]:
         """The ranges that a file's content was asked for with; empty text: all of it."""
@@ -90,14 +99,20 @@ class Hub:
     # ------------------------------------------------------------------------------------------------------------
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        if self.faults.gone_after_cuts and not self.faults.cuts:
+            handler.close_connection = True
+            handler.connection.shutdown(2)
+            return
         path = unquote(urlsplit(handler.path).path)
         self.requests.append((handler.command, path, handler.headers.get("Range", "")))
         parts = path.strip("/").split("/")
         if parts[0] == "cdn":
-            content = bytearray(self.repos["/".join(parts[1:3])].files[parts[3]]["/".join(parts[4:])])
+            content = self.repos["/".join(parts[1:3])].files[parts[3]]["/".join(parts[4:])]
             if "/".join(parts[4:]) in self.faults.altered:
-                content[len(content) // 2] ^= 1
-            self.send_content(handler, bytes(content), {})
+                spoilt = bytearray(content)
+                spoilt[len(content) // 2] ^= 1
+                content = bytes(spoilt)
+            self.send_content(handler, memoryview(content), {})
             return
         if parts[:2] == ["api", "models"]:
             name, revision, file = "/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main", ""
@@ -114,6 +129,8 @@ class Hub:
             self.refuse(handler, 403, "GatedRepo")
         elif revision not in repo.revisions:
             self.refuse(handler, 404, "RevisionNotFound")
+        elif not file and parts[4:5] == ["tree"]:
+            self.send_tree(handler, repo, repo.revisions[revision])
         elif not file:
             self.send_listing(handler, name, repo, repo.revisions[revision])
         elif file not in repo.files[repo.revisions[revision]]:
@@ -133,12 +150,22 @@ class Hub:
     def send_listing(self, handler: BaseHTTPRequestHandler, name: str, repo: Repo, commit: str) -> None:
         siblings = []
         for file, content in repo.files[commit].items():
-            entry: dict[str, Any] = {"rfilename": file, "size": len(content), "blobId": git_blob(content)}
+            blob = self.sha256(content)[:40] if len(content) >= LARGE else git_blob(content)
+            entry: dict[str, Any] = {"rfilename": file, "size": len(content), "blobId": blob}
             if len(content) >= LARGE:
-                entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+                entry["lfs"] = {"sha256": self.sha256(content), "size": len(content), "pointerSize": 134}
             siblings.append(entry)
         body = json.dumps({"id": name, "modelId": name, "sha": commit, "siblings": siblings, "tags": [], "downloads": 0}).encode()
         self.send_content(handler, body, {"Content-Type": "application/json"}, plain=True)
+
+    def send_tree(self, handler: BaseHTTPRequestHandler, repo: Repo, commit: str) -> None:
+        entries = []
+        for file, content in repo.files[commit].items():
+            entry: dict[str, Any] = {"type": "file", "path": file, "size": len(content), "oid": self.sha256(content)[:40]}
+            if len(content) >= LARGE:
+                entry["lfs"] = {"oid": self.sha256(content), "size": len(content), "pointerSize": 134}
+            entries.append(entry)
+        self.send_content(handler, json.dumps(entries).encode(), {"Content-Type": "application/json"}, plain=True)
 
     def send_file(self, handler: BaseHTTPRequestHandler, name: str, repo: Repo, commit: str, file: str) -> None:
         content = repo.files[commit][file]
@@ -150,23 +177,27 @@ class Hub:
         handler.send_header("Location", f"{self.cdn}/cdn/{name}/{commit}/{file}")
         handler.send_header("X-Repo-Commit", commit)
         handler.send_header("X-Linked-Size", str(len(content)))
-        handler.send_header("X-Linked-ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        handler.send_header("X-Linked-ETag", f'"{self.sha256(content)}"')
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
-    def send_content(self, handler: BaseHTTPRequestHandler, content: bytes, headers: dict[str, str], plain: bool = False) -> None:
+    def send_content(
+        self, handler: BaseHTTPRequestHandler, content: bytes | memoryview, headers: dict[str, str], plain: bool = False
+    ) -> None:
         total, start, wanted = len(content), 0, handler.headers.get("Range", "")
         if wanted.startswith("bytes=") and not plain:
-            start = int(wanted[6:].split("-")[0])
+            first, _dash, last = wanted[6:].partition("-")
+            start = int(first)
             if start >= total:
                 self.refuse(handler, 416, "")
                 return
-            content = content[start:]
-        handler.send_response(206 if start else 200)
+            content = content[start : int(last) + 1 if last else None]
+        partial = len(content) < total
+        handler.send_response(206 if partial else 200)
         for key, value in headers.items():
             handler.send_header(key, value)
-        if start:
-            handler.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        if partial:
+            handler.send_header("Content-Range", f"bytes {start}-{start + len(content) - 1}/{total}")
         handler.send_header("Accept-Ranges", "bytes")
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()

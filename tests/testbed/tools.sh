@@ -9,3 +9,5 @@ ensure openssl openssl
 ensure dpkg-deb dpkg
 ensure ssh openssh-client
 ensure chromium chromium fonts-dejavu-core
+# Not for its service, which stays as the distribution left it: the tests start one of their own.
+[ -n "$(compgen -G '/usr/lib/postgresql/*/bin/postgres')" ] || apt_install postgresql

@@ -25,6 +25,10 @@ def read_gpus():
         return [[cell.strip() for cell in row] for row in csv.reader(f) if row and not row[0].startswith("#")]
 
 
+def mig_uuids(gpu):
+    return [device.split("=")[1] for device in gpu[8].split()] if len(gpu) > 8 else []
+
+
 def main():
     if sys.argv[1:2] != ["prestart"]:
         return
@@ -43,12 +47,16 @@ def main():
     gpus = read_gpus()
     names = [] if wanted in ("", "all", "none", "void") else wanted.split(",")
     for name in names:
-        if not any(name in (gpu[0], gpu[1]) for gpu in gpus):
+        if not any(name in (gpu[0], gpu[1], *mig_uuids(gpu)) for gpu in gpus):
             sys.exit(f"nvidia-container-cli: device error: {name}: unknown device: unknown")
 
     # The real hook mounts nvidia-smi and the devices; here nvidia-smi and a table of only those devices. A table, and
     # not the variable, because the engine sets that for the main process alone and `docker exec` does not have it.
-    given = gpus if wanted == "all" else [gpu for gpu in gpus if gpu[0] in names or gpu[1] in names]
+    given = (
+        gpus
+        if wanted == "all"
+        else [gpu for gpu in gpus if gpu[0] in names or gpu[1] in names or set(names) & set(mig_uuids(gpu))]
+    )
     if given:
         root = os.path.join(state["bundle"], spec["root"]["path"])
         os.makedirs(os.path.join(root, "etc/fake-nvidia"), exist_ok=True)

@@ -1,0 +1,33 @@
+"""Fetch the wheels that the workflow tests build images from, before the bed is entered: inside it is no network.
+
+usage: wheels.py     prints the folder that holds them
+"""
+
+from __future__ import annotations
+
+import sys
+
+from bed import REPO, Bed
+
+sys.path.insert(0, str(REPO / ".cache" / "collections"))
+
+from ansible_collections.anvil.serving.plugins.module_utils.wheels import Wanted, fetch_wheels
+
+FOLDER = REPO / ".cache" / "workflow-wheels"
+FILES = REPO / "roles" / "workflow" / "files"
+BASE = "anvil.local/base:1"
+
+
+def main() -> None:
+    """The server's with and without PostgreSQL, and MLflow's."""
+    version = Bed().docker("run", "--rm", BASE, "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
+    server, postgres, mlflow = (
+        (FILES / name).read_text() for name in ("requirements.txt", "requirements-postgres.txt", "mlflow-requirements.txt")
+    )
+    for name, requirements in (("server", server), ("server", server + postgres), ("mlflow", mlflow)):
+        fetch_wheels(Wanted(name, requirements, version, "x86_64"), str(FOLDER), False)
+    print(FOLDER)
+
+
+if __name__ == "__main__":
+    main()
