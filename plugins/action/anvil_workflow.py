@@ -1,0 +1,36 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""anvil_workflow with the values of its env file: read on the controller, handed to the module, in no registered result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.vars import merge_hash
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow_plan import MODEL_KEY, read_env
+
+
+class ActionModule(ActionBase):
+    """Run the module anvil_workflow with the secrets that only the controller has."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        if arguments.get("state", "present") == "present":
+            try:
+                values = read_env(str(arguments.get("env_file") or ""))
+            except AnvilError as error:
+                return {**result, **as_failure(error)}
+            wanted = arguments.get("variables") or []
+            arguments["secrets"] = {name: values[name] for name in wanted if values.get(name)}
+            arguments["model_key"] = values.get(MODEL_KEY) or arguments.get("model_key") or ""
+        answer = self._execute_module(module_args=arguments, task_vars=task_vars)
+        result = merge_hash(result, answer)
+        self._remove_tmp_path(self._connection._shell.tmpdir)
+        return result

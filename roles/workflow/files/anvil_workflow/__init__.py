@@ -1,0 +1,8 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program inside a workflow's container: reads workflow.yaml, runs it durably, answers over HTTP."""
+
+from __future__ import annotations
+
+__version__ = "1.0.0"

@@ -1,0 +1,137 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``python -m anvil_workflow check|schema|openapi|serve``"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from .environment import SettingsError
+from .jobs import StoreError
+from .reading import WorkflowError, read_workflow
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="anvil_workflow", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    check = verbs.add_parser("check", help="every mistake in a workflow file; exit code 2 where there is one")
+    check.add_argument("file", type=Path)
+    check.add_argument("--format", choices=("text", "json"), default="text")
+    verbs.add_parser("schema", help="the JSON Schema of workflow files, for editors")
+    openapi = verbs.add_parser("openapi", help="the OpenAPI document of a workflow's server")
+    openapi.add_argument("file", type=Path)
+    verbs.add_parser("serve", help="answer requests; everything is set by environment variables (docs/workflow.md)")
+    arguments = parser.parse_args(words)
+    if arguments.verb == "check":
+        return print_check(arguments.file, arguments.format)
+    if arguments.verb == "schema":
+        from .schema import build_editor_schema
+
+        return _print(build_editor_schema())
+    if arguments.verb == "serve":
+        return serve()
+    try:
+        workflow = read_workflow(arguments.file)
+    except WorkflowError as error:
+        return _complain(error, arguments.file)
+    from .openapi import build_openapi
+
+    return _print(build_openapi(workflow))
+
+
+def _print(value: Any) -> int:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+    return 0
+
+
+def _complain(error: WorkflowError, file: Path) -> int:
+    for problem in error.problems:
+        print(problem.as_text(str(file)), file=sys.stderr)
+    return 2
+
+
+def print_check(file: Path, form: str) -> int:
+    try:
+        workflow = read_workflow(file)
+    except WorkflowError as error:
+        if form == "text":
+            return _complain(error, file)
+        print(json.dumps({"ok": False, "problems": [problem.as_dict() for problem in error.problems], "workflow": None}))
+        return 2
+    told = {
+        "name": workflow.name,
+        "version": workflow.version,
+        "description": workflow.description,
+        "inputs": list(workflow.inputs),
+        "outputs": list(workflow.outputs),
+        "variables": [asdict(variable) for variable in workflow.list_variables()],
+        "models": workflow.list_models(),
+    }
+    if form == "json":
+        print(json.dumps({"ok": True, "problems": [], "workflow": told}, ensure_ascii=False))
+    else:
+        print(
+            f"{file}: workflow {workflow.name}: {len(workflow.steps)} nodes; inputs: {', '.join(workflow.inputs) or 'none'};"
+            f" outputs: {', '.join(workflow.outputs)}"
+        )
+    return 0
+
+
+def serve() -> int:
+    import uvicorn
+
+    from .server import make_app
+    from .settings import read_settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings = read_settings()
+        workflow = read_workflow(settings.file)
+        app = make_app(settings, workflow)
+    except SettingsError as error:
+        print(f"the settings cannot be used:\n{error}", file=sys.stderr)
+        return 2
+    except WorkflowError as error:
+        return _complain(error, settings.file)
+
+    class Server(uvicorn.Server):
+        """Tells the runner when it is to stop, before connections are waited for."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            app.state.runner.drain()
+            super().handle_exit(sig, frame)
+
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        loop="asyncio",
+        ws="none",
+        backlog=4096,
+        timeout_graceful_shutdown=round(settings.drain) + 2,
+    )
+    server = Server(config)
+    asyncio.run(server.serve())
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except StoreError as error:
+        print(f"the job store cannot be used: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,231 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Traces of runs, nodes and model calls, posted as OTLP to MLflow's own endpoint.
+
+A run only appends to a list. One task posts what gathered, and drops what MLflow does not take: a dead or slow MLflow
+costs a run nothing. The few protobuf messages are written by hand; the SDK would be a third of the image's Python.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import ssl
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+LONGEST_TEXT = 32 * 1024
+MOST_WAITING = 4096
+BATCH = 512
+LONGEST_PAUSE = 60.0
+
+
+@dataclass
+class Span:
+    """One piece of work. start() makes a child; fail() or finish() ends it, once."""
+
+    tracer: Tracer | None
+    name: str
+    kind: str
+    trace_id: bytes
+    span_id: bytes
+    parent: bytes
+    began: int
+    attributes: dict[str, str] = field(default_factory=dict)
+    ended: int = 0
+    error: str = ""
+
+    def start(self, name: str, kind: str) -> Span:
+        return Span(self.tracer, name, kind, self.trace_id, os.urandom(8), self.span_id, time.time_ns())
+
+    def finish(self, inputs: Any = None, outputs: Any = None, usage: Any = None) -> None:
+        if inputs is not None:
+            self.attributes["mlflow.spanInputs"] = _to_json(inputs)
+        if outputs is not None:
+            self.attributes["mlflow.spanOutputs"] = _to_json(outputs)
+        if isinstance(usage, Mapping):
+            read = {"input_tokens": usage.get("prompt_tokens"), "output_tokens": usage.get("completion_tokens")}
+            counts = {key: value for key, value in read.items() if isinstance(value, int)}
+            self.attributes["mlflow.chat.tokenUsage"] = _to_json({**counts, "total_tokens": sum(counts.values())})
+        self._end()
+
+    def fail(self, error: str) -> None:
+        self.error = error or "failed"
+        self._end()
+
+    def _end(self) -> None:
+        self.ended = time.time_ns()
+        if self.tracer is not None:
+            self.tracer.take(self)
+
+
+class _NoSpan(Span):
+    """Tracing is off: nothing is kept."""
+
+    def start(self, name: str, kind: str) -> Span:
+        return self
+
+    def finish(self, inputs: Any = None, outputs: Any = None, usage: Any = None) -> None:
+        return
+
+    def fail(self, error: str) -> None:
+        return
+
+
+NO_SPAN: Span = _NoSpan(None, "", "", b"", b"", b"", 0)
+
+
+class Tracer:
+    """Gathers finished spans and posts them. sent, dropped: how many spans; error: why the last post failed."""
+
+    def __init__(
+        self, uri: str, experiment: str, service: str, auth: tuple[str, str] | None = None, trust: ssl.SSLContext | None = None
+    ) -> None:
+        self._uri, self._experiment, self._service = uri.rstrip("/"), experiment, service
+        self._auth = httpx.BasicAuth(*auth) if auth else None
+        self._trust = trust
+        self._waiting: list[Span] = []
+        self._experiment_id = ""
+        self._client: httpx.AsyncClient | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.sent = self.dropped = 0
+        self.error = ""
+
+    def begin(self, name: str, job: str) -> Span:
+        """The span of a whole run. Both its ids come from the job's, so that a run which is resumed goes on in its own trace."""
+        trace = bytes.fromhex(job)
+        span = Span(self, name, "CHAIN", trace, trace[8:], b"", time.time_ns())
+        span.attributes["anvil.job"] = job
+        return span
+
+    def take(self, span: Span) -> None:
+        if len(self._waiting) >= MOST_WAITING:
+            self.dropped += 1
+        else:
+            self._waiting.append(span)
+
+    def open(self) -> None:
+        self._client = httpx.AsyncClient(auth=self._auth, timeout=10, verify=self._trust or True)
+        self._task = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """Post what is left, for two seconds at most."""
+        if self._task is None or self._client is None:
+            return
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await self._post_all()
+        await self._client.aclose()
+
+    async def _work(self) -> None:
+        pause = 1.0
+        while True:
+            await asyncio.sleep(pause)
+            pause = 1.0 if await self._post_all() else min(LONGEST_PAUSE, pause * 2)
+
+    async def _post_all(self) -> bool:
+        """Did MLflow take everything? What it refuses for good is dropped; what it was too slow for waits."""
+        while self._waiting:
+            batch = self._waiting[:BATCH]
+            try:
+                await self._find_experiment()
+                status, reason = await self._post(batch)
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+                self.error = f"{error or type(error).__name__}"
+                return False
+            if status >= 500 or status in (401, 403, 404, 429):
+                self.error = f"HTTP {status}: {reason}"
+                self._experiment_id = ""
+                return False
+            del self._waiting[: len(batch)]
+            if status >= 400:
+                self.error = f"HTTP {status}: {reason}"
+                self.dropped += len(batch)
+            else:
+                self.error = ""
+                self.sent += len(batch)
+        return True
+
+    async def _post(self, batch: list[Span]) -> tuple[int, str]:
+        assert self._client is not None
+        headers = {"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": self._experiment_id}
+        body = encode_spans(batch, self._service)
+        answer = await self._client.post(f"{self._uri}/v1/traces", content=body, headers=headers)
+        return answer.status_code, answer.text[:200]
+
+    async def _find_experiment(self) -> None:
+        if self._experiment_id:
+            return
+        assert self._client is not None
+        base = f"{self._uri}/api/2.0/mlflow/experiments"
+        answer = await self._client.get(f"{base}/get-by-name", params={"experiment_name": self._experiment})
+        if answer.status_code == 404:
+            answer = await self._client.post(f"{base}/create", json={"name": self._experiment})
+        if answer.status_code != 200:
+            raise ValueError(f"HTTP {answer.status_code} for the experiment {self._experiment}: {answer.text[:200]}")
+        found = answer.json()
+        self._experiment_id = str(found.get("experiment_id") or found["experiment"]["experiment_id"])
+
+
+def _to_json(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    # Cut text is no JSON any more, so it is sent as a JSON text.
+    return text if len(text) <= LONGEST_TEXT else json.dumps(text[:LONGEST_TEXT] + " … cut", ensure_ascii=False)
+
+
+# --- protobuf (opentelemetry/proto/trace/v1/trace.proto)
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _bytes(field_number: int, value: bytes) -> bytes:
+    return _varint(field_number << 3 | 2) + _varint(len(value)) + value
+
+
+def _text(field_number: int, value: str) -> bytes:
+    return _bytes(field_number, value.encode("utf-8", "replace"))
+
+
+def _attribute(key: str, value: str) -> bytes:
+    return _text(1, key) + _bytes(2, _text(1, value))
+
+
+def _encode_span(span: Span) -> Iterator[bytes]:
+    yield _bytes(1, span.trace_id)
+    yield _bytes(2, span.span_id)
+    if span.parent:
+        yield _bytes(4, span.parent)
+    yield _text(5, span.name)
+    yield b"\x30\x01"  # kind (field 6): internal
+    yield b"\x39" + struct.pack("<Q", span.began)
+    yield b"\x41" + struct.pack("<Q", span.ended)
+    for key, value in {"mlflow.spanType": span.kind, **span.attributes}.items():
+        yield _bytes(9, _attribute(key, value))
+    status = _text(2, span.error[:1000]) + b"\x18\x02" if span.error else b"\x18\x01"
+    yield _bytes(15, status)
+
+
+def encode_spans(spans: list[Span], service: str) -> bytes:
+    """An ExportTraceServiceRequest."""
+    resource = _bytes(1, _bytes(1, _attribute("service.name", service)))
+    scope = _bytes(1, _text(1, "anvil_workflow"))
+    encoded = b"".join(_bytes(2, b"".join(_encode_span(span))) for span in spans)
+    return _bytes(1, resource + _bytes(2, scope + encoded))

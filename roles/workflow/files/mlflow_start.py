@@ -1,0 +1,40 @@
+"""Start MLflow's server as its environment says: one process, no job runners, and a password where a file holds one.
+
+MLFLOW_DATA       folder of database and artifacts (/data)      MLFLOW_PORT    port (5000)
+MLFLOW_HOSTS      host names that clients may use, with commas  MLFLOW_PASSWORD_FILE    password of the user admin
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+data, port = os.environ.get("MLFLOW_DATA", "/data"), os.environ.get("MLFLOW_PORT", "5000")
+hosts = [name for name in os.environ.get("MLFLOW_HOSTS", "").split(",") if name]
+words = ["server", "--host", "0.0.0.0", "--port", port, "--workers", "1", "--serve-artifacts"]
+words += ["--backend-store-uri", f"sqlite:///{data}/mlflow.db", "--artifacts-destination", f"{data}/artifacts"]
+words += ["--allowed-hosts", ",".join([*hosts, "localhost:*", "127.0.0.1:*"])]
+environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+Path(data).mkdir(parents=True, exist_ok=True)
+
+password_file = os.environ.get("MLFLOW_PASSWORD_FILE")
+if password_file:
+    password = Path(password_file).read_text(encoding="utf-8").strip()
+    # Without the cache each request costs a quarter of a second: the hash of the password is that slow.
+    settings = f"""[mlflow]
+default_permission = READ
+database_uri = sqlite:///{data}/auth.db
+admin_username = admin
+admin_password = {password}
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 60
+"""
+    path = Path("/tmp/auth.ini")
+    path.touch(mode=0o600)
+    path.write_text(settings, encoding="utf-8")
+    environment.update(MLFLOW_AUTH_CONFIG_PATH=str(path), MLFLOW_FLASK_SERVER_SECRET_KEY=secrets.token_hex(32))
+    words += ["--app-name", "basic-auth"]
+
+os.execve(sys.executable, [sys.executable, "-m", "mlflow", *words], environment)  # noqa: S606 - no shell is wanted

@@ -1,0 +1,113 @@
+"""Replicas of a workflow behind the edge: rolled under load, killed under load, one job store in PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from workflowsite import Chain, Load, ask, changed, wait_ended, wait_for
+
+PORT = 8102
+NAME = "anvil-workflow-twin"
+WISH = {"mlflow_port": 0, "replicas": 2, "workflow_project_name": "twin", "port": PORT}
+
+
+@pytest.fixture(scope="module")
+def twin(chain: Chain) -> Chain:
+    chain.deploy("linear", **WISH)
+    return chain
+
+
+def submit(number: int, word: str) -> str:
+    """A run that goes on by itself; returns where its status is."""
+    headers = {"Prefer": "respond-async", "Idempotency-Key": f"{word}-{number}"}
+    reply = ask(PORT, "POST", "/run", {"topic": f"{word} {number}"}, headers)
+    assert reply.status == 202, reply
+    return reply.headers["location"]
+
+
+def from_inside(chain: Chain, container: str, path: str) -> str:
+    code = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000{path}').read().decode())"
+    return chain.bed.docker("exec", container, "python3", "-c", code)
+
+
+def test_a_second_run_changes_nothing_and_only_the_edge_is_published(twin: Chain) -> None:
+    started = twin.started()
+    assert changed(twin.deploy("linear", **WISH)) == 0 and twin.started() == started
+    ports = twin.bed.docker("ps", "--filter", f"name={NAME}", "--format", "{{.Names}} {{.Ports}}").splitlines()
+    assert [line.split()[0] for line in ports if "->" in line] == [f"{NAME}-edge"]
+
+
+def test_any_replica_tells_the_status_of_any_job(twin: Chain) -> None:
+    for location in [submit(number, "status") for number in range(6)]:
+        wait_ended(PORT, location)
+        told = [json.loads(from_inside(twin, f"{NAME}-{replica}", location)) for replica in (1, 2)]
+        assert told[0] == told[1] and told[0]["status"] == "completed"
+
+
+def test_an_update_under_load_costs_no_request(twin: Chain) -> None:
+    load = Load(PORT).start()
+    time.sleep(1)
+    before = twin.started()
+    printed = twin.deploy("linear", **{**WISH, "timeout": 25})
+    load.stop()
+    after = twin.started()
+    replaced = {name for name in after if after[name] != before.get(name)}
+    assert replaced == {f"{NAME}-1", f"{NAME}-2"} and changed(printed) >= 1
+    assert not load.failures, (load.done, load.failures[:5])
+    assert load.done > 20
+    print(f"{load.done} requests while both replicas were replaced, none failed")
+    jobs = [wait_ended(PORT, location) for location in load.locations[-20:]]
+    assert {job["status"] for job in jobs} == {"completed"}
+
+
+def test_a_new_version_that_does_not_get_ready_leaves_the_other_replica_answering(twin: Chain) -> None:
+    before = twin.started()
+    # a database that is not there: alive, and never ready
+    code, printed = twin.try_deploy("linear", **{**WISH, "model_url": "http://nowhere.invalid/v1", "workflow_ready_timeout": 8})
+    assert code and "the new replica did not get ready" in printed, printed[-3000:]
+    assert twin.started()[f"{NAME}-2"] == before[f"{NAME}-2"]
+    assert ask(PORT, "POST", "/run", {"topic": "still"}).status == 200
+    twin.deploy("linear", **WISH)
+    assert ask(PORT, "POST", "/run", {"topic": "again"}).status == 200
+
+
+@pytest.mark.parametrize("victim", ["1", "jobs"])
+def test_killed_in_the_middle_of_runs_and_nothing_is_lost(twin: Chain, victim: str) -> None:
+    locations = [submit(number, f"kill-{victim}") for number in range(30)]
+    twin.bed.docker("kill", "--signal", "KILL", f"{NAME}-{victim}")
+    time.sleep(1)
+    twin.bed.docker("start", f"{NAME}-{victim}")
+    jobs = [wait_ended(PORT, location, 90) for location in locations]
+    assert [job["status"] for job in jobs] == ["completed"] * 30
+    # both nodes once each: what had ended before the kill was not run again
+    assert all(len(job["nodes"]) == 2 for job in jobs), jobs
+    wait_for("all ready", lambda: ask(PORT, "GET", "/readyz").status == 200)
+
+
+def test_what_this_deployment_has_not_goes(twin: Chain) -> None:
+    twin.deploy("linear", **{**WISH, "replicas": 3})
+    names = twin.bed.docker("ps", "--format", "{{.Names}}")
+    assert f"{NAME}-3" in names
+    load = Load(PORT).start()
+    predicted, printed = twin.deploy("linear", "--check", **WISH), twin.deploy("linear", **WISH)
+    load.stop()
+    assert changed(predicted) == changed(printed) == 1
+    assert f"{NAME}-3" not in twin.bed.docker("ps", "--all", "--format", "{{.Names}}")
+    assert not load.failures, load.failures[:5]
+    assert changed(twin.deploy("linear", **WISH)) == 0
+
+
+def test_absent_leaves_the_data_unless_it_is_purged(twin: Chain) -> None:
+    location = submit(1, "kept")
+    wait_ended(PORT, location)
+    twin.deploy("linear", state="absent", workflow_project_name="twin")
+    names = twin.bed.docker("ps", "--all", "--format", "{{.Names}}")
+    assert (
+        NAME not in names and NAME not in twin.bed.docker("network", "ls") and f"{NAME}-jobs" in twin.bed.docker("volume", "ls")
+    )
+    twin.deploy("linear", **WISH)
+    assert ask(PORT, "GET", location).body["status"] == "completed"
+    twin.deploy("linear", state="absent", purge=True, workflow_project_name="twin")
+    assert f"{NAME}-jobs" not in twin.bed.docker("volume", "ls")

@@ -1,0 +1,100 @@
+"""The job store's promises, on SQLite; tests/integration asks the same of PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from anvil_workflow import jobs_sqlite
+from anvil_workflow.jobs import StoreError, new_job_id
+from anvil_workflow.jobs_sqlite import SqliteStore
+from workflowstore import PROMISES, make_job
+
+
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
+def test_promises(promise: Callable[[SqliteStore], Awaitable[None]], tmp_path: Path) -> None:
+    async def go() -> None:
+        store = SqliteStore(str(tmp_path / "jobs.sqlite"))
+        await store.open()
+        try:
+            await promise(store)
+        finally:
+            await store.close()
+
+    asyncio.run(go())
+
+
+def test_a_new_server_takes_up_what_the_last_one_left(tmp_path: Path) -> None:
+    async def go() -> None:
+        first = SqliteStore(str(tmp_path / "jobs.sqlite"))
+        await first.open()
+        job = make_job()
+        await first.submit(job, "a", 10)
+        await first.save(job.id, 1, '{"at": ["x"]}')
+        await first.close()
+        second = SqliteStore(str(tmp_path / "jobs.sqlite"))
+        await second.open()
+        (taken,) = await second.claim("b", 5)
+        assert (taken.id, taken.fence, taken.progress, taken.attempts) == (job.id, 3, '{"at": ["x"]}', 2)
+        await second.close()
+
+    asyncio.run(go())
+
+
+def test_one_server_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_sqlite, "LOCK_WAIT", 0.2)
+
+    async def go() -> None:
+        first, second = (SqliteStore(str(tmp_path / "jobs.sqlite")) for _unused in range(2))
+        await first.open()
+        with pytest.raises(StoreError, match="in use by another server"):
+            await second.open()
+        await first.close()
+        await second.open()
+        await second.close()
+
+    asyncio.run(go())
+
+
+def test_a_store_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.sqlite"
+    broken.write_bytes(b"no database at all" * 100)
+    newer = tmp_path / "newer.sqlite"
+    with sqlite3.connect(newer) as connection:
+        connection.execute("PRAGMA user_version = 9")
+    (tmp_path / "file").touch()
+    for path, words in (
+        (broken, "not a database"),
+        (newer, "newer version"),
+        (tmp_path / "file" / "x.sqlite", "Not a directory|exists"),
+    ):
+        with pytest.raises(StoreError, match=words):
+            asyncio.run(SqliteStore(str(path)).open())
+
+
+def test_what_waits_while_the_thread_writes_shares_one_transaction(tmp_path: Path) -> None:
+    async def go() -> int:
+        store = SqliteStore(str(tmp_path / "jobs.sqlite"))
+        await store.open()
+        commits = 0
+
+        def count(statement: str) -> None:
+            nonlocal commits
+            commits += statement == "COMMIT"
+
+        store._writer.set_trace_callback(count)
+        await asyncio.gather(*(store.submit(make_job(), "a", 10) for _unused in range(200)))
+        assert len(await store.list_jobs("running", None, 300)) == 200
+        await store.close()
+        return commits
+
+    assert asyncio.run(go()) < 20
+
+
+def test_ids_sort_by_time_and_do_not_repeat() -> None:
+    ids = [new_job_id() for _unused in range(5000)]
+    assert len(set(ids)) == 5000 and [one[:12] for one in ids] == sorted(one[:12] for one in ids)
+    assert all(len(one) == 32 for one in ids)

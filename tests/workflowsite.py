@@ -1,0 +1,177 @@
+"""The whole chain for workflow tests: two real llama-servers and the router by site.yml, and workflows in front of them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bed import Bed
+from conftest import COLLECTIONS, REPO
+
+EXAMPLES = REPO / "examples" / "workflows"
+FILES = REPO / "roles" / "workflow" / "files"
+WHEELS = REPO / ".cache" / "workflow-wheels"
+# The router relays no response_format, so what it answers to the example's second node has to be JSON by itself.
+PHRASES = {"heavy": '{"title": "the heavy tier answers"}', "fast": "the fast tier answers"}
+PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
+
+
+def changed(printed: str) -> int:
+    (count,) = re.findall(r"changed=(\d+)", printed)
+    return int(count)
+
+
+@dataclass
+class Chain:
+    """One host (this bed), its router, and an operator who deploys workflows on it."""
+
+    bed: Bed
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def play(self, playbook: str, *words: str, variables: dict[str, Any] | None = None) -> tuple[int, str]:
+        environment = {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+            "HOME": str(self.folder),
+            **self.environment,
+        }
+        told = {"cache_dir": str(self.folder), "workflow_wheels": str(WHEELS), **(variables or {})}
+        argv = [str(PLAYBOOK), str(REPO / "playbooks" / playbook), "-i", str(REPO / "inventory/local"), "-e", json.dumps(told)]
+        done = subprocess.run([*argv, *words], env=environment, capture_output=True, text=True, check=False, cwd=self.folder)
+        return done.returncode, done.stdout + done.stderr
+
+    def deploy(self, workflow: str | Path, *words: str, **variables: Any) -> str:
+        """A deployment that must work; returns what was printed."""
+        code, printed = self.try_deploy(workflow, *words, **variables)
+        assert code == 0, printed[-6000:]
+        return printed
+
+    def try_deploy(self, workflow: str | Path, *words: str, **variables: Any) -> tuple[int, str]:
+        path = workflow if isinstance(workflow, Path) else EXAMPLES / f"{workflow}.yaml"
+        return self.play("workflow.yml", *words, variables={"workflow": str(path), **variables})
+
+    def started(self) -> dict[str, str]:
+        """Container -> id and start: the same where nothing was touched."""
+        names = self.bed.docker("ps", "--all", "--format", "{{.Names}}").split()
+        return {name: self.bed.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", name) for name in names}
+
+
+def make_chain(bed: Bed, folder: Path) -> Chain:
+    """Router and two tiers, up and answering."""
+    folder.chmod(0o755)
+    (folder / "models").mkdir()
+    for name, phrase in PHRASES.items():
+        model = [str(folder / "models" / f"{name}.gguf"), "--phrase", phrase, "--name", name]
+        subprocess.run([sys.executable, str(REPO / "bootstrap" / "tinymodel.py"), *model], check=True)
+    (folder / "router.token").write_text("a-token-of-the-tests")
+    (folder / "router.token").chmod(0o600)
+    made = Chain(bed, folder)
+    code, printed = made.play("site.yml")
+    assert code == 0, printed[-6000:]
+    return made
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+def ask(port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 60) -> Reply:
+    """One request on loopback; OSError where nothing answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        text = None if body is None else json.dumps(body)
+        connection.request(method, path, text, {"Content-Type": "application/json", **(headers or {})})
+        reply = connection.getresponse()
+        raw = reply.read().decode()
+        found = {name.lower(): value for name, value in reply.getheaders()}
+        return Reply(reply.status, found, json.loads(raw) if "json" in found.get("content-type", "") else raw)
+    finally:
+        connection.close()
+
+
+def wait_for(what: str, condition: Any, seconds: float = 30.0, every: float = 0.05) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except (OSError, http.client.HTTPException):
+            pass
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(every)
+
+
+def wait_ended(port: int, location: str, seconds: float = 60.0, headers: dict[str, str] | None = None) -> Any:
+    """The job at that location, when it is over."""
+    deadline = time.monotonic() + seconds
+    body: Any = None
+    while time.monotonic() < deadline:
+        try:
+            reply = ask(port, "GET", location, headers=headers)
+            body = reply.body
+            if reply.status == 200 and body["status"] in ("completed", "failed", "cancelled"):
+                return body
+        except (OSError, http.client.HTTPException):
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"{location} did not end within {seconds} s: {body}")
+
+
+@dataclass
+class Load:
+    """Clients that run the workflow again and again; each second one opens a connection for each request."""
+
+    port: int
+    clients: int = 6
+    done: int = 0
+    failures: list[str] = field(default_factory=list)
+    locations: list[str] = field(default_factory=list)
+
+    def start(self) -> Load:
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._client, args=(number,), daemon=True) for number in range(self.clients)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def stop(self) -> Load:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(90)
+        return self
+
+    def _client(self, number: int) -> None:
+        connection: http.client.HTTPConnection | None = None
+        while not self._stopping.is_set():
+            connection = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+            try:
+                body = json.dumps({"topic": f"load {number}"})
+                connection.request("POST", "/run", body, {"Content-Type": "application/json"})
+                reply = connection.getresponse()
+                told = json.loads(reply.read())
+                if reply.status in (200, 202):
+                    self.done += 1
+                    self.locations.append(f"/status/{told['job_id']}")
+                else:
+                    self.failures.append(f"{reply.status}: {told}"[:300])
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
+                connection.close()
+                connection = None
+            if number % 2 and connection is not None:
+                connection.close()
+                connection = None
