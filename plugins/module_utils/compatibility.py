@@ -10,14 +10,16 @@ table does not have, weights that are not here yet) is a note, never a verdict.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.modelfile import TRT_LABEL, ModelFacts
+from ansible_collections.anvil.serving.plugins.module_utils.policy import Origin, judge_origin
 from ansible_collections.anvil.serving.plugins.module_utils.sizing import estimate_vram
 
 # Which formats an engine loads. vLLM's own GGUF loader is experimental and slow: gguf means llama.cpp here.
-FORMATS = {"vllm": "safetensors", "sglang": "safetensors", "llama_cpp": "gguf", "trtllm": "trtllm"}
+# TensorRT-LLM serves its own engines, and through PyTorch (its default since 1.0) what the others do.
+FORMATS = {"vllm": ("safetensors",), "sglang": ("safetensors",), "llama_cpp": ("gguf",), "trtllm": ("trtllm", "safetensors")}
 
 # What a card must be able to do for weights of a quantisation to run as they are meant to.
 NEEDS = {"nvfp4": "nvfp4", "fp8": "fp8", "mxfp4": "mxfp4", "bf16": "bf16", "int8": "int8"}
@@ -69,12 +71,15 @@ class CardFacts:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A serve about to be started. claim_mib: what its inventory claims on each card; facts: of its weights, if known."""
+    """A serve about to be started. claim_mib: what its inventory claims on each card.
+
+    origin: where its weights come from, facts: what they hold; None where that is not known.
+    """
 
     serve: str
     engine: str
     model: str
-    revision: str = ""
+    origin: Optional[Origin] = None
     cards: Tuple[str, ...] = ()
     args: Tuple[str, ...] = ()
     claim_mib: int = 0
@@ -115,38 +120,17 @@ def _share(candidate: Candidate) -> Optional[float]:
     return VLLM_SHARE if told is None and candidate.engine == "vllm" else told
 
 
-def _policy(candidate: Candidate, allowed: Optional[Sequence[Mapping[str, str]]]) -> List[Problem]:
-    if allowed is None:
-        return []
-    repos = [entry for entry in allowed if entry.get("repo") == candidate.model]
-    if any(entry.get("revision", candidate.revision) == candidate.revision for entry in repos):
-        return []
-    wanted = ", ".join(str(entry.get("revision")) for entry in repos)
-    return [
-        Problem(
-            what="the model is not allowed",
-            where="serve " + candidate.serve,
-            why="{0} is allowed at revision {1}, and the serve asks for {2}".format(
-                candidate.model, wanted, candidate.revision or "no revision"
-            )
-            if repos
-            else "{0} is not in models_allowed".format(candidate.model),
-            hint="add the exact repository and revision to models_allowed, or choose a model that is in it",
-        )
-    ]
-
-
 def _judge_format(candidate: Candidate, facts: ModelFacts) -> List[Problem]:
     where, found = "serve " + candidate.serve, []
     wanted = FORMATS.get(candidate.engine)
-    if wanted is not None and facts.format != wanted:
-        right = [engine for engine, form in FORMATS.items() if form == facts.format]
+    if wanted is not None and facts.format not in wanted:
+        right = [engine for engine, forms in FORMATS.items() if facts.format in forms]
         found.append(
             Problem(
                 what="{0} does not serve {1} weights".format(candidate.engine, facts.format),
                 where=where,
                 why="{0} is {1}".format(facts.path, facts.format),
-                hint="use engine {0}, or weights in {1} format".format(" or ".join(right), wanted),
+                hint="use engine {0}, or weights in {1} format".format(" or ".join(right), " or ".join(wanted)),
             )
         )
     if facts.kind in ("mmproj", "adapter", "vocab", "imatrix"):
@@ -225,6 +209,25 @@ def _judge_trt(candidate: Candidate, facts: ModelFacts, card: CardFacts) -> Tupl
     return [], []
 
 
+def _judge_trt_cuda(candidate: Candidate, facts: ModelFacts, cuda: Optional[str]) -> Tuple[List[Problem], List[str]]:
+    """The CUDA in an engine's label must be the host's: the engine holds code compiled and tuned for that release."""
+    where, trt = "serve " + candidate.serve, facts.trt or {}
+    built = trt.get("cuda")
+    if built is None:
+        return [], []  # without a label, the missing sm is said already
+    if cuda is None:
+        return [], ["{0}: the CUDA of the host is not known, so that of the engine was not judged".format(where)]
+    if built.split(".")[:2] == cuda.split(".")[:2]:
+        return [], []
+    problem = Problem(
+        what="the engine was built for another CUDA",
+        where=where,
+        why="{0} is for CUDA {1}, and the host's driver runs {2}".format(trt["label"], built, cuda),
+        hint="build the engine with CUDA {0}, or choose one built for it".format(cuda),
+    )
+    return [problem], []
+
+
 def _judge_memory(candidate: Candidate, facts: ModelFacts, cards: Sequence[CardFacts]) -> Tuple[List[Problem], Dict[str, Any]]:
     context = _number(read_flag(candidate.args, "--max-model-len", "--context-length", "--max_seq_len", "-c", "--ctx-size"))
     dtype = read_flag(candidate.args, "--kv-cache-dtype", "--cache-type-k", "-ctk") or "auto"
@@ -281,17 +284,39 @@ def _judge_shares(candidates: Sequence[Candidate], cards: Mapping[str, CardFacts
     return problems, notes
 
 
+# What leaves a part of the model in the host's memory, so that the card needs less than all of it.
+OFFLOADS = ("--cpu-moe", "-cmoe", "--n-cpu-moe", "-ncmoe", "--override-tensor", "-ot", "--cpu-offload-gb", "--fit")
+
+
+def _stays_outside(candidate: Candidate, facts: ModelFacts) -> bool:
+    """Whether the arguments keep a part of the weights off the cards: how much then fits is for the engine to say."""
+    layers = _number(read_flag(candidate.args, "--n-gpu-layers", "--gpu-layers", "-ngl"))
+    some = candidate.engine == "llama_cpp" and layers is not None and layers < (facts.layers or 0)
+    return some or any(word.partition("=")[0] in OFFLOADS for word in candidate.args)
+
+
 def judge(
-    candidates: Sequence[Candidate], cards: Sequence[CardFacts], allowed: Optional[Sequence[Mapping[str, str]]] = None
+    candidates: Sequence[Candidate],
+    cards: Sequence[CardFacts],
+    allowed: Optional[Sequence[Origin]] = None,
+    cuda: Optional[str] = None,
+    only: Optional[Collection[str]] = None,
 ) -> Report:
-    """Every reason why a serve may not start, of all serves and cards at once. ``allowed``: None allows every model."""
+    """Every reason why a serve may not start, of all serves and cards at once.
+
+    allowed: None allows every model. cuda: the CUDA of the host's driver, such as 13.0. only: the serves that are judged; the
+    shares of the others count all the same.
+    """
     problems: List[Problem] = []
     notes: List[str] = []
     rows: Dict[str, Dict[str, Any]] = {}
     by_uuid = {card.uuid: card for card in cards}
     for candidate in candidates:
+        if only is not None and candidate.serve not in only:
+            continue
         where, facts = "serve " + candidate.serve, candidate.facts
-        problems += _policy(candidate, allowed)
+        refused = judge_origin(where, candidate.origin, allowed)
+        problems += [refused] if refused else []
         mine = [by_uuid[uuid] for uuid in candidate.cards if uuid in by_uuid]
         problems += [
             Problem(what="GPU {0} is not on this host".format(uuid), where=where, hint="correct the uuid in anvil_gpus")
@@ -310,11 +335,17 @@ def judge(
             more, said = _judge_card(candidate, facts, card)
             problems += more
             notes += said
+        if facts.format == "trtllm":
+            more, said = _judge_trt_cuda(candidate, facts, cuda)
+            problems += more
+            notes += said
         world = (facts.trt or {}).get("world_size")
         if world and candidate.cards and world != len(candidate.cards):
             why = "it was built for {0} cards and is pinned to {1}".format(world, len(candidate.cards))
             problems.append(Problem(what="the engine wants another number of cards", where=where, why=why))
-        if mine:
+        if mine and _stays_outside(candidate, facts):
+            notes.append("{0}: a part of the model stays in the host's memory, so memory was not judged".format(where))
+        elif mine:
             more, row["vram"] = _judge_memory(candidate, facts, mine)
             problems += more
     more, said = _judge_shares(candidates, by_uuid)

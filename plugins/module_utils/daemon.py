@@ -20,6 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.files import read_file, remove_file, write_file
 
+LOG_HINT = "journalctl -u docker tells more; without systemd, /var/log/docker.log"
 DEFAULT_PATH = "/etc/docker/daemon.json"
 # Stands beside the file from before it is written until the engine runs with it: a run that is killed in between leaves
 # it, and the next one restarts.
@@ -100,8 +101,9 @@ def restart_command() -> List[str]:
 def _restart(engine: Engine, argv: Sequence[str], timeout: int) -> None:
     done = _run(argv, timeout)
     if done.returncode != 0:
-        why = done.stdout.decode("utf-8", "replace").strip()
-        raise fail("the engine could not be restarted", where=" ".join(argv), why=why, hint="journalctl -u docker tells more")
+        said = done.stdout.decode("utf-8", "replace").strip()
+        why = said or "it ended with {0} and said nothing".format(done.returncode)
+        raise fail("the engine could not be restarted", where=" ".join(argv), why=why, hint=LOG_HINT)
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -113,7 +115,7 @@ def _restart(engine: Engine, argv: Sequence[str], timeout: int) -> None:
                     "the engine does not answer {0} s after its restart".format(timeout),
                     where=engine.docker_host,
                     why=exc.problems[0].why,
-                    hint="journalctl -u docker tells more",
+                    hint=LOG_HINT,
                 ) from exc
         time.sleep(0.2)
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Sequence, Tuple
+from xml.etree import ElementTree
 
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 
@@ -33,10 +34,21 @@ WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"
 
 @dataclass(frozen=True)
 class MigDevice:
-    """A slice of a card in MIG mode; ``profile`` such as ``3g.20gb``."""
+    """A slice of a card in MIG mode; ``profile`` such as ``3g.20gb``. Memory in MiB; None is unknown.
+
+    The profile's name is no measure: a 3g.20gb has 19968 MiB.
+    """
 
     uuid: str
     profile: str
+    vram_total_mib: Optional[int] = None
+    vram_used_mib: Optional[int] = None
+
+    @property
+    def vram_free_mib(self) -> Optional[int]:
+        if self.vram_total_mib is None or self.vram_used_mib is None:
+            return None
+        return self.vram_total_mib - self.vram_used_mib
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,49 @@ def parse_mig_devices(text: str) -> Dict[str, Tuple[MigDevice, ...]]:
     return found
 
 
+def parse_mig_memory(text: str) -> Dict[str, List[Tuple[Optional[int], Optional[int]]]]:
+    """Read ``nvidia-smi -q -x``: total and used MiB of each MIG device in the order of ``-L``, by the card's UUID."""
+    try:
+        root = ElementTree.fromstring(text)  # noqa: S314  the driver's own words
+    except ElementTree.ParseError as exc:
+        raise fail("the NVIDIA driver does not answer", where="nvidia-smi -q -x", why=str(exc), hint=DRIVER_HINT) from exc
+    found: Dict[str, List[Tuple[Optional[int], Optional[int]]]] = {}
+    for card in root.iter("gpu"):
+        listed = sorted(card.iter("mig_device"), key=lambda device: _number(device.findtext("index", "")) or 0)
+        memory = [device.find("fb_memory_usage") for device in listed]
+        found[card.findtext("uuid", "").strip()] = [
+            (None, None) if usage is None else (_mib(usage.findtext("total", "")), _mib(usage.findtext("used", "")))
+            for usage in memory
+        ]
+    return found
+
+
+def _mib(text: str) -> Optional[int]:
+    """``19968 MiB`` -> 19968."""
+    number, _blank, unit = text.strip().partition(" ")
+    return _number(number) if unit == "MiB" else None
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a serve can be pinned to: a card, or a MIG device. Memory in MiB; None is unknown."""
+
+    uuid: str
+    vram_total_mib: Optional[int]
+    vram_free_mib: Optional[int]
+
+
+def find_device(uuid: str, cards: Sequence[Card]) -> Optional[Device]:
+    """The card or MIG device of that UUID."""
+    for card in cards:
+        if card.uuid == uuid:
+            return Device(uuid, card.vram_total_mib, card.vram_free_mib)
+        for device in card.mig_devices:
+            if device.uuid == uuid:
+                return Device(uuid, device.vram_total_mib, device.vram_free_mib)
+    return None
+
+
 def find_driver() -> Optional[str]:
     """The path of ``nvidia-smi``; ``None`` where there is no NVIDIA driver."""
     return shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
@@ -176,5 +231,12 @@ def read_cards() -> Optional[List[Card]]:
     cards = [] if "No devices were found" in text else parse_cards(text)
     if not any(card.mig for card in cards):
         return cards
-    devices = parse_mig_devices(ask_driver(program, "-L"))
-    return [replace(card, mig_devices=devices.get(card.uuid, ())) for card in cards]
+    devices, memory = parse_mig_devices(ask_driver(program, "-L")), parse_mig_memory(ask_driver(program, "-q", "-x"))
+    return [replace(card, mig_devices=_with_memory(devices.get(card.uuid, ()), memory.get(card.uuid, []))) for card in cards]
+
+
+def _with_memory(devices: Tuple[MigDevice, ...], memory: Sequence[Tuple[Optional[int], Optional[int]]]) -> Tuple[MigDevice, ...]:
+    """The devices with what the other listing says of them; nothing where the two do not list the same number."""
+    if len(devices) != len(memory):
+        return devices
+    return tuple(replace(one, vram_total_mib=total, vram_used_mib=used) for one, (total, used) in zip(devices, memory))

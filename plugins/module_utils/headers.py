@@ -162,6 +162,10 @@ class GgufHeader:
     data_bytes: int
 
 
+class _CutShortError(AnvilError):
+    """The stream ends before the header does."""
+
+
 class _Reader:
     """Little-endian fields out of a file that is not trusted."""
 
@@ -187,7 +191,7 @@ class _Reader:
         self.expect(count, what)
         piece = self.stream.read(count)
         if len(piece) != count:
-            raise self.broken("the file ends within " + what)
+            raise _CutShortError(*self.broken("the file ends within " + what).problems)
         self.at += count
         return piece
 
@@ -239,6 +243,24 @@ def read_gguf(path: str) -> GgufHeader:
             return _read_gguf(_Reader(stream, path, size))
     except OSError as exc:
         raise _unreadable(path, exc) from exc
+
+
+def holds_gguf_header(path: str, size: int) -> bool:
+    """Whether the beginning of a GGUF file of ``size`` bytes, which lies at ``path``, holds all of its header."""
+    try:
+        with open(path, "rb") as stream:
+            _read_gguf(_Reader(stream, path, size))
+    except _CutShortError:
+        return False
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+    return True
+
+
+def safetensors_header_size(path: str) -> int:
+    """The bytes of a safetensors file that come before its data, by its first eight."""
+    with open(path, "rb") as stream:
+        return 8 + min(int.from_bytes(stream.read(8), "little"), SAFETENSORS_HEADER_LIMIT)
 
 
 def _read_gguf(reader: _Reader) -> GgufHeader:

@@ -15,7 +15,7 @@ import subprocess
 import time
 from typing import Any, Callable, Dict, Mapping
 
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
 
 # One request as JSON on standard input, one answer as the last line of standard output; the client's own log goes to
 # standard error. It ends when its parent does.
@@ -46,7 +46,7 @@ try:
     import huggingface_hub
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers, get_session
 except ImportError as exc:
     answer(error={"kind": "client", "why": "%s: %s" % (sys.executable, exc)})
 
@@ -117,31 +117,124 @@ def list_files():
     answer(commit=info.sha, files=files, client=huggingface_hub.__version__)
 
 
+def headers_for(url, location):
+    headers = build_hf_headers(token=token)
+    if urlsplit(location).netloc != urlsplit(url).netloc:
+        headers = {key: value for key, value in headers.items() if key.lower() != "authorization"}
+    return headers
+
+
+def pieces_of(location, headers):
+    session = get_session()
+    if callable(getattr(session, "stream", None)):  # httpx, from huggingface_hub 1 on
+        with session.stream("GET", location, headers=headers, timeout=30) as told:
+            told.raise_for_status()
+            yield told.status_code, b""
+            for piece in told.iter_bytes():
+                yield told.status_code, piece
+    else:
+        with session.get(location, headers=headers, timeout=30, stream=True) as told:
+            told.raise_for_status()
+            yield told.status_code, b""
+            for piece in told.iter_content(1 << 16):
+                yield told.status_code, piece
+
+
+def peek(name, span):
+    # The bytes [start, end) of a file, to the end of what is there already; a server without ranges is hung up on.
+    start, end = span
+    url = hf_hub_url(request["repo"], name, revision=request["revision"], endpoint=request["endpoint"] or None)
+    known = patient(get_hf_file_metadata, url, token=token)
+    headers = headers_for(url, known.location)
+    headers.update({"Range": "bytes=%d-%d" % (start, end - 1), "Accept-Encoding": "identity"})
+    left, path = end - start, os.path.join(request["folder"], name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "ab") as stream:
+        skip = None
+        for status, piece in pieces_of(known.location, headers):
+            skip = start if skip is None and status == 200 else skip or 0
+            piece, skip = piece[skip:], max(0, skip - len(piece))
+            stream.write(piece[:left])
+            left -= min(left, len(piece))
+            if not left:
+                break
+
+
+def peek_files():
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(request["workers"]) as pool:
+        for job in [pool.submit(peek, name, span) for name, span in request["spans"].items()]:
+            job.result()
+    answer()
+
+
 class Altered(Exception):
     pass
 
 
-def check(name, path, wanted):
+def check(name, path, wanted, known=None):
+    # known: the sha256 of the file, where its bytes were hashed as they came.
     size = os.path.getsize(path)
     sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
-    with open(path, "rb") as stream:
-        while True:
-            piece = stream.read(4 << 20)
-            if not piece:
-                break
-            sha256.update(piece)
-            if wanted["blob"]:
-                blob.update(piece)
-        os.fsync(stream.fileno())
+    if known is None or wanted["blob"]:
+        with open(path, "rb") as stream:
+            while True:
+                piece = stream.read(4 << 20)
+                if not piece:
+                    break
+                sha256.update(piece)
+                if wanted["blob"]:
+                    blob.update(piece)
+            os.fsync(stream.fileno())
+    known = known or sha256.hexdigest()
     for what, found, expected in (
         ("size", size, wanted["size"]),
-        ("sha256", sha256.hexdigest(), wanted["sha256"]),
+        ("sha256", known, wanted["sha256"]),
         ("git blob", blob.hexdigest(), wanted["blob"]),
     ):
         if expected is not None and found != expected:
             os.unlink(path)
             raise Altered("%s: %s is %s, the hub says %s" % (name, what, found, expected))
-    return {"size": size, "sha256": sha256.hexdigest()}
+    return {"size": size, "sha256": known}
+
+
+class Hashed:
+    # A file that is appended to, and the sha256 of what is in it: the bytes are hashed as they come, not read again.
+    def __init__(self, path):
+        self.sha256 = hashlib.sha256()
+        self.stream = open(path, "a+b")
+        self.stream.seek(0)
+        self.read_on()
+
+    def read_on(self):
+        while True:
+            piece = self.stream.read(4 << 20)
+            if not piece:
+                break
+            self.sha256.update(piece)
+
+    def write(self, piece):
+        self.sha256.update(piece)
+        return self.stream.write(piece)
+
+    def tell(self):
+        return self.stream.tell()
+
+    def seek(self, *where):
+        return self.stream.seek(*where)
+
+    def truncate(self, *size):
+        size = self.stream.truncate(*size)
+        self.sha256 = hashlib.sha256()
+        self.stream.seek(0)
+        self.read_on()
+        return size
+
+    def close(self):
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.stream.close()
 
 
 def transfer(name, staged):
@@ -159,20 +252,22 @@ def transfer(name, staged):
             endpoint=request["endpoint"] or None,
             token=token,
         )
-        return
-    headers = build_hf_headers(token=token)
-    if urlsplit(known.location).netloc != urlsplit(url).netloc:
-        headers = {key: value for key, value in headers.items() if key.lower() != "authorization"}
+        return None
+    headers = headers_for(url, known.location)
     part = os.path.join(request["parts"], hashlib.sha256((name + "@" + known.etag).encode()).hexdigest())
     os.makedirs(request["parts"], exist_ok=True)
-    with open(part, "ab") as stream:
-        start = os.path.getsize(part)
+    stream = Hashed(part)
+    try:
+        start = stream.tell()
         if start > known.size:
             stream.truncate(0)
             start = 0
         http_get(known.location, stream, resume_size=start, headers=headers, expected_size=known.size)
+    finally:
+        stream.close()
     os.makedirs(os.path.dirname(staged), exist_ok=True)
     os.rename(part, staged)
+    return stream.sha256.hexdigest()
 
 
 def fetch(name, wanted):
@@ -182,8 +277,7 @@ def fetch(name, wanted):
             return check(name, staged, wanted)
         except Altered:
             pass
-    transfer(name, staged)
-    return check(name, staged, wanted)
+    return check(name, staged, wanted, transfer(name, staged))
 
 
 def fetch_files():
@@ -208,7 +302,7 @@ def fetch_files():
 
 
 try:
-    list_files() if request["act"] == "list" else fetch_files()
+    {"list": list_files, "peek": peek_files, "fetch": fetch_files}[request["act"]]()
 except Exception as exc:
     answer(error={"kind": judge(exc), "why": "%s: %s" % (type(exc).__name__, exc)})
 """
@@ -239,10 +333,22 @@ _TROUBLES: Dict[str, Any] = {
 }
 
 
-def hub_error(kind: str, where: str, why: str) -> AnvilError:
+# What is wrong with the repository or with what was asked of it, and not with the way to it.
+REFUSALS = ("gated", "token", "missing", "revision", "entry")
+
+
+class HubError(AnvilError):
+    """Trouble with the hub; ``kind`` is a key of its own for each."""
+
+    def __init__(self, kind: str, problem: Problem) -> None:
+        super().__init__(problem)
+        self.kind = kind
+
+
+def hub_error(kind: str, where: str, why: str) -> HubError:
     """The error of one kind of trouble; its ``what`` is distinct for each."""
     what, hint = _TROUBLES.get(kind, _TROUBLES["hub"])
-    return fail(what, where=where, why=" ".join(why.split())[:500], hint=hint)
+    return HubError(kind, Problem(what, where, " ".join(why.split())[:500], hint))
 
 
 def ask_hub(client: str, request: Mapping[str, Any], timeout: float, tick: Callable[[], None] = lambda: None) -> Dict[str, Any]:

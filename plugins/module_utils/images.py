@@ -11,6 +11,7 @@ command that asks for them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -20,12 +21,15 @@ import stat
 import subprocess
 import tarfile
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, cast
 
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.spec import LABEL_BASE, LABEL_CONTENT
+from ansible_collections.anvil.serving.plugins.module_utils.tell import Teller
 
 STACKS: Mapping[str, str] = {
     "vllm": "vllm-",
@@ -35,8 +39,6 @@ STACKS: Mapping[str, str] = {
     "llama_cpp": "llama-",
     "workflow": "workflow-",
 }
-LABEL_CONTENT = "anvil.serving.content"
-LABEL_BASE = "anvil.serving.base"
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
 LOG_LINES = 40
 PUSH_TRIES = 3
@@ -182,18 +184,58 @@ def _docker(engine: Engine, *words: str) -> List[str]:
     return ["docker", "-H", engine.docker_host, *words]
 
 
-def _run(argv: Sequence[str], timeout: int, **options: Any) -> Tuple[int, str]:
+def _run(
+    argv: Sequence[str],
+    timeout: int,
+    told: Optional[Callable[[str], None]] = None,
+    body: bytes = b"",
+    env: Optional[Mapping[str, str]] = None,
+) -> Tuple[int, str]:
+    """Run a program and return its exit status and output. told: hears each line of it as it comes. body: what it reads."""
+    lines: List[str] = []
+
+    def listen(stream: IO[bytes]) -> None:
+        for raw in stream:
+            lines.append(raw.decode("utf-8", "replace"))
+            if told is not None:
+                told(lines[-1])
+
     try:
-        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False, **options)
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
     except FileNotFoundError as exc:
-        raise fail("the docker command is not on this host", where="PATH", why=str(exc)) from exc
+        hint = "install the Docker CLI with buildx (docker-cli and docker-buildx), or let the role docker_host do it"
+        raise fail("the docker command is not on this host", where="PATH", why=str(exc), hint=hint) from exc
+    incoming, outgoing = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+    listener = threading.Thread(target=listen, args=(outgoing,), daemon=True)
+    listener.start()
+    with contextlib.suppress(BrokenPipeError):  # what ended early has said why
+        incoming.write(body)
+        incoming.close()
+    try:
+        process.wait(timeout)
     except subprocess.TimeoutExpired as exc:
-        tail = (exc.stdout or b"").decode("utf-8", "replace").splitlines()[-LOG_LINES:]
+        process.kill()
+        process.wait()
+        listener.join(5)
+        tail = "".join(lines).splitlines()[-LOG_LINES:]
         raise fail("it did not end in {0} s".format(timeout), where=" ".join(argv[:5]), log=tail, hint="raise timeout") from exc
-    return done.returncode, done.stdout.decode("utf-8", "replace")
+    listener.join(5)
+    return process.returncode, "".join(lines)
 
 
-def _build(engine: Engine, recipe: Recipe, content: str, base_id: str, secrets: Mapping[str, str], timeout: int) -> List[str]:
+# BuildKit's plain progress: the line that a step begins with. What a step itself prints has a time there, and is not shown.
+STEP = re.compile(r"#\d+ \[(?!internal\])(?P<step>[^\]]+)\] (?P<words>.+)")
+
+
+def step_of(line: str) -> str:
+    """The step that a line of a build's log begins, as ``stage 2/5: RUN …``; empty for every other line."""
+    found = STEP.match(line.strip())
+    return "{0}: {1}".format(found["step"].strip(), found["words"][:100]) if found else ""
+
+
+def _build(
+    engine: Engine, recipe: Recipe, content: str, base_id: str, secrets: Mapping[str, str], timeout: int, teller: Teller
+) -> List[str]:
     reference, _readable = references(recipe, content)
     argv = _docker(engine, "buildx", "build", "--load", "--progress=plain", "--provenance=false", "--tag", reference)
     argv += ["--network", recipe.network, "--label", LABEL_CONTENT + "=" + content, "--label", LABEL_BASE + "=" + base_id]
@@ -209,7 +251,15 @@ def _build(engine: Engine, recipe: Recipe, content: str, base_id: str, secrets: 
         argv += ["--secret", "id={0},env=ANVIL_SECRET_{1}".format(name, number)]
         environment["ANVIL_SECRET_{0}".format(number)] = secrets[name]
     argv.append("-")
-    code, text = _run(argv, timeout, input=pack_context(recipe), env=environment)
+    seen = set()
+
+    def told(line: str) -> None:
+        step = mask(step_of(line), list(secrets.values()))
+        if step and step not in seen:
+            seen.add(step)
+            teller.say("{0} {1}".format(reference, step))
+
+    code, text = _run(argv, timeout, told, pack_context(recipe), environment)
     if code != 0:
         lines = mask(text, list(secrets.values())).splitlines()
         hint = (
@@ -245,7 +295,7 @@ def _push(engine: Engine, recipe: Recipe, wanted: Sequence[str], login: Login, t
         if login.username:
             argv = [*docker, "login", "--username", login.username, "--password-stdin"]
             argv += [_registry(recipe.name)] if _registry(recipe.name) else []
-            code, text = _run(argv, 120, input=login.password.encode())
+            code, text = _run(argv, 120, body=login.password.encode())
             if code != 0:
                 why = mask(text, [login.password]).strip()
                 raise fail("the registry refuses the credentials", where=recipe.name, why=why, hint="nothing was pushed")
@@ -265,7 +315,7 @@ FINAL = ("denied", "unauthorized", "authentication required", "no basic auth", "
 def _retry(argv: Sequence[str], where: str, timeout: int, login: Login) -> None:
     text = ""
     for number in range(PUSH_TRIES):
-        code, text = _run(argv, timeout, stdin=subprocess.DEVNULL)
+        code, text = _run(argv, timeout)
         if code == 0:
             return
         if any(word in text.lower() for word in FINAL):
@@ -294,11 +344,22 @@ def _is_pushed(engine: Engine, reference: str, digest: str, login: Login) -> boo
     return bool(told and told["Descriptor"]["digest"] == digest)
 
 
+def _unbuilt(recipe: Recipe) -> Dict[str, Any]:
+    told: Dict[str, Any] = {"changed": True, "action": "build", "reasons": ["missing"], "reference": "", "tags": []}
+    return {**told, "image_id": None, "digest": None, "pushed": False, "commands": [], "seconds": 0.0}
+
+
 def converge_image(
-    engine: Engine, recipe: Recipe, secrets: Mapping[str, str], push: bool, login: Login, timeout: int, check: bool
+    engine: Engine, recipe: Recipe, secrets: Mapping[str, str], push: Optional[Login], timeout: int, teller: Teller, check: bool
 ) -> Dict[str, Any]:
-    """Have an image of this content, under both its names, and in the registry if asked. What anvil_image returns."""
+    """Have an image of this content, under both its names, and in the registry if asked.
+
+    push: the login to push with; None: do not push.
+    """
     check_recipe(recipe)
+    if check and not all(os.path.isdir(folder) for folder in recipe.folders.values()):
+        # An earlier task would have brought it, had it not been a check: what is built from it cannot be there yet.
+        return _unbuilt(recipe)
     content = content_hash(recipe)
     reference, readable = references(recipe, content)
     image = engine.inspect_image(reference)
@@ -319,21 +380,71 @@ def converge_image(
         "commands": [],
         "seconds": 0.0,
     }
-    must_push = push and (
-        decision.action != "none" or not all(_is_pushed(engine, name, result["digest"] or "", login) for name in wanted)
+    must_push = push is not None and (
+        decision.action != "none" or not all(_is_pushed(engine, name, result["digest"] or "", push) for name in wanted)
     )
     result["changed"] = result["changed"] or must_push
     if check or not result["changed"]:
         return result
     began = time.monotonic()
     if decision.action == "build":
-        result["commands"].append(_build(engine, recipe, content, base_id, secrets, timeout))
+        result["commands"].append(_build(engine, recipe, content, base_id, secrets, timeout, teller))
     if readable:
         engine.tag_image(reference, readable)
     made = engine.inspect_image(reference)
     result["image_id"] = made["Id"] if made else None
-    if must_push:
-        result["digest"] = _push(engine, recipe, wanted, login, timeout)
+    if push is not None and must_push:
+        teller.say("{0} is pushed".format(reference))
+        result["digest"] = _push(engine, recipe, wanted, push, timeout)
         result["pushed"] = True
     result["seconds"] = round(time.monotonic() - began, 3)
     return result
+
+
+MACHINES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "aarch64"}
+TELL_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
+
+
+def describe_image(engine: Engine, name: str, pull: bool, check: bool) -> Dict[str, Any]:
+    """What an image is, and which Python it has. An image that is not on this host is pulled if asked; else it is told so.
+
+    Returns what anvil_image_info returns. python: empty where the image has none.
+    """
+    image = engine.inspect_image(name)
+    pulled = image is None and pull
+    if pulled and not check:
+        code, text = _run(_docker(engine, "pull", "--quiet", name), 1800)
+        if code != 0:
+            raise fail(
+                "image {0} is not on this host and cannot be pulled".format(name),
+                where=name,
+                why=text.strip()[-500:],
+                hint="docker load it there, or build it: bootstrap/images.sh makes those of anvil.local",
+            )
+        image = engine.inspect_image(name)
+    told: Dict[str, Any] = {
+        "changed": pulled,
+        "exists": image is not None,
+        "image_id": None,
+        "mb": 0.0,
+        "machine": "",
+        "python": "",
+    }
+    if image is None:
+        return told
+    told["image_id"] = image["Id"]
+    told["mb"] = round(int(image["Size"]) / 1e6, 1)
+    told["machine"] = MACHINES.get(str(image.get("Architecture")), str(image.get("Architecture")))
+    told["python"] = _read_python(engine, name)
+    return told
+
+
+def _read_python(engine: Engine, name: str) -> str:
+    host = {"cap_drop": ["ALL"], "network_mode": "none"}
+    try:
+        ran = engine.run_side_container(name, ["-I", "-c", TELL_VERSION], entrypoint=["python3"], host_config=host)
+    except AnvilError as exc:
+        if "executable file not found" in exc.as_text():
+            return ""
+        raise
+    return ran.output.strip() if ran.exit_code == 0 else ""

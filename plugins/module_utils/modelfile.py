@@ -347,7 +347,7 @@ def _hf_kv(text: Mapping[str, Any]) -> Tuple[Optional[KvShape], Optional[int]]:
     return KvShape(full * each, sliding * each, window if sliding else 0, " + ".join(parts)), kv_heads
 
 
-def _hf_files(folder: str, names: Sequence[str]) -> Tuple[List[str], List[str]]:
+def choose_safetensors(folder: str, names: Sequence[str]) -> Tuple[List[str], List[str]]:
     """The safetensors files that make up the model, and those of them that are not there."""
     index = "model.safetensors.index.json"
     if index in names:
@@ -366,7 +366,7 @@ def _read_hf_model(folder: str, names: Sequence[str]) -> ModelFacts:
     config = read_json(os.path.join(folder, "config.json"))
     quant_file = os.path.join(folder, "hf_quant_config.json")
     hf_quant = read_json(quant_file) if "hf_quant_config.json" in names else {}
-    files, missing = _hf_files(folder, names)
+    files, missing = choose_safetensors(folder, names)
     tensors = [tensor for name in files for tensor in read_safetensors(os.path.join(folder, name))]
     inner = config.get("text_config")
     text: Mapping[str, Any] = {**config, **inner} if isinstance(inner, Mapping) else config

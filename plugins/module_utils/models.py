@@ -24,24 +24,38 @@ import sys
 import tarfile
 import time
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail, problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.files import hold_lock, read_file, write_file
 from ansible_collections.anvil.serving.plugins.module_utils.hub import ask_hub, hub_error
-from ansible_collections.anvil.serving.plugins.module_utils.modelfile import discover_models, read_model
+from ansible_collections.anvil.serving.plugins.module_utils.modelfile import ModelFacts, discover_models, read_model
+from ansible_collections.anvil.serving.plugins.module_utils.policy import COMMIT, REPO, SHA256, Origin, judge_origin, read_allowed
 from ansible_collections.anvil.serving.plugins.module_utils.sizing import estimate_vram
+from ansible_collections.anvil.serving.plugins.module_utils.tell import Teller
+from ansible_collections.anvil.serving.plugins.module_utils.uploads import (
+    Announced,
+    Piece,
+    arrived,
+    collect,
+    read_announced,
+    take_piece,
+)
 
 MANIFEST = ".anvil-model.json"
 STAGING = ".anvil-staging"
-COMMIT = re.compile(r"[0-9a-f]{40}")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}")
-REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 PIECE = 4 * 1024 * 1024
+TELL_SECONDS = 5.0
+HUB_OPTIONS: Dict[str, Any] = {
+    "endpoint": {"type": "str"},
+    "token": {"type": "str", "no_log": True},
+    "token_file": {"type": "path", "no_log": False},
+    "client": {"type": "path"},
+}
 VOLUME_LABELS = {"anvil.serving.volume": "models"}
 
 
@@ -60,7 +74,9 @@ class Load:
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights come from. kind: hub (repo, revision, allow, ignore), url (url, sha256), or copy (path, sha256)."""
+    """Where weights come from. kind: hub (repo, revision, allow, ignore), url (url, sha256), copy (path, sha256), or
+    upload (sha256): from the controller, whose paths mean nothing here.
+    """
 
     kind: str
     repo: str = ""
@@ -77,7 +93,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Fetching:
-    """How to fetch. endpoint: of the hub, empty for the library's own. reserve_mib: room to leave on the disk."""
+    """How to fetch. endpoint: of the hub, empty for the library's own. reserve_mib: room to leave on the disk.
+
+    allowed: the policy; None allows every model.
+    announced: what the controller has (upload). teller: hears now and then how far it is.
+    """
 
     endpoint: str = ""
     token: str = ""
@@ -87,6 +107,9 @@ class Fetching:
     reserve_mib: int = 1024
     refresh: bool = False
     full: bool = False
+    allowed: Optional[Tuple[Origin, ...]] = None
+    announced: Optional[Announced] = None
+    teller: Teller = field(default_factory=lambda: Teller(None))
 
 
 @dataclass(frozen=True)
@@ -117,6 +140,28 @@ def human(count: int) -> str:
     return "{0:.0f} {1}".format(size, unit) if unit == "B" else "{0:.1f} {1}".format(size, unit)
 
 
+def describe_pace(done: int, need: int, seconds: float) -> str:
+    """How far a transfer is, for people: ``1.2 GiB of 60.3 GiB, 412 MiB/s, 2 min left``."""
+    told = "{0} of {1}".format(human(min(done, need)), human(need)) if need else human(done)
+    if done <= 0 or seconds <= 0:
+        return told
+    left = max(0, need - done) * seconds / done
+    rest = ", {0:.0f} min left".format(left / 60) if left > 90 else ", {0:.0f} s left".format(left)
+    return told + ", {0}/s".format(human(int(done / seconds))) + (rest if need else "")
+
+
+class Pace:
+    """Tells a transfer's pace now and then."""
+
+    def __init__(self, teller: Teller, name: str, need: int) -> None:
+        self.teller, self.name, self.need, self.last = teller, name, need, 0.0
+
+    def tell(self, done: int, seconds: float) -> None:
+        if done and (seconds - self.last >= TELL_SECONDS or not self.last):
+            self.last = seconds
+            self.teller.say("{0}: {1}".format(self.name, describe_pace(done, self.need, seconds)))
+
+
 def choose_files(files: Mapping[str, Any], allow: Sequence[str], ignore: Sequence[str]) -> List[str]:
     """The names that match a pattern of ``allow`` (none: all do) and none of ``ignore``; ``dir/`` means all below it."""
 
@@ -126,7 +171,7 @@ def choose_files(files: Mapping[str, Any], allow: Sequence[str], ignore: Sequenc
     return sorted(name for name in files if (not allow or matches(name, allow)) and not matches(name, ignore))
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     """File names of a source may not leave the model's folder, nor pose as our own files."""
     parts = name.split("/")
     if (
@@ -157,6 +202,30 @@ def judge_disk(place: str, need: int, have: int, free: int, reserve: int) -> Opt
         why=arithmetic,
         hint="free some room, choose another folder or volume, or lower reserve_mib; nothing was fetched",
     )
+
+
+# --------------------------------------------------------------------------------------------------------------- policy
+
+
+def origin_of(manifest: Mapping[str, Any]) -> Origin:
+    """Where the weights of a manifest came from."""
+    source = manifest["source"]
+    if source.get("kind") == "hub":
+        return Origin(str(source.get("repo")), str(manifest.get("commit")))
+    return Origin(sha256=str(source.get("sha256") or ""))
+
+
+def _refuse_unless_allowed(place: Place, source: Source, commit: str, how: Fetching) -> None:
+    """Raise for a source that the policy does not have. commit: of a repository; empty where it is not known yet."""
+    if how.allowed is None:
+        return
+    pinned = commit or (source.revision if COMMIT.fullmatch(source.revision) else "")
+    if source.kind == "hub" and not pinned and any(entry.repo == source.repo for entry in how.allowed):
+        return  # the commit decides, once the hub has told it
+    origin = Origin(source.repo, pinned or source.revision) if source.kind == "hub" else Origin(sha256=source.sha256)
+    problem = judge_origin(place.name, origin, how.allowed)
+    if problem is not None:
+        raise AnvilError(problem)
 
 
 # -------------------------------------------------------------------------------------------------------------- looking
@@ -195,16 +264,18 @@ def resolve_place(engine: Engine, volume: Optional[str], path: str, create: bool
     return os.path.normpath(os.path.join(root, inside))
 
 
+def describe_model(facts: ModelFacts, load: Load) -> Dict[str, Any]:
+    """Facts of a model with the estimate of what it needs."""
+    estimate = estimate_vram(facts, load.context, load.concurrency, load.kv_dtype, load.cards)
+    return {**facts.as_dict(), "vram": estimate.as_dict()}
+
+
 def describe_models(path: str, load: Load, discover: bool) -> Dict[str, Any]:
     """The facts of one model, or of all below a folder, each with its estimate."""
     found, broken = discover_models(path) if discover else ([read_model(path)], [])
-    described = []
-    for facts in found:
-        estimate = estimate_vram(facts, load.context, load.concurrency, load.kv_dtype, load.cards)
-        described.append({**facts.as_dict(), "vram": estimate.as_dict()})
     return {
         "changed": False,
-        "models": described,
+        "models": [describe_model(facts, load) for facts in found],
         "unreadable": [problem for error in broken for problem in problems_as_dicts(error.problems)],
     }
 
@@ -429,13 +500,13 @@ def _keep_what_is_right(place: Place, wanted: Mapping[str, Wanted], known: Mappi
 # -------------------------------------------------------------------------------------------------------------- sources
 
 
-def _list_hub(place: Place, source: Source, how: Fetching) -> Tuple[str, Dict[str, Wanted]]:
+def list_hub(place: Place, source: Source, how: Fetching) -> Tuple[str, Dict[str, Wanted]]:
     """The commit that a revision is now, and the chosen files of it."""
-    request = _hub_request("list", place, source, how)
+    request = hub_request("list", place, source, how)
     said = ask_hub(how.client or sys.executable, request, 120)
     names = choose_files(said["files"], source.allow, source.ignore)
     for name in names:
-        _check_name(name)
+        check_name(name)
     if not names:
         listed = ", ".join(sorted(said["files"])[:8]) or "nothing"
         raise fail(
@@ -444,7 +515,7 @@ def _list_hub(place: Place, source: Source, how: Fetching) -> Tuple[str, Dict[st
     return str(said["commit"]), {name: Wanted(**said["files"][name]) for name in names}
 
 
-def _hub_request(act: str, place: Place, source: Source, how: Fetching) -> Dict[str, Any]:
+def hub_request(act: str, place: Place, source: Source, how: Fetching) -> Dict[str, Any]:
     return {
         "act": act,
         "repo": source.repo,
@@ -461,7 +532,7 @@ def _hub_request(act: str, place: Place, source: Source, how: Fetching) -> Dict[
 def _fetch_hub(
     place: Place, source: Source, commit: str, wanted: Mapping[str, Wanted], how: Fetching, tick: Callable[[], None]
 ) -> Dict[str, Dict[str, Any]]:
-    request = _hub_request("fetch", place, source, how)
+    request = hub_request("fetch", place, source, how)
     request.update(revision=commit, files={name: asdict(want) for name, want in wanted.items()})
     said = ask_hub(how.client or sys.executable, request, how.timeout, tick)
     troubles = [
@@ -578,7 +649,7 @@ def _probe_url(source: Source) -> int:
     return int(length) if length and length.isdigit() else 0
 
 
-def _sign_copy(path: str) -> str:
+def sign_copy(path: str) -> str:
     """A word that changes when the folder or archive at ``path`` does: names, sizes and times."""
     digest = hashlib.sha256()
     names = sorted(_walk(path)) if os.path.isdir(path) else [""]
@@ -589,7 +660,7 @@ def _sign_copy(path: str) -> str:
 
 
 @contextlib.contextmanager
-def _open_members(path: str) -> Iterator[Iterator[Tuple[str, int, Callable[[], Any]]]]:
+def open_members(path: str) -> Iterator[Iterator[Tuple[str, int, Callable[[], Any]]]]:
     """The regular files of a folder or archive: name, size, and how to open it. Links and devices are refused."""
 
     def of_folder() -> Iterator[Tuple[str, int, Callable[[], Any]]]:
@@ -633,9 +704,9 @@ def _copy_files(place: Place, source: Source, tick: Callable[[], None]) -> Dict[
         if found != source.sha256:
             raise hub_error("checksum", source.path, "sha256 is {0}, {1} was asked for".format(found, source.sha256))
     copied: Dict[str, Dict[str, Any]] = {}
-    with _open_members(source.path) as members:
+    with open_members(source.path) as members:
         for name, _size, reopen in members:
-            _check_name(name)
+            check_name(name)
             staged = os.path.join(place.files, name)
             os.makedirs(os.path.dirname(staged), exist_ok=True)
             digest, size = hashlib.sha256(), 0
@@ -672,8 +743,11 @@ def _same_source(manifest: Mapping[str, Any], source: Source, how: Fetching) -> 
             return False
         if pinned and manifest.get("commit") == source.revision:
             recorded["revision"] = source.revision
+    if source.kind == "upload" and how.announced is not None:
+        same = {name: entry["sha256"] for name, entry in manifest["files"].items()} == dict(how.announced.sums)
+        return recorded == asked and (same or manifest.get("commit") == how.announced.signature)
     if source.kind == "copy" and os.path.exists(source.path):
-        return recorded == asked and manifest.get("commit") == _sign_copy(source.path)
+        return recorded == asked and manifest.get("commit") == sign_copy(source.path)
     return recorded == asked
 
 
@@ -702,12 +776,15 @@ def _wrong_problem(place: Place, look: Look) -> AnvilError:
     )
 
 
-def verify_model(place: Place, full: bool) -> Dict[str, Any]:
+def verify_model(place: Place, how: Fetching) -> Dict[str, Any]:
     """state verified: the model is there and is what its manifest says, or an AnvilError."""
     manifest = read_manifest(place.target)
     if manifest is None:
         raise fail("the model is not there", where=place.target, why="it has no " + MANIFEST, hint="fetch it with state: present")
-    look = look_at(place.target, manifest, full)
+    look = look_at(place.target, manifest, how.full)
+    refused = judge_origin(place.name, origin_of(manifest), how.allowed)
+    if refused is not None:
+        raise AnvilError(refused)
     if look.wrong:
         raise _wrong_problem(place, look)
     return _result(place, manifest)
@@ -747,7 +824,11 @@ def ensure_model(place: Place, source: Source, how: Fetching, check: bool) -> Di
         if not _same_source(manifest, source, how):
             reasons.append("source")
         if not reasons:
+            _refuse_unless_allowed(place, source, str(manifest.get("commit", "")), how)
             return _result(place, manifest)
+    _refuse_unless_allowed(place, source, "", how)
+    if check and how.announced is not None and not how.announced.sums:
+        return _result(place, manifest, changed=True, reasons=reasons)  # the controller still has to read its files
     if check:
         return _plan(place, source, how, manifest, reasons)
     with hold_lock(place.staging, how.timeout):
@@ -759,6 +840,7 @@ def ensure_model(place: Place, source: Source, how: Fetching, check: bool) -> Di
             and _same_source(now, source, how)
             and not look_at(place.target, now, how.full).wrong
         ):
+            _refuse_unless_allowed(place, source, str(now.get("commit", "")), how)
             return _result(place, now)
         return _fetch(place, source, how, now, reasons)
 
@@ -766,23 +848,41 @@ def ensure_model(place: Place, source: Source, how: Fetching, check: bool) -> Di
 def _demand(place: Place, source: Source, how: Fetching) -> Tuple[str, Dict[str, Wanted]]:
     """What the source has: its commit (or signature) and files."""
     if source.kind == "hub":
-        return _list_hub(place, source, how)
+        return list_hub(place, source, how)
+    if source.kind == "upload" and how.announced is not None:
+        for name in how.announced.sizes:
+            check_name(name)
+        sizes, sums = how.announced.sizes, how.announced.sums
+        return how.announced.signature, {name: Wanted(size, sums.get(name)) for name, size in sizes.items()}
     if source.kind == "url":
         name = posixpath.basename(source.url.split("?")[0].split("#")[0])
-        _check_name(name)
+        check_name(name)
         return source.sha256, {name: Wanted(_probe_url(source) or None, source.sha256)}
     if not os.path.exists(source.path):
         raise fail("there is nothing to copy from", where=source.path, hint="bring the folder or archive to this host first")
     try:
-        with _open_members(source.path) as members:
+        with open_members(source.path) as members:
             wanted = {name: Wanted(size) for name, size, _open in members}
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as exc:
         raise fail(
             "the archive cannot be read", where=source.path, why=str(exc), hint="bring it again: it is cut short, or no archive"
         ) from exc
     for name in wanted:
-        _check_name(name)
-    return _sign_copy(source.path), wanted
+        check_name(name)
+    return sign_copy(source.path), wanted
+
+
+def _refuse_foreign(place: Place, wanted: Mapping[str, Wanted], manifest: Optional[Mapping[str, Any]]) -> None:
+    """Raise where the model's folder holds what neither the source nor the manifest names."""
+    listed_before = (manifest or {}).get("files", {})
+    foreign = sorted(set(_walk(place.target)) - set(wanted) - set(listed_before)) if os.path.isdir(place.target) else []
+    if foreign:
+        raise fail(
+            "the model's folder holds files that are not of this model",
+            where=place.target,
+            why=", ".join(foreign[:10]),
+            hint="move them away, or give the model another name: the whole folder is exchanged for the new one",
+        )
 
 
 def _plan(
@@ -790,11 +890,16 @@ def _plan(
 ) -> Dict[str, Any]:
     """What a run would fetch. Asks the source, writes nothing that stays."""
     commit, wanted = _demand(place, source, how)
+    _refuse_unless_allowed(place, source, commit, how)
+    _refuse_foreign(place, wanted, manifest)
     known = _trusted(place, manifest, how)
     missing = sorted(name for name, want in wanted.items() if not _is_right(place, name, want, known))
     size = sum(wanted[name].size or 0 for name in missing)
-    error = judge_disk(place.root, size, min(size, _bytes_below(place.files)), _room(place), how.reserve_mib << 20)
+    staged = os.path.join(place.staging, "parts") if source.kind == "upload" else place.files
+    error = judge_disk(place.root, size, min(size, _bytes_below(staged)), _room(place), how.reserve_mib << 20)
     result = _result(place, manifest, changed=True, reasons=reasons, commit=commit, fetch={"files": missing, "bytes": size})
+    if source.kind == "upload":
+        result["arrived"] = {name: arrived(place.staging, name, wanted[name].sha256 or "") for name in missing}
     if error is not None:
         result["problems"] = error.problems
     return result
@@ -805,16 +910,9 @@ def _fetch(
 ) -> Dict[str, Any]:
     started = time.monotonic()
     commit, wanted = _demand(place, source, how)
-    listed_before = (manifest or {}).get("files", {})
-    foreign = sorted(set(_walk(place.target)) - set(wanted) - set(listed_before)) if os.path.isdir(place.target) else []
+    _refuse_unless_allowed(place, source, commit, how)
+    _refuse_foreign(place, wanted, manifest)
     known = _trusted(place, manifest, how)
-    if foreign:
-        raise fail(
-            "the model's folder holds files that are not of this model",
-            where=place.target,
-            why=", ".join(foreign[:10]),
-            hint="move them away, or give the model another name: the whole folder is exchanged for the new one",
-        )
     os.makedirs(place.files, exist_ok=True)
     listed = time.monotonic()
     kept = _keep_what_is_right(place, wanted, known)
@@ -826,11 +924,15 @@ def _fetch(
     if error is not None:
         raise error
 
+    pace = Pace(how.teller, place.name, need)
+
     def tick() -> None:
         here = _bytes_below(place.staging) - kept_bytes
         passed = time.monotonic() - listed
         told = {"name": place.name, "bytes": here, "of": need, "seconds": round(passed, 1)}
-        write_file(os.path.join(place.staging, "progress.json"), json.dumps(told) + "\n", 0o644)
+        with open(os.path.join(place.staging, "progress.json"), "w", encoding="utf-8") as handle:  # no fsync while data comes
+            handle.write(json.dumps(told) + "\n")
+        pace.tell(here, passed)
 
     try:
         if not rest:
@@ -839,6 +941,8 @@ def _fetch(
             fetched = _fetch_hub(place, source, commit, rest, how, tick)
         elif source.kind == "url":
             fetched = _fetch_url(place, source, next(iter(rest)), how, tick)
+        elif source.kind == "upload":
+            fetched = collect(place.staging, place.files, {name: want.sha256 for name, want in rest.items()})
         else:
             fetched = _copy_files(place, source, tick)
         done = time.monotonic()
@@ -870,7 +974,9 @@ def _fetch(
 
 @dataclass(frozen=True)
 class Order:
-    """What a task asks for: the options of anvil_model."""
+    """What a task asks for: the options of anvil_model. piece: one that came from the controller. ask_only: which would be
+    needed, whatever the mode.
+    """
 
     state: str
     name: str
@@ -878,11 +984,24 @@ class Order:
     volume: Optional[str]
     source: Optional[Source]
     how: Fetching
+    piece: Optional[Piece] = None
+    ask_only: bool = False
 
 
-def read_order(params: Mapping[str, Any]) -> Order:
+def read_hub(params: Mapping[str, Any]) -> Fetching:
+    """How to reach the hub, out of ``HUB_OPTIONS``."""
+    token = params["token"] or ""
+    if params["token_file"]:
+        token = (read_file(params["token_file"]) or "").strip()
+        if not token:
+            raise fail("there is no token in the file", where="token_file", why=params["token_file"])
+    return Fetching(endpoint=params["endpoint"] or "", token=token, client=params["client"] or "")
+
+
+def read_order(params: Mapping[str, Any], teller: Teller) -> Order:
     """The options of a task, cross-checked; every mistake at once."""
     problems: List[Problem] = []
+    handover = params["handover"] or {}
 
     def wrong(where: str, what: str, why: str = "", hint: str = "") -> None:
         problems.append(Problem(what=what, where=where, why=why, hint=hint))
@@ -899,40 +1018,44 @@ def read_order(params: Mapping[str, Any]) -> Order:
             wrong("sha256", "a URL needs the sha256 of its file", repr(params["sha256"]), "64 hexadecimal digits")
         if not params["url"].startswith(("https://", "http://")):
             wrong("url", "not a URL that can be fetched", params["url"].split(":")[0], "https://...")
+    elif params["upload_from"]:
+        source = Source("upload", sha256=params["sha256"].lower())
+        if not params["handover"]:
+            wrong("upload_from", "only a task can send weights from the controller", hint="call anvil_model as an action")
     elif params["copy_from"]:
         source = Source("copy", path=params["copy_from"], sha256=params["sha256"].lower())
         if source.sha256 and (not SHA256.fullmatch(source.sha256) or os.path.isdir(source.path)):
             wrong("sha256", "not a checksum of an archive or file", repr(params["sha256"]))
     elif params["state"] == "present":
-        wrong("anvil_model", "no source is given", hint="one of repo, url, copy_from")
+        wrong("anvil_model", "no source is given", hint="one of repo, url, copy_from, upload_from")
     name = params["name"] or params["repo"]
     if not name:
         wrong("name", "the model has no name", hint="give name; only with repo it may be left out")
-    token = params["token"] or ""
-    if params["token_file"]:
-        try:
-            token = (read_file(params["token_file"]) or "").strip()
-        except AnvilError as exc:
-            problems.extend(exc.problems)
-        if not token:
-            wrong("token_file", "there is no token in the file", params["token_file"])
+    try:
+        hub = read_hub(params)
+    except AnvilError as exc:
+        problems.extend(exc.problems)
     if problems:
         raise AnvilError(*problems)
-    how = Fetching(
-        endpoint=params["endpoint"] or "",
-        token=token,
-        client=params["client"] or "",
+    how = replace(
+        hub,
         workers=max(1, params["workers"]),
         timeout=params["timeout"],
         reserve_mib=params["reserve_mib"],
         refresh=params["refresh"],
         full=params["verify"] == "full",
+        allowed=read_allowed(params["allowed"]),
+        announced=read_announced(handover["announced"]) if handover.get("announced") else None,
+        teller=teller,
     )
-    return Order(params["state"], name, params["folder"], params["volume"], source, how)
+    piece = Piece(**handover["piece"]) if handover.get("piece") else None
+    ask_only = handover.get("step") == "ask"
+    return Order(params["state"], name, params["folder"], params["volume"], source, how, piece, ask_only)
 
 
 def carry_out(engine: Engine, order: Order, check: bool) -> Dict[str, Any]:
     """Do what a task asks for."""
+    check = check or order.ask_only
     create = order.state == "present" and not check
     if order.state == "absent" and order.volume and engine.inspect_volume(order.volume) is None:
         return {"changed": False, "target": "", "name": order.name}
@@ -941,5 +1064,8 @@ def carry_out(engine: Engine, order: Order, check: bool) -> Dict[str, Any]:
     if order.state == "absent":
         return remove_model(place, check)
     if order.state == "verified" or order.source is None:
-        return verify_model(place, order.how.full)
+        return verify_model(place, order.how)
+    if order.piece is not None:
+        take_piece(place.staging, order.piece)
+        return {"changed": True}
     return ensure_model(place, order.source, order.how, check)

@@ -91,7 +91,9 @@ def _nvml_mig(nvml: Any, handle: Any) -> Tuple[Optional[bool], Tuple[MigDevice, 
         device = _told(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
         if device is not None:
             name = _plain(nvml.nvmlDeviceGetName(device))
-            found.append(MigDevice(_plain(nvml.nvmlDeviceGetUUID(device)), name.rpartition("MIG ")[2]))
+            memory = _told(nvml, nvml.nvmlDeviceGetMemoryInfo, device)
+            total, used = (None, None) if memory is None else (memory.total // MIB, memory.used // MIB)
+            found.append(MigDevice(_plain(nvml.nvmlDeviceGetUUID(device)), name.rpartition("MIG ")[2], total, used))
     return True, tuple(found)
 
 

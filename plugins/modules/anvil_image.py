@@ -91,6 +91,12 @@ options:
     description: Seconds for the build, and for each push.
     type: int
     default: 7200
+  progress:
+    description:
+      - Set by the action plugin of the same name, which prints the steps of a long build while the module runs.
+      - Environment variable E(ANVIL_PROGRESS) of the controller set to V(no) turns that off. Where the controller's standard
+        output is no terminal, there is at most one line in ten seconds.
+    type: str
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
 seealso:
@@ -163,6 +169,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.images import STACKS, Login, Recipe, converge_image
 from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.tell import telling
 
 OPTIONS = {
     "name": {"type": "str", "required": True},
@@ -180,6 +187,7 @@ OPTIONS = {
     "username": {"type": "str", "default": ""},
     "password": {"type": "str", "default": "", "no_log": True},
     "timeout": {"type": "int", "default": 7200},
+    "progress": {"type": "str", "no_log": False},
 }
 
 
@@ -200,9 +208,10 @@ def work(module: AnsibleModule) -> dict:
         build_args={name: str(value) for name, value in asked["build_args"].items()},
         secrets=tuple(sorted(secrets)),
     )
-    login = Login(asked["username"], asked["password"])
-    engine = Engine(asked["docker_host"])
-    return converge_image(engine, recipe, secrets, asked["push"], login, asked["timeout"], module.check_mode)
+    push = Login(asked["username"], asked["password"]) if asked["push"] else None
+    with telling(asked["progress"]) as teller:
+        engine = Engine(asked["docker_host"])
+        return converge_image(engine, recipe, secrets, push, asked["timeout"], teller, module.check_mode)
 
 
 def main() -> None:

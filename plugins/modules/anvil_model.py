@@ -10,8 +10,8 @@ module: anvil_model
 short_description: Keep weights on a host, whole and verified
 version_added: 1.0.0
 description:
-  - Brings the weights of one model to a folder or a Docker volume of the host - from the Hugging Face hub, from a URL, or
-    from a folder or archive that was brought to the host by hand.
+  - Brings the weights of one model to a folder or a Docker volume of the host - from the Hugging Face hub, from a URL, from a
+    folder or archive that was brought to the host by hand, or from one on the controller.
   - The files are fetched into a staging folder on the same file system, checked against the source's checksums, fsynced,
     and put in place by one exchange, with a manifest. What was fetched before an interruption is kept and gone on from.
   - An unchanged model costs one stat per file, however large it is. A file whose time changed is hashed.
@@ -71,28 +71,27 @@ options:
     type: list
     elements: str
     default: []
-  endpoint:
-    description: Address of the hub or a mirror of it; the client's own default if not given.
-    type: str
-  token:
-    description: Access token of the hub.
-    type: str
-  token_file:
-    description: File on the host that holds the token.
-    type: path
-  client:
-    description:
-      - Python interpreter on the host that has C(huggingface_hub) 0.30 or later, such as that of the venv which the role
-        P(anvil.serving.models#role) makes. The module's own interpreter if not given.
-    type: path
   url:
     description: Address of one file; needs O(sha256).
     type: str
   copy_from:
     description: Folder, file, tar or zip archive on the host.
     type: path
+  upload_from:
+    description:
+      - Folder, file, tar or zip archive on the controller, for hosts that reach no source (air gap). It is sent piece by piece
+        over the connection, files that the host has already are not sent, and an interrupted run is gone on from.
+      - While folder or archive keep their names, sizes and times, they are not read again.
+    type: str
+  piece_mib:
+    description: MiB that are sent at once with O(upload_from); so much room is needed in the temporary folders of both sides.
+    type: int
+    default: 256
+  handover:
+    description: Set by the action plugin of the same name, which sends O(upload_from). Not for playbooks.
+    type: dict
   sha256:
-    description: Checksum of the file at O(url), or of the archive O(copy_from).
+    description: Checksum of the file at O(url), or of the archive O(copy_from) or O(upload_from).
     type: str
     default: ""
   verify:
@@ -112,8 +111,32 @@ options:
     description: Seconds that fetching, or waiting for another run that fetches this model, may take.
     type: int
     default: 21600
+  allowed:
+    description:
+      - The policy - what may be here, exactly. Anything else is refused before a byte of it is fetched, and where it is here
+        already. If not given, every model may.
+      - The role P(anvil.serving.models#role) takes it from the inventory's C(anvil_models_allowed).
+    type: list
+    elements: dict
+    suboptions:
+      repo:
+        description: Repository of the hub.
+        type: str
+      revision:
+        description: Its commit.
+        type: str
+      sha256:
+        description: Checksum of a URL's file, or of the archive that was brought by hand.
+        type: str
+  progress:
+    description:
+      - Set by the action plugin of the same name, which prints how far a long pull is while the module runs.
+      - Environment variable E(ANVIL_PROGRESS) of the controller set to V(no) turns that off. Where the controller's standard
+        output is no terminal, there is at most one line in ten seconds.
+    type: str
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
+  - anvil.serving.anvil.hub
 seealso:
   - module: anvil.serving.anvil_model_info
 """
@@ -140,6 +163,12 @@ EXAMPLES = r"""
     name: openai/gpt-oss-120b
     copy_from: /mnt/disk/gpt-oss-120b.tar
     folder: /srv/models
+
+- name: Weights that only the controller has
+  anvil.serving.anvil_model:
+    name: Qwen/Qwen3-8B
+    upload_from: /srv/weights/Qwen3-8B
+    volume: anvil-models
 
 - name: Are they still what they were?
   anvil.serving.anvil_model:
@@ -191,7 +220,9 @@ seconds:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils import models
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.policy import ALLOWED_OPTION
 from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.tell import telling
 
 OPTIONS = {
     "state": {"type": "str", "choices": ["present", "verified", "absent"], "default": "present"},
@@ -203,29 +234,33 @@ OPTIONS = {
     "refresh": {"type": "bool", "default": False},
     "allow": {"type": "list", "elements": "str", "default": []},
     "ignore": {"type": "list", "elements": "str", "default": []},
-    "endpoint": {"type": "str"},
-    "token": {"type": "str", "no_log": True},
-    "token_file": {"type": "path", "no_log": False},
-    "client": {"type": "path"},
+    **models.HUB_OPTIONS,
     "url": {"type": "str"},
     "copy_from": {"type": "path"},
+    "upload_from": {"type": "str"},
+    "piece_mib": {"type": "int", "default": 256},
+    "handover": {"type": "dict", "no_log": False},
     "sha256": {"type": "str", "default": ""},
     "verify": {"type": "str", "choices": ["quick", "full"], "default": "quick"},
     "reserve_mib": {"type": "int", "default": 1024},
     "workers": {"type": "int", "default": 4},
     "timeout": {"type": "int", "default": 21600},
+    "allowed": ALLOWED_OPTION,
+    "progress": {"type": "str", "no_log": False},
 }
 
 
 def work(module: AnsibleModule) -> dict:
-    return models.carry_out(Engine(module.params["docker_host"]), models.read_order(module.params), module.check_mode)
+    with telling(module.params["progress"]) as teller:
+        order = models.read_order(module.params, teller)
+        return models.carry_out(Engine(module.params["docker_host"]), order, module.check_mode)
 
 
 def main() -> None:
     run_module(
         OPTIONS,
         work,
-        mutually_exclusive=[("repo", "url", "copy_from"), ("token", "token_file")],
+        mutually_exclusive=[("repo", "url", "copy_from", "upload_from"), ("token", "token_file")],
         required_one_of=[("folder", "volume")],
     )
 

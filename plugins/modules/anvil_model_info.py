@@ -17,23 +17,31 @@ description:
   - What a header does not say is null, never guessed.
 author:
   - the anvil.serving authors (@fakoli)
-attributes:
-  check_mode:
-    description: Changes nothing in any mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
-  idempotent:
-    description: Changes nothing.
-    support: full
 options:
   path:
     description:
       - A GGUF or safetensors file, or a folder with a model in it, on the host.
-      - With O(volume), relative to the volume.
+      - With O(volume), relative to the volume. With O(repo), a file or folder of the repository.
     type: str
-    required: true
+  repo:
+    description:
+      - Repository of the Hugging Face hub to look into instead, before it is downloaded - only its listing and the headers of
+        its files are fetched.
+    type: str
+  revision:
+    description: Branch, tag or commit of O(repo).
+    type: str
+    default: main
+  allow:
+    description: Patterns of the files of O(repo) that count, such as V(*Q4_K_M*.gguf); all, if empty.
+    type: list
+    elements: str
+    default: []
+  ignore:
+    description: Patterns of files of O(repo) that do not count.
+    type: list
+    elements: str
+    default: []
   volume:
     description: The Docker volume that holds O(path); its folder must be readable on this machine.
     type: str
@@ -58,6 +66,8 @@ options:
     default: 1
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
+  - anvil.serving.anvil.hub
+  - anvil.serving.anvil.reads
 seealso:
   - module: anvil.serving.anvil_model
 """
@@ -74,6 +84,11 @@ EXAMPLES = r"""
 - name: Show the arithmetic
   ansible.builtin.debug:
     var: info.models[0].vram.arithmetic
+
+- name: And this one, which is not here yet?
+  anvil.serving.anvil_model_info:
+    repo: Qwen/Qwen3-8B
+    client: /opt/anvil/hub-client/bin/python
 
 - name: What is in the cache volume?
   anvil.serving.anvil_model_info:
@@ -138,6 +153,14 @@ models:
         total_mib: 6672
         arithmetic:
           - "weights: 4,912,898,048 bytes = 4,686 MiB"
+commit:
+  description: With O(repo), the commit that O(revision) is now.
+  returned: with O(repo)
+  type: str
+bytes:
+  description: With O(repo), what a download of it would fetch.
+  returned: with O(repo)
+  type: int
 unreadable:
   description: With O(discover=true), the problems of what could not be read.
   returned: always
@@ -146,13 +169,18 @@ unreadable:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import models
+from ansible_collections.anvil.serving.plugins.module_utils import models, peek
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
 
 OPTIONS = {
-    "path": {"type": "str", "required": True},
+    "path": {"type": "str"},
     "volume": {"type": "str"},
+    "repo": {"type": "str"},
+    "revision": {"type": "str", "default": "main"},
+    "allow": {"type": "list", "elements": "str", "default": []},
+    "ignore": {"type": "list", "elements": "str", "default": []},
+    **models.HUB_OPTIONS,
     "discover": {"type": "bool", "default": False},
     "context": {"type": "int"},
     "concurrency": {"type": "int", "default": 1},
@@ -163,13 +191,20 @@ OPTIONS = {
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
-    path = models.resolve_place(Engine(params["docker_host"]), params["volume"], params["path"], create=False)
     load = models.Load(params["context"], params["concurrency"], params["kv_dtype"], params["cards"])
+    if params["repo"]:
+        return peek.describe_repository(params, load)
+    path = models.resolve_place(Engine(params["docker_host"]), params["volume"], params["path"], create=False)
     return models.describe_models(path, load, params["discover"])
 
 
 def main() -> None:
-    run_module(OPTIONS, work)
+    run_module(
+        OPTIONS,
+        work,
+        required_one_of=[("path", "repo")],
+        mutually_exclusive=[("volume", "repo"), ("discover", "repo"), ("token", "token_file")],
+    )
 
 
 if __name__ == "__main__":

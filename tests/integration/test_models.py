@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 from bed import Bed, Gpu
-from conftest import COLLECTIONS, REPO
 from harness import run_module
 from hub import Hub
+from pulling import Puller
 
 TOKEN = "hf_secretTokenThatMustNotLeak"
 HUGE = random.Random(2).randbytes(24_000_000)  # the client writes in pieces of 10 MiB
@@ -46,34 +46,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-class Puller:
-    """anvil_model with the options that all tests share."""
-
-    def __init__(self, hub: Hub, folder: Path) -> None:
-        self.hub, self.folder = hub, folder
-        self.target = folder / "org" / "name"
-
-    def options(self, **params: Any) -> dict[str, Any]:
-        shared = {"repo": "org/name", "folder": str(self.folder), "endpoint": self.hub.endpoint, "reserve_mib": 0}
-        return {key: value for key, value in {**shared, **params}.items() if value is not None}
-
-    def run(self, check: bool = False, **params: Any) -> dict[str, Any]:
-        return run_module("anvil_model", check=check, **self.options(**params))
-
-    def start(self, **params: Any) -> subprocess.Popen[str]:
-        """The same in a process of its own, which can be killed."""
-        program = (
-            "import sys, json; sys.path[:0] = json.loads(sys.argv[1]); from harness import run_module; "
-            "print(json.dumps(run_module('anvil_model', **json.loads(sys.argv[2]))))"
-        )
-        paths = [str(REPO / "tests"), str(COLLECTIONS)]
-        argv = [sys.executable, "-c", program, json.dumps(paths), json.dumps(self.options(**params))]
-        return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-
-    def half_fetched(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.rglob("parts/*"))
-
-
 @pytest.fixture
 def puller(bed: Bed, hub: Hub, folder: Path) -> Puller:
     return Puller(hub, folder)
@@ -84,6 +56,15 @@ def wait_for(predicate: Any, seconds: float = 15.0) -> None:
     while not predicate():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.05)
+
+
+def fill(path: Path, leave: int) -> None:
+    """Fill the file system of a path with it, whoever else writes there at the same time, but for some bytes."""
+    with path.open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(64 << 10))
+        file.truncate(max(file.tell() - leave, 0))
 
 
 def test_a_repository_is_fetched_once_and_pinned_to_its_commit(puller: Puller, hub: Hub) -> None:
@@ -236,6 +217,44 @@ def test_a_full_disk_keeps_what_was_there_and_the_next_run_converges(puller: Pul
         subprocess.run(["umount", str(small)], check=True)
 
 
+def test_a_disk_that_fills_up_meanwhile_keeps_what_came(puller: Puller, hub: Hub, tmp_path: Path) -> None:
+    hub.add("org/name", {"model.safetensors": HUGE})
+    hub.faults.stall = threading.Event()
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(small)], check=True)
+    process = puller.start(folder=str(small))
+    try:
+        wait_for(lambda: any(path.stat().st_size for path in small.rglob("parts/*")))
+        fill(small / "other", leave=1 << 20)
+        hub.faults.stall.set()
+        refused = json.loads(process.communicate(timeout=60)[0])
+        assert refused["failed"] and "the disk is full" in refused["msg"], refused
+        assert "what was fetched is kept" in refused["msg"] and not (small / "org" / "name").exists()
+        (small / "other").unlink()
+        hub.faults.stall = None
+        hub.requests.clear()
+        assert puller.run(folder=str(small))["changed"]
+        assert all(wanted.startswith("bytes=") for wanted in hub.fetched("model.safetensors"))
+    finally:
+        process.kill()
+        process.wait()
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_hub_that_goes_away_for_good_is_told_and_what_came_is_kept(puller: Puller, hub: Hub) -> None:
+    hub.add("org/name", {"model.safetensors": HUGE})
+    hub.faults.cuts, hub.faults.cut_after = 1, PIECE + 1000
+    hub.faults.gone_after_cuts = True
+    gone = puller.run()
+    assert gone["failed"] and ("cannot be reached" in gone["msg"] or "cut short" in gone["msg"]), gone["msg"]
+    assert not puller.target.exists() and puller.half_fetched() >= PIECE
+    hub.faults.gone_after_cuts = False
+    hub.requests.clear()
+    assert puller.run()["changed"]
+    assert hub.fetched("model.safetensors") == [f"bytes={PIECE}-"]
+
+
 def test_two_runs_at_once_fetch_it_once(puller: Puller, hub: Hub) -> None:
     hub.add("org/name", {"model.safetensors": HUGE})
     hub.faults.stall = threading.Event()
@@ -350,5 +369,6 @@ def test_the_gate_finds_the_weights_of_a_plan_and_judges_them_on_the_cards(
     assert "L40S, sm_89" in judged["msg"]
     supplied = [{"uuid": ada.uuid, "name": "NVIDIA B200", "compute_capability": "10.0", "vram_total_mib": 183359}]
     assert run_module("anvil_compatibility", plan={"serves": [fast, tool]}, gpus=supplied)["fits"]
-    refused = run_module("anvil_compatibility", plan={"serves": [tool]}, models_allowed=[{"repo": "org/x"}], enforce=False)
-    assert not refused["failed"] and refused["findings"][0]["what"] == "the model is not allowed"
+    policy = [{"repo": "org/x", "revision": "0" * 40}]
+    refused = run_module("anvil_compatibility", plan={"serves": [tool]}, models_allowed=policy, enforce=False)
+    assert not refused["failed"] and "not known where the weights come from" in refused["findings"][0]["what"]

@@ -40,11 +40,78 @@ GPU 0: A100-SXM4-40GB (UUID: GPU-e86cb44c-6756-fd30-cd4a-1e6da3caf9b0)
   MIG 3g.20gb     Device  1: (UUID: MIG-a28ad590-3fda-56dd-84fc-0a0b96edc58d)
 GPU 1: A100-SXM4-40GB (UUID: GPU-5c1a4a77-07b2-4d39-9f6e-3c1f5a1c9e55)
 """
+# documentation: nvidia-smi -q -x of that host, cut down to what is read of it (the sizes: an owner's table in a public thread)
+MIG_XML = """\
+<?xml version="1.0" ?>
+<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v11.dtd">
+<nvidia_smi_log>
+\t<driver_version>525.60.13</driver_version>
+\t<gpu id="00000000:07:00.0">
+\t\t<mig_mode>
+\t\t\t<current_mig>Enabled</current_mig>
+\t\t</mig_mode>
+\t\t<mig_devices>
+\t\t\t<mig_device>
+\t\t\t\t<index>1</index>
+\t\t\t\t<fb_memory_usage>
+\t\t\t\t\t<total>19968 MiB</total>
+\t\t\t\t\t<used>9826 MiB</used>
+\t\t\t\t</fb_memory_usage>
+\t\t\t</mig_device>
+\t\t\t<mig_device>
+\t\t\t\t<index>0</index>
+\t\t\t\t<fb_memory_usage>
+\t\t\t\t\t<total>19968 MiB</total>
+\t\t\t\t\t<used>13 MiB</used>
+\t\t\t\t</fb_memory_usage>
+\t\t\t</mig_device>
+\t\t</mig_devices>
+\t\t<uuid>GPU-e86cb44c-6756-fd30-cd4a-1e6da3caf9b0</uuid>
+\t\t<fb_memory_usage>
+\t\t\t<total>40960 MiB</total>
+\t\t\t<used>N/A</used>
+\t\t</fb_memory_usage>
+\t</gpu>
+\t<gpu id="00000000:0F:00.0">
+\t\t<mig_devices>
+\t\t\tNone
+\t\t</mig_devices>
+\t\t<uuid>GPU-5c1a4a77-07b2-4d39-9f6e-3c1f5a1c9e55</uuid>
+\t</gpu>
+</nvidia_smi_log>
+"""
 # documentation: the same before driver 470, whose MIG devices are named after their card
 MIG_LIST_450 = """\
 GPU 0: A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
   MIG 1g.5gb      Device  0: (UUID: MIG-GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77/1/0)
 """
+# documentation: one card of four is cut into devices of four times the usual memory (an owner's listing of an A100 80 GB host)
+MIG_LIST_ONE_OF_FOUR = """\
+GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-10000000-0000-4000-8000-000000000000)
+  MIG 1g.20gb     Device  0: (UUID: MIG-10000000-0000-5000-8000-000000000000)
+  MIG 1g.20gb     Device  1: (UUID: MIG-10000000-0000-5000-8000-000000000001)
+  MIG 1g.20gb     Device  2: (UUID: MIG-10000000-0000-5000-8000-000000000002)
+  MIG 1g.20gb     Device  3: (UUID: MIG-10000000-0000-5000-8000-000000000003)
+GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-10000000-0000-4000-8000-000000000001)
+GPU 2: NVIDIA A100-SXM4-80GB (UUID: GPU-10000000-0000-4000-8000-000000000002)
+GPU 3: NVIDIA A100-SXM4-80GB (UUID: GPU-10000000-0000-4000-8000-000000000003)
+"""
+# documentation: Jetson, whose driver tells neither memory nor bus (an owner's row: name, and [N/A] everywhere else)
+JETSON_ORIN = "0, GPU-20000000-0000-4000-8000-000000000000, Orin (nvgpu), [N/A], [N/A], [N/A], 540.4.0, [N/A], [N/A]\n"
+# documentation: totals that an operator of a cloud listed for seven kinds of card, each as its driver tells it
+CLOUD_TOTALS = {
+    "NVIDIA H100 80GB HBM3": 81559,
+    "NVIDIA A100 80GB PCIe": 81920,
+    "NVIDIA A100-SXM4-40GB": 40960,
+    "NVIDIA A10": 23028,
+    "NVIDIA L40S": 46068,
+    "NVIDIA L4": 23034,
+    "Tesla T4": 15360,
+}
+# documentation: the same loss in the words of newer drivers, and of one that only says that it does not know
+LOST_NEWER = "Unable to determine the device handle for GPU0000:07:00.0: Unknown Error\n"
+# documentation: a driver in whose time CUDA's version is not found (a vGPU host)
+LOG_NOT_FOUND = "Driver Version                            : 580.105.06\nCUDA Version                              : Not Found\n"
 # documentation: a card that fell off the bus, alone and as one row of two
 LOST = "Unable to determine the device handle for GPU 0000:0B:00.0: GPU is lost.  Reboot the system to recover this GPU\n"
 LOST_ROW = T4 + "1" + ", [GPU is lost]" * 8 + "\n"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.compatibility import Candidate, CardFacts, judge, read_flag
 from ansible_collections.anvil.serving.plugins.module_utils.modelfile import KvShape, ModelFacts
+from ansible_collections.anvil.serving.plugins.module_utils.policy import Origin
 
 GIB = 1024**3
 TABLE = {
@@ -32,7 +33,7 @@ def model(quantisation: str, form: str = "safetensors", gib: float = 8, **more: 
 
 
 def serve(facts: ModelFacts | None, engine: str = "vllm", name: str = "heavy", args: str = "", **more: Any) -> Candidate:
-    return replace(Candidate(name, engine, "org/name", "", ("GPU-1",), tuple(args.split()), 0, facts), **more)
+    return replace(Candidate(name, engine, "org/name", None, ("GPU-1",), tuple(args.split()), 0, facts), **more)
 
 
 def whats(*candidates: Candidate, cards: tuple[CardFacts, ...] = (card(120),), **more: Any) -> list[str]:
@@ -77,6 +78,8 @@ def test_an_unknown_card_is_not_taken_for_another() -> None:
         ("llama_cpp", "safetensors", False),
         ("vllm", "trtllm", False),
         ("sglang", "safetensors", True),
+        ("trtllm", "safetensors", True),
+        ("trtllm", "gguf", False),
     ],
 )
 def test_gguf_is_for_llama_cpp_only(engine: str, form: str, fits: bool) -> None:
@@ -99,6 +102,24 @@ def test_a_gguf_of_any_quantisation_runs_on_an_old_card() -> None:
 )
 def test_a_tensorrt_engine_runs_on_the_card_it_was_built_for(trt: dict[str, Any], cards: Any, what: str | None) -> None:
     assert whats(serve(model("fp8", "trtllm", trt=trt), "trtllm"), cards=cards) == ([what] if what else [])
+
+
+@pytest.mark.parametrize(
+    ("built", "host", "what"),
+    [
+        ("12.8", "12.8", None),
+        ("12.8.1", "12.8", None),
+        ("12.8", "13.0", "the engine was built for another CUDA"),
+        ("13.0", "12.8", "the engine was built for another CUDA"),
+        ("12.8", None, None),
+    ],
+)
+def test_a_tensorrt_engine_wants_the_cuda_it_was_built_for(built: str, host: str | None, what: str | None) -> None:
+    label = f"sm90_trt-llm-0.17.0_cuda{built}"
+    engine = serve(model("fp8", "trtllm", trt={"label": label, "sm": 90, "cuda": built}), "trtllm")
+    report = judge([engine], [card(90)], cuda=host)
+    assert [problem.what for problem in report.problems] == ([what] if what else [])
+    assert any("is not known" in note for note in report.notes) is (host is None)
 
 
 @pytest.mark.parametrize(
@@ -147,25 +168,34 @@ def test_a_flag_must_suit_the_weights_as_they_are(flag: str, quantisation: str, 
     assert (whats(serve(model(quantisation), args=f"--quantization {flag}")) == []) is fits
 
 
+NAME = Origin("org/name", "a" * 40)
+FILE = Origin(sha256="c" * 64)
+
+
 @pytest.mark.parametrize(
-    ("allowed", "revision", "fits"),
+    ("allowed", "origin", "why"),
     [
-        (None, "", True),
-        ([], "", False),
-        ([{"repo": "org/name"}], "abc", True),
-        ([{"repo": "org/name", "revision": "abc"}], "abc", True),
-        ([{"repo": "org/name", "revision": "abc"}], "abd", False),
-        ([{"repo": "org/name", "revision": "abc"}], "", False),
-        ([{"repo": "org/name2"}], "", False),
+        (None, None, None),
+        ((NAME, FILE), NAME, None),
+        ((NAME, FILE), FILE, None),
+        ((), NAME, "org/name is not in anvil_models_allowed"),
+        ((FILE,), NAME, "org/name is not in anvil_models_allowed"),
+        ((NAME,), FILE, f"sha256 {'c' * 64} is not in anvil_models_allowed"),
+        ((NAME,), Origin("org/name", "b" * 40), f"allowed at {'a' * 40}; this is {'b' * 40}"),
+        ((NAME,), Origin("org/name", "main"), "this is main"),
+        ((NAME,), Origin("org/name"), "this is no revision"),
+        ((NAME,), None, ""),
+        ((NAME,), Origin(), ""),
     ],
 )
-def test_only_what_is_allowed_may_run(allowed: Any, revision: str, fits: bool) -> None:
-    assert (whats(serve(None, revision=revision), allowed=allowed) == []) is fits
+def test_only_what_is_allowed_may_run(allowed: Any, origin: Origin | None, why: str | None) -> None:
+    problems = judge([serve(None, origin=origin)], (card(120),), allowed).problems
+    assert [why in problem.why for problem in problems] == ([] if why is None else [True])
 
 
 def test_all_findings_come_at_once() -> None:
     bad = serve(model("nvfp4", gib=90, missing=("model-2",), kind="adapter"), args="--max-model-len 99999 --quantization awq")
-    found = whats(bad, serve(None, name="tool"), cards=(card(80),), allowed=[])
+    found = whats(bad, serve(None, name="tool"), cards=(card(80),), allowed=())
     assert len(found) == 9
     assert len(set(found)) == 8
 

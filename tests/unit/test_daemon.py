@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.daemon import merge_settings, read_settings
+from ansible_collections.anvil.serving.plugins.module_utils.daemon import (
+    DaemonSettings,
+    converge_daemon,
+    merge_settings,
+    read_settings,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,3 +53,17 @@ def test_a_broken_file_is_an_error(text: str) -> None:
     with pytest.raises(AnvilError) as caught:
         read_settings("/etc/docker/daemon.json", text)
     assert "nothing was merged" in str(caught.value)
+
+
+def test_a_restart_that_says_nothing_is_told_by_how_it_ended(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text("{}")
+    wanted = DaemonSettings(str(path), {}, restart_command=("sh", "-c", "exit 3"), force_restart=True, timeout=1)
+    program = tmp_path / "dockerd"
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        with pytest.raises(AnvilError, match="it ended with 3 and said nothing"):
+            converge_daemon(Engine("unix:///no/such/socket"), wanted, False)
+    assert path.read_text() == "{}"

@@ -10,9 +10,11 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.gpu import (
     MigDevice,
+    find_device,
     find_driver,
     parse_cards,
     parse_mig_devices,
+    parse_mig_memory,
     query_cards,
     read_cards,
 )
@@ -29,6 +31,7 @@ TWO = recorded.FAKOLI_DARK
         (recorded.H200, "NVIDIA H200", "9.0", 143771, 143770, False),
         (recorded.GB10, "NVIDIA GB10", "12.1", None, None, None),
         (recorded.MIG, "NVIDIA A100-SXM4-40GB", "8.0", 40960, None, True),
+        (recorded.JETSON_ORIN, "Orin (nvgpu)", None, None, None, None),
     ],
 )
 def test_cards_of_many_drivers(
@@ -44,6 +47,13 @@ def test_cards_of_many_drivers(
     )
 
 
+@pytest.mark.parametrize("name", recorded.CLOUD_TOTALS)
+def test_the_memory_of_a_card_is_what_its_driver_tells_not_what_its_name_does(name: str) -> None:
+    total = recorded.CLOUD_TOTALS[name]
+    (card,) = parse_cards(f"0, GPU-1, {name}, 8.0, {total}, 0, 550.54.14, 00000000:17:00.0, [N/A]\n")
+    assert (card.name, card.vram_free_mib) == (name, total)
+
+
 def test_two_cards_of_one_name_are_two_cards() -> None:
     first, second = parse_cards(recorded.TWO_3090)
     assert first.name == second.name and first.uuid != second.uuid
@@ -57,7 +67,8 @@ def test_what_the_driver_does_not_tell_stays_unknown(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [recorded.LOST, recorded.LOST_ROW, recorded.MISMATCH, "0, [N/A], a, b, c, d, e, f, g\n", "0, GPU-1\n"]
+    "text",
+    [recorded.LOST, recorded.LOST_NEWER, recorded.LOST_ROW, recorded.MISMATCH, "0, [N/A], a, b, c, d, e, f, g\n", "0, GPU-1\n"],
 )
 def test_a_row_that_is_no_card_is_an_error_with_its_text(text: str) -> None:
     with pytest.raises(AnvilError) as caught:
@@ -76,6 +87,8 @@ def test_mig_devices_of_each_card() -> None:
         MigDevice("MIG-a28ad590-3fda-56dd-84fc-0a0b96edc58d", "3g.20gb"),
     )
     assert found["GPU-5c1a4a77-07b2-4d39-9f6e-3c1f5a1c9e55"] == ()
+    four = parse_mig_devices(recorded.MIG_LIST_ONE_OF_FOUR)
+    assert [len(devices) for devices in four.values()] == [4, 0, 0, 0]
     old = parse_mig_devices(recorded.MIG_LIST_450)["GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"]
     assert old == (MigDevice("MIG-GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77/1/0", "1g.5gb"),)
 
@@ -103,7 +116,7 @@ def test_an_old_driver_without_a_field_leaves_it_unknown(tmp_path: Path, monkeyp
     assert (card.compute_capability, card.vram_total_mib, card.driver) == (None, 16160, "470.57.02")
 
 
-@pytest.mark.parametrize("text", [recorded.LOST, recorded.MISMATCH])
+@pytest.mark.parametrize("text", [recorded.LOST, recorded.LOST_NEWER, recorded.MISMATCH])
 def test_a_driver_that_fails_is_an_error_with_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     _program(tmp_path, monkeypatch, f"cat <<'END'\n{text}END\nexit 15\n")
     with pytest.raises(AnvilError) as caught:
@@ -114,9 +127,33 @@ def test_a_driver_that_fails_is_an_error_with_its_words(tmp_path: Path, monkeypa
 def test_mig_is_listed_only_where_a_card_has_it_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "csv").write_text(recorded.MIG)
     (tmp_path / "list").write_text(recorded.MIG_LIST)
-    _program(tmp_path, monkeypatch, f'[ "$1" = -L ] && exec cat {tmp_path}/list\nexec cat {tmp_path}/csv\n')
+    (tmp_path / "xml").write_text(recorded.MIG_XML)
+    answers = f'[ "$1" = -L ] && exec cat {tmp_path}/list\n[ "$1" = -q ] && exec cat {tmp_path}/xml\nexec cat {tmp_path}/csv\n'
+    _program(tmp_path, monkeypatch, answers)
     sliced, whole = read_cards() or ()
     assert [device.profile for device in sliced.mig_devices] == ["3g.20gb", "3g.20gb"] and whole.mig_devices == ()
+    assert [(device.vram_total_mib, device.vram_free_mib) for device in sliced.mig_devices] == [(19968, 19955), (19968, 10142)]
+    second = find_device("MIG-a28ad590-3fda-56dd-84fc-0a0b96edc58d", [sliced, whole])
+    assert second is not None and second.vram_free_mib == 10142
+    assert find_device("MIG-gone", [sliced, whole]) is None
+
+
+def test_the_memory_of_mig_devices_that_are_listed_twice_differently_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "csv").write_text(recorded.MIG)
+    (tmp_path / "list").write_text(recorded.MIG_LIST)
+    (tmp_path / "xml").write_text(recorded.MIG_XML.replace("mig_device>", "gone>", 2))
+    answers = f'[ "$1" = -L ] && exec cat {tmp_path}/list\n[ "$1" = -q ] && exec cat {tmp_path}/xml\nexec cat {tmp_path}/csv\n'
+    _program(tmp_path, monkeypatch, answers)
+    sliced, _whole = read_cards() or ()
+    assert [device.vram_total_mib for device in sliced.mig_devices] == [None, None]
+
+
+@pytest.mark.parametrize("text", ["", "Failed to initialize NVML", recorded.MIG_XML[:400]])
+def test_what_is_no_listing_of_mig_devices_is_an_error(text: str) -> None:
+    with pytest.raises(AnvilError, match="does not answer"):
+        parse_mig_memory(text)
 
 
 def test_no_devices_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

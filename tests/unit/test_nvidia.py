@@ -24,6 +24,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.nvidia import (
         (recorded.LOG_535, "12.2"),
         ("CUDA UMD Version                          : 13.1\n", "13.1"),
         ("CUDA Version                              : N/A\n", None),
+        (recorded.LOG_NOT_FOUND, None),
         ("", None),
     ],
 )
@@ -79,7 +80,9 @@ def _nvml(**changed: object) -> SimpleNamespace:
         "nvmlDeviceGetUUID": lambda handle: "MIG-1" if handle == "slice" else "GPU-1",
         "nvmlDeviceGetName": lambda handle: "NVIDIA H200 MIG 1g.18gb" if handle == "slice" else b"NVIDIA H200",
         "nvmlDeviceGetCudaComputeCapability": lambda _handle: (9, 0),
-        "nvmlDeviceGetMemoryInfo": lambda _handle: SimpleNamespace(total=143771 << 20, used=1 << 20),
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(
+            total=(16384 if handle == "slice" else 143771) << 20, used=(100 if handle == "slice" else 1) << 20
+        ),
         "nvmlDeviceGetPciInfo": lambda _handle: SimpleNamespace(busId=b"00000000:19:00.0"),
         "nvmlDeviceGetMigMode": lambda _handle: (0, 0),
         "nvmlDeviceGetMaxMigDeviceCount": lambda _handle: 2,
@@ -112,7 +115,7 @@ def test_nvml_unknown_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nvml_lists_mig_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", _nvml(nvmlDeviceGetMigMode=lambda _handle: (1, 1)))
     driver = read_nvml()
-    assert driver is not None and driver.cards[0].mig_devices == (MigDevice("MIG-1", "1g.18gb"),)
+    assert driver is not None and driver.cards[0].mig_devices == (MigDevice("MIG-1", "1g.18gb", 16384, 100),)
 
 
 def test_nvml_without_a_library_leaves_it_to_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,56 @@
+"""Serves on MIG devices of one card, behind the engine's own nvidia driver: each has its own memory in the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bed import FAKOLI_DARK
+from harness import run_module
+from serving import Field
+
+ONE, OTHER = "MIG-c7384736-a75d-5afc-978f-d2f1294409fd", "MIG-a28ad590-3fda-56dd-84fc-0a0b96edc58d"
+SLICES = (f"2g.48gb={ONE}=48000=10", f"1g.24gb={OTHER}=24000=10")
+
+
+def test_each_mig_device_is_charged_for_itself(field: Field) -> None:
+    field.bed.write_gpus([replace(FAKOLI_DARK[0], mig=SLICES), FAKOLI_DARK[1]])
+    field.gpus = [{"alias": "half", "uuid": ONE, "vram_mib": 48000}, {"alias": "quarter", "uuid": OTHER, "vram_mib": 24000}]
+    field.edit("heavy", gpu_uuids=(ONE,), vram_mib=47000)
+    field.edit("fast", gpu_uuids=(OTHER,), vram_mib=25000)
+    refused = field.foresee()
+    assert refused["failed"] and field.ids() == {}
+    assert "serve fast: GPU quarter has no room for 25000 MiB" in refused["msg"] and "GPU half" not in refused["msg"]
+    field.edit("fast", vram_mib=23000)
+    assert not field.foresee()["failed"]
+    assert [call["NVIDIA_VISIBLE_DEVICES"] for call in field.bed.hook_calls()[-2:]] in ([ONE, OTHER], [OTHER, ONE])
+    assert not field.run()["changed"]
+
+    # A third on the half: what its neighbour on the same card holds does not count, what is on the half does.
+    field.edit("heavy", vram_mib=30000)
+    field.edit("fast", gpu_uuids=(ONE,))
+    crowded = field.run()
+    assert crowded["failed"] and "serve fast 23000" in crowded["msg"] and "= 53000 MiB, and it has 48000 MiB" in crowded["msg"]
+
+    field.edit("fast", gpu_uuids=(FAKOLI_DARK[0].uuid,))
+    whole = field.run()
+    assert whole["failed"] and "is in MIG mode, and the serve is pinned to the whole card" in whole["msg"]
+
+
+def test_the_gate_judges_a_mig_device_by_its_own_memory(field: Field) -> None:
+    field.bed.write_gpus([replace(FAKOLI_DARK[0], mig=(f"1g.24gb={ONE}=700=10",))])
+    told = run_module("anvil_host_info")
+    assert told["gpus"][0]["mig_devices"] == [{"uuid": ONE, "profile": "1g.24gb", "vram_total_mib": 700, "vram_used_mib": 10}]
+    mount = {"kind": "bind", "source": str(field.serves["heavy"].mounts[0].source), "target": "/models"}
+    serve = {
+        "name": "heavy",
+        "engine": "llama_cpp",
+        "model": "/models/heavy.gguf",
+        "mounts": [mount],
+        "args": [],
+        "gpu_uuids": [ONE],
+    }
+    fits = run_module("anvil_compatibility", plan={"serves": [serve]}, enforce=False)
+    assert fits["fits"], fits["findings"]
+    field.bed.write_gpus([replace(FAKOLI_DARK[0], mig=(f"1g.24gb={ONE}=300=10",))])
+    tight = run_module("anvil_compatibility", plan={"serves": [serve]}, enforce=False)
+    assert [finding["what"] for finding in tight["findings"]] == ["the model does not fit its share of the card"]
