@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MOST_CLIENTS = 256
+# How long a client that got no answer waits before it asks again (seconds).
+AFTER_FAILURE = 0.1
 
 
 @dataclass
@@ -121,6 +123,8 @@ class Load:
                 connection = None
                 with self._lock:
                     self.failures[f"{'stream' if streams else 'short'}: {type(exc).__name__}: {exc}"[:120]] += 1
+                # Or a port that refuses everybody at once would be counted by how fast it refuses.
+                self._stopping.wait(AFTER_FAILURE)
                 continue
             with self._lock:
                 if streams:

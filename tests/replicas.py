@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import subprocess
 import uuid
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import docker
 from ansible_collections.anvil.serving.plugins.module_utils.edge import SOCKET, Edge
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.volume import Place, hash_revision, lock_name, read_snapshot_aside
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_template
+from harness import run_module
+from routersite import NAMES, spawn_promotion, wait_until
 
 ROUTER_IMAGE, EDGE_IMAGE = "anvil.local/router:0.13.2", "anvil.local/edge:1"
 TOKEN = "t0ken"
@@ -100,8 +107,10 @@ class Replicas:
     def routers(self) -> list[str]:
         return [f"{self.name}-1", f"{self.name}-2"]
 
-    def url(self) -> str:
-        bound = self.api.inspect_container(self.name + "-edge")["NetworkSettings"]["Ports"]["8000/tcp"][0]["HostPort"]
+    def url(self, container: str = "") -> str:
+        """Where a container is reached; the edge if none is named."""
+        found = self.api.inspect_container(container or self.name + "-edge")
+        bound = found["NetworkSettings"]["Ports"]["8000/tcp"][0]["HostPort"]
         return f"http://127.0.0.1:{bound}"
 
     def run(
@@ -117,11 +126,14 @@ class Replicas:
             self.engine.put_file(name, folder, file, content, 0o644)
         self.api.start(name)
 
-    def start(self) -> None:
+    def start_backend(self) -> None:
         pool = docker.types.IPAMPool(subnet=self.subnet + ".0/24")
         self.api.create_network(self.name, ipam=docker.types.IPAMConfig(pool_configs=[pool]))
         start = {"entrypoint": ["python3", "-c", BACKEND]}
         self.run(self.name + "-backend", ROUTER_IMAGE, self.subnet + ".5", {}, ("backend",), **start)
+
+    def start(self) -> None:
+        self.start_backend()
         for number, router in enumerate(self.routers):
             self.run(
                 router,
@@ -132,11 +144,13 @@ class Replicas:
                 stop_signal="SIGINT",
                 host={"restart_policy": {"Name": "unless-stopped"}},
             )
+        self.start_edge(self.edge_config())
+
+    def edge_config(self) -> str:
         servers = [{"container": router, "address": f"{self.subnet}.{10 + number}"} for number, router in enumerate(self.routers)]
         values = {"socket": SOCKET, "longest": 330, "certificates": "", "tls_folder": "", "check_path": "/healthz",
                   "check_token": False, "revision": "1", "replicas": servers}  # fmt: skip
-        text = render_template("edge/haproxy.cfg.j2", plan={"host": "test"}, edge=values)
-        self.start_edge(text)
+        return render_template("edge/haproxy.cfg.j2", plan={"host": "test"}, edge=values)
 
     def start_edge(self, text: str) -> None:
         self.run(
@@ -153,3 +167,110 @@ class Replicas:
         for name in self.made:
             self.engine.remove_container(name)
         self.api.remove_network(self.name)
+
+
+def config(version: str, profile_path: str = "") -> str:
+    line = f'profile_path = "{profile_path}"\n' if profile_path else ""
+    return ROUTER_CONFIG.replace('mapping_version = "1"\n', f'mapping_version = "{version}"\n{line}')
+
+
+def profile(score: float = 0.9) -> str:
+    entry = {"tier_id": "heavy", "work_class": "chat", "decision": "allow", "quality_score": score,
+             "sample_n": 4, "last_measured": "2026-07-04T00:00:00Z", "fingerprint": None}  # fmt: skip
+    return json.dumps({"schema": "anvil-serving.router.profile_bootstrap/v2", "mode": "live", "entries": [entry]})
+
+
+# The loader accepts it, and no start does. (What names our own place is put right for replicas.)
+CRASHING_PAIR = config("2", "/nowhere/profile.json")
+STOCK = "/etc/anvil/profile.json"
+
+
+@dataclass
+class Rolled(Replicas):
+    """The replicas on one config volume, each in the folder of its own pointer. bare: without a profile."""
+
+    bare: bool = False
+
+    @property
+    def volume(self) -> str:
+        return self.name + "-cfg"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"replicas": self.routers, "edge": self.name + "-edge", "volume": self.volume, "image": ROUTER_IMAGE,
+                "settle": 0.3, "grace": 5, "drain_timeout": 20}  # fmt: skip
+
+    def promote(self, **given: Any) -> dict[str, Any]:
+        return run_module("anvil_router_promote", **{**self.parameters, **given})
+
+    def spawn(self, before: str, **given: Any) -> subprocess.Popen[str]:
+        return spawn_promotion(before, {**self.parameters, **given})
+
+    def start(self) -> None:
+        self.start_backend()
+        first = self.promote(config=config("1")) if self.bare else self.promote(config=config("1", STOCK), profile=profile())
+        assert first["changed"], first
+        command = ["router", "run", "--host", "0.0.0.0", "--port", "8000", "--config"]
+        for number, router in enumerate(self.routers):
+            folder = f"/etc/anvil/.anvil/live/{router}"
+            self.run(
+                router,
+                ROUTER_IMAGE,
+                f"{self.subnet}.{10 + number}",
+                {},
+                command=[*command, folder + "/config.toml"],
+                working_dir=folder,
+                environment={"ANVIL_ROUTER_TOKEN": TOKEN, "ANVIL_HEAVY_KEY": "x"},
+                stop_signal="SIGINT",
+                ports=[8000],
+                host={
+                    "restart_policy": {"Name": "unless-stopped"},
+                    "binds": [f"{self.volume}:/etc/anvil:ro"],
+                    "port_bindings": {8000: ("127.0.0.1",)},  # so that the edge can be compared with none
+                },
+            )
+        self.start_edge(self.edge_config())
+        wait_until(self.is_up)
+
+    def is_up(self) -> bool:
+        try:
+            return [server.status for server in self.edge.read_servers()] == ["UP", "UP"]
+        except Exception:
+            return False
+
+    def started(self) -> list[str]:
+        return [str(self.api.inspect_container(router)["State"]["StartedAt"]) for router in self.routers]
+
+    def live(self) -> list[dict[str, str]]:
+        """The files that each replica sees."""
+        return [self.live_of(router) for router in self.routers]
+
+    def live_of(self, router: str) -> dict[str, str]:
+        """The files that a replica sees; its revision is what its name says."""
+        snapshot = read_snapshot_aside(self.engine, ROUTER_IMAGE, Place(self.volume, "/etc/anvil", router, NAMES))
+        files = snapshot.files_of(snapshot.live or "")
+        assert snapshot.live is None or hash_revision(files) == snapshot.live
+        return {name: content.decode() for name, content in files.items()}
+
+    def clean(self) -> None:
+        super().clean()
+        self.forget_volume()
+
+    def forget_volume(self) -> None:
+        self.engine.remove_container(lock_name(self.volume))
+        with contextlib.suppress(docker.errors.NotFound):
+            self.api.remove_volume(self.volume, force=True)
+
+
+def make_certificate(folder: Path, name: str) -> None:
+    """A new self-signed certificate with its key, as the one PEM file in a folder."""
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
+    made = ["-keyout", str(folder / "key"), "-out", str(folder / "crt"), "-subj", f"/CN={name}"]
+    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *made]
+    subprocess.run(argv, check=True, capture_output=True)
+    pem = folder / "edge.pem"
+    pem.write_text((folder / "crt").read_text() + (folder / "key").read_text())
+    pem.chmod(0o644)
+    (folder / "key").unlink()
+    (folder / "crt").unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -79,11 +80,16 @@ setattr(owner, '{name}', counted)
 
 
 def spawn_promotion(before: str, given: dict[str, Any]) -> subprocess.Popen[str]:
+    return spawn_module("anvil_router_promote", before, given)
+
+
+def spawn_module(which: str, before: str, given: dict[str, Any]) -> subprocess.Popen[str]:
+    """A module in a process of its own; ``before`` is run in it first."""
     code = (
         f"import sys, json, os, signal, importlib\nsys.path.insert(0, {str(COLLECTIONS)!r})\n"
         "from ansible.module_utils.testing import patch_module_args\n"
         "base = 'ansible_collections.anvil.serving.plugins.'\n"
-        "module = importlib.import_module(base + 'modules.anvil_router_promote')\n"
+        f"module = importlib.import_module(base + 'modules.{which}')\n"
         f"{before}\n"
         "with patch_module_args(json.loads(sys.argv[1])):\n    module.main()\n"
     )
@@ -110,7 +116,9 @@ class Site:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return {"container": self.name, "volume": self.volume, "image": self.image, "settle": 0.4, "grace": 5}
+        """Quick: a test that is about the dry boot or the time that a candidate is watched asks for them."""
+        base = {"container": self.name, "volume": self.volume, "image": self.image}
+        return {**base, "settle": 0.4, "grace": 5, "dry_boot": False}
 
     def promote(self, **given: Any) -> dict[str, Any]:
         return run_module("anvil_router_promote", **{**self.parameters, **given})
@@ -215,3 +223,37 @@ def journal_state(site: Site) -> str:
         if found and b'"state": "' + state in found[1]:
             return state.decode()
     return ""
+
+
+def make_folder_after_the_first_failure(folder: str) -> str:
+    """The launcher's: a restart that the engine refuses for want of a folder is the only one, because the folder comes back."""
+    return f"""
+engine = importlib.import_module(base + 'module_utils.engine')
+restart = engine.Engine.restart_container
+def mended(self, *args):
+    try:
+        restart(self, *args)
+    finally:
+        os.makedirs({folder!r}, exist_ok=True)
+engine.Engine.restart_container = mended
+"""
+
+
+# The launcher's: what is announced of a file is not what is sent.
+ALTER = """
+volume = importlib.import_module(base + 'module_utils.volume')
+announce = volume._announce
+def altered(content):
+    said = announce(content)
+    {change}
+    return said
+volume._announce = altered
+"""
+
+
+def kill_before(spawn: Callable[..., subprocess.Popen[str]], step: tuple[str, str, str, int], **given: Any) -> bool:
+    """Run a promotion that is killed before this call of that function; whether it came so far."""
+    room, owner, name, nth = step
+    killed = spawn(DIE_BEFORE.format(room=room, owner=owner, name=name, nth=nth), **given)
+    killed.communicate(timeout=120)
+    return killed.returncode == -signal.SIGKILL

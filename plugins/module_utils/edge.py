@@ -10,6 +10,7 @@ which have neither socat nor python. One word costs one exec.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
@@ -22,10 +23,13 @@ from ansible_collections.anvil.serving.plugins.module_utils import readiness
 from ansible_collections.anvil.serving.plugins.module_utils.drift import Observed, observe
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.volume import hold_lock
 
 # Where the edge's process listens for the runtime API; templates/edge/haproxy.cfg.j2 says the same.
 SOCKET = "/tmp/haproxy.sock"
 CONFIG = "/etc/anvil-edge/haproxy.cfg"
+# Where it mounts its certificates.
+TLS_FOLDER = "/etc/anvil-tls"
 UP, MAINT = "UP", "MAINT"
 POLL = 0.1
 REVISION = re.compile(r"description anvil ([0-9a-f]{64})")
@@ -192,11 +196,17 @@ class Edge:
 
     def written_config(self) -> str:
         found = self.engine.read_archive(self.container, CONFIG)
+        if found is not None and found[0].get("linkTarget"):
+            found = self.engine.read_archive(self.container, str(found[0]["linkTarget"]))
         if found is None:
             raise fail("the edge has no configuration", where="container {0}:{1}".format(self.container, CONFIG))
         with tarfile.open(fileobj=io.BytesIO(found[1]), mode="r") as archive:
             stream = archive.extractfile(archive.getmembers()[0])
             return stream.read().decode("utf-8", "replace") if stream else ""
+
+    def is_encrypted(self) -> bool:
+        """Whether clients speak TLS with it."""
+        return " ssl crt " in self.written_config()
 
     def check_config(self) -> None:
         """Let the edge's own program read what is written; an ``AnvilError`` with its words if it refuses."""
@@ -209,20 +219,23 @@ class Edge:
                 hint="the running edge was left as it is",
             )
 
-    def reload(self, timeout: float) -> float:
-        """Have the edge read its configuration and certificates anew, no connection dropped; returns the seconds it took.
-
-        Refused while a server is in maintenance: that is a promotion or a restart under way, and the new process might
-        give requests to the drained replica.
-        """
-        began = time.monotonic()
+    def check_undrained(self) -> None:
         busy = [server.name for server in self.read_servers() if server.status == MAINT]
         if busy:
             raise fail(
                 "the edge is not reloaded while {0} is drained".format(", ".join(busy)),
                 where="container " + self.container,
-                hint="a promotion or a restart is under way: run again when it has ended",
+                hint="a promotion or a restart is under way, or was interrupted: run again when it has ended, or promote again",
             )
+
+    def reload(self, timeout: float) -> float:
+        """Have the edge read its configuration and certificates anew, no connection dropped; returns the seconds it took.
+
+        Refused while a server is in maintenance: the new process would give requests to it. Whoever calls this holds the
+        door, so that none is put there meanwhile.
+        """
+        began = time.monotonic()
+        self.check_undrained()
         self.check_config()
         wanted, before = self.written_revision(), self.read_facts().get("Pid", "")
         self.engine.signal_container(self.container, "USR2")
@@ -280,7 +293,35 @@ def describe_edge(engine: Engine, container: str) -> Dict[str, Any]:
     return told
 
 
-def reload_edge(engine: Engine, container: str, force: bool, timeout: float, check: bool) -> Dict[str, Any]:
+class Door:
+    """Closed, nobody promotes, drains or restarts what is behind the edge (``promotion.Gate`` of the edge's own promotion)."""
+
+    def __init__(self, engine: Engine, container: str, wait: float) -> None:
+        """wait: seconds for a promotion under way to end."""
+        self.engine = engine
+        self.edge = Edge(engine, container)
+        self.wait = wait
+        self._held = contextlib.ExitStack()
+
+    def find_closed(self) -> Sequence[str]:
+        return ()
+
+    def close(self, replica: str = "") -> None:
+        """Take the lock of the replicas' volume; an ``AnvilError`` if one of them is drained."""
+        raw = self.engine.inspect_container(self.edge.container)
+        if raw is None or str(raw["State"]["Status"]) != "running":
+            return  # it leads nobody anywhere
+        with contextlib.ExitStack() as held:
+            names = [server.name for server in self.edge.read_servers()]
+            held.enter_context(hold_lock(self.engine, names, self.wait))
+            self.edge.check_undrained()
+            self._held = held.pop_all()
+
+    def open(self, replica: str = "") -> None:
+        self._held.close()
+
+
+def reload_edge(engine: Engine, container: str, force: bool, timeout: float, wait: float, check: bool) -> Dict[str, Any]:
     """Reload the edge if it has not read what is written (or by ``force``, for a renewed certificate)."""
     edge = Edge(engine, container)
     old, new = edge.loaded_revision(), edge.written_revision()
@@ -289,32 +330,41 @@ def reload_edge(engine: Engine, container: str, force: bool, timeout: float, che
     if check:
         edge.check_config()
         return {"changed": True, "revision": {"old": old, "new": new}, "seconds": 0.0}
-    return {"changed": True, "seconds": edge.reload(timeout), "revision": {"old": old, "new": new}}
+    door = Door(engine, container, wait)
+    door.close()
+    try:
+        return {"changed": True, "seconds": edge.reload(timeout), "revision": {"old": old, "new": new}}
+    finally:
+        door.open()
 
 
 @dataclass(frozen=True)
 class Restart:
-    """How patient a restart is, in seconds: for requests in flight, for the process to end, for it to answer again."""
+    """How patient a restart is, in seconds: for requests in flight, for the process to end, for it to answer again, and for
+    a promotion under way to end.
+    """
 
     drain_timeout: float
     grace: int
     start_timeout: float
+    lock_wait: float
 
 
 def restart_replicas(engine: Engine, edge: str, replicas: Sequence[str], restart: Restart) -> Dict[str, float]:
     """Restart replica by replica, each drained first and readmitted before the next; seconds per replica.
 
     Without an edge there is one container: it is restarted, and ``/healthz`` must answer. The first that fails ends it;
-    the others were not touched.
+    the others were not touched. Nobody promotes their files meanwhile.
     """
     seconds: Dict[str, float] = {}
-    for replica in replicas:
-        began = time.monotonic()
-        if edge:
-            _restart_behind(engine, Edge(engine, edge), replica, restart)
-        else:
-            _restart_alone(engine, replica, restart)
-        seconds[replica] = round(time.monotonic() - began, 3)
+    with hold_lock(engine, replicas, restart.lock_wait):
+        for replica in replicas:
+            began = time.monotonic()
+            if edge:
+                _restart_behind(engine, Edge(engine, edge), replica, restart)
+            else:
+                _restart_alone(engine, replica, restart)
+            seconds[replica] = round(time.monotonic() - began, 3)
     return seconds
 
 

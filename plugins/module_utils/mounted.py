@@ -11,13 +11,13 @@ compose file.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import hashlib
 import json
 import os
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils import files
+from ansible_collections.anvil.serving.plugins.module_utils.engine import parse_moment
 from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount
 
 RECORD = ".mounted.json"
@@ -34,11 +34,18 @@ def fingerprint(path: str) -> str:
     """What a file is, in one word; empty where it cannot be read."""
     with contextlib.suppress(OSError):
         stat = os.stat(path)
+        if not stat.st_mode & 0o077:
+            # A secret: not even its hash is told. Ours are replaced when they change, and never written otherwise.
+            return "inode:{0},time:{1}".format(stat.st_ino, stat.st_mtime_ns)
         if stat.st_size > HASHED_BYTES:
             return "size:{0},time:{1}".format(stat.st_size, stat.st_mtime_ns)
         with open(path, "rb") as handle:
             return "sha256:" + hashlib.sha256(handle.read()).hexdigest()
     return ""
+
+
+def _fingerprint_text(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def _read_record(directory: str) -> Dict[str, Dict[str, str]]:
@@ -48,25 +55,26 @@ def _read_record(directory: str) -> Dict[str, Dict[str, str]]:
     return {}
 
 
-def _seconds(moment: str) -> float:
-    """An engine's time stamp (UTC, nanoseconds) as seconds since 1970."""
-    stamp = datetime.datetime.strptime(moment[:19], "%Y-%m-%dT%H:%M:%S")
-    return stamp.replace(tzinfo=datetime.timezone.utc).timestamp()
-
-
-def changed_files(directory: str, container_id: str, created: str, mounts: Sequence[Mount]) -> Dict[str, Tuple[str, str]]:
+def changed_files(
+    directory: str, container_id: str, created: str, mounts: Sequence[Mount], texts: Mapping[str, str]
+) -> Dict[str, Tuple[str, str]]:
     """Path -> (what it was, what it is) of each mounted file that is not what the container was created with.
 
-    A container that nobody wrote down is judged by time: a file written after it was created counts as changed.
+    texts: path -> what this run is about to write there. A container that nobody wrote down is judged by time: a file written
+    after it was created counts as changed.
     """
     known = _read_record(directory).get(container_id, {})
     found = {}
     for path in mounted_files(mounts):
         now = fingerprint(path)
-        if path in known:
+        if path in texts:
+            before, now = known.get(path, now), _fingerprint_text(texts[path])
+            if before != now:
+                found[path] = (before, now)
+        elif path in known:
             if known[path] != now:
                 found[path] = (known[path], now)
-        elif os.stat(path).st_mtime >= _seconds(created) + 1:
+        elif os.stat(path).st_mtime >= (parse_moment(created) or 0) + 1:
             found[path] = ("written before " + created[:19], now)
     return found
 

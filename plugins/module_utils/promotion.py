@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
@@ -34,6 +34,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.volume import (
 
 # A process started this long before the pointer moved may still have read the files after it (seconds).
 READ_LAG = 30.0
+# A candidate that nothing speaks for must have lived this long: some die only after a few seconds (docs/promotion.md).
+LIFETIME = 8.0
+# A container whose restart policy had to start it within this many seconds is taken for a crash loop.
+CRASH_WINDOW = 10.0
 
 SWITCHING, GOING_BACK, WRITTEN, DONE = "switching", "going back", "written", "done"
 
@@ -142,6 +146,10 @@ class View:
         """Whether it runs or keeps being started: then a new revision needs a reload."""
         return self.status in ("running", "restarting")
 
+    def is_looping(self, now: float) -> bool:
+        """Whether its restart policy has had to start it just now. now: seconds since the epoch."""
+        return self.status == "restarting" or (self.restarts > 0 and now - self.started_at < CRASH_WINDOW)
+
     def may_have_loaded(self, at: float) -> bool:
         """Whether its process may have read what became live at ``at``."""
         return self.is_up and (self.status == "restarting" or self.started_at >= at - READ_LAG)
@@ -176,7 +184,9 @@ class Verdict:
 
 
 class Rehearsal(Protocol):
-    """A throwaway reader that has come up on the candidate, and runs on until it is closed."""
+    """A throwaway reader of the candidate that runs on until it is closed. lifetime: seconds for which it must live."""
+
+    lifetime: float
 
     def confirm(self) -> Tuple[str, ...]:
         """Wait until it is proven, once and for all, and return warnings; ``AnvilError`` if it is not."""
@@ -205,7 +215,10 @@ class Subject(Protocol):
 
     def validate(self, files: Mapping[str, bytes]) -> Verdict: ...
 
-    def rehearse(self, verdict: Verdict) -> Optional[Rehearsal]:
+    def core(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
+        """The files by which a process may end although it came up; the others are data that it only looks things up in."""
+
+    def rehearse(self, verdict: Verdict, lifetime: float) -> Optional[Rehearsal]:
         """Begin to try the candidate where it can do no harm; ``None`` if that is not wanted."""
 
     def reload(self, patient: bool) -> bool:
@@ -214,8 +227,11 @@ class Subject(Protocol):
         Whether it was restarted for it (as opposed to told).
         """
 
-    def verify(self, place: Place, revision: Optional[str], switched_at: float) -> Proof:
-        """Prove that it came up on ``revision`` after ``switched_at`` and stays up."""
+    def verify(self, place: Place, revision: Optional[str], switched_at: float, lifetime: float) -> Proof:
+        """Prove that it came up on ``revision`` after ``switched_at`` and stays up, for ``lifetime`` seconds at least."""
+
+    def check_still(self, proof: Proof) -> None:
+        """That it is still the process that was proven, and well."""
 
 
 class Gate(Protocol):
@@ -262,6 +278,7 @@ class Order:
     rollback_to: empty for a promotion; ``previous`` or the beginning of a revision's name for a roll-back.
     whole: the files are all that there is to be; nothing live is kept. plain: leave plain files, and nothing of ours.
     writer_image: an image whose python3 writes, where that of the reader has none. lock_wait: seconds.
+    lifetime: seconds for which a candidate that nothing speaks for must live before it counts as good.
     """
 
     files: Mapping[str, bytes]
@@ -274,6 +291,7 @@ class Order:
     plain: bool = False
     writer_image: str = ""
     lock_wait: float = 60.0
+    lifetime: float = LIFETIME
 
 
 @dataclass(frozen=True)
@@ -316,6 +334,29 @@ def decide_recovery(journal: Optional[Journal], live: Optional[str], wanted: Opt
     if journal.state == GOING_BACK:
         return Recovery("undo", reload=view.is_up, reason=said + ": going on")
     return Recovery("undo", reload=view.may_have_loaded(journal.at), reason=said + ": undoing it")
+
+
+def is_proven(
+    crew: Crew, snapshot: Snapshot, journal: Optional[Journal], views: Mapping[str, View], verdict: Verdict, now: float
+) -> bool:
+    """Whether a process of this very image has lived for long on all of the candidate that may end one.
+
+    What speaks for it: a revision that was watched for that long, or the process that runs. A crash loop on these files
+    speaks against it, whatever else does. now: seconds since the epoch.
+    """
+    core, image = crew.first.core(verdict.files), verdict.meta.get("image")
+    told = any(
+        meta.get("proved_by") == image and crew.first.core(snapshot.files_of(revision)) == core
+        for revision, meta in ((each, snapshot.meta_of(each)) for each in snapshot.revisions)
+    )
+    for member in crew.members:
+        view, live = views[member.name], snapshot.live_of(member.name)
+        if view.image_id == image and crew.first.core(snapshot.files_of(live) if live else snapshot.observed()) == core:
+            if view.is_looping(now):
+                return False
+            aged = view.status == "running" and now - view.started_at >= LIFETIME
+            told = told or (aged and is_loaded(journal, snapshot, view, member.name))
+    return told
 
 
 def is_loaded(journal: Optional[Journal], snapshot: Snapshot, view: View, replica: str = "") -> bool:
@@ -388,6 +429,10 @@ def choose_pruned(snapshot: Snapshot, journal: Journal, keep: int) -> Tuple[str,
     return tuple(others[spare:])
 
 
+def _meta_as_bytes(meta: Mapping[str, Any]) -> bytes:
+    return json.dumps(meta, indent=1, sort_keys=True).encode("utf-8")
+
+
 def short(revision: Optional[str]) -> str:
     return "no file" if revision is None else revision[:12]
 
@@ -422,15 +467,26 @@ def promote(engine: Engine, crew: Crew, place: Place, order: Order) -> Outcome:
     try:
         if (journal is None or not journal.in_flight) and not _is_only_handed_back(order):
             verdict = crew.first.validate(_wanted(crew, order, snapshot, journal))
-            rehearsal = crew.first.rehearse(verdict)
-            if rehearsal is not None and not any(view.exists for view in views.values()):
-                rehearsal.confirm()  # to take the lock may create the volume: not for a candidate that is no good
+            rehearsal = crew.first.rehearse(verdict, choose_lifetime(crew, snapshot, journal, views, verdict, order))
+            if rehearsal is not None and (rehearsal.lifetime or not any(view.exists for view in views.values())):
+                # To take the lock may create the volume: not for a candidate that is no good. And nobody else need wait
+                # while one is only watched.
+                rehearsal.confirm()
         image = order.writer_image or crew.first.image_for_side_containers()
         with open_writer(engine, image, place, order.lock_wait) as writer:
             return _Promotion(crew, place, order, writer).run(verdict, rehearsal)
     finally:
         if rehearsal is not None:
             rehearsal.close()
+
+
+def choose_lifetime(
+    crew: Crew, snapshot: Snapshot, journal: Optional[Journal], views: Mapping[str, View], verdict: Verdict, order: Order
+) -> float:
+    """For how many seconds the candidate must be seen alive: none where nobody runs on it yet, or where it is proven."""
+    if not (order.reload and any(view.is_up for view in views.values())):
+        return 0.0
+    return 0.0 if is_proven(crew, snapshot, journal, views, verdict, time.time()) else order.lifetime
 
 
 def _is_only_handed_back(order: Order) -> bool:
@@ -493,7 +549,7 @@ def _predict(crew: Crew, snapshot: Snapshot, journal: Optional[Journal], views: 
     verdict = crew.first.validate(_wanted(crew, order, snapshot, journal))
     warnings = verdict.warnings
     if order.validate_only and not order.check:
-        rehearsal = crew.first.rehearse(verdict)
+        rehearsal = crew.first.rehearse(verdict, choose_lifetime(crew, snapshot, journal, views, verdict, order))
         if rehearsal is not None:
             try:
                 warnings += rehearsal.confirm()
@@ -547,8 +603,11 @@ class _Promotion:
         self.told: Dict[str, float] = {}
         self.ran: Tuple[str, ...] = ()
         self.metas: Dict[str, Mapping[str, Any]] = {}
-        self.proof: Optional[Proof] = None
+        self.proofs: Dict[str, Proof] = {}
         self.rehearsal: Optional[Rehearsal] = None
+        # Replicas that get no requests because we took them out.
+        self.closed: Set[str] = set()
+        self.lifetime = 0.0
 
     def run(self, known: Optional[Verdict], rehearsal: Optional[Rehearsal]) -> Outcome:
         """known: the verdict on what was wanted before the lock was ours; it holds if the same is wanted still."""
@@ -575,6 +634,8 @@ class _Promotion:
             self.members = tuple(sorted(self.crew.members, key=lambda member: member.name not in closed))
         if journal is not None and recovery.act == "adopt":
             before = snapshot.files_of(journal.old) if journal.old else {}
+            meta = self.metas.get(journal.new or "", {})
+            self.lifetime = 0.0 if meta.get("proved_by") == meta.get("image") else self.order.lifetime
             return self._roll(journal.old, journal.new, before, wanted)
         if journal is not None and recovery.act == "undo":
             self._undo(journal, snapshot)
@@ -587,22 +648,42 @@ class _Promotion:
                 return replace(done, changed=True, actions=tuple(self.actions), warnings=tuple(self.warnings))
         if _is_only_handed_back(self.order):
             return self._hand_back(_unchanged(snapshot, journal))
+        known = self._try_out(wanted, known, rehearsal, snapshot, journal)
+        self.warnings.extend(known.warnings)
+        self.actions.append("validated")
+        outcome = self._switch(snapshot, journal, known)
+        return self._hand_back(outcome) if self.order.plain else outcome
+
+    def _try_out(
+        self,
+        wanted: Mapping[str, bytes],
+        known: Optional[Verdict],
+        rehearsal: Optional[Rehearsal],
+        snapshot: Snapshot,
+        journal: Optional[Journal],
+    ) -> Verdict:
+        """The verdict on what is wanted now, which is the known one if that was about the same; and what must still be seen."""
+        proved = rehearsal is not None and rehearsal.lifetime > 0
         if known is None or known.asked != hash_revision(wanted):
             known = self.crew.first.validate(wanted)
             if rehearsal is not None:
                 rehearsal.close()
-            again = self.crew.first.rehearse(known)
+                rehearsal = None
+            lifetime = choose_lifetime(self.crew, snapshot, journal, self.views, known, self.order)
+            again = self.crew.first.rehearse(known, lifetime)
             if again is not None:
                 try:
                     self.warnings.extend(again.confirm())
                 finally:
                     again.close()
-            rehearsal = None
+            proved = again is not None and lifetime > 0
         self.rehearsal = rehearsal
-        self.warnings.extend(known.warnings)
-        self.actions.append("validated")
-        outcome = self._switch(snapshot, journal, known)
-        return self._hand_back(outcome) if self.order.plain else outcome
+        # Whoever is promoted next inherits it: the process that spoke for this one has been replaced by then.
+        if proved or is_proven(self.crew, snapshot, journal, self.views, known, time.time()):
+            known = replace(known, meta={**known.meta, "proved_by": known.meta.get("image")})
+        else:
+            self.lifetime = choose_lifetime(self.crew, snapshot, journal, self.views, known, self.order)
+        return known
 
     # ----------------------------------------------------------------------------------------------------------- parts
 
@@ -637,7 +718,7 @@ class _Promotion:
             **held,
             **meta,
         }
-        content = json.dumps(known, indent=1, sort_keys=True).encode("utf-8")
+        content = _meta_as_bytes(known)
         self.metas[revision] = known
         if held and hash_revision(snapshot.files_of(revision)) == revision:
             if known != held:
@@ -736,14 +817,20 @@ class _Promotion:
     def _roll(self, old: Optional[str], new: Optional[str], before: Mapping[str, bytes], after: Mapping[str, bytes]) -> Outcome:
         """Replica by replica: a candidate that is no good does not get past the first."""
         reached: List[Member] = []
+        sick = self.members[0]
         try:
             for member in self.members:
+                for sick in reached:
+                    self._check_still(sick)
+                sick = member
                 reached.append(member)
                 self._load(member, new, patient=True, wanted=True)
+            for sick in reached[:-1]:
+                self._check_still(sick)
         except AnvilError as exc:
-            raise self._go_back(reached, old, new, exc) from exc
+            raise self._go_back(reached, sick, old, new, exc) from exc
         at = min(self.moved.values())
-        if self.proof is None:
+        if not self.proofs:
             status = ", ".join(sorted({view.status for view in self.views.values()}))
             self.actions.append("not loaded: the container is " + status if self.order.reload else "not loaded, as asked")
             return self._close(self._note(WRITTEN, old, new, at), before, after)
@@ -751,11 +838,16 @@ class _Promotion:
         self._lived(new, at)
         return self._close(self._note(DONE, old, new, at), before, after)
 
-    def _load(self, member: Member, revision: Optional[str], patient: bool, wanted: bool, closed: bool = False) -> None:
+    def _check_still(self, member: Member) -> None:
+        if member.name in self.proofs:
+            member.subject.check_still(self.proofs[member.name])
+
+    def _load(self, member: Member, revision: Optional[str], patient: bool, wanted: bool) -> None:
         """Switch one replica, and prove it, while no client is led to it."""
         gate = self.crew.gate if self._is_up(member) else None
-        if gate is not None and not closed:
+        if gate is not None and member.name not in self.closed:
             gate.close(member.name)
+            self.closed.add(member.name)
         at = self._point_to(member.name, revision)
         if not self._is_up(member):
             return
@@ -763,25 +855,39 @@ class _Promotion:
         if not member.subject.reload(patient):
             self.told[member.name] = self.views[member.name].started_at
         if revision is not None:
-            self.proof = member.subject.verify(self.place.of(member.name), revision, at)
+            lifetime = self.lifetime if wanted else 0.0
+            self.proofs[member.name] = member.subject.verify(self.place.of(member.name), revision, at, lifetime)
+            if lifetime:
+                self._note_proved(revision)
         if gate is not None:
             gate.open(member.name)
+            self.closed.discard(member.name)
             self.actions.append("{0} serves {1}".format(member.name, short(revision)))
 
-    def _go_back(self, reached: Sequence[Member], old: Optional[str], new: Optional[str], cause: AnvilError) -> AnvilError:
-        """Undo a switch that failed, and tell all of it."""
+    def _note_proved(self, revision: str) -> None:
+        """One replica has lived on it for long: the others, and whoever promotes it again, need not watch so long."""
+        self.lifetime = 0.0
+        meta = self.metas[revision]
+        self.metas[revision] = {**meta, "proved_by": meta.get("image")}
+        self.writer.put_file("{0}/{1}/{2}".format(REVISIONS, revision, META), _meta_as_bytes(self.metas[revision]))
+
+    def _go_back(
+        self, reached: Sequence[Member], sick: Member, old: Optional[str], new: Optional[str], cause: AnvilError
+    ) -> AnvilError:
+        """Undo a switch that failed, and tell all of it. The sick one first: while it is away no other can be drained."""
         where = "volume " + self.place.volume
         try:
             if old == new:
                 self._note(DONE, old, new, self.writer.now())
-                self._reopen(reached[-1:])
+                self._reopen([sick])
                 said = "the live revision was not changed: {0}".format(short(new))
                 return AnvilError(*cause.problems, Problem(said, where=where))
-            self._note(GOING_BACK, old, new, self.writer.now())
-            for member in reversed(reached):
-                is_sick = member is reached[-1]
-                self._load(member, old, patient=not is_sick, wanted=False, closed=is_sick)
-            at = min(self.moved.values())
+            at = self._note(GOING_BACK, old, new, self.writer.now()).at
+            for member in sorted(reached, key=lambda each: each is not sick):
+                # One that could not be drained still runs on the old revision, with the requests that it carries.
+                if member.name in self.moved:
+                    self._load(member, old, patient=member is not sick, wanted=False)
+            at = min(self.moved.values(), default=at)
             self._lived(old, at)
             self._drop_links(old)
             self._note(DONE, new, old, at)
@@ -817,7 +923,7 @@ class _Promotion:
             except AnvilError as exc:
                 self.warnings.append("the revision gone back to does not come up: " + exc.problems[0].as_text())
         self._drop_links(journal.old)
-        self.proof = None
+        self.proofs.clear()
         self._note(DONE, journal.new, journal.old, min(self.moved.values()))
 
     def _reopen(self, members: Sequence[Member]) -> None:
@@ -863,8 +969,8 @@ class _Promotion:
             before=before,
             after=after,
             actions=tuple(self.actions),
-            reloaded=self.proof is not None,
-            proof=self.proof,
+            reloaded=bool(self.proofs),
+            proof=next(reversed(list(self.proofs.values())), None),
             history=tuple(row for row in list_history(snapshot, journal) if row["revision"] not in pruned),
             warnings=tuple(self.warnings),
         )

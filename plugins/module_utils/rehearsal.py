@@ -103,6 +103,26 @@ def find_port(config: Mapping[str, Any]) -> int:
     return exposed[0] if exposed else 8000
 
 
+def list_folders(found: Mapping[str, Any], mount: str) -> Tuple[Dict[str, Tuple[str, str]], List[str]]:
+    """What a container mounts besides ``mount``: path -> (type, source) where it only reads, and the paths it may write to."""
+    reads: Dict[str, Tuple[str, str]] = {}
+    writes: List[str] = []
+    for each in found.get("Mounts") or ():
+        where, kind = str(each.get("Destination")), str(each.get("Type"))
+        if where == mount or kind not in ("volume", "bind"):
+            continue
+        if each.get("RW"):
+            writes.append(where)
+        else:
+            reads[where] = (kind, str(each.get("Name") if kind == "volume" else each.get("Source")))
+    return reads, writes
+
+
+def mount_reads(reads: Mapping[str, Tuple[str, str]]) -> List[Dict[str, Any]]:
+    """The same folders for a side container. A folder of the host that is not there is an error of the engine."""
+    return [{"Type": kind, "Source": source, "Target": path, "ReadOnly": True} for path, (kind, source) in sorted(reads.items())]
+
+
 def plan_stage(
     image: Mapping[str, Any],
     found: Optional[Mapping[str, Any]],
@@ -133,30 +153,23 @@ def plan_stage(
     }
     # Anonymous volumes, which go with the container: for the candidate, and for whatever the router may write to.
     own = [mount]
+    shared: List[Dict[str, Any]] = []
     networks: Tuple[str, ...] = ()
     if found is not None:
         host = found.get("HostConfig") or {}
         limits["read_only"] = bool(host.get("ReadonlyRootfs"))
         for path, options in (host.get("Tmpfs") or {}).items():
             limits["tmpfs"].setdefault(path, options)
-        binds = []
-        for each in found.get("Mounts") or ():
-            where = str(each.get("Destination"))
-            source = each.get("Name") if each.get("Type") == "volume" else each.get("Source")
-            if where == mount or each.get("Type") not in ("volume", "bind"):
-                continue
-            if each.get("RW"):
-                own.append(where)
-            else:
-                binds.append("{0}:{1}:ro".format(source, where))
-        limits["binds"] = binds
+        reads, writes = list_folders(found, mount)
+        own += writes
+        shared = mount_reads(reads)
         for key, option in (("ExtraHosts", "extra_hosts"), ("Dns", "dns"), ("GroupAdd", "group_add")):
             if host.get(key):
                 limits[option] = host[key]
         mode = str(host.get("NetworkMode") or "")
         if mode not in ("host", "none") and not mode.startswith("container:"):
             networks = tuple(sorted((found.get("NetworkSettings") or {}).get("Networks") or ()))
-    limits["mounts"] = [{"Type": "volume", "Target": path} for path in own]
+    limits["mounts"] = [*shared, *({"Type": "volume", "Target": path} for path in own)]
     limits["network_mode"] = networks[0] if networks else "none"
     return Stage(
         image=str(image["Id"]),

@@ -30,7 +30,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.candidate import (
     judge,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.edge import MAINT, Edge
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, is_local, published_address
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, confine, find_endpoint, is_local
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.probes import (
     Probe,
@@ -42,6 +42,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.probes import (
     run_probes,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
+    LIFETIME,
     Crew,
     Member,
     Order,
@@ -60,7 +61,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
     short,
     wait_for,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.rehearsal import DryBoot, plan_stage
+from ansible_collections.anvil.serving.plugins.module_utils.rehearsal import (
+    DryBoot,
+    list_folders,
+    mount_reads,
+    plan_stage,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.volume import (
     LABEL_OWNER,
     Place,
@@ -74,10 +80,6 @@ STOCK_PROFILE = re.compile(r'(?m)^(\s*profile_path\s*=\s*)(["\'])([^"\'\n]*)\2')
 
 # A router that was started this recently may still be on its way up (seconds).
 STARTING = 15.0
-# A container whose restart policy had to start it within this many seconds is taken for a crash loop.
-CRASH_WINDOW = 10.0
-# A tier that is not ready yet (503, or no answer) is asked again for this long (seconds).
-NOT_READY = 10.0
 
 
 def parse_time(text: str) -> float:
@@ -87,27 +89,6 @@ def parse_time(text: str) -> float:
         return 0.0
     whole = calendar.timegm(tuple(int(match.group(index)) for index in range(1, 7)))
     return whole + float(match.group(7) or 0)
-
-
-def find_endpoint(found: Mapping[str, Any]) -> Optional[Tuple[str, int]]:
-    """Where this router is reached from its host: its published port, else its own address; ``None`` if nowhere."""
-    network = found.get("NetworkSettings") or {}
-    ports = network.get("Ports") or {}
-    tcp = sorted((int(name.split("/")[0]), bound) for name, bound in ports.items() if name.endswith("/tcp"))
-    for _private, bound in tcp:
-        for binding in bound or ():
-            return published_address(str(binding.get("HostIp", "")), int(binding["HostPort"]))
-    exposed = sorted(
-        int(name.split("/")[0]) for name in (found.get("Config") or {}).get("ExposedPorts") or {} if name.endswith("/tcp")
-    )
-    if not exposed:
-        return None
-    if str((found.get("HostConfig") or {}).get("NetworkMode")) == "host":
-        return ("127.0.0.1", exposed[0])
-    for attached in (network.get("Networks") or {}).values():
-        if attached.get("IPAddress"):
-            return (str(attached["IPAddress"]), exposed[0])
-    return None
 
 
 # -------------------------------------------------------------------------------------------------------------- subject
@@ -122,7 +103,8 @@ class RouterSetting:
     the stock paths. edge: the container that leads clients to the replicas. drain_timeout: seconds until requests in
     flight must have ended. grace: seconds for the process to end. start_timeout: seconds until it must answer. settle:
     seconds it must then stay up. environment: what a router that is not there yet will get.
-    validator, health_path, reload_signal: of a container that is no router.
+    validator, health_path, reload_signal: of a container that is no router. folders: path -> folder of the host that it
+    will mount read-only, besides what it does mount.
     """
 
     container: str
@@ -141,6 +123,7 @@ class RouterSetting:
     validator: Tuple[str, ...] = ()
     health_path: str = ""
     reload_signal: str = ""
+    folders: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> Tuple[str, ...]:
@@ -244,19 +227,25 @@ class Reader:
             return Reply(0, "it publishes no port that this host can reach")
         return ask_endpoint(endpoint, probe, self.token())
 
+    def can_be_asked(self) -> bool:
+        return self.endpoint() is not None
+
     def answers(self) -> bool:
-        return self.health is None or self.endpoint() is None or self.ask(self.health).status == 200
+        return self.health is None or not self.can_be_asked() or self.ask(self.health).status == 200
 
     def is_healthy(self, view: View) -> bool:
         age = time.time() - view.started_at
-        if view.status != "running" or (view.restarts > 0 and age < CRASH_WINDOW):
+        if view.status != "running" or view.is_looping(time.time()):
             return False
         return self.answers() or (0 <= age < STARTING and wait_for(self.answers, STARTING - age))
 
     def validate(self, files: Mapping[str, bytes]) -> Verdict:
         raise NotImplementedError
 
-    def rehearse(self, verdict: Verdict) -> Optional[Rehearsal]:
+    def core(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
+        return dict(files)
+
+    def rehearse(self, verdict: Verdict, lifetime: float) -> Optional[Rehearsal]:
         return None
 
     # ---------------------------------------------------------------------------------------------- reload and verify
@@ -286,15 +275,17 @@ class Reader:
         self.engine.restart_container(self.setting.container, grace, self.stop_signal())
         return True
 
-    def verify(self, place: Place, revision: Optional[str], switched_at: float) -> Proof:
-        """Same process, no restart, healthy, every probe answered as it must be, and then still so for the settle time."""
+    def verify(self, place: Place, revision: Optional[str], switched_at: float, lifetime: float) -> Proof:
+        """Same process, no restart, healthy, every probe answered as it must be, and then still so for the settle time, and
+        until it has lived for ``lifetime`` seconds.
+        """
         began = time.monotonic()
         was = self.found
         first = self.look()
         told = bool(self.setting.reload_signal) and was is not None and was["State"]["StartedAt"] == self._started()
         if not told and not first.has_loaded(switched_at):
             raise self._sick("it was not started after the switch", first)
-        health = self.health if self.endpoint() is not None else None
+        health = self.health if self.can_be_asked() else None
         proven = False
         steady_since = 0.0
         last = "it was not asked yet"
@@ -316,7 +307,7 @@ class Reader:
             elif not proven:
                 self._prove(now)
                 proven, steady_since = True, time.monotonic()
-            elif time.monotonic() - steady_since >= self.setting.settle:
+            elif time.monotonic() - steady_since >= self.setting.settle and time.monotonic() - began >= lifetime:
                 break
             time.sleep(0.1 if proven else 0.02)
         seen = read_snapshot(self.engine, first.container_id, place)
@@ -326,9 +317,16 @@ class Reader:
             self.warnings.append("the router publishes no port that this host can reach: it was not asked")
         return Proof(started_at=self._started(), pid=first.pid, seconds=round(time.monotonic() - began, 3))
 
+    def check_still(self, proof: Proof) -> None:
+        now = self.look()
+        if now.status != "running" or (self._started(), now.pid) != (proof.started_at, proof.pid):
+            raise self._sick("it did not stay up: {0}, restarted {1} times".format(now.status, now.restarts), now)
+        if not self.answers():
+            raise self._sick("it answered, and does not any more", now)
+
     def _prove(self, view: View) -> None:
         """Ask the probes of the revision that is being verified."""
-        if not self.probes or self.endpoint() is None:
+        if not self.probes or not self.can_be_asked():
             return
         problems, warnings = run_probes(self.probes, self.ask)
         self.warnings.extend(warning for warning in warnings if warning not in self.warnings)
@@ -437,15 +435,8 @@ class Router(Reader):
             environment={"HOME": self.setting.mount, "PYTHONDONTWRITEBYTECODE": "1"},
             labels={LABEL_OWNER: describe_owner()},
             healthcheck={"test": ["NONE"]},
-            host_config={
-                "network_mode": "none",
-                "cap_drop": ["ALL"],
-                "security_opt": ["no-new-privileges"],
-                "read_only": True,
-                "pids_limit": 64,
-                # The candidate lies where the router will read it, so that the loader's messages name the right path.
-                "tmpfs": {self.setting.mount: "size=32m,mode=0700,uid=65534,gid=65534"},
-            },
+            # The candidate lies where the router will read it, so that the loader's messages name the right path.
+            host_config=confine(tmpfs={self.setting.mount: "size=32m,mode=0700,uid=65534,gid=65534"}),
         )
         try:
             process.send(json.dumps(request).encode("utf-8") + b"\n")
@@ -481,7 +472,11 @@ class Router(Reader):
 
     # -------------------------------------------------------------------------------------------------------- dry boot
 
-    def rehearse(self, verdict: Verdict) -> Optional[Rehearsal]:
+    def core(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
+        """A profile is a table that the router reads once and then looks scores up in."""
+        return {name: content for name, content in files.items() if name != PROFILE}
+
+    def rehearse(self, verdict: Verdict, lifetime: float) -> Optional[Rehearsal]:
         if not self.setting.dry_boot:
             return None
         image = self.engine.inspect_image(self.image_for_side_containers())
@@ -503,11 +498,11 @@ class Router(Reader):
             probes = []
         # An engine of its own: it works while the lock is taken.
         boot = DryBoot(Engine(self.engine.docker_host), stage, files)
-        return _Trial(boot, (*probes, *self.setting.probes), verdict.meta.get("tiers") or (), self.setting.start_timeout)
+        return Trial(boot, (*probes, *self.setting.probes), verdict.meta.get("tiers") or (), self.setting.start_timeout, lifetime)
 
 
-class _Trial:
-    """A dry boot under way, in a thread."""
+class Trial:
+    """A dry boot under way, in a thread (``promotion.Rehearsal``)."""
 
     def __init__(
         self,
@@ -515,8 +510,11 @@ class _Trial:
         probes: Sequence[Probe],
         tiers: Sequence[Mapping[str, Any]],
         seconds: float,
+        lifetime: float,
     ) -> None:
         self.boot = boot
+        self.lifetime = lifetime
+        until = time.monotonic() + lifetime
         self._pool = ThreadPoolExecutor(1)
         self._told = False
         self._closed = False
@@ -524,7 +522,11 @@ class _Trial:
         def work() -> Tuple[str, ...]:
             unreachable = boot.find_unreachable(tiers)
             boot.wait_healthy(HEALTH, seconds)
-            return (*unreachable, *boot.prove(probes))
+            warnings = (*unreachable, *boot.prove(probes))
+            while time.monotonic() < until:
+                time.sleep(0.1)
+                boot.check_alive(HEALTH)
+            return warnings
 
         self._future: Future[Tuple[str, ...]] = self._pool.submit(work)
 
@@ -548,6 +550,12 @@ class Files(Reader):
         super().__init__(engine, setting, order)
         self.health = Probe("health", setting.health_path, timeout=2.0) if setting.health_path else None
 
+    def list_mounts(self) -> List[Dict[str, Any]]:
+        """What the container only reads, for one that tries its files; they lie in an anonymous volume where it reads them."""
+        reads = list_folders(self.found or {}, self.setting.mount)[0]
+        reads.update((path, ("bind", source)) for path, source in self.setting.folders.items())
+        return [*mount_reads(reads), {"Type": "volume", "Target": self.setting.mount}]
+
     def validate(self, files: Mapping[str, bytes]) -> Verdict:
         image = self.image_for_side_containers()
         asked = hash_revision(files)
@@ -560,16 +568,10 @@ class Files(Reader):
                 entrypoint=[self.setting.validator[0]],
                 labels={LABEL_OWNER: describe_owner()},
                 healthcheck={"test": ["NONE"]},
-                host_config={
-                    "network_mode": "none",
-                    "cap_drop": ["ALL"],
-                    "security_opt": ["no-new-privileges"],
-                    "read_only": True,
-                    "pids_limit": 64,
-                    "tmpfs": {"/tmp": "size=32m", "/run": "size=8m,mode=0777"},
-                    # An anonymous volume: the candidate lies where it will be read, in a container that is read-only.
-                    "mounts": [{"Type": "volume", "Target": self.setting.mount}],
-                },
+                host_config=confine(
+                    tmpfs={"/tmp": "size=32m", "/run": "size=8m,mode=0777"},
+                    mounts=self.list_mounts(),
+                ),
             )
             if done.exit_code:
                 raise fail(
@@ -622,7 +624,11 @@ def gather_crew(engine: Engine, setting: RouterSetting, order: Order) -> Crew:
 
 def promote_router(engine: Engine, setting: RouterSetting, order: Order) -> Outcome:
     """Promote or roll back; see ``promotion.promote``. In check mode a host that has no router image yet is fine."""
-    crew = gather_crew(engine, setting, order)
+    return promote_crew(engine, setting, order, gather_crew(engine, setting, order))
+
+
+def promote_crew(engine: Engine, setting: RouterSetting, order: Order, crew: Crew) -> Outcome:
+    """As ``promote_router``, for a crew of any kind."""
     if (
         order.check
         and not order.rollback_to
@@ -751,7 +757,7 @@ def order_from(given: Mapping[str, Any], check: bool) -> Order:
             hint="at least 2: the live one and the one before",
         )
     for name in ("grace", "start_timeout", "settle", "lock_timeout", "drain_timeout"):
-        if not 0 <= given.get(name, 0) <= 3600:
+        if not 0 <= (given.get(name) or 0) <= 3600:
             raise fail("not a sensible time", where=name, why=str(given[name]), hint="0 to 3600 seconds")
     files = {name: encode_text(name, text) for name, text in texts.items() if text is not None}
     return Order(
@@ -765,6 +771,8 @@ def order_from(given: Mapping[str, Any], check: bool) -> Order:
         plain=plain,
         writer_image=given.get("writer_image") or "",
         lock_wait=given["lock_timeout"],
+        # Who says how long it shall be watched has it so.
+        lifetime=0.0 if given["settle"] is not None else LIFETIME,
     )
 
 
@@ -810,16 +818,6 @@ def describe_outcome(outcome: Outcome, with_diff: bool) -> Dict[str, Any]:
     return told
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a tier said to one chat completion. status 0: no answer. seconds: until the whole answer was there."""
-
-    ok: bool
-    status: int
-    text: str
-    seconds: float
-
-
 def read_router(engine: Engine, setting: RouterSetting) -> Dict[str, Any]:
     """The router's state, its live revision and history. Absence is not a failure."""
     router = Router(engine, setting, Order(files={}))
@@ -861,80 +859,3 @@ def read_router(engine: Engine, setting: RouterSetting) -> Dict[str, Any]:
     told["loaded"] = is_loaded(journal, snapshot, view) if snapshot.live and view.is_up else None
     told["history"] = list(list_history(snapshot, journal))
     return told
-
-
-@dataclass(frozen=True)
-class Question:
-    """What the tiers are asked. timeout: seconds per completion."""
-
-    models: Sequence[str]
-    prompt: str
-    max_tokens: int
-    token: str = field(default="", repr=False)
-    timeout: float = 60.0
-
-
-def ask_tiers(engine: Engine, setting: RouterSetting, question: Question) -> Dict[str, Answer]:
-    """One real chat completion per model through the router; an ``AnvilError`` names every one that failed."""
-    if not (question.token.isascii() and question.token.isprintable()):
-        raise fail("not a token", where="token", why="it holds characters that no HTTP header may", hint="a line end?")
-    router = Router(engine, setting, Order(files={}))
-    view = router.look()
-    endpoint = router.endpoint()
-    if view.status != "running" or endpoint is None:
-        why = "it is {0}".format(view.status) if view.status != "running" else "it publishes no port that this host can reach"
-        log = engine.read_log(setting.container, lines=15) if view.exists else []
-        raise fail("the router cannot be asked", where="container " + setting.container, why=why, log=log)
-
-    def ask(model: str) -> Answer:
-        messages = [{"role": "user", "content": question.prompt}]
-        body = {"model": model, "messages": messages, "max_tokens": question.max_tokens, "stream": False}
-        patience = time.monotonic() + min(question.timeout, NOT_READY)
-        while True:
-            began = time.monotonic()
-            path = "/v1/chat/completions"
-            reply = request_http(endpoint, "POST", path, question.timeout, body=body, token=question.token)
-            seconds = round(time.monotonic() - began, 3)
-            if reply.status not in (0, 503) or time.monotonic() + 0.5 > patience:
-                return read_answer(reply, seconds)
-            time.sleep(0.5)
-
-    with ThreadPoolExecutor(max_workers=max(1, min(8, len(question.models)))) as pool:
-        answers = dict(zip(question.models, pool.map(ask, question.models)))
-    failed = [model for model in question.models if not answers[model].ok]
-    if failed:
-        said = tuple(engine.read_log(setting.container, lines=15))
-        raise AnvilError(
-            *[
-                Problem(
-                    "no answer through the router",
-                    where="model {0} at http://{1}:{2}".format(model, *endpoint),
-                    why="status {0}: {1}".format(answers[model].status, answers[model].text[:300]),
-                    hint=_advise(answers[model].status, question.token),
-                    log=said if model == failed[-1] else (),
-                )
-                for model in failed
-            ]
-        )
-    return answers
-
-
-def read_answer(reply: Reply, seconds: float) -> Answer:
-    """The text of a chat completion; whatever is not a completion with some text is not ok."""
-    try:
-        text = json.loads(reply.body)["choices"][0]["message"]["content"] if reply.status == 200 else None
-    except (ValueError, KeyError, IndexError, TypeError):
-        text = None
-    if isinstance(text, str) and text.strip():
-        return Answer(True, reply.status, text, seconds)
-    return Answer(False, reply.status, reply.body, seconds)
-
-
-def _advise(status: int, token: str) -> str:
-    if status in (401, 403):
-        return "the router refused the token that was given" if token else "the router wants a token: give it"
-    if status in (404, 400):
-        return "is this model in the router's config? its /v1/models lists what it knows"
-    if status == 503:
-        return "the tier behind it is down, or the profile denies every tier for this request"
-    return "look at the router's log and at the serve behind it"

@@ -12,6 +12,7 @@ no lock outlives its owner.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -21,9 +22,9 @@ import socket
 import tarfile
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, SideProcess
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, SideProcess, confine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, fail
 
 HOME = ".anvil"
@@ -32,6 +33,9 @@ LIVE = HOME + "/live"
 JOURNAL = HOME + "/journal"
 SCRATCH = HOME + "/tmp"
 META = "meta.json"
+
+# Where a router mounts its config volume.
+MOUNT = "/etc/anvil"
 
 LABEL_LOCK = "anvil.serving.lock"
 LABEL_OWNER = "anvil.serving.owner"
@@ -566,15 +570,10 @@ def _take_lock(engine: Engine, image: str, place: Place) -> Optional[SideProcess
             environment={},
             labels={LABEL_LOCK: place.volume, LABEL_OWNER: describe_owner()},
             healthcheck={"test": ["NONE"]},
-            host_config={
-                "binds": ["{0}:{1}:rw".format(place.volume, place.mount)],
-                "network_mode": "none",
-                "cap_drop": ["ALL"],
-                "cap_add": ["DAC_OVERRIDE"],  # the folder may belong to the router's user
-                "security_opt": ["no-new-privileges"],
-                "read_only": True,
-                "pids_limit": 16,
-            },
+            host_config=confine(
+                binds=["{0}:{1}:rw".format(place.volume, place.mount)],
+                cap_add=["DAC_OVERRIDE"],  # the folder may belong to the router's user
+            ),
         )
     except AnvilError as exc:
         if "conflict" not in exc.as_text().lower():
@@ -622,3 +621,26 @@ def open_writer(engine: Engine, image: str, place: Place, wait: float) -> Writer
             )
         else:
             time.sleep(0.1)
+
+
+def find_place(found: Mapping[str, Any]) -> Optional[Place]:
+    """The volume that a router's container reads its files from, by its inspect; ``None`` if from none."""
+    runs_in = str((found.get("Config") or {}).get("WorkingDir") or "/")
+    for each in found.get("Mounts") or ():
+        where = str(each.get("Destination"))
+        if each.get("Type") == "volume" and (where == MOUNT or runs_in.startswith(where + "/")):
+            return Place(str(each["Name"]), where, str(found["Name"]).lstrip("/"), ())
+    return None
+
+
+@contextlib.contextmanager
+def hold_lock(engine: Engine, containers: Sequence[str], wait: float) -> Iterator[None]:
+    """While this is held, nobody promotes what these containers read. wait: seconds for a promotion under way."""
+    for container in containers:
+        found = engine.inspect_container(container)
+        place = find_place(found) if found is not None else None
+        if found is not None and place is not None:
+            with open_writer(engine, str(found["Image"]), place, wait):
+                yield
+            return
+    yield

@@ -25,8 +25,8 @@ options:
     default: anvil-router
   edge:
     description:
-      - The container of the edge, where the router has replicas; O(container) is then one of them, and the one that
-        O(ask) goes to.
+      - The container of the edge, where the router has replicas; O(container) is then one of them. O(ask) goes where
+        clients go, to the edge's published port, with TLS where it has certificates.
     type: str
     default: ''
   image:
@@ -69,6 +69,16 @@ options:
       - Seconds for each completion. A tier that is not ready yet is asked again for 10 seconds at most.
     type: float
     default: 60
+  ca_file:
+    description:
+      - A PEM file on the host with the certificate that the edge's must be, or must be signed by, for O(ask). Left out, the
+        edge must present one of the certificates in the folder that it mounts.
+    type: path
+  server_name:
+    description:
+      - The name that the edge is asked for, and that its certificate must be for. Left out, any name will do.
+    type: str
+    default: ''
   docker_host:
     description:
       - The Docker Engine. Its published ports are asked only if it is a local socket.
@@ -145,10 +155,11 @@ problems:
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback
+from ansible_collections.anvil.serving.plugins.module_utils.asking import Question, Trust, ask_tiers, find_front
 from ansible_collections.anvil.serving.plugins.module_utils.edge import describe_edge
 from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
-from ansible_collections.anvil.serving.plugins.module_utils.router import Question, ask_tiers, read_router, setting_from
+from ansible_collections.anvil.serving.plugins.module_utils.router import read_router, setting_from
 
 
 def main():
@@ -164,6 +175,8 @@ def main():
             "prompt": {"type": "str", "default": "Say hello."},
             "max_tokens": {"type": "int", "default": 32, "no_log": False},
             "ask_timeout": {"type": "float", "default": 60.0},
+            "ca_file": {"type": "path"},
+            "server_name": {"type": "str", "default": ""},
             "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
         },
         supports_check_mode=True,
@@ -176,7 +189,9 @@ def main():
         answers = {}
         if given["ask"] and not module.check_mode:
             question = Question(given["ask"], given["prompt"], given["max_tokens"], given["token"] or "", given["ask_timeout"])
-            answers = ask_tiers(engine, setting, question)
+            trust = Trust(given["ca_file"] or "", given["server_name"])
+            front = find_front(engine, given["container"], given["edge"], trust)
+            answers = ask_tiers(engine, given["container"], front, question)
     except AnvilError as exc:
         module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
     told = {model: asdict(answer) for model, answer in answers.items()}

@@ -235,9 +235,10 @@ options:
     default: 30
   settle:
     description:
-      - Seconds for which it must then stay up and answer.
+      - Seconds for which it must then stay up and answer. Left out, it is 2 s where something speaks for the candidate (a
+        process that has lived on this very config, be it another profile), and what nothing speaks for must have lived for
+        8 s, in the dry boot before anything is touched, or without one in the first replica.
     type: float
-    default: 2
   lock_timeout:
     description:
       - Seconds to wait for another promotion of the same volume to end.
@@ -393,7 +394,7 @@ def main():
             "validate_only": {"type": "bool", "default": False},
             "grace": {"type": "int", "default": 10},
             "start_timeout": {"type": "float", "default": 30.0},
-            "settle": {"type": "float", "default": 2.0},
+            "settle": {"type": "float"},
             "lock_timeout": {"type": "float", "default": 60.0},
             "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
         },

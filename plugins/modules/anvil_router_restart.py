@@ -44,6 +44,11 @@ options:
       - Seconds within which it must answer again.
     type: float
     default: 60
+  lock_timeout:
+    description:
+      - Seconds to wait for a promotion of the router's files to end; none begins while it restarts.
+    type: float
+    default: 60
   docker_host:
     description:
       - The Docker Engine.
@@ -97,6 +102,7 @@ def main():
             "drain_timeout": {"type": "float", "default": 330.0},
             "grace": {"type": "int", "default": 10},
             "start_timeout": {"type": "float", "default": 60.0},
+            "lock_timeout": {"type": "float", "default": 60.0},
             "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
         },
         supports_check_mode=True,
@@ -104,7 +110,7 @@ def main():
     given = module.params
     if module.check_mode:
         module.exit_json(changed=True, seconds={})
-    restart = Restart(given["drain_timeout"], given["grace"], given["start_timeout"])
+    restart = Restart(given["drain_timeout"], given["grace"], given["start_timeout"], given["lock_timeout"])
     try:
         seconds = restart_replicas(Engine(given["docker_host"]), given["edge"], given["replicas"], restart)
     except AnvilError as exc:

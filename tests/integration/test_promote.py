@@ -38,7 +38,7 @@ from routersite import (
 
 
 def test_check_then_apply_then_check_again_then_apply_again(running: Site) -> None:
-    wanted = {"config": profile_config("2"), "profile": profile_text(0.5)}
+    wanted = {"config": profile_config("2"), "profile": profile_text(0.5), "dry_boot": True}
     before = running.snapshot()
 
     predicted = running.promote(check=True, diff=True, **wanted)
@@ -52,6 +52,7 @@ def test_check_then_apply_then_check_again_then_apply_again(running: Site) -> No
     applied = running.promote(**wanted)
     assert applied["changed"] and applied["reloaded"], applied
     assert applied["revision"] == predicted["revision"]
+    assert "tier heavy-local: nothing answers at http://127.0.0.1:9/v1" in json.dumps(applied["warnings"])
     assert applied["verified"]["started_at"] == running.inspect()["State"]["StartedAt"] != started
     assert applied["verified"]["pid"] == running.inspect()["State"]["Pid"]
     assert running.live_files() == {"config.toml": wanted["config"], "profile.json": wanted["profile"]}
@@ -114,10 +115,10 @@ def test_gateway_router_is_promoted_without_a_profile(make_site: Callable[..., S
     site = make_site(NEW_IMAGE)
     token = ["llm_token", "=", '"x"'][0].upper()
     server = f'[server]\nauth_env = "{token}"\n'
-    assert site.promote(config=gateway_config(server=server))["changed"]
+    assert site.promote(config=gateway_config(server=server), dry_boot=True)["changed"]
     site.start_router({token: "open sesame"})
     site.wait_healthy()
-    done = site.promote(config=gateway_config("llm.other", server))
+    done = site.promote(config=gateway_config("llm.other", server), dry_boot=True)
     assert done["changed"] and done["reloaded"], done
     told = site.info()["router"]
     assert (told["generation"], told["version"]) == ("gateway", "2.0.2")
@@ -187,7 +188,7 @@ def test_a_router_on_another_volume_is_named(running_shared: Site) -> None:
 
 def test_validate_only_writes_nothing(running_shared: Site) -> None:
     before = running_shared.snapshot()
-    answer = running_shared.promote(config=profile_config("9"), validate_only=True)
+    answer = running_shared.promote(config=profile_config("9"), validate_only=True, dry_boot=True)
     assert not answer["failed"] and not answer["changed"]
     assert running_shared.snapshot() == before
 
@@ -208,7 +209,7 @@ def test_a_candidate_that_crash_loops_is_rolled_back_and_the_old_one_verified(si
     site.start_router()
     site.wait_healthy()
     old = site.info()["router"]["revision"]
-    failed = site.promote(config=CRASHING, dry_boot=False)
+    failed = site.promote(config=CRASHING)
     assert failed["failed"] and "rolled back to " + old[:12] + ", verified" in failed["msg"], failed
     assert any("/nowhere/profile.json" in line for problem in failed["problems"] for line in problem["log"])
     assert site.live_files() == {"config.toml": profile_config(profile_path=None)}
@@ -223,7 +224,7 @@ def test_a_first_candidate_that_crash_loops_is_rolled_back_to_no_file(site: Site
     site.api.create_volume(site.volume)
     site.start_router()
     wait_until(lambda: site.inspect()["RestartCount"] > 0)
-    failed = site.promote(config=CRASHING, dry_boot=False)
+    failed = site.promote(config=CRASHING)
     assert failed["failed"] and "rolled back to no file" in failed["msg"], failed
     after = site.snapshot()
     assert after.stock == {} and after.live is None and after.observed() == {}
@@ -360,7 +361,7 @@ def test_killed_in_reload_or_verify_of_a_bad_candidate_the_next_run_undoes_it(si
     site.wait_healthy()
     # A crash would be noticed within the pause: keep the verification waiting on a config that starts well.
     candidate = CRASHING if pause == 0.0 else profile_config("2", None)
-    killed = site.spawn(config=candidate, settle=5, dry_boot=False)
+    killed = site.spawn(config=candidate, settle=5)
     wait_until(lambda: journal_state(site) == state, every=0.002)
     time.sleep(pause)
     killed.kill()

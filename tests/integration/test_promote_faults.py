@@ -9,21 +9,25 @@ import json
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.promotion import parse_journal
+from ansible_collections.anvil.serving.plugins.module_utils.promotion import LIFETIME, parse_journal
+from ansible_collections.anvil.serving.plugins.module_utils.router import parse_time
 from bed import Bed
 from routersite import (
+    ALTER,
     CRASHING,
-    DIE_BEFORE,
     NEW_IMAGE,
     OLD_IMAGE,
     Site,
     assert_whole,
     journal_state,
+    kill_before,
+    make_folder_after_the_first_failure,
     profile_config,
     profile_text,
     wait_until,
@@ -61,40 +65,47 @@ def test_killed_before_every_step_the_next_run_finishes(site: Site, kind: str) -
     site.wait_healthy()
     candidate = profile_config("2", profile_path=None) if kind == "good" else CRASHING
     reached = []
-    for room, owner, name, nth in STEPS:
-        before = DIE_BEFORE.format(room=room, owner=owner, name=name, nth=nth)
+    for step in STEPS:
         # A dry boot would stop the bad one before anything of interest is reached.
-        given = {**QUICK, "config": candidate, "dry_boot": kind == "good" and name == "rehearse"}
-        killed = site.spawn(before, **given)
-        killed.communicate(timeout=60)
-        if killed.returncode == -signal.SIGKILL:
-            reached.append((name, nth))
+        dry_boot = kind == "good" and step[2] == "rehearse"
+        if kill_before(site.spawn, step, config=candidate, dry_boot=dry_boot, **QUICK):
+            reached.append(step)
         assert_whole(site, {"config.toml": BARE}, {"config.toml": candidate})
-        back = site.promote(config=BARE, dry_boot=False, **QUICK)
-        assert not back["failed"], (name, nth, back)
-        assert site.live_files() == {"config.toml": BARE} and site.healthz() == 200, (name, nth)
-        assert not site.promote(config=BARE)["changed"], (name, nth)
-    assert {name for name, _nth in reached} >= {"validate", "open_writer", "_ask", "reload", "verify"}, reached
+        back = site.promote(config=BARE, **QUICK)
+        assert not back["failed"], (step, back)
+        assert site.live_files() == {"config.toml": BARE} and site.healthz() == 200, step
+        assert not site.promote(config=BARE)["changed"], step
+    assert {step[2] for step in reached} >= {"validate", "open_writer", "_ask", "reload", "verify"}, reached
     assert len(reached) >= 10, reached
 
 
 def test_killed_before_every_step_of_a_first_promotion(make_site: Callable[..., Site]) -> None:
     reached = []
-    for room, owner, name, nth in STEPS:
-        if name in ("reload", "verify"):
+    for step in STEPS:
+        if step[2] in ("reload", "verify"):
             continue
         site = make_site()
-        before = DIE_BEFORE.format(room=room, owner=owner, name=name, nth=nth)
-        killed = site.spawn(before, config=BARE, dry_boot=name == "rehearse")
-        killed.communicate(timeout=60)
-        if killed.returncode == -signal.SIGKILL:
-            reached.append((name, nth))
+        if kill_before(site.spawn, step, config=BARE, dry_boot=step[2] == "rehearse"):
+            reached.append(step)
         assert_whole(site, {}, {"config.toml": BARE})
         done = site.promote(config=BARE, dry_boot=False)
-        assert not done["failed"], (name, nth, done)
+        assert not done["failed"], (step, done)
         assert site.live_files() == {"config.toml": BARE}
         site.clean()
     assert len(reached) >= 10, reached
+
+
+@pytest.mark.parametrize(
+    "change", ["said['content'] = said['content'][:len(said['content']) // 8 * 4]", "said['sha256'] = '0' * 64"],
+    ids=["truncated", "wrong hash"],
+)  # fmt: skip
+def test_a_file_that_arrives_altered_is_refused_and_changes_nothing(running: Site, change: str) -> None:
+    old, state = running.live_files(), running.inspect()["State"]
+    answer = answer_of(running.spawn(ALTER.format(change=change), profile=profile_text(0.5), **QUICK))
+    assert answer["failed"] and "arrived altered" in str(answer["msg"]), answer
+    assert_whole(running, old)
+    assert running.inspect()["State"] == state
+    assert running.promote(profile=profile_text(0.5), **QUICK)["changed"]
 
 
 def test_a_stream_cut_in_the_middle_of_a_write_changes_nothing(running: Site) -> None:
@@ -148,6 +159,30 @@ def test_a_volume_that_is_read_only_is_an_error_that_says_so(site: Site) -> None
         assert site.healthz() == 200
         assert [path.name for path in Path(folder).iterdir()] == ["config.toml"]
         site.clean()
+
+
+def test_a_volume_that_is_missing_is_made_for_a_good_candidate_only(site: Site) -> None:
+    for given in ({"config": "[router\n"}, {"config": CRASHING}):
+        refused = site.promote(**given, dry_boot=True)
+        assert refused["failed"] and site.engine.inspect_volume(site.volume) is None, refused
+    assert site.promote(config=BARE)["changed"] and site.engine.inspect_volume(site.volume) is not None
+
+
+def test_a_volume_whose_folder_is_gone_is_an_error_and_the_router_serves_on(running: Site) -> None:
+    folder = Path(running.api.inspect_volume(running.volume)["Mountpoint"])
+    state = running.inspect()["State"]
+    folder.rename(folder.with_name("away"))
+    try:
+        for given in ({"profile": profile_text(0.5)}, {"config": profile_config(), "profile": profile_text(0.5)}):
+            failed = running.promote(**given, **QUICK)
+            assert failed["failed"] and failed["problems"], failed
+        assert "no such file or directory" in failed["msg"], failed
+        assert running.inspect()["State"] == state and running.healthz() == 200
+    finally:
+        if folder.exists():
+            folder.rmdir()
+        folder.with_name("away").rename(folder)
+    assert running.promote(profile=profile_text(0.5), **QUICK)["changed"] and running.healthz() == 200
 
 
 # ---------------------------------------------------------------------------------------------------- in the middle of it
@@ -219,11 +254,14 @@ def test_image_retagged_in_the_middle_the_running_one_judges(site: Site) -> None
         site.image = OLD_IMAGE
 
 
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
-def test_engine_stopped_in_the_middle(running: Site, bed: Bed, sig: signal.Signals) -> None:
+@pytest.mark.parametrize(("sig", "back"), [(signal.SIGTERM, False), (signal.SIGKILL, False), (signal.SIGTERM, True)])
+def test_engine_stopped_in_the_middle(running: Site, bed: Bed, sig: signal.Signals, back: bool) -> None:
+    """back: it is there again while the promotion still goes on."""
     old = running.live_files()
-    spawned = begin(running)
+    spawned = begin(running, settle=20 if back else 3)
     bed.stop_engine(sig)
+    if back:
+        bed.start_engine()
     answer = answer_of(spawned)
     bed.start_engine()
     assert answer["failed"] and "Traceback" not in json.dumps(answer), answer
@@ -275,24 +313,45 @@ def actor(site: Site) -> Site:
     [
         ("die 0", 0.4, "does not stay up"),
         ("die 1", 2.0, "does not stay up"),
-        ("die 5", 6.0, "it did not come up"),
+        ("die 5", None, "it did not come up"),
         ("refuse", 0.4, "did not answer"),
         ("mute", 0.4, "did not answer"),
     ],
 )
-def test_a_candidate_that_fails_later_is_rolled_back(actor: Site, version: str, settle: float, why: str) -> None:
-    failed = actor.promote(config=profile_config(version, None), settle=settle, start_timeout=2.0, grace=1, dry_boot=False)
+def test_a_candidate_that_fails_later_is_rolled_back(actor: Site, version: str, settle: float | None, why: str) -> None:
+    failed = actor.promote(config=profile_config(version, None), settle=settle, start_timeout=2.0, grace=1)
     assert failed["failed"] and why in failed["msg"] and "rolled back to" in failed["msg"], failed
     assert "verified" in failed["msg"]
     assert actor.live_files() == {"config.toml": BARE} and actor.healthz() == 200
 
 
-@pytest.mark.parametrize("version", ["die 0", "refuse", "mute"])
+@pytest.mark.parametrize("version", ["die 0", "die 1", "die 5", "refuse", "mute"])
 def test_a_candidate_that_does_not_come_up_never_reaches_the_volume(actor: Site, version: str) -> None:
     before, state = actor.snapshot(), actor.inspect()["State"]
-    failed = actor.promote(config=profile_config(version, None), start_timeout=2.0)
+    failed = actor.promote(config=profile_config(version, None), start_timeout=2.0, settle=None, dry_boot=True)
     assert failed["failed"] and "nothing was touched" in failed["msg"], failed
-    assert actor.snapshot() == before and actor.inspect()["State"] == state
+    assert actor.snapshot() == before and actor.inspect()["State"] == state and actor.healthz() == 200
+
+
+def test_what_is_watched_for_long_once_is_not_watched_again(actor: Site) -> None:
+    other = profile_config("2", None)
+    began = time.monotonic()
+    first = actor.promote(config=other, settle=None, dry_boot=True)
+    assert first["changed"] and time.monotonic() - began >= LIFETIME, first
+    # Back to a config that nobody has watched; without a dry boot the router itself is watched.
+    back = actor.promote(config=BARE, settle=None)
+    assert back["verified"]["seconds"] >= LIFETIME, back
+    # Each has lived.
+    for given in ({"config": other}, {"config": BARE}):
+        again = actor.promote(**given, settle=None)
+        assert again["changed"] and 2.0 <= again["verified"]["seconds"] < LIFETIME, again
+
+
+def test_profiles_are_quick_one_after_the_other_on_a_config_that_has_lived(running: Site) -> None:
+    wait_until(lambda: time.time() - parse_time(running.inspect()["State"]["StartedAt"]) > LIFETIME)
+    for score in (0.5, 0.6, 0.7):
+        done = running.promote(profile=profile_text(score), settle=None)
+        assert done["changed"] and 2.0 <= done["verified"]["seconds"] < LIFETIME, done
 
 
 def test_a_restart_that_fails_is_told_and_the_next_run_goes_on(site: Site) -> None:
@@ -301,15 +360,28 @@ def test_a_restart_that_fails_is_told_and_the_next_run_goes_on(site: Site) -> No
     site.start_router(mounts=[{"Type": "bind", "Source": folder, "Target": "/extra", "ReadOnly": True}])
     site.wait_healthy()
     shutil.rmtree(folder)  # now no start can succeed: neither the candidate's, nor that of the way back
-    failed = site.promote(config=profile_config("2", None), dry_boot=False, **QUICK)
+    failed = site.promote(config=profile_config("2", None), **QUICK)
     assert failed["failed"] and "the way back to" in failed["msg"], failed
     journal = parse_journal(site.snapshot().journal, "")
     assert journal is not None and journal.state == "going back"
     assert_whole(site, {"config.toml": BARE})
     Path(folder).mkdir()
     site.api.start(site.name)
-    done = site.promote(config=profile_config("2", None), dry_boot=False, **QUICK)
+    done = site.promote(config=profile_config("2", None), **QUICK)
     assert done["changed"] and site.healthz() == 200 and "going on" in json.dumps(done["warnings"]), done
+    shutil.rmtree(folder)
+
+
+def test_a_restart_that_fails_once_is_rolled_back_and_verified(site: Site) -> None:
+    assert site.promote(config=BARE)["changed"]
+    folder = tempfile.mkdtemp()
+    site.start_router(mounts=[{"Type": "bind", "Source": folder, "Target": "/extra", "ReadOnly": True}])
+    site.wait_healthy()
+    shutil.rmtree(folder)
+    before = make_folder_after_the_first_failure(folder)
+    answer = answer_of(site.spawn(before, config=profile_config("2", None), **QUICK))
+    assert answer["failed"] and "rolled back to" in str(answer["msg"]) and "verified" in str(answer["msg"]), answer
+    assert site.live_files() == {"config.toml": BARE} and site.healthz() == 200
     shutil.rmtree(folder)
 
 
@@ -318,9 +390,7 @@ def test_an_old_revision_that_is_broken_does_not_bar_a_good_candidate(site: Site
     site.write_plain({"config.toml": CRASHING})
     site.start_router()
     wait_until(lambda: site.inspect()["RestartCount"] > 0)
-    killed = site.spawn(DIE_BEFORE.format(room="router", owner="Reader", name="verify", nth=1), config=BARE, dry_boot=False)
-    killed.communicate(timeout=60)
-    assert killed.returncode == -signal.SIGKILL
+    assert kill_before(site.spawn, ("router", "Reader", "verify", 1), config=BARE)
     done = site.promote(config=profile_config("3", None), **QUICK)
     assert done["changed"] and site.healthz() == 200, done
     assert "does not come up" in json.dumps(done["warnings"])
@@ -329,9 +399,7 @@ def test_an_old_revision_that_is_broken_does_not_bar_a_good_candidate(site: Site
 def test_eight_concurrent_promotions_are_serialised(running: Site) -> None:
     scores = [number / 100 for number in range(11, 19)]
     with ThreadPoolExecutor(8) as pool:
-        ended = list(
-            pool.map(lambda score: running.spawn(profile=profile_text(score), dry_boot=False, **QUICK).communicate()[0], scores)
-        )
+        ended = list(pool.map(lambda score: running.spawn(profile=profile_text(score), **QUICK).communicate()[0], scores))
     answers = [json.loads(text) for text in ended]
     assert all(answer.get("changed") and answer["reloaded"] for answer in answers), answers
     pairs = {answer["revision"]["new"]: answer["revision"]["old"] for answer in answers}
@@ -343,7 +411,5 @@ def test_eight_concurrent_promotions_are_serialised(running: Site) -> None:
 
 def test_no_throwaway_outlives_a_killed_operator(running: Site) -> None:
     label = {"label": ["anvil.serving.dry-boot"]}
-    killed = running.spawn(DIE_BEFORE.format(room="promotion", owner="", name="open_writer", nth=1), profile=profile_text(0.5))
-    killed.communicate(timeout=60)
-    assert killed.returncode == -signal.SIGKILL
+    assert kill_before(running.spawn, ("promotion", "", "open_writer", 1), profile=profile_text(0.5), dry_boot=True)
     wait_until(lambda: not running.api.containers(all=True, filters=label), seconds=5)

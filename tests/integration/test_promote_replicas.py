@@ -8,107 +8,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import docker
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.edge import SOCKET
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.volume import Place, hash_revision, lock_name, read_snapshot_aside
-from harness import run_module
 from load import Load
-from replicas import BACKEND, ROUTER_CONFIG, ROUTER_IMAGE, TOKEN, Replicas
-from routersite import DIE_BEFORE, NAMES, spawn_promotion, wait_until
-
-
-def config(version: str, profile_path: str = "") -> str:
-    line = f'profile_path = "{profile_path}"\n' if profile_path else ""
-    return ROUTER_CONFIG.replace('mapping_version = "1"\n', f'mapping_version = "{version}"\n{line}')
-
-
-def profile(score: float = 0.9) -> str:
-    entry = {"tier_id": "heavy", "work_class": "chat", "decision": "allow", "quality_score": score,
-             "sample_n": 4, "last_measured": "2026-07-04T00:00:00Z", "fingerprint": None}  # fmt: skip
-    return json.dumps({"schema": "anvil-serving.router.profile_bootstrap/v2", "mode": "live", "entries": [entry]})
-
-
-# The loader accepts it, and no start does. (What names our own place is put right for replicas.)
-CRASHING = config("2", "/nowhere/profile.json")
-STOCK = "/etc/anvil/profile.json"
-
-
-class Rolled(Replicas):
-    """The replicas on one config volume, each in the folder of its own pointer."""
-
-    @property
-    def volume(self) -> str:
-        return self.name + "-cfg"
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"replicas": self.routers, "edge": self.name + "-edge", "volume": self.volume, "image": ROUTER_IMAGE,
-                "settle": 0.3, "grace": 5, "drain_timeout": 20}  # fmt: skip
-
-    def promote(self, **given: Any) -> dict[str, Any]:
-        return run_module("anvil_router_promote", **{**self.parameters, **given})
-
-    def spawn(self, before: str, **given: Any) -> subprocess.Popen[str]:
-        return spawn_promotion(before, {**self.parameters, **given})
-
-    def start(self) -> None:
-        pool = docker.types.IPAMPool(subnet=self.subnet + ".0/24")
-        self.api.create_network(self.name, ipam=docker.types.IPAMConfig(pool_configs=[pool]))
-        start = {"entrypoint": ["python3", "-c", BACKEND]}
-        self.run(self.name + "-backend", ROUTER_IMAGE, self.subnet + ".5", {}, ("backend",), **start)
-        first = self.promote(config=config("1", STOCK), profile=profile())
-        assert first["changed"], first
-        command = ["router", "run", "--host", "0.0.0.0", "--port", "8000", "--config"]
-        for number, router in enumerate(self.routers):
-            folder = f"/etc/anvil/.anvil/live/{router}"
-            self.run(
-                router,
-                ROUTER_IMAGE,
-                f"{self.subnet}.{10 + number}",
-                {},
-                command=[*command, folder + "/config.toml"],
-                working_dir=folder,
-                environment={"ANVIL_ROUTER_TOKEN": TOKEN, "ANVIL_HEAVY_KEY": "x"},
-                stop_signal="SIGINT",
-                host={"restart_policy": {"Name": "unless-stopped"}, "binds": [f"{self.volume}:/etc/anvil:ro"]},
-            )
-        servers = [{"container": router, "address": f"{self.subnet}.{10 + number}"} for number, router in enumerate(self.routers)]
-        values = {"socket": SOCKET, "longest": 330, "certificates": "", "tls_folder": "", "check_path": "/healthz",
-                  "check_token": False, "revision": "1", "replicas": servers}  # fmt: skip
-        from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_template
-
-        self.start_edge(render_template("edge/haproxy.cfg.j2", plan={"host": "test"}, edge=values))
-        wait_until(self.is_up)
-
-    def is_up(self) -> bool:
-        try:
-            return [server.status for server in self.edge.read_servers()] == ["UP", "UP"]
-        except Exception:
-            return False
-
-    def started(self) -> list[str]:
-        return [str(self.api.inspect_container(router)["State"]["StartedAt"]) for router in self.routers]
-
-    def live(self) -> list[dict[str, str]]:
-        """The files that each replica sees; its revision is what its name says."""
-        seen = []
-        for router in self.routers:
-            snapshot = read_snapshot_aside(self.engine, ROUTER_IMAGE, Place(self.volume, "/etc/anvil", router, NAMES))
-            files = snapshot.files_of(snapshot.live or "")
-            assert snapshot.live is None or hash_revision(files) == snapshot.live
-            seen.append({name: content.decode() for name, content in files.items()})
-        return seen
-
-    def clean(self) -> None:
-        super().clean()
-        self.engine.remove_container(lock_name(self.volume))
-        self.api.remove_volume(self.volume, force=True)
+from replicas import STOCK, TOKEN, Rolled, config, profile
+from routersite import kill_before, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +77,28 @@ def test_no_client_notices_a_good_candidate_nor_a_bad_one(rolled: Rolled) -> Non
     assert report.failed == 0 and report.streams > 10 and report.short > 100, report
 
 
+def test_a_replica_that_cannot_be_drained_keeps_its_requests(rolled: Rolled) -> None:
+    good, before = rolled.live(), rolled.started()
+    load = Load(rolled.url(), clients=4, streams=1.0, stream_seconds=6.0, token=TOKEN).start()
+    wait_until(lambda: rolled.edge.read_servers()[0].sessions > 0)
+    failed = rolled.promote(config=config("10", STOCK), profile=profile(0.5), drain_timeout=0.5)
+    report = load.stop()
+    assert failed["failed"] and "was not drained within 0.5 s" in failed["msg"], failed
+    assert report.failed == 0 and report.streams >= 4, report
+    assert rolled.live() == good and rolled.started() == before and rolled.is_up()
+
+
+def test_a_replica_that_dies_while_the_next_is_promoted_takes_all_back(rolled: Rolled) -> None:
+    good = rolled.live()
+    spawned = rolled.spawn("", config=config("11", STOCK), profile=profile(0.5), dry_boot=False, settle=1.0)
+    wait_until(lambda: rolled.edge.read_servers()[1].status == "MAINT")
+    os.kill(rolled.api.inspect_container(rolled.routers[0])["State"]["Pid"], signal.SIGKILL)
+    answer = json.loads(spawned.communicate(timeout=60)[0])
+    assert answer["failed"] and "did not stay up" in answer["msg"] and "rolled back to" in answer["msg"], answer
+    assert rolled.live() == good
+    wait_until(rolled.is_up)
+
+
 STEPS = [
     ("promotion", "", "open_writer", 1),
     ("volume", "Writer", "_ask", 7),
@@ -190,21 +120,40 @@ def test_killed_before_every_step_the_next_run_finishes(rolled: Rolled, kind: st
     assert not rolled.promote(**base, **quick)["failed"]
     reached = []
     probes = [{"path": "/nowhere"}] if kind == "bad" else []
-    for room, owner, name, nth in STEPS:
-        before = DIE_BEFORE.format(room=room, owner=owner, name=name, nth=nth)
-        killed = rolled.spawn(before, config=config("7", STOCK), profile=profile(), probes=probes, **quick)
-        killed.communicate(timeout=90)
-        if killed.returncode == -signal.SIGKILL:
-            reached.append((name, nth))
-        assert all(files in (expected("6"), expected("7")) for files in rolled.live()), (name, nth)
+    for step in STEPS:
+        if kill_before(rolled.spawn, step, config=config("7", STOCK), profile=profile(), probes=probes, **quick):
+            reached.append(step)
+        assert all(files in (expected("6"), expected("7")) for files in rolled.live()), step
         # Undone for the good one's sake, finished for its own: both ways the next run ends well.
-        version = "7" if kind == "good" and nth == 2 else "6"
+        version = "7" if kind == "good" and step[3] == 2 else "6"
         back = rolled.promote(config=config(version, STOCK), profile=profile(), **quick)
-        assert not back["failed"], (name, nth, back)
-        assert rolled.live() == [expected(version)] * 2 and rolled.is_up(), (name, nth)
+        assert not back["failed"], (step, back)
+        assert rolled.live() == [expected(version)] * 2 and rolled.is_up(), step
         if version == "7":
             assert not rolled.promote(**base, **quick)["failed"]
     assert len(reached) >= (7 if kind == "good" else 5), reached
+
+
+def test_killed_before_every_step_of_a_first_promotion(rolled: Rolled) -> None:
+    """Of replicas that are not there yet, on a volume that is not there yet."""
+    new = expected("1")
+    reached = []
+    for number, step in enumerate([("volume", "Writer", "_ask", nth) for nth in range(2, 12)] + STEPS[-1:]):
+        names = [f"{rolled.name}-first-{number}-{each}" for each in "ab"]
+        first = Rolled(rolled.api, rolled.engine, name=names[0])
+        given = {"replicas": names, "edge": "", "volume": names[0] + "-cfg", "config": config("1", STOCK), "profile": profile()}
+        try:
+            if kill_before(first.spawn, step, **given, dry_boot=False):
+                reached.append(step)
+            for name in names:
+                assert first.live_of(name) in ({}, new), step
+            done = first.promote(**given, dry_boot=False)
+            assert not done["failed"], (step, done)
+            assert [first.live_of(name) for name in names] == [new, new], step
+            assert not first.promote(**given)["changed"], step
+        finally:
+            first.forget_volume()
+    assert len(reached) >= 8, reached
 
 
 def test_a_replica_that_does_not_run_in_its_own_folder_is_named(rolled: Rolled) -> None:

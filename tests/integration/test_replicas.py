@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.edge import Edge, describe_edge
+from ansible_collections.anvil.serving.plugins.module_utils.edge import Edge, describe_edge, find_revision
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.volume import Place, hash_revision, open_writer
@@ -21,7 +20,8 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.render import render
 from bed import Bed
 from harness import run_module
 from load import Load
-from replicas import BACKEND, ROUTER_IMAGE, TOKEN
+from replicas import BACKEND, EDGE_IMAGE, ROUTER_IMAGE, TOKEN, make_certificate
+from routersite import DIE_BEFORE, NEW_IMAGE, spawn_module, wait_until
 
 REPLICAS, EDGE = ["anvil-router-1", "anvil-router-2"], "anvil-router-edge"
 PROFILE_ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "quality_score": 0.9, "sample_n": 4}
@@ -31,7 +31,7 @@ PROFILE_ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "
 class Host:
     bed: Bed
     root: Path
-    router: dict[str, Any] = field(default_factory=lambda: {"replicas": 2})
+    router: dict[str, Any] = field(default_factory=lambda: {"replicas": 2, "profile": [PROFILE_ROW]})
 
     @property
     def engine(self) -> Engine:
@@ -43,7 +43,7 @@ class Host:
             "anvil_root": str(self.root),
             "anvil_secrets": {"router_token": None},
             "anvil_serves": {"heavy": {**serve, "container": "backend", "args": ["-c", "4096"]}},
-            "anvil_router": {"image": ROUTER_IMAGE, "publish": "127.0.0.1:8123", "profile": [PROFILE_ROW], **self.router},
+            "anvil_router": {"image": ROUTER_IMAGE, "publish": "127.0.0.1:8123", **self.router},
         }
         return render_host(build_plan("bed", variables, {"router_token": "file"}))
 
@@ -61,7 +61,25 @@ class Host:
             for name in files:  # what a stock router reads
                 writer.put_link(name, f".anvil/live/anvil-router/{name}")
 
+    def promote_edge(self, **given: Any) -> dict[str, Any]:
+        """As the role does it. given: parameters of the module, and check."""
+        rendered = self.render()
+        names = rendered["router_names"]
+        base = {"container": names["edge"], "image": EDGE_IMAGE, "writer_image": ROUTER_IMAGE, "settle": 0.3}
+        base |= {"config": rendered["router_files"]["edge"], "folders": names["edge_folders"]}
+        return run_module("anvil_router_edge", **{**base, **given})
+
+    def promote(self, **given: Any) -> dict[str, Any]:
+        """The router's own files, as the role does it."""
+        rendered = self.render()
+        files = {name: text for name, text in rendered["router_files"].items() if name != "edge" and text}
+        names = {"replicas": REPLICAS, "edge": EDGE, "image": self.router.get("image", ROUTER_IMAGE)}
+        return run_module("anvil_router_promote", **{**names, **files, "settle": 0.5, "drain_timeout": 20, **given})
+
     def up(self, check: bool = False) -> dict[str, Any]:
+        if self.render()["router_names"]["edge"]:
+            done = self.promote_edge(check=check)
+            assert not done["failed"], done["msg"]
         secrets = {"router_token": TOKEN}
         return run_module("anvil_serve", check=check, diff=True, project=self.render()["router"], secrets=secrets)
 
@@ -110,21 +128,124 @@ def test_two_replicas_come_up_behind_the_edge_and_the_second_run_changes_nothing
     assert not restarted["failed"] and restarted["changed"] and set(restarted["seconds"]) == set(REPLICAS), restarted
     after = host.started()
     assert all(after[name] != started[name] for name in REPLICAS) and after[EDGE] == started[EDGE]
-
-    host.router["request_timeout"] = 301
-    changed = host.up()
-    assert set(actions(changed).values()) == {"none"} and changed["files"] == [str(host.root / "anvil-router/edge/haproxy.cfg")]
-    for check in (True, False):
-        reloaded = run_module("anvil_router_edge", check=check, container=EDGE)
-        assert not reloaded["failed"] and reloaded["changed"], reloaded
-    assert not run_module("anvil_router_edge", container=EDGE)["changed"]
-    assert host.started()[EDGE] == started[EDGE]
     report = load.stop()
     assert report.failed == 0 and report.short > 50 and report.streams > 8, report
 
-    Edge(host.engine, EDGE).drain(REPLICAS[0], 10)
-    refused = run_module("anvil_router_edge", container=EDGE, force=True)
-    assert refused["failed"] and f"while {REPLICAS[0]} is drained" in refused["msg"]
+
+def test_the_edges_configuration_is_promoted_under_long_streams_and_taken_back(host: Host) -> None:
+    host.up()
+    edge, started = Edge(host.engine, EDGE), host.started()
+    wait_until(lambda: [server.status for server in edge.read_servers()] == ["UP", "UP"])
+    streams = Load("http://127.0.0.1:8123", clients=4, streams=1.0, stream_seconds=20, token=TOKEN).start()
+    short = Load("http://127.0.0.1:8123", clients=8, streams=0.0, token=TOKEN).start()
+    wait_until(lambda: sum(server.sessions for server in edge.read_servers()) >= 4)
+    first = edge.loaded_revision()
+    host.router["request_timeout"] = 301
+    predicted = host.promote_edge(check=True, diff=True)
+    assert predicted["changed"] and "timeout server 331s" in predicted["diff"][0]["after"], predicted
+    done = host.promote_edge()
+    assert done["changed"] and done["reloaded"] and done["revision"] == predicted["revision"], done
+    assert streams.report().streams == 0, "every stream is older than the reload"
+    assert not host.promote_edge()["changed"]
+    second = edge.loaded_revision()
+    assert second == edge.written_revision() != first
+
+    refused = host.promote_edge(config=host.render()["router_files"]["edge"] + "  no-such-word\n")
+    assert refused["failed"] and "no-such-word" in str(refused["problems"]), refused
+    # HAProxy's check finds nothing wrong with a port that its new process may not open.
+    cannot = host.render()["router_files"]["edge"].replace("bind :8000", "bind :8000\n    bind 203.0.113.9:8001")
+    failed = host.promote_edge(config=cannot)
+    assert failed["failed"] and "throwaway edge" in failed["msg"] and "203.0.113.9" in str(failed["problems"]), failed
+    assert edge.loaded_revision() == second == edge.written_revision()
+    back = host.promote_edge(state="rolled_back", config=None)
+    assert back["changed"] and edge.loaded_revision() == first, back
+    assert run_module("anvil_router_edge", container=EDGE, force=True)["changed"]
+    assert [load.stop().failed for load in (short, streams)] == [0, 0], (short.report(), streams.report())
+    assert streams.report().streams >= 4 and short.report().short > 50
+    failed = host.promote_edge(config=cannot, timeout=3, dry_boot=False)
+    assert failed["failed"] and "rolled back to" in failed["msg"], failed
+    assert edge.loaded_revision() == first == edge.written_revision()
+    assert host.started() == started
+
+
+def test_an_edge_waits_for_a_promotion_and_no_reload_forgets_a_drained_replica(host: Host) -> None:
+    host.up()
+    edge = Edge(host.engine, EDGE)
+    wait_until(lambda: [server.status for server in edge.read_servers()] == ["UP", "UP"])
+    place = Place("anvil-router-cfg", "/etc/anvil", REPLICAS[0], ())
+    image = host.bed.docker("image", "inspect", "--format", "{{.Id}}", ROUTER_IMAGE)
+    host.router["request_timeout"] = 302
+    with open_writer(host.engine, image, place, 10):  # as a promotion of the replicas does
+        busy = run_module("anvil_router_edge", container=EDGE, force=True, lock_timeout=0.3)
+        assert busy["failed"] and "another promotion is under way" in busy["msg"], busy
+        waiting = host.promote_edge(lock_timeout=0.3)
+        assert waiting["failed"] and "another promotion is under way" in waiting["msg"], waiting
+        restart = run_module("anvil_router_restart", replicas=REPLICAS, edge=EDGE, lock_timeout=0.3)
+        assert restart["failed"] and "another promotion is under way" in restart["msg"], restart
+    edge.drain(REPLICAS[0], 10)
+    for refused in (run_module("anvil_router_edge", container=EDGE, force=True), host.promote_edge()):
+        assert refused["failed"] and f"while {REPLICAS[0]} is drained" in refused["msg"], refused
+    edge.readmit(REPLICAS[0], 10)
+    assert host.promote_edge()["changed"]
+
+
+@pytest.mark.parametrize(("room", "owner", "name", "nth"), [
+    ("volume", "Writer", "_ask", 5), ("edge_reader", "EdgeReader", "reload", 1), ("router", "Reader", "verify", 1),
+    ("promotion", "_Promotion", "_close", 1),
+])  # fmt: skip
+def test_an_edge_promotion_that_is_killed_is_finished_by_the_next(host: Host, room: str, owner: str, name: str, nth: int) -> None:
+    host.up()
+    edge, started = Edge(host.engine, EDGE), host.started()
+    host.router["request_timeout"] = 303
+    config = host.render()["router_files"]["edge"]
+    given = {"container": EDGE, "image": EDGE_IMAGE, "writer_image": ROUTER_IMAGE, "settle": 0.3, "config": config}
+    before = DIE_BEFORE.format(room=room, owner=owner, name=name, nth=nth)
+    killed = spawn_module("anvil_router_edge", before, given)
+    killed.communicate(timeout=60)
+    assert killed.returncode == -9
+    done = host.promote_edge()
+    assert not done["failed"] and edge.loaded_revision() == edge.written_revision() == find_revision(config), done
+    assert not host.promote_edge()["changed"]
+    assert host.started() == started
+
+
+def test_a_gateway_router_is_rendered_brought_up_and_rolled_under_load(clean_bed: Bed, tmp_path: Path) -> None:
+    clean_bed.docker("network", "create", "anvil")
+    start = ["--entrypoint", "python3", NEW_IMAGE, "-c", BACKEND]
+    clean_bed.docker("run", "--detach", "--name", "backend", "--network", "anvil", *start)
+    host = Host(clean_bed, tmp_path / "anvil", {"image": NEW_IMAGE, "replicas": 2})
+    first = host.promote()
+    assert first["changed"] and not first["reloaded"], first
+    assert actions(host.up()) == {"router-1": "create", "router-2": "create", "edge": "create"}
+    edge, started = Edge(host.engine, EDGE), host.started()
+    wait_until(lambda: [server.status for server in edge.read_servers()] == ["UP", "UP"])
+    asked = {"container": REPLICAS[0], "edge": EDGE, "image": NEW_IMAGE, "token": TOKEN}
+    assert not run_module("anvil_router_info", **asked, ask=["heavy"])["failed"]
+    assert not host.promote()["changed"]
+
+    load = Load("http://127.0.0.1:8123", clients=16, stream_seconds=1, token=TOKEN).start()
+    host.router["routes"] = {"llm.primary": "heavy"}
+    rolled = host.promote()
+    bad = host.promote(probes=[{"path": "/nowhere"}], dry_boot=False, config=rolled_config(host, "llm.other"))
+    back = host.promote(state="rolled_back", config=None)
+    report = load.stop()
+    assert rolled["changed"] and [action for action in rolled["actions"] if "serves" in action] == [
+        f"{replica} serves {rolled['revision']['new'][:12]}" for replica in REPLICAS
+    ], rolled
+    assert bad["failed"] and "rolled back to" in bad["msg"], bad
+    assert back["changed"] and back["revision"] == {"old": rolled["revision"]["new"], "new": first["revision"]["new"]}, back
+    assert report.failed == 0 and report.short > 50 and report.streams > 8, report
+    assert host.started()[EDGE] == started[EDGE]
+    assert not host.promote()["failed"]
+    assert not run_module("anvil_router_info", **asked, ask=["llm.primary", "heavy"])["failed"]
+    assert set(actions(host.up()).values()) == {"none"}
+
+
+def rolled_config(host: Host, route: str) -> str:
+    host.router["routes"] = {route: "heavy"}
+    config = str(host.render()["router_files"]["config"])
+    host.router["routes"] = {"llm.primary": "heavy"}
+    return config
 
 
 def test_every_field_that_replicas_use_is_seen_when_it_is_edited(host: Host) -> None:
@@ -151,19 +272,6 @@ def test_one_router_makes_room_for_the_edge(host: Host) -> None:
     assert not host.up()["changed"]
 
 
-def make_certificate(folder: Path, name: str) -> None:
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o755)
-    made = ["-keyout", str(folder / "key"), "-out", str(folder / "crt"), "-subj", f"/CN={name}"]
-    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *made]
-    subprocess.run(argv, check=True, capture_output=True)
-    pem = folder / "edge.pem"
-    pem.write_text((folder / "crt").read_text() + (folder / "key").read_text())
-    pem.chmod(0o644)
-    (folder / "key").unlink()
-    (folder / "crt").unlink()
-
-
 def test_tls_with_a_certificate_from_a_folder_that_is_renewed_without_a_restart(host: Host, tmp_path: Path) -> None:
     folder = tmp_path / "tls"
     make_certificate(folder, "old.example")
@@ -180,11 +288,29 @@ def test_tls_with_a_certificate_from_a_folder_that_is_renewed_without_a_restart(
     request = urllib.request.Request("https://127.0.0.1:8123/v1/models", headers={"Authorization": f"Bearer {TOKEN}"})
     with urllib.request.urlopen(request, context=trust, timeout=5) as answer:
         assert json.load(answer)["data"]
+
+    asked = {"container": REPLICAS[0], "edge": EDGE, "image": ROUTER_IMAGE, "ask": ["heavy"], "token": TOKEN}
+    stranger = tmp_path / "stranger"
+    make_certificate(stranger, "old.example")
+    mine, other = str(folder / "edge.pem"), str(stranger / "edge.pem")
+    for trust in ({}, {"ca_file": mine}, {"ca_file": mine, "server_name": "old.example"}):
+        told = run_module("anvil_router_info", **asked, **trust)
+        assert not told["failed"] and told["answers"]["heavy"]["text"] == "hello", told
+    for trust, why in (
+        ({"ca_file": other}, "CERTIFICATE_VERIFY_FAILED"),
+        ({"ca_file": mine, "server_name": "other.example"}, "CERTIFICATE_VERIFY_FAILED"),
+        ({"ca_file": "/nowhere.pem"}, "no certificate to check"),
+    ):
+        refused = run_module("anvil_router_info", **asked, **trust)
+        assert refused["failed"] and why in refused["msg"], refused
     old, started = certificate(), host.started()[EDGE]
     make_certificate(folder, "new.example")
     assert not run_module("anvil_router_edge", container=EDGE)["changed"]
+    stale = run_module("anvil_router_info", **asked)
+    assert stale["failed"] and "router_reload" in stale["msg"], stale
     assert run_module("anvil_router_edge", container=EDGE, force=True)["changed"]
     assert certificate() != old and host.started()[EDGE] == started
+    assert not run_module("anvil_router_info", **asked)["failed"]
     (folder / "edge.pem").write_text("no certificate")
     refused = run_module("anvil_router_edge", container=EDGE, force=True)
     assert refused["failed"] and "HAProxy refuses" in refused["msg"], refused

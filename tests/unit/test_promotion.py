@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.asking import read_answer
 from ansible_collections.anvil.serving.plugins.module_utils.candidate import (
     Facts,
     check_paths,
@@ -15,6 +16,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.candidate import (
     encode_text,
     judge,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, find_endpoint
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.probes import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
@@ -22,17 +24,22 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
     GOING_BACK,
     SWITCHING,
     WRITTEN,
+    Crew,
     Journal,
     Lived,
+    Member,
+    Order,
+    Verdict,
     View,
     choose_pruned,
     decide_recovery,
     find_revision,
+    is_proven,
     list_history,
     parse_journal,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.router import find_endpoint, parse_time, read_answer
-from ansible_collections.anvil.serving.plugins.module_utils.volume import Entry, Place, Snapshot
+from ansible_collections.anvil.serving.plugins.module_utils.router import Router, RouterSetting, parse_time
+from ansible_collections.anvil.serving.plugins.module_utils.volume import Entry, Place, Snapshot, hash_revision
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,6 +109,48 @@ def test_an_interrupted_promotion_is_finished_or_undone(
 )
 def test_a_journal_reads_back_as_it_was_written(record: Journal) -> None:
     assert parse_journal(record.as_bytes(), "") == record
+
+
+NOW = 5000.0
+LIVE = {"config.toml": b"one", "profile.json": b"{}"}
+
+
+@pytest.mark.parametrize(
+    ("files", "view", "proved_by", "proven"),
+    [
+        # the process that runs has lived on this config; another profile is only looked things up in
+        ({**LIVE, "profile.json": b"[]"}, {"started_at": 4000.0}, "", True),
+        ({**LIVE, "config.toml": b"two"}, {"started_at": 4000.0}, "", False),
+        # it has not lived for long; it runs another image; it has not read these files; it does not run
+        (LIVE, {"started_at": 4995.0}, "", False),
+        (LIVE, {"started_at": 4000.0, "image_id": "other"}, "", False),
+        (LIVE, {"started_at": 900.0}, "", False),
+        (LIVE, {"started_at": 4000.0, "status": "exited"}, "", False),
+        # it was watched before, by this image or by another
+        (LIVE, {"started_at": 4995.0}, "image", True),
+        (LIVE, {"started_at": 4995.0}, "other", False),
+        # a crash loop speaks against it
+        (LIVE, {"started_at": 4995.0, "restarts": 3}, "image", False),
+        (LIVE, {"started_at": 4995.0, "status": "restarting"}, "image", False),
+        ({"config.toml": b"two"}, {"started_at": 4995.0, "restarts": 3}, "", False),
+    ],
+)
+def test_what_speaks_for_a_candidate(files: dict[str, bytes], view: dict[str, Any], proved_by: str, proven: bool) -> None:
+    live = hash_revision(LIVE)
+    folder = ".anvil/revisions/" + live
+    inner = {
+        ".anvil/live/router": Entry("link", target="../revisions/" + live),
+        folder: Entry("folder"),
+        folder + "/meta.json": Entry("file", content=b'{"proved_by": "%s"}' % proved_by.encode()),
+        **{f"{folder}/{name}": Entry("file", content=content) for name, content in LIVE.items()},
+    }
+    stock = {name: Entry("link", target=".anvil/live/router/" + name) for name in LIVE}
+    snapshot = Snapshot(PLACE, stock, inner, {})
+    router = Router(Engine(), RouterSetting("router", "cfg", "/etc/anvil"), Order(files={}))
+    seen = View(**{"exists": True, "status": "running", "image_id": "image", **view})
+    crew = Crew((Member("router", router),))
+    verdict = Verdict("", files, {"image": "image"})
+    assert is_proven(crew, snapshot, journal(DONE, new=live), {"router": seen}, verdict, NOW) == proven
 
 
 STRANGE = [

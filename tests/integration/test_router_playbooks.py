@@ -1,0 +1,199 @@
+"""Every command of docs/router.md, typed as it stands there, on two replicas behind an edge with a certificate."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from bed import Bed
+from conftest import COLLECTIONS, REPO
+from replicas import BACKEND, EDGE_IMAGE, ROUTER_IMAGE, TOKEN, make_certificate
+
+SETUP = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - anvil.serving.anvil_plan:
+      register: anvil
+    - ansible.builtin.include_role: {name: anvil.serving.router}
+"""
+SERVE = {"engine": "llama_cpp", "image": "anvil.local/llama-server:1", "model": "/m", "served_name": "fake", "port": 9000}
+CONTAINERS = ["anvil-router-1", "anvil-router-2", "anvil-router-edge"]
+PROFILE_ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "quality_score": 0.9, "sample_n": 4}
+
+
+@dataclass
+class Operator:
+    """Somebody who types playbooks, standing in a folder of their own."""
+
+    bed: Bed
+    folder: Path
+
+    def command(self, playbook: str, *more: str) -> list[str]:
+        return [str(Path(sys.executable).with_name("ansible-playbook")), playbook, "-i", str(self.folder / "hosts.yml"), *more]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PWD": str(self.folder),
+            "ROUTER_TOKEN": TOKEN,
+            "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+        }
+
+    def play(self, name: str, *more: str) -> str:
+        """Type a playbook; what it printed. It must succeed, and never show the token."""
+        done = self.attempt(name, *more)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+        return done.stdout
+
+    def attempt(self, name: str, *more: str) -> subprocess.CompletedProcess[str]:
+        path = str(REPO / f"playbooks/{name}.yml") if name != "setup" else str(self.folder / "setup.yml")
+        done = subprocess.run(
+            self.command(path, *more), env=self.environment, cwd=self.folder, capture_output=True, text=True, check=False
+        )
+        assert TOKEN not in done.stdout + done.stderr
+        return done
+
+    def play_on_terminal(self, name: str, *more: str) -> tuple[str, str]:
+        """Type a playbook on a terminal, its output redirected to a file: what the terminal showed, and what the file holds."""
+        master, slave = pty.openpty()
+        log = self.folder / "output.log"
+        argv = self.command(str(REPO / f"playbooks/{name}.yml"), *more)
+        with log.open("wb") as output:
+            started = subprocess.Popen(
+                argv, env=self.environment, cwd=self.folder, stdin=slave, stdout=output, stderr=output,
+                start_new_session=True, preexec_fn=lambda: os.login_tty(slave) or os.dup2(output.fileno(), 1)
+            )  # fmt: skip
+            os.close(slave)
+            shown = b""
+            while True:
+                try:
+                    piece = os.read(master, 4096)
+                except OSError:  # nobody has it open any more
+                    break
+                if not piece:
+                    break
+                shown += piece
+        assert started.wait(30) == 0, log.read_text() + shown.decode()
+        os.close(master)
+        return shown.decode(), log.read_text()
+
+    def live(self) -> str:
+        """The revision that both replicas read."""
+        found = {self.bed.docker("exec", one, "readlink", f"/etc/anvil/.anvil/live/{one}") for one in CONTAINERS[:2]}
+        assert len(found) == 1, found
+        return found.pop().rpartition("/")[2]
+
+    def read(self, name: str) -> str:
+        return self.bed.docker("exec", "anvil-router-1", "cat", f"/etc/anvil/.anvil/live/anvil-router-1/{name}")
+
+    def started(self) -> list[str]:
+        return [self.bed.docker("inspect", "--format", "{{.State.StartedAt}}", name) for name in CONTAINERS]
+
+
+@pytest.fixture(scope="module")
+def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    folder = tmp_path_factory.mktemp("operator")
+    folder.chmod(0o755)
+    make_certificate(folder / "tls", "router.example")
+    variables = {
+        "anvil_root": str(folder / "anvil"),
+        "anvil_secrets": {"router_token": "{{ lookup('ansible.builtin.env', 'ROUTER_TOKEN') }}"},
+        "anvil_serves": {"heavy": {**SERVE, "container": "backend", "args": ["-c", "4096"]}},
+        "anvil_router": {
+            "image": ROUTER_IMAGE,
+            "publish": "127.0.0.1:8124",
+            "replicas": 2,
+            "profile": [PROFILE_ROW],
+            "edge": {"image": EDGE_IMAGE, "certificates": str(folder / "tls")},
+        },
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+    }
+    folder.joinpath("hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"here": {}}, "vars": variables}}))
+    folder.joinpath("setup.yml").write_text(SETUP)
+    bed.start_engine()
+    bed.clear()
+    bed.docker("network", "create", "anvil")
+    bed.docker("run", "-d", "--name", "backend", "--network", "anvil", "--entrypoint", "python3", ROUTER_IMAGE, "-c", BACKEND)
+    made = Operator(bed, folder)
+    made.play("setup")
+    yield made
+    bed.clear()
+
+
+def test_the_role_asks_the_tiers_through_the_edge_and_a_second_run_changes_nothing(operator: Operator) -> None:
+    before = operator.started()
+    said = operator.play("setup")
+    assert "changed=0" in said and "Ask every tier for a completion" in said
+    assert operator.started() == before
+    pem = operator.folder / "tls/edge.pem"
+    content = pem.read_text()
+    # The edge presents what it read at its start: a certificate that was renewed since is not that one.
+    make_certificate(operator.folder / "tls", "renewed.example")
+    stale = operator.attempt("setup")
+    assert stale.returncode != 0 and "router_reload" in stale.stdout, stale.stdout[-2000:]
+    assert "changed=1" in operator.play("router_reload")
+    operator.play("setup")
+    pem.write_text(content)
+    operator.play("router_reload")
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("router_status", (), '"status": "UP"'),
+        ("history", (), '"origin": "promoted"'),
+        ("router_logs", ("-e", "lines=200"), "Loading success"),
+        ("router_token", (), '"wanted_by_router": true'),
+    ],
+)
+def test_a_playbook_that_only_looks(operator: Operator, name: str, more: tuple[str, ...], said: str) -> None:
+    before = operator.started()
+    told = operator.play(name, *more)
+    assert said in told and "changed=0" in told, told[-2000:]
+    assert operator.started() == before
+
+
+def test_the_token_is_shown_on_the_terminal_and_nowhere_else(operator: Operator) -> None:
+    shown, logged = operator.play_on_terminal("router_token", "-e", "reveal=true")
+    assert f"here router_token: {TOKEN}" in shown and TOKEN not in logged
+    nowhere = operator.attempt("router_token", "-e", "reveal=true")
+    assert nowhere.returncode != 0 and "There is no terminal" in nowhere.stdout
+
+
+def test_restart_and_reload(operator: Operator) -> None:
+    before = operator.started()
+    operator.play("router_restart")
+    assert [new != old for new, old in zip(operator.started(), before, strict=True)] == [True, True, False]
+    before = operator.started()
+    assert "changed=1" in operator.play("router_reload")
+    assert operator.started() == before
+
+
+def test_promote_files_of_the_controller_and_roll_back(operator: Operator) -> None:
+    quick = ("-e", "settle=0.5")
+    assert "changed=0" in operator.play("promote")
+    first, files = operator.live(), {name: operator.read(name) for name in ("config.toml", "profile.json")}
+    (operator.folder / "measured.json").write_text(files["profile.json"].replace("0.9", "0.4"))
+    assert "changed=1" in operator.play("promote", "-e", "profile=measured.json", *quick)
+    assert operator.read("config.toml") == files["config.toml"] and "0.4" in operator.read("profile.json")
+    second = operator.live()
+    (operator.folder / "config.toml").write_text(
+        files["config.toml"].replace("relay_timeout = 300", "relay_timeout = 320") + "\n"
+    )
+    assert "changed=1" in operator.play("promote", "-e", "config=config.toml", *quick)
+    assert "relay_timeout = 320" in operator.read("config.toml") and "0.4" in operator.read("profile.json")
+    assert "changed=1" in operator.play("rollback", *quick) and operator.live() == second != first
+    assert "changed=1" in operator.play("rollback", "-e", f"revision={first[:8]}", *quick) and operator.live() == first
+    missing = operator.attempt("promote", "-e", "profile=nowhere.json")
+    assert missing.returncode != 0 and "nowhere.json" in missing.stdout + missing.stderr
