@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan, Mount, ServePlan
+import yaml
+from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan, Mount, ServePlan, parse_compose
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_serves
 from bed import FAKOLI_DARK, Bed
+from conftest import COLLECTIONS
 from harness import run_module
 
 HEAVY_GPU, FAST_GPU = (gpu.uuid for gpu in FAKOLI_DARK)
+LLAMA = "anvil.local/llama-server:1"
+BUDGETS = [
+    {"alias": "big", "uuid": HEAVY_GPU, "vram_mib": 97887, "reserve_mib": 2048},
+    {"alias": "small", "uuid": FAST_GPU, "vram_mib": 32607, "reserve_mib": 3072},
+]
 SECRET = "s3cret$value-that-must-not-leak"
 
 
@@ -23,36 +35,52 @@ class Field:
     bed: Bed
     root: Path
     serves: dict[str, ServePlan]
+    models: Path
     gpus: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    secrets: dict[str, str] = dataclasses.field(default_factory=lambda: {"key": SECRET})
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def edit(self, name: str, **fields: Any) -> None:
         self.serves[name] = replace(self.serves[name], **fields)
 
+    def add(self, **keys: Any) -> None:
+        """Keys of heavy's service in the compose file that no inventory can say; a key of None goes."""
+        self.more.update(keys)
+
     def project(self) -> dict[str, Any]:
         plan = HostPlan("bed", str(self.root), "linux", "anvil", {}, tuple(self.serves.values()))
-        return render_serves(plan).as_dict()
+        rendered = render_serves(plan)
+        if not self.more:
+            return rendered.as_dict()
+        document = yaml.safe_load(rendered.compose)
+        heavy = document["services"]["heavy"]
+        for key, value in self.more.items():
+            heavy[key] = {**heavy[key], **value} if isinstance(value, dict) and isinstance(heavy.get(key), dict) else value
+        document["services"]["heavy"] = {key: value for key, value in heavy.items() if value is not None}
+        return replace(rendered, compose=yaml.safe_dump(document), services=parse_compose(document)).as_dict()
 
     def params(self, state: str = "up", **params: Any) -> dict[str, Any]:
         """The module's parameters; the settle time is short, because nothing but a test's own doing disturbs the bed."""
-        defaults = {"project": self.project(), "secrets": {"key": SECRET}, "gpus": self.gpus, "settle": 0.6}
+        defaults = {"project": self.project(), "secrets": self.secrets, "gpus": self.gpus, "settle": 0.6}
         return {**defaults, "state": state, **params}
 
     def run(self, state: str = "up", check: bool = False, **params: Any) -> dict[str, Any]:
         return run_module("anvil_serve", check=check, diff=True, **self.params(state, **params))
 
     def foresee(self, state: str = "up", **params: Any) -> dict[str, Any]:
-        """Run in check mode and for real; both must say the same of every serve, and check mode must touch nothing."""
-        before = self.ids()
+        """Run in check mode and for real: both must say the same, word for word, but for what only the real run can know.
+        Check mode must touch nothing."""
+        before, files = self.ids(), self.files()
         predicted = self.run(state, check=True, **params)
-        assert self.ids() == before
+        assert (self.ids(), self.files()) == (before, files)
         done = self.run(state, **params)
-        for key in ("failed", "changed", "files", "created", "evictions"):
-            assert predicted.get(key) == done.get(key), (key, predicted.get(key), done.get(key))
-        kept = ("action", "reasons", "changes")
-        for group in ("serves", "containers"):
-            foreseen, came = ({n: [s[k] for k in kept if k in s] for n, s in a.get(group, {}).items()} for a in (predicted, done))
-            assert foreseen == came
+        assert foreseeable(predicted) == foreseeable(done)
         return done
+
+    def files(self) -> dict[str, tuple[int, int]]:
+        """Every file below the root, with its time and size; the lock is not counted."""
+        there = [path for path in self.root.rglob("*") if path.is_file() and path.name != ".lock"]
+        return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in there}
 
     def info(self) -> dict[str, Any]:
         return run_module("anvil_serve_info", project=self.project(), secrets={"key": SECRET})
@@ -86,7 +114,21 @@ def make_field(bed: Bed, models: Path, root: Path) -> Field:
         )
 
     serves = {"heavy": serve("heavy", 30002, HEAVY_GPU), "fast": serve("fast", 30003, FAST_GPU)}
-    return Field(bed, root, serves)
+    return Field(bed, root, serves, models)
+
+
+# What a run finds out by doing it: the commands it ran, and what became of each serve.
+COMES = ("state", "health", "ready", "container_id", "image_id", "seconds")
+
+
+def foreseeable(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer without what only a real run can know."""
+    kept = {key: value for key, value in answer.items() if key not in ("commands", "invocation")}
+    for group in ("serves", "containers"):
+        if group in kept:
+            rows = kept[group].items()
+            kept[group] = {name: {key: value for key, value in row.items() if key not in COMES} for name, row in rows}
+    return kept
 
 
 def actions(answer: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
@@ -102,7 +144,7 @@ def void(_value: object) -> None:
 
 
 # A server that does as its environment says: SERVES its model's name, LEN its max_model_len, STATUS its answer, LIVES for so
-# many seconds, EATS so many MiB.
+# many seconds, EATS so many MiB, STREAMS a completion for so many seconds, tells its SLOTS.
 SERVER = """
 import http.server, json, os, sys, threading, time
 words = dict(zip(sys.argv, sys.argv[1:]))
@@ -112,10 +154,23 @@ if "LIVES" in os.environ:
     threading.Timer(float(os.environ["LIVES"]), lambda: (print("that was my life", flush=True), os._exit(7))).start()
 if os.environ.get("STATUS") == "mute":
     time.sleep(3600)
+busy = []
 class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        busy.append(self)
+        self.send_response(200)
+        self.end_headers()
+        for _tenth in range(int(float(os.environ["STREAMS"]) * 10)):
+            self.wfile.write(b"data: {}\\n")
+            time.sleep(0.1)
+        self.wfile.write(b'data: {"stop":true}\\n')
+        busy.remove(self)
     def do_GET(self):
         self.send_response(int(os.environ.get("STATUS", 200)))
         self.end_headers()
+        if self.path == "/slots" and "SLOTS" in os.environ:
+            self.wfile.write(json.dumps([{"is_processing": bool(busy)}]).encode())
+            return
         row = {"id": name, "max_model_len": int(os.environ.get("LEN", 0)) or None}
         self.wfile.write(json.dumps({"data": [row]}).encode())
     def log_message(self, *words):
@@ -128,3 +183,37 @@ PYTHON_IMAGE = "anvil.local/router:0.13.2"
 def scripted(**environment: str) -> dict[str, Any]:
     """Fields of a serve that runs ``SERVER`` in place of a model server."""
     return {"image": PYTHON_IMAGE, "entrypoint": ("python3", "-c", SERVER), "environment": environment, "cap_drop": ()}
+
+
+MODULE = """
+import json, sys
+sys.path[:0] = {paths!r}
+from harness import run_module
+{first}
+print(json.dumps(run_module("anvil_serve", **json.load(sys.stdin))))
+"""
+
+
+def start_module(field: Field, first: str = "", **params: Any) -> subprocess.Popen[bytes]:
+    """The module as a process of its own, in the middle of which something may happen. first: code that is run before."""
+    code = MODULE.format(paths=[str(COLLECTIONS), str(Path(__file__).parent)], first=first)
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(field.params(**params)).encode())
+    process.stdin.close()
+    return process
+
+
+def wait_for(seen: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Wait until something is seen, or the module has ended."""
+    deadline = time.monotonic() + 20
+    while not seen() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def answer_of(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    assert process.stdout is not None
+    answer: dict[str, Any] = json.loads(process.stdout.read())
+    process.wait()
+    return answer

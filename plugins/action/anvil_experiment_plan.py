@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.anvil.serving.plugins.action.anvil_plan import plan_host
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.action.anvil_plan import list_gpus, plan_host
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan, Service
 from ansible_collections.anvil.serving.plugins.plugin_utils import experiment
+from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import Project, render_experiment
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -97,12 +98,16 @@ class ActionModule(ActionBase):
                 raise AnvilError(*problems)
             endpoints = [f"http://{bind}:{port}/v1" for one in project.services.values() for bind, port, _target in one.ports]
             result.update(
-                name=wish.name, project=project.as_dict(), notes=notes, endpoints=endpoints, ttl=wish.ttl, root=base.root
+                name=wish.name,
+                project=project.as_dict(),
+                gpus=list_gpus(base),
+                notes=notes,
+                endpoints=endpoints,
+                ttl=wish.ttl,
+                root=base.root,
             )
         except AnvilError as error:
-            result["failed"] = True
-            result["msg"] = f"The experiment for {host} cannot be planned; nothing of it was touched.\n{error.as_text()}"
-            result["problems"] = problems_as_dicts(error.problems)
+            result.update(as_failure(error, f"The experiment for {host} cannot be planned; nothing of it was touched."))
         return result
 
     def _make_project(

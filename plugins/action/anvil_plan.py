@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
-from ansible_collections.anvil.serving.plugins.module_utils.files import differs, write_file
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan
 from ansible_collections.anvil.serving.plugins.plugin_utils.origin import name_origins, read_variables
+from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure, count_mistakes, write_texts
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_host
 
 ARGUMENTS = {
@@ -52,14 +52,10 @@ def write_rendered(folder: Path, rendered: dict[str, Any], check: bool) -> tuple
         "router/compose.yaml": (rendered["router"] or {}).get("compose", ""),
         "router/config.toml": rendered["router_files"]["config"],
         "router/profile.json": rendered["router_files"]["profile"],
-        **{f"router/{name}": text for name, text in (rendered["router"] or {}).get("files", {}).items()},
+        "router/edge/haproxy.cfg": rendered["router_files"]["edge"],
+        **{f"serves/{name}": text for name, text in (rendered["serves"] or {}).get("files", {}).items()},
     }
-    wanted = {str(folder / name): text for name, text in texts.items() if text}
-    stale = [path for path, text in wanted.items() if differs(path, text, 0o644)]
-    if not check:
-        for path in stale:
-            write_file(path, wanted[path], 0o644)
-    return sorted(wanted), bool(stale)
+    return write_texts(folder, {name: text for name, text in texts.items() if text}, check)
 
 
 class ActionModule(ActionBase):
@@ -83,9 +79,5 @@ class ActionModule(ActionBase):
                 folder = Path(options["output"]).expanduser().resolve() / host
                 result["files"], result["changed"] = write_rendered(folder, rendered, self._task.check_mode)
         except AnvilError as error:
-            count = len(error.problems)
-            mistakes = "1 mistake" if count == 1 else f"{count} mistakes"
-            result["failed"] = True
-            result["msg"] = f"The inventory of {host} has {mistakes}; no host was contacted.\n{error.as_text()}"
-            result["problems"] = problems_as_dicts(error.problems)
+            result.update(as_failure(error, f"The inventory of {host} has {count_mistakes(error)}; no host was contacted."))
         return result

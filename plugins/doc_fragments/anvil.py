@@ -6,7 +6,8 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """What all modules that talk to an engine have in common."""
+    """What modules have in common: the engine they talk to (ENGINE), that they only read (READS), a compose project (PROJECT),
+    its secrets and which of its serves are meant (SERVES), the hub (HUB)."""
 
     ENGINE = r"""
 options:
@@ -21,12 +22,34 @@ requirements:
   - Docker SDK for Python 5.0.3 or later (C(python3-docker), or C(pip install docker))
   - Python 3.9 or later
 """
+    TOLERANT = r"""
+options:
+  tolerant:
+    description:
+      - Where the host cannot be looked at, succeed and say why in C(trouble), for M(anvil.serving.anvil_report), which shows it
+        beside the other hosts and fails at its end.
+    type: bool
+    default: false
+"""
+    READS = r"""
+attributes:
+  check_mode:
+    description: Changes nothing in any mode.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+  idempotent:
+    description: Changes nothing.
+    support: full
+"""
     PROJECT = r"""
 options:
   project:
     description:
       - The compose project as M(anvil.serving.anvil_plan) renders it (RV(anvil.serving.anvil_plan#module:serves) or
-        RV(anvil.serving.anvil_plan#module:router)).
+        RV(anvil.serving.anvil_plan#module:router)), or M(anvil.serving.anvil_workflow_plan)
+        (RV(anvil.serving.anvil_workflow_plan#module:project)).
     type: dict
     required: true
     suboptions:
@@ -50,6 +73,9 @@ options:
         description: Further files, path below O(project.directory) to text, that services mount from there.
         type: dict
         default: {}
+"""
+    SERVES = r"""
+options:
   secrets:
     description:
       - Values of the secrets that the project's services name.
@@ -62,4 +88,22 @@ options:
     type: list
     elements: str
     default: []
+"""
+
+    HUB = r"""
+options:
+  endpoint:
+    description: Address of the hub or a mirror of it; the client's own default if not given.
+    type: str
+  token:
+    description: Access token of the hub.
+    type: str
+  token_file:
+    description: File on the host that holds the token.
+    type: path
+  client:
+    description:
+      - Python interpreter on the host that has C(huggingface_hub) 0.30 or later, such as that of the venv which the role
+        P(anvil.serving.models#role) makes. The module's own interpreter if not given.
+    type: path
 """

@@ -22,23 +22,23 @@ from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilE
 from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, read_cards
 from ansible_collections.anvil.serving.plugins.module_utils.holdings import HOLDING, read_claims
 from ansible_collections.anvil.serving.plugins.module_utils.ledger import Budget, Claim, Verdict, Want, choose_evictions, weigh
-from ansible_collections.anvil.serving.plugins.module_utils.replacing import drop_kept, put_back, set_aside
-from ansible_collections.anvil.serving.plugins.module_utils.serves import (
+from ansible_collections.anvil.serving.plugins.module_utils.listeners import busy_ports
+from ansible_collections.anvil.serving.plugins.module_utils.orders import (
     GRACE_SECONDS,
     LOG_LINES,
     RESTS_EVICTED,
     Order,
     Outcome,
     Project,
-    Reader,
-    busy_ports,
-    inspect,
     subject_of,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.reader import Reader, inspect
+from ansible_collections.anvil.serving.plugins.module_utils.replacing import drop_kept, put_back, set_aside
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     COMPOSE_PROJECT,
     COMPOSE_SERVICE,
     EVICTABLE,
+    OFF,
     ON_DEMAND,
     Service,
 )
@@ -68,13 +68,16 @@ def admit_serves(
         outcomes[name].decision = Decision(drift.NONE, (RESTS_EVICTED,))
     starting = [service for service in starting if service.name not in resting]
     evictions = books.evictions(verdict, [service.name for service in services])
-    busy = {address: who for address, who in busy_ports(starting, reader).items() if address not in _own_ports(outcomes)}
+    busy = {address: who for address, who in busy_ports(starting, reader.listed).items() if address not in _own_ports(outcomes)}
     refused = admit(starting, reader.neighbours_of(services, replaced), cards, busy)
     for name, problems in refused.items():
         outcomes[name].problems.extend(problems)
     if not evictions:
         for name, problems in verdict.problems.items():
             outcomes[name].problems.extend(problems)
+    told_notes = list(verdict.notes)
+    if order.compatibility != "off" and starting:
+        told_notes += _judge_models(reader, starting, cards or (), order, outcomes)
     for gone in evictions:
         outcomes[gone.name] = Outcome(Decision(drift.EVICT, (RESTS_EVICTED,)), reader.container_of(gone))
     demanding = ", ".join(service.name for service in charged if reader.project.residency(service) == ON_DEMAND)
@@ -82,7 +85,25 @@ def admit_serves(
         {"serve": gone.name, "container": gone.container, "for": demanding, "gpu_uuids": list(gone.gpu_uuids)}
         for gone in evictions
     ]
-    return told, list(verdict.notes)
+    return told, told_notes
+
+
+def _judge_models(
+    reader: Reader, starting: Sequence[Service], cards: Sequence[Card], order: Order, outcomes: Dict[str, Outcome]
+) -> List[str]:
+    """Do the models fit their engines and cards? Findings go to the first serve that is about to start; notes come back."""
+    # Reading headers of weights pulls in much that a run without anything to start does not need.
+    from ansible_collections.anvil.serving.plugins.module_utils.gate import judge_services
+
+    names = [service.name for service in starting if outcomes[service.name].decision.action in CHARGED]
+    if not names:
+        return []
+    described = [service for service in reader.project.services.values() if reader.project.residency(service) != OFF]
+    problems, notes = judge_services(reader.engine, described, names, cards, order.allowed)
+    if order.compatibility == "enforce" and problems:
+        outcomes[names[0]].problems.extend(problems)
+        return notes
+    return [*notes, *(problem.as_text() for problem in problems)]
 
 
 def _own_ports(outcomes: Dict[str, Outcome]) -> Set[Tuple[str, int]]:
@@ -114,7 +135,8 @@ class _Books:
 
     def _read(self, reader: Reader, outcomes: Dict[str, Outcome]) -> None:
         own = [outcomes[service.name].seen for service in self.charged]
-        leaving = {seen.id for seen in (*own, *(outcome.replaces for outcome in outcomes.values())) if seen is not None}
+        gone = [outcome.seen for outcome in outcomes.values() if outcome.decision.action == drift.EVICT]
+        leaving = {seen.id for seen in (*own, *gone, *(outcome.replaces for outcome in outcomes.values())) if seen is not None}
         held = read_claims(reader.engine, reader.listed, self.cards, ())
         for container, told in held.items():
             claim = told
@@ -185,15 +207,33 @@ class _Books:
 # --------------------------------------------------------------------------------------------------------------- acting
 
 
-def act(reader: Reader, compose: Compose, starting: Sequence[Service], outcomes: Dict[str, Outcome]) -> Dict[str, Problem]:
-    """Carry the decisions out, one compose command for each kind of action; returns the serves that did not start."""
+def pull_images(engine: Engine, services: Sequence[Service], outcomes: Dict[str, Outcome]) -> Dict[str, Outcome]:
+    """Pull the images of these serves; returns the outcomes of those whose image cannot be had, each with the reason."""
+    lost = {}
+    said = {image: _pull(engine, image) for image in dict.fromkeys(service.image for service in services)}
+    for service in services:
+        if said[service.image]:
+            lost[service.name] = outcomes[service.name]
+            _fail(lost[service.name], "", explain(service, said[service.image], image_here=False))
+    return lost
+
+
+def _pull(engine: Engine, image: str) -> str:
+    """What the registry or the engine said where it cannot be pulled; empty where it can."""
+    try:
+        engine.pull_image(image)
+    except AnvilError as exc:
+        return exc.problems[0].why
+    return ""
+
+
+def act(reader: Reader, compose: Compose, starting: Sequence[Service], outcomes: Dict[str, Outcome], order: Order) -> List[str]:
+    """Carry the decisions out, one compose command for each kind of action; returns what an operator should know.
+
+    A serve that did not start is not ready, and its outcome tells why.
+    """
     engine = reader.engine
-    for outcome in outcomes.values():
-        if outcome.decision.action == drift.EVICT and outcome.seen is not None:
-            # Its clients get their answers first: a server that is told to stop has the grace to end them.
-            engine.stop_container(outcome.seen.id, GRACE_SECONDS)
-            engine.remove_container(outcome.seen.id)
-            outcome.state, outcome.seen = "absent", None
+    notes = _evict(reader, outcomes, order)
 
     def having(*actions: str) -> List[Service]:
         return [service for service in starting if outcomes[service.name].decision.action in actions]
@@ -216,9 +256,27 @@ def act(reader: Reader, compose: Compose, starting: Sequence[Service], outcomes:
         except AnvilError as exc:
             failed[service.name] = replace(exc.problems[0], where="serve " + service.name)
     for name, problem in failed.items():
-        outcomes[name].problems.append(problem)
-        outcomes[name].ready = False
-    return failed
+        _fail(outcomes[name], "", problem)
+    return notes
+
+
+def _evict(reader: Reader, outcomes: Dict[str, Outcome], order: Order) -> List[str]:
+    """Take down what makes room, each after its clients have their answers; returns where that could not be seen."""
+    engine, services = reader.engine, reader.project.services
+    going = {name: outcome.seen for name, outcome in outcomes.items() if outcome.decision.action == drift.EVICT}
+    if not going:
+        return []
+    from ansible_collections.anvil.serving.plugins.module_utils import draining
+
+    asked = {name: draining.question_for(services[name], subject_of(reader.project, services[name])) for name in going}
+    drained = draining.wait_idle(asked, time.monotonic, time.sleep, order.drain_timeout)
+    for name, seen in going.items():
+        if seen is not None:
+            # A request may have come since the last look: a server that is told to stop has the grace to end it.
+            engine.stop_container(seen.id, GRACE_SECONDS)
+            engine.remove_container(seen.id)
+        outcomes[name].state, outcomes[name].seen = "absent", None
+    return draining.tell(drained, order.drain_timeout)
 
 
 def _bring_up(engine: Engine, compose: Compose, services: Sequence[Service], recreate: bool) -> Dict[str, Problem]:
@@ -327,10 +385,12 @@ def explain(service: Service, said: str, image_here: bool) -> Problem:
 # -------------------------------------------------------------------------------------------------------------- verified
 
 
-def verify(reader: Reader, services: Sequence[Service], outcomes: Dict[str, Outcome], order: Order) -> None:
-    """After the wait: settings as asked, the same process over the settle time, and adopted containers out of the way."""
+def verify(reader: Reader, acted: Sequence[Service], outcomes: Dict[str, Outcome], order: Order) -> None:
+    """After the wait: settings as asked, the same process over the settle time, and adopted containers out of the way.
+
+    acted: the serves that were started, or were to be.
+    """
     engine, project = reader.engine, reader.project
-    acted = [service for service in services if outcomes[service.name].decision.action not in (drift.NONE, drift.EVICT)]
     for service in acted:
         outcome = outcomes[service.name]
         outcome.seen = inspect(engine, service.container)
@@ -346,7 +406,7 @@ def verify(reader: Reader, services: Sequence[Service], outcomes: Dict[str, Outc
             outcome.seen = inspect(engine, service.container)
         elif outcome.replaces is not None:
             drop_kept(engine, outcome.replaces)
-    _record_mounted(reader, outcomes)
+    _record_mounted(reader)
 
 
 def _fail(outcome: Outcome, state: str, problem: Problem) -> None:
@@ -393,7 +453,7 @@ def _watch_settled(engine: Engine, acted: Sequence[Service], outcomes: Dict[str,
         _fail(outcomes[name], verdict.state, problem)
 
 
-def _record_mounted(reader: Reader, outcomes: Dict[str, Outcome]) -> None:
+def _record_mounted(reader: Reader) -> None:
     """Write down what single mounted files the containers of the project were created with."""
     from ansible_collections.anvil.serving.plugins.module_utils.mounted import mounted_files, record_files
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 
@@ -34,14 +34,14 @@ def _clean_environment() -> Dict[str, str]:
 class Compose:
     """``docker compose`` for one project whose file is ``directory/compose.yaml``."""
 
-    def __init__(self, project: str, directory: str, docker_host: str, timeout: int = 3600, lock: Optional[int] = None) -> None:
-        """``timeout``: seconds for one command, image pulls included.
+    def __init__(self, project: str, directory: str, docker_host: str, timeout: int = 3600, locks: Sequence[int] = ()) -> None:
+        """``timeout``: seconds for one command.
 
-        lock: a descriptor that every command inherits. Where this process is killed in the middle of a command, the
-        command goes on, and so does the lock: the next run waits for it.
+        locks: descriptors that every command inherits. Where this process is killed in the middle of a command, the
+        command goes on, and so do the locks: the next run waits for it.
         """
         self.directory = directory
-        self.inherited = () if lock is None else (lock,)
+        self.inherited = tuple(locks)
         self.timeout = timeout
         self.commands: List[Sequence[str]] = []
         which = ["--project-name", project, "--project-directory", directory]
@@ -73,14 +73,14 @@ class Compose:
             raise fail(
                 "docker compose did not end in {0} s".format(self.timeout),
                 where=" ".join(argv),
-                hint="raise compose_timeout if an image takes longer than that to pull",
+                hint="see what the engine is busy with (docker events, journalctl -u docker), then run again",
             ) from exc
         return Ran(argv, done.returncode, done.stdout.decode("utf-8", "replace").strip())
 
     def up(self, services: Sequence[str], recreate: bool) -> Ran:
         """Create or start just these services; with ``recreate``, replace their containers whatever compose thinks."""
         force = ["--force-recreate"] if recreate else []
-        return self._run("up", "--detach", "--no-deps", "--quiet-pull", *force, *services)
+        return self._run("up", "--detach", "--no-deps", "--pull", "never", *force, *services)
 
     def unpause(self, services: Sequence[str]) -> Ran:
         return self._run("unpause", *services)

@@ -15,6 +15,8 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     COMPOSE_PROJECT,
+    LABEL_BASE,
+    LABEL_CONTENT,
     LABEL_PREFIX,
     LABEL_RESIDENCY,
     LABEL_SPEC,
@@ -114,6 +116,7 @@ class Image:
     volumes: Tuple[str, ...] = ()
     stop_signal: str = ""
     working_dir: str = ""
+    labels: Tuple[Tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ def observe_image(raw: Mapping[str, Any]) -> Image:
         volumes=tuple(config.get("Volumes") or ()),
         stop_signal=str(config.get("StopSignal") or ""),
         working_dir=str(config.get("WorkingDir") or ""),
+        labels=tuple((config.get("Labels") or {}).items()),
     )
 
 
@@ -275,9 +279,18 @@ def _security(options: Tuple[str, ...]) -> List[str]:
 
 
 def _labels(labels: Mapping[str, str]) -> Dict[str, str]:
-    """Our labels that say what the container is; VRAM need and residency are bookkeeping: their change restarts nothing."""
-    kept = (LABEL_SPEC, LABEL_VRAM, LABEL_RESIDENCY)
+    """Our labels that say what the container is; VRAM need and residency are bookkeeping: their change restarts nothing.
+
+    Those of an image that we built come with it, and the image is compared by its id.
+    """
+    kept = (LABEL_SPEC, LABEL_VRAM, LABEL_RESIDENCY, LABEL_CONTENT, LABEL_BASE)
     return {name: value for name, value in labels.items() if name.startswith(LABEL_PREFIX) and name not in kept}
+
+
+def _own_labels(labels: Mapping[str, str], wanted: Mapping[str, str], brought: Image) -> Dict[str, str]:
+    """Without what a container has from its image: those that ``anvil_image`` builds are labelled too."""
+    inherited = dict(brought.labels)
+    return {name: value for name, value in labels.items() if name in wanted or inherited.get(name) != value}
 
 
 SECRET_FLAG = re.compile(r"--?[\w-]*(key|token|secret|password)", re.IGNORECASE)
@@ -298,7 +311,8 @@ def hide_secrets(words: List[str]) -> List[str]:
 
 
 def _capabilities(dropped: Tuple[str, ...], added: Tuple[str, ...]) -> List[str]:
-    return ["-" + word for word in dropped] + ["+" + word for word in added]
+    """Newer versions of Compose write CAP_NET_RAW where older ones leave it at NET_RAW, as the inventory does."""
+    return ["-" + word.removeprefix("CAP_") for word in dropped] + ["+" + word.removeprefix("CAP_") for word in added]
 
 
 def _shown(reason: str, before: Any, after: Any) -> Change:
@@ -343,7 +357,7 @@ def diff_service(
         ("security_opt", _security(seen.security_opt), _security(service.security_opt)),
         ("extra_hosts", list(seen.extra_hosts), [entry.replace("=", ":", 1) for entry in service.extra_hosts]),
         ("limits", {"memory": seen.memory_bytes, **seen.other_limits}, {"memory": service.memory_bytes}),
-        ("labels", _labels(seen.labels), _labels(service.labels)),
+        ("labels", _labels(_own_labels(seen.labels, service.labels, brought)), _labels(service.labels)),
         ("name", seen.name, service.container),
     ]
     changes = [_shown(reason, before, after) for reason, before, after in pairs if before != after]

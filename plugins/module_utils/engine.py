@@ -12,21 +12,26 @@ Knows no business rules. An error of the engine is always an ``AnvilError``; abs
 from __future__ import annotations
 
 import base64
+import datetime
 import http.client
 import io
 import json
+import os
+import re
 import socket
-import tarfile
+import tempfile
 import time
-from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Any, ContextManager, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 from urllib.parse import quote, urlencode, urlsplit
 
+from ansible_collections.anvil.serving.plugins.module_utils import files
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, fail
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 # Engine 24, the oldest we support: naming it saves the version request of every module call.
 API_VERSION = "1.43"
+HOLD_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,26 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+@dataclass
+class Pull:
+    """How far the pull of an image is. arrived: bytes by layer. layers, complete: the ids of layers."""
+
+    arrived: Dict[str, int] = field(default_factory=dict)
+    layers: Set[str] = field(default_factory=set)
+    complete: Set[str] = field(default_factory=set)
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Take in one line of what the engine says while it pulls; lines that are of no layer tell nothing."""
+        layer, status = str(event.get("id") or ""), str(event.get("status") or "")
+        if not layer or status.startswith("Pulling from"):
+            return
+        self.layers.add(layer)
+        if status == "Downloading":
+            self.arrived[layer] = int((event.get("progressDetail") or {}).get("current") or 0)
+        elif status in ("Pull complete", "Already exists"):
+            self.complete.add(layer)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -109,6 +134,11 @@ class SideProcess:
             raise self._gone("it ended")
         self._raw += piece
 
+    def has_ended(self) -> bool:
+        """Whether the container is gone, or ended."""
+        found = self.engine.inspect_container(self.container_id)
+        return found is None or str(found["State"]["Status"]) not in ("created", "running")
+
     def drain(self, seconds: float = 0.2) -> None:
         """Take in what it has said on its standard error so far."""
         deadline = time.monotonic() + seconds
@@ -147,6 +177,16 @@ class Engine:
         self._timeout = timeout
         self._sdk_client: Any = None
         self._connection: Optional[_UnixConnection] = None
+        self.pulls: Dict[str, Pull] = {}
+
+    def hold(self) -> ContextManager[int]:
+        """Hold the engine against every other run on this host, whatever its project; yields the descriptor that holds it.
+
+        The lock is the folder of the engine's socket, which whoever uses the engine can read; one that is reached otherwise
+        has that of temporary files. Raises AnvilError where it is not free within ``HOLD_SECONDS``.
+        """
+        path = os.path.dirname(urlsplit(self.docker_host).path) if is_local(self.docker_host) else tempfile.gettempdir()
+        return files.hold_folder(path, "somebody else is starting serves on this host", HOLD_SECONDS)
 
     @property
     def api(self) -> Any:
@@ -298,6 +338,34 @@ class Engine:
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
         self._ask("create volume " + name, "create_volume", name, labels=dict(labels))
 
+    def pull_image(self, reference: str) -> None:
+        """Pull an image, with the login of ``docker login`` where there is one; ``pulls`` tells meanwhile how far it is.
+
+        No deadline: how long the engine waits for a registry is the engine's own affair.
+        """
+        act = "pull image " + reference
+        told = self.pulls[reference] = Pull()
+        events = self._ask(act, "pull", reference, stream=True, decode=True)
+        from docker.errors import DockerException
+        from requests.exceptions import RequestException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            for event in events:
+                if event.get("error"):
+                    raise fail("the engine refused to " + act, where=self.docker_host, why=str(event["error"]))
+                told.take(event)
+        except (DockerException, RequestException, HTTPError, OSError, ValueError) as exc:
+            raise self._trouble(act, exc) from exc
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume and what it holds; absence is success."""
+        self._find("remove volume " + name, "remove_volume", name)
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network that no container is attached to; absence is success."""
+        self._find("remove network " + name, "remove_network", name)
+
     def tag_image(self, reference: str, other: str) -> None:
         """Give an image another name; an image that had it loses it."""
         repository, _colon, tag = other.rpartition(":")
@@ -367,6 +435,8 @@ class Engine:
 
     def put_files(self, name_or_id: str, folder: str, files: Mapping[str, bytes], mode: int = 0o644) -> None:
         """Put files (path below ``folder`` -> content) into a container (it need not run)."""
+        import tarfile
+
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             for name, content in files.items():
@@ -470,9 +540,53 @@ def _explain(body: bytes) -> str:
         return body.decode("utf-8", "replace")
 
 
+def parse_moment(text: str) -> Optional[int]:
+    """The engine's ``2026-07-04T10:00:00.123456789Z`` in seconds since 1970; None for its zero time and for no time."""
+    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", text)
+    if not match or text.startswith("0001-"):
+        return None
+    moment = datetime.datetime.strptime(match.group(1), "%Y-%m-%dT%H:%M:%S")
+    return int(moment.replace(tzinfo=datetime.timezone.utc).timestamp())
+
+
+def confine(**more: Any) -> Dict[str, Any]:
+    """The host options of a side container that sees nobody and may do nothing, and what it needs besides."""
+    return {
+        "network_mode": "none",
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "read_only": True,
+        "pids_limit": 64,
+        **more,
+    }
+
+
 def published_address(bind: str, port: int) -> Tuple[str, int]:
     """Where a port published on ``bind`` is reached from this host: a wildcard is reached through loopback."""
     return ("127.0.0.1" if bind in ("", "0.0.0.0") else "[::1]" if bind == "::" else bind, port)
+
+
+def find_endpoint(found: Mapping[str, Any]) -> Optional[Tuple[str, int]]:
+    """Where a container is reached from its host, by its inspect: its first published port, else its own address and first
+    exposed port; ``None`` if nowhere.
+    """
+    network = found.get("NetworkSettings") or {}
+    ports = network.get("Ports") or {}
+    tcp = sorted((int(name.split("/")[0]), bound) for name, bound in ports.items() if name.endswith("/tcp"))
+    for _private, bound in tcp:
+        for binding in bound or ():
+            return published_address(str(binding.get("HostIp", "")), int(binding["HostPort"]))
+    exposed = sorted(
+        int(name.split("/")[0]) for name in (found.get("Config") or {}).get("ExposedPorts") or {} if name.endswith("/tcp")
+    )
+    if not exposed:
+        return None
+    if str((found.get("HostConfig") or {}).get("NetworkMode")) == "host":
+        return ("127.0.0.1", exposed[0])
+    for attached in (network.get("Networks") or {}).values():
+        if attached.get("IPAddress"):
+            return (str(attached["IPAddress"]), exposed[0])
+    return None
 
 
 def is_local(docker_host: str) -> bool:

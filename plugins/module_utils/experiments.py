@@ -17,10 +17,13 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils import files
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.mounted import RECORD
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     COMPOSE_PROJECT,
+    EXPERIMENT_NETWORK,
     EXPERIMENT_PROJECT,
     LABEL_EXPERIMENT,
+    LABEL_PREFIX,
     LABEL_TTL,
 )
 
@@ -84,8 +87,9 @@ def find_experiments(engine: Engine) -> List[Experiment]:
 
 def _leftovers(directory: str) -> List[str]:
     """The files an experiment has on its host: env files hold secrets, and must not outlive it."""
-    own = [os.path.join(directory, name) for name in ("compose.yaml", ".lock")]
-    return [path for path in own if os.path.lexists(path)] + files.list_files(os.path.join(directory, "env"))
+    own = [os.path.join(directory, name) for name in ("compose.yaml", RECORD, ".lock")]
+    told = [path for path in files.list_files(directory) if os.path.basename(path).startswith(".progress-")]
+    return [path for path in own if os.path.lexists(path)] + told + files.list_files(os.path.join(directory, "env"))
 
 
 def _remove_files(directory: str) -> None:
@@ -96,6 +100,16 @@ def _remove_files(directory: str) -> None:
             os.rmdir(folder)
         except OSError:  # not there, or somebody keeps files of his own in it
             continue
+
+
+def _is_unused_network(engine: Engine, leaving: Sequence[Experiment]) -> bool:
+    """Whether the network of the experiments is there, was made by us, and has no container besides those that leave."""
+    found = engine.inspect_network(EXPERIMENT_NETWORK)
+    if found is None or LABEL_PREFIX + "managed" not in (found.get("Labels") or {}):
+        return False
+    ids = {container for one in leaving for container in one.ids}
+    attached = [entry for entry in engine.list_containers() if EXPERIMENT_NETWORK in entry["NetworkSettings"]["Networks"]]
+    return all(entry["Id"] in ids for entry in attached)
 
 
 def retire_experiments(engine: Engine, root: str, name: str, now: float, check: bool) -> Dict[str, Any]:
@@ -110,15 +124,20 @@ def retire_experiments(engine: Engine, root: str, name: str, now: float, check: 
     names = [one.name for one in gone] or ([name] if name else [])
     folders = {one: os.path.join(root, EXPERIMENT_PROJECT + one) for one in names}
     changed = bool(gone) or any(_leftovers(folder) for folder in folders.values())
-    if not check:
-        for one in gone:
-            for container in one.ids:
-                engine.stop_container(container)
-                engine.remove_container(container)
-        for folder in folders.values():
-            _remove_files(folder)
+    unused = len(gone) == len(there) and _is_unused_network(engine, gone)
+    if not check and (changed or unused):
+        # Held as by a converge: an experiment that is about to start needs the network that is about to go.
+        with engine.hold():
+            for one in gone:
+                for container in one.ids:
+                    engine.stop_container(container)
+                    engine.remove_container(container)
+            for folder in folders.values():
+                _remove_files(folder)
+            if unused and _is_unused_network(engine, ()):
+                engine.remove_network(EXPERIMENT_NETWORK)
     return {
-        "changed": changed,
+        "changed": changed or unused,
         "retired": [one.as_dict() for one in gone],
         "experiments": [one.as_dict() for one in there if one not in gone],
     }

@@ -42,17 +42,18 @@ def read_file(path: str) -> Optional[str]:
         raise _trouble("read", path, exc) from exc
 
 
-def differs(path: str, content: str, mode: int) -> bool:
-    """Whether writing ``content`` with ``mode`` would change anything."""
+def differs(path: str, content: str, mode: int, owner: Optional[int] = None) -> bool:
+    """Whether writing ``content`` with ``mode`` would change anything. owner: a uid; None: whoever writes it."""
     if read_file(path) != content:
         return True
-    return (os.stat(path).st_mode & 0o777) != mode
+    stat = os.stat(path)
+    return (stat.st_mode & 0o777) != mode or owner not in (None, stat.st_uid)
 
 
-def write_file(path: str, content: str, mode: int) -> None:
+def write_file(path: str, content: str, mode: int, owner: Optional[int] = None) -> None:
     """Write atomically: a temporary file beside it, fsynced, then one rename; then the folder is fsynced.
 
-    A process killed at any line leaves the old file or the new one. The mode holds from the first byte on.
+    A process killed at any line leaves the old file or the new one. Mode and owner hold from the first byte on.
     """
     folder = os.path.dirname(path)
     temporary = ""
@@ -61,6 +62,8 @@ def write_file(path: str, content: str, mode: int) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".anvil-")
         with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
             os.fchmod(handle.fileno(), mode)
+            if owner is not None:
+                os.fchown(handle.fileno(), owner, owner)
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
@@ -109,6 +112,26 @@ def hold_lock(folder: str, timeout: float) -> Iterator[int]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as exc:
         raise _trouble("lock", path, exc) from exc
+    with _hold(handle, path, "somebody else is converging this project", timeout):
+        yield handle
+
+
+@contextlib.contextmanager
+def hold_folder(folder: str, what: str, timeout: float) -> Iterator[int]:
+    """As ``hold_lock``, with the folder itself as the lock: nothing is written, so whoever may read it can hold it.
+
+    what: what somebody else is doing when it is not free within ``timeout`` seconds.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as exc:
+        raise _trouble("lock", folder, exc) from exc
+    with _hold(handle, folder, what, timeout):
+        yield handle
+
+
+@contextlib.contextmanager
+def _hold(handle: int, path: str, what: str, timeout: float) -> Iterator[None]:
     try:
         deadline = time.monotonic() + timeout
         while True:
@@ -118,12 +141,12 @@ def hold_lock(folder: str, timeout: float) -> Iterator[int]:
             except OSError:
                 if time.monotonic() >= deadline:
                     raise fail(
-                        "somebody else is converging this project",
-                        where=folder,
-                        why="{0} was held for {1:.0f} s".format(path, timeout),
+                        what,
+                        where=path,
+                        why="its lock was held for {0:.0f} s".format(timeout),
                         hint="wait for the other run to end, then run again",
                     ) from None
                 time.sleep(0.2)
-        yield handle
+        yield
     finally:
         os.close(handle)

@@ -17,7 +17,10 @@ HOLDING = ("running", "paused", "restarting")
 
 
 def cards_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> Tuple[str, ...]:
-    """The UUIDs of the cards a container was given, however it asked: by UUID, by index, by count, or by runtime."""
+    """The UUIDs of the cards a container was given, however it asked: by UUID, by index, by count, or by runtime.
+
+    A MIG device is a card here: it has its own UUID, its index is ``card:device``.
+    """
     host, config = raw["HostConfig"], raw["Config"]
     asked: List[str] = []
     for request in host.get("DeviceRequests") or []:
@@ -29,10 +32,17 @@ def cards_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> Tuple[str, ...]:
         lines = [line for line in config.get("Env") or [] if line.startswith("NVIDIA_VISIBLE_DEVICES=")]
         asked.extend(word for line in lines for word in line.partition("=")[2].split(",") if word not in ("", "none", "void"))
     by_index = {str(card.index): card.uuid for card in cards}
+    for card in cards:
+        by_index.update({"{0}:{1}".format(card.index, number): one.uuid for number, one in enumerate(card.mig_devices)})
     found: List[str] = []
     for word in (name.rpartition("nvidia.com/gpu=")[2] for name in asked):
-        found.extend([card.uuid for card in cards] if word == "all" else [by_index.get(word, word)])
+        found.extend([uuid for card in cards for uuid in _usable(card)] if word == "all" else [by_index.get(word, word)])
     return tuple(dict.fromkeys(found))
+
+
+def _usable(card: Card) -> Tuple[str, ...]:
+    """What of a card a container can hold: in MIG mode its devices, else the card."""
+    return tuple(device.uuid for device in card.mig_devices) if card.mig else (card.uuid,)
 
 
 def _label_mib(labels: Mapping[str, str]) -> Optional[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.errors import Problem
-from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
+from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, find_device
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,14 @@ def _budget_of(uuid: str, budgets: Sequence[Budget], cards: Sequence[Card]) -> O
     for budget in budgets:
         if budget.uuid == uuid:
             return budget
-    for card in cards:
-        if card.uuid == uuid and card.vram_total_mib is not None:
-            return Budget(uuid, uuid, card.vram_total_mib)
-    return None
+    device = find_device(uuid, cards)
+    return None if device is None or device.vram_total_mib is None else Budget(uuid, uuid, device.vram_total_mib)
 
 
 def _live_free(uuid: str, cards: Sequence[Card], freed: Mapping[str, Optional[int]]) -> Optional[int]:
     """What the driver says is free, and what containers about to go will give back. None: not known."""
-    free = next((card.vram_free_mib for card in cards if card.uuid == uuid), None)
+    device = find_device(uuid, cards)
+    free = device.vram_free_mib if device else None
     given_back = freed.get(uuid, 0)
     return None if free is None or given_back is None else free + given_back
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import ssl
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -71,6 +72,26 @@ class Probe:
 Ask = Callable[[Probe], Reply]
 
 
+@dataclass(frozen=True)
+class Tls:
+    """How a server proves itself. server_name: what it is asked for (SNI), and must be if ``context`` checks names."""
+
+    context: ssl.SSLContext
+    server_name: str = ""
+
+
+class _TlsConnection(http.client.HTTPConnection):
+    """HTTP over TLS to an address that need not be the name in the certificate."""
+
+    def __init__(self, endpoint: Tuple[str, int], timeout: float, tls: Tls) -> None:
+        super().__init__(endpoint[0], endpoint[1], timeout=timeout)
+        self._tls = tls
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = self._tls.context.wrap_socket(self.sock, server_hostname=self._tls.server_name or None)
+
+
 def probe_from_meta(told: Mapping[str, Any]) -> Probe:
     return Probe(**{**told, "status": tuple(told["status"]), "doubtful": tuple(told["doubtful"])})
 
@@ -83,15 +104,19 @@ def request_http(
     *,
     body: Optional[Mapping[str, Any]] = None,
     token: str = "",
+    tls: Optional[Tls] = None,
 ) -> Reply:
     """One request, never through a proxy; no answer is a ``Reply`` too."""
     content = None if body is None else json.dumps(body)
-    return ask_endpoint(endpoint, Probe("", path, method, body=content, token=True, timeout=timeout), token)
+    return ask_endpoint(endpoint, Probe("", path, method, body=content, token=True, timeout=timeout), token, tls)
 
 
-def ask_endpoint(endpoint: Tuple[str, int], probe: Probe, token: str) -> Reply:
+def ask_endpoint(endpoint: Tuple[str, int], probe: Probe, token: str, tls: Optional[Tls] = None) -> Reply:
     """Ask one probe at an address."""
-    connection = http.client.HTTPConnection(endpoint[0].strip("[]"), endpoint[1], timeout=probe.timeout)
+    address = (endpoint[0].strip("[]"), endpoint[1])
+    connection = (
+        _TlsConnection(address, probe.timeout, tls) if tls else http.client.HTTPConnection(*address, timeout=probe.timeout)
+    )
     content = None if probe.body is None else probe.body.encode("utf-8")
     try:
         connection.request(probe.method, probe.path, body=content, headers=probe.wire_headers(token))

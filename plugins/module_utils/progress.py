@@ -16,76 +16,105 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils import drift, readiness
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, Pull
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.serves import Project, subject_of
+from ansible_collections.anvil.serving.plugins.module_utils.orders import Project, subject_of
 from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
 
 QUIET_SECONDS = 1.5
 LOOK_SECONDS = 1.0
+# How far a pull is changes with every look; a new line of it comes this seldom.
+DETAIL_SECONDS = 5.0
 # It becomes part of a file's name.
 TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
 class Story:
-    """What was said of each serve so far; a line is written when a serve's word changes."""
+    """What was said of each serve so far; a line is written when a serve's word changes, or what is behind it has for long."""
 
-    said: Dict[str, str] = field(default_factory=dict)
+    said: Dict[str, Tuple[str, str]] = field(default_factory=dict)
+    last: Dict[str, float] = field(default_factory=dict)
     lines: List[str] = field(default_factory=list)
 
-    def tell(self, name: str, words: str, seconds: float) -> bool:
-        if self.said.get(name) == words:
+    def tell(self, name: str, word: str, seconds: float, detail: str = "") -> bool:
+        """seconds: since the run began. Returns whether there is a new line."""
+        before, behind = self.said.get(name, ("", ""))
+        if before == word and (behind == detail or seconds - self.last[name] < DETAIL_SECONDS):
             return False
-        silent = name not in self.said and words == "ready"  # it was ready all along: nothing to wait for
-        self.said[name] = words
+        silent = name not in self.said and word == "ready"  # it was ready all along: nothing to wait for
+        self.said[name], self.last[name] = (word, detail), seconds
         if silent:
             return False
-        self.lines.append("{0}: {1} ({2:.0f} s)".format(name, words, seconds))
+        self.lines.append("{0}: {1}{2} ({3:.0f} s)".format(name, word, ", " + detail if detail else "", seconds))
         return True
 
 
-def word_for(engine: Engine, project: Project, service: Service) -> str:
-    """What one serve is doing right now, in an operator's words."""
+def describe_bytes(count: int) -> str:
+    """Bytes for people, in decimal units as docker shows them: ``812 kB``, ``4.1 MB``, ``9.8 GB``."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return "{0:.1f} {1}".format(count / size, unit)
+    return "{0:.0f} kB".format(count / 1000)
+
+
+def describe_pull(pull: Optional[Pull]) -> str:
+    """How far a pull is; empty while the engine has told nothing of it."""
+    if pull is None or not pull.layers:
+        return ""
+    arrived = sum(pull.arrived.copy().values())
+    return "{0} of {1} layers, {2}".format(len(pull.complete), len(pull.layers), describe_bytes(arrived))
+
+
+def word_for(engine: Engine, project: Project, service: Service, pulls: Mapping[str, Pull]) -> Tuple[str, str]:
+    """What one serve is doing right now, in an operator's words, and what more is to be said of it."""
+    if service.image in pulls and engine.inspect_image(service.image) is None:
+        return "pulling " + service.image, describe_pull(pulls[service.image])
     raw = engine.inspect_container(service.container)
-    if raw is None or drift.observe(raw).project != project.name:
-        return "creating" if engine.inspect_image(service.image) is not None else "pulling " + service.image
-    seen = drift.observe(raw)
+    seen = None if raw is None else drift.observe(raw)
+    if seen is None or seen.project != project.name:
+        # Nothing is created before every image is there.
+        pulling = any(engine.inspect_image(image) is None for image in list(pulls))
+        return "waiting for images" if pulling else "creating", ""
     subject = subject_of(project, service)
     if subject is None:
-        return seen.state
-    return readiness.look(subject, seen).state.replace("_", " ")
+        return seen.state, ""
+    return readiness.look(subject, seen).state.replace("_", " "), ""
 
 
-def _watch(docker_host: str, project: Project, services: Sequence[Service], path: str, over: threading.Event) -> None:
+def _watch(converging: Engine, project: Project, path: str, over: threading.Event) -> None:
     began = time.monotonic()
     story = Story()
     if over.wait(QUIET_SECONDS):
         return
     with contextlib.suppress(AnvilError, OSError):  # who only watches never fails the task: the converge itself reports
-        engine = Engine(docker_host)
+        engine = Engine(converging.docker_host)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
         with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
             while not over.is_set():
-                for service in services:
-                    if story.tell(service.name, word_for(engine, project, service), time.monotonic() - began):
+                for service in project.chosen():
+                    word, detail = word_for(engine, project, service, converging.pulls)
+                    if story.tell(service.name, word, time.monotonic() - began, detail):
                         handle.write(story.lines[-1] + "\n")
                         handle.flush()
                 over.wait(LOOK_SECONDS)
 
 
 @contextlib.contextmanager
-def told(docker_host: str, project: Project, token: Optional[str]) -> Iterator[None]:
-    """Write the progress of what happens inside to ``.progress-TOKEN`` in the project's folder; no token: do nothing."""
+def told(engine: Engine, project: Project, token: Optional[str]) -> Iterator[None]:
+    """Write the progress of what happens inside to ``.progress-TOKEN`` in the project's folder; no token: do nothing.
+
+    engine: what the converge uses. Only how far its pulls are is read from it, for nobody else could tell that.
+    """
     if not token or not TOKEN.fullmatch(token):
         yield
         return
     path = os.path.join(project.directory, ".progress-" + token)
     over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(docker_host, project, project.chosen(), path, over), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(engine, project, path, over), daemon=True)
     watcher.start()
     try:
         yield

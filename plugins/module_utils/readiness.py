@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Is a serve ready, may it still become so, or is it lost? Predicates, and the loop that applies them until a deadline.
 
-The loop neither sleeps nor reads a clock by itself: both are passed in.
+The loop neither sleeps nor reads its clock by itself: both are passed in.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import time
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.drift import Observed
+from ansible_collections.anvil.serving.plugins.module_utils.engine import parse_moment
 
 READY, WAITING, LOST = "ready", "waiting", "lost"
 
-# Docker restarts a container that died after 0.1 s, 0.2 s, 0.4 s: a third death is no hiccup of a start.
-RESTART_LOOP = 3
+# Docker restarts a container that died after 0.1 s, 0.2 s, 0.4 s: a third death is no hiccup of a start. Its count of
+# restarts is never set back, but one that has run for ten seconds is to it (and to us) no loop any more.
+RESTART_LOOP, CALM_SECONDS = 3, 10
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is waited for. kind ``models``: ``/v1/models`` names ``served_name``; ``health``: ``/healthz`` says 200."""
+    """What is waited for. kind ``models``: ``/v1/models`` names ``served_name``; ``health``: ``health_path`` says 200.
+
+    interval: the longest pause between two looks, in seconds. warmup: it is ready once it has completed one token.
+    """
 
     name: str
     container: str
@@ -51,10 +57,13 @@ class Subject:
     timeout: float
     key: str = ""
     tls: bool = False
+    interval: float = 1.0
+    warmup: bool = False
+    health_path: str = "/healthz"
 
     @property
     def path(self) -> str:
-        return "/v1/models" if self.kind == "models" else "/healthz"
+        return "/v1/models" if self.kind == "models" else self.health_path
 
     @property
     def url(self) -> str:
@@ -68,7 +77,13 @@ def ask(subject: Subject, timeout: float = 3.0) -> Answer:
 
 def fetch(subject: Subject, path: str, timeout: float = 3.0) -> Answer:
     """One request, straight to the published port: no proxy of the environment comes between."""
+    return _request(subject, "GET", path, timeout)
+
+
+def _request(subject: Subject, method: str, path: str, timeout: float, body: Optional[str] = None) -> Answer:
     headers = {"Authorization": "Bearer " + subject.key} if subject.key else {}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
     host, port = subject.address[0].strip("[]"), subject.address[1]
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     if subject.tls:
@@ -77,13 +92,29 @@ def fetch(subject: Subject, path: str, timeout: float = 3.0) -> Answer:
         anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
         connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=anyone)
     try:
-        connection.request("GET", path, headers=headers)
+        connection.request(method, path, body=body, headers=headers)
         reply = connection.getresponse()
         return Answer(reply.status, reply.read(1 << 20).decode("utf-8", "replace"))
     except (OSError, http.client.HTTPException) as exc:
         return Answer(0, str(exc))
     finally:
         connection.close()
+
+
+def complete_one(subject: Subject, timeout: float) -> Answer:
+    """One token: the first request makes an engine load, compile and allocate what the clients would wait for."""
+    said = {"model": subject.served_name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
+    return _request(subject, "POST", "/v1/chat/completions", timeout, json.dumps(said))
+
+
+def judge_warmup(answer: Answer) -> Verdict:
+    """What the answer to one token decides. A 4xx will not change by asking again."""
+    if answer.status == 200 and '"choices"' in answer.text:
+        return Verdict(READY, "ready")
+    why = "one token was asked for, and it answers {0}: {1}".format(answer.status or "nothing", answer.text[:300])
+    if 400 <= answer.status < 500 and answer.status not in (404, 408, 425, 429):
+        return Verdict(LOST, "no_completion", why)
+    return Verdict(WAITING, "warming_up", why)
 
 
 def served_names(text: str) -> Optional[List[str]]:
@@ -94,14 +125,17 @@ def served_names(text: str) -> Optional[List[str]]:
         return None
 
 
-def judge_container(seen: Optional[Observed]) -> Optional[Verdict]:
-    """What the container's state alone decides; None: it runs, ask the server."""
+def judge_container(seen: Optional[Observed], now: float) -> Optional[Verdict]:
+    """What the container's state alone decides; None: it runs, ask the server. now: seconds since 1970."""
     if seen is None:
         return Verdict(LOST, "missing", "its container is gone: somebody or something removed it")
     ended = "exit code {0}{1}".format(seen.exit_code, ": " + seen.error if seen.error else "")
     if seen.oom_killed:
         return Verdict(LOST, "oom_killed", "the kernel killed it for want of memory ({0})".format(ended))
-    if seen.restarts >= RESTART_LOOP:
+    looping = seen.restarts >= RESTART_LOOP
+    if looping and seen.state == "running" and now - (parse_moment(seen.started_at) or 0) < CALM_SECONDS:
+        return Verdict(WAITING, "restarting", "it ended {0} times and was started again just now".format(seen.restarts))
+    if looping and seen.state in ("restarting", "exited", "dead"):
         return Verdict(LOST, "restart_loop", "it ended {0} times, last with {1}".format(seen.restarts, ended))
     if seen.state == "restarting":
         return Verdict(WAITING, "restarting", "it ended with {0} and is being restarted".format(ended))
@@ -121,6 +155,8 @@ def judge_answer(subject: Subject, answer: Answer, health: str) -> Verdict:
         return Verdict(WAITING, state, "nothing answers at {0}: {1}".format(subject.url, answer.text))
     if answer.status in (401, 403):
         return Verdict(LOST, "refused", "it answers {0} to our key: is api_key the one it runs with?".format(answer.status))
+    if answer.status == 503 and subject.kind == "health":
+        return Verdict(WAITING, "starting", "{0} answers 503: {1}".format(subject.path, answer.text.strip()[:500]))
     if answer.status == 503:
         return Verdict(WAITING, "loading", "it answers 503: the model is loading")
     if answer.status != 200:
@@ -137,9 +173,14 @@ def judge_answer(subject: Subject, answer: Answer, health: str) -> Verdict:
     return Verdict(READY, "ready")
 
 
-def look(subject: Subject, seen: Optional[Observed], request: Callable[[Subject], Answer] = ask) -> Verdict:
+def look(
+    subject: Subject,
+    seen: Optional[Observed],
+    request: Callable[[Subject], Answer] = ask,
+    wall: Callable[[], float] = time.time,
+) -> Verdict:
     """One look: the container first, then, where it runs, the server."""
-    verdict = judge_container(seen)
+    verdict = judge_container(seen, wall())
     health = "" if seen is None else seen.health
     return judge_answer(subject, request(subject), health) if verdict is None else verdict
 
@@ -150,19 +191,22 @@ def wait_ready(
     clock: Callable[[], float],
     sleep: Callable[[float], None],
     request: Callable[[Subject], Answer] = ask,
+    complete: Callable[[Subject, float], Answer] = complete_one,
 ) -> Dict[str, Tuple[Verdict, float]]:
-    """Look at every subject until each is ready, lost, or past its deadline.
+    """Look at every subject until each is ready, lost, or past its deadline; ready are those that want it once they answered.
 
     Returns the last verdict of each and the seconds it took. A deadline that passes turns ``waiting`` into ``lost``.
-    The pause between looks grows from 0.05 s to 1 s.
+    The pause between looks grows from 0.02 s to the shortest interval that is waited for.
     """
     began = clock()
     results: Dict[str, Tuple[Verdict, float]] = {}
     pending: Mapping[str, Subject] = {subject.name: subject for subject in subjects}
-    pause = 0.05
+    pause = 0.02
     while pending:
         for name, subject in list(pending.items()):
             verdict = look(subject, inspect(subject.container), request)
+            if verdict.outcome == READY and subject.warmup:
+                verdict = judge_warmup(complete(subject, max(1.0, subject.timeout - (clock() - began))))
             seconds = clock() - began
             if verdict.outcome == WAITING and seconds >= subject.timeout:
                 why = "not ready after {0:.0f} s (still {1}): {2}".format(subject.timeout, verdict.state, verdict.why)
@@ -172,16 +216,16 @@ def wait_ready(
         pending = {name: subject for name, subject in pending.items() if name not in results}
         if pending:
             sleep(pause)
-            pause = min(pause * 1.5, 1.0)
+            pause = min(pause * 1.5, *(subject.interval for subject in pending.values()))
     return results
 
 
-def judge_settled(before: Observed, now: Optional[Observed]) -> Optional[Verdict]:
+def judge_settled(before: Observed, now: Optional[Observed], wall: float) -> Optional[Verdict]:
     """Whether a container that was ready is still the same process; None: it is.
 
     ``docker restart`` sets RestartCount to 0, so a crash loop shows in pid and start time before it shows in the count.
     """
-    lost = judge_container(now)
+    lost = judge_container(now, wall)
     if now is None or (lost is not None and lost.outcome == LOST):
         return lost
     same = (now.id, now.pid, now.started_at) == (before.id, before.pid, before.started_at)
@@ -197,6 +241,7 @@ def watch_settled(
     clock: Callable[[], float],
     sleep: Callable[[float], None],
     settle: float,
+    wall: Callable[[], float] = time.time,
 ) -> Dict[str, Verdict]:
     """Watch containers (by any name) for ``settle`` seconds; returns those that did not stay what they were."""
     deadline = clock() + settle
@@ -204,7 +249,7 @@ def watch_settled(
     while True:
         last = clock() >= deadline
         for name, before in subjects.items():
-            verdict = None if name in lost else judge_settled(before, inspect(before.id))
+            verdict = None if name in lost else judge_settled(before, inspect(before.id), wall())
             if verdict is not None:
                 lost[name] = verdict
         if last or len(lost) == len(subjects):

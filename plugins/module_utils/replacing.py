@@ -20,14 +20,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.drift import Decisio
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.holdings import HOLDING
-from ansible_collections.anvil.serving.plugins.module_utils.serves import (
-    GRACE_SECONDS,
-    REQUESTED,
-    Order,
-    Outcome,
-    Reader,
-    inspect,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.orders import GRACE_SECONDS, REQUESTED, Order, Outcome
+from ansible_collections.anvil.serving.plugins.module_utils.reader import Reader, inspect
 from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
 
 KEPT_SUFFIX = "-before-adoption"

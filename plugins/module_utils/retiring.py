@@ -14,18 +14,16 @@ from ansible_collections.anvil.serving.plugins.module_utils.drift import Decisio
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.holdings import HOLDING
-from ansible_collections.anvil.serving.plugins.module_utils.serves import (
+from ansible_collections.anvil.serving.plugins.module_utils.orders import (
     GRACE_SECONDS,
+    NOTHING_ELSE,
     Order,
     Outcome,
     Project,
-    Reader,
-    _result,
-    inspect,
+    lay_out_result,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.reader import Reader, inspect
 from ansible_collections.anvil.serving.plugins.module_utils.spec import COMPOSE_PROJECT, COMPOSE_SERVICE, Service
-
-NOTHING_ELSE: Dict[str, Any] = {"created": [], "files": [], "commands": [], "evictions": []}
 
 
 def take_down(engine: Engine, project: Project, order: Order, check: bool) -> Dict[str, Any]:
@@ -40,7 +38,7 @@ def take_down(engine: Engine, project: Project, order: Order, check: bool) -> Di
     warnings = [_policy_warning(name, outcome.seen) for name, outcome in acting.items() if order.keep_container and outcome.seen]
     extra = {**NOTHING_ELSE, "warnings": [warning for warning in warnings if warning]}
     if check or not acting:
-        return _result(outcomes, project, bool(acting), {}, extra)
+        return lay_out_result(outcomes, project, bool(acting), {}, extra)
     for name, outcome in acting.items():
         container = project.services[name].container if outcome.seen is None else outcome.seen.id
         engine.stop_container(container, GRACE_SECONDS)
@@ -53,7 +51,7 @@ def take_down(engine: Engine, project: Project, order: Order, check: bool) -> Di
         acting[name].problems.append(_revived("serve " + name, back))
     for name, outcome in acting.items():
         outcome.seen = inspect(engine, project.services[name].container)
-    return _result(outcomes, project, True, {}, extra)
+    return lay_out_result(outcomes, project, True, {}, extra)
 
 
 def _policy_warning(name: str, seen: Observed) -> str:

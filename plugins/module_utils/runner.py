@@ -31,16 +31,26 @@ PROJECT_OPTIONS: Dict[str, Any] = {
     "serves": {"type": "list", "elements": "str", "default": []},
 }
 
+# Of modules whose results anvil_report lays out: one host that cannot be looked at must hide no other.
+TOLERANT_OPTION: Dict[str, Any] = {"tolerant": {"type": "bool", "default": False}}
+
 
 def run_module(options: Mapping[str, Any], work: Callable[[AnsibleModule], Dict[str, Any]], **module: Any) -> None:
     """Build the module, call ``work``, and exit with what it returns; an ``AnvilError`` fails with all its problems.
 
     A ``work`` that must fail and still return facts puts ``problems`` (a list of Problem) into its result.
     """
-    made = AnsibleModule(argument_spec={**ENGINE_OPTIONS, **options}, supports_check_mode=True, **module)
+    run_plain_module({**ENGINE_OPTIONS, **options}, work, **module)
+
+
+def run_plain_module(options: Mapping[str, Any], work: Callable[[AnsibleModule], Dict[str, Any]], **module: Any) -> None:
+    """As ``run_module``, for a module that talks to no engine."""
+    made = AnsibleModule(argument_spec=dict(options), supports_check_mode=True, **module)
     try:
         result = work(made)
     except AnvilError as exc:
+        if made.params.get("tolerant"):
+            made.exit_json(changed=False, trouble=exc.as_text())
         made.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
     for warning in result.pop("warnings", ()):
         made.warn(warning)

@@ -19,20 +19,30 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.policy import Origin
+
 LABEL_PREFIX = "anvil.serving."
 LABEL_SERVE = LABEL_PREFIX + "serve"
 LABEL_SPEC = LABEL_PREFIX + "spec"
 LABEL_VRAM = LABEL_PREFIX + "vram_mib"
 LABEL_RESIDENCY = LABEL_PREFIX + "residency"
+# Of an image that we built; its containers inherit them.
+LABEL_CONTENT = LABEL_PREFIX + "content"
+LABEL_BASE = LABEL_PREFIX + "base"
 
 # How spec_hash is taken. Hashes of different formats are not compared: a new release of the collection restarts nothing.
 SPEC_FORMAT = "2"
 
 RESIDENT, EVICTABLE, ON_DEMAND = "resident", "evictable", "on_demand"
+# Not in the profile or the deploy mode of the host: it is described, and does not run.
+OFF = "off"
+# How a container finds its own host (Docker's name for it, by extra_hosts).
+HOST_GATEWAY = "host.docker.internal"
 # Of an experiment: its name, and how many seconds after its creation it may be retired.
 LABEL_EXPERIMENT = LABEL_PREFIX + "experiment"
 LABEL_TTL = LABEL_PREFIX + "ttl"
 EXPERIMENT_PROJECT = "anvil-experiment-"
+EXPERIMENT_NETWORK = "anvil-experiments"
 
 COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
@@ -79,7 +89,9 @@ class ServePlan:
     gpu_uuids: the cards it is pinned to, in the order given. cuda_visible: what ``CUDA_VISIBLE_DEVICES`` says
     (UUIDs, indexes, or empty: the variable is not set). vram_mib: MiB claimed on *each* of its cards.
     secrets: environment variable -> name in ``anvil_secrets``; never a value. ready_timeout: seconds.
-    residency: ``resident``, ``evictable`` or ``on_demand``. tags: words that select it, besides its name.
+    residency: ``resident``, ``evictable``, ``on_demand`` or ``off``. tags: words that select it, besides its name.
+    part: ``chat``, ``tool`` or empty, for the deploy mode. models: of a server of several, name -> its options.
+    interval: the longest pause between two looks whether it is ready (seconds). warmup: it is ready once it has answered.
     """
 
     name: str
@@ -108,6 +120,25 @@ class ServePlan:
     ready_timeout: int = 600
     residency: str = RESIDENT
     tags: Tuple[str, ...] = ()
+    part: str = ""
+    models: Dict[str, Dict[str, str]] = field(default_factory=dict)
+    interval: int = 5
+    warmup: bool = False
+
+
+@dataclass(frozen=True)
+class ExternalPlan:
+    """A server that is not ours: on the host itself, where containers reach it as ``host.docker.internal``. It is asked, never
+    managed. container: the name that the router's container finds it by.
+    """
+
+    name: str
+    container: str
+    port: int
+    served_name: str
+    api_key: str = ""
+    engine: str = ""
+    args: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,12 +181,14 @@ class ReplicaPlan:
 class EdgePlan:
     """What stands before the replicas of a router.
 
-    network, subnet: the network of the edge and the replicas alone. certificates: a folder of PEM files on the host, or
-    empty: plain HTTP. check_tiers: the health check asks the tiers (gateway router), not only the process.
+    volume: its own configuration. network, subnet: the network of the edge and the replicas alone. certificates: a folder of
+    PEM files on the host, or empty: plain HTTP. check_tiers: the health check asks the tiers (gateway router), not only the
+    process.
     """
 
     image: str
     container: str
+    volume: str
     network: str
     subnet: str
     address: str
@@ -170,6 +203,9 @@ class RouterPlan:
 
     ready_timeout, request_timeout: seconds; the latter is how long a tier may take for one answer. edge: where there is
     more than one replica; the router then has no container of the name ``container``, but those of ``edge.replicas``.
+    extra_hosts: ``NAME:ADDRESS`` for the router's /etc/hosts.
+    generation: ``profile`` (anvil-serving 0.12 to 0.13.2) has presets and a profile; ``gateway`` (0.35.1 to 2.0.2) has
+    routes: the name that a client asks for -> the one tier that answers.
     """
 
     image: str
@@ -184,11 +220,17 @@ class RouterPlan:
     ready_timeout: int = 60
     request_timeout: int = 300
     edge: Optional[EdgePlan] = None
+    extra_hosts: Tuple[str, ...] = ()
+    generation: str = "profile"
+    routes: Dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class HostPlan:
-    """All that the inventory says of one host, checked. ``notes``: what is not wrong but good to know."""
+    """All that the inventory says of one host, checked.
+
+    notes: what is not wrong but good to know. models_allowed: None allows every model.
+    """
 
     host: str
     root: str
@@ -199,6 +241,9 @@ class HostPlan:
     router: Optional[RouterPlan] = None
     secret_names: Tuple[str, ...] = ()
     notes: Tuple[str, ...] = ()
+    models_allowed: Optional[Tuple[Origin, ...]] = None
+    externals: Tuple[ExternalPlan, ...] = ()
+    compatibility: str = "enforce"
 
     def as_dict(self) -> Dict[str, Any]:
         """The plan as plain JSON types (tuples become lists)."""

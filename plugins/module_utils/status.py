@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 import struct
 import time
@@ -16,7 +15,7 @@ from dataclasses import asdict
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils import drift, readiness
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, published_address
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, parse_moment, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.experiments import find_experiments, group_experiments
 from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, read_cards
@@ -29,15 +28,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import (
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 RUNS = ("running", "paused", "restarting")
-
-
-def parse_moment(text: str) -> Optional[int]:
-    """The engine's ``2026-07-04T10:00:00.123456789Z`` in seconds since 1970; None for its zero time and for no time."""
-    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", text)
-    if not match or text.startswith("0001-"):
-        return None
-    moment = datetime.datetime.strptime(match.group(1), "%Y-%m-%dT%H:%M:%S")
-    return int(moment.replace(tzinfo=datetime.timezone.utc).timestamp())
 
 
 def devices_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> List[str]:

@@ -16,16 +16,6 @@ description:
   - The quantisation that counts is the one in the weights' headers, not the one that a name or a flag claims.
 author:
   - the anvil.serving authors (@fakoli)
-attributes:
-  check_mode:
-    description: Changes nothing in any mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
-  idempotent:
-    description: Changes nothing.
-    support: full
 options:
   plan:
     description: The plan of the host, as M(anvil.serving.anvil_plan) returns it.
@@ -38,16 +28,22 @@ options:
     type: dict
     default: {}
   models_allowed:
-    description: Exact repositories, and revisions where given, that may run. If not given, every model may.
+    description:
+      - The policy - what may run, exactly. If not given, that of the plan (C(anvil_models_allowed)); if that has none, every
+        model may.
+      - A serve of a repository must name the commit with C(--revision). Weights at a path are judged by the manifest that
+        M(anvil.serving.anvil_model) left with them.
     type: list
     elements: dict
     suboptions:
       repo:
-        description: What the serve's C(model) must be.
+        description: Repository of the hub.
         type: str
-        required: true
       revision:
-        description: What its C(--revision) must be.
+        description: Its commit.
+        type: str
+      sha256:
+        description: Checksum of the file or archive that the weights came as.
         type: str
   gpus:
     description:
@@ -55,12 +51,37 @@ options:
       - If not given, those of the host.
     type: list
     elements: dict
+  cuda:
+    description: The CUDA that the host's driver can run, such as V(13.0); if not given, the driver is asked, unless O(gpus) is.
+    type: str
+  inspect:
+    description:
+      - Look at weights that are not on the host yet, by their headers on the Hugging Face hub. A hub that cannot be asked is a
+        note, not a finding.
+    type: bool
+    default: true
+  models:
+    description:
+      - The host's C(models_list), so that a serve whose model is a path can be judged by the repository that will be there.
+    type: list
+    elements: dict
+    default: []
+  models_folder:
+    description: Where they will lie, as P(anvil.serving.models#role) has it.
+    type: str
+    default: ""
+  models_volume:
+    description: The volume they will lie in, where O(models_folder) is empty.
+    type: str
+    default: anvil-models
   enforce:
     description: Fail when something does not fit.
     type: bool
     default: true
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
+  - anvil.serving.anvil.hub
+  - anvil.serving.anvil.reads
 seealso:
   - module: anvil.serving.anvil_model_info
 """
@@ -100,40 +121,50 @@ notes:
   type: list
   elements: str
 serves:
-  description: Engine, model, cards, format, quantisation and memory estimate of each serve.
+  description: Engine, model, cards, format, quantisation, memory estimate and bytes still to be fetched of each serve.
   returned: always
   type: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.gate import judge_plan
+from ansible_collections.anvil.serving.plugins.module_utils.gate import Asked, judge_plan, read_entries
+from ansible_collections.anvil.serving.plugins.module_utils.models import HUB_OPTIONS, read_hub
+from ansible_collections.anvil.serving.plugins.module_utils.policy import ALLOWED_OPTION, read_allowed
 from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
 
 OPTIONS = {
     "plan": {"type": "dict", "required": True},
     "paths": {"type": "dict", "default": {}},
-    "models_allowed": {
-        "type": "list",
-        "elements": "dict",
-        "options": {"repo": {"type": "str", "required": True}, "revision": {"type": "str"}},
-    },
+    "models_allowed": ALLOWED_OPTION,
     "gpus": {"type": "list", "elements": "dict"},
+    "cuda": {"type": "str"},
+    "inspect": {"type": "bool", "default": True},
+    "models": {"type": "list", "elements": "dict", "default": []},
+    "models_folder": {"type": "str", "default": ""},
+    "models_volume": {"type": "str", "default": "anvil-models"},
     "enforce": {"type": "bool", "default": True},
+    **HUB_OPTIONS,
 }
 
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
-    allowed = params["models_allowed"]
-    if allowed is not None:
-        allowed = [{key: value for key, value in entry.items() if value is not None} for entry in allowed]
     engine = Engine(params["docker_host"])
-    return judge_plan(engine, params["plan"], params["paths"], allowed, params["gpus"], params["enforce"])
+    entries = read_entries(engine, params["models"], params["models_folder"], params["models_volume"])
+    asked = Asked(
+        paths=params["paths"],
+        allowed=read_allowed(params["models_allowed"]),
+        gpus=params["gpus"],
+        cuda=params["cuda"],
+        hub=read_hub(params) if params["inspect"] else None,
+        entries=tuple(entries),
+    )
+    return judge_plan(engine, params["plan"], asked, params["enforce"])
 
 
 def main() -> None:
-    run_module(OPTIONS, work)
+    run_module(OPTIONS, work, mutually_exclusive=[("token", "token_file")])
 
 
 if __name__ == "__main__":

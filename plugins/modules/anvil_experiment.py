@@ -10,8 +10,8 @@ module: anvil_experiment
 short_description: Retire experiments - those whose time is over, or one by name
 version_added: 1.0.0
 description:
-  - Removes the containers of experiments and the files they had on the host, env files first of all. Volumes stay - they
-    hold downloaded weights.
+  - Removes the containers of experiments and the files they had on the host, env files first of all; with the last of them
+    goes the network they shared. Volumes stay - they hold downloaded weights.
   - Only projects that C(playbooks/experiment.yml) made are touched, never a serve of the inventory or anybody else's container.
 author:
   - the anvil.serving authors (@fakoli)
@@ -42,6 +42,7 @@ options:
     default: /opt/anvil
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
+  - anvil.serving.anvil.tolerant
 seealso:
   - module: anvil.serving.anvil_experiment_plan
 """
@@ -59,6 +60,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+trouble:
+  description: Why the host could not be looked at; then nothing else is returned.
+  returned: with O(tolerant), where there is trouble
+  type: str
 retired:
   description: The experiments that were (or in check mode would be) removed.
   returned: success
@@ -93,9 +98,10 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.experiments import retire_experiments
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.runner import TOLERANT_OPTION, run_module
 
 OPTIONS = {
+    **TOLERANT_OPTION,
     "state": {"type": "str", "choices": ["expired", "absent"], "default": "expired"},
     "name": {"type": "str"},
     "root": {"type": "path", "default": "/opt/anvil"},

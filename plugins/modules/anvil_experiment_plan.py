@@ -114,6 +114,7 @@ EXAMPLES = r"""
   anvil.serving.anvil_serve:
     project: "{{ planned.project }}"
     secrets: "{{ anvil_secrets | default({}) }}"
+    gpus: "{{ planned.gpus }}"
 """
 
 RETURN = r"""
@@ -125,6 +126,11 @@ project:
   description: The compose project, for M(anvil.serving.anvil_serve).
   returned: success
   type: dict
+gpus:
+  description: The cards of the inventory with their budgets, for O(anvil.serving.anvil_serve#module:gpus).
+  returned: success
+  type: list
+  elements: dict
 endpoints:
   description: Base URLs of its API, as reached from the host.
   returned: success

@@ -15,16 +15,6 @@ description:
   - A host that has an NVIDIA driver must have the toolkit too, whether or not O(needs_gpu) is set.
 author:
   - the anvil.serving authors (@fakoli)
-attributes:
-  check_mode:
-    description: Changes nothing in any mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
-  idempotent:
-    description: Changes nothing.
-    support: full
 options:
   gpus:
     description: UUIDs of the GPUs and MIG devices that the host must have.
@@ -50,6 +40,7 @@ options:
     default: []
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
+  - anvil.serving.anvil.reads
 """
 
 EXAMPLES = r"""

@@ -17,18 +17,9 @@ description:
   - What is unknown is null, never guessed. A host without GPUs is no failure; a driver that does not answer is.
 author:
   - the anvil.serving authors (@fakoli)
-attributes:
-  check_mode:
-    description: Changes nothing in any mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
-  idempotent:
-    description: Changes nothing.
-    support: full
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
+  - anvil.serving.anvil.reads
 """
 
 EXAMPLES = r"""

@@ -84,12 +84,15 @@ gpus:
 router_names:
   description:
     - The router's containers. C(containers) run it; C(replicas) are the same where there is more than one, else empty;
-      C(edge) stands before them, or is empty; C(front) is the one that clients reach. V(none) if the host has no router.
+      C(edge) stands before them, or is empty; C(front) is the one that clients reach; C(edge_folders) is what the edge
+      mounts of the host, path inside to folder. V(none) if the host has no router.
   returned: success
   type: dict
   sample: {"containers": ["anvil-router"], "replicas": [], "edge": "", "front": "anvil-router"}
 router_files:
-  description: The text of the router's C(config) and C(profile), for M(anvil.serving.anvil_router_promote).
+  description:
+    - The text of the router's C(config) and C(profile), for M(anvil.serving.anvil_router_promote), and of its edge's
+      configuration C(edge), for M(anvil.serving.anvil_router_edge). Empty where there is none.
   returned: success
   type: dict
 files:

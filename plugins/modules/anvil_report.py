@@ -36,7 +36,9 @@ options:
     elements: str
     required: true
   looks:
-    description: For each host the result of M(anvil.serving.anvil_serve_info), with C(overview) or C(logs).
+    description:
+      - For each host the result of M(anvil.serving.anvil_serve_info), with C(overview) or C(logs), and C(tolerant), so that a
+        host that cannot be looked at is shown as such beside the others.
     type: list
     elements: dict
     required: true

@@ -57,6 +57,30 @@ options:
     type: list
     elements: str
     default: []
+  models_allowed:
+    description:
+      - Origins that may be served, as C(anvil_models_allowed) has them. If not given, every model may.
+      - A serve that runs already is left alone.
+    type: list
+    elements: dict
+    suboptions:
+      repo:
+        description: Repository of the hub; needs C(revision).
+        type: str
+      revision:
+        description: The commit.
+        type: str
+      sha256:
+        description: Of a file or archive from elsewhere.
+        type: str
+  compatibility:
+    description:
+      - What to do with a serve about to start whose model does not fit its engine or its cards, as
+        M(anvil.serving.anvil_compatibility) judges it - nothing is touched and all findings are told (V(enforce)), they are
+        warnings (V(warn)), or nobody looks (V(off)).
+    type: str
+    choices: [enforce, warn, "off"]
+    default: enforce
   confirm:
     description: With O(state=absent), also remove containers that are not of this project.
     type: bool
@@ -65,6 +89,13 @@ options:
     description: Seconds that a serve is watched for after it was restarted, replaced, adopted or taken down.
     type: float
     default: 2
+  drain_timeout:
+    description:
+      - Seconds that a serve which makes room for one on demand may take to end the requests it has in flight, as its engine
+        tells them (llama.cpp, vLLM, and SGLang with C(--enable-metrics)). It is told to stop once it has none, or when the
+        time is over.
+    type: float
+    default: 60
   gpus:
     description:
       - The cards of the inventory, as RV(anvil.serving.anvil_plan#module:gpus) has them, for the memory ledger.
@@ -98,6 +129,7 @@ options:
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
   - anvil.serving.anvil.project
+  - anvil.serving.anvil.serves
 seealso:
   - module: anvil.serving.anvil_plan
   - module: anvil.serving.anvil_serve_info
@@ -158,12 +190,12 @@ serves:
     reasons:
       description:
         - Why, as words of a fixed vocabulary.
-        - Of the container's state - V(missing), V(stopped), V(paused), V(unhealthy), V(dead), V(removing), V(created);
+        - Of the container's state - V(missing), V(stopped), V(paused), V(unhealthy), V(dead), V(removing);
           V(present), V(running), V(restarting) where it is taken down.
         - Of a field that differs - V(image), V(command), V(entrypoint), V(environment), V(env_file), V(gpu), V(ports),
-          V(mounts), V(mounted_file), V(networks), V(ipc), V(shm), V(limits), V(restart_policy), V(user), V(read_only),
-          V(tmpfs), V(init), V(healthcheck), V(stop_signal), V(capabilities), V(security_opt), V(extra_hosts), V(labels),
-          V(name).
+          V(mounts), V(mounted_file), V(networks), V(addresses), V(ipc), V(shm), V(limits), V(restart_policy), V(user),
+          V(read_only), V(tmpfs), V(init), V(working_dir), V(healthcheck), V(stop_signal), V(stop_grace), V(capabilities),
+          V(security_opt), V(extra_hosts), V(labels), V(name).
         - V(mounted_file) is a single file that is mounted and whose content is not what the container was created with;
           V(stale_container) is a service whose hash differs where no field tells why.
         - Of whose it is - V(foreign_project), V(by_hand).
@@ -217,6 +249,11 @@ evictions:
   type: list
   elements: dict
   sample: [{serve: fast, container: anvil-fast, for: night, gpu_uuids: [GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1]}]
+pulled:
+  description: Images that were pulled, because the host lacked them.
+  returned: always
+  type: list
+  elements: str
 created:
   description: Networks and volumes that were created.
   returned: always
@@ -234,6 +271,8 @@ commands:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils import progress, serves
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.orders import Order, read_project
+from ansible_collections.anvil.serving.plugins.module_utils.policy import ALLOWED_OPTION, read_allowed
 from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJECT_OPTIONS, run_module
 
 OPTIONS = {
@@ -247,6 +286,7 @@ OPTIONS = {
     "containers": {"type": "list", "elements": "str", "default": []},
     "confirm": {"type": "bool", "default": False},
     "settle": {"type": "float", "default": 2},
+    "drain_timeout": {"type": "float", "default": 60},
     "gpus": {
         "type": "list",
         "elements": "dict",
@@ -258,24 +298,30 @@ OPTIONS = {
             "reserve_mib": {"type": "int", "default": 0},
         },
     },
+    "models_allowed": ALLOWED_OPTION,
+    "compatibility": {"type": "str", "choices": ["enforce", "warn", "off"], "default": "enforce"},
     "progress": {"type": "str", "no_log": False},
 }
 
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
-    order = serves.Order(
+    order = Order(
         state=params["state"],
         keep_container=params["keep_container"],
         containers=tuple(params["containers"]),
         confirm=params["confirm"],
         gpus=tuple(params["gpus"]),
         settle=params["settle"],
+        allowed=read_allowed(params["models_allowed"]),
+        compatibility=params["compatibility"],
+        drain_timeout=params["drain_timeout"],
     )
-    project = serves.read_project(params["project"], params["secrets"], params["serves"])
+    project = read_project(params["project"], params["secrets"], params["serves"])
     watched = None if module.check_mode or params["state"] in ("down", "absent") else params["progress"]
-    with progress.told(params["docker_host"], project, watched):
-        return serves.carry_out(Engine(params["docker_host"]), project, order, module.check_mode)
+    engine = Engine(params["docker_host"])
+    with progress.told(engine, project, watched):
+        return serves.carry_out(engine, project, order, module.check_mode)
 
 
 def main() -> None:

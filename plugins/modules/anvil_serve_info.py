@@ -15,16 +15,6 @@ description:
   - Absence is no failure.
 author:
   - the anvil.serving authors (@fakoli)
-attributes:
-  check_mode:
-    description: Changes nothing in any mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
-  idempotent:
-    description: Changes nothing.
-    support: full
 options:
   overview:
     description:
@@ -51,7 +41,10 @@ options:
         default: []
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
+  - anvil.serving.anvil.tolerant
+  - anvil.serving.anvil.reads
   - anvil.serving.anvil.project
+  - anvil.serving.anvil.serves
 seealso:
   - module: anvil.serving.anvil_serve
 """
@@ -80,6 +73,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+trouble:
+  description: Why the host could not be looked at; then nothing else is returned.
+  returned: with O(tolerant), where there is trouble
+  type: str
 serves:
   description:
     - As RV(anvil.serving.anvil_serve#module:serves); C(action) and C(reasons) are what
@@ -124,12 +121,13 @@ logs:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils import serves, status
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJECT_OPTIONS, run_module
+from ansible_collections.anvil.serving.plugins.module_utils.orders import read_project
+from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJECT_OPTIONS, TOLERANT_OPTION, run_module
 
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
-    project = serves.read_project(params["project"], params["secrets"], params["serves"])
+    project = read_project(params["project"], params["secrets"], params["serves"])
     engine = Engine(params["docker_host"])
     result = serves.describe(engine, project)
     if params["overview"]:
@@ -143,6 +141,7 @@ def work(module: AnsibleModule) -> dict:
 
 OPTIONS = {
     **PROJECT_OPTIONS,
+    **TOLERANT_OPTION,
     "overview": {"type": "bool", "default": False},
     "logs": {
         "type": "dict",

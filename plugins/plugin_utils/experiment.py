@@ -20,8 +20,9 @@ from typing import Any
 
 import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.plan import NAME, NAME_RULE, UUID
+from ansible_collections.anvil.serving.plugins.module_utils.inventory import NAME, NAME_RULE, UUID
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
+    EXPERIMENT_NETWORK,
     EXPERIMENT_PROJECT,
     LABEL_PREFIX,
     LABEL_SERVE,
@@ -34,7 +35,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import (
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import Project, experiment_labels
 
 # Of their own: on the inventory's network a service that is called like a tier would answer the router's requests.
-NETWORK = "anvil-experiments"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 WORD_OF_KEY = {"gpus": "gpu", "args": "extra_args"}
 
@@ -131,7 +131,7 @@ def experiment_inventory(wish: Wish, base: HostPlan) -> dict[str, Any]:
         "ready_timeout": wish.ready_timeout,
     }
     said = {key: value for key, value in serve.items() if value not in ("", [], {})}
-    return {"anvil_serves": {wish.name: said}, "anvil_router": None, "anvil_network": NETWORK}
+    return {"anvil_serves": {wish.name: said}, "anvil_router": None, "anvil_network": EXPERIMENT_NETWORK}
 
 
 def as_typed(problems: Iterable[Problem], name: str) -> list[Problem]:
@@ -184,7 +184,7 @@ REFUSED_HINTS = {
     "build": "build the image first and name it with image",
     "env_file": "it would be wanted on the host: use environment, or x-anvil: {secrets: {VARIABLE: <name in anvil_secrets>}}",
     "depends_on": "an experiment is one model server; start what it needs as an experiment of its own",
-    "networks": "experiments share a network of their own, " + NETWORK,
+    "networks": "experiments share a network of their own, " + EXPERIMENT_NETWORK,
     "network_mode": "publish a port on 127.0.0.1",
     "privileged": "a model server needs no privileges; a GPU comes with deploy.resources.reservations.devices",
     "cap_add": "a model server needs no capabilities",
@@ -315,7 +315,7 @@ def read_compose_file(text: str, wish: Wish, base: HostPlan) -> tuple[Project, l
             **raw,
             "container_name": raw.get("container_name") or (project if len(document["services"]) == 1 else f"{project}-{name}"),
             "restart": "no",
-            "networks": [NETWORK],
+            "networks": [EXPERIMENT_NETWORK],
         }
         for key, bring in (("command", _listed), ("entrypoint", _listed), ("environment", _mapped), ("labels", _mapped)):
             if key in raw:
@@ -323,7 +323,7 @@ def read_compose_file(text: str, wish: Wish, base: HostPlan) -> tuple[Project, l
     if problems:
         raise AnvilError(*problems)
     outer: dict[str, Any] = {"volumes": {key: {"name": value, "external": True} for key, value in volumes.items()}}
-    outer["networks"] = {NETWORK: {"name": NETWORK, "external": True}}
+    outer["networks"] = {EXPERIMENT_NETWORK: {"name": EXPERIMENT_NETWORK, "external": True}}
     try:
         services = parse_compose({"services": laid_out, **outer})
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:

@@ -19,7 +19,7 @@ import jinja2
 from ansible.errors import AnsibleError, AnsibleTemplateSyntaxError, AnsibleValueOmittedError
 from ansible.template import is_trusted_as_template
 from ansible_collections.anvil.serving.plugins.module_utils.errors import Problem
-from ansible_collections.anvil.serving.plugins.module_utils.plan import UNREAD, kind_of, path_text
+from ansible_collections.anvil.serving.plugins.module_utils.inventory import UNREAD, kind_of, path_text
 
 try:
     from ansible._internal._datatag._tags import Origin, VaultedValue

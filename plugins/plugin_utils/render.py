@@ -9,6 +9,7 @@ each service's own hash among its labels.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
+from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.anvil.serving.plugins.module_utils.edge import CONFIG as EDGE_CONFIG
 from ansible_collections.anvil.serving.plugins.module_utils.edge import SOCKET as EDGE_SOCKET
+from ansible_collections.anvil.serving.plugins.module_utils.edge import TLS_FOLDER
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     EXPERIMENT_PROJECT,
@@ -44,8 +46,9 @@ ROUTER_MOUNT = "/etc/anvil"
 ROUTER_TOKEN_ENV = "ANVIL_ROUTER_TOKEN"
 SERVES_PROJECT = "anvil-serves"
 ROUTER_PROJECT = "anvil-router"
+# Where a server of several models finds what each of them is.
+MODELS_FILE = "/etc/anvil-serve/models.ini"
 EDGE_FOLDER = EDGE_CONFIG.rpartition("/")[0]
-TLS_FOLDER = "/etc/anvil-tls"
 # A stream may last as long as a tier may take for one answer; a replica and the edge wait for it (seconds more).
 EDGE_MARGIN = 30
 PROFILE_SCHEMA = "anvil-serving.router.profile_bootstrap/v2"
@@ -90,6 +93,7 @@ def env_file(service: str) -> str:
     return f"env/{service}.env"
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     if not TEMPLATES.is_dir():
         raise fail("the collection's templates are missing", where=str(TEMPLATES), hint="install the collection again")
@@ -102,7 +106,7 @@ def _environment() -> jinja2.Environment:
         autoescape=False,  # noqa: S701 (YAML and TOML, not HTML; every value goes through quote or toml)
     )
     made.filters.update(block=block, quote=quote, toml=toml)
-    made.globals.update(env_file=env_file)
+    made.globals.update(env_file=env_file, models_file=MODELS_FILE)
     return made
 
 
@@ -124,10 +128,10 @@ def _render_project(
     def lay_out() -> str:
         return environment.get_template(template).render(plan=plan, project=name, labels=labels, **values)
 
-    for service in parse_compose(yaml.safe_load(lay_out())).values():
+    for service in parse_compose(yaml_load(lay_out())).values():
         labels[service.name][LABEL_SPEC] = service.spec_hash()
     text = lay_out()
-    return Project(name, f"{plan.root}/{name}", text, parse_compose(yaml.safe_load(text)))
+    return Project(name, f"{plan.root}/{name}", text, parse_compose(yaml_load(text)))
 
 
 def render_serves(plan: HostPlan) -> Project:
@@ -147,9 +151,27 @@ def _render_serves(plan: HostPlan, project: str, marks: dict[str, str]) -> Proje
         }
         for serve in plan.serves
     }
+    texts = {f"models/{serve.name}.ini": render_models(serve) for serve in plan.serves if serve.models}
+    plan = replace(plan, serves=tuple(_mount_models(serve, f"{plan.root}/{project}") for serve in plan.serves))
     mounts = [mount for serve in plan.serves for mount in serve.mounts]
     values = {"volumes": _volumes(mounts), "tags": {serve.name: _tags(plan, serve) for serve in plan.serves}}
-    return _render_project("serves.compose.yaml.j2", project, plan, labels, values)
+    made = _render_project("serves.compose.yaml.j2", project, plan, labels, values)
+    return replace(made, files=texts) if texts else made
+
+
+def render_models(serve: ServePlan) -> str:
+    """The preset file of a llama.cpp server of several models: one section each, flags without their dashes."""
+    lines = ["version = 1"]
+    for name, options in serve.models.items():
+        lines += ["", f"[{name}]", *(f"{key} = {value}" for key, value in options.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _mount_models(serve: ServePlan, directory: str) -> ServePlan:
+    if not serve.models:
+        return serve
+    mount = Mount("bind", f"{directory}/models/{serve.name}.ini", MODELS_FILE, read_only=True)
+    return replace(serve, mounts=(*serve.mounts, mount))
 
 
 def _tags(plan: HostPlan, serve: ServePlan) -> list[str]:
@@ -172,6 +194,8 @@ def _router_values(router: RouterPlan) -> dict[str, Any]:
         # A preset of the tier's own name: a bare tier id would be classified, and may silently go elsewhere.
         presets={tier.id: (tier.id,) for tier in router.tiers} | router.presets,
         mounts=[Mount("volume", router.volume, ROUTER_MOUNT, read_only=True)],
+        # A gateway router ends its requests on SIGTERM; the other generation ends at once, on SIGINT without a complaint.
+        stop_signal="SIGTERM" if router.generation == "gateway" else "SIGINT",
     )
     return values
 
@@ -200,7 +224,7 @@ def render_replicas(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> Proje
     names = [*(replica.service for replica in edge.replicas), "edge"]
     labels = {name: {LABEL_SERVE: name, LABEL_PREFIX + "engine": "edge" if name == "edge" else "router"} for name in names}
     start = ["router", "run", "--host", "0.0.0.0", "--port", "8000", "--config"]
-    mounts = [Mount("bind", f"{plan.root}/{ROUTER_PROJECT}/edge", EDGE_FOLDER, read_only=True)]
+    mounts = [Mount("volume", edge.volume, EDGE_FOLDER, read_only=True)]
     if edge.certificates:
         mounts.append(Mount("bind", edge.certificates, TLS_FOLDER, read_only=True))
     values = {
@@ -211,10 +235,9 @@ def render_replicas(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> Proje
         "edge_secrets": {ROUTER_TOKEN_ENV: router.token} if edge.check_tiers and router.token else {},
         "commands": {one.service: [*start, f"{live_folder(one.container)}/config.toml"] for one in edge.replicas},
         "folders": {one.service: live_folder(one.container) for one in edge.replicas},
-        "volumes": [router.volume],
+        "volumes": [router.volume, edge.volume],
     }
-    project = _render_project("router_replicas.compose.yaml.j2", ROUTER_PROJECT, plan, labels, values)
-    return replace(project, files={"edge/haproxy.cfg": render_edge_config(plan, router, edge)})
+    return _render_project("router_replicas.compose.yaml.j2", ROUTER_PROJECT, plan, labels, values)
 
 
 def live_folder(replica: str) -> str:
@@ -232,7 +255,7 @@ def render_router(plan: HostPlan, router: RouterPlan) -> Project:
 
 
 def render_router_config(plan: HostPlan, router: RouterPlan) -> str:
-    """config.toml of the profile router (anvil-serving 0.12 to 0.13.2)."""
+    """config.toml, for the generation of the router."""
     values = {
         "plan": plan,
         "router": _router_values(router),
@@ -240,7 +263,7 @@ def render_router_config(plan: HostPlan, router: RouterPlan) -> str:
         # Replicas share the config and not the pointer: a relative path is read from the folder a replica runs in, its own.
         "profile_path": "profile.json" if router.edge else f"{ROUTER_MOUNT}/profile.json",
     }
-    return _environment().get_template("router/config.toml.j2").render(values)
+    return _environment().get_template(f"router/{router.generation}.toml.j2").render(values)
 
 
 def render_router_profile(router: RouterPlan) -> str:
@@ -254,19 +277,26 @@ def render_router_profile(router: RouterPlan) -> str:
 def name_containers(router: RouterPlan) -> dict[str, Any]:
     """Who is who: ``containers`` run the router, ``edge`` stands before them (empty: nothing), ``front`` is what clients reach.
 
-    ``replicas`` is empty where there is one container and no edge.
+    ``replicas`` is empty where there is one container and no edge. ``edge_folders``: what the edge mounts of the host, path
+    inside -> folder.
     """
     replicas = [one.container for one in router.edge.replicas] if router.edge else []
     edge = router.edge.container if router.edge else ""
     containers = replicas or [router.container]
-    return {"containers": containers, "replicas": replicas, "edge": edge, "front": edge or router.container}
+    return {
+        "containers": containers,
+        "replicas": replicas,
+        "edge": edge,
+        "front": edge or router.container,
+        "edge_folders": {TLS_FOLDER: router.edge.certificates} if router.edge and router.edge.certificates else {},
+    }
 
 
 def render_host(plan: HostPlan) -> dict[str, Any]:
     """Everything that the plan of a host renders to, as plain data.
 
     ``serves`` and ``router`` are projects for ``anvil_serve`` (``None`` where the host has none); ``router_files``
-    holds the text of ``config`` and ``profile`` for ``anvil_router_promote``.
+    holds the text of ``config`` and ``profile`` for ``anvil_router_promote``, and of ``edge`` for ``anvil_router_edge``.
     """
     router = plan.router
     return {
@@ -276,6 +306,7 @@ def render_host(plan: HostPlan) -> dict[str, Any]:
         "router_files": {
             "config": render_router_config(plan, router) if router else "",
             "profile": render_router_profile(router) if router else "",
+            "edge": render_edge_config(plan, router, router.edge) if router and router.edge else "",
         },
     }
 

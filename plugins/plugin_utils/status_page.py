@@ -135,6 +135,11 @@ def _experiment_row(one: Mapping[str, Any], now: float, gpu: str) -> dict[str, A
     return row
 
 
+def _trouble(look: Mapping[str, Any]) -> str:
+    """Why a host could not be looked at: what the module said, or ansible where the host was not even reached."""
+    return str(look.get("trouble") or look.get("msg") or "it could not be looked at")
+
+
 def report_host(
     host: str, plan: Mapping[str, Any], look: Mapping[str, Any], router: Mapping[str, Any], retired: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -142,7 +147,7 @@ def report_host(
     gone = [one["name"] for one in retired.get("retired") or []]
     base: dict[str, Any] = {"host": host, "trouble": "", "rows": [], "cards": [], "notes": [], "retired": gone}
     if "serves" not in look:
-        return {**base, "trouble": str(look.get("msg") or "it could not be looked at"), "has_driver": False, "now": None}
+        return {**base, "trouble": _trouble(look), "has_driver": False, "now": None}
     now = look["now"]
     aliases = {gpu["uuid"]: alias for alias, gpu in (plan.get("gpus") or {}).items()}
     cards = look["gpus"] or []
@@ -162,8 +167,8 @@ def report_host(
     notes = [f"{name}: squatter: {why}" for name, who in (look.get("squatters") or {}).items() for why in who]
     notes += [f"squatter on a GPU: container {name}" for name in _gpu_squatters(cards)]
     notes += [f"orphan: container {name} is no serve of the inventory any more" for name in look.get("orphans") or []]
-    if not gone and "retired" not in retired and retired.get("msg"):
-        notes.append(f"experiments could not be retired: {retired['msg']}")
+    if retired.get("trouble"):
+        notes.append(f"experiments could not be retired: {retired['trouble']}")
     return {
         **base,
         "rows": rows,
@@ -231,7 +236,7 @@ def as_html(hosts: Sequence[Mapping[str, Any]], now: float) -> str:
 def log_text(host: str, look: Mapping[str, Any]) -> str:
     """The logs of a host's serves; ``|`` marks standard output, ``!`` standard error."""
     if "logs" not in look:
-        trouble = "no serves" if look.get("skipped") else str(look.get("msg") or "it could not be looked at")
+        trouble = "no serves" if look.get("skipped") else _trouble(look)
         return "\n".join([host, *("  " + line for line in trouble.splitlines())])
     width = max((len(name) for name in look["logs"]), default=0)
     lines = [host]

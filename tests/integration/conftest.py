@@ -56,6 +56,17 @@ def field(clean_bed: Bed, models: Path, tmp_path: Path) -> Any:
     return make_field(clean_bed, models, tmp_path / "anvil")
 
 
+@pytest.fixture(scope="module")
+def chain(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Router and tiers that stay up for all tests of a file, for workflows in front of them."""
+    from workflowsite import make_chain
+
+    bed.start_engine()
+    bed.clear()
+    yield make_chain(bed, tmp_path_factory.mktemp("chain"))
+    bed.clear()
+
+
 @pytest.fixture
 def make_site() -> Iterator[Callable[..., Site]]:
     made: list[Site] = []

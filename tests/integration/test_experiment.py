@@ -13,6 +13,7 @@ from drive import play, succeed, write_inventory
 
 BIG, SMALL = (gpu.uuid for gpu in FAKOLI_DARK)
 SECRET = "an-experiment-s3cret"
+SLEEP = ["--init", "--entrypoint", "sleep", "anvil.local/router:0.13.2", "600"]
 TRIAL = ["-e", "model=/models/heavy.gguf", "-e", "experiment_name=trial", "-e", "engine=llama_cpp", "-e", "gpu=fast"]
 TRIAL += ["-e", "experiment_port=30010", "-e", "vram_mib=4000", "-e", "extra_args='-c 512'", "-e", "served_name=mine"]
 
@@ -25,7 +26,7 @@ def inventory(clean_bed: Bed, models: Path, tmp_path: Path) -> Path:
         tmp_path,
         anvil_root=str(tmp_path / "anvil"),
         anvil_secrets={"key": f"{{{{ lookup('ansible.builtin.file', '{secret}') }}}}"},
-        anvil_gpus={"big": {"uuid": BIG, "vram_mib": 97887}, "small": {"uuid": SMALL, "vram_mib": 32607}},
+        anvil_gpus={"big": {"uuid": BIG, "vram_mib": 97887}, "small": {"uuid": SMALL, "vram_mib": 32607, "reserve_mib": 1000}},
         anvil_engines={
             "llama_cpp": {
                 "image": "anvil.local/llama-server:1",
@@ -46,6 +47,10 @@ def ids(bed: Bed) -> dict[str, str]:
     return {name: bed.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", name) for name in names}
 
 
+def networks(bed: Bed) -> list[str]:
+    return bed.docker("network", "ls", "--format", "{{.Name}}").split()
+
+
 def served(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as reply:
         return str(json.load(reply)["data"][0]["id"])
@@ -54,6 +59,8 @@ def served(port: int) -> str:
 def test_an_experiment_lives_beside_the_inventory_and_goes_by_one_command(clean_bed: Bed, inventory: Path) -> None:
     succeed("site", inventory)
     before = ids(clean_bed)
+    refused = play("experiment", inventory, *TRIAL, "-e", "vram_mib=23000")
+    assert refused.returncode and "32607 - 1000 reserve = 31607 MiB: 393 MiB too much" in refused.stdout + refused.stderr
     predicted = succeed("experiment", inventory, *TRIAL, "-e", "ttl=2h", "--check")
     assert "changed=1" in predicted and ids(clean_bed) == before
 
@@ -77,14 +84,18 @@ def test_an_experiment_lives_beside_the_inventory_and_goes_by_one_command(clean_
     folder = Path(inventory.parent / "anvil" / "anvil-experiment-trial")
     assert (folder / "env" / "trial.env").exists()
     down = ["-e", "experiment_name=trial", "-e", "state=absent"]
+    clean_bed.docker("run", "--detach", "--name", "guest", "--network", "anvil-experiments", *SLEEP)
     assert "changed=1" in succeed("experiment", inventory, *down)
+    clean_bed.docker("rm", "--force", "guest")
     assert ids(clean_bed) == before and not folder.exists()
+    assert "anvil-experiments" in networks(clean_bed)  # somebody used it still
+    assert "changed=1" in succeed("experiment", inventory, *down)
+    assert "anvil-experiments" not in networks(clean_bed)
     assert "changed=0" in succeed("experiment", inventory, *down)
 
 
 def test_what_belongs_to_others_is_refused_before_anything_is_touched(clean_bed: Bed, inventory: Path) -> None:
-    command = ["--detach", "--publish", "127.0.0.1:30010:1", "--entrypoint", "sleep"]
-    clean_bed.docker("run", "--name", "squatter", *command, "anvil.local/router:0.13.2", "600")
+    clean_bed.docker("run", "--detach", "--name", "squatter", "--publish", "127.0.0.1:30010:1", *SLEEP)
     before = ids(clean_bed)
     for words, said in (
         (["-e", "experiment_port=30003"], "port 30003 is serve fast's in the inventory"),
@@ -115,6 +126,7 @@ def test_what_is_over_is_retired_by_the_next_status_and_said(clean_bed: Bed, inv
     time.sleep(3)
     assert "retired: experiment other, its time was over" in succeed("status", inventory)
     assert ids(clean_bed) == {} and not (inventory.parent / "anvil" / "anvil-experiment-other").exists()
+    assert "anvil-experiments" not in networks(clean_bed)
 
 
 def test_a_compose_file_that_reaches_too_far_is_refused_with_every_reason(clean_bed: Bed, inventory: Path) -> None:

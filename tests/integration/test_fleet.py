@@ -101,13 +101,14 @@ def fleet(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]
         bed.host_down(name)
 
 
+QUICK = ("-e", "settle=0.5")
 PROMOTE = str(REPO / "playbooks/promote.yml")
 
 
 def test_waves_stop_at_the_first_host_that_fails_and_go_back_when_asked(fleet: Fleet) -> None:
     assert fleet.timeouts() == [300] * 4
 
-    done = fleet.play(PROMOTE, "-e", "router_patience=310")
+    done = fleet.play(PROMOTE, "-e", "router_patience=310", *QUICK)
     assert done.returncode == 0, done.stdout[-3000:]
     assert fleet.timeouts() == [310] * 4
     assert done.stdout.count("PLAY [Promote, wave by wave]") == 3
@@ -123,30 +124,21 @@ def test_waves_stop_at_the_first_host_that_fails_and_go_back_when_asked(fleet: F
         fleet.folder.joinpath("host_vars", name + ".yml").write_text(json.dumps({"config": "good.toml"}))
 
     before = fleet.started()
-    failed = fleet.play(PROMOTE)
+    failed = fleet.play(PROMOTE, *QUICK)
     assert failed.returncode != 0
     assert fleet.timeouts()[:3] == [320, 320, 310], failed.stdout[-3000:]
 
     fleet.folder.joinpath("good.toml").write_text(config.replace("= 310", "= 330"))
-    undone = fleet.play(PROMOTE, "-e", "rollback_fleet=true")
+    undone = fleet.play(PROMOTE, "-e", "rollback_fleet=true", *QUICK)
     assert undone.returncode != 0
     assert fleet.timeouts()[:3] == [320, 320, 310], undone.stdout[-3000:]
     assert "Take the hosts back" in undone.stdout
     after = fleet.started()
     assert after[0] != before[0] and after[1] != before[1]
 
-    back = fleet.play(str(REPO / "playbooks/rollback.yml"), "--limit", NAMES[0], "-e", "revision=previous")
+    back = fleet.play(str(REPO / "playbooks/rollback.yml"), "--limit", NAMES[0], "-e", "revision=previous", *QUICK)
     assert back.returncode == 0, back.stdout[-3000:]
     assert fleet.timeouts()[0] != 320
-
-
-@pytest.mark.parametrize("name", ["router_status", "history", "router_logs", "router_token"])
-def test_a_playbook_that_only_looks_succeeds(fleet: Fleet, name: str) -> None:
-    before = fleet.started()
-    done = fleet.play(str(REPO / f"playbooks/{name}.yml"), "--limit", NAMES[0])
-    assert done.returncode == 0 and "changed=0" in done.stdout, done.stdout[-2000:] + done.stderr
-    assert TOKEN not in done.stdout
-    assert fleet.started() == before
 
 
 def test_restart_restarts_every_router_one_host_at_a_time(fleet: Fleet) -> None:

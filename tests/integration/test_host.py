@@ -10,6 +10,7 @@ import pytest
 from bed import FAKOLI_DARK, Bed, Gpu
 from harness import run_module
 
+SLICE = {"uuid": "MIG-c7384736-a75d-5afc-978f-d2f1294409fd", "profile": "1g.24gb"}
 UNKNOWN = Gpu("GPU-00000000-0000-0000-0000-000000000139", "NVIDIA Something New", compute_cap="13.9")
 
 
@@ -51,5 +52,5 @@ def test_a_driver_that_fails_is_an_error_with_its_own_words(clean_bed: Bed) -> N
 def test_mig_devices_are_told_and_a_card_of_unknown_kind_stays_unknown(clean_bed: Bed) -> None:
     clean_bed.write_gpus([replace(FAKOLI_DARK[0], mig=("1g.24gb=MIG-c7384736-a75d-5afc-978f-d2f1294409fd",)), UNKNOWN])
     sliced, unknown = run_module("anvil_host_info")["gpus"]
-    assert sliced["mig"] and sliced["mig_devices"] == [{"uuid": "MIG-c7384736-a75d-5afc-978f-d2f1294409fd", "profile": "1g.24gb"}]
+    assert sliced["mig"] and sliced["mig_devices"] == [{**SLICE, "vram_total_mib": None, "vram_used_mib": None}]
     assert unknown["family"] is None and set(unknown["can"].values()) == {None} and unknown["sm"] == "sm_139"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import re
 import subprocess
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from bed import Bed
+from bed import Bed, wait_until
 from conftest import REPO
 from drive import PLAYBOOK, environment, play, write_inventory
+from hub import Hub
 
 SECRET = "a-progress-s3cret"
 
@@ -41,10 +46,10 @@ def inventory(clean_bed: Bed, models: Path, tmp_path: Path) -> Path:
     )
 
 
-def on_terminal(inventory: Path) -> list[str]:
-    """What the site playbook prints on a terminal."""
+def on_terminal(inventory: Path, *words: str, playbook: Path = REPO / "playbooks" / "site.yml") -> list[str]:
+    """What a playbook prints on a terminal."""
     outer, inner = pty.openpty()
-    argv = [str(PLAYBOOK), str(REPO / "playbooks" / "site.yml"), "-i", str(inventory)]
+    argv = [str(PLAYBOOK), str(playbook), "-i", str(inventory), *words]
     plain = environment(inventory.parent, ANSIBLE_NOCOLOR="1")
     running = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=inner, stderr=inner, env=plain, cwd=inventory.parent)
     os.close(inner)
@@ -58,7 +63,7 @@ def on_terminal(inventory: Path) -> list[str]:
             break
         printed += more
     os.close(outer)
-    assert running.wait(60) == 0, printed.decode()
+    assert running.wait(90) == 0, printed.decode()
     assert SECRET.encode() not in printed
     return [line for line in printed.decode().splitlines() if line.startswith("[box] ")]
 
@@ -81,3 +86,102 @@ def test_a_log_gets_one_line_in_ten_seconds_or_none(inventory: Path, word: str) 
     told = [line for line in done.stdout.splitlines() if line.startswith("[box] ")]
     most = 1 + int((time.monotonic() - began) / 10)
     assert (1 <= len(told) <= most if word == "yes" else told == []) and SECRET not in done.stdout + done.stderr
+
+
+def one_task(folder: Path, module: str, options: dict[str, Any]) -> list[str]:
+    """The lines that one task prints on a terminal."""
+    playbook = [{"hosts": "all", "gather_facts": False, "tasks": [{f"anvil.serving.{module}": options}]}]
+    (folder / "play.yml").write_text(json.dumps(playbook))
+    return on_terminal(write_inventory(folder), playbook=folder / "play.yml")
+
+
+def test_a_long_pull_tells_how_much_of_it_is_here(clean_bed: Bed, tmp_path: Path) -> None:
+    hub = Hub()
+    try:
+        hub.add("org/name", {"model.safetensors": os.urandom(24 << 20)})
+        hub.faults.stall = threading.Event()
+        stall = hub.faults.stall
+
+        def release() -> None:
+            """Let the file go on some seconds after it was asked for, however slowly Ansible starts."""
+            while not hub.fetched("model.safetensors"):
+                time.sleep(0.1)
+            stall.wait(5.0)
+            stall.set()
+
+        threading.Thread(target=release, daemon=True).start()
+        pull = {"repo": "org/name", "folder": str(tmp_path / "models"), "endpoint": hub.endpoint, "reserve_mib": 0}
+        told = one_task(tmp_path, "anvil_model", pull)
+        assert told and told[-1].startswith("[box] org/name: ") and " of 24.0 MiB, " in told[-1] and "left" in told[-1], told
+        assert one_task(tmp_path, "anvil_model", pull) == []
+    finally:
+        hub.close()
+    assert list(Path("/tmp").glob(".anvil-progress-*")) == []
+
+
+def test_a_long_build_tells_its_steps_and_no_secret(clean_bed: Bed, tmp_path: Path) -> None:
+    image = {
+        "name": "anvil.test/progress/image",
+        "stack": "vllm",
+        "base": "anvil.local/dockerhost:1",
+        "network": "none",
+        "dockerfile": "ARG BASE\nFROM ${BASE}\nRUN sleep 6\n"
+        f"RUN --mount=type=secret,id=hf_token echo {SECRET} {time.time_ns()} && sleep 3\n",
+        "build_secrets": {"hf_token": SECRET},
+    }
+    told = one_task(tmp_path, "anvil_image", image)
+    assert any(" stage-0 2/3: RUN sleep 6" in line for line in told), told
+    assert all(line.startswith("[box] anvil.test/progress/image:vllm-") for line in told)
+    assert one_task(tmp_path, "anvil_image", image) == []
+    clean_bed.docker("rmi", "--force", *clean_bed.docker("images", "--quiet", "anvil.test/progress/image").split())
+    assert list(Path("/tmp").glob(".anvil-progress-*")) == []
+
+
+def test_with_become_the_lines_come_too(inventory: Path) -> None:
+    told = on_terminal(inventory, "--become", "--become-method", "su")
+    assert any(line.startswith("[box] heavy: starting") for line in told), told
+    assert any(line.startswith("[box] heavy: ready") for line in told)
+
+
+@pytest.fixture
+def distant(clean_bed: Bed, tmp_path: Path) -> str:
+    """An image that only a registry has: llama-server with 60 MB that do not compress."""
+    clean_bed.docker("run", "--detach", "--name", "registry", "anvil.local/registry:2")
+    address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    name = clean_bed.docker("inspect", "--format", address, "registry") + ":5000/llama-server:big"
+    (tmp_path / "ballast").write_bytes(os.urandom(60_000_000))
+    clean_bed.docker("create", "--name", "filled", "anvil.local/llama-server:1")
+    clean_bed.docker("cp", str(tmp_path / "ballast"), "filled:/ballast")
+    clean_bed.docker("commit", "filled", name)
+    clean_bed.docker("rm", "filled")
+    clean_bed.docker("push", "--quiet", name)
+    clean_bed.docker("rmi", name)
+    return name
+
+
+def test_a_pull_tells_layers_and_bytes(clean_bed: Bed, inventory: Path, distant: str) -> None:
+    whole = json.loads(inventory.read_text())
+    whole["all"]["hosts"]["box"]["anvil_serves"]["heavy"].update(image=distant, entrypoint=["llama-server"])
+    inventory.write_text(json.dumps(whole))
+    pausing = threading.Thread(target=hold_up, args=(clean_bed, 9.0))
+    pausing.start()
+    told = on_terminal(inventory)
+    pausing.join()
+    heavy = [line.removeprefix("[box] heavy: ") for line in told if line.startswith("[box] heavy: ")]
+    pulling = [line for line in heavy if line.startswith(f"pulling {distant}, ")]
+    assert pulling and all(re.search(r", \d+ of \d+ layers, \d+(\.\d)? [kM]B \(\d+ s\)$", line) for line in pulling), told
+    assert heavy[-1].startswith("ready") and "[box] fast: waiting for images (2 s)" in told
+
+
+def hold_up(bed: Bed, seconds: float) -> None:
+    """Pause the registry as soon as it is asked for the image: it is on this very machine, and too fast to be watched."""
+    wait_until("the registry to be asked", lambda: "GET /v2/llama-server/blobs" in said(bed, "registry"))
+    bed.docker("pause", "registry")
+    time.sleep(seconds)
+    bed.docker("unpause", "registry")
+
+
+def said(bed: Bed, container: str) -> str:
+    command = ["docker", "logs", container]
+    done = subprocess.run(command, env={**os.environ, **bed.environment}, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr

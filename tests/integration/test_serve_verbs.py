@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,15 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount
 from bed import Bed, BedError
-from conftest import COLLECTIONS
-from serving import FAST_GPU, HEAVY_GPU, PYTHON_IMAGE, UNCHANGED, Field, actions, scripted, void
-
-LLAMA = "anvil.local/llama-server:1"
-BUDGETS = [
-    {"alias": "big", "uuid": HEAVY_GPU, "vram_mib": 97887, "reserve_mib": 2048},
-    {"alias": "small", "uuid": FAST_GPU, "vram_mib": 32607, "reserve_mib": 3072},
-]
-
+from serving import BUDGETS, FAST_GPU, HEAVY_GPU, LLAMA, PYTHON_IMAGE, UNCHANGED, Field, actions, scripted, void
 
 # ------------------------------------------------------------------------------------------------ restarted, recreated
 
@@ -121,43 +112,6 @@ def test_what_cannot_be_adopted_is_put_back_as_it_was(field: Field, models: Path
     field.edit("heavy", args=("-c", "512"))
     assert not field.run("adopted", serves=["heavy"])["failed"]
     assert list(field.ids()) == ["bed-heavy"] and field.ids()["bed-heavy"].split()[0] != old
-
-
-KILLED = """
-import json, sys
-sys.path[:0] = {paths!r}
-from harness import run_module
-run_module("anvil_serve", **json.load(sys.stdin))
-"""
-
-
-def kill_when(field: Field, seen: Callable[[], bool], params: dict[str, Any]) -> None:
-    """Start the module as a process of its own, and kill it (not what it started) as soon as ``seen``."""
-    code = KILLED.format(paths=[str(COLLECTIONS), str(Path(__file__).parents[1])])
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(params).encode())
-        process.stdin.close()
-        deadline = time.monotonic() + 20
-        while not seen() and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.kill()
-
-
-@pytest.mark.parametrize("step", ["bed-heavy-before-adoption", "bed-heavy"])
-def test_an_adoption_that_is_killed_goes_on_with_the_next_run(field: Field, models: Path, step: str) -> None:
-    old = start_by_hand(field.bed, models)
-
-    def seen() -> bool:
-        names = field.bed.docker("ps", "--all", "--format", "{{.Names}}").split()
-        return step in names and "bed-heavy-before-adoption" in names
-
-    kill_when(field, seen, field.params("adopted", serves=["heavy"]))
-    done = field.run("adopted", serves=["heavy"])
-    assert not done["failed"], done["msg"]
-    assert list(field.ids()) == ["bed-heavy"] and field.ids()["bed-heavy"].split()[0] != old
-    assert not field.run()["serves"]["heavy"]["reasons"]
 
 
 # ---------------------------------------------------------------------------------------------------------- absent, down
@@ -308,13 +262,18 @@ def test_a_container_that_holds_the_card_without_saying_how_much_is_told(field: 
     assert refused["failed"] and "container silent (running) unknown + serve heavy 90000" in refused["msg"]
 
 
-def test_a_serve_on_demand_evicts_what_may_go_and_never_what_is_resident(field: Field) -> None:
+def add_night(field: Field, **heavy: Any) -> None:
+    """Heavy and fast share the big card; night is on demand, and has room there once heavy is gone."""
     field.gpus = BUDGETS
-    field.edit("heavy", vram_mib=60000, residency="evictable")
+    field.edit("heavy", vram_mib=60000, residency="evictable", **heavy)
     field.edit("fast", vram_mib=20000, gpu_uuids=(HEAVY_GPU,))
     night: dict[str, Any] = {"container": "bed-night", "port": 30004, "model": "/models/fast.gguf", "served_name": "night"}
     night.update(vram_mib=70000, residency="on_demand")
     field.serves["night"] = replace(field.serves["fast"], name="night", **night)
+
+
+def test_a_serve_on_demand_evicts_what_may_go_and_never_what_is_resident(field: Field) -> None:
+    add_night(field)
     first = field.foresee()
     assert actions(first)["night"] == ("none", ["on_demand"]) and "bed-night" not in field.ids()
     fast = field.ids()["bed-fast"]
@@ -329,6 +288,57 @@ def test_a_serve_on_demand_evicts_what_may_go_and_never_what_is_resident(field: 
     field.edit("heavy", residency="resident")
     refused = field.foresee(serves=["night"])
     assert refused["failed"] and "serve heavy 60000" in refused["msg"] and "bed-heavy" in field.ids()
+
+
+class Stream(threading.Thread):
+    """A client that streams one completion of heavy; ``text`` is what it has read, ``ended`` whether the server said so."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.text, self.ended, self.begun = "", False, threading.Event()
+        self.body = {"prompt": "tell", "n_predict": tokens, "stream": True, "ignore_eos": True}
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", 30002, timeout=60)
+        connection.request("POST", "/completion", json.dumps(self.body), {"Content-Type": "application/json"})
+        try:
+            for line in connection.getresponse():
+                self.text += line.decode()
+                self.begun.set()
+        except (OSError, http.client.HTTPException):
+            self.ended = False
+        self.ended = '"stop":true' in self.text
+
+
+def evict_while_streaming(field: Field, **params: Any) -> tuple[dict[str, Any], Stream]:
+    stream = Stream(2000)
+    stream.start()
+    assert stream.begun.wait(30)
+    done = field.run(serves=["night"], **params)
+    stream.join(30)
+    assert actions(done)["heavy"] == ("evict", ["evicted"]) and "bed-heavy" not in field.ids()
+    assert done["serves"]["night"]["ready"] is True
+    return done, stream
+
+
+def test_an_evicted_llama_server_ends_what_it_has_in_flight_before_it_is_stopped(field: Field) -> None:
+    add_night(field, args=("-c", "8192", "-np", "1", "-t", "1"))
+    field.run()
+    field.bed.docker("update", "--cpus=0.2", "bed-heavy")
+    done, stream = evict_while_streaming(field)
+    assert stream.ended and stream.text.count("data: ") > 1000
+    assert "evicted" not in str(done.get("warnings"))
+
+
+@pytest.mark.parametrize(
+    ("tells", "said"),
+    [({"SLOTS": "1"}, "evicted with 1 requests in flight: they did not end within 1 s"), ({}, "its engine does not tell")],
+)
+def test_a_drain_that_cannot_be_waited_for_is_said(field: Field, tells: dict[str, str], said: str) -> None:
+    add_night(field, **scripted(STREAMS="20", **tells))
+    field.run()
+    done, stream = evict_while_streaming(field, drain_timeout=1)
+    assert said in str(done["warnings"]) and not stream.ended
 
 
 # -------------------------------------------------------------------------------------------------- effective settings
@@ -346,6 +356,6 @@ def test_a_context_that_the_server_silently_cut_is_an_error_with_asked_and_effec
 @pytest.mark.parametrize(("told", "fails"), [("4096", True), ("8192", False), ("0", False)])
 def test_a_vllm_that_runs_with_another_max_model_len_is_an_error(field: Field, told: str, fails: bool) -> None:
     field.edit("heavy", **scripted(LEN=told), engine="vllm", args=("--max-model-len", "8192"))
-    answer = field.run(serves=["heavy"])
+    answer = field.run(serves=["heavy"], compatibility="off")  # what plays vLLM has the weights of llama.cpp
     assert answer["failed"] is fails
     assert not fails or "--max-model-len asked for 8192, and the server runs with 4096" in answer["msg"]

@@ -64,9 +64,9 @@ def changing(bed: Bed) -> set[str]:
 def test_status_tells_all_that_runs_in_table_json_and_page(clean_bed: Bed, models: Path, tmp_path: Path, chromium: str) -> None:
     old = {"model": "/models/fast.gguf", "port": 30005}
     succeed("site", make_inventory(tmp_path, models, {"heavy": HEAVY, "fast": FAST, "old": old}))
-    words = ["-e", "model=/models/fast.gguf", "-e", "experiment_name=trial", "-e", "engine=llama_cpp", "-e", "gpu=big"]
+    words = ["-e", "model=/models/fast.gguf", "-e", "name=trial", "-e", "engine=llama_cpp", "-e", "gpu=big"]
     inventory = make_inventory(tmp_path, models, {"heavy": {**HEAVY, "args": ["-c", "256"]}, "fast": FAST})
-    succeed("experiment", inventory, *words, "-e", "experiment_port=30010", "-e", "vram_mib=9000", "-e", "ttl=2h")
+    succeed("experiment", inventory, *words, "-e", "port=30010", "-e", "vram_mib=9000", "-e", "ttl=2h")
     clean_bed.docker("rm", "--force", "anvil-fast")
     clean_bed.write_gpus([FAKOLI_DARK[0], type(FAKOLI_DARK[1])(SMALL, FAKOLI_DARK[1].name, 32607, 24000)])
     stranger = ["--detach", "--name", "stranger", "--gpus", f'"device={SMALL}"', "--publish", "127.0.0.1:30003:1"]

@@ -54,8 +54,26 @@ def reasons(changes: list[drift.Change]) -> list[str]:
     return [change.reason for change in changes]
 
 
+def test_newer_versions_of_compose_write_capabilities_with_their_prefix() -> None:
+    container = copy.deepcopy(RECORDED["container"])
+    container["HostConfig"]["CapDrop"] = ["CAP_NET_RAW"]  # Compose 2.40.3; 2.26.1 wrote NET_RAW
+    assert compare(wanted(cap_drop=("NET_RAW",)), container) == []
+    assert reasons(compare(wanted(cap_drop=("ALL",)), container)) == ["capabilities"]
+
+
 def test_a_container_made_of_the_service_has_no_drift() -> None:
     assert compare(wanted()) == []
+
+
+def test_labels_of_the_image_are_no_drift_and_ours_are() -> None:
+    """anvil_image marks its images with labels of ours, and every container inherits them."""
+    container, image = copy.deepcopy(RECORDED["container"]), copy.deepcopy(RECORDED["image"])
+    image["Config"]["Labels"] = {"anvil.serving.content": "abc", "anvil.serving.engine": "vllm"}
+    container["Config"]["Labels"]["anvil.serving.content"] = "abc"
+    brought = drift.observe_image(image)
+    assert drift.diff_service(wanted(), SECRETS, drift.observe(container), brought, brought) == []
+    container["Config"]["Labels"]["anvil.serving.engine"] = "vllm"  # ours went missing, and the image's shines through
+    assert reasons(drift.diff_service(wanted(), SECRETS, drift.observe(container), brought, brought)) == ["labels"]
 
 
 def test_an_image_that_is_not_here_yet_is_no_drift_while_its_name_is_the_same() -> None:
@@ -147,6 +165,12 @@ def test_a_spec_that_no_field_explains_is_a_stale_container() -> None:
 
 def test_a_hash_of_another_format_is_not_compared_so_a_new_release_restarts_nothing() -> None:
     assert compare(wanted(labels={**wanted().labels, LABEL_SPEC: "9:another"})) == []
+
+
+def test_labels_that_an_image_of_ours_brings_are_no_difference() -> None:
+    container = copy.deepcopy(RECORDED["container"])
+    container["Config"]["Labels"].update({"anvil.serving.content": "a" * 64, "anvil.serving.base": "sha256:b"})
+    assert compare(wanted(), container) == []
 
 
 def test_the_vram_need_is_bookkeeping_and_restarts_nothing() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, parse_cards
+from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, MigDevice, parse_cards
 from ansible_collections.anvil.serving.plugins.module_utils.holdings import cards_of
 from ansible_collections.anvil.serving.plugins.module_utils.ledger import Budget, Claim, Want, choose_evictions, weigh
 from test_gpu import TWO
@@ -31,6 +31,23 @@ def test_one_mib_too_much_is_refused_with_the_arithmetic_and_every_holder() -> N
     assert problem.why == (
         "serve a 300 + container b 101 + serve s 500 = 901 MiB, and it has 1000 - 100 reserve = 900 MiB: 1 MiB too much"
     )
+
+
+SLICED = replace(
+    CARDS[0], mig=True, mig_devices=(MigDevice("MIG-1", "1g.24gb", 24000, 10), MigDevice("MIG-2", "1g.24gb", 24000, 10))
+)
+
+
+def test_a_mig_device_has_its_own_memory_and_not_its_card_s() -> None:
+    held = [Claim("container c", ("MIG-1",), 20000)]
+    want = Want("s", ("MIG-2",), 23000)
+    assert weigh([want], held, [], [SLICED], {}).problems == {}
+    (problem,) = weigh([replace(want, uuids=("MIG-1",))], held, [], [SLICED], {}).problems["s"]
+    assert "20000 + serve s 23000 = 43000 MiB, and it has 24000 MiB: 19000 MiB too much" in problem.why
+    # What the inventory says of the device is believed only as far as the driver has it.
+    budget = Budget("half", "MIG-2", 48000)
+    (problem,) = weigh([replace(want, mib=30000)], [], [budget], [SLICED], {}).problems["s"]
+    assert "the driver has 23990 MiB left for the 30000 wanted" in problem.why
 
 
 def test_the_batch_is_summed_and_each_of_it_is_told() -> None:
@@ -70,6 +87,17 @@ def test_evictions_are_as_few_as_will_do_and_none_where_they_do_not_help() -> No
 
     assert evict(50) == () and evict(300) == ("a",) and evict(540) == ("a", "b") and evict(650) == ("a", "b", "c")
     assert evict(651) == ()
+
+
+def test_a_mig_device_is_seen_however_it_was_asked_for() -> None:
+    cards = [replace(SLICED, index=0), CARDS[1]]
+
+    def held(*ids: str, count: int = 0) -> tuple[str, ...]:
+        request = {"Driver": "nvidia", "DeviceIDs": list(ids), "Count": count}
+        return cards_of({"HostConfig": {"DeviceRequests": [request]}, "Config": {"Env": []}}, cards)
+
+    assert held("MIG-2") == ("MIG-2",) and held("0:1") == ("MIG-2",)
+    assert held(count=-1) == ("MIG-1", "MIG-2", TWO_UUID)
 
 
 @pytest.mark.parametrize(

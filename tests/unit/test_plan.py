@@ -11,7 +11,9 @@ import json
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.plan import UNREAD, build_plan, looks_secret
+from ansible_collections.anvil.serving.plugins.module_utils.inventory import UNREAD, looks_secret
+from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.plan_router import guess_generation
 
 BIG = "GPU-d0f446cf-1771-414c-e116-a39138798a8c"
 SMALL = "GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1"
@@ -89,8 +91,32 @@ MISTAKES = {
     "unknown platform": ([("anvil_platform", "wsl")], "anvil_platform", "'wsl'", "wsl2"),
     "relative root": ([("anvil_root", "opt")], "anvil_root", "'opt'", "absolute"),
     "bad network": ([("anvil_network", "a b")], "anvil_network", "'a b'", "a-z"),
+    "model not allowed": ([("anvil_models_allowed", [])], HEAVY + "model", "not allowed", "exact repository and commit"),
+    "model of another commit": (
+        [("anvil_models_allowed", [{"repo": "openai/gpt-oss-120b", "revision": "a" * 40}])],
+        HEAVY + "model",
+        "not allowed",
+        "exact repository and commit",
+    ),
+    "a branch is no exact revision": (
+        [("anvil_models_allowed", [{"repo": "a/b", "revision": "main"}]), (HEAVY + "model", "/models/heavy")],
+        "anvil_models_allowed[0].revision",
+        "'main'",
+        "40 hexadecimal",
+    ),
+    "allowed without a revision": (
+        [("anvil_models_allowed", [{"repo": "a/b"}]), (HEAVY + "model", "/models/heavy")],
+        "anvil_models_allowed[0].revision",
+        "no exact revision",
+        "40 hexadecimal",
+    ),
+    "allowed without a name": (
+        [("anvil_models_allowed", [{"revision": "a" * 40}]), (HEAVY + "model", "/models/heavy")],
+        "anvil_models_allowed[0]",
+        "either a repo or a sha256",
+        "anvil_models_allowed",
+    ),
     "unknown engine": ([(HEAVY + "engine", "vlm")], HEAVY + "engine", "'vlm'", "did you mean vllm?"),
-    "later engine": ([(HEAVY + "engine", "trtllm")], HEAVY + "engine", "not supported yet", "vllm, sglang"),
     "no engine": ([(HEAVY + "engine", DROP)], HEAVY + "engine", "no engine", "sglang"),
     "unknown defaults": ([("anvil_engines", {"vlm": {}})], "anvil_engines.vlm", "'vlm'", "vllm"),
     "bad defaults": ([("anvil_engines", {"vllm": {"port": 1}})], "anvil_engines.vllm.port", "unknown key", "known"),
@@ -483,6 +509,14 @@ def test_a_bare_no_is_a_restart_policy_and_digits_in_quotes_are_a_number():
     assert (serve.restart, serve.port) == ("no", 30002)
 
 
+def test_the_policy_is_part_of_the_plan_and_judges_repositories_at_once():
+    commit = "b" * 40
+    policy = [{"repo": "openai/gpt-oss-120b", "revision": commit}, {"sha256": "c" * 64}]
+    made = plan(("anvil_models_allowed", policy), (HEAVY + "args", ["--revision", commit]))
+    assert [entry.as_dict() for entry in made.models_allowed] == policy
+    assert plan().models_allowed is None
+
+
 def test_a_host_without_anything_has_an_empty_plan():
     made = build_plan("h", {"ansible_host": "x"}, {})
     assert (made.serves, made.router) == ((), None)
@@ -572,6 +606,49 @@ def test_a_capability_is_two_numbers_in_quotes(value):
     assert [problem.where for problem in problems(("anvil_gpus.big.compute_capability", value))] == [
         "anvil_gpus.big.compute_capability"
     ]
+
+
+GATEWAY = (ROUTER + "image", "anvil.local/router:2.0.2")
+
+
+@pytest.mark.parametrize(
+    ("image", "generation"),
+    [
+        ("anvil.local/router:0.13.2", "profile"),
+        ("anvil.local/router:2.0.2", "gateway"),
+        ("r:5000/router:v0.35.1-cuda", "gateway"),
+        ("r:5000/router:2", "profile"),
+        ("r:5000/router:2.0.2@sha256:" + "a" * 64, "gateway"),
+        ("r:5000/router@sha256:" + "a" * 64, "profile"),
+    ],
+)
+def test_the_generation_of_a_router_is_told_by_its_tag(image, generation):
+    assert guess_generation(image) == generation
+
+
+def test_a_gateway_router_has_a_route_for_each_tier_and_those_that_are_named():
+    router = plan(GATEWAY, (ROUTER + "routes", {"llm.Primary": "heavy"})).router
+    assert (router.generation, router.routes) == ("gateway", {"heavy": "heavy", "fast": "fast", "llm.Primary": "heavy"})
+    assert plan(GATEWAY, *TWO).router.edge.check_tiers
+    assert plan((ROUTER + "generation", "profile"), GATEWAY).router.routes == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "said"),
+    [
+        ([GATEWAY, (ROUTER + "presets", {"chat": ["heavy"]})], "presets", "a gateway router has no presets"),
+        ([GATEWAY, (ROUTER + "profile", [{"tier": "heavy"}])], "profile", "a gateway router has no profile"),
+        ([GATEWAY, (ROUTER + "routes", {"a": "hevy"})], "routes.a", "unknown tier 'hevy'"),
+        ([GATEWAY, (ROUTER + "routes", {"HEAVY": "heavy"})], "routes.HEAVY", "HEAVY is named already"),
+        ([GATEWAY, (ROUTER + "routes", {"-a": "heavy"})], "routes.-a", "is no name for a route"),
+        ([GATEWAY, (ROUTER + "routes", {"a": 1})], "routes.a", "the name of a tier is wanted"),
+        ([(ROUTER + "routes", {"a": "heavy"})], "routes", "a profile router has no routes"),
+        ([(ROUTER + "generation", "new")], "generation", "unknown generation"),
+    ],
+)
+def test_what_the_generations_do_not_share_is_told(given, where, said):
+    found = {problem.where: problem.what for problem in problems(*given)}
+    assert said in found[ROUTER + where]
 
 
 def test_replicas_and_the_edge_have_every_default_decided() -> None:

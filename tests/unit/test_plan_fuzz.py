@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from ansible_collections.anvil.serving.plugins.module_utils import plan as room
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.plan import UNREAD, build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.inventory import UNREAD
+from ansible_collections.anvil.serving.plugins.module_utils.plan import VARIABLES, build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.plan_gpus import GPU_KEYS
+from ansible_collections.anvil.serving.plugins.module_utils.plan_router import PROFILE_KEYS, ROUTER_KEYS, TIER_KEYS
+from ansible_collections.anvil.serving.plugins.module_utils.plan_serves import SERVE_KEYS
 from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,7 +33,7 @@ SCALARS = st.one_of(
     st.just(UNREAD),
 )
 KEYS = st.one_of(
-    st.sampled_from(sorted({*room.SERVE_KEYS, *room.GPU_KEYS, *room.ROUTER_KEYS, *room.TIER_KEYS, *room.PROFILE_KEYS})),
+    st.sampled_from(sorted({*SERVE_KEYS, *GPU_KEYS, *ROUTER_KEYS, *TIER_KEYS, *PROFILE_KEYS})),
     PLAUSIBLE,
     st.text(max_size=5),
 )
@@ -53,10 +56,10 @@ NAMES = st.sampled_from(["heavy", "fast", "big"])
 VARIABLES = st.fixed_dictionaries(
     {},
     optional={
-        **dict.fromkeys(room.VARIABLES, TREES),
-        "anvil_gpus": st.one_of(TREES, st.dictionaries(NAMES, shaped(room.GPU_KEYS), max_size=2)),
-        "anvil_serves": st.one_of(TREES, st.dictionaries(NAMES, shaped(room.SERVE_KEYS), max_size=2)),
-        "anvil_router": st.one_of(TREES, shaped(room.ROUTER_KEYS)),
+        **dict.fromkeys(VARIABLES, TREES),
+        "anvil_gpus": st.one_of(TREES, st.dictionaries(NAMES, shaped(GPU_KEYS), max_size=2)),
+        "anvil_serves": st.one_of(TREES, st.dictionaries(NAMES, shaped(SERVE_KEYS), max_size=2)),
+        "anvil_router": st.one_of(TREES, shaped(ROUTER_KEYS)),
         "anvil_secrets": st.one_of(TREES, st.just({"tok": None})),
         "anvil_x": TREES,
     },

@@ -112,9 +112,10 @@ def test_a_throwaway_has_the_routers_environment_and_nothing_that_it_could_harm(
     stage = plan_stage(IMAGE, FOUND, "/etc/anvil", {}, ("TOKEN", "made-up"))
     assert stage.token == "live" and stage.user == "10001:10001" and stage.networks == ("anvil", "edge")
     assert stage.argv == ("anvil", "run") and stage.port == 8000
-    assert stage.host_config["binds"] == ["/srv/ca:/etc/ca:ro"]
-    assert [mount["Target"] for mount in stage.host_config["mounts"]] == ["/etc/anvil", "/var/lib/anvil"]
-    assert all("Source" not in mount for mount in stage.host_config["mounts"])
+    seen, *own = stage.host_config["mounts"]
+    assert seen == {"Type": "bind", "Source": "/srv/ca", "Target": "/etc/ca", "ReadOnly": True}
+    assert [mount["Target"] for mount in own] == ["/etc/anvil", "/var/lib/anvil"]
+    assert all("Source" not in mount for mount in own)
     assert stage.host_config["cap_drop"] == ["ALL"] and not {"privileged", "devices", "port_bindings"} & set(stage.host_config)
 
 

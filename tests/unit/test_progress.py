@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from ansible_collections.anvil.serving.plugins.action.anvil_serve import Teller, wants_progress
-from ansible_collections.anvil.serving.plugins.module_utils.progress import Story
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Pull
+from ansible_collections.anvil.serving.plugins.module_utils.progress import DETAIL_SECONDS, Story, describe_bytes, describe_pull
+from ansible_collections.anvil.serving.plugins.plugin_utils.progress import Teller, wants_progress
 
 
 class Clock:
@@ -61,3 +64,43 @@ def test_a_story_tells_changes_only_and_nothing_of_a_serve_that_was_ready_all_al
     ]
     assert told == [False, False, True, False, True]
     assert story.lines == ["b: loading (2 s)", "b: ready (2 s)"]
+
+
+def test_how_far_a_pull_is_told_seldom_and_its_end_at_once() -> None:
+    story = Story()
+    for second in range(12):
+        story.tell("a", "pulling x", second, f"{second} MB")
+    story.tell("a", "creating", 12)
+    assert story.lines == [
+        "a: pulling x, 0 MB (0 s)",
+        f"a: pulling x, {DETAIL_SECONDS:.0f} MB ({DETAIL_SECONDS:.0f} s)",
+        f"a: pulling x, {2 * DETAIL_SECONDS:.0f} MB ({2 * DETAIL_SECONDS:.0f} s)",
+        "a: creating (12 s)",
+    ]
+
+
+# What Engine 26.1 says in a pull, shortened.
+EVENTS: list[dict[str, Any]] = [
+    {"status": "Pulling from llama-server", "id": "big"},
+    {"status": "Already exists", "progressDetail": {}, "id": "aaa"},
+    {"status": "Pulling fs layer", "progressDetail": {}, "id": "bbb"},
+    {"status": "Downloading", "progressDetail": {"current": 2_500_000, "total": 9_000_000}, "id": "bbb"},
+    {"status": "Pulling fs layer", "progressDetail": {}, "id": "ccc"},
+    {"status": "Downloading", "progressDetail": {"current": 400_000, "total": 400_000}, "id": "ccc"},
+    {"status": "Extracting", "progressDetail": {"current": 32_768, "total": 400_000}, "id": "ccc"},
+    {"status": "Pull complete", "progressDetail": {}, "id": "ccc"},
+    {"status": "Digest: sha256:0"},
+]
+
+
+def test_what_the_engine_says_while_it_pulls() -> None:
+    pull = Pull()
+    assert describe_pull(pull) == describe_pull(None) == ""
+    for event in EVENTS:
+        pull.take(event)
+    assert describe_pull(pull) == "2 of 3 layers, 2.9 MB"
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 kB"), (999_499, "999 kB"), (1_000_000, "1.0 MB"), (9_840_000_000, "9.8 GB")])
+def test_bytes_for_people(count: int, text: str) -> None:
+    assert describe_bytes(count) == text

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +16,13 @@ from test_drift import RECORDED
 
 SUBJECT = Subject("heavy", "t-heavy", "models", ("127.0.0.1", 30002), "heavy", 10.0)
 MODELS = json.dumps({"object": "list", "data": [{"id": "heavy"}]})
+
+
+NOW = 2_000_000_000.0
+
+
+def stamp(moment: float) -> str:
+    return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.123456789Z")
 
 
 def seen(restarts: int = 0, **state: Any) -> drift.Observed:
@@ -39,14 +48,16 @@ def seen(restarts: int = 0, **state: Any) -> drift.Observed:
         (seen(Status="exited", ExitCode=137, OOMKilled=True), Answer(0), LOST, "oom_killed"),
         (seen(Status="restarting", restarts=1), Answer(0), WAITING, "restarting"),
         (seen(Status="restarting", restarts=3), Answer(0), LOST, "restart_loop"),
-        (seen(restarts=5), Answer(200, MODELS), LOST, "restart_loop"),
+        (seen(restarts=5), Answer(200, MODELS), READY, "ready"),  # it crashed once upon a time, and runs since
+        (seen(restarts=5, StartedAt=stamp(NOW - 2)), Answer(200, MODELS), WAITING, "restarting"),
+        (seen(Status="exited", restarts=3), Answer(0), LOST, "restart_loop"),
         (seen(Status="created", Error="unknown device"), Answer(0), LOST, "not_started"),
         (seen(Status="paused"), Answer(0), LOST, "paused"),
         (None, Answer(0), LOST, "missing"),
     ],
 )
 def test_one_look(container: drift.Observed | None, answer: Answer, outcome: str, state: str) -> None:
-    verdict = readiness.look(SUBJECT, container, lambda subject: answer)
+    verdict = readiness.look(SUBJECT, container, lambda subject: answer, lambda: NOW)
     assert (verdict.outcome, verdict.state) == (outcome, state)
     assert verdict.outcome == READY or verdict.why
 
@@ -109,3 +120,58 @@ def test_one_lost_serve_does_not_end_the_wait_for_another() -> None:
         lambda subject: next(answers),
     )
     assert {name: verdict.outcome for name, (verdict, _s) in found.items()} == {"heavy": LOST, "fast": READY}
+
+
+# --------------------------------------------------------------------------------------------------------------- warm-up
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "state"),
+    [
+        (Answer(200, '{"choices": [{}]}'), READY, "ready"),
+        (Answer(200, ""), WAITING, "warming_up"),
+        (Answer(503, "busy"), WAITING, "warming_up"),
+        (Answer(0, "timed out"), WAITING, "warming_up"),
+        (Answer(429, "later"), WAITING, "warming_up"),
+        (Answer(400, "no chat template"), LOST, "no_completion"),
+    ],
+)
+def test_what_one_token_decides(answer: Answer, outcome: str, state: str) -> None:
+    verdict = readiness.judge_warmup(answer)
+    assert (verdict.outcome, verdict.state) == (outcome, state)
+
+
+def test_a_serve_that_wants_it_is_ready_once_it_has_completed_a_token() -> None:
+    clock, answers = Clock(), iter([Answer(503), Answer(200, ""), Answer(200, '{"choices": []}')])
+    asked: list[float] = []
+
+    def complete(subject: Subject, timeout: float) -> Answer:
+        asked.append(timeout)
+        return next(answers)
+
+    warm = replace(SUBJECT, warmup=True)
+    results = readiness.wait_ready([warm], lambda _c: seen(), clock.read, clock.sleep, lambda _s: Answer(200, MODELS), complete)
+    assert results["heavy"][0].outcome == READY and len(asked) == 3 and asked[0] == 10.0 and asked[2] < 10.0
+
+
+def test_a_warm_up_that_never_comes_fails_at_the_deadline() -> None:
+    clock = Clock()
+    warm = replace(SUBJECT, warmup=True)
+    results = readiness.wait_ready(
+        [warm], lambda _c: seen(), clock.read, clock.sleep, lambda _s: Answer(200, MODELS), lambda _s, _t: Answer(503)
+    )
+    verdict, seconds = results["heavy"]
+    assert verdict.outcome == LOST and "not ready after 10 s (still warming_up)" in verdict.why and seconds < 12
+
+
+def test_the_pause_between_looks_is_at_most_the_interval() -> None:
+    clock = Clock()
+    slept: list[float] = []
+    slow = replace(SUBJECT, timeout=60.0, interval=5.0)
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.sleep(seconds)
+
+    readiness.wait_ready([slow], lambda _c: seen(), clock.read, sleep, lambda _s: Answer(503))
+    assert slept[0] < 0.1 and max(slept) == 5.0

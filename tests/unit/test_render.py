@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -145,11 +146,19 @@ REPLICATED = {
 }
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "edge/haproxy.cfg"])
-def test_two_replicas_are_as_the_golden_file_says(name: str) -> None:
-    project = render_host(build_plan("twin", REPLICATED, {"router_token": "file"}))["router"]
-    text = project["compose"] if name == "compose.yaml" else project["files"][name]
-    golden = GOLDEN / "twin" / name
+GATEWAY = {
+    **REPLICATED,
+    "anvil_router": {"image": "anvil.local/router:2.0.2", "replicas": 2, "routes": {"llm.primary": "heavy"}},
+}
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "edge/haproxy.cfg", "config.toml"])
+@pytest.mark.parametrize(("folder", "variables"), [("twin", REPLICATED), ("gateway", GATEWAY)])
+def test_two_replicas_are_as_the_golden_file_says(folder: str, variables: dict[str, Any], name: str) -> None:
+    rendered = render_host(build_plan(folder, variables, {"router_token": "file"}))
+    texts = {"edge/haproxy.cfg": rendered["router_files"]["edge"], "config.toml": rendered["router_files"]["config"]}
+    text = texts.get(name, rendered["router"]["compose"])
+    golden = GOLDEN / folder / name
     if os.environ.get("ANVIL_GOLDEN") == "write":
         golden.parent.mkdir(parents=True, exist_ok=True)
         golden.write_text(text)
@@ -171,6 +180,7 @@ def test_only_the_edge_publishes_a_port_and_every_replica_reads_through_its_own_
         "replicas": ["anvil-router-1", "anvil-router-2"],
         "edge": "anvil-router-edge",
         "front": "anvil-router-edge",
+        "edge_folders": {"/etc/anvil-tls": "/etc/tls"},
     }
 
 

@@ -7,12 +7,12 @@ import struct
 from typing import Any
 
 import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.engine import parse_moment
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
 from ansible_collections.anvil.serving.plugins.module_utils.status import (
     devices_of,
     holder_of,
-    parse_moment,
     parse_since,
     split_frames,
 )

@@ -216,7 +216,7 @@ def test_a_pointer_to_anything_else_names_no_revision(target: str) -> None:
     assert snapshot({}, {".anvil/live/router": Entry("link", target=target)}).live is None
 
 
-@pytest.mark.parametrize("bad", ["", "a/b", "..", "-x", "$(id)", "a\nb", ";rm -rf /", "x" * 300])
+@pytest.mark.parametrize("bad", ["", "a/b", "..", "-x", "$(id)", "a\nb", ";rm -rf /", "x" * 300, "a\udcff"])
 def test_names_that_are_no_names_are_refused(bad: str) -> None:
     with pytest.raises(AnvilError):
         Place(bad, "/etc/anvil", "router", ())

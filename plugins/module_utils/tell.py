@@ -1,0 +1,60 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Lines for the operator while a module still runs: a small file that the action plugin reads from the controller.
+
+The controller chooses a token that nobody can guess, and with it the file's name. Telling is best effort: who cannot write
+there does not fail for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from typing import IO, Iterator, Optional
+
+# It becomes part of a file's name.
+TOKEN = re.compile(r"[0-9a-f]{32}")
+
+
+def path_of(token: str) -> str:
+    """Where the lines of a run are: a folder that every user of the host may write to, whatever become makes of the module."""
+    return "/tmp/.anvil-progress-" + token
+
+
+class Teller:
+    """Appends lines to the file of a token. Without a token it keeps silent."""
+
+    def __init__(self, token: Optional[str]) -> None:
+        self.path = path_of(token) if token and TOKEN.fullmatch(token) else ""
+        self.mute = not self.path
+        self.stream: Optional[IO[str]] = None
+
+    def say(self, line: str) -> None:
+        if self.mute:
+            return
+        try:
+            if self.stream is None:
+                descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+                self.stream = os.fdopen(descriptor, "w", encoding="utf-8")
+            self.stream.write(" ".join(line.split()) + "\n")
+            self.stream.flush()
+        except OSError:
+            self.mute = True
+
+    def close(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+
+
+@contextlib.contextmanager
+def telling(token: Optional[str]) -> Iterator[Teller]:
+    """A teller for the time of the block; its file is gone afterwards."""
+    teller = Teller(token)
+    try:
+        yield teller
+    finally:
+        teller.close()

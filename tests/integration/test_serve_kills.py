@@ -1,0 +1,119 @@
+"""The module killed (SIGKILL) after every single thing it does, verb by verb; the same command again then converges.
+
+The process counts what it changes - requests to the engine that change something, docker compose commands, files written
+and removed - and kills itself after the n-th. All of it is real; only the moment of death is chosen.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from bed import Bed
+from serving import BUDGETS, HEAVY_GPU, LLAMA, PYTHON_IMAGE, Field, answer_of, start_module
+
+# Requests that only read go another way (Engine._get), except these.
+COUNTED = """
+import os, signal
+from ansible_collections.anvil.serving.plugins.module_utils import compose, engine, files
+left = [{step}]
+def counted(owner, name, reads=()):
+    real = getattr(owner, name)
+    def call(*words, **more):
+        done = real(*words, **more)
+        if not any(read in words for read in reads):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return done
+    setattr(owner, name, call)
+counted(engine.Engine, "_ask", reads=("logs", "inspect_distribution", "get"))
+counted(compose.Compose, "_run")
+counted(files, "write_file")
+counted(files, "remove_file")
+"""
+MOST_STEPS = 20
+
+
+def put_everything_up(field: Field) -> None:
+    assert not field.run()["failed"]
+
+
+def make_room_needed(field: Field) -> None:
+    """Night wants the card of heavy, which may go."""
+    field.gpus = BUDGETS
+    field.edit("heavy", vram_mib=60000, residency="evictable")
+    night: dict[str, Any] = {"container": "bed-night", "port": 30004, "model": "/models/fast.gguf", "served_name": "night"}
+    night.update(vram_mib=70000, residency="on_demand", gpu_uuids=(HEAVY_GPU,))
+    field.serves["night"] = replace(field.serves["fast"], name="night", **night)
+    put_everything_up(field)
+
+
+def put_squatter_beside(field: Field) -> None:
+    put_everything_up(field)
+    sleeper(field.bed, "squatter")
+
+
+def sleeper(bed: Bed, name: str) -> None:
+    bed.docker("run", "--detach", "--init", "--name", name, "--entrypoint", "sleep", PYTHON_IMAGE, "600")
+
+
+def drift_heavy(field: Field) -> None:
+    put_everything_up(field)
+    field.edit("heavy", args=("-c", "512", "-np", "1", "-t", "1"), secrets={})
+
+
+def start_heavy_by_hand(field: Field) -> None:
+    field.run(serves=["fast"])
+    server = ["-m", "/m/heavy.gguf", "--alias", "heavy", "--host", "0.0.0.0", "--port", "30002"]
+    options = ["--publish", "127.0.0.1:30002:30002", "--volume", f"{field.models}:/m:ro"]
+    field.bed.docker("run", "--detach", "--init", "--name", "bed-heavy", *options, LLAMA, *server)
+
+
+Verb = tuple[Callable[[Field], None], dict[str, Any], set[str]]
+BOTH = {"bed-fast", "bed-heavy"}
+# What is there before, the verb, and the containers that are there after it.
+VERBS: dict[str, Verb] = {
+    "up": (lambda field: None, {}, BOTH),
+    "drift": (drift_heavy, {}, BOTH),
+    "eviction": (make_room_needed, {"serves": ["night"]}, {"bed-fast", "bed-night"}),
+    "absent": (put_squatter_beside, {"state": "absent", "containers": ["squatter", "heavy"], "confirm": True}, {"bed-fast"}),
+    "down": (put_everything_up, {"state": "down", "serves": ["heavy"]}, {"bed-fast"}),
+    "restarted": (put_everything_up, {"state": "restarted", "serves": ["heavy"]}, BOTH),
+    "recreated": (put_everything_up, {"state": "recreated", "serves": ["heavy"]}, BOTH),
+    "adopted": (start_heavy_by_hand, {"state": "adopted", "serves": ["heavy"]}, BOTH),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_killed_after_each_step_the_same_command_again_converges(field: Field, verb: str) -> None:
+    prepare, params, there = VERBS[verb]
+    params = {"settle": 0.1, **params}
+    serves = dict(field.serves)
+    killed = 0
+    for step in range(1, MOST_STEPS):
+        field.bed.clear()
+        shutil.rmtree(field.root, ignore_errors=True)
+        field.serves = dict(serves)
+        prepare(field)
+        fast = field.ids().get("bed-fast")
+        process = start_module(field, COUNTED.format(step=step), **params)
+        if process.wait(60) == 0:
+            assert not answer_of(process)["failed"]
+            break
+        assert process.returncode == -signal.SIGKILL, step
+        killed += 1
+        again = field.run(**{"state": "up", **params})
+        assert not again["failed"], (step, again["msg"])
+        states = dict(line.split() for line in field.bed.docker("ps", "--all", "--format", "{{.Names}} {{.State}}").splitlines())
+        # Evicted, and killed before it was removed: it stays stopped, and the next up of it starts it.
+        left = {"bed-heavy"} if verb == "eviction" and states.get("bed-heavy") == "exited" else set()
+        assert set(states) == there | left and {states[name] for name in there} == {"running"}, step
+        assert fast is None or field.ids()["bed-fast"] == fast, step
+        if verb not in ("restarted", "recreated"):
+            assert not field.run(**{"state": "up", **params})["changed"], step
+    assert 1 <= killed < MOST_STEPS - 1
