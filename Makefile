@@ -78,13 +78,10 @@ llama: bed ## llama.cpp really compiled (minutes, once): the image, the molecule
 	@$(BED) run -- pytest tests/integration/test_llama_compiled.py
 	@$(T)/python bench/llama_image
 
-.PHONY: lanes
-lanes: test-venv ## integration tests and molecule scenarios, on two engines at a time
+.PHONY: test
+test: test-venv ## everything, on two engines at a time (but what `make llama` tries); they are stopped at the end
 	@tests/testbed/tools.sh
 	@$(T)/python tests/testbed/lanes.py --exclude llama
-
-.PHONY: test
-test: lint unit sanity lanes ## everything, and the engines are stopped at the end
 
 .PHONY: bench
 bench: bed ## every benchmark; the last line of each is its ratios

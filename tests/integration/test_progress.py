@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -95,10 +96,19 @@ def one_task(folder: Path, module: str, options: dict[str, Any]) -> list[str]:
     return on_terminal(write_inventory(folder), playbook=folder / "play.yml")
 
 
+def left_behind(name: str) -> list[str]:
+    """The progress files that tell of something of ours; those of other runs on this machine are not ours to judge."""
+    found = []
+    for path in Path("/tmp").glob(".anvil-progress-*"):
+        with contextlib.suppress(FileNotFoundError):
+            found += [str(path)] if name in path.read_text() else []
+    return found
+
+
 def test_a_long_pull_tells_how_much_of_it_is_here(clean_bed: Bed, tmp_path: Path) -> None:
     hub = Hub()
     try:
-        hub.add("org/name", {"model.safetensors": os.urandom(24 << 20)})
+        hub.add("org/told", {"model.safetensors": os.urandom(24 << 20)})
         hub.faults.stall = threading.Event()
         stall = hub.faults.stall
 
@@ -110,13 +120,13 @@ def test_a_long_pull_tells_how_much_of_it_is_here(clean_bed: Bed, tmp_path: Path
             stall.set()
 
         threading.Thread(target=release, daemon=True).start()
-        pull = {"repo": "org/name", "folder": str(tmp_path / "models"), "endpoint": hub.endpoint, "reserve_mib": 0}
+        pull = {"repo": "org/told", "folder": str(tmp_path / "models"), "endpoint": hub.endpoint, "reserve_mib": 0}
         told = one_task(tmp_path, "anvil_model", pull)
-        assert told and told[-1].startswith("[box] org/name: ") and " of 24.0 MiB, " in told[-1] and "left" in told[-1], told
+        assert told and told[-1].startswith("[box] org/told: ") and " of 24.0 MiB, " in told[-1] and "left" in told[-1], told
         assert one_task(tmp_path, "anvil_model", pull) == []
     finally:
         hub.close()
-    assert list(Path("/tmp").glob(".anvil-progress-*")) == []
+    assert left_behind("org/told") == []
 
 
 def test_a_long_build_tells_its_steps_and_no_secret(clean_bed: Bed, tmp_path: Path) -> None:
@@ -134,7 +144,7 @@ def test_a_long_build_tells_its_steps_and_no_secret(clean_bed: Bed, tmp_path: Pa
     assert all(line.startswith("[box] anvil.test/progress/image:vllm-") for line in told)
     assert one_task(tmp_path, "anvil_image", image) == []
     clean_bed.docker("rmi", "--force", *clean_bed.docker("images", "--quiet", "anvil.test/progress/image").split())
-    assert list(Path("/tmp").glob(".anvil-progress-*")) == []
+    assert left_behind("anvil.test/progress/image") == []
 
 
 def test_with_become_the_lines_come_too(inventory: Path) -> None:

@@ -1,6 +1,6 @@
 """The test-bed: a real Docker Engine of our own, simulated GPUs behind its real `nvidia` driver, and hosts in it.
 
-    bed.py up [IMAGE...]      start the engine and make its images (all of them, or those named)
+    bed.py up [IMAGE...]      start the engine and make its images (all of them, or those named); --from BED copies them
     bed.py run -- CMD...      run CMD in the bed's network, against its engine: 127.0.0.1:PORT is what the bed publishes
     bed.py env                print the same environment as shell exports (only `run` enters the network)
     bed.py images [IMAGE...]  make images
@@ -87,6 +87,15 @@ def wait_until(what: str, predicate: Callable[[], bool], seconds: float = 30.0) 
         if time.monotonic() > deadline:
             raise BedError(f"{what}: not within {seconds:.0f} s")
         time.sleep(0.05)
+
+
+def pipe_images(source: Bed, images: Sequence[str], load: Sequence[str], env: Mapping[str, str]) -> None:
+    """Copy images of a bed's engine to where the command `load` puts them."""
+    saving = {**os.environ, **source.environment}
+    with subprocess.Popen(["docker", "save", *images], env=saving, stdout=subprocess.PIPE) as save:
+        call(*load, env=env, stdin=save.stdout)
+    if save.returncode:
+        raise BedError(f"docker save {' '.join(images)} failed")
 
 
 class Bed:
@@ -224,8 +233,9 @@ class Bed:
             self.docker("volume", "rm", "--force", *volumes)
         self.docker("network", "prune", "--force")
 
-    def up(self, images: Sequence[str] = ALL_IMAGES) -> None:
-        """Everything: the tools, the engine, the images. Takes about two seconds when the data is there."""
+    def up(self, images: Sequence[str] = ALL_IMAGES, source: Bed | None = None) -> None:
+        """Everything: the tools, the engine, the images (copied from another bed, if one is named). Takes about two seconds
+        when the data is there."""
         if os.geteuid():
             raise BedError("the test-bed starts an engine and a network namespace of its own: run it as root")
         plugins = "docker compose version && docker buildx version"
@@ -237,6 +247,8 @@ class Bed:
         if not self.is_up():
             self.start_engine()
             self.clear()  # what a killed session left behind
+        if source:
+            self.copy_images(source, images)
         self.ensure_images(images)
 
     def down(self, purge: bool = False) -> None:
@@ -293,6 +305,21 @@ class Bed:
                 "--build-context", f"gpus={SIMULATED_GPUS}", "--tag", f"anvil.local/{name}",
                 "--file", str(HERE / "images" / f"{name.split(':')[0]}.Dockerfile"), str(self.cache / "roots"),
             )  # fmt: skip
+
+    def copy_images(self, source: Bed, names: Sequence[str] = ALL_IMAGES) -> None:
+        """Copy images `anvil.local/NAME` that another bed has and this one lacks."""
+        missing = [
+            reference
+            for reference in (f"anvil.local/{name}" for name in names)
+            if source.image_id(reference) not in ("", self.image_id(reference))
+        ]
+        if missing:
+            env = {**os.environ, **self.environment}
+            pipe_images(source, missing, ("docker", "load", "--quiet"), env)
+
+    def image_id(self, reference: str) -> str:
+        """The id of an image, or nothing where there is none."""
+        return self.docker("image", "ls", "--quiet", "--no-trunc", reference)
 
     def _recipe(self) -> str:
         sources = [*sorted((HERE / "images").iterdir()), *sorted(SIMULATED_GPUS.iterdir()), BOOTSTRAP / "roots.sh"]
@@ -367,18 +394,17 @@ class Host:
 
     def load_images(self, images: Sequence[str]) -> None:
         """Copy images from the bed's engine to the host's."""
-        env = {**os.environ, **self.bed.environment}
-        with subprocess.Popen(["docker", "save", *images], env=env, stdout=subprocess.PIPE) as save:
-            call("docker", "exec", "--interactive", self.name, "docker", "load", "--quiet", env=env, stdin=save.stdout)
-        if save.returncode:
-            raise BedError(f"docker save {' '.join(images)} failed")
+        load = ("docker", "exec", "--interactive", self.name, "docker", "load", "--quiet")
+        pipe_images(self.bed, images, load, {**os.environ, **self.bed.environment})
 
 
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up").add_argument("images", nargs="*", metavar="IMAGE")
+    up = commands.add_parser("up")
+    up.add_argument("images", nargs="*", metavar="IMAGE")
+    up.add_argument("--from", dest="source", metavar="BED", type=Bed)
     commands.add_parser("down").add_argument("--purge", action="store_true")
     commands.add_parser("env")
     host_up = commands.add_parser("host-up")
@@ -392,7 +418,7 @@ def main() -> int:
     try:
         match arguments.command:
             case "up":
-                bed.up(arguments.images or ALL_IMAGES)
+                bed.up(arguments.images or ALL_IMAGES, arguments.source)
             case "down":
                 bed.down(arguments.purge)
             case "env":

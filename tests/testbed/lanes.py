@@ -1,10 +1,13 @@
-"""Run the integration tests and the molecule scenarios, several at a time, each lane on an engine of its own.
+"""Run every test of the project: several jobs at a time, on lanes that have an engine of their own.
 
     lanes.py [--lanes N] [--exclude JOB] [JOB...]
 
-A job is one file of tests/integration or one molecule scenario; a lane takes the next job when it is free, the longest
-first (by the seconds of the last run; before there was one, molecule and then the larger files). What a job prints goes
-to .cache/lanes/JOB.log, and to the screen when it fails. Two lanes suit two cores: the tests mostly wait.
+A job is a target of the Makefile that needs no engine (lint, unit, sanity), one file of tests/integration or one molecule
+scenario. The former run one after the other beside the lanes. A lane takes the next of the latter when it is free, the
+longest first (by the seconds of the last run; before there was one, molecule and then the larger files). What a job prints
+goes to .cache/lanes/JOB.log, and to the screen when it fails. Two lanes suit two cores: the tests mostly wait. What failed on a
+lane is run once more at the end, alone; what passes then is named in the last line, and its first log kept: it minds a
+loaded machine, and that is to be mended.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bed import REPO
@@ -27,6 +30,8 @@ LOGS = REPO / ".cache" / "lanes"
 SECONDS = LOGS / "seconds.json"
 BED = (sys.executable, str(Path(__file__).with_name("bed.py")))
 WHEELS = (sys.executable, str(Path(__file__).with_name("wheels.py")))
+CHECKS = ("lint", "unit", "sanity")
+FIRST_BED = "testbed"  # the one that `make integration` uses too
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,22 @@ class Job:
     argv: tuple[str, ...]
     guess: float
 
+    @property
+    def needs_engine(self) -> bool:
+        return self.name not in CHECKS
+
+    @property
+    def is_file(self) -> bool:
+        return self.argv[0] == "pytest"
+
 
 def find_jobs(only: Sequence[str], excluded: Sequence[str]) -> list[Job]:
     """All jobs but the excluded, or those named; the longest first."""
     known = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
-    jobs = [
-        Job(name, ("molecule", "test", "--scenario-name", name), known.get(name, 1e6))
-        for name in sorted(path.parent.name for path in REPO.glob("extensions/molecule/*/molecule.yml"))
-    ]
+    jobs = [Job(name, ("make", "--no-print-directory", name), 0) for name in CHECKS]
+    for path in sorted(REPO.glob("extensions/molecule/*/molecule.yml")):
+        name = path.parent.name
+        jobs.append(Job(name, ("molecule", "test", "--scenario-name", name), known.get(name, 1e6)))
     for path in sorted(REPO.glob("tests/integration/test_*.py")):
         jobs.append(Job(path.stem, ("pytest", str(path)), known.get(path.stem, path.stat().st_size / 100)))
     unknown = {*only, *excluded} - {job.name for job in jobs}
@@ -57,38 +70,79 @@ def find_jobs(only: Sequence[str], excluded: Sequence[str]) -> list[Job]:
 class Lanes:
     """The jobs that wait, and how those that ran went."""
 
-    def __init__(self, jobs: list[Job]) -> None:
-        self.waiting = jobs
+    def __init__(self, jobs: Sequence[Job], lanes: int) -> None:
+        self.checks = [job for job in jobs if not job.needs_engine]
+        self.on_lanes = [job for job in jobs if job.needs_engine]
+        self.waiting = list(self.on_lanes)
+        self.beds = [f"lane{number}" if number else FIRST_BED for number in range(lanes if self.waiting else 0)]
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
+        self.only_alone: list[str] = []
         self.lock = threading.Lock()
-        self.fetching = threading.Lock()
+        self.first_is_up = threading.Event()
 
-    def run_lane(self, number: int) -> None:
+    def run(self) -> None:
+        """Run everything; returns when nothing runs any more."""
+        with ThreadPoolExecutor(1 + len(self.beds)) as pool:
+            running = [pool.submit(self.run_checks), *(pool.submit(self.run_lane, bed) for bed in self.beds)]
+        for one in running:
+            one.result()
+        self.run_again([job for job in self.on_lanes if job.name in self.failed])
+        for bed in self.beds:
+            self._run(f"{bed}-down", (*BED, "down"), {"ANVIL_BED": bed})
+
+    def run_checks(self) -> None:
+        """What needs no engine, one after the other."""
+        for job in self.checks:
+            self._run(job.name, job.argv)
+
+    def run_lane(self, bed: str) -> None:
         """Bring the lane's bed up and run jobs on it until none waits."""
-        # The first lane's bed is the one that `make integration` uses too.
-        env = {**os.environ, **({"ANVIL_BED": f"lane{number}"} if number else {})}
-        if not self._run(f"bed-{number}", (*BED, "up"), env):
+        if not self._bring_up(bed):
             return
-        with self.fetching:  # the wheels are the same for all; the first lane fetches them
-            self._run(f"wheels-{number}", WHEELS, env)
         while True:
             with self.lock:
                 if not self.waiting:
-                    break
+                    return
                 job = self.waiting.pop(0)
-            # ansible-lint and molecule install a copy of the collection into HOME: each job has a home of its own.
-            home = LOGS / "home" / job.name
-            home.mkdir(parents=True, exist_ok=True)
-            scenario = {"HOME": str(home)} if job.argv[0] == "molecule" else {}
-            self._run(job.name, (*BED, "run", "--", *job.argv), {**env, **scenario})
-        self._run(f"bed-{number}-down", (*BED, "down"), env)
+            self._run_job(job, bed)
 
-    def _run(self, name: str, argv: Sequence[str], env: dict[str, str]) -> bool:
+    def run_again(self, jobs: Sequence[Job]) -> None:
+        """Run once more, alone, what failed on a lane: of a file only the tests that failed."""
+        for job in jobs:
+            log = LOGS / f"{job.name}.log"
+            log.replace(log.with_suffix(".first.log"))
+            self.failed.remove(job.name)
+            last_failed = ("--last-failed",) if job.is_file else ()
+            if self._run_job(replace(job, argv=(*job.argv, *last_failed)), FIRST_BED):
+                self.only_alone.append(job.name)
+
+    def _bring_up(self, bed: str) -> bool:
+        """The first lane makes the images and fetches the wheels; the others copy the images when it has them."""
+        env = {"ANVIL_BED": bed}
+        if bed != FIRST_BED:
+            self.first_is_up.wait()
+            return self._run(bed, (*BED, "up", "--from", FIRST_BED), env)
+        try:
+            return self._run(bed, (*BED, "up"), env) and self._run("wheels", WHEELS, env)
+        finally:
+            self.first_is_up.set()
+
+    def _run_job(self, job: Job, bed: str) -> bool:
+        # ansible-lint and molecule install a copy of the collection into HOME: each job has a home of its own, and so
+        # have pytest's notes of what failed.
+        own = LOGS / "home" / job.name
+        own.mkdir(parents=True, exist_ok=True)
+        argv = (*job.argv, "-o", f"cache_dir={own}") if job.is_file else job.argv
+        env = {"ANVIL_BED": bed} | ({} if job.is_file else {"HOME": str(own)})
+        return self._run(job.name, (*BED, "run", "--", *argv), env)
+
+    def _run(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> bool:
         log = LOGS / f"{name}.log"
         began = time.monotonic()
         with log.open("w") as out:
-            code = subprocess.run(argv, stdout=out, stderr=subprocess.STDOUT, env=env, cwd=REPO, check=False).returncode
+            full = {**os.environ, **(env or {})}
+            code = subprocess.run(argv, stdout=out, stderr=subprocess.STDOUT, env=full, cwd=REPO, check=False).returncode
         took = time.monotonic() - began
         lines = log.read_text(errors="replace").splitlines() or [""]
         with self.lock:
@@ -108,11 +162,12 @@ def main() -> int:
     parser.add_argument("jobs", nargs="*", metavar="JOB")
     arguments = parser.parse_args()
     LOGS.mkdir(parents=True, exist_ok=True)
-    lanes = Lanes(find_jobs(arguments.jobs, arguments.exclude))
-    with ThreadPoolExecutor(arguments.lanes) as pool:
-        list(pool.map(lanes.run_lane, range(arguments.lanes)))
+    lanes = Lanes(find_jobs(arguments.jobs, arguments.exclude), arguments.lanes)
+    lanes.run()
     known = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
     SECONDS.write_text(json.dumps({**known, **lanes.seconds}, indent=1, sort_keys=True))
+    if lanes.only_alone:
+        print(f"passed only when run again, alone: {', '.join(lanes.only_alone)} (see {LOGS}/*.first.log)", file=sys.stderr)
     if lanes.failed or lanes.waiting:
         left = ", ".join(job.name for job in lanes.waiting)
         print(f"failed: {', '.join(lanes.failed)}" + (f"; not run: {left}" if left else ""), file=sys.stderr)
