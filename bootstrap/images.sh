@@ -37,16 +37,20 @@ download_wheels() { # the wheel of pip itself installs the others, so the image 
   "$PYTHON" -m pip download -qq --disable-pip-version-check --no-deps --dest "$CACHE/wheels" "anvil-serving==$1" pip==26.0
 }
 
-# Python and a shell: the public image where there is one, and where not the distribution's.
-build_base() {
-  local base
-  if base=$(public docker.io/library/python:3.13-slim); then
-    build base:1 base.public.Dockerfile "$here/images" --build-arg "BASE=$base"
+# build_on NAME PUBLIC ROOT [docker build options...] : on the public image where a registry answers; where none does, of a
+# root file system from the distribution's packages. The two have a recipe each: NAME.public.Dockerfile and NAME.Dockerfile.
+build_on() {
+  local name=$1 reference=$2 root=$3 base
+  shift 3
+  if base=$(public "$reference"); then
+    build "$name" "${name%:*}.public.Dockerfile" "$here/images" --build-arg "BASE=$base"
   else
-    "$here/roots.sh" router
-    build base:1 base.Dockerfile "$CACHE/roots"
+    "$here/roots.sh" "$root"
+    build "$name" "${name%:*}.Dockerfile" "$CACHE/roots" "$@"
   fi
 }
+
+build_base() { build_on base:1 docker.io/library/python:3.13-slim router; }
 
 build_router() {
   local version=$1
@@ -56,51 +60,18 @@ build_router() {
     --build-arg BASE=anvil.local/base:1 --build-arg "VERSION=$version"
 }
 
-build_llama_server() {
-  local base
-  if base=$(public ghcr.io/ggml-org/llama.cpp:server-b9014); then
-    build llama-server:1 llama-server.public.Dockerfile "$here/images" --build-arg "BASE=$base"
-  else
-    "$here/roots.sh" llama
-    build llama-server:1 llama-server.Dockerfile "$CACHE/roots"
-  fi
-}
-
-build_edge() {
-  local base
-  if base=$(public docker.io/library/haproxy:3.0-bookworm); then
-    build edge:1 edge.public.Dockerfile "$here/images" --build-arg "BASE=$base"
-  else
-    "$here/roots.sh" edge
-    build edge:1 edge.Dockerfile "$CACHE/roots"
-  fi
-}
-
-build_builder() {
-  "$here/roots.sh" builder
-  build builder:1 builder.Dockerfile "$CACHE/roots"
-}
-
-build_postgres() {
-  local base
-  if base=$(public docker.io/library/postgres:17-bookworm); then
-    build postgres:1 postgres.public.Dockerfile "$here/images" --build-arg "BASE=$base"
-  else
-    "$here/roots.sh" postgres
-    build postgres:1 postgres.Dockerfile "$CACHE/roots" --build-context "recipe=$here/images"
-  fi
-}
-
 mkdir -p "$CACHE/wheels" "$CACHE/roots"
 for name in "$@"; do
   is_built "$name" && continue
   case $name in
     router:*) build_router "${name#router:}" ;;
-    llama-server:1) build_llama_server ;;
-    edge:1) build_edge ;;
-    builder:1) build_builder ;;
     base:1) build_base ;;
-    postgres:1) build_postgres ;;
+    llama-server:1) build_on "$name" ghcr.io/ggml-org/llama.cpp:server-b9014 llama ;;
+    edge:1) build_on "$name" docker.io/library/haproxy:3.0-bookworm edge ;;
+    postgres:1) build_on "$name" docker.io/library/postgres:17-bookworm postgres --build-context "recipe=$here/images" ;;
+    builder:1)
+      "$here/roots.sh" builder
+      build "$name" builder.Dockerfile "$CACHE/roots" ;;
     *) die "no such image: $name" ;;
   esac
 done

@@ -179,41 +179,35 @@ problems:
   elements: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule, env_fallback
 from ansible_collections.anvil.serving.plugins.module_utils.edge_reader import converge_edge
-from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET, Engine
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+
+OPTIONS = {
+    "state": {"type": "str", "choices": ["present", "rolled_back"], "default": "present"},
+    "container": {"type": "str", "default": "anvil-router-edge"},
+    "config": {"type": "str"},
+    "volume": {"type": "str", "default": "anvil-router-edge-cfg"},
+    "image": {"type": "str", "default": ""},
+    "writer_image": {"type": "str", "default": ""},
+    "folders": {"type": "dict", "default": {}},
+    "dry_boot": {"type": "bool", "default": True},
+    "revision": {"type": "str", "default": "previous"},
+    "keep": {"type": "int", "default": 10},
+    "reload": {"type": "bool", "default": True},
+    "force": {"type": "bool", "default": False},
+    "timeout": {"type": "float", "default": 15.0},
+    "settle": {"type": "float"},
+    "lock_timeout": {"type": "float", "default": 60.0},
+}
+
+
+def work(module):
+    return converge_edge(Engine(module.params["docker_host"]), module.params, module.check_mode, module._diff)
 
 
 def main():
-    module = AnsibleModule(
-        argument_spec={
-            "state": {"type": "str", "choices": ["present", "rolled_back"], "default": "present"},
-            "container": {"type": "str", "default": "anvil-router-edge"},
-            "config": {"type": "str"},
-            "volume": {"type": "str", "default": "anvil-router-edge-cfg"},
-            "image": {"type": "str", "default": ""},
-            "writer_image": {"type": "str", "default": ""},
-            "folders": {"type": "dict", "default": {}},
-            "dry_boot": {"type": "bool", "default": True},
-            "revision": {"type": "str", "default": "previous"},
-            "keep": {"type": "int", "default": 10},
-            "reload": {"type": "bool", "default": True},
-            "force": {"type": "bool", "default": False},
-            "timeout": {"type": "float", "default": 15.0},
-            "settle": {"type": "float"},
-            "lock_timeout": {"type": "float", "default": 60.0},
-            "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
-        },
-        supports_check_mode=True,
-    )
-    try:
-        told = converge_edge(Engine(module.params["docker_host"]), module.params, module.check_mode, module._diff)
-    except AnvilError as exc:
-        module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
-    for warning in told.pop("warnings", ()):
-        module.warn(warning)
-    module.exit_json(**told)
+    run_module(OPTIONS, work)
 
 
 if __name__ == "__main__":

@@ -154,48 +154,45 @@ problems:
 
 from dataclasses import asdict
 
-from ansible.module_utils.basic import AnsibleModule, env_fallback
 from ansible_collections.anvil.serving.plugins.module_utils.asking import Question, Trust, ask_tiers, find_front
 from ansible_collections.anvil.serving.plugins.module_utils.edge import describe_edge
-from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET, Engine
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.router import read_router, setting_from
+from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+
+OPTIONS = {
+    "container": {"type": "str", "default": "anvil-router"},
+    "edge": {"type": "str", "default": ""},
+    "image": {"type": "str", "default": ""},
+    "volume": {"type": "str", "default": "anvil-router-cfg"},
+    "mount": {"type": "path", "default": "/etc/anvil"},
+    "ask": {"type": "list", "elements": "str", "default": []},
+    "token": {"type": "str", "no_log": True},
+    "prompt": {"type": "str", "default": "Say hello."},
+    "max_tokens": {"type": "int", "default": 32, "no_log": False},
+    "ask_timeout": {"type": "float", "default": 60.0},
+    "ca_file": {"type": "path"},
+    "server_name": {"type": "str", "default": ""},
+}
+
+
+def work(module):
+    given = module.params
+    engine, setting = Engine(given["docker_host"]), setting_from(given)
+    router = read_router(engine, setting)
+    edge = describe_edge(engine, given["edge"]) if given["edge"] else None
+    answers = {}
+    if given["ask"] and not module.check_mode:
+        question = Question(given["ask"], given["prompt"], given["max_tokens"], given["token"] or "", given["ask_timeout"])
+        trust = Trust(given["ca_file"] or "", given["server_name"])
+        front = find_front(engine, given["container"], given["edge"], trust)
+        answers = ask_tiers(engine, given["container"], front, question)
+    told = {model: asdict(answer) for model, answer in answers.items()}
+    return {"changed": False, "router": router, "edge": edge, "answers": told}
 
 
 def main():
-    module = AnsibleModule(
-        argument_spec={
-            "container": {"type": "str", "default": "anvil-router"},
-            "edge": {"type": "str", "default": ""},
-            "image": {"type": "str", "default": ""},
-            "volume": {"type": "str", "default": "anvil-router-cfg"},
-            "mount": {"type": "path", "default": "/etc/anvil"},
-            "ask": {"type": "list", "elements": "str", "default": []},
-            "token": {"type": "str", "no_log": True},
-            "prompt": {"type": "str", "default": "Say hello."},
-            "max_tokens": {"type": "int", "default": 32, "no_log": False},
-            "ask_timeout": {"type": "float", "default": 60.0},
-            "ca_file": {"type": "path"},
-            "server_name": {"type": "str", "default": ""},
-            "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
-        },
-        supports_check_mode=True,
-    )
-    given = module.params
-    try:
-        engine, setting = Engine(given["docker_host"]), setting_from(given)
-        router = read_router(engine, setting)
-        edge = describe_edge(engine, given["edge"]) if given["edge"] else None
-        answers = {}
-        if given["ask"] and not module.check_mode:
-            question = Question(given["ask"], given["prompt"], given["max_tokens"], given["token"] or "", given["ask_timeout"])
-            trust = Trust(given["ca_file"] or "", given["server_name"])
-            front = find_front(engine, given["container"], given["edge"], trust)
-            answers = ask_tiers(engine, given["container"], front, question)
-    except AnvilError as exc:
-        module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
-    told = {model: asdict(answer) for model, answer in answers.items()}
-    module.exit_json(changed=False, router=router, edge=edge, answers=told)
+    run_module(OPTIONS, work)
 
 
 if __name__ == "__main__":

@@ -329,86 +329,80 @@ problems:
   elements: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule, env_fallback
-from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET, Engine
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.router import (
     describe_outcome,
     order_from,
     promote_router,
     setting_from,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+
+OPTIONS = {
+    "state": {"type": "str", "choices": ["present", "rolled_back"], "default": "present"},
+    "container": {"type": "str", "default": "anvil-router"},
+    "image": {"type": "str", "default": ""},
+    "volume": {"type": "str", "default": "anvil-router-cfg"},
+    "mount": {"type": "path", "default": "/etc/anvil"},
+    "config": {"type": "str"},
+    "profile": {"type": "str"},
+    "config_src": {"type": "path"},
+    "profile_src": {"type": "path"},
+    "files": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "dest": {"type": "str", "required": True},
+            "content": {"type": "str"},
+            "src": {"type": "path"},
+        },
+    },
+    "validator": {"type": "list", "elements": "str"},
+    "reload_signal": {"type": "str", "default": ""},
+    "health_path": {"type": "str", "default": ""},
+    "writer_image": {"type": "str", "default": ""},
+    "layout": {"type": "str", "choices": ["revisions", "plain"], "default": "revisions"},
+    "replicas": {"type": "list", "elements": "str", "default": []},
+    "edge": {"type": "str", "default": ""},
+    "drain_timeout": {"type": "float", "default": 330.0},
+    "dry_boot": {"type": "bool", "default": True},
+    "environment": {"type": "dict", "default": {}, "no_log": True},
+    "probes": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str"},
+            "method": {"type": "str", "default": "GET"},
+            "path": {"type": "str", "required": True},
+            "headers": {"type": "dict", "default": {}},
+            "header_files": {"type": "dict", "default": {}},
+            "body": {"type": "raw"},
+            "status": {"type": "list", "elements": "int", "default": [200]},
+            "json": {"type": "dict", "default": {}},
+            "token": {"type": "bool", "default": True, "no_log": False},
+            "timeout": {"type": "float", "default": 10.0},
+        },
+    },
+    "revision": {"type": "str", "default": "previous"},
+    "keep": {"type": "int", "default": 10},
+    "reload": {"type": "bool", "default": True},
+    "validate_only": {"type": "bool", "default": False},
+    "grace": {"type": "int", "default": 10},
+    "start_timeout": {"type": "float", "default": 30.0},
+    "settle": {"type": "float"},
+    "lock_timeout": {"type": "float", "default": 60.0},
+}
+
+
+def work(module):
+    order = order_from(module.params, module.check_mode)
+    outcome = promote_router(Engine(module.params["docker_host"]), setting_from(module.params), order)
+    return {**describe_outcome(outcome, with_diff=module._diff), "warnings": list(outcome.warnings)}
 
 
 def main():
-    module = AnsibleModule(
-        argument_spec={
-            "state": {"type": "str", "choices": ["present", "rolled_back"], "default": "present"},
-            "container": {"type": "str", "default": "anvil-router"},
-            "image": {"type": "str", "default": ""},
-            "volume": {"type": "str", "default": "anvil-router-cfg"},
-            "mount": {"type": "path", "default": "/etc/anvil"},
-            "config": {"type": "str"},
-            "profile": {"type": "str"},
-            "config_src": {"type": "path"},
-            "profile_src": {"type": "path"},
-            "files": {
-                "type": "list",
-                "elements": "dict",
-                "options": {
-                    "dest": {"type": "str", "required": True},
-                    "content": {"type": "str"},
-                    "src": {"type": "path"},
-                },
-            },
-            "validator": {"type": "list", "elements": "str"},
-            "reload_signal": {"type": "str", "default": ""},
-            "health_path": {"type": "str", "default": ""},
-            "writer_image": {"type": "str", "default": ""},
-            "layout": {"type": "str", "choices": ["revisions", "plain"], "default": "revisions"},
-            "replicas": {"type": "list", "elements": "str", "default": []},
-            "edge": {"type": "str", "default": ""},
-            "drain_timeout": {"type": "float", "default": 330.0},
-            "dry_boot": {"type": "bool", "default": True},
-            "environment": {"type": "dict", "default": {}, "no_log": True},
-            "probes": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "name": {"type": "str"},
-                    "method": {"type": "str", "default": "GET"},
-                    "path": {"type": "str", "required": True},
-                    "headers": {"type": "dict", "default": {}},
-                    "header_files": {"type": "dict", "default": {}},
-                    "body": {"type": "raw"},
-                    "status": {"type": "list", "elements": "int", "default": [200]},
-                    "json": {"type": "dict", "default": {}},
-                    "token": {"type": "bool", "default": True, "no_log": False},
-                    "timeout": {"type": "float", "default": 10.0},
-                },
-            },
-            "revision": {"type": "str", "default": "previous"},
-            "keep": {"type": "int", "default": 10},
-            "reload": {"type": "bool", "default": True},
-            "validate_only": {"type": "bool", "default": False},
-            "grace": {"type": "int", "default": 10},
-            "start_timeout": {"type": "float", "default": 30.0},
-            "settle": {"type": "float"},
-            "lock_timeout": {"type": "float", "default": 60.0},
-            "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
-        },
-        mutually_exclusive=[("config", "config_src"), ("profile", "profile_src")],
-        supports_check_mode=True,
-    )
-    try:
-        order = order_from(module.params, module.check_mode)
-        outcome = promote_router(Engine(module.params["docker_host"]), setting_from(module.params), order)
-    except AnvilError as exc:
-        module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
-    for warning in outcome.warnings:
-        module.warn(warning)
-    module.exit_json(**describe_outcome(outcome, with_diff=module._diff))
+    run_module(OPTIONS, work, mutually_exclusive=[("config", "config_src"), ("profile", "profile_src")])
 
 
 if __name__ == "__main__":

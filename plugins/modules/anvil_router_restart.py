@@ -88,34 +88,31 @@ problems:
   elements: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule, env_fallback
 from ansible_collections.anvil.serving.plugins.module_utils.edge import Restart, restart_replicas
-from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET, Engine
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+
+OPTIONS = {
+    "replicas": {"type": "list", "elements": "str", "default": ["anvil-router"]},
+    "edge": {"type": "str", "default": ""},
+    "drain_timeout": {"type": "float", "default": 330.0},
+    "grace": {"type": "int", "default": 10},
+    "start_timeout": {"type": "float", "default": 60.0},
+    "lock_timeout": {"type": "float", "default": 60.0},
+}
+
+
+def work(module):
+    if module.check_mode:
+        return {"changed": True, "seconds": {}}
+    given = module.params
+    restart = Restart(given["drain_timeout"], given["grace"], given["start_timeout"], given["lock_timeout"])
+    seconds = restart_replicas(Engine(given["docker_host"]), given["edge"], given["replicas"], restart)
+    return {"changed": True, "seconds": seconds}
 
 
 def main():
-    module = AnsibleModule(
-        argument_spec={
-            "replicas": {"type": "list", "elements": "str", "default": ["anvil-router"]},
-            "edge": {"type": "str", "default": ""},
-            "drain_timeout": {"type": "float", "default": 330.0},
-            "grace": {"type": "int", "default": 10},
-            "start_timeout": {"type": "float", "default": 60.0},
-            "lock_timeout": {"type": "float", "default": 60.0},
-            "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
-        },
-        supports_check_mode=True,
-    )
-    given = module.params
-    if module.check_mode:
-        module.exit_json(changed=True, seconds={})
-    restart = Restart(given["drain_timeout"], given["grace"], given["start_timeout"], given["lock_timeout"])
-    try:
-        seconds = restart_replicas(Engine(given["docker_host"]), given["edge"], given["replicas"], restart)
-    except AnvilError as exc:
-        module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
-    module.exit_json(changed=True, seconds=seconds)
+    run_module(OPTIONS, work)
 
 
 if __name__ == "__main__":

@@ -109,34 +109,30 @@ problems:
   elements: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule, env_fallback
-from ansible_collections.anvil.serving.plugins.module_utils.engine import DEFAULT_SOCKET, Engine
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.tier import Order, steer_tier
 
+OPTIONS = {
+    "containers": {"type": "list", "elements": "str", "default": ["anvil-router"]},
+    "tier": {"type": "str", "default": ""},
+    "state": {"type": "str", "choices": ["status", "quiesced", "drained", "admitted"], "default": "status"},
+    "reason": {"type": "str", "default": "operator"},
+    "drain_timeout": {"type": "int", "default": 330},
+    "retry": {"type": "float", "default": 60.0},
+    "token": {"type": "str", "required": True, "no_log": True},
+}
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "containers": {"type": "list", "elements": "str", "default": ["anvil-router"]},
-            "tier": {"type": "str", "default": ""},
-            "state": {"type": "str", "choices": ["status", "quiesced", "drained", "admitted"], "default": "status"},
-            "reason": {"type": "str", "default": "operator"},
-            "drain_timeout": {"type": "int", "default": 330},
-            "retry": {"type": "float", "default": 60.0},
-            "token": {"type": "str", "required": True, "no_log": True},
-            "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
-        },
-        supports_check_mode=True,
-    )
+
+def work(module):
     given = module.params
     names = ("tier", "state", "reason", "drain_timeout", "retry", "token")
     order = Order(check=module.check_mode, **{name: given[name] for name in names})
-    try:
-        told = steer_tier(Engine(given["docker_host"]), given["containers"], order)
-    except AnvilError as exc:
-        module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
-    module.exit_json(**told)
+    return steer_tier(Engine(given["docker_host"]), given["containers"], order)
+
+
+def main():
+    run_module(OPTIONS, work)
 
 
 if __name__ == "__main__":
