@@ -79,7 +79,7 @@ class Lanes:
         self.failed: list[str] = []
         self.only_alone: list[str] = []
         self.lock = threading.Lock()
-        self.first_is_up = threading.Event()
+        self.images_made, self.wheels_fetched = threading.Event(), threading.Event()
 
     def run(self) -> None:
         """Run everything; returns when nothing runs any more."""
@@ -121,12 +121,17 @@ class Lanes:
         """The first lane makes the images and fetches the wheels; the others copy the images when it has them."""
         env = {"ANVIL_BED": bed}
         if bed != FIRST_BED:
-            self.first_is_up.wait()
-            return self._run(bed, (*BED, "up", "--from", FIRST_BED), env)
+            self.images_made.wait()
+            came_up = self._run(bed, (*BED, "up", "--from", FIRST_BED), env)
+            self.wheels_fetched.wait()
+            return came_up
         try:
-            return self._run(bed, (*BED, "up"), env) and self._run("wheels", WHEELS, env)
+            came_up = self._run(bed, (*BED, "up"), env)
+            self.images_made.set()
+            return came_up and self._run("wheels", WHEELS, env)
         finally:
-            self.first_is_up.set()
+            self.images_made.set()
+            self.wheels_fetched.set()
 
     def _run_job(self, job: Job, bed: str) -> bool:
         # ansible-lint and molecule install a copy of the collection into HOME: each job has a home of its own, and so
