@@ -198,7 +198,7 @@ class Rolled(Replicas):
     @property
     def parameters(self) -> dict[str, Any]:
         return {"replicas": self.routers, "edge": self.name + "-edge", "volume": self.volume, "image": ROUTER_IMAGE,
-                "settle": 0.3, "grace": 5, "drain_timeout": 20}  # fmt: skip
+                "settle": 0.1, "grace": 5, "drain_timeout": 20}  # fmt: skip
 
     def promote(self, **given: Any) -> dict[str, Any]:
         return run_module("anvil_router_promote", **{**self.parameters, **given})

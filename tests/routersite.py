@@ -14,6 +14,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -79,6 +80,10 @@ setattr(owner, '{name}', counted)
 """
 
 
+# As above, but it only stops, at every call: what it has begun can be looked at, and it goes on with SIGCONT.
+STOP_BEFORE = DIE_BEFORE.replace("len(calls) == {nth}", "True").replace("SIGKILL", "SIGSTOP")
+
+
 def spawn_promotion(before: str, given: dict[str, Any]) -> subprocess.Popen[str]:
     return spawn_module("anvil_router_promote", before, given)
 
@@ -118,7 +123,7 @@ class Site:
     def parameters(self) -> dict[str, Any]:
         """Quick: a test that is about the dry boot or the time that a candidate is watched asks for them."""
         base = {"container": self.name, "volume": self.volume, "image": self.image}
-        return {**base, "settle": 0.4, "grace": 5, "dry_boot": False}
+        return {**base, "settle": 0.1, "grace": 5, "dry_boot": False}
 
     def promote(self, **given: Any) -> dict[str, Any]:
         return run_module("anvil_router_promote", **{**self.parameters, **given})
@@ -130,6 +135,7 @@ class Site:
     def start_router(
         self, environment: dict[str, str] | None = None, command: list[str] | None = None, mounts: list[Any] | None = None
     ) -> str:
+        """Its container names no stop signal: what ends it without waiting is the product's to know."""
         made = self.api.create_container(
             self.image,
             command,
@@ -137,7 +143,6 @@ class Site:
             name=self.name,
             ports=[8000],
             environment=environment,
-            stop_signal="SIGINT" if self.image == OLD_IMAGE else None,
             host_config=self.api.create_host_config(
                 binds=[f"{self.volume}:/etc/anvil:ro"],
                 mounts=mounts,
@@ -257,3 +262,36 @@ def kill_before(spawn: Callable[..., subprocess.Popen[str]], step: tuple[str, st
     killed = spawn(DIE_BEFORE.format(room=room, owner=owner, name=name, nth=nth), **given)
     killed.communicate(timeout=120)
     return killed.returncode == -signal.SIGKILL
+
+
+def halt_before(spawn: Callable[..., subprocess.Popen[str]], room: str, owner: str, name: str, **given: Any) -> Halted:
+    """Begin a promotion that stops before every call of that function; it stands before the first when this returns."""
+    return Halted(spawn(STOP_BEFORE.format(room=room, owner=owner, name=name), **given))
+
+
+class Halted:
+    """A promotion that stands still."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._wait()
+
+    def _wait(self) -> None:
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] in "TZ")
+        assert self.process.poll() is None, "it ended before it came there"
+
+    def go_on(self) -> None:
+        """To the next call."""
+        self.process.send_signal(signal.SIGCONT)
+        self._wait()
+
+    def finish(self) -> dict[str, Any]:
+        """To its end, where that function is not called again; its answer."""
+        self.process.send_signal(signal.SIGCONT)
+        answer: dict[str, Any] = json.loads(self.process.communicate(timeout=60)[0])
+        return answer
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()

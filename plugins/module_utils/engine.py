@@ -32,6 +32,8 @@ DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 # Engine 24, the oldest we support: naming it saves the version request of every module call.
 API_VERSION = "1.43"
 HOLD_SECONDS = 600.0
+# What a name, an id or an image's reference may be made of.
+REFERENCE = re.compile(r"[A-Za-z0-9_.:/@-]+")
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ class Engine:
 
         try:
             return call(*args, **kwargs)
-        except (DockerException, RequestException, OSError) as exc:
+        except (DockerException, RequestException, OSError, UnicodeError) as exc:
             raise self._trouble(act, exc) from exc
 
     def _find(self, act: str, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -266,7 +268,7 @@ class Engine:
         answer = self._get(act, path, query)
         if answer.status == 404:
             return None
-        if answer.status >= 400:
+        if answer.status >= 300:
             raise fail("the engine refused to " + act, where=self.docker_host, why=_explain(answer.body))
         return json.loads(answer.body)
 
@@ -296,6 +298,9 @@ class Engine:
         return self._inspect("network", "/networks/{0}", name)
 
     def _inspect(self, kind: str, path: str, name: str) -> Optional[Dict[str, Any]]:
+        # A path that begins with the name must not lead elsewhere: the engine would redirect `..`, and we would read that.
+        if not REFERENCE.fullmatch(name) or not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise fail("not a name that the engine can know", where=kind, why=ascii(name[:300]))
         found = self._read("inspect {0} {1}".format(kind, name), path.format(quote(name, safe="/:@")))
         return None if found is None else dict(found)
 

@@ -115,8 +115,16 @@ class TierControl:
             raise explain_refusal(reply, self.where, tier)
         return dict(reply.body)
 
-    def status(self, tier: str) -> List[Dict[str, Any]]:
-        return [dict(row) for row in self.ask("status", tier).get("tiers") or []]
+    def status(self, tier: str, patience: float = 0.0) -> List[Dict[str, Any]]:
+        """patience: seconds for which a router that does not answer is asked again: it may have been restarted just now."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return [dict(row) for row in self.ask("status", tier).get("tiers") or []]
+            except AnvilError as exc:
+                if "does not answer" not in exc.as_text() or time.monotonic() + 0.5 > deadline:
+                    raise
+            time.sleep(0.5)
 
     def row(self, tier: str) -> Dict[str, Any]:
         return self.status(tier)[0]
@@ -181,7 +189,7 @@ def steer_tier(engine: Engine, containers: Sequence[str], order: Order) -> Dict[
     for container in containers:
         try:
             control = TierControl(engine, container, order.token)
-            before = control.status(order.tier)
+            before = control.status(order.tier, order.retry if order.state == "admitted" else 0.0)
             if order.state != "status" and not is_done(before[0], order.state):
                 told["changed"] = True
                 if not order.check:

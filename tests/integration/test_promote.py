@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils import volume
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.promotion import parse_journal
 from ansible_collections.anvil.serving.plugins.module_utils.volume import lock_name
+from conftest import REPO
 from harness import run_module
 from routersite import (
     CRASHING,
@@ -28,6 +30,7 @@ from routersite import (
     assert_whole,
     gateway_config,
     journal_state,
+    kill_before,
     new_site,
     profile_config,
     profile_text,
@@ -86,9 +89,14 @@ def test_an_unchanged_promotion_creates_no_container(running: Site) -> None:
     assert [event for event in seen if running.volume in json.dumps(event)] == []
 
 
-def test_a_profile_alone_keeps_the_live_config(running: Site) -> None:
-    assert running.promote(profile=profile_text(0.4))["changed"]
+def test_a_profile_alone_keeps_the_live_config_and_the_restart_waits_for_nothing(running: Site) -> None:
+    since = int(time.time())
+    assert running.promote(profile=profile_text(0.4), grace=30)["changed"]
     assert running.live_files() == {"config.toml": profile_config(), "profile.json": profile_text(0.4)}
+    kills = {"type": "container", "event": ["kill"], "container": [running.name]}
+    seen = running.api.events(since=since, until=int(time.time()) + 1, filters=kills, decode=True)
+    # Its container names no stop signal, and it ignores SIGTERM: SIGKILL would follow after the grace period.
+    assert [event["Actor"]["Attributes"]["signal"] for event in seen] == [str(int(signal.SIGINT))]
 
 
 def test_line_ends_of_windows_are_normalised(running: Site) -> None:
@@ -104,21 +112,35 @@ def test_a_stopped_router_is_not_started(running: Site) -> None:
 
 def test_reload_false_is_remembered_and_loaded_by_the_next_run(running: Site) -> None:
     started = running.inspect()["State"]["StartedAt"]
-    assert running.promote(profile=profile_text(0.3), reload=False)["changed"]
-    assert running.inspect()["State"]["StartedAt"] == started
+    written = running.promote(profile=profile_text(0.3), reload=False)
+    assert written["changed"] and written["history"][0]["loaded"] is False and journal_state(running) == "written"
+    assert running.inspect()["State"]["StartedAt"] == started and running.info()["router"]["loaded"] is False
     done = running.promote(profile=profile_text(0.3))
     assert done["changed"] and done["reloaded"]
     assert not running.promote(profile=profile_text(0.3))["changed"]
 
 
-def test_gateway_router_is_promoted_without_a_profile(make_site: Callable[..., Site]) -> None:
+def test_gateway_router_is_promoted_without_a_profile(make_site: Callable[..., Site], tmp_path: Path) -> None:
     site = make_site(NEW_IMAGE)
     token = ["llm_token", "=", '"x"'][0].upper()
     server = f'[server]\nauth_env = "{token}"\n'
     assert site.promote(config=gateway_config(server=server), dry_boot=True)["changed"]
     site.start_router({token: "open sesame"})
     site.wait_healthy()
-    done = site.promote(config=gateway_config("llm.other", server), dry_boot=True)
+    key = tmp_path / "key"
+    models = {
+        "path": "/v1/models",
+        "token": False,
+        "header_files": {"Authorization": str(key)},
+        "json": {"data.0.id": "llm.other"},
+    }
+    given = {"config": gateway_config("llm.other", server), "dry_boot": True, "probes": [models]}
+    key.write_text("Bearer wr0ng-key\n")
+    refused = site.promote(**given)
+    assert refused["failed"] and "status 401" in refused["msg"] and "nothing was touched" in refused["msg"], refused
+    assert "wr0ng-key" not in json.dumps(refused)
+    key.write_text("Bearer open sesame\n")
+    done = site.promote(**given)
     assert done["changed"] and done["reloaded"], done
     told = site.info()["router"]
     assert (told["generation"], told["version"]) == ("gateway", "2.0.2")
@@ -139,6 +161,7 @@ def test_gateway_router_is_promoted_without_a_profile(make_site: Callable[..., S
         ({"config": profile_config(profile_path=None)}, "would never be read"),
         ({"config": profile_config(profile_path="/etc/anvil/other.json")}, "would never be read"),
         ({"config": '[server]\nauth_env = "NO_SUCH_TOKEN"\n' + profile_config()}, "NO_SUCH_TOKEN is not set"),
+        ({"config": '[server]\nauth_env = "EMPTY_TOKEN"\n' + profile_config()}, "EMPTY_TOKEN is not set"),
         ({"profile": "{"}, "profile.json"),
         ({"profile": "[]"}, "profile.json"),
         ({"profile": profile_text(tier_id="heavy-lokal")}, "did you mean heavy-local?"),
@@ -159,7 +182,7 @@ def test_a_bad_candidate_touches_nothing(running_shared: Site, given: dict[str, 
 def running_shared() -> Iterator[Site]:
     site = new_site()
     assert site.promote(config=profile_config(), profile=profile_text())["changed"]
-    site.start_router()
+    site.start_router({"EMPTY_TOKEN": ""})
     site.wait_healthy()
     yield site
     site.clean()
@@ -174,11 +197,23 @@ def test_all_findings_come_at_once(running_shared: Site) -> None:
     assert predicted["problems"] == refused["problems"]
 
 
-@pytest.mark.parametrize("name", [";rm -rf /", "$(id)", "../../etc/passwd", "a\nb", "x" * 300, ""])
+@pytest.mark.parametrize(
+    "name", [";rm -rf /", "$(id)", "../../etc/passwd", "a/../../images/json", "a\nb", "x" * 300, "\udcff", ""]
+)
 def test_hostile_names_are_refused(site: Site, name: str) -> None:
-    for key in ("volume", "container"):
-        answer = site.promote(config=profile_config(), **{key: name})
-        assert answer["failed"] and answer["problems"], answer
+    for check in (True, False):
+        for given in ({"volume": name}, {"container": name}, {"replicas": ["a", name]}):
+            answer = site.promote(config=profile_config(), check=check, **given)
+            assert answer["failed"] and answer["problems"], (check, given, answer)
+    for which, given in (
+        ("anvil_router_info", {"container": name}),
+        ("anvil_router_restart", {"replicas": [name]}),
+        ("anvil_router_restart", {"replicas": ["a"], "edge": name}),
+        ("anvil_router_edge", {"container": name, "force": True}),
+        ("anvil_router_tier", {"containers": [name], "token": "x"}),
+    ):
+        answer = run_module(which, **given)
+        assert answer["failed"] and answer["problems"], (which, given, answer)
 
 
 def test_a_router_on_another_volume_is_named(running_shared: Site) -> None:
@@ -335,22 +370,20 @@ volume.Writer._ask = counted
 """
 
 
-@pytest.mark.parametrize(
-    ("nth", "then"), [(1, "same"), (2, "same"), (3, "same"), (4, "same"), (5, "same"), (4, "other"), (5, "other")]
-)
-def test_killed_before_any_write_the_next_run_finishes(running: Site, nth: int, then: str) -> None:
-    old = running.live_files()
-    new = {"config.toml": profile_config(), "profile.json": profile_text(0.5)}
-    killed = running.spawn(DIE.format(nth=nth), profile=new["profile.json"])
-    assert killed.wait(30) == -signal.SIGKILL
-    assert_whole(running, old, new)
-    wait_until(lambda: running.healthz() == 200)
-    wanted = new if then == "same" else {**old, "profile.json": profile_text(0.7)}
-    done = running.promote(config=wanted["config.toml"], profile=wanted["profile.json"])
-    assert done["changed"] and not done["failed"], done
-    assert running.live_files() == wanted
-    assert running.healthz() == 200
-    assert not running.promote(config=wanted["config.toml"], profile=wanted["profile.json"])["changed"]
+def test_killed_before_any_write_the_next_run_finishes(running: Site) -> None:
+    cases = [(1, "same"), (2, "same"), (3, "same"), (4, "same"), (5, "same"), (4, "other"), (5, "other")]
+    for number, (nth, then) in enumerate(cases):
+        old = running.live_files()
+        new = {**old, "profile.json": profile_text(0.5 + number / 100)}
+        killed = running.spawn(DIE.format(nth=nth), profile=new["profile.json"])
+        assert killed.wait(30) == -signal.SIGKILL, (nth, then)
+        assert_whole(running, old, new)
+        wait_until(lambda: running.healthz() == 200)
+        wanted = new if then == "same" else {**old, "profile.json": profile_text(0.3 + number / 100)}
+        done = running.promote(config=wanted["config.toml"], profile=wanted["profile.json"])
+        assert done["changed"] and not done["failed"], (nth, then, done)
+        assert running.live_files() == wanted and running.healthz() == 200, (nth, then)
+        assert not running.promote(config=wanted["config.toml"], profile=wanted["profile.json"])["changed"], (nth, then)
 
 
 @pytest.mark.parametrize(("state", "pause"), [("switching", 0.0), ("switching", 1.0), ("going back", 0.0)])
@@ -375,17 +408,6 @@ def test_killed_in_reload_or_verify_of_a_bad_candidate_the_next_run_undoes_it(si
     assert not site.promote(config=good)["changed"]
 
 
-@pytest.mark.parametrize("nth", range(2, 8))
-def test_killed_first_promotion_leaves_no_file_or_the_whole_revision(site: Site, nth: int) -> None:
-    new = {"config.toml": profile_config(), "profile.json": profile_text()}
-    killed = site.spawn(DIE.format(nth=nth), config=new["config.toml"], profile=new["profile.json"])
-    assert killed.wait(30) == -signal.SIGKILL
-    assert_whole(site, {}, new)
-    done = site.promote(config=new["config.toml"], profile=new["profile.json"])
-    assert not done["failed"], done
-    assert site.live_files() == new
-
-
 @pytest.mark.parametrize("nth", range(2, 9))
 def test_killed_takeover_leaves_what_was_there(site: Site, nth: int) -> None:
     plain = {"config.toml": profile_config(), "profile.json": profile_text()}
@@ -406,15 +428,20 @@ def test_the_lock_ends_with_its_owner(site: Site) -> None:
     wait_until(lambda: site.engine.inspect_container(lock_name(site.volume)) is None, seconds=5)
 
 
-def test_a_lock_that_was_never_started_is_taken_over_and_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_lock_without_an_owner_is_taken_over_and_told(site: Site, monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
+    """Its owner died before it started, or the engine did before it was removed."""
     monkeypatch.setattr(volume, "UNSTARTED_GRACE", 1.0)
-    site.engine.create_container(
+    left = site.engine.create_container(
         site.image,
         [],
         name=lock_name(site.volume),
-        entrypoint=["/nothing"],
+        entrypoint=["true"],
         labels={"anvil.serving.lock": site.volume, "anvil.serving.owner": "ghost pid 1"},
     )
+    if ended:
+        site.engine.start_container(left)
+        site.engine.wait_container(left, 20)
     done = site.promote(config=profile_config(), profile=profile_text())
     assert done["changed"] and "ghost pid 1" in json.dumps(done["warnings"]), done
 
@@ -433,20 +460,6 @@ def test_a_held_lock_is_waited_for_and_then_named(running: Site) -> None:
     assert refused["failed"] and f"pid {holder.pid}" in refused["msg"], refused
     assert holder.wait(30) == 0
     assert running.live_files()["profile.json"] == profile_text(0.5)
-
-
-def test_concurrent_promotions_are_serialised_and_the_history_is_complete(running: Site) -> None:
-    scores = (0.11, 0.22, 0.33)
-    with ThreadPoolExecutor(3) as pool:
-        ended = list(pool.map(lambda score: running.spawn(profile=profile_text(score)).communicate()[0], scores))
-    answers = [json.loads(text) for text in ended]
-    assert all(answer.get("changed") and answer["reloaded"] for answer in answers), answers
-    pairs = {answer["revision"]["new"]: answer["revision"]["old"] for answer in answers}
-    assert len(set(pairs.values())) == 3, "each replaced what another had made live"
-    snapshot = running.snapshot()
-    journal = parse_journal(snapshot.journal, "")
-    assert journal is not None and set(pairs) <= {lived.revision for lived in journal.history}
-    assert snapshot.live in pairs and running.healthz() == 200
 
 
 # ------------------------------------------------------------------------------------------------------- other mishaps
@@ -524,6 +537,33 @@ def test_a_pointer_moved_by_hand_is_noticed_and_loaded(running: Site) -> None:
     assert done["changed"] and done["reloaded"], done
     assert running.info()["router"]["loaded"] is True
     assert not running.promote(profile=profile_text())["changed"]
+
+
+def test_an_operator_recovers_with_nothing_but_a_shell(running: Site) -> None:
+    """The very commands of docs/promotion.md."""
+    page = (REPO / "docs/promotion.md").read_text().partition("## Recover by hand")[2]
+    look, end, switch, restart, hand_back = [line.strip() for line in page.splitlines() if line.startswith("    docker ")]
+    first = running.info()["router"]["revision"]
+    words = {"V": running.volume, "R": running.name, "IMAGE": running.image, "SHA": first}
+
+    def type_in(command: str) -> str:
+        said = re.sub(r"\b(V|R|IMAGE|SHA)\b", lambda match: words[match.group()], command)
+        return subprocess.run(["sh", "-c", said], check=True, capture_output=True, text=True).stdout
+
+    assert kill_before(running.spawn, ("router", "Reader", "verify", 1), profile=profile_text(0.5))
+    said = type_in(look)
+    assert '"state": "switching"' in said and first in said and "profile.json -> .anvil/live/" in said
+    for command in (end, switch, restart):
+        type_in(command)
+    running.wait_healthy()
+    assert running.live_files()["profile.json"] == profile_text() and running.info()["router"]["in_flight"] is None
+    assert running.promote(profile=profile_text(0.6))["changed"]
+
+    live = running.live_files()
+    type_in(hand_back)
+    snapshot = running.snapshot()
+    assert snapshot.inner == {} and {entry.kind for entry in snapshot.stock.values()} == {"file"}
+    assert running.live_files() == live and not running.promote(profile=profile_text(0.7))["failed"]
 
 
 def test_an_image_that_is_about_to_replace_the_running_one_validates(running: Site) -> None:

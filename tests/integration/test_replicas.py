@@ -21,7 +21,7 @@ from bed import Bed
 from harness import run_module
 from load import Load
 from replicas import BACKEND, EDGE_IMAGE, ROUTER_IMAGE, TOKEN, make_certificate
-from routersite import DIE_BEFORE, NEW_IMAGE, spawn_module, wait_until
+from routersite import NEW_IMAGE, kill_before, spawn_module, wait_until
 
 REPLICAS, EDGE = ["anvil-router-1", "anvil-router-2"], "anvil-router-edge"
 PROFILE_ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "quality_score": 0.9, "sample_n": 4}
@@ -189,23 +189,25 @@ def test_an_edge_waits_for_a_promotion_and_no_reload_forgets_a_drained_replica(h
     assert host.promote_edge()["changed"]
 
 
-@pytest.mark.parametrize(("room", "owner", "name", "nth"), [
-    ("volume", "Writer", "_ask", 5), ("edge_reader", "EdgeReader", "reload", 1), ("router", "Reader", "verify", 1),
+EDGE_STEPS = [
+    ("volume", "Writer", "_ask", 5),
+    ("edge_reader", "EdgeReader", "reload", 1),
+    ("router", "Reader", "verify", 1),
     ("promotion", "_Promotion", "_close", 1),
-])  # fmt: skip
-def test_an_edge_promotion_that_is_killed_is_finished_by_the_next(host: Host, room: str, owner: str, name: str, nth: int) -> None:
+]
+
+
+def test_an_edge_promotion_that_is_killed_is_finished_by_the_next(host: Host) -> None:
     host.up()
     edge, started = Edge(host.engine, EDGE), host.started()
-    host.router["request_timeout"] = 303
-    config = host.render()["router_files"]["edge"]
-    given = {"container": EDGE, "image": EDGE_IMAGE, "writer_image": ROUTER_IMAGE, "settle": 0.3, "config": config}
-    before = DIE_BEFORE.format(room=room, owner=owner, name=name, nth=nth)
-    killed = spawn_module("anvil_router_edge", before, given)
-    killed.communicate(timeout=60)
-    assert killed.returncode == -9
-    done = host.promote_edge()
-    assert not done["failed"] and edge.loaded_revision() == edge.written_revision() == find_revision(config), done
-    assert not host.promote_edge()["changed"]
+    for number, step in enumerate(EDGE_STEPS):
+        host.router["request_timeout"] = 303 + number
+        config = host.render()["router_files"]["edge"]
+        given = {"container": EDGE, "image": EDGE_IMAGE, "writer_image": ROUTER_IMAGE, "settle": 0.3, "config": config}
+        assert kill_before(lambda before, **more: spawn_module("anvil_router_edge", before, more), step, **given), step
+        done = host.promote_edge()
+        assert not done["failed"] and edge.loaded_revision() == edge.written_revision() == find_revision(config), (step, done)
+        assert not host.promote_edge()["changed"], step
     assert host.started() == started
 
 

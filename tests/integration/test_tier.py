@@ -107,6 +107,10 @@ def test_readmitting_waits_for_the_serve_that_is_still_starting(routers: Bed) ->
     later.start()
     assert states(steer(state="admitted", retry=20, **one)) == ["admitting"]
     later.join()
+    # A router that was restarted just now does not answer yet.
+    assert states(steer(state="quiesced", **one)) == ["quiesced"]
+    routers.docker("restart", "--time", "5", NAMES[0])
+    assert states(steer(state="admitted", retry=20, **one)) == ["admitting"]
 
 
 def test_what_cannot_be_done_is_said(routers: Bed) -> None:
