@@ -233,6 +233,24 @@ def step_of(line: str) -> str:
     return "{0}: {1}".format(found["step"].strip(), found["words"][:100]) if found else ""
 
 
+ENGINE_GONE = ("code = Unavailable", "Cannot connect to the Docker daemon", "error during connect")
+
+
+def explain_end(code: int, log: str) -> Tuple[str, str]:
+    """Why a build ended (exit status, or minus the signal) that did not end well, and what to do."""
+    again = "then run again: finished steps are not repeated"
+    if "buildx" in log and "not a docker command" in log:
+        return "the docker command has no buildx", "install buildx (docker-buildx, docker-buildx-plugin)"
+    if code < 0:
+        why = "docker buildx build was killed by signal {0}".format(-code)
+        return why, "look who did it (journalctl -k tells of memory that ran out), " + again
+    end = "\n".join(log.splitlines()[-LOG_LINES:])
+    if any(word in end for word in ENGINE_GONE):
+        why = "the engine went away while it built (docker buildx build ended with {0})".format(code)
+        return why, "look why it ended or was restarted (journalctl -u docker), " + again
+    return "docker buildx build ended with {0}".format(code), "mend what the end of the log shows, " + again
+
+
 def _build(
     engine: Engine, recipe: Recipe, content: str, base_id: str, secrets: Mapping[str, str], timeout: int, teller: Teller
 ) -> List[str]:
@@ -262,15 +280,9 @@ def _build(
     code, text = _run(argv, timeout, told, pack_context(recipe), environment)
     if code != 0:
         lines = mask(text, list(secrets.values())).splitlines()
-        hint = (
-            "install buildx (docker-buildx, docker-buildx-plugin)" if "buildx" in text and "not a docker command" in text else ""
-        )
+        why, hint = explain_end(code, text)
         raise fail(
-            "the image could not be built, and nothing of it is left",
-            where=reference,
-            why="docker buildx build ended with {0}".format(code),
-            hint=hint or "mend what the end of the log shows, then run again: finished steps are not repeated",
-            log=lines[-LOG_LINES:],
+            "the image could not be built, and nothing of it is left", where=reference, why=why, hint=hint, log=lines[-LOG_LINES:]
         )
     return argv
 
