@@ -55,10 +55,10 @@ def serve_folder(folder: Path, port: int = 0) -> http.server.ThreadingHTTPServer
     return server
 
 
-def play_images(entry: dict[str, object]) -> subprocess.CompletedProcess[str]:
-    """The role `images` with one entry, on this machine."""
+def play_images(*entries: dict[str, object], **more: object) -> subprocess.CompletedProcess[str]:
+    """The role `images` with these entries, on this machine; more: further variables of the role."""
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": [{"role": "anvil.serving.images"}]}
-    variables = {"images_list": [entry], "ansible_python_interpreter": sys.executable}
+    variables = {**more, "images_list": entries, "ansible_python_interpreter": sys.executable}
     environment = {
         **os.environ,
         "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
