@@ -196,7 +196,11 @@ def test_a_server_on_the_host_is_reached_through_the_router_and_left_alone(clean
     assert clean_bed.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", "somebody") == before
     host.play("down.yml")
     assert "somebody" in running(clean_bed)
+    words = ("mac (external)", "answers", "not managed", "8091", "qwen")
+    assert [line for line in host.play("status.yml").splitlines() if all(word in line for word in words)]
     clean_bed.docker("rm", "--force", "somebody")
+    told = host.play("status.yml")
+    assert "silent" in told and "mac: nothing answers at http://" in told
     with pytest.raises(AssertionError, match="mac"):
         host.play("site.yml")
 
