@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an operator wants to see of a host at a glance: serves in numbers, cards and who holds them, experiments, servers of others.
+"""What an operator sees of a host at a glance: serves in numbers, cards and who holds them, experiments, servers of others.
 
 ``describe`` of the room ``serves`` tells what differs; here is what only people look at, so a converge never pays for it.
 """
