@@ -41,7 +41,7 @@ STACKS: Mapping[str, str] = {
 }
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
 LOG_LINES = 40
-PUSH_TRIES = 3
+PUSH_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -307,38 +307,36 @@ def _push(engine: Engine, recipe: Recipe, wanted: Sequence[str], login: Login, t
         if login.username:
             argv = [*docker, "login", "--username", login.username, "--password-stdin"]
             argv += [_registry(recipe.name)] if _registry(recipe.name) else []
-            code, text = _run(argv, 120, body=login.password.encode())
-            if code != 0:
-                why = mask(text, [login.password]).strip()
-                raise fail("the registry refuses the credentials", where=recipe.name, why=why, hint="nothing was pushed")
+            _retry(argv, recipe.name, 120, login, "the registry refuses the credentials", login.password.encode())
         for reference in wanted:
-            _retry([*docker, "push", "--quiet", reference], reference, timeout, login)
+            _retry([*docker, "push", "--quiet", reference], reference, timeout, login, "the registry did not take the image")
         image = engine.inspect_image(wanted[0])
         digest = pushed_digest(image or {}, recipe.name)
         if not digest:
             raise fail("the engine does not tell the digest of what it pushed", where=wanted[0])
-        _retry([*docker, "pull", "--quiet", "{0}@{1}".format(recipe.name, digest)], recipe.name, timeout, login)
+        argv = [*docker, "pull", "--quiet", "{0}@{1}".format(recipe.name, digest)]
+        _retry(argv, recipe.name, timeout, login, "the registry does not give back what was pushed")
     return digest
 
 
 FINAL = ("denied", "unauthorized", "authentication required", "no basic auth", "not found", "manifest unknown")
 
 
-def _retry(argv: Sequence[str], where: str, timeout: int, login: Login) -> None:
-    text = ""
+def _retry(argv: Sequence[str], where: str, timeout: int, login: Login, what: str, body: bytes = b"") -> None:
+    """Run a command that needs the registry, again after 1, 2, 4 and 8 s where another try may help."""
     for number in range(PUSH_TRIES):
-        code, text = _run(argv, timeout)
+        code, text = _run(argv, timeout, body=body)
         if code == 0:
             return
-        if any(word in text.lower() for word in FINAL):
-            break
+        final = any(word in text.lower() for word in FINAL)
+        if final or number == PUSH_TRIES - 1:
+            raise fail(
+                what if final else "{0}, asked {1} times".format(what, PUSH_TRIES),
+                where=where,
+                why=mask(text, [login.password]).strip(),
+                hint="the image is built and stays; correct the registry or the credentials, then run again",
+            )
         time.sleep(2**number)
-    raise fail(
-        "the registry did not take the image" if "push" in argv else "the registry does not give back what was pushed",
-        where=where,
-        why=mask(text, [login.password]).strip(),
-        hint="the image is built and stays; correct the registry or the credentials, then run again",
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------- verbs

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,6 +217,16 @@ def registry(images: Bed, tmp_path: Path) -> str:
     address = images.docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", "registry")
     time.sleep(0.5)
     return f"{address}:5000"
+
+
+def test_a_registry_that_is_away_for_a_moment_is_asked_again(images: Bed, registry: str) -> None:
+    images.docker("stop", "--time", "1", "registry")
+    login = {"name": f"{registry}/team/image", "push": True, "username": "ci", "password": "let me in"}
+    back = threading.Timer(1.0, images.docker, ("start", "registry"))
+    back.start()
+    pushed = image(**login)
+    back.join()
+    assert pushed.get("pushed") and pushed["digest"].startswith("sha256:"), pushed
 
 
 def test_pushed_when_asked_and_pulled_by_digest(images: Bed, registry: str) -> None:
