@@ -86,11 +86,12 @@ class Compose:
         return self._run("unpause", *services)
 
 
-def read_version(docker_host: str) -> str:
-    """The version of the Compose plugin, or an empty string where there is none."""
+def read_version(docker_host: str, plugin: str = "compose") -> str:
+    """What a plugin of the docker command tells of its version, or an empty string where there is none."""
+    short = ["--short"] if plugin == "compose" else []
     try:
         done = subprocess.run(
-            ["docker", "-H", docker_host, "compose", "version", "--short"],
+            ["docker", "-H", docker_host, plugin, "version", *short],
             env=_clean_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -15,6 +15,7 @@ class Engine:
 
     gpu_environment, wsl2_environment: added for serves that have GPUs, and for those on a WSL2 host.
     key_env: the variable the engine reads its API key from; empty: it takes the key on the command line only.
+    more_keys_flag: names a file of further keys, which are as good as the first.
     torch: it runs on PyTorch, and is told the architecture of its cards. kv_flags: what sets the type of the KV cache.
     flags: what the plan itself sets on the command line -> the key of the inventory that says it.
     context_flags: what limits the context of one request. slot_flags: what that is divided by.
@@ -35,6 +36,7 @@ class Engine:
     read_only: bool = False
     cap_drop: Tuple[str, ...] = ()
     key_env: str = ""
+    more_keys_flag: str = ""
     flags: Mapping[str, str] = field(default_factory=dict)
     context_flags: Tuple[str, ...] = ()
     slot_flags: Tuple[str, ...] = ()
@@ -92,6 +94,7 @@ ENGINES: Mapping[str, Engine] = {
         read_only=True,
         cap_drop=("ALL",),
         key_env="LLAMA_API_KEY",
+        more_keys_flag="--api-key-file",
         flags={
             "--port": "port",
             "--host": "publish",

@@ -299,7 +299,9 @@ def judge_services(
                 facts=found.facts,
             )
         )
-    report = judge(candidates, _describe_cards(cards), allowed, only=starting)
+    labelled = any(candidate.facts is not None and candidate.facts.trt for candidate in candidates)
+    driver = read_driver() if labelled else None  # the driver is asked once more only for engines that name their CUDA
+    report = judge(candidates, _describe_cards(cards), allowed, driver.cuda if driver else None, only=starting)
     return problems + list(report.problems), list(report.notes)
 
 

@@ -76,18 +76,19 @@ def describe_host(engine: Engine) -> Dict[str, Any]:
 class Wanted:
     """What a host must have. gpus: UUIDs it must have, and with them a driver and a toolkit. folder: where weights go.
 
-    free_mib: MiB that must be free there.
+    free_mib: MiB that must be free there. builds: images will be built on it.
     """
 
     gpus: Tuple[str, ...] = ()
     needs_gpu: bool = False
     folder: str = ""
     free_mib: int = 0
+    builds: bool = False
 
 
 @dataclass(frozen=True)
 class Lack:
-    """One thing that a host lacks. kind: ``engine``, ``compose``, ``driver``, ``toolkit``, ``gpu`` or ``disk``."""
+    """One thing that a host lacks. kind: ``engine``, ``compose``, ``buildx``, ``driver``, ``toolkit``, ``gpu`` or ``disk``."""
 
     kind: str
     problem: Problem
@@ -133,6 +134,14 @@ def _compose_lacks(docker_host: str) -> List[Lack]:
     what = "Docker Compose {0} is too old".format(version) if version else "the Docker Compose plugin is missing"
     hint = "install docker-compose-plugin (or Debian's docker-compose, Ubuntu's docker-compose-v2)"
     return [Lack("compose", Problem(what, "docker compose version", "{0} or newer is wanted".format(OLDEST_COMPOSE), hint))]
+
+
+def _buildx_lacks(docker_host: str) -> List[Lack]:
+    if read_version(docker_host, "buildx"):
+        return []
+    hint = "install docker-buildx-plugin (or Debian's and Ubuntu's docker-buildx), or docker_host_install: true"
+    why = "images are to be built on this host, and its builder is reached through that plugin"
+    return [Lack("buildx", Problem("the Docker buildx plugin is missing", "docker buildx version", why, hint))]
 
 
 def _gpu_lacks(wanted: Wanted, engine_info: Mapping[str, Any]) -> List[Lack]:
@@ -190,6 +199,7 @@ def check_host(engine: Engine, wanted: Wanted, tolerate: Sequence[str] = ()) -> 
     """
     lacks, info = _engine_lacks(engine)
     lacks += _compose_lacks(engine.docker_host)
+    lacks += _buildx_lacks(engine.docker_host) if wanted.builds else []
     lacks += _gpu_lacks(wanted, info)
     lacks += _disk_lacks(wanted, info)
     problems = [lack.problem for lack in lacks]

@@ -44,11 +44,14 @@ def watch(parent):
 threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 try:
     import huggingface_hub
-    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers, get_session
 except ImportError as exc:
     answer(error={"kind": "client", "why": "%s: %s" % (sys.executable, exc)})
+
+# The client's 10 MB are fresh memory for each piece, and the kernel's work to give it costs more than to receive them.
+constants.DOWNLOAD_CHUNK_SIZE = 1 << 20
 
 token = request["token"] or False
 KINDS = (
@@ -200,9 +203,13 @@ def check(name, path, wanted, known=None):
 
 
 class Hashed:
-    # A file that is appended to, and the sha256 of what is in it: the bytes are hashed as they come, not read again.
+    # A file that is appended to, and the sha256 of what is in it: the bytes are hashed as they come, not read again, and
+    # their way to the disk begins while others come, so that little is left for the fsync at the end.
+    STRIDE = 32 << 20
+
     def __init__(self, path):
         self.sha256 = hashlib.sha256()
+        self.pending = 0
         self.stream = open(path, "a+b")
         self.stream.seek(0)
         self.read_on()
@@ -216,6 +223,12 @@ class Hashed:
 
     def write(self, piece):
         self.sha256.update(piece)
+        self.pending += len(piece)
+        if self.pending >= self.STRIDE:
+            # Begins to write what is dirty, and waits for nothing; of these pages none is clean yet, so none is dropped.
+            end = self.stream.tell()
+            os.posix_fadvise(self.stream.fileno(), end - self.pending, self.pending, os.POSIX_FADV_DONTNEED)
+            self.pending = 0
         return self.stream.write(piece)
 
     def tell(self):

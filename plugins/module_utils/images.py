@@ -41,7 +41,7 @@ STACKS: Mapping[str, str] = {
 }
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
 LOG_LINES = 40
-PUSH_TRIES = 3
+PUSH_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -233,6 +233,24 @@ def step_of(line: str) -> str:
     return "{0}: {1}".format(found["step"].strip(), found["words"][:100]) if found else ""
 
 
+ENGINE_GONE = ("code = Unavailable", "Cannot connect to the Docker daemon", "error during connect")
+
+
+def explain_end(code: int, log: str) -> Tuple[str, str]:
+    """Why a build ended (exit status, or minus the signal) that did not end well, and what to do."""
+    again = "then run again: finished steps are not repeated"
+    if "buildx" in log and "not a docker command" in log:
+        return "the docker command has no buildx", "install buildx (docker-buildx, docker-buildx-plugin)"
+    if code < 0:
+        why = "docker buildx build was killed by signal {0}".format(-code)
+        return why, "look who did it (journalctl -k tells of memory that ran out), " + again
+    end = "\n".join(log.splitlines()[-LOG_LINES:])
+    if any(word in end for word in ENGINE_GONE):
+        why = "the engine went away while it built (docker buildx build ended with {0})".format(code)
+        return why, "look why it ended or was restarted (journalctl -u docker), " + again
+    return "docker buildx build ended with {0}".format(code), "mend what the end of the log shows, " + again
+
+
 def _build(
     engine: Engine, recipe: Recipe, content: str, base_id: str, secrets: Mapping[str, str], timeout: int, teller: Teller
 ) -> List[str]:
@@ -262,15 +280,9 @@ def _build(
     code, text = _run(argv, timeout, told, pack_context(recipe), environment)
     if code != 0:
         lines = mask(text, list(secrets.values())).splitlines()
-        hint = (
-            "install buildx (docker-buildx, docker-buildx-plugin)" if "buildx" in text and "not a docker command" in text else ""
-        )
+        why, hint = explain_end(code, text)
         raise fail(
-            "the image could not be built, and nothing of it is left",
-            where=reference,
-            why="docker buildx build ended with {0}".format(code),
-            hint=hint or "mend what the end of the log shows, then run again: finished steps are not repeated",
-            log=lines[-LOG_LINES:],
+            "the image could not be built, and nothing of it is left", where=reference, why=why, hint=hint, log=lines[-LOG_LINES:]
         )
     return argv
 
@@ -295,38 +307,36 @@ def _push(engine: Engine, recipe: Recipe, wanted: Sequence[str], login: Login, t
         if login.username:
             argv = [*docker, "login", "--username", login.username, "--password-stdin"]
             argv += [_registry(recipe.name)] if _registry(recipe.name) else []
-            code, text = _run(argv, 120, body=login.password.encode())
-            if code != 0:
-                why = mask(text, [login.password]).strip()
-                raise fail("the registry refuses the credentials", where=recipe.name, why=why, hint="nothing was pushed")
+            _retry(argv, recipe.name, 120, login, "the registry refuses the credentials", login.password.encode())
         for reference in wanted:
-            _retry([*docker, "push", "--quiet", reference], reference, timeout, login)
+            _retry([*docker, "push", "--quiet", reference], reference, timeout, login, "the registry did not take the image")
         image = engine.inspect_image(wanted[0])
         digest = pushed_digest(image or {}, recipe.name)
         if not digest:
             raise fail("the engine does not tell the digest of what it pushed", where=wanted[0])
-        _retry([*docker, "pull", "--quiet", "{0}@{1}".format(recipe.name, digest)], recipe.name, timeout, login)
+        argv = [*docker, "pull", "--quiet", "{0}@{1}".format(recipe.name, digest)]
+        _retry(argv, recipe.name, timeout, login, "the registry does not give back what was pushed")
     return digest
 
 
 FINAL = ("denied", "unauthorized", "authentication required", "no basic auth", "not found", "manifest unknown")
 
 
-def _retry(argv: Sequence[str], where: str, timeout: int, login: Login) -> None:
-    text = ""
+def _retry(argv: Sequence[str], where: str, timeout: int, login: Login, what: str, body: bytes = b"") -> None:
+    """Run a command that needs the registry, again after 1, 2, 4 and 8 s where another try may help."""
     for number in range(PUSH_TRIES):
-        code, text = _run(argv, timeout)
+        code, text = _run(argv, timeout, body=body)
         if code == 0:
             return
-        if any(word in text.lower() for word in FINAL):
-            break
+        final = any(word in text.lower() for word in FINAL)
+        if final or number == PUSH_TRIES - 1:
+            raise fail(
+                what if final else "{0}, asked {1} times".format(what, PUSH_TRIES),
+                where=where,
+                why=mask(text, [login.password]).strip(),
+                hint="the image is built and stays; correct the registry or the credentials, then run again",
+            )
         time.sleep(2**number)
-    raise fail(
-        "the registry did not take the image" if "push" in argv else "the registry does not give back what was pushed",
-        where=where,
-        why=mask(text, [login.password]).strip(),
-        hint="the image is built and stays; correct the registry or the credentials, then run again",
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------- verbs

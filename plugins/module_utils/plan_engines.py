@@ -232,7 +232,12 @@ def _check_args(node: Node, engine: Optional[Engine]) -> None:
             continue
         path, flag = (*node.at("args"), number), flag_of(word)
         bare = flag.split()[0] if flag else ""
-        if bare in ("--api-key", "--api-key-file"):
+        if engine and bare and bare == engine.more_keys_flag:
+            if not node.has("api_key"):
+                why = "the router and the wait until it is ready must present a key, and do not read that file"
+                hint = "say it in the args of a serve that has an api_key: <name in anvil_secrets>"
+                node.check.wrong(path, "{0} without an api_key".format(bare), hint, why)
+        elif bare in ("--api-key", "--api-key-file"):
             node.check.wrong(path, "{0} would put the key on a command line".format(bare), "use api_key: <name in anvil_secrets>")
         elif (bare.startswith("--") and bare.upper().rpartition("-")[2] in SECRET_WORDS) or bare == "-hft":
             variable = "HF_TOKEN" if bare in ("-hft", "--hf-token") else "NAME"

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an operator wants to see of a host at a glance: its serves in numbers, its cards and who holds them, its experiments.
+"""What an operator sees of a host at a glance: serves in numbers, cards and who holds them, experiments, servers of others.
 
 ``describe`` of the room ``serves`` tells what differs; here is what only people look at, so a converge never pays for it.
 """
@@ -15,12 +15,13 @@ from dataclasses import asdict
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils import drift, readiness
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, parse_moment, published_address
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, is_local, parse_moment, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.experiments import find_experiments, group_experiments
 from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, read_cards
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     COMPOSE_PROJECT,
+    HOST_GATEWAY,
     LABEL_EXPERIMENT,
     LABEL_SERVE,
     LABEL_VRAM,
@@ -133,6 +134,39 @@ def _probe(labels: Mapping[str, str], raw: Mapping[str, Any], state: str) -> Tup
     subject = readiness.Subject(seen.name, seen.name, "models", published_address(bind, port), served, 0)
     verdict = readiness.look(subject, seen)
     return verdict.state, verdict.outcome == readiness.READY
+
+
+def _gateway(engine: Engine) -> str:
+    """What ``host-gateway`` is in a container: the default bridge's address on this host."""
+    bridge = engine.inspect_network("bridge") or {}
+    configs = (bridge.get("IPAM") or {}).get("Config") or []
+    return next((str(config["Gateway"]) for config in configs if config.get("Gateway")), "127.0.0.1")
+
+
+def look_at_externals(
+    engine: Engine, externals: Sequence[Mapping[str, Any]], secrets: Mapping[str, str]
+) -> Dict[str, Dict[str, Any]]:
+    """Do the servers answer that somebody else runs? One request to each, where the router's container would ask it.
+
+    externals: as the plan has them. state: ``answers``, ``silent``, ``loading``, ``refused``, ``wrong_model``, or ``unknown``
+    for one on a host whose engine is reached from afar.
+    """
+    found: Dict[str, Dict[str, Any]] = {}
+    for one in externals:
+        name, host, port, served = str(one["name"]), str(one["container"]), int(one["port"]), str(one["served_name"])
+        told = {"endpoint": "http://{0}:{1}".format(host, port), "served_name": served, "port": port, "managed": False}
+        if host == HOST_GATEWAY and not is_local(engine.docker_host):
+            found[name] = {**told, "state": "unknown", "ready": None, "why": "only its own host can ask it"}
+            continue
+        address = (_gateway(engine) if host == HOST_GATEWAY else host, port)
+        key = str(secrets.get(str(one.get("api_key") or "")) or "")
+        subject = readiness.Subject(name, "", "models", address, served, 0, key)
+        answer = readiness.ask(subject)
+        verdict = readiness.judge_answer(subject, answer, "")
+        ready = verdict.outcome == readiness.READY
+        state = "answers" if ready else "silent" if not answer.status else verdict.state
+        found[name] = {**told, "state": state, "ready": ready, "why": verdict.why}
+    return found
 
 
 def _published(raw: Mapping[str, Any]) -> List[int]:

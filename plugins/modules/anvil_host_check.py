@@ -32,11 +32,15 @@ options:
     description: MiB that must be free in O(folder).
     type: int
     default: 0
+  builds_images:
+    description: Whether images will be built on the host, which takes the buildx plugin.
+    type: bool
+    default: false
   tolerate:
     description: What may be missing without a failure; it is told in RV(missing) and RV(tolerated) all the same.
     type: list
     elements: str
-    choices: [engine, compose, driver, toolkit, gpu, disk]
+    choices: [engine, compose, buildx, driver, toolkit, gpu, disk]
     default: []
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
@@ -88,10 +92,11 @@ OPTIONS = {
     "needs_gpu": {"type": "bool", "default": False},
     "folder": {"type": "path"},
     "free_mib": {"type": "int", "default": 0},
+    "builds_images": {"type": "bool", "default": False},
     "tolerate": {
         "type": "list",
         "elements": "str",
-        "choices": ["engine", "compose", "driver", "toolkit", "gpu", "disk"],
+        "choices": ["engine", "compose", "buildx", "driver", "toolkit", "gpu", "disk"],
         "default": [],
     },
 }
@@ -104,6 +109,7 @@ def work(module: AnsibleModule) -> dict:
         needs_gpu=asked["needs_gpu"] or bool(asked["gpus"]),
         folder=asked["folder"] or "",
         free_mib=asked["free_mib"],
+        builds=asked["builds_images"],
     )
     return check_host(Engine(asked["docker_host"]), wanted, asked["tolerate"])
 

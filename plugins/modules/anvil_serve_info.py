@@ -22,6 +22,13 @@ options:
         runs, how often it restarted, its port and model.
     type: bool
     default: false
+  externals:
+    description:
+      - The servers of C(anvil_external), as RV(anvil.serving.anvil_plan#module:plan) has them. Each is asked once for its models,
+        and told in RV(externals).
+    type: list
+    elements: dict
+    default: []
   logs:
     description: Also read the end of each serve's log, both streams. Values of O(secrets) in it are blotted out.
     type: dict
@@ -60,6 +67,7 @@ EXAMPLES = r"""
   anvil.serving.anvil_serve_info:
     project: "{{ anvil.serves }}"
     secrets: "{{ anvil_secrets | default({}) }}"
+    externals: "{{ anvil.plan.externals }}"
     overview: true
   register: look
 
@@ -91,6 +99,13 @@ orphans:
   description: Containers of the project that are no serve of the inventory any more.
   returned: always
   type: list
+externals:
+  description:
+    - Of each server that somebody else runs its C(state) - V(answers), V(silent), V(loading), V(refused), V(wrong_model), or
+      V(unknown) where only its own host could ask it.
+    - Also C(ready), C(why), C(endpoint), C(port), C(served_name), and C(managed), which is false.
+  returned: with O(externals)
+  type: dict
 details:
   description: Of each serve C(since) (seconds since 1970), C(restarts), C(ports), C(model), C(served_name), C(vram_mib).
   returned: with O(overview)
@@ -132,6 +147,8 @@ def work(module: AnsibleModule) -> dict:
     result = serves.describe(engine, project)
     if params["overview"]:
         result.update(status.overview(engine, project.name, result["serves"], project.services))
+    if params["externals"]:
+        result["externals"] = status.look_at_externals(engine, params["externals"], project.secrets)
     if params["logs"]:
         tail, since, names = (params["logs"][key] for key in ("tail", "since", "experiments"))
         result["logs"] = status.read_logs(engine, result["serves"], tail, since, project.secrets)
@@ -143,6 +160,7 @@ OPTIONS = {
     **PROJECT_OPTIONS,
     **TOLERANT_OPTION,
     "overview": {"type": "bool", "default": False},
+    "externals": {"type": "list", "elements": "dict", "default": []},
     "logs": {
         "type": "dict",
         "options": {

@@ -135,6 +135,12 @@ def _experiment_row(one: Mapping[str, Any], now: float, gpu: str) -> dict[str, A
     return row
 
 
+def _external_row(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
+    """A server that somebody else runs: of it is known whether it answers, and no more."""
+    row = _row(name, "external", {**one, "health": ""}, {"ports": [one["port"]], "served_name": one["served_name"]}, 0, "")
+    return {**row, "drift": "not managed", "restarts": "-"}
+
+
 def _trouble(look: Mapping[str, Any]) -> str:
     """Why a host could not be looked at: what the module said, or ansible where the host was not even reached."""
     return str(look.get("trouble") or look.get("msg") or "it could not be looked at")
@@ -163,8 +169,11 @@ def report_host(
         _row(name, "router", serve, (router.get("details") or {}).get(name, {}), now, "")
         for name, serve in (router.get("serves") or {}).items()
     ]
+    externals = look.get("externals") or {}
+    rows += [_external_row(name, one) for name, one in externals.items()]
     rows += [_experiment_row(one, now, labels(one["gpu_uuids"])) for one in look["experiments"]]
     notes = [f"{name}: squatter: {why}" for name, who in (look.get("squatters") or {}).items() for why in who]
+    notes += [f"{name}: {one['why']}" for name, one in externals.items() if one["why"]]
     notes += [f"squatter on a GPU: container {name}" for name in _gpu_squatters(cards)]
     notes += [f"orphan: container {name} is no serve of the inventory any more" for name in look.get("orphans") or []]
     if retired.get("trouble"):

@@ -130,9 +130,10 @@ def test_everything_that_is_missing_is_told_at_once(play: Play) -> None:
     for path, away in hidden.items():
         play.host.run("mv", path, away)
     try:
-        told = play.run(fails=True, docker_host_gpus=[UUIDS[0], "GPU-not-here"], docker_host_weights_mib=10**9)
+        told = play.run(fails=True, docker_host_gpus=[UUIDS[0], "GPU-not-here"], docker_host_weights_mib=10**9, images_list=[{}])
         for words in (
             "the Docker Compose plugin is missing",
+            "the Docker buildx plugin is missing",
             "the NVIDIA container toolkit is missing",
             "GPU GPU-not-here is not on this host",
             "1000000000 MiB are wanted for weights",

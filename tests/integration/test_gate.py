@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount
 from bed import Bed
 from serving import FAST_GPU, HEAVY_GPU, Field, actions
 
@@ -51,6 +53,20 @@ def test_shares_of_a_card_that_do_not_add_up(field: Field, clean_bed: Bed) -> No
     refused = field.run(serves=["fast"])
     assert refused["failed"] and "heavy 0.90 + fast 0.20 = 1.10" in refused["msg"]
     assert set(field.ids()) == {"bed-heavy"} and FAST_GPU not in refused["msg"]
+
+
+def test_an_engine_is_judged_by_the_cuda_of_the_hosts_driver(field: Field, tmp_path: Path) -> None:
+    """The bed's driver runs CUDA 13.0."""
+    for cuda in ("12.8", "13.0"):
+        folder = tmp_path / "engines" / f"sm120_trt-llm-1.0.0_cuda{cuda}"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"version": "1.0.0", "pretrained_config": {"dtype": "bfloat16"}}))
+        (folder / "rank0.engine").write_bytes(b"engine")
+        mount = Mount("bind", str(tmp_path / "engines"), "/engines", True)
+        field.edit("heavy", engine="trtllm", model=f"/engines/{folder.name}", mounts=(mount,))
+        answer = field.run(check=True, serves=["heavy"])
+        assert ("is for CUDA 12.8, and the host's driver runs 13.0" in answer.get("msg", "")) is (cuda == "12.8"), answer
+        assert not [note for note in _warnings(answer) if "CUDA of the host is not known" in note]
 
 
 def _warnings(answer: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,21 +149,53 @@ def test_baked_weights_are_in_the_image_once(images: Bed, tmp_path: Path) -> Non
     assert 8 << 20 <= made - base < 9 << 20
 
 
-def _command_lines() -> Iterator[bytes]:
+def _pid_of(*words: str) -> int:
+    """The process whose command line holds all of the words; 0 if there is none."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            yield path.read_bytes()
+            line = path.read_bytes()
+            if all(word.encode() in line for word in words):
+                return int(path.parent.name)
+    return 0
 
 
-def test_a_killed_builder_leaves_nothing_and_the_next_run_converges(images: Bed) -> None:
+def _megabytes(bed: Bed) -> int:
+    """What the engine keeps of images, containers and build cache; not what it has mounted."""
+    argv = ("du", "--summarize", "--one-file-system", "--block-size=1M", str(bed.data))
+    return int(bed.run(*argv, check=False).stdout.split()[0])  # it complains of what is removed meanwhile
+
+
+@pytest.mark.parametrize(
+    ("victim", "told"),
+    [("run", ""), ("client", "docker buildx build was killed by signal 9"), ("engine", "the engine went away while it built")],
+)
+def test_a_killed_builder_leaves_nothing_and_the_next_run_converges(images: Bed, victim: str, told: str) -> None:
     pause = f"4.{time.time_ns() % 10**6:06d}"  # no earlier run's build cache knows it
-    slow = DOCKERFILE.replace("mkdir /out", f"sleep {pause} && mkdir /out")
-    script = f"import sys; sys.path[:0] = {sys.path!r}; import test_image as t; t.image(dockerfile={slow!r})"
-    child = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parent, start_new_session=True)
-    wait_until("the builder", lambda: any(f"sleep\0{pause}\0".encode() == line for line in _command_lines()))
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    assert REPOSITORY not in images.docker("images", "--format", "{{.Repository}}")
+    slow = DOCKERFILE.replace("mkdir /out", f"mkdir /out && head -c 100000000 /dev/urandom > /big && sleep {pause} && rm /big")
+    script = (
+        "import json, sys; sys.path[:0] = json.loads(sys.argv[1]); import test_image as t; "
+        "print(json.dumps(t.image(dockerfile=sys.argv[2], tag=sys.argv[3])))"
+    )
+    argv = [sys.executable, "-c", script, json.dumps(sys.path), slow, f"v{pause}"]
+    before = _megabytes(images)
+    child = subprocess.Popen(argv, cwd=Path(__file__).parent, start_new_session=True, stdout=subprocess.PIPE, text=True)
+    wait_until("the builder", lambda: _pid_of(f"sleep\0{pause}\0") != 0, 60)
+    if victim == "run":
+        os.killpg(child.pid, signal.SIGKILL)
+    elif victim == "client":
+        os.kill(_pid_of("docker\0-H\0", "buildx\0build", str(images.socket)), signal.SIGKILL)
+    else:
+        images.stop_engine(signal.SIGKILL)
+        images.start_engine()
+    answer = child.communicate(timeout=60)[0]
+    if told:
+        failed = json.loads(answer)
+        assert failed["failed"] and told in failed["msg"] and "nothing of it is left" in failed["msg"], failed["msg"]
+    wait_until("the step to end", lambda: _pid_of(f"sleep\0{pause}\0") == 0, 60)
+    assert REPOSITORY not in images.docker("images", "--format", "{{.Repository}}") and not images.docker(
+        "ps", "--all", "--quiet"
+    )
+    wait_until("the engine to throw away what was half built", lambda: _megabytes(images) < before + 50, 60)
     assert image(dockerfile=slow)["action"] == "build" and not image(dockerfile=slow)["changed"]
 
 
@@ -184,6 +217,16 @@ def registry(images: Bed, tmp_path: Path) -> str:
     address = images.docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", "registry")
     time.sleep(0.5)
     return f"{address}:5000"
+
+
+def test_a_registry_that_is_away_for_a_moment_is_asked_again(images: Bed, registry: str) -> None:
+    images.docker("stop", "--time", "1", "registry")
+    login = {"name": f"{registry}/team/image", "push": True, "username": "ci", "password": "let me in"}
+    back = threading.Timer(1.0, images.docker, ("start", "registry"))
+    back.start()
+    pushed = image(**login)
+    back.join()
+    assert pushed.get("pushed") and pushed["digest"].startswith("sha256:"), pushed
 
 
 def test_pushed_when_asked_and_pulled_by_digest(images: Bed, registry: str) -> None:

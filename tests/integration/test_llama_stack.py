@@ -7,15 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount
 from bed import Bed, wait_until
 from conftest import COLLECTIONS, REPO
-from serving import Field, actions, scripted
+from serving import SECRET, Field, actions, scripted
 
 LLAMA = "anvil.local/llama-server:1"
 TOKEN = "a-token-of-the-tests"
@@ -142,6 +144,24 @@ def test_one_server_of_several_models_answers_by_name(field: Field) -> None:
     assert actions(field.foresee())["heavy"] == ("recreate", ["mounted_file"])
 
 
+def test_further_keys_of_a_file_are_good_and_a_change_of_it_counts(field: Field, tmp_path: Path) -> None:
+    del field.serves["fast"]
+    keys = tmp_path / "keys"
+    keys.write_text("a-further-key\n")
+    serve = field.serves["heavy"]
+    mounts = (*serve.mounts, Mount("bind", str(keys), "/run/keys", True))
+    arguments = (*serve.args, "--api-key-file", "/run/keys")
+    field.edit("heavy", args=arguments, mounts=mounts, api_key="key", secrets={"LLAMA_API_KEY": "key"})
+    assert field.run()["serves"]["heavy"]["ready"]
+    for key in (SECRET, "a-further-key"):
+        assert "the heavy tier answers" in complete("http://127.0.0.1:30002", "heavy", key)
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        complete("http://127.0.0.1:30002", "heavy", "another")
+    keys.write_text("a-newer-key\n")
+    assert actions(field.foresee())["heavy"] == ("recreate", ["mounted_file"])
+    assert "the heavy tier answers" in complete("http://127.0.0.1:30002", "heavy", "a-newer-key")
+
+
 def test_a_serve_that_lists_its_model_and_completes_nothing_is_not_ready(field: Field) -> None:
     del field.serves["fast"]
     field.edit("heavy", **scripted(), warmup=True, interval=1, ready_timeout=10)
@@ -176,7 +196,11 @@ def test_a_server_on_the_host_is_reached_through_the_router_and_left_alone(clean
     assert clean_bed.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", "somebody") == before
     host.play("down.yml")
     assert "somebody" in running(clean_bed)
+    words = ("mac (external)", "answers", "not managed", "8091", "qwen")
+    assert [line for line in host.play("status.yml").splitlines() if all(word in line for word in words)]
     clean_bed.docker("rm", "--force", "somebody")
+    told = host.play("status.yml")
+    assert "silent" in told and "mac: nothing answers at http://" in told
     with pytest.raises(AssertionError, match="mac"):
         host.play("site.yml")
 

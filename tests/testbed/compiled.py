@@ -3,7 +3,8 @@
     compiled.py fetch           get the source (before the bed is entered: inside it is no network)
     compiled.py build [native]  build anvil.local/llama:llama-VERSION (or llama-native), inside the bed; minutes, once
 
-The builder downloads the archive from a server on loopback, as it would from a mirror.
+The builder downloads the archive from a server on loopback, as it would from a mirror. What was compiled lies beside the
+archive, so that another bed loads it: it is used only if the role finds in it what it would build.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ def serve_folder(folder: Path, port: int = 0) -> http.server.ThreadingHTTPServer
     return server
 
 
-def play_images(entry: dict[str, object]) -> subprocess.CompletedProcess[str]:
-    """The role `images` with one entry, on this machine."""
+def play_images(*entries: dict[str, object], **more: object) -> subprocess.CompletedProcess[str]:
+    """The role `images` with these entries, on this machine; more: further variables of the role."""
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": [{"role": "anvil.serving.images"}]}
-    variables = {"images_list": [entry], "ansible_python_interpreter": sys.executable}
+    variables = {**more, "images_list": entries, "ansible_python_interpreter": sys.executable}
     environment = {
         **os.environ,
         "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
@@ -73,7 +74,10 @@ def play_images(entry: dict[str, object]) -> subprocess.CompletedProcess[str]:
 
 def build(native: bool = False) -> str:
     """The image's name; nothing is compiled that was compiled before."""
-    port = PORT + native
+    bed, image, port = Bed(), NATIVE if native else IMAGE, PORT + native
+    saved = FOLDER / f"{image.rpartition(':')[2]}.tar"
+    if saved.exists() and not bed.docker("images", "--quiet", image):
+        bed.docker("load", "--quiet", "--input", str(saved))
     with serve_folder(FOLDER, port):
         url = f"http://127.0.0.1:{port}/{ARCHIVE.name}"
         source = {"url": url, "sha256": SHA256, "folder": "vendor/llama.cpp"}
@@ -82,7 +86,11 @@ def build(native: bool = False) -> str:
         done = play_images({"name": "anvil.local/llama", "stack": "llama_cpp", "tag": tag, "base": "scratch", "llama": llama})
     if done.returncode:
         sys.exit(done.stdout[-6000:] + done.stderr[-2000:])
-    return NATIVE if native else IMAGE
+    if "changed=1" in done.stdout or not saved.exists():
+        half = saved.with_suffix(".half")
+        bed.docker("save", "--output", str(half), *json.loads(bed.docker("inspect", "--format", "{{json .RepoTags}}", image)))
+        half.rename(saved)
+    return image
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.images import (
     check_recipe,
     content_hash,
     decide,
+    explain_end,
     mask,
     pack_context,
     references,
@@ -75,3 +76,27 @@ def test_a_tag_that_is_none_is_refused() -> None:
 
 def test_secrets_are_masked_the_longer_first() -> None:
     assert mask("hf_abc and hf_abcdef", ["hf_abc", "hf_abcdef", ""]) == "******** and ********"
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "why", "hint"),
+    [
+        (
+            1,
+            'ERROR: process "/bin/sh -c false" did not complete successfully: exit code: 1',
+            "ended with 1",
+            "the end of the log",
+        ),
+        (-9, "#5 [2/2] RUN make", "killed by signal 9", "journalctl -k"),
+        (
+            1,
+            "ERROR: failed to receive status: rpc error: code = Unavailable desc = error reading from server: EOF",
+            "engine",
+            "-u",
+        ),
+        (1, "docker: 'buildx' is not a docker command.", "no buildx", "docker-buildx-plugin"),
+    ],
+)
+def test_each_end_of_a_build_has_its_words(code: int, log: str, why: str, hint: str) -> None:
+    told = explain_end(code, log)
+    assert why in told[0] and hint in told[1]

@@ -197,6 +197,13 @@ MISTAKES = {
         "--host",
         "publish",
     ),
+    "key file that the engine does not read": (
+        [(HEAVY + "args", ["--api-key-file", "/k"])],
+        HEAVY + "args[0]",
+        "key",
+        "api_key:",
+    ),
+    "further keys without the first": ([(FAST + "args", ["--api-key-file", "/k"])], FAST + "args[0]", "without an", "api_key:"),
     "key in args": ([(HEAVY + "args", ["--api-key=sekret99"])], HEAVY + "args[0]", "--api-key", "api_key:"),
     "token in args": ([(FAST + "args", ["--hf-token", "sekret99"])], FAST + "args[0]", "--hf-token", "HF_TOKEN"),
     "token by its shape": ([(FAST + "args", ["--x", HF])], FAST + "args[1]", "looks like a secret", "secrets"),

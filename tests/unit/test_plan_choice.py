@@ -186,6 +186,15 @@ def test_launch_of_the_engine_is_laid_under_that_of_the_serve() -> None:
     assert serve.args[:4] == ("--threads", "2", "--flash-attn", "auto")
 
 
+def test_further_keys_come_from_a_file_beside_the_first() -> None:
+    words = ["--api-key-file", "/run/keys"]
+    secrets = {"router_token": None, "hf_token": None, "k": None}
+    changes = [(FAST + "args", words), (FAST + "api_key", "k"), ("anvil_secrets", secrets)]
+    made = plan(*changes, facts={**FACTS, "k": "vault"})
+    serve = next(serve for serve in made.serves if serve.name == "fast")
+    assert serve.args == tuple(words) and serve.api_key == "k" and serve.secrets["LLAMA_API_KEY"] == "k"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "where"),
     [

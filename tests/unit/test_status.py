@@ -165,6 +165,16 @@ def test_the_table_of_a_host() -> None:
     assert "heavy: squatter: container x" in text and "orphan: container old" in text
 
 
+def test_a_server_of_somebody_else_is_told_as_such() -> None:
+    mac = {"state": "silent", "ready": False, "why": "nothing answers", "port": 8081, "served_name": "qwen", "managed": False}
+    told = report(externals={"mac": mac, "nas": {**mac, "state": "answers", "ready": True, "why": ""}})
+    rows = {row["serve"]: row for row in told["rows"]}
+    assert [rows[name]["tone"] for name in ("mac", "nas")] == ["bad", "good"]
+    assert (rows["mac"]["drift"], rows["mac"]["port"], rows["mac"]["model"]) == ("not managed", "8081", "qwen")
+    assert "mac: nothing answers" in told["notes"] and "mac (external)" in status_page.as_text([told])
+    assert ">external</span>" in status_page.as_html([told], 1000)
+
+
 def test_a_host_that_does_not_answer_is_a_sentence_and_hides_no_other() -> None:
     silent = status_page.report_host("dark", {}, {"msg": "the engine\ndoes not answer"}, {}, {})
     text = status_page.as_text([silent, report()])

@@ -1,0 +1,205 @@
+"""Images of llama.cpp from each of their sources, and for each kind of card, really built: out of a project that compiles in a
+second and tells the options that it was configured with. llama.cpp itself is compiled by `make llama`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import subprocess
+import tarfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bed import REPO, Bed, wait_until
+from compiled import play_images, serve_folder
+
+REPOSITORY = "anvil.test/sources"
+BUILDER = {"build_base": "anvil.local/builder:1", "build_packages": []}
+PROJECT = {
+    "CMakeLists.txt": """\
+cmake_minimum_required(VERSION 3.18)
+project(tiny C)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+string(REPLACE ";" "," ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
+set(TOLD "native=${GGML_NATIVE} variants=${GGML_CPU_ALL_VARIANTS} cuda=${GGML_CUDA}:${ARCHITECTURES} vulkan=${GGML_VULKAN}")
+set(TOLD "${TOLD} build=${CMAKE_BUILD_TYPE} openmp=${GGML_OPENMP}")
+add_library(ggml SHARED ggml.c)
+target_compile_definitions(ggml PRIVATE "TOLD=\\"${TOLD}\\"")
+add_executable(llama-server server.c)
+target_link_libraries(llama-server PRIVATE ggml)
+""",
+    "ggml.c": "const char *told(void) { return TOLD; }\n",
+    "server.c": "#include <stdio.h>\nconst char *told(void);\nint main(void) { return puts(told()) < 0; }\n",
+}
+
+
+@pytest.fixture
+def images(clean_bed: Bed) -> Iterator[Bed]:
+    yield clean_bed
+    names = clean_bed.docker("images", "--format", "{{.Repository}}:{{.Tag}}", REPOSITORY).split()
+    if names:
+        clean_bed.docker("rmi", "--force", *names)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for name, text in PROJECT.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def entry(tag: str, llama: dict[str, Any], base: str = "scratch", **more: Any) -> dict[str, Any]:
+    return {"name": REPOSITORY, "stack": "llama_cpp", "tag": tag, "base": base, "llama": {**BUILDER, **llama}, **more}
+
+
+def build(*asked: dict[str, Any]) -> None:
+    done = play_images(*asked)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def refuse(*asked: dict[str, Any], **variables: Any) -> str:
+    done = play_images(*asked, **variables)
+    assert done.returncode, done.stdout
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def tell(bed: Bed, tag: str) -> str:
+    """What the server of an image prints."""
+    return bed.docker("run", "--rm", "--read-only", "--cap-drop", "ALL", f"{REPOSITORY}:llama-{tag}")
+
+
+def pack(source: Path) -> str:
+    """The source as an archive beside it; returns its checksum."""
+    with tarfile.open(source.parent / "source.tar.gz", "w:gz") as packed:
+        packed.add(source, "tiny-1")
+    return hashlib.sha256((source.parent / "source.tar.gz").read_bytes()).hexdigest()
+
+
+VARIANTS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "cpu": ({}, "scratch", "native=OFF variants=ON cuda=: vulkan= build=Release openmp="),
+    "native": (
+        {"native": True, "cmake": ["-DGGML_OPENMP=OFF"]},
+        "scratch",
+        "native=ON variants= cuda=: vulkan= build=Release openmp=OFF",
+    ),
+    "vulkan": ({"gpu": "vulkan"}, "scratch", "native=OFF variants=ON cuda=: vulkan=ON build=Release openmp="),
+    "cuda": (
+        {"gpu": "cuda", "cuda_architectures": ["90", "120"]},
+        "anvil.local/builder:1",
+        "native=OFF variants=ON cuda=ON:90,120 vulkan= build=Release openmp=",
+    ),
+}
+
+
+def test_an_archive_is_compiled_for_what_was_asked(images: Bed, source: Path) -> None:
+    sha256 = pack(source)
+    with serve_folder(source.parent) as server:
+        archive = {"url": f"http://127.0.0.1:{server.server_address[1]}/source.tar.gz", "sha256": sha256}
+        build(*(entry(tag, {"archive": archive, **options}, base) for tag, (options, base, _told) in VARIANTS.items()))
+        assert {tag: tell(images, tag) for tag in VARIANTS} == {tag: told for tag, (_options, _base, told) in VARIANTS.items()}
+        refused = refuse(entry("wrong", {"archive": {**archive, "sha256": "0" * 64}}))
+    assert "/archive: FAILED" in refused and "computed checksum did NOT match" in refused
+
+
+@pytest.fixture
+def repository(source: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """A git repository with the tag v1, served on loopback: its address and commit."""
+    git = ["git", "-C", str(source), "-c", "user.name=bed", "-c", "user.email=bed@localhost"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "tiny"], ["tag", "v1"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    commit = subprocess.run([*git, "rev-parse", "v1"], check=True, capture_output=True, text=True).stdout.strip()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    argv = ["git", "daemon", "--export-all", "--reuseaddr", f"--base-path={tmp_path}", "--listen=127.0.0.1", f"--port={port}"]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as daemon:
+        url = f"git://127.0.0.1:{port}/source"
+        wait_until(
+            "git daemon", lambda: not subprocess.run(["git", "ls-remote", url], capture_output=True, check=False).returncode
+        )
+        yield url, commit
+        daemon.terminate()
+
+
+def test_a_git_tag_is_compiled_and_one_that_was_moved_is_not(images: Bed, repository: tuple[str, str]) -> None:
+    url, commit = repository
+    pinned = {"url": url, "ref": "v1", "commit": commit}
+    build(entry("git", {"git": pinned}, network="host"))
+    assert "native=OFF variants=ON" in tell(images, "git")
+    refused = refuse(entry("moved", {"git": {**pinned, "commit": "0" * 40}}, network="host"))
+    assert f"v1 is not commit {'0' * 40}: the tag was moved" in refused
+
+
+def test_a_source_distribution_that_is_not_the_pinned_one_fails_the_build(images: Bed, source: Path, tmp_path: Path) -> None:
+    (pip,) = (REPO / ".cache" / "wheels").glob("pip-*.whl")
+    dockerfile = "ARG BASE\nFROM ${BASE}\nCOPY --from=wheels *.whl /pip.whl\nENV PYTHONPATH=/pip.whl\n"
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / pip.name).write_bytes(pip.read_bytes())
+    base: dict[str, Any] = {
+        "name": REPOSITORY,
+        "stack": "tool",
+        "tag": "pip",
+        "base": "anvil.local/base:1",
+        "dockerfile": dockerfile,
+    }
+    base["folders"] = {"wheels": str(wheels)}
+    simple = tmp_path / "simple" / "llama-cpp-python"
+    simple.mkdir(parents=True)
+    pack(source)
+    (tmp_path / "source.tar.gz").rename(simple / "llama_cpp_python-1.0.tar.gz")
+    (simple / "index.html").write_text('<a href="llama_cpp_python-1.0.tar.gz">llama_cpp_python-1.0.tar.gz</a>')
+    with serve_folder(tmp_path) as server:
+        index = f"[global]\nindex-url = http://127.0.0.1:{server.server_address[1]}/simple/\n"
+        llama = {"sdist": {"version": "1.0", "sha256": "0" * 64}, "build_base": f"{REPOSITORY}:tool-pip"}
+        refused = refuse(base, entry("sdist", llama, network="host"), images_secrets={"pip_conf": index})
+    assert "DO NOT MATCH THE HASHES" in refused and "0" * 64 in refused
+
+
+TOOLS = """\
+ARG BASE
+FROM anvil.local/builder:1 AS tools
+FROM ${BASE}
+USER 0:0
+COPY --from=tools /bin/bash /bin/grep /bin/sed /usr/bin/find /usr/bin/ldd /usr/bin/
+COPY --from=tools /bin/tar /bin/gzip /usr/bin/
+COPY --from=tools /usr/lib/*-linux-gnu/libtinfo.so.6 /usr/lib/*-linux-gnu/libpcre2-8.so.0 /usr/local/lib/
+ENV LD_LIBRARY_PATH=/usr/local/lib
+"""
+
+
+def test_a_server_that_exists_already_is_taken_with_its_libraries(images: Bed, models: Path, tmp_path: Path) -> None:
+    """The base has the distribution's llama-server in it, as it would be once apt has installed `packages`."""
+    base = {"name": REPOSITORY, "stack": "tool", "tag": "server", "base": "anvil.local/llama-server:1", "dockerfile": TOOLS}
+    made = images.docker("create", "anvil.local/llama-server:1")
+    (tmp_path / "release").mkdir()
+    images.docker("cp", f"{made}:/usr/bin/llama-server", str(tmp_path / "release"))
+    with tarfile.open(tmp_path / "llama.tar.gz", "w:gz") as packed:
+        packed.add(tmp_path / "release", "release")
+    sha256 = hashlib.sha256((tmp_path / "llama.tar.gz").read_bytes()).hexdigest()
+    with serve_folder(tmp_path) as server:
+        prebuilt = {"url": f"http://127.0.0.1:{server.server_address[1]}/llama.tar.gz", "sha256": sha256}
+        of_base = {"build_base": f"{REPOSITORY}:tool-server"}
+        build(base, entry("packages", {"packages": [], **of_base}), entry("prebuilt", {"prebuilt": prebuilt, **of_base}))
+    told = images.run("docker", "run", "--rm", "--read-only", f"{REPOSITORY}:llama-prebuilt", "--version")
+    assert "version" in told.stdout + told.stderr
+    run = ["run", "--detach", "--name", "taken", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--publish"]
+    volume = ["127.0.0.1:8095:8080", "--volume", f"{models}:/m:ro"]
+    images.docker(*run, *volume, f"{REPOSITORY}:llama-packages", "--model", "/m/fast.gguf", "-c", "512")
+    wait_until("the server", lambda: is_healthy("http://127.0.0.1:8095/health"), 60)
+
+
+def is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        time.sleep(0.1)
+        return False
