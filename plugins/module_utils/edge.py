@@ -111,7 +111,9 @@ class Edge:
             ) from exc
 
     def _find(self, name: str) -> Server:
-        servers = self.read_servers()
+        return self._pick(name, self.read_servers())
+
+    def _pick(self, name: str, servers: Sequence[Server]) -> Server:
         for server in servers:
             if server.name == name:
                 return server
@@ -135,8 +137,9 @@ class Edge:
         carries requests after ``timeout`` seconds it gets requests again, and that is an ``AnvilError``.
         """
         began = time.monotonic()
-        found = self._find(server)
-        if found.status == UP and not any(other.status == UP for other in self.read_servers() if other.name != server):
+        servers = self.read_servers()
+        found = self._pick(server, servers)
+        if found.status == UP and not any(other.status == UP for other in servers if other.name != server):
             raise fail(
                 "{0} cannot be drained: no other replica is up".format(server),
                 where="container " + self.container,
