@@ -197,9 +197,7 @@ def test_all_findings_come_at_once(running_shared: Site) -> None:
     assert predicted["problems"] == refused["problems"]
 
 
-@pytest.mark.parametrize(
-    "name", [";rm -rf /", "$(id)", "../../etc/passwd", "a/../../images/json", "a\nb", "x" * 300, "\udcff", ""]
-)
+@pytest.mark.parametrize("name", [";rm -rf /", "$(id)", "../../etc/passwd", "a/../../images/json", "a\nb", "x" * 300, ""])
 def test_hostile_names_are_refused(site: Site, name: str) -> None:
     for check in (True, False):
         for given in ({"volume": name}, {"container": name}, {"replicas": ["a", name]}):
