@@ -19,6 +19,7 @@ from anvil_workflow.models import HttpEndpoint
 from anvil_workflow.reading import read_workflow
 from anvil_workflow.tracing import NO_SPAN
 from bed import Host
+from harness import run_module
 from workflowsite import EXAMPLES, PHRASES, Chain, Reply, ask, changed, wait_ended, wait_for
 
 GATEWAY = """
@@ -77,6 +78,9 @@ def test_the_image_is_small_and_the_server_rests_in_little_memory(chain: Chain) 
     name = "anvil-workflow-linear"
     size = int(chain.bed.docker("image", "inspect", "--format", "{{.Size}}", image_of(chain, name)))
     assert size < 150e6, f"{size / 1e6:.1f} MB"
+    bases = {"anvil.local/base:1": True, "anvil.local/edge:1": False, "anvil.local/gone:1": True}
+    told = {base: run_module("anvil_image_info", name=image_of(chain, name), base=base)["fresh"] for base in bases}
+    assert told == bases and not run_module("anvil_image_info", name="anvil.local/gone:1", base="anvil.local/base:1")["fresh"]
     assert inspect(chain, name, "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.Init}}") == "10001:10001 true true"
     used = chain.bed.docker("stats", "--no-stream", "--format", "{{.MemUsage}}", name).split("MiB")[0]
     assert float(used) < 100, used
@@ -354,7 +358,10 @@ def _timed(port: int) -> float:
 def away(chain: Chain) -> Iterator[tuple[Chain, Host]]:
     """Another host, reached by ssh, with an engine and a model of its own."""
     images = ["anvil.local/base:1", "anvil.local/llama-server:1"]
-    host = chain.bed.host_up("away", images=images, mounts=[f"{chain.folder}/models:/models:ro"])
+    plugins = json.loads(chain.bed.docker("info", "--format", "{{json .ClientInfo.Plugins}}"))
+    (builder,) = (plugin["Path"] for plugin in plugins if plugin["Name"] == "buildx")
+    mounts = [f"{chain.folder}/models:/models:ro", f"{builder}:/usr/libexec/docker/cli-plugins/docker-buildx:ro"]
+    host = chain.bed.host_up("away", images=images, mounts=mounts)
     key, inventory = chain.folder / "key", chain.folder / "away.yml"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     known = key.with_suffix(".pub").read_text().strip()
