@@ -5,6 +5,9 @@ feed-forward are zero, so the last token alone decides: a piece of the phrase le
 to the end of text, and any other token to the phrase's beginning. The margins are so wide that sampling at temperature
 1 says the same as greedy decoding. Under a grammar (JSON schema), where the phrase may not be legal, closing characters
 are the next likeliest, so constrained answers end too.
+
+With --tools its chat template knows tools, as those of most instruct models do, and it calls the first tool that it is
+offered, until it was told a result. llama-server's grammar then writes the arguments as it would any JSON.
 """
 
 from __future__ import annotations
@@ -27,6 +30,19 @@ NEXT_PIECE = 24.0
 END_OF_TEXT = 30.0  # after the phrase
 CLOSING_QUOTE = 18.0  # after the phrase, where the text may not end: inside a JSON string
 CLOSERS = {"}": 14.0, "]": 14.0, '"': 13.0, ",": 12.0, ":": 12.0}  # wherever a grammar forbids the phrase
+CLOSING_CALL = 12.5  # of "<": one call is enough, where a grammar lets a list of them follow
+
+PLAIN_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+CALL = "<tool_call>\n"
+CALL_MARK = "|"  # ends a prompt that offers tools, and so leads to a call
+TOOLS_TEMPLATE = (
+    "{% if tools %}system: tools: {{ tools | tojson }}\n{% endif %}"
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] or '' }}{% for c in m['tool_calls'] or [] %}" + CALL + "{"
+    "\"name\": {{ c['function']['name'] | tojson }}, \"arguments\": {{ c['function']['arguments'] | tojson }}}\n</tool_call>"
+    "{% endfor %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant{% if tools and messages[-1]['role'] != 'tool' %}" + CALL_MARK + "{% else %}:"
+    "{% endif %}{% endif %}"
+)
 
 
 def split_phrase(phrase: str) -> list[str]:
@@ -49,14 +65,21 @@ def split_phrase(phrase: str) -> list[str]:
     return pieces
 
 
-def bigram_tables(pieces: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The embedding and the output matrix, one row a token; the width is a direction per piece and one for all else."""
-    vocabulary = FIRST_PIECE + len(pieces)
-    width = -(-(len(pieces) + 1) // 32) * 32
+def bigram_tables(pieces: list[str], tools: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The embedding and the output matrix, one row a token; the width is a direction per piece and one for all else.
+
+    tools: two directions more, for the mark after which a call begins and for the character that ends one; and a token
+    more, the beginning of a call.
+    """
+    vocabulary = FIRST_PIECE + len(pieces) + tools
+    width = -(-(len(pieces) + 1 + 2 * tools) // 32) * 32
 
     # Row t of the embedding says which state token t leads to; RMS norm scales that unit vector to sqrt(width).
     state = np.zeros(vocabulary, dtype=int)
-    state[FIRST_PIECE:] = np.arange(1, len(pieces) + 1)
+    state[FIRST_PIECE : FIRST_PIECE + len(pieces)] = np.arange(1, len(pieces) + 1)
+    marked, called = len(pieces) + 1, len(pieces) + 2
+    if tools:
+        state[[FIRST_BYTE + ord(CALL_MARK), FIRST_BYTE + ord(">")]] = marked, called
     embedding = np.zeros((vocabulary, width), np.float32)
     embedding[np.arange(vocabulary), state] = 1.0
 
@@ -68,16 +91,21 @@ def bigram_tables(pieces: list[str]) -> tuple[np.ndarray, np.ndarray]:
         output[FIRST_PIECE + s, s] = NEXT_PIECE
     output[FIRST_BYTE + ord('"'), len(pieces)] = CLOSING_QUOTE
     output[EOS, len(pieces)] = END_OF_TEXT
+    if tools:
+        output[FIRST_BYTE + ord("<"), :] = CLOSING_CALL
+        output[FIRST_PIECE + len(pieces), marked] = NEXT_PIECE
+        output[EOS, called] = END_OF_TEXT
     return embedding, output / np.float32(np.sqrt(width))
 
 
-def write_model(path: Path, name: str, phrase: str, context: int = 8192) -> None:
+def write_model(path: Path, name: str, phrase: str, context: int = 8192, tools: bool = False) -> None:
     """Write the model: the same arguments give the same bytes."""
     pieces = split_phrase(phrase)
-    tokens = [*CONTROL_TOKENS, *(f"<0x{b:02X}>".encode() for b in range(256)), *(p.encode() for p in pieces)]
+    words = [*pieces, CALL] if tools else pieces
+    tokens = [*CONTROL_TOKENS, *(f"<0x{b:02X}>".encode() for b in range(256)), *(word.encode() for word in words)]
     kind = gguf.TokenType
-    types = [kind.UNKNOWN, kind.CONTROL, kind.CONTROL, *[kind.BYTE] * 256, *[kind.NORMAL] * len(pieces)]
-    embedding, output = bigram_tables(pieces)
+    types = [kind.UNKNOWN, kind.CONTROL, kind.CONTROL, *[kind.BYTE] * 256, *[kind.NORMAL] * len(words)]
+    embedding, output = bigram_tables(pieces, tools)
     width, heads, feed_forward = embedding.shape[1], 2, 32
 
     w = gguf.GGUFWriter(str(path), "llama")
@@ -101,7 +129,7 @@ def write_model(path: Path, name: str, phrase: str, context: int = 8192) -> None
     w.add_unk_token_id(0)
     w.add_add_bos_token(True)
     w.add_add_space_prefix(False)
-    w.add_chat_template("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:")
+    w.add_chat_template(TOOLS_TEMPLATE if tools else PLAIN_TEMPLATE)
 
     ones = np.ones(width, np.float32)
     square = np.zeros((width, width), np.float32)
@@ -131,10 +159,11 @@ def main() -> None:
     parser.add_argument("--phrase", required=True, help="what the model answers, whatever it is asked")
     parser.add_argument("--name", required=True, help="general.name of the model")
     parser.add_argument("--context", type=int, default=8192, help="context length in tokens")
+    parser.add_argument("--tools", action="store_true", help="it knows tools, and calls the first one it is offered")
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = arguments.out.with_suffix(".part")
-    write_model(unfinished, arguments.name, arguments.phrase, arguments.context)
+    write_model(unfinished, arguments.name, arguments.phrase, arguments.context, arguments.tools)
     unfinished.chmod(0o644)  # a container reads it under another uid
     unfinished.replace(arguments.out)
 

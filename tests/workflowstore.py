@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,9 +137,44 @@ async def a_callback_is_due_once_at_a_time(store: Store) -> None:
     assert await store.claim_callbacks(1000.0, 2000.0, 9) == []
 
 
+async def what_another_store_had_is_taken_once(store: Store) -> None:
+    """Its own jobs, moved onto itself under the eyes of whoever ran them."""
+    ran, ended, due = make_job(key="k"), make_job(), make_job(callback_url="http://x/")
+    for one in (ran, ended, due):
+        await store.submit(one, "a", 10)
+    for one in (ended, due):
+        await store.finish(end(one, 1, at=10.0))
+    jobs = await store.list_jobs(None, None, 10)
+    assert await store.adopt(jobs) == 0
+    await store.forget([job.id for job in jobs])
+    assert await store.list_jobs(None, None, 10) == []
+    assert await store.adopt(jobs) == 3
+    assert not await store.save(ran.id, 1, "{}") and not await store.finish(end(ran, 1))
+    (claimed,) = await store.claim("b", 10)
+    assert (claimed.id, claimed.fence, claimed.attempts, claimed.key) == (ran.id, 3, 1, "k")
+    assert await store.get(ended.id) == next(job for job in jobs if job.id == ended.id)
+    assert [job.id for job in await store.claim_callbacks(20.0, 50.0, 9)] == [due.id]
+    await store.forget([ended.id])
+    assert await store.adopt([replace(job, key="k") for job in jobs if job.id == ended.id]) == 1
+    assert [job.id for job in (await store.find_key("k"), await store.get(ended.id)) if job] == [ran.id, ended.id]
+
+
 async def it_takes_a_write(store: Store) -> None:
     await store.check()
     await store.flush()
+
+
+def keep(promise: Callable[[Store], Awaitable[None]], store: Store) -> None:
+    """Hold a store that is not yet open to a promise."""
+
+    async def go() -> None:
+        await store.open()
+        try:
+            await promise(store)
+        finally:
+            await store.close()
+
+    asyncio.run(go())
 
 
 PROMISES = [
@@ -152,5 +189,6 @@ PROMISES = [
     only_what_has_ended_is_deleted,
     lists_go_page_by_page,
     a_callback_is_due_once_at_a_time,
+    what_another_store_had_is_taken_once,
     it_takes_a_write,
 ]

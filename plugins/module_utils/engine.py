@@ -338,6 +338,16 @@ class Engine:
                 raise
 
     def signal_container(self, name_or_id: str, signal: str) -> None:
+        """Signal its first process, from inside.
+
+        For the engine its own kill is a stop by hand, whatever the signal: a container that ends at any time after it is not
+        brought back by ``unless-stopped`` (Engine 26.1). Only an image without a shell is signalled that way.
+        """
+        try:
+            if self.exec_in(name_or_id, ["sh", "-c", "kill -" + signal.replace("SIG", "", 1) + " 1"]).exit_code == 0:
+                return
+        except AnvilError:  # it does not run, or has no shell: the engine says which
+            pass
         self._ask("send {0} to container {1}".format(signal, name_or_id), "kill", name_or_id, signal=signal)
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:

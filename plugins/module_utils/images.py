@@ -415,6 +415,15 @@ MACHINES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "aarch64"}
 TELL_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
+def is_fresh(engine: Engine, name: str, base: str) -> bool:
+    """Is the image here, and the base that it was built on still the one of that name? One that is gone cannot have changed."""
+    image, found = engine.inspect_image(name), engine.inspect_image(base)
+    if image is None:
+        return False
+    built_on = (image.get("Config", {}).get("Labels") or {}).get(LABEL_BASE)
+    return found is None or built_on in ("", None, found["Id"])
+
+
 def describe_image(engine: Engine, name: str, pull: bool, check: bool) -> Dict[str, Any]:
     """What an image is, and which Python it has. An image that is not on this host is pulled if asked; else it is told so.
 

@@ -9,7 +9,6 @@ among its services, and replicas of which one at a time may be away.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import secrets
@@ -17,7 +16,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils import drift, files, serves
+from ansible_collections.anvil.serving.plugins.module_utils import drift, files, jobstores, serves
 from ansible_collections.anvil.serving.plugins.module_utils.edge import MAINT, Edge, reload_edge
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
@@ -29,6 +28,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.orders import (
     Project,
     read_project,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.probes import request_http
 from ansible_collections.anvil.serving.plugins.module_utils.reader import Reader, inspect
 from ansible_collections.anvil.serving.plugins.module_utils.spec import COMPOSE_PROJECT, LABEL_PREFIX, Service
 
@@ -100,16 +100,20 @@ def _readers_of(project: Project, paths: Sequence[str]) -> List[str]:
 
 def converge(engine: Engine, work: Work, check: bool) -> Dict[str, Any]:
     """Bring the workflow to what was rendered; what anvil_serve returns, and ``rolled``: the replicas in their order."""
+    servers = work.replicas if work.edge else ()
     if check:
-        return _foresee(engine, work)
+        return _foresee(engine, work, jobstores.find_move(engine, work.project, servers))
     with files.hold_lock(work.project.directory, LOCK_SECONDS) as lock:
-        foreseen = _foresee(engine, work)
+        move = jobstores.find_move(engine, work.project, servers)
+        foreseen = _foresee(engine, work, move)
         if foreseen.get("problems"):
             return foreseen
         for path, value in _stale_private(work).items():
             files.write_file(path, value, 0o600, UID)
         for path in _leftover_private(work):
             files.remove_file(path)
+        if move is not None:
+            foreseen["moved"] = _move_jobs(engine, work, move, lock)
         rolled = _roll(engine, work, foreseen, lock) if work.edge else []
         done = serves.carry_out_held(engine, work.project, Order(), lock)
         if done["problems"]:
@@ -122,9 +126,20 @@ def converge(engine: Engine, work: Work, check: bool) -> Dict[str, Any]:
         return _merge(foreseen, done, rolled)
 
 
-def _foresee(engine: Engine, work: Work) -> Dict[str, Any]:
+def _move_jobs(engine: Engine, work: Work, move: jobstores.Move, lock: Optional[int]) -> int:
+    """From the old store to the one that is wanted. The workflow answers nobody meanwhile."""
+    jobstores.make_room(engine, work.project, move)
+    if move.spread:
+        _carry_out(engine, work, [jobstores.DATABASE], lock)
+    moved = jobstores.carry_over(engine, work.project, move)
+    jobstores.finish_move(engine, work.project, move)
+    return moved
+
+
+def _foresee(engine: Engine, work: Work, move: Optional[jobstores.Move]) -> Dict[str, Any]:
     """What a run will do. A private file that is about to change replaces the containers that read it."""
-    foreseen = serves.carry_out_held(engine, work.project, Order(), None)
+    project = work.project if move is None else jobstores.without_subnets(work.project)
+    foreseen = serves.carry_out_held(engine, project, Order(), None)
     stale, leftover = _stale_private(work), _leftover_private(work)
     for name in _readers_of(work.project, list(stale)):
         told = foreseen["serves"][name]
@@ -133,8 +148,8 @@ def _foresee(engine: Engine, work: Work) -> Dict[str, Any]:
     # All of this project is ours: what an earlier deployment had and this one has not (a replica, MLflow) goes.
     removed = Reader(engine, work.project).orphans()
     foreseen["files"] = sorted({*foreseen["files"], *stale, *leftover})
-    foreseen["changed"] = foreseen["changed"] or bool(stale or leftover or removed)
-    return {**foreseen, "rolled": [], "removed": removed, "warnings": []}
+    foreseen["changed"] = foreseen["changed"] or bool(stale or leftover or removed or move)
+    return {**foreseen, "rolled": [], "removed": removed, "moved": 0, "warnings": []}
 
 
 def _merge(foreseen: Dict[str, Any], done: Dict[str, Any], rolled: List[str]) -> Dict[str, Any]:
@@ -143,7 +158,7 @@ def _merge(foreseen: Dict[str, Any], done: Dict[str, Any], rolled: List[str]) ->
         first = foreseen["serves"][name]
         if told["action"] == drift.NONE:
             told.update({key: first[key] for key in ("action", "reasons", "changes")})
-    kept = {key: foreseen[key] for key in ("files", "created", "diff", "removed")}
+    kept = {key: foreseen[key] for key in ("files", "created", "diff", "removed", "moved")}
     return {**done, **kept, "warnings": [], "changed": foreseen["changed"] or done["changed"], "rolled": rolled}
 
 
@@ -275,27 +290,20 @@ def _leftover_files(directory: str) -> List[str]:
 
 
 @dataclass(frozen=True)
-class Reply:
+class Told:
+    """An answer with its body read: the JSON in it, or the text."""
+
     status: int
-    location: str
     body: Any
 
 
-def _call(service: Service, method: str, path: str, key: str, body: Any = None) -> Reply:
+def _call(service: Service, method: str, path: str, key: str, body: Optional[Mapping[str, Any]] = None) -> Told:
     bind, port, _target = service.ports[0]
-    host, number = published_address(bind, port)
-    headers = {"Content-Type": "application/json", **({"Authorization": "Bearer " + key} if key else {})}
-    connection = http.client.HTTPConnection(host.strip("[]"), number, timeout=60)
+    reply = request_http(published_address(bind, port), method, path, 60.0, body=body, token=key)
     try:
-        connection.request(method, path, None if body is None else json.dumps(body), headers)
-        reply = connection.getresponse()
-        text = reply.read(1 << 20).decode("utf-8", "replace")
-    finally:
-        connection.close()
-    try:
-        return Reply(reply.status, reply.getheader("Location") or "", json.loads(text))
+        return Told(reply.status, json.loads(reply.body))
     except ValueError:
-        return Reply(reply.status, reply.getheader("Location") or "", text)
+        return Told(reply.status, reply.body)
 
 
 def ask_once(service: Service, key: str, inputs: Mapping[str, Any], timeout: float) -> Dict[str, Any]:
@@ -305,15 +313,14 @@ def ask_once(service: Service, key: str, inputs: Mapping[str, Any], timeout: flo
     """
     began = time.monotonic()
     where = "POST /run on port {0}".format(service.ports[0][1])
-    try:
-        reply = _call(service, "POST", "/run", key, inputs)
-        while reply.status == 202 or (reply.status == 200 and _state(reply) not in ("", *ENDED)):
-            if time.monotonic() - began > timeout:
-                raise fail("the run did not end in {0:g} s".format(timeout), where=where, hint="raise workflow_request_timeout")
-            time.sleep(POLL)
-            reply = _call(service, "GET", reply.location or where_is(reply), key)
-    except (OSError, http.client.HTTPException) as exc:
-        raise fail("the workflow does not answer", where=where, why=str(exc), hint="see its log") from exc
+    reply = _call(service, "POST", "/run", key, inputs)
+    while reply.status == 202 or (reply.status == 200 and _state(reply) not in ("", *ENDED)):
+        if time.monotonic() - began > timeout:
+            raise fail("the run did not end in {0:g} s".format(timeout), where=where, hint="raise workflow_request_timeout")
+        time.sleep(POLL)
+        reply = _call(service, "GET", where_is(reply), key)
+    if reply.status == 0:
+        raise fail("the workflow does not answer", where=where, why=str(reply.body), hint="see its log")
     if reply.status != 200 or _state(reply) not in ("", "completed"):
         told = json.dumps(reply.body, ensure_ascii=False) if not isinstance(reply.body, str) else reply.body
         raise fail(
@@ -326,12 +333,12 @@ def ask_once(service: Service, key: str, inputs: Mapping[str, Any], timeout: flo
     return {"outputs": outputs, "seconds": round(time.monotonic() - began, 3)}
 
 
-def _state(reply: Reply) -> str:
+def _state(reply: Told) -> str:
     return str(reply.body.get("status") or "") if isinstance(reply.body, Mapping) else ""
 
 
-def where_is(reply: Reply) -> str:
-    """Where to ask for a job that an answer tells of without a Location."""
+def where_is(reply: Told) -> str:
+    """Where to ask for the job that an answer tells of."""
     return "/status/{0}".format(reply.body.get("job_id") or reply.body.get("id"))
 
 

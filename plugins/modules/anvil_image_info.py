@@ -33,6 +33,11 @@ options:
     description: Whether to pull an image that is not on the host.
     type: bool
     default: true
+  base:
+    description:
+      - The base that the image is built on. Then only RV(fresh) is told, and nothing is pulled or started.
+    type: str
+    default: ""
 extends_documentation_fragment:
   - anvil.serving.anvil.engine
 seealso:
@@ -47,39 +52,50 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+fresh:
+  description: Whether the image is on the host, and was built on the base as it is now.
+  returned: when O(base) is given
+  type: bool
 exists:
   description: Whether the image is on the host.
-  returned: always
+  returned: unless O(base) is given
   type: bool
 image_id:
   description: Its id; null if it is not there.
-  returned: always
+  returned: unless O(base) is given
   type: str
 mb:
   description: Its size in units of 10**6 bytes, as C(docker image ls) shows it.
-  returned: always
+  returned: unless O(base) is given
   type: float
 machine:
   description: Its processor, such as V(x86_64); empty if it is not there.
-  returned: always
+  returned: unless O(base) is given
   type: str
 python:
   description: Version of its Python, such as V(3.11); empty where it has none.
-  returned: always
+  returned: unless O(base) is given
   type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.images import describe_image
+from ansible_collections.anvil.serving.plugins.module_utils.images import describe_image, is_fresh
 from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
 
-OPTIONS = {"name": {"type": "str", "required": True}, "pull": {"type": "bool", "default": True}}
+OPTIONS = {
+    "name": {"type": "str", "required": True},
+    "pull": {"type": "bool", "default": True},
+    "base": {"type": "str", "default": ""},
+}
 
 
 def work(module: AnsibleModule) -> dict:
     asked = module.params
-    return describe_image(Engine(asked["docker_host"]), asked["name"], asked["pull"], module.check_mode)
+    engine = Engine(asked["docker_host"])
+    if asked["base"]:
+        return {"changed": False, "fresh": is_fresh(engine, asked["name"], asked["base"])}
+    return describe_image(engine, asked["name"], asked["pull"], module.check_mode)
 
 
 def main() -> None:

@@ -131,6 +131,10 @@ answer:
   returned: when O(request) is given
   type: dict
   sample: {outputs: {article: "…"}, seconds: 1.2}
+moved:
+  description: Jobs that went from the file of one server to the database of several, or back.
+  returned: when O(state=present)
+  type: int
 created:
   description: Networks and volumes that were created.
   returned: when O(state=present)

@@ -12,6 +12,7 @@ import pytest
 from bed import FAKOLI_DARK, Bed
 from conftest import REPO
 from routersite import OLD_IMAGE, Site, new_site, profile_config, profile_text
+from workflowserver import Endpoint
 
 PHRASES = {"heavy": "the heavy tier answers", "fast": "the fast tier answers"}
 
@@ -65,6 +66,14 @@ def chain(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     bed.clear()
     yield make_chain(bed, tmp_path_factory.mktemp("chain"))
     bed.clear()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """A model endpoint on loopback that answers as the test says."""
+    made = Endpoint()
+    yield made
+    made.close()
 
 
 @pytest.fixture

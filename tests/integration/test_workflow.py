@@ -2,19 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import json
+import re
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-from workflowsite import EXAMPLES, PHRASES, Chain, ask, changed, wait_ended, wait_for
+from anvil_workflow.executor import Executor, Progress
+from anvil_workflow.models import HttpEndpoint
+from anvil_workflow.reading import read_workflow
+from anvil_workflow.tracing import NO_SPAN
+from bed import Host
+from harness import run_module
+from workflowsite import EXAMPLES, PHRASES, Chain, Reply, ask, changed, wait_ended, wait_for
 
-FAST_SERVE = "http://anvil-fast:30003/v1"
+GATEWAY = """
+[router]
+[[router.tiers]]
+id = "heavy"
+base_url = "http://anvil-heavy:30002/v1"
+model = "heavy"
+dialect = "openai"
+context_limit = 4096
+privacy = "local"
+tool_support = true
+auth_env = "ANVIL_KEY"
+[[router.tiers]]
+id = "fast"
+base_url = "http://anvil-fast:30003/v1"
+model = "fast"
+dialect = "openai"
+context_limit = 4096
+privacy = "local"
+tool_support = true
+auth_env = "ANVIL_KEY"
+[router.model_routes]
+heavy = "heavy"
+fast = "fast"
+"""
 
 
-def test_one_command_and_a_second_run_changes_nothing(chain: Chain) -> None:
-    first = chain.deploy("linear", mlflow_port=0)
-    assert "linear answers at http://127.0.0.1:8100" in first and "one request took" in first
+@pytest.fixture(scope="module")
+def linear(chain: Chain) -> str:
+    """What the deployment that the tests share printed; it answers on port 8100."""
+    return chain.deploy("linear", mlflow_port=0)
+
+
+def test_one_command_and_a_second_run_changes_nothing(chain: Chain, linear: str) -> None:
+    assert "linear answers at http://127.0.0.1:8100" in linear and "one request took" in linear
     reply = ask(8100, "POST", "/run", {"topic": "the weather"})
     assert reply.status == 200 and reply.body["status"] == "completed", reply
     assert reply.body["outputs"] == {"title": "the heavy tier answers", "article": PHRASES["heavy"]}
@@ -32,11 +73,14 @@ def image_of(chain: Chain, container: str) -> str:
     return inspect(chain, container, "{{.Config.Image}}")
 
 
+@pytest.mark.usefixtures("linear")
 def test_the_image_is_small_and_the_server_rests_in_little_memory(chain: Chain) -> None:
-    chain.deploy("linear", mlflow_port=0)
     name = "anvil-workflow-linear"
     size = int(chain.bed.docker("image", "inspect", "--format", "{{.Size}}", image_of(chain, name)))
     assert size < 150e6, f"{size / 1e6:.1f} MB"
+    bases = {"anvil.local/base:1": True, "anvil.local/edge:1": False, "anvil.local/gone:1": True}
+    told = {base: run_module("anvil_image_info", name=image_of(chain, name), base=base)["fresh"] for base in bases}
+    assert told == bases and not run_module("anvil_image_info", name="anvil.local/gone:1", base="anvil.local/base:1")["fresh"]
     assert inspect(chain, name, "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.Init}}") == "10001:10001 true true"
     used = chain.bed.docker("stats", "--no-stream", "--format", "{{.MemUsage}}", name).split("MiB")[0]
     assert float(used) < 100, used
@@ -45,24 +89,74 @@ def test_the_image_is_small_and_the_server_rests_in_little_memory(chain: Chain) 
 
 def test_check_mode_predicts_and_touches_nothing(chain: Chain) -> None:
     started = chain.started()
-    printed = chain.deploy("extract", "--check", mlflow_port=0, port=8103, model_url=FAST_SERVE, workflow_networks=["anvil"])
+    printed = chain.deploy("extract", "--check", mlflow_port=0, port=8103)
     assert changed(printed) >= 1 and chain.started() == started
     assert "anvil-workflow-extract" not in chain.bed.docker("network", "ls")
 
 
-@pytest.mark.parametrize(("example", "inputs", "outputs"), [
-    ("extract", {"text": "Ada was calm."}, {"people", "mood", "place"}),
-    ("review_loop", {"topic": "rain", "depth": "long"}, {"draft", "score", "approved"}),
-])  # fmt: skip
-def test_structured_outputs_conditions_and_loops_against_the_real_server(
-    chain: Chain, example: str, inputs: dict[str, str], outputs: set[str]
-) -> None:
-    where = {"model_url": FAST_SERVE, "workflow_networks": ["anvil"], "port": 8104, "mlflow_port": 0}
-    printed = chain.deploy(example, **where)
+@pytest.fixture(scope="module")
+def gateway(chain: Chain) -> Iterator[str]:
+    """A router of the newer generation, in front of the same tiers."""
+    folder = chain.folder / "gateway"
+    folder.mkdir()
+    (folder / "config.toml").write_text(GATEWAY)
+    where = [
+        "--network",
+        "anvil",
+        "--publish",
+        "127.0.0.1:8009:8000",
+        "--volume",
+        f"{folder}:/etc/anvil:ro",
+        "--env",
+        "ANVIL_KEY=x",
+    ]
+    chain.bed.docker("run", "--detach", "--name", "gateway", *where, "anvil.local/router:2.0.2")
+    url = "http://127.0.0.1:8009"
+    wait_for("the gateway", lambda: ask(8009, "GET", "/healthz").status == 200)
+    yield url
+    chain.bed.docker("rm", "--force", "gateway")
+
+
+async def run_example(example: str, url: str, inputs: dict[str, str]) -> tuple[dict[str, Any], list[str], int]:
+    """Outputs, the nodes that ran, and how often a model had to be asked again, of the second of two runs."""
+    async with httpx.AsyncClient() as client:
+        workflow = read_workflow(EXAMPLES / f"{example}.yaml")
+        environment = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "a-token-of-the-tests"}
+        executor = Executor(workflow, HttpEndpoint(client, environment, 60), client)
+
+        async def save(_progress: Progress) -> None:
+            return
+
+        for _unused in range(2):
+            progress = executor.begin({name: inputs.get(name, workflow.defaults[name]) for name in workflow.inputs})
+            outcome = await executor.run(progress, save, NO_SPAN)
+            retries = [step["retries"] for step in progress.steps]
+        return outcome.outputs, [step["node"] for step in progress.steps], sum(retries)
+
+
+@pytest.mark.parametrize("router", ["0.13.2", "2.0.2"])
+def test_every_example_runs_through_the_real_router(chain: Chain, gateway: str, router: str) -> None:
+    url = gateway if router == "2.0.2" else "http://127.0.0.1:8000"
+    outputs, nodes, retries = asyncio.run(run_example("linear", url, {"topic": "rain"}))
+    assert (outputs["title"], nodes, retries) == ("the heavy tier answers", ["write", "find_title"], 0)
+    outputs, nodes, retries = asyncio.run(run_example("review_loop", url, {"topic": "rain", "depth": "long"}))
+    # The model approves by chance, and the loop ends at three times.
+    assert nodes[:3] == ["plan", "write_draft", "review"] and set(nodes[3:]) <= {"review"} and len(nodes) <= 5
+    assert outputs["draft"] == PHRASES["fast"] and 0 <= outputs["score"] <= 10 and retries == 0
+    short = asyncio.run(run_example("review_loop", url, {"topic": "rain", "depth": "short"}))
+    assert short[1][:2] == ["write_draft", "review"]
+    outputs, nodes, retries = asyncio.run(run_example("extract", url, {"text": "Ada was calm."}))
+    assert outputs["mood"] == "calm" and set(outputs["place"]) == {"name", "country"} and retries == 0
+
+
+def test_structured_outputs_of_the_built_image_through_the_router(chain: Chain) -> None:
+    printed = chain.deploy("extract", port=8104, mlflow_port=0)
     assert "one request took" in printed
-    reply = ask(8104, "POST", "/run", inputs)
-    assert reply.status == 200 and set(reply.body["outputs"]) == outputs, reply
-    chain.deploy(example, state="absent", purge=True)
+    reply = ask(8104, "POST", "/run", {"text": "Ada was calm."})
+    assert reply.status == 200 and set(reply.body["outputs"]) == {"people", "mood", "place"}, reply
+    told = chain.bed.run("docker", "logs", "anvil-workflow-extract").stderr
+    assert told.count("from now on it is asked by a tool that it must call") == 1
+    chain.deploy("extract", state="absent", purge=True)
 
 
 def test_secrets_are_in_private_files_and_nowhere_else(chain: Chain) -> None:
@@ -116,8 +210,6 @@ def test_what_is_in_the_way_is_told_with_what_to_do(chain: Chain, tmp_path: Path
     code, printed = chain.try_deploy("linear", port=8106, **base)
     assert code and "container name anvil-workflow-blocked is taken" in printed
     chain.bed.docker("rm", "--force", "anvil-workflow-blocked")
-    code, printed = chain.try_deploy("linear", env_file="nowhere.env", port=8106, **base)
-    assert code and "there is no such env file" in printed and "no host was contacted" in printed
     code, printed = chain.try_deploy("linear", port=8106, workflow_base="anvil.local/nothing:1", **base)
     assert code and "anvil.local/nothing:1 is not on this host" in printed and "bootstrap/images.sh" in printed
     code, printed = chain.try_deploy("linear", port=8106, workflow_size_limit=50, **base)
@@ -143,28 +235,63 @@ def test_a_mistake_in_the_file_ends_before_docker_is_looked_at(chain: Chain, tmp
     assert f"{path}:" in printed and "Docker" not in printed.replace("Docker and Compose", "")
 
 
-def test_only_changed_content_is_built_again(chain: Chain) -> None:
-    folder = chain.folder / "again"
-    folder.mkdir()
-    path = folder / "flow.yaml"
+AGAIN = {"port": 8107, "mlflow_port": 0, "workflow_project_name": "again"}
+
+
+@pytest.fixture(scope="module")
+def again(chain: Chain) -> Path:
+    """A file that is deployed and then changed; its jobs are on a disk of 4 MB."""
+    path = chain.folder / "again.yaml"
     path.write_text((EXAMPLES / "linear.yaml").read_text())
-    wish = {"port": 8107, "mlflow_port": 0, "workflow_project_name": "again"}
-    chain.deploy(path, **wish)
+    disk = ["--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=4m,uid=10001"]
+    chain.bed.docker("volume", "create", *disk, "anvil-workflow-again-data")
+    chain.deploy(path, **AGAIN)
+    return path
+
+
+def test_only_changed_content_is_built_again(chain: Chain, again: Path) -> None:
     one = image_of(chain, "anvil-workflow-again")
-    chain.deploy(path, **{**wish, "timeout": 20})
+    chain.deploy(again, **{**AGAIN, "timeout": 20})
     assert image_of(chain, "anvil-workflow-again") == one
-    path.write_text(path.read_text().replace("max_tokens: 64", "max_tokens: 65"))
-    predicted = chain.deploy(path, "--check", **wish)
-    done = chain.deploy(path, **wish)
+    again.write_text(again.read_text().replace("max_tokens: 64", "max_tokens: 65"))
+    predicted = chain.deploy(again, "--check", **AGAIN)
+    done = chain.deploy(again, **AGAIN)
     assert changed(predicted) == changed(done) == 2 and image_of(chain, "anvil-workflow-again") != one
-    kept = chain.deploy(path, state="absent")
-    assert changed(kept) == 1 and "anvil-workflow-again-data" in chain.bed.docker("volume", "ls")
-    assert changed(chain.deploy(path, "--check", state="absent", workflow_project_name="again")) in (0, 1)
-    chain.deploy(path, state="absent", purge=True, workflow_project_name="again")
 
 
+def test_a_full_disk_of_a_deployed_workflow_is_told_and_loses_nothing(chain: Chain, again: Path) -> None:
+    name = "anvil-workflow-again"
+    known = ask(8107, "POST", "/run", {"topic": "before"}, {"Idempotency-Key": "before"})
+    assert known.status == 200, known
+    chain.bed.run("docker", "exec", name, "sh", "-c", "cat /dev/zero > /data/ballast", check=False)
+    refused: list[Reply] = []
+
+    def is_refused() -> bool:
+        refused.append(ask(8107, "POST", "/run", {"topic": "x" * 200}))
+        return refused[-1].status == 503
+
+    wait_for("a refusal", is_refused)
+    assert "full" in refused[-1].body["error"]["message"] and refused[-1].headers["retry-after"] == "5"
+    wait_for("not ready", lambda: ask(8107, "GET", "/readyz").status == 503)
+    assert "full" in ask(8107, "GET", "/readyz").body["checks"]["store"] and ask(8107, "GET", "/livez").status == 200
+    assert ask(8107, "GET", f"/status/{known.body['job_id']}").body["outputs"] == known.body["outputs"]
+    chain.bed.docker("exec", name, "rm", "/data/ballast")
+    wait_for("ready", lambda: ask(8107, "GET", "/readyz").status == 200)
+    repeated = ask(8107, "POST", "/run", {"topic": "before"}, {"Idempotency-Key": "before"})
+    assert repeated.body["job_id"] == known.body["job_id"]
+    assert ask(8107, "POST", "/run", {"topic": "after"}).status == 200
+    accepted = [f"/status/{one.body['job_id']}" for one in refused if one.status in (200, 202)]
+    assert all(wait_ended(8107, location)["status"] == "completed" for location in accepted)
+
+
+def test_absent_keeps_the_jobs(chain: Chain, again: Path) -> None:
+    assert changed(chain.deploy(again, state="absent")) == 1
+    assert "anvil-workflow-again-data" in chain.bed.docker("volume", "ls")
+    assert changed(chain.deploy(again, "--check", state="absent")) == 0
+
+
+@pytest.mark.usefixtures("linear")
 def test_a_run_survives_a_kill_of_the_server_and_nothing_runs_twice(chain: Chain) -> None:
-    chain.deploy("linear", mlflow_port=0)
     locations = []
     for number in range(20):
         reply = ask(
@@ -181,11 +308,14 @@ def test_a_run_survives_a_kill_of_the_server_and_nothing_runs_twice(chain: Chain
     assert again.body["job_id"] == jobs[3]["job_id"]
 
 
+TRACED = {"port": 8108, "mlflow_port": 5008, "workflow_project_name": "traced"}
+TRACES = "/api/2.0/mlflow/traces?experiment_ids=1&max_results=100"
+
+
 def test_mlflow_gets_every_run_and_its_death_costs_nothing(chain: Chain) -> None:
-    chain.deploy("linear", port=8108, mlflow_port=5008, workflow_project_name="traced")
+    chain.deploy("linear", **TRACED)
     before = [_timed(8108) for _unused in range(10)]
-    search = "/api/2.0/mlflow/traces?experiment_ids=1&max_results=50"
-    wait_for("traces", lambda: len(ask(5008, "GET", search).body.get("traces", [])) >= 10, 30)
+    wait_for("traces", lambda: len(ask(5008, "GET", TRACES).body.get("traces", [])) >= 10, 60)
     for act in ("kill", "pause"):
         chain.bed.docker("start", "anvil-workflow-traced-mlflow")
         chain.bed.docker(act, "anvil-workflow-traced-mlflow")
@@ -193,8 +323,28 @@ def test_mlflow_gets_every_run_and_its_death_costs_nothing(chain: Chain) -> None
         assert sorted(after)[5] < sorted(before)[5] * 2 + 0.1, (act, before, after)
         if act == "pause":
             chain.bed.docker("unpause", "anvil-workflow-traced-mlflow")
-    assert "traces" in chain.deploy("linear", port=8108, mlflow_port=5008, workflow_project_name="traced")
-    chain.deploy("linear", state="absent", purge=True, workflow_project_name="traced")
+
+
+def test_a_published_mlflow_wants_its_password_and_traces_still_arrive(chain: Chain) -> None:
+    """The same deployment, from loopback to everybody: what was traced stays."""
+    printed = chain.deploy("linear", mlflow_bind="0.0.0.0", **TRACED)
+    assert "traces: http://0.0.0.0:5008" in printed
+    root = Path(inspect(chain, "anvil-workflow-traced", '{{index .Config.Labels "com.docker.compose.project.working_dir"}}'))
+    secret = root / "private" / "mlflow_password"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    password = secret.read_text().strip()
+    known = {"Authorization": "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()}
+    wrong = {"Authorization": "Basic " + base64.b64encode(b"admin:password1234").decode()}
+    for headers in ({}, wrong):
+        assert ask(5008, "GET", TRACES, headers=headers).status == 401
+    kept = len(ask(5008, "GET", TRACES, headers=known).body["traces"])
+    assert kept >= 10
+    for _unused in range(5):
+        _timed(8108)
+    wait_for("more traces", lambda: len(ask(5008, "GET", TRACES, headers=known).body["traces"]) >= kept + 5, 60)
+    shown = printed + chain.bed.docker("inspect", "anvil-workflow-traced", "anvil-workflow-traced-mlflow")
+    assert password not in shown
+    assert changed(chain.deploy("linear", mlflow_bind="0.0.0.0", **TRACED)) == 0
 
 
 def _timed(port: int) -> float:
@@ -202,3 +352,44 @@ def _timed(port: int) -> float:
     reply = ask(port, "POST", "/run", {"topic": "time"})
     assert reply.status == 200, reply
     return time.monotonic() - began
+
+
+@pytest.fixture
+def away(chain: Chain) -> Iterator[tuple[Chain, Host]]:
+    """Another host, reached by ssh, with an engine and a model of its own."""
+    images = ["anvil.local/base:1", "anvil.local/llama-server:1"]
+    plugins = json.loads(chain.bed.docker("info", "--format", "{{json .ClientInfo.Plugins}}"))
+    (builder,) = (plugin["Path"] for plugin in plugins if plugin["Name"] == "buildx")
+    mounts = [f"{chain.folder}/models:/models:ro", f"{builder}:/usr/libexec/docker/cli-plugins/docker-buildx:ro"]
+    host = chain.bed.host_up("away", images=images, mounts=mounts)
+    key, inventory = chain.folder / "key", chain.folder / "away.yml"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    known = key.with_suffix(".pub").read_text().strip()
+    host.run("sh", "-c", f"mkdir -p /root/.ssh && echo '{known}' > /root/.ssh/authorized_keys && ssh-keygen -A && /usr/sbin/sshd")
+    there = {
+        "ansible_connection": "ssh",
+        "ansible_host": host.ip(),
+        "ansible_user": "root",
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "ansible_ssh_private_key_file": str(key),
+        "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
+    }
+    inventory.write_text(json.dumps({"all": {"hosts": {"away": there}}}))
+    host.docker("network", "create", "anvil")
+    server = "--volume /models:/models:ro anvil.local/llama-server:1 --model /models/fast.gguf --host 0.0.0.0 --port 8080 -c 4096"
+    host.docker("run", "--detach", "--name", "models", "--network", "anvil", *server.split())
+    yield Chain(chain.bed, chain.folder, inventory=inventory), host
+    chain.bed.host_down("away")
+
+
+def test_a_host_behind_ssh_is_deployed_to_like_this_one(away: tuple[Chain, Host]) -> None:
+    operator, host = away
+    wish = {"model_url": "http://models:8080/v1", "workflow_networks": ["anvil"], "mlflow_port": 0}
+    printed = operator.deploy("extract", **wish)
+    assert "extract answers at http://127.0.0.1:8100" in printed and "one request took" in printed
+    (curl,) = re.findall(r"curl -sS \S+/run .*?}'", printed)
+    told = json.loads(host.run("sh", "-c", curl.replace('\\"', '"')))
+    assert told.get("status") == "completed", (curl, told)
+    assert changed(operator.deploy("extract", **wish)) == 0
+    operator.deploy("extract", state="absent", purge=True)
+    assert "anvil-workflow" not in host.docker("ps", "--all") + host.docker("volume", "ls") + host.docker("network", "ls")

@@ -21,18 +21,11 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from anvil_workflow.jobs import Store
 from anvil_workflow.jobs_postgres import PostgresStore
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from workflowserver import THREE, Endpoint, Reply, Server, free_port, serving, wait_until
-from workflowstore import PROMISES
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    made = Endpoint()
-    yield made
-    made.close()
-
+from workflowstore import PROMISES, keep
 
 # --- SQLite
 
@@ -299,16 +292,8 @@ def database(postgres: Postgres) -> Postgres:
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
-def test_promises_of_postgres(promise: Callable[[PostgresStore], Awaitable[None]], database: Postgres) -> None:
-    async def go() -> None:
-        store = PostgresStore(database.url, "", 15)
-        await store.open()
-        try:
-            await promise(store)
-        finally:
-            await store.close()
-
-    asyncio.run(go())
+def test_promises_of_postgres(promise: Callable[[Store], Awaitable[None]], database: Postgres) -> None:
+    keep(promise, PostgresStore(database.url, "", 15))
 
 
 @contextlib.contextmanager

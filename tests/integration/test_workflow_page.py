@@ -30,13 +30,6 @@ config: {llm: {model: m}, execution: {max_retries: 0}}
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    made = Endpoint()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
     made = Browser(tmp_path)
     yield made

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 
 import pytest
@@ -13,9 +15,30 @@ NAME = "anvil-workflow-twin"
 WISH = {"mlflow_port": 0, "replicas": 2, "workflow_project_name": "twin", "port": PORT}
 
 
+ALONE = {**WISH, "replicas": 1}
+UNASKED = {"workflow_verify": False}
+
+
 @pytest.fixture(scope="module")
-def twin(chain: Chain) -> Chain:
-    chain.deploy("linear", **WISH)
+def moved(chain: Chain) -> list[str]:
+    """One server that is given a second one while runs are under way; where its jobs are: one that had ended, and those runs."""
+    chain.deploy("linear", **ALONE)
+    locations = [submit(0, "alone")]
+    wait_ended(PORT, locations[0])
+    chain.bed.docker("pause", "anvil-heavy")
+    try:
+        locations += [submit(number, "alone") for number in (1, 2, 3)]
+        predicted = chain.deploy("linear", "--check", **WISH, **UNASKED)
+        printed = chain.deploy("linear", **WISH, **UNASKED)
+    finally:
+        chain.bed.docker("unpause", "anvil-heavy")
+    # these, and the one request of the first deployment
+    assert changed(predicted) and "5 jobs were moved" in printed, (predicted[-2000:], printed[-2000:])
+    return locations
+
+
+@pytest.fixture(scope="module")
+def twin(chain: Chain, moved: list[str]) -> Chain:
     return chain
 
 
@@ -30,6 +53,14 @@ def submit(number: int, word: str) -> str:
 def from_inside(chain: Chain, container: str, path: str) -> str:
     code = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000{path}').read().decode())"
     return chain.bed.docker("exec", container, "python3", "-c", code)
+
+
+def test_jobs_go_along_when_one_server_becomes_two(twin: Chain, moved: list[str]) -> None:
+    jobs = [wait_ended(PORT, location) for location in moved]
+    assert {job["status"] for job in jobs} == {"completed"} and all(len(job["nodes"]) == 2 for job in jobs), jobs
+    again = ask(PORT, "POST", "/run", {"topic": "alone 1"}, {"Idempotency-Key": "alone-1"})
+    assert again.body["job_id"] == jobs[1]["job_id"]
+    assert f"{NAME}-data" not in twin.bed.docker("volume", "ls")
 
 
 def test_a_second_run_changes_nothing_and_only_the_edge_is_published(twin: Chain) -> None:
@@ -50,16 +81,26 @@ def test_an_update_under_load_costs_no_request(twin: Chain) -> None:
     load = Load(PORT).start()
     time.sleep(1)
     before = twin.started()
-    printed = twin.deploy("linear", **{**WISH, "timeout": 25})
+    printed = twin.deploy("linear", **{**WISH, "timeout": 25, "replicas": 3})
     load.stop()
     after = twin.started()
     replaced = {name for name in after if after[name] != before.get(name)}
-    assert replaced == {f"{NAME}-1", f"{NAME}-2"} and changed(printed) >= 1
+    assert replaced == {f"{NAME}-1", f"{NAME}-2", f"{NAME}-3"} and changed(printed) >= 1
     assert not load.failures, (load.done, load.failures[:5])
     assert load.done > 20
     print(f"{load.done} requests while both replicas were replaced, none failed")
     jobs = [wait_ended(PORT, location) for location in load.locations[-20:]]
     assert {job["status"] for job in jobs} == {"completed"}
+
+
+def test_what_this_deployment_has_not_goes(twin: Chain) -> None:
+    assert f"{NAME}-3" in twin.bed.docker("ps", "--format", "{{.Names}}")
+    load = Load(PORT).start()
+    predicted, printed = twin.deploy("linear", "--check", **WISH), twin.deploy("linear", **WISH)
+    load.stop()
+    assert changed(predicted) == changed(printed) == 1
+    assert f"{NAME}-3" not in twin.bed.docker("ps", "--all", "--format", "{{.Names}}")
+    assert not load.failures, load.failures[:5]
 
 
 def test_a_new_version_that_does_not_get_ready_leaves_the_other_replica_answering(twin: Chain) -> None:
@@ -86,28 +127,38 @@ def test_killed_in_the_middle_of_runs_and_nothing_is_lost(twin: Chain, victim: s
     wait_for("all ready", lambda: ask(PORT, "GET", "/readyz").status == 200)
 
 
-def test_what_this_deployment_has_not_goes(twin: Chain) -> None:
-    twin.deploy("linear", **{**WISH, "replicas": 3})
-    names = twin.bed.docker("ps", "--format", "{{.Names}}")
-    assert f"{NAME}-3" in names
+def test_a_killed_edge_comes_back_by_itself_and_no_job_is_lost(twin: Chain) -> None:
+    locations = [submit(number, "edge") for number in range(10)]
     load = Load(PORT).start()
-    predicted, printed = twin.deploy("linear", "--check", **WISH), twin.deploy("linear", **WISH)
+    before = twin.started()
+    os.kill(int(twin.bed.docker("inspect", "--format", "{{.State.Pid}}", f"{NAME}-edge")), signal.SIGKILL)
+    wait_for("another edge", lambda: twin.started()[f"{NAME}-edge"] != before[f"{NAME}-edge"])
+    wait_for("the edge", lambda: ask(PORT, "GET", "/readyz").status == 200)
+    done = load.done
+    wait_for("clients go on", lambda: load.done > done + 10)
     load.stop()
-    assert changed(predicted) == changed(printed) == 1
-    assert f"{NAME}-3" not in twin.bed.docker("ps", "--all", "--format", "{{.Names}}")
-    assert not load.failures, load.failures[:5]
-    assert changed(twin.deploy("linear", **WISH)) == 0
+    assert {name for name, start in twin.started().items() if start != before.get(name)} == {f"{NAME}-edge"}
+    # What a client was told of is there, and whoever was not answered may ask again under the same key.
+    assert {wait_ended(PORT, location)["status"] for location in [*locations, *load.locations[-10:]]} == {"completed"}
+    assert (
+        f"/status/{ask(PORT, 'POST', '/run', {'topic': 'edge 3'}, {'Idempotency-Key': 'edge-3'}).body['job_id']}" == locations[3]
+    )
 
 
-def test_absent_leaves_the_data_unless_it_is_purged(twin: Chain) -> None:
-    location = submit(1, "kept")
-    wait_ended(PORT, location)
+def test_absent_leaves_the_data_and_one_server_takes_it_over(twin: Chain, moved: list[str]) -> None:
     twin.deploy("linear", state="absent", workflow_project_name="twin")
     names = twin.bed.docker("ps", "--all", "--format", "{{.Names}}")
     assert (
         NAME not in names and NAME not in twin.bed.docker("network", "ls") and f"{NAME}-jobs" in twin.bed.docker("volume", "ls")
     )
+    code, printed = twin.try_deploy("linear", **ALONE)
+    assert code and "jobs in a database that does not run" in printed and "with the replicas it had, then with one" in printed
     twin.deploy("linear", **WISH)
-    assert ask(PORT, "GET", location).body["status"] == "completed"
+    assert ask(PORT, "GET", moved[0]).body["status"] == "completed"
+    predicted, printed = twin.deploy("linear", "--check", **ALONE), twin.deploy("linear", **ALONE)
+    assert changed(predicted) == changed(printed) and "jobs were moved" in printed
+    assert ask(PORT, "GET", moved[0]).body["status"] == "completed"
+    assert twin.bed.docker("ps", "--filter", f"name={NAME}", "--format", "{{.Names}}") == NAME
+    assert f"{NAME}-jobs" not in twin.bed.docker("volume", "ls") and changed(twin.deploy("linear", **ALONE)) == 0
     twin.deploy("linear", state="absent", purge=True, workflow_project_name="twin")
-    assert f"{NAME}-jobs" not in twin.bed.docker("volume", "ls")
+    assert NAME not in twin.bed.docker("volume", "ls")

@@ -26,13 +26,6 @@ from workflowserver import PACKAGE, THREE, Endpoint, Reply, Server, serving, wai
 EXAMPLES = REPO / "examples" / "workflows"
 
 
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    made = Endpoint()
-    yield made
-    made.close()
-
-
 # --- 200, 202, one execution
 
 
@@ -97,7 +90,7 @@ def test_one_key_is_one_execution_however_often_it_is_sent(tmp_path: Path, endpo
         assert len(endpoint.calls) == 3
         assert server.run().json()["job_id"] != answers[0].json()["job_id"]
         other = server.run("coffee", Idempotency_Key="k-1")
-        assert other.status_code == 409 and "another request" in other.json()["error"]["message"]
+        assert other.status_code == 422 and "other inputs" in other.json()["error"]["message"]
         assert server.run(Idempotency_Key="x" * 256).status_code == 400
 
 
@@ -283,6 +276,12 @@ def test_with_a_key_all_but_the_looks_is_closed(tmp_path: Path, endpoint: Endpoi
             assert server.client.post("/run", json={"topic": "t"}, headers=headers).status_code == 200
         assert server.client.get("/schema", headers={"Authorization": "Basic ???"}).status_code == 401
         assert endpoint.keys == {"Bearer model-s3cret"}
+        endpoint.close()
+        wait_until(lambda: server.client.get("/readyz").status_code == 503, 10, 0.2)
+        for path in ("/readyz", "/health"):
+            told = [server.client.get(path, headers=headers).text for headers in ({}, {"X-API-Key": "first-key"})]
+            assert [endpoint.url in text for text in told] == [False, True], told
+        assert endpoint.url in server.log()
         for secret in ("first-key", "second-key", "model-s3cret"):
             assert secret not in server.log()
             assert secret.encode() not in (tmp_path / "jobs.sqlite").read_bytes() + (tmp_path / "jobs.sqlite-wal").read_bytes()

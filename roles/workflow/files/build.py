@@ -20,7 +20,7 @@ from pathlib import Path
 
 ELSEWHERE = ("/proc", "/sys", "/dev", "/build")
 UNUSED = ("tests", "test", "__pycache__")
-WARM_SECONDS = 60
+WARM_SECONDS = 300
 PORT = 8000
 
 

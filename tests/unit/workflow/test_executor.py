@@ -65,6 +65,11 @@ def run(workflow: Any, script: Script, inputs: dict[str, Any] | None = None, sta
 DRAFT = {"draft": "d", "done": True}
 
 
+def calls(*wanted: tuple[str, str]) -> dict[str, Any]:
+    listed = [{"id": str(n), "function": {"name": name, "arguments": text}} for n, (name, text) in enumerate(wanted)]
+    return {"content": None, "tool_calls": listed}
+
+
 def test_a_line_of_nodes() -> None:
     outcome, endpoint, saved = run(read(), {"write": [DRAFT], "rate": [{"score": 4}]})
     assert outcome.outputs == {"draft": "d", "done": True, "score": 4} and endpoint.order == ["write", "rate"]
@@ -150,11 +155,40 @@ def test_items_run_side_by_side_and_are_collected_in_order() -> None:
     assert empty.outputs["found"] == []
 
 
-def test_an_endpoint_that_relays_no_response_format_is_told_the_schema_in_words() -> None:
-    outcome, endpoint, _unused = run(read(), {"write": [DRAFT], "rate": ["no json", {"score": 4}]})
+def way_of(body: dict[str, Any]) -> str:
+    """How a request asks for JSON."""
+    if "response_format" in body:
+        return "format"
+    if "tools" in body:
+        assert body["tool_choice"] == "required" and [tool["function"]["name"] for tool in body["tools"]] == ["answer"]
+        return "tool"
+    assert "JSON Schema" in body["messages"][-1]["content"] and len(body["messages"]) == 1
+    return "words"
+
+
+REFUSED, BROKEN = CallError("HTTP 400: no such thing", False, status=400), CallError("HTTP 503", True, status=503)
+
+
+@pytest.mark.parametrize(("answers", "ways"), [
+    (["prose", calls(("answer", '{"score": 4}'))], ["format", "tool"]),
+    (["prose", '{"score": 4}'], ["format", "tool"]),
+    (["prose", "prose", 'Gladly: {"score": 4}'], ["format", "tool", "words"]),
+    ([REFUSED, calls(("answer", '{"score": 4}'))], ["format", "tool"]),
+    (["prose", BROKEN, '<think>{}</think>```json\n{"score": 4}\n```'], ["format", "tool", "words"]),
+    ([BROKEN, {"score": 4}], ["format", "format"]),
+])  # fmt: skip
+def test_a_way_of_asking_for_json_that_an_endpoint_ignores_or_refuses_is_left(answers: list[Any], ways: list[str]) -> None:
+    workflow = read(("config.execution.max_retries", 1 if BROKEN in answers else 0))
+    outcome, endpoint, _unused = run(workflow, {"write": [DRAFT], "rate": answers})
     assert outcome.outputs["score"] == 4
-    said = endpoint.asked[-1][1]["messages"][-1]["content"]
-    assert "JSON Schema" in said and '"score"' in said
+    assert [way_of(body) for name, body in endpoint.asked if name == "rate"] == ways
+
+
+def test_the_way_that_worked_is_taken_from_then_on() -> None:
+    routes = [{"condition": {"logic": "score < 2"}, "to": "rate"}, {"condition": {"logic": "default"}, "to": "END"}]
+    answers = ["prose", *(calls(("answer", json.dumps({"score": score}))) for score in (1, 1, 5))]
+    _unused, endpoint, _unused = run(read(("edges.2", {"from": "rate", "routes": routes})), {"write": [DRAFT], "rate": answers})
+    assert [way_of(body) for name, body in endpoint.asked if name == "rate"] == ["format", "tool", "tool", "tool"]
 
 
 @pytest.mark.parametrize(
@@ -166,26 +200,23 @@ def test_an_endpoint_that_relays_no_response_format_is_told_the_schema_in_words(
         ([{"score": 4, "x": 1}], "not permitted"),
         ([{}], "required"),
         ([CallError("HTTP 500", True)], "HTTP 500 after 2 calls"),
-        ([CallError("HTTP 400: bad model", False)], "HTTP 400: bad model"),
+        ([CallError("HTTP 404: no model", False, status=404)], "HTTP 404: no model"),
     ],
 )
 def test_answers_that_stay_wrong_fail_the_run(answers: list[Any], message: str) -> None:
     error, endpoint, _unused = run(read(), {"write": [DRAFT], "rate": answers})
     assert error.kind == "model" and error.node == "rate" and message in error.message
-    assert endpoint.order.count("rate") == (1 if "400" in message else 2)
+    # "no json" shows twice that nothing holds the model to the schema: then it is asked in words
+    assert endpoint.order.count("rate") == (1 if "404" in message else 4 if answers == ["no json"] else 2)
 
 
 @pytest.mark.parametrize("first", ["no json", {"score": 11}, '```json\n{"score": 4}\n```', CallError("HTTP 429", True, 0.01)])
 def test_an_answer_that_is_wrong_once_is_asked_for_again(first: Any) -> None:
     outcome, endpoint, _unused = run(read(), {"write": [DRAFT], "rate": [first, {"score": 4}]})
     assert outcome.outputs["score"] == 4
-    if isinstance(first, str) and first.startswith("no"):
-        assert [message["role"] for message in endpoint.asked[2][1]["messages"]] == ["user", "assistant", "user"]
-
-
-def calls(*wanted: tuple[str, str]) -> dict[str, Any]:
-    listed = [{"id": str(n), "function": {"name": name, "arguments": text}} for n, (name, text) in enumerate(wanted)]
-    return {"content": None, "tool_calls": listed}
+    if first == {"score": 11}:
+        said = endpoint.asked[2][1]["messages"]
+        assert [message["role"] for message in said] == ["user", "assistant", "user"] and "JSON Schema" in said[-1]["content"]
 
 
 def test_a_model_uses_its_tools_and_no_others() -> None:

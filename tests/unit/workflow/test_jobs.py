@@ -9,22 +9,15 @@ from pathlib import Path
 
 import pytest
 from anvil_workflow import jobs_sqlite
-from anvil_workflow.jobs import StoreError, new_job_id
+from anvil_workflow.jobs import Job, Store, StoreError, new_job_id
 from anvil_workflow.jobs_sqlite import SqliteStore
-from workflowstore import PROMISES, make_job
+from anvil_workflow.moving import move_jobs
+from workflowstore import PROMISES, keep, make_job
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
-def test_promises(promise: Callable[[SqliteStore], Awaitable[None]], tmp_path: Path) -> None:
-    async def go() -> None:
-        store = SqliteStore(str(tmp_path / "jobs.sqlite"))
-        await store.open()
-        try:
-            await promise(store)
-        finally:
-            await store.close()
-
-    asyncio.run(go())
+def test_promises(promise: Callable[[Store], Awaitable[None]], tmp_path: Path) -> None:
+    keep(promise, SqliteStore(str(tmp_path / "jobs.sqlite")))
 
 
 def test_a_new_server_takes_up_what_the_last_one_left(tmp_path: Path) -> None:
@@ -98,3 +91,39 @@ def test_ids_sort_by_time_and_do_not_repeat() -> None:
     ids = [new_job_id() for _unused in range(5000)]
     assert len(set(ids)) == 5000 and [one[:12] for one in ids] == sorted(one[:12] for one in ids)
     assert all(len(one) == 32 for one in ids)
+
+
+def test_a_move_that_is_broken_off_anywhere_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+    class Breaking(SqliteStore):
+        breaks = "adopt"
+
+        async def adopt(self, jobs: list[Job]) -> int:
+            if self.breaks == "adopt":
+                raise StoreError("the disk is full")
+            return await super().adopt(jobs)
+
+        async def forget(self, ids: list[str]) -> None:
+            if self.breaks == "forget":
+                raise StoreError("the power went")
+            await super().forget(ids)
+
+    async def go() -> None:
+        source, target = Breaking(str(tmp_path / "a" / "jobs.sqlite")), Breaking(str(tmp_path / "b" / "jobs.sqlite"))
+        source.breaks = target.breaks = ""
+        jobs = [make_job() for _unused in range(450)]
+        for store in (source, target):
+            await store.open()
+        for job in jobs:
+            await source.submit(job, None, 1000)
+        for broken, where in ((target, "adopt"), (source, "forget")):
+            broken.breaks = where
+            with pytest.raises(StoreError):
+                await move_jobs(source, target)
+            broken.breaks = ""
+        assert await move_jobs(source, target) == 250
+        found = [job.id for status in ("pending",) for job in await target.list_jobs(status, None, 1000)]
+        assert sorted(found) == sorted(job.id for job in jobs) and await source.list_jobs(None, None, 10) == []
+        await source.close()
+        await target.close()
+
+    asyncio.run(go())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import sys
@@ -30,6 +31,9 @@ def main(words: list[str] | None = None) -> int:
     openapi = verbs.add_parser("openapi", help="the OpenAPI document of a workflow's server")
     openapi.add_argument("file", type=Path)
     verbs.add_parser("serve", help="answer requests; everything is set by environment variables (docs/workflow.md)")
+    move = verbs.add_parser("move", help="jobs go from one store to another; no server may run")
+    move.add_argument("source", help="sqlite:////data/jobs.sqlite, or what WORKFLOW_JOBS says: the word jobs")
+    move.add_argument("target", help="likewise")
     arguments = parser.parse_args(words)
     if arguments.verb == "check":
         return print_check(arguments.file, arguments.format)
@@ -39,6 +43,8 @@ def main(words: list[str] | None = None) -> int:
         return _print(build_editor_schema())
     if arguments.verb == "serve":
         return serve()
+    if arguments.verb == "move":
+        return asyncio.run(move_between(arguments.source, arguments.target))
     try:
         workflow = read_workflow(arguments.file)
     except WorkflowError as error:
@@ -83,6 +89,22 @@ def print_check(file: Path, form: str) -> int:
             f"{file}: workflow {workflow.name}: {len(workflow.steps)} nodes; inputs: {', '.join(workflow.inputs) or 'none'};"
             f" outputs: {', '.join(workflow.outputs)}"
         )
+    return 0
+
+
+async def move_between(source: str, target: str) -> int:
+    from .jobs import open_store
+    from .moving import move_jobs
+    from .settings import read_settings
+
+    settings = read_settings()
+    urls = (settings.jobs if name == "jobs" else name for name in (source, target))
+    stores = [open_store(url, password=settings.jobs_password, lease=settings.lease) for url in urls]
+    async with contextlib.AsyncExitStack() as stack:
+        for store in stores:
+            await store.open()
+            stack.push_async_callback(store.close)
+        print(json.dumps({"moved": await move_jobs(*stores)}))
     return 0
 
 

@@ -20,6 +20,7 @@ import httpx
 
 from .conditions import ConditionError, look_up
 from .environment import SettingsError
+from .forms import Forms
 from .kinds import check_value
 from .models import Endpoint, RunError, Usage, ask
 from .schema import END, START, Parallel
@@ -74,7 +75,7 @@ class Executor:
     """Runs one workflow, any number of times."""
 
     def __init__(self, workflow: Workflow, endpoint: Endpoint, client: httpx.AsyncClient) -> None:
-        self.workflow, self._endpoint = workflow, endpoint
+        self.workflow, self._endpoint, self._forms = workflow, endpoint, Forms()
         self._tools: dict[str, list[BoundTool]] = {
             step.id: [bind_tool(tool.name, tool.config, tool.on_error, client) for tool in step.tools]
             for step in workflow.steps.values()
@@ -127,9 +128,8 @@ class Executor:
         child = span.start(name, "CHAIN")
         execution = self.workflow.execution
         try:
-            reply = await ask(
-                step, values, self._endpoint, self._tools[name], execution.max_retries, execution.tool_rounds, child
-            )
+            tools, retries, rounds = self._tools[name], execution.max_retries, execution.tool_rounds
+            reply = await ask(step, values, self._endpoint, self._forms, tools, retries, rounds, child)
         except SettingsError as error:
             child.fail(str(error))
             raise RunError("workflow", str(error), name) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "running", "completed", "failed", "cancelled"
@@ -42,7 +42,8 @@ class NewJob:
 class Job:
     """A stored job. Times are Unix seconds; inputs, outputs, error, warnings and progress are JSON.
 
-    fence: grows with each owner. A write with an older one changes nothing.
+    fence: grows with each owner. A write with an older one changes nothing. callback_at: when its callback is due; none
+    where there is nothing to deliver any more.
     """
 
     id: str
@@ -63,9 +64,24 @@ class Job:
     request: str = ""
     callback_url: str | None = None
     callback_tries: int = 0
+    callback_at: float | None = None
 
 
 FIELDS = tuple(Job.__dataclass_fields__)
+
+
+def hand_over(job: Job) -> Job:
+    """A job as another store takes it: what ran is nobody's, and the fence keeps whoever ran it out."""
+    if job.status != RUNNING:
+        return job
+    return replace(job, status=PENDING, owner=None, fence=job.fence + 1, attempts=max(0, job.attempts - 1))
+
+
+def write_adoption(mark: str) -> str:
+    """The statement that stores a job of another store; ``mark`` numbers its words. A key that is taken stays whose it is."""
+    marks = {name: f"{mark}{number}" for number, name in enumerate(FIELDS, 1)}
+    marks["key"] = f"CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE key = {marks['key']}) THEN NULL ELSE {marks['key']} END"
+    return f"INSERT INTO jobs ({', '.join(FIELDS)}) VALUES ({', '.join(marks.values())}) ON CONFLICT DO NOTHING"
 
 
 @dataclass(frozen=True)
@@ -151,6 +167,12 @@ class Store(Protocol):
 
     async def settle_callback(self, job: str, again: float | None) -> None:
         """Delivered or given up (None), or to be tried again at that time."""
+
+    async def adopt(self, jobs: list[Job]) -> int:
+        """Store jobs of another store, those that ran as pending; how many were new here."""
+
+    async def forget(self, ids: list[str]) -> None:
+        """Delete jobs, whatever they are: another store has them."""
 
     async def flush(self) -> None:
         """Returns after all that was submitted survives a power cut."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import asyncpg
 
-from .jobs import FIELDS, PENDING, RUNNING, Ending, Job, NewJob, QueueFullError, StoreError
+from .jobs import FIELDS, PENDING, RUNNING, Ending, Job, NewJob, QueueFullError, StoreError, hand_over, write_adoption
 
 COLUMNS = ", ".join(FIELDS)
 CONNECTIONS = 8
@@ -211,6 +211,16 @@ class PostgresStore:
 
     async def settle_callback(self, job: str, again: float | None) -> None:
         await self._change("UPDATE jobs SET callback_at = $2 WHERE id = $1", job, again)
+
+    async def adopt(self, jobs: list[Job]) -> int:
+        rows = [tuple(hand_over(job).__dict__[name] for name in FIELDS) for job in jobs]
+        async with self._connected() as connection, connection.transaction():
+            before = await connection.fetchval("SELECT count(*) FROM jobs WHERE id = ANY($1::text[])", [job.id for job in jobs])
+            await connection.executemany(write_adoption("$"), rows)
+        return len(jobs) - int(before)
+
+    async def forget(self, ids: list[str]) -> None:
+        await self._change("DELETE FROM jobs WHERE id = ANY($1::text[])", ids)
 
     async def flush(self) -> None:
         """Every commit has waited for the disk already."""

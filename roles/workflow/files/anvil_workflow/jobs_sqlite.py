@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .jobs import ENDED, FIELDS, PENDING, RUNNING, Ending, Job, NewJob, QueueFullError, StoreError
+from .jobs import ENDED, FIELDS, PENDING, RUNNING, Ending, Job, NewJob, QueueFullError, StoreError, hand_over, write_adoption
 
 COLUMNS = ", ".join(FIELDS)
 LOCK_WAIT = 20.0
@@ -367,6 +367,16 @@ class SqliteStore:
     async def settle_callback(self, job: str, again: float | None) -> None:
         statement = "UPDATE jobs SET callback_at = ? WHERE id = ?"
         await self._do(lambda connection: connection.execute(statement, (again, job)).rowcount)
+
+    async def adopt(self, jobs: list[Job]) -> int:
+        rows = [tuple(hand_over(job).__dict__[name] for name in FIELDS) for job in jobs]
+        statement = write_adoption("?")
+        return int(await self._do(lambda connection: connection.executemany(statement, rows).rowcount))
+
+    async def forget(self, ids: list[str]) -> None:
+        await self._do(
+            lambda connection: connection.executemany("DELETE FROM jobs WHERE id = ?", [(one,) for one in ids]).rowcount
+        )
 
     async def flush(self) -> None:
         await self.check()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ import httpx
 from pydantic import ValidationError
 
 from .environment import expand, read_secret
+from .forms import WORDS, Forms, is_ignored, next_form, read_text, write_request
 from .kinds import dump, explain_first
 from .schema import Llm
 from .tools import BoundTool, ToolError
@@ -40,11 +42,15 @@ class RunError(Exception):
 
 
 class CallError(Exception):
-    """One call that failed. again: another try may help; after: seconds that the endpoint asked to wait."""
+    """One call that failed. again: another try may help; after: seconds that the endpoint asked to wait; status: of HTTP."""
 
-    def __init__(self, message: str, again: bool, after: float = 0.0) -> None:
-        self.again, self.after = again, after
+    def __init__(self, message: str, again: bool, after: float = 0.0, status: int = 0) -> None:
+        self.again, self.after, self.status = again, after, status
         super().__init__(message)
+
+
+class FormRefusedError(RunError):
+    """The endpoint refuses the way in which an answer was asked for; another one may do."""
 
 
 class Endpoint(Protocol):
@@ -132,7 +138,9 @@ class HttpEndpoint:
             await answer.aclose()
         if answer.status_code != 200:
             again = answer.status_code >= 500 or answer.status_code in AGAIN
-            raise CallError(f"HTTP {answer.status_code}{_read_reason(bytes(body))}", again, _read_delay(answer))
+            raise CallError(
+                f"HTTP {answer.status_code}{_read_reason(bytes(body))}", again, _read_delay(answer), answer.status_code
+            )
         try:
             reply = json.loads(body)
         except ValueError:
@@ -171,9 +179,18 @@ def _read_delay(answer: httpx.Response) -> float:
 
 
 async def ask(
-    step: Step, values: Mapping[str, Any], endpoint: Endpoint, tools: list[BoundTool], retries: int, rounds: int, span: Span
+    step: Step,
+    values: Mapping[str, Any],
+    endpoint: Endpoint,
+    forms: Forms,
+    tools: list[BoundTool],
+    retries: int,
+    rounds: int,
+    span: Span,
 ) -> Reply:
-    """Ask until the answer is valid. Raises RunError after 1 + retries failures."""
+    """Ask until the answer is valid. Raises RunError after 1 + retries answers that are not; an answer that shows that
+    the endpoint ignores a way of asking for JSON leads to the next way, and is not counted.
+    """
     talk: list[dict[str, Any]] = [{"role": "user", "content": step.prompt.render(values)}]
     system = step.system.render(values)
     if system:
@@ -184,27 +201,38 @@ async def ask(
         answered = await _talk_with_tools(step, body, talk, endpoint, tools, retries, rounds, reply.usage, span)
         if answered:
             return Reply(answered, reply.usage)
-    if step.answer is not None:
-        form = {"name": step.id, "strict": True, "schema": step.answer}
-        body["response_format"] = {"type": "json_schema", "json_schema": form}
-    for attempt in range(retries + 1):
-        message = await _call(step, {**body, "messages": talk}, endpoint, retries - attempt, reply.usage, span)
-        found, wrong = read_answer(step, message)
+    form = forms.find(step.llm) if step.answer is not None else WORDS
+    left = retries
+    while True:
+        lower = next_form(form) if step.answer is not None else None
+        asked = {"messages": talk} if step.answer is None else write_request(form, step.id, step.answer, talk)
+        refused = partial(forms.is_refused, step.llm, form)
+        try:
+            message = await _call(step, {**body, **asked}, endpoint, left, reply.usage, span, refused)
+        except FormRefusedError:
+            assert lower is not None
+            form = lower
+            continue
+        text = read_text(form, message)
+        found, wrong = read_answer(step, text, bool(message.get("cut")))
         if not wrong:
+            if step.answer is not None:
+                forms.learn(step.llm, form)
             reply.values = found
             return reply
-        if attempt == retries:
-            break
+        if lower is not None and is_ignored(text):
+            reply.usage.retries += 1
+            form = lower
+            continue
+        if left == 0:
+            raise RunError("model", f"the answer is not valid after {retries + 1} tries: {wrong}", step.id)
+        left -= 1
         reply.usage.retries += 1
-        talk = [*talk, {"role": "assistant", "content": str(message.get("content") or "")}, _reproach(wrong, step.answer)]
-    raise RunError("model", f"the answer is not valid after {retries + 1} tries: {wrong}", step.id)
+        talk = [*talk, {"role": "assistant", "content": str(text or "")}, _reproach(wrong, step.answer)]
 
 
 def _reproach(wrong: str, answer: Mapping[str, Any] | None) -> dict[str, str]:
-    """What is said to a model whose answer will not do.
-
-    The schema is told in words: anvil-serving's router, among others, relays no response_format.
-    """
+    """What is said to a model whose answer will not do. The schema is told in words, whatever else holds the model to it."""
     form = f"with nothing but JSON that fits this JSON Schema: {json.dumps(answer)}" if answer else "with text"
     return {"role": "user", "content": f"That answer is not valid ({wrong}). Answer again, {form}"}
 
@@ -216,9 +244,18 @@ def _begin_body(step: Step) -> dict[str, Any]:
 
 
 async def _call(
-    step: Step, body: Mapping[str, Any], endpoint: Endpoint, retries: int, usage: Usage, span: Span
+    step: Step,
+    body: Mapping[str, Any],
+    endpoint: Endpoint,
+    retries: int,
+    usage: Usage,
+    span: Span,
+    refused: Callable[[int], bool] = lambda status: False,
 ) -> Mapping[str, Any]:
-    """One message of the model; failed calls are tried again with growing pauses."""
+    """One message of the model; failed calls are tried again with growing pauses.
+
+    refused: tells of an HTTP status whether it refuses the way of asking. Raises FormRefusedError for those.
+    """
     for attempt in range(retries + 1):
         usage.calls += 1
         child = span.start(f"model {step.llm.model}", "CHAT_MODEL")
@@ -227,6 +264,9 @@ async def _call(
             message = _read_message(answer)
         except CallError as error:
             child.fail(str(error))
+            if refused(error.status):
+                usage.retries += 1
+                raise FormRefusedError("model", str(error), step.id) from None
             if not error.again or attempt == retries:
                 tries = f" after {usage.calls} calls" if usage.calls > 1 else ""
                 raise RunError("model", f"model {step.llm.model}: {error}{tries}", step.id) from None
@@ -255,9 +295,8 @@ def _read_message(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     return message
 
 
-def read_answer(step: Step, message: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The outputs in a message, or what is wrong with it."""
-    content = message.get("content")
+def read_answer(step: Step, content: Any, cut: bool) -> tuple[dict[str, Any], str]:
+    """The outputs in an answer, or what is wrong with it. cut: it reached max_tokens."""
     if not isinstance(content, str):
         return {}, "it holds no text"
     content = content.encode("utf-8", "replace").decode()
@@ -266,17 +305,15 @@ def read_answer(step: Step, message: Mapping[str, Any]) -> tuple[dict[str, Any],
     try:
         checked = step.check.model_validate_json(_bare(content))
     except ValidationError as error:
-        cut = "it was cut off at max_tokens; " if message.get("cut") else ""
-        return {}, cut + explain_first(error)
+        return {}, ("it was cut off at max_tokens; " if cut else "") + explain_first(error)
     return {name: dump(getattr(checked, f"output_{number}")) for number, name in enumerate(step.check_names)}, ""
 
 
 def _bare(text: str) -> str:
-    """Without the code fence that endpoints without structured outputs like to add."""
-    text = text.strip()
-    if text.startswith("```"):
-        text = text.strip("`").removeprefix("json")
-    return text
+    """The JSON object alone: what nothing held to it comes with a code fence, thoughts or kind words around it."""
+    text = text.rpartition("</think>")[2]
+    start, end = text.find("{"), text.rfind("}")
+    return text[start : end + 1] if 0 <= start < end else text.strip()
 
 
 async def _talk_with_tools(
@@ -297,7 +334,7 @@ async def _talk_with_tools(
         message = await _call(step, {**body, "messages": talk, "tools": functions}, endpoint, retries, usage, span)
         wanted = message.get("tool_calls")
         if not isinstance(wanted, list) or not wanted:
-            found, wrong = read_answer(step, message)
+            found, wrong = read_answer(step, message.get("content"), bool(message.get("cut")))
             return {} if wrong else found
         talk.append({"role": "assistant", "content": message.get("content") or "", "tool_calls": wanted})
         for call in wanted:

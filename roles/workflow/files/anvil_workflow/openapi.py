@@ -125,12 +125,13 @@ def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]
                     "200": _answer("The run ended in time.", _json(job)),
                     "202": accepted,
                     "400": _answer("A header is wrong.", refused),
-                    "409": _answer(
-                        "The key was used with other inputs, or its job was cancelled.", _json({"anyOf": [job, refusal]})
-                    ),
+                    "409": _answer("The job of this key was cancelled.", _json(job)),
                     "413": _answer("The body is too large.", refused),
                     "415": _answer("The body is not sent as JSON.", refused),
-                    "422": _answer("The inputs are wrong: all of them.", _json(invalid)),
+                    "422": _answer(
+                        "The inputs are wrong: all of them; or the key was used with others.",
+                        _json({"anyOf": [invalid, refusal]}),
+                    ),
                     "429": busy,
                     "500": _answer("The run failed.", _json(job)),
                     "502": _answer("The run failed: the model or a tool did.", _json(job)),

@@ -12,9 +12,10 @@ import contextlib
 import hashlib
 import hmac
 import json
+import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from html import escape
 from importlib import resources
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from . import __version__
@@ -35,6 +37,8 @@ from .runner import KeyReused, Runner, describe_job, may_call_back
 from .settings import Settings
 from .tracing import Tracer
 from .workflow import Workflow
+
+log = logging.getLogger(__name__)
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -62,45 +66,48 @@ def refuse(status: int, kind: str, message: str, **headers: str) -> Answer:
     )
 
 
+class Keys:
+    """The API keys. Without any, everybody may do everything."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def allow(self, headers: Mapping[str, str]) -> bool:
+        if not self._keys:
+            return True
+        given = headers.get("x-api-key", "").encode("latin-1")
+        scheme, _unused, word = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            given = word.strip().encode("latin-1")
+        elif scheme.lower() == "basic":
+            # What a browser sends after it asked: any user, the key as the password.
+            with contextlib.suppress(binascii.Error, ValueError):
+                given = base64.b64decode(word).partition(b":")[2]
+        digest = hashlib.sha256(given).digest()
+        return any(hmac.compare_digest(digest, key) for key in self._keys)
+
+
 class Guard:
     """Before everything else: the API key, and no writes for pages of other sites that a browser shows."""
 
-    def __init__(self, app: Any, keys: tuple[str, ...], metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
-        self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
+    def __init__(self, app: Any, keys: Keys, metrics: Metrics) -> None:
+        self._app, self._metrics, self._keys = app, metrics, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            headers = {
-                name: value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key", b"sec-fetch-site")
-            }
+            headers = Headers(scope=scope)
             refused = None
-            if self._keys and scope["path"] not in OPEN_PATHS and not self._knows(headers):
+            if scope["path"] not in OPEN_PATHS and not self._keys.allow(headers):
                 refused = refuse(401, "key", "the API key is missing or wrong: send Authorization: Bearer KEY, or X-API-Key")
                 refused.headers.append("WWW-Authenticate", "Bearer")
                 refused.headers.append("WWW-Authenticate", 'Basic realm="workflow", charset="UTF-8"')
-            elif scope["method"] not in ("GET", "HEAD") and headers.get(b"sec-fetch-site", b"none") not in (
-                b"same-origin",
-                b"none",
-            ):
+            elif scope["method"] not in ("GET", "HEAD") and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
                 refused = refuse(403, "origin", "a page of another site may not do this")
             if refused is not None:
                 self._metrics.refused.labels("key" if refused.status_code == 401 else "origin").inc()
                 await refused(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-    def _knows(self, headers: dict[bytes, bytes]) -> bool:
-        given = headers.get(b"x-api-key", b"")
-        scheme, _unused, word = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer":
-            given = word.strip()
-        elif scheme.lower() == b"basic":
-            # What a browser sends after it asked: any user, the key as the password.
-            with contextlib.suppress(binascii.Error):
-                given = base64.b64decode(word).partition(b":")[2]
-        digest = hashlib.sha256(given).digest()
-        return any(hmac.compare_digest(digest, key) for key in self._keys)
 
 
 class Looks:
@@ -117,8 +124,12 @@ class Looks:
         """Each thing looked at: "ok", or what is wrong with it."""
         async with self._lock:
             if time.monotonic() - self._at > LOOK_SECONDS or any(text != "ok" for text in self._checks.values()):
+                before = self._checks
                 checks = await asyncio.gather(self._look_at_store(), self._look_at_models())
                 self._checks = {"store": checks[0], "models": checks[1]}
+                for name, text in self._checks.items():
+                    if before.get(name, "ok") != text:
+                        log.warning("readiness: %s: %s", name, text)
                 self._at = time.monotonic()
         draining = {"server": "is being stopped"} if self._runner.draining.is_set() else {}
         return {**self._checks, **draining}
@@ -180,12 +191,13 @@ def make_app(settings: Settings, workflow: Workflow, endpoint: Endpoint | None =
         title=workflow.name, version=workflow.version or "1", openapi_url=None, docs_url=None, redoc_url=None, lifespan=live
     )
     app.state.runner, app.state.tracer = runner, tracer
-    app.add_middleware(Guard, keys=settings.api_keys, metrics=metrics)
+    keys = Keys(settings.api_keys)
+    app.add_middleware(Guard, keys=keys, metrics=metrics)
     document = build_openapi(workflow, bool(settings.api_keys), settings.callback_hosts)
     app.openapi = lambda: document  # type: ignore[method-assign]
     _add_run(app, settings, workflow, runner, metrics)
     _add_jobs(app, runner)
-    _add_looks(app, workflow, runner, looks, metrics, tracer)
+    _add_looks(app, workflow, runner, looks, keys, metrics, tracer)
     _add_pages(app, workflow, document)
     _add_failures(app)
     return app
@@ -227,7 +239,7 @@ def _add_run(app: FastAPI, settings: Settings, workflow: Workflow, runner: Runne
             after = str(await runner.estimate_wait())
             return turn_away(429, "busy", f"{settings.queue} jobs wait already: try again later", Retry_After=after)
         except KeyReused:
-            return turn_away(409, "key", "this Idempotency-Key was used with another request")
+            return turn_away(422, "key", "this Idempotency-Key was used with other inputs: send these under a new one")
         found = job if job.status in ENDED or seconds <= 0 else await runner.wait(job.id, seconds) or job
         if found.status not in ENDED:
             await runner.store.flush()
@@ -348,23 +360,33 @@ def _add_jobs(app: FastAPI, runner: Runner) -> None:
 # --- looks
 
 
-def _add_looks(app: FastAPI, workflow: Workflow, runner: Runner, looks: Looks, metrics: Metrics, tracer: Tracer | None) -> None:
+def _add_looks(
+    app: FastAPI, workflow: Workflow, runner: Runner, looks: Looks, keys: Keys, metrics: Metrics, tracer: Tracer | None
+) -> None:
     started = time.monotonic()
+
+    async def look(request: Request) -> tuple[bool, dict[str, str]]:
+        """Is all well; and each check, with its reason (addresses, paths) only for who may know it. The log has them all."""
+        checks = await looks.look()
+        well = all(text == "ok" for text in checks.values())
+        if not keys.allow(request.headers):
+            checks = {
+                name: text if text == "ok" else "failed: ask with the API key, or read the log" for name, text in checks.items()
+            }
+        return well, checks
 
     @app.get("/livez")
     async def livez() -> Response:
         return Answer({"status": "alive"})
 
     @app.get("/readyz")
-    async def readyz() -> Response:
-        checks = await looks.look()
-        ready = all(text == "ok" for text in checks.values())
+    async def readyz(request: Request) -> Response:
+        ready, checks = await look(request)
         return Answer({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
 
     @app.get("/health")
-    async def health() -> Response:
-        checks = await looks.look()
-        healthy = all(text == "ok" for text in checks.values())
+    async def health(request: Request) -> Response:
+        healthy, checks = await look(request)
         told = {
             "status": "healthy" if healthy else "unhealthy",
             "workflow": workflow.name,
