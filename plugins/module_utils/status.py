@@ -19,12 +19,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.experiments import find_experiments, group_experiments
 from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, read_cards
-from ansible_collections.anvil.serving.plugins.module_utils.spec import (
-    COMPOSE_PROJECT,
-    LABEL_EXPERIMENT,
-    LABEL_SERVE,
-    LABEL_VRAM,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.spec import COMPOSE_PROJECT, LABEL_EXPERIMENT, LABEL_SERVE, LABEL_VRAM
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 RUNS = ("running", "paused", "restarting")
