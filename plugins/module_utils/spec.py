@@ -88,24 +88,26 @@ class Service:
     labels: Dict[str, str] = field(default_factory=dict)
     anvil: Dict[str, Any] = field(default_factory=dict)
 
+    def said(self) -> Dict[str, Any]:
+        """The fields that say something, as plain types."""
+        silent = asdict(Service(name="", container="", image=""))
+        return {key: value for key, value in asdict(self).items() if value != silent[key]}
+
     def spec_hash(self) -> str:
         """``FORMAT:sha256`` of everything a container is made of.
 
         Not of the labels, nor of ``x-anvil``, which are only ours, nor of where the env file lies. A field that says
         nothing does not count, so that a field added by a later release changes the hash of no service that leaves it out.
         """
-        silent = asdict(Service(name="", container="", image=""))
-        content = {
-            key: value
-            for key, value in asdict(self).items()
-            if key not in ("labels", "anvil", "env_files") and value != silent[key]
-        }
+        content = {key: value for key, value in self.said().items() if key not in ("labels", "anvil", "env_files")}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return "{0}:{1}".format(SPEC_FORMAT, hashlib.sha256(text.encode()).hexdigest())
 
 
 def service_as_dict(service: Service) -> Dict[str, Any]:
-    plain: Dict[str, Any] = json.loads(json.dumps(asdict(service)))
+    """As JSON types, without the fields that say nothing."""
+    named = {"name": service.name, "container": service.container, "image": service.image}
+    plain: Dict[str, Any] = json.loads(json.dumps({**named, **service.said()}))
     return plain
 
 

@@ -65,7 +65,8 @@ class Project:
     files: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        services = {name: service_as_dict(service) for name, service in self.services.items()}
+        """As an argument of a task. The services are one text: Ansible looks into every single value for a template."""
+        services = json.dumps({name: service_as_dict(service) for name, service in self.services.items()})
         plain = {"name": self.name, "directory": self.directory, "compose": self.compose, "services": services}
         return {**plain, "files": self.files} if self.files else plain
 
