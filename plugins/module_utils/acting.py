@@ -8,6 +8,7 @@ Not part of a run that finds nothing to do: ``serves`` calls up to here only whe
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from typing import Dict, List, Optional, Sequence, Set, Tuple
@@ -43,6 +44,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import (
 
 # After one of these a serve asks for its memory anew; a paused or restarted one had it all along.
 CHARGED = (drift.CREATE, drift.RECREATE, drift.START, drift.ADOPT)
+
+# What an engine says, now and then, of a container that it was starting when it was killed. Another container comes up.
+HALF_STARTED = re.compile(r"failed to create task for container: task \w+: already exists")
 
 
 # ------------------------------------------------------------------------------------------------------------ admission
@@ -297,6 +301,8 @@ def _bring_up(engine: Engine, compose: Compose, services: Sequence[Service], rec
     seen = inspect(engine, service.container)
     image_here = engine.inspect_image(service.image) is not None
     said = seen.error if image_here and seen is not None and seen.error else ran.text
+    if not recreate and HALF_STARTED.search(said):
+        return _bring_up(engine, compose, services, recreate=True)
     problem = explain(service, said, image_here)
     if "is taken" in problem.what:
         problem = replace(problem, why=_holders(Reader(engine, _nobody()), service) or problem.why)
