@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan, Mount, ServePlan, parse_compose
+from ansible_collections.anvil.serving.plugins.module_utils.composefile import parse_compose
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_serves
 from bed import FAKOLI_DARK, Bed
 from conftest import COLLECTIONS

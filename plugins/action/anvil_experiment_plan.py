@@ -11,7 +11,8 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.anvil.serving.plugins.action.anvil_plan import list_gpus, plan_host
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan, Service
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
 from ansible_collections.anvil.serving.plugins.plugin_utils import experiment
 from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import Project, render_experiment

@@ -10,8 +10,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
-from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan
 from ansible_collections.anvil.serving.plugins.plugin_utils.origin import name_origins, read_variables
 from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure, count_mistakes, write_texts
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_host

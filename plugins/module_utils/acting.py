@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Act on what was decided: admit it, hand it to docker compose, explain what went wrong, verify what came of it.
+"""Act on what was decided: admit it, hand it to docker compose, verify what came of it.
 
 Not part of a run that finds nothing to do: ``serves`` calls up to here only where a serve differs.
 """
@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils import drift, readiness, settings
+from ansible_collections.anvil.serving.plugins.module_utils import drift, readiness, replacing, settings
 from ansible_collections.anvil.serving.plugins.module_utils.admission import addresses_overlap, admit
 from ansible_collections.anvil.serving.plugins.module_utils.compose import Compose
 from ansible_collections.anvil.serving.plugins.module_utils.drift import Decision, Observed
@@ -33,7 +33,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.orders import (
     subject_of,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.reader import Reader, inspect
-from ansible_collections.anvil.serving.plugins.module_utils.replacing import drop_kept, put_back, set_aside
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     COMPOSE_PROJECT,
     COMPOSE_SERVICE,
@@ -45,6 +44,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import (
 
 # After one of these a serve asks for its memory anew; a paused or restarted one had it all along.
 CHARGED = (drift.CREATE, drift.RECREATE, drift.START, drift.ADOPT)
+
+# What an engine says, now and then, of a container that it was starting when it was killed. Another container comes up.
+HALF_STARTED = re.compile(r"failed to create task for container: task \w+: already exists")
 
 
 # ------------------------------------------------------------------------------------------------------------ admission
@@ -209,6 +211,8 @@ class _Books:
 
 def pull_images(engine: Engine, services: Sequence[Service], outcomes: Dict[str, Outcome]) -> Dict[str, Outcome]:
     """Pull the images of these serves; returns the outcomes of those whose image cannot be had, each with the reason."""
+    from ansible_collections.anvil.serving.plugins.module_utils.explaining import explain
+
     lost = {}
     said = {image: _pull(engine, image) for image in dict.fromkeys(service.image for service in services)}
     for service in services:
@@ -241,7 +245,7 @@ def act(reader: Reader, compose: Compose, starting: Sequence[Service], outcomes:
     for service in having(drift.ADOPT):
         old = outcomes[service.name].replaces
         if old is not None:
-            set_aside(engine, service, old)
+            replacing.set_aside(engine, service, old)
     failed = _bring_up(engine, compose, having(drift.CREATE, drift.RECREATE, drift.ADOPT), recreate=True)
     failed.update(_bring_up(engine, compose, having(drift.START), recreate=False))
     paused = having(drift.UNPAUSE)
@@ -291,10 +295,14 @@ def _bring_up(engine: Engine, compose: Compose, services: Sequence[Service], rec
         for service in services:
             problems.update(_bring_up(engine, compose, [service], recreate))
         return problems
+    from ansible_collections.anvil.serving.plugins.module_utils.explaining import explain
+
     service = services[0]
     seen = inspect(engine, service.container)
     image_here = engine.inspect_image(service.image) is not None
     said = seen.error if image_here and seen is not None and seen.error else ran.text
+    if not recreate and HALF_STARTED.search(said):
+        return _bring_up(engine, compose, services, recreate=True)
     problem = explain(service, said, image_here)
     if "is taken" in problem.what:
         problem = replace(problem, why=_holders(Reader(engine, _nobody()), service) or problem.why)
@@ -321,67 +329,6 @@ def _holders(now: Reader, service: Service) -> str:
     return "by " + ", ".join(found) if found else ""
 
 
-# What the engine and compose say when a container cannot start -> what that means, and what to do.
-_EXPLANATIONS: Tuple[Tuple[str, str, str], ...] = (
-    (
-        r"port is already allocated|address already in use",
-        "port {port} is taken",
-        "somebody took it after it was found free: end that process or give the serve another port, then run again",
-    ),
-    (
-        r"container name .* is already in use",
-        "the container name {container} is taken",
-        "somebody took it after it was found free: retire or adopt that container, then run again",
-    ),
-    (
-        r"could not select device driver",
-        "the engine has no nvidia device driver",
-        "install nvidia-container-toolkit on the host and restart the engine: it looks for the driver when it starts",
-    ),
-    (
-        r"nvidia-container-cli|unknown device",
-        "the NVIDIA runtime refused the card",
-        "is the card still there? nvidia-smi -L on the host tells; anvil_gpus must hold the same UUID",
-    ),
-    (
-        r"no such file or directory|executable file not found|permission denied",
-        "the image cannot run the entrypoint or command",
-        "see which program the image has: the message above names the one that was asked for",
-    ),
-    (r"no space left on device", "the engine has no room left", "docker system df on the host tells what holds it"),
-    (
-        r"failed to respond|Cannot connect to the Docker daemon|connection refused|EOF",
-        "the engine went away while it was asked to start the serve",
-        "see why dockerd ended (journalctl -u docker), start it, then run again",
-    ),
-)
-_IMAGE_EXPLANATIONS: Tuple[Tuple[str, str], ...] = (
-    (r"manifest unknown|not found|name unknown", "the registry answers and has no such image: is name and tag right?"),
-    (r"denied|unauthorized|authentication", "the registry wants a login: docker login on the host, or is the name misspelt?"),
-    (r"no space left", "the host's disk is full: docker system df tells what holds it"),
-    (
-        r"connection refused|no such host|no route to host|timeout|unreachable|lookup|EOF",
-        "the registry cannot be reached from the host: is it up? or docker load the image there",
-    ),
-)
-
-
-def explain(service: Service, said: str, image_here: bool) -> Problem:
-    """What compose or the engine said, in an operator's words."""
-    where = "serve " + service.name
-    if not image_here:
-        what = "image {0} is not on this host and cannot be pulled".format(service.image)
-        hints = [hint for pattern, hint in _IMAGE_EXPLANATIONS if re.search(pattern, said, re.IGNORECASE)]
-        return Problem(what, where, said, hints[0] if hints else "can the host reach its registry? or docker load it there")
-    for pattern, what, hint in _EXPLANATIONS:
-        if re.search(pattern, said):
-            port = ", ".join("{0}:{1}".format(bind, number) for bind, number, _target in service.ports)
-            return Problem(what.format(port=port, container=service.container), where, said, hint)
-    return Problem(
-        "docker compose could not start it", where, said, "the message above is the engine's; nothing else was touched"
-    )
-
-
 # -------------------------------------------------------------------------------------------------------------- verified
 
 
@@ -402,10 +349,10 @@ def verify(reader: Reader, acted: Sequence[Service], outcomes: Dict[str, Outcome
     for service in acted:
         outcome = outcomes[service.name]
         if outcome.replaces is not None and outcome.ready is False:
-            outcome.problems.append(put_back(engine, service, outcome.replaces))
+            outcome.problems.append(replacing.put_back(engine, service, outcome.replaces))
             outcome.seen = inspect(engine, service.container)
         elif outcome.replaces is not None:
-            drop_kept(engine, outcome.replaces)
+            replacing.drop_kept(engine, outcome.replaces)
     _record_mounted(reader)
 
 

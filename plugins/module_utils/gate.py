@@ -1,32 +1,27 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The compatibility gate on a host: finds the weights of a plan's serves and the cards, and lets ``compatibility`` judge."""
+"""The compatibility gate on a host: finds the weights of the serves that are about to start, and lets ``compatibility`` judge.
+
+Nobody but this host is asked; ``forecast`` judges what is not here yet.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.capability import find_capability
 from ansible_collections.anvil.serving.plugins.module_utils.compatibility import Candidate, CardFacts, judge, read_flag
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
-from ansible_collections.anvil.serving.plugins.module_utils.hub import REFUSALS, HubError
 from ansible_collections.anvil.serving.plugins.module_utils.modelfile import ModelFacts, read_model
-from ansible_collections.anvil.serving.plugins.module_utils.models import (
-    Fetching,
-    Source,
-    origin_of,
-    read_manifest,
-    resolve_place,
-)
 from ansible_collections.anvil.serving.plugins.module_utils.nvidia import read_driver
-from ansible_collections.anvil.serving.plugins.module_utils.peek import inspect_repository
-from ansible_collections.anvil.serving.plugins.module_utils.policy import Origin, read_allowed
+from ansible_collections.anvil.serving.plugins.module_utils.policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
+from ansible_collections.anvil.serving.plugins.module_utils.weights import origin_of, read_manifest, resolve_place
 
 
 def describe_card(uuid: str, name: Optional[str], version: Optional[str], vram_mib: Optional[int]) -> CardFacts:
@@ -39,22 +34,16 @@ def describe_card(uuid: str, name: Optional[str], version: Optional[str], vram_m
     return CardFacts(uuid, name or "", sm, vram_mib, can, frozenset(row.emulated if row else ()))
 
 
-def _supplied_cards(gpus: Sequence[Mapping[str, Any]]) -> List[CardFacts]:
-    """Cards, and MIG devices with the capability of their card, as anvil_host_info tells them."""
+def describe_cards(cards: Sequence[Card]) -> List[CardFacts]:
+    """Cards, and MIG devices with the capability of their card."""
     found = []
-    for gpu in gpus:
-        for one in (gpu, *(gpu.get("mig_devices") or ())):
-            found.append(
-                describe_card(str(one["uuid"]), gpu.get("name"), gpu.get("compute_capability"), one.get("vram_total_mib"))
-            )
+    for card in cards:
+        parts = [(card.uuid, card.vram_total_mib), *((one.uuid, one.vram_total_mib) for one in card.mig_devices)]
+        found += [describe_card(uuid, card.name, card.compute_capability, vram_mib) for uuid, vram_mib in parts]
     return found
 
 
-def _describe_cards(cards: Sequence[Card]) -> List[CardFacts]:
-    return _supplied_cards([asdict(card) for card in cards])
-
-
-def _inside(mount: Mapping[str, Any], path: str) -> Optional[str]:
+def inside(mount: Mapping[str, Any], path: str) -> Optional[str]:
     """What ``path`` of a container is below the source of one of its mounts."""
     target = os.path.normpath(str(mount["target"]))
     if path != target and not path.startswith(target.rstrip("/") + "/"):
@@ -88,7 +77,7 @@ def find_weights(engine: Engine, serve: Mapping[str, Any]) -> Optional[str]:
         except AnvilError:
             continue  # a volume that is not there holds no weights
         if model.startswith("/"):
-            below = _inside(mount, os.path.normpath(model))
+            below = inside(mount, os.path.normpath(model))
             found = os.path.join(root, below) if below is not None else None
             if found is not None and os.path.exists(found):
                 return os.path.normpath(found)
@@ -112,49 +101,6 @@ def _find_manifest(path: str) -> Optional[Dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A model that the role ``models`` will bring: where it will lie on this host, and where it comes from."""
-
-    target: str
-    name: str
-    source: Source
-
-
-def read_entries(engine: Engine, models: Sequence[Mapping[str, Any]], folder: str, volume: str) -> List[Entry]:
-    """The hub's repositories of a ``models_list``; nothing is created and nobody asked."""
-    root = resolve_place(engine, None if folder else volume, folder or ".", create=False, predict=True)
-    return [
-        Entry(
-            os.path.join(root, str(model.get("name") or model["repo"])),
-            str(model.get("name") or model["repo"]),
-            Source(
-                "hub",
-                repo=str(model["repo"]),
-                revision=str(model.get("revision") or "main"),
-                allow=tuple(model.get("allow") or ()),
-                ignore=tuple(model.get("ignore") or ()),
-            ),
-        )
-        for model in models
-        if model.get("repo")
-    ]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a judgement goes by. paths: serve -> weights on this host; gpus, cuda: as anvil_host_info tells them, None for
-    this host's own. hub: how to look at repositories that are not here yet; None: do not.
-    """
-
-    paths: Mapping[str, str]
-    allowed: Optional[Tuple[Origin, ...]] = None
-    gpus: Optional[Sequence[Mapping[str, Any]]] = None
-    cuda: Optional[str] = None
-    hub: Optional[Fetching] = None
-    entries: Tuple[Entry, ...] = ()
-
-
-@dataclass(frozen=True)
 class Found:
     """What became known of a serve's weights; fetch: bytes that are still to be downloaded."""
 
@@ -165,103 +111,24 @@ class Found:
     fetch: int = 0
 
 
-def _expected(engine: Engine, serve: Mapping[str, Any], entries: Sequence[Entry]) -> Optional[Tuple[Entry, str]]:
-    """The entry that will bring the weights of a serve, and what of it the serve loads."""
-    model = os.path.normpath(str(serve["model"]))
-    for mount in serve.get("mounts") or []:
-        below = _inside(mount, model)
-        if below is None:
-            continue
-        volume = mount["source"] if mount["kind"] == "volume" else None
-        try:
-            root = resolve_place(engine, volume, "." if volume else str(mount["source"]), create=False, predict=True)
-        except AnvilError:
-            continue
-        path = os.path.normpath(os.path.join(root, below))
-        for entry in entries:
-            if path == entry.target or path.startswith(entry.target + "/"):
-                return entry, os.path.relpath(path, entry.target)
-    return None
+def named_origin(model: str, args: Sequence[str]) -> Optional[Origin]:
+    """The origin of a repository that the engine is told by name, whatever its main is today; None for a path."""
+    return None if model.startswith("/") else Origin(model, read_flag(args, "--revision") or "")
 
 
-def _look_at_hub(entry: Entry, inside: str, asked: Asked) -> Found:
-    """What a repository holds, from its headers. Who cannot be asked is no reason against a serve."""
-    pinned = Origin(entry.source.repo, entry.source.revision)
-    if asked.hub is None:
-        return Found(origin=pinned)
-    try:
-        facts, shadow = inspect_repository(entry.source, asked.hub, entry.name, inside)
-    except HubError as exc:
-        if exc.kind in REFUSALS:
-            return Found(origin=pinned, problems=exc.problems)
-        return Found(
-            origin=pinned, notes=("{0}: {1} ({2})".format(entry.source.repo, exc.problems[0].what, exc.problems[0].why),)
-        )
-    except AnvilError as exc:
-        return Found(origin=pinned, problems=exc.problems)
-    note = "{0}: judged by its headers on the hub at {1}".format(entry.source.repo, shadow.commit)
-    return Found(facts, Origin(entry.source.repo, shadow.commit), notes=(note,), fetch=shadow.size)
-
-
-def _find(engine: Engine, serve: Mapping[str, Any], args: Sequence[str], asked: Asked) -> Found:
-    model, revision = str(serve["model"]), read_flag(args, "--revision") or ""
-    path = asked.paths.get(serve["name"]) or find_weights(engine, serve)
-    if model.startswith("/"):
-        if path is not None:
-            manifest = _find_manifest(path)
-            facts, problems = _read_facts(path)
-            return Found(facts, origin_of(manifest) if manifest else None, problems)
-        expected = _expected(engine, serve, asked.entries)
-        return _look_at_hub(*expected, asked) if expected else Found()
+def look_here(engine: Engine, serve: Mapping[str, Any], args: Sequence[str], path: Optional[str] = None) -> Optional[Found]:
+    """What the weights of a serve of the plan hold; None: they are not on this host. path: where they lie, if that is known."""
+    path = path or find_weights(engine, serve)
     if path is None:
-        found = _look_at_hub(Entry("", model, Source("hub", repo=model, revision=revision or "main")), ".", asked)
-    else:
-        facts, problems = _read_facts(path)
-        found = Found(facts, problems=problems)
-    return replace(found, origin=Origin(model, revision))  # what the engine was told, whatever main is today
-
-
-def judge_plan(engine: Engine, plan: Mapping[str, Any], asked: Asked, enforce: bool) -> Dict[str, Any]:
-    """Judge all serves of a plan."""
-    candidates: List[Candidate] = []
-    unreadable: List[Problem] = []
-    notes: List[str] = []
-    fetch: Dict[str, int] = {}
-    for serve in plan["serves"]:
-        args = tuple(str(word) for word in serve.get("args") or ())
-        found = _find(engine, serve, args, asked)
-        unreadable += [
-            replace(problem, where="serve {0}: {1}".format(serve["name"], problem.where)) for problem in found.problems
-        ]
-        notes += ["serve {0}: {1}".format(serve["name"], note) for note in found.notes]
-        fetch[serve["name"]] = found.fetch
-        candidates.append(
-            Candidate(
-                serve=serve["name"],
-                engine=serve["engine"],
-                model=serve["model"],
-                origin=found.origin,
-                cards=tuple(serve.get("gpu_uuids") or ()),
-                args=args,
-                claim_mib=int(serve.get("vram_mib") or 0),
-                facts=found.facts,
-            )
-        )
-    allowed = asked.allowed if asked.allowed is not None else read_allowed(plan.get("models_allowed"))
-    driver = read_driver() if asked.gpus is None else None
-    cards = _supplied_cards(asked.gpus) if asked.gpus is not None else _describe_cards(driver.cards if driver else ())
-    report = judge(candidates, cards, allowed, asked.cuda or (driver.cuda if driver else None))
-    problems = (*unreadable, *report.problems)
-    result: Dict[str, Any] = {
-        "changed": False,
-        "fits": not problems,
-        "findings": problems_as_dicts(problems),
-        "notes": [*notes, *report.notes],
-        "serves": {name: {**row, "fetch_bytes": fetch[name]} for name, row in report.rows.items()},
-    }
-    if enforce and problems:
-        result["problems"] = problems
-    return result
+        return None
+    origin = named_origin(str(serve["model"]), args)
+    if origin is None:
+        manifest = _find_manifest(path)
+        origin = origin_of(manifest) if manifest else None
+    try:
+        return Found(read_model(path), origin)
+    except AnvilError as exc:
+        return Found(None, origin, exc.problems)
 
 
 def judge_services(
@@ -271,11 +138,7 @@ def judge_services(
     cards: Sequence[Card],
     allowed: Optional[Tuple[Origin, ...]],
 ) -> Tuple[List[Problem], List[str]]:
-    """Judge the services that are about to start beside those that run; what is wrong, and what could not be judged.
-
-    Nobody but this host is asked: what weights hold that are not here yet, ``judge_plan`` can tell.
-    """
-    asked = Asked({}, allowed)
+    """Judge the services that are about to start beside those that run; what is wrong, and what could not be judged."""
     candidates: List[Candidate] = []
     problems: List[Problem] = []
     for service in services:
@@ -285,7 +148,7 @@ def judge_services(
         mounts = [{"kind": mount.kind, "source": mount.source, "target": mount.target} for mount in service.mounts]
         found = Found()
         if service.name in starting:
-            found = _find(engine, {"name": service.name, "model": model, "mounts": mounts}, words, asked)
+            found = look_here(engine, {"model": model, "mounts": mounts}, words) or Found(origin=named_origin(model, words))
         problems += [replace(problem, where="serve {0}: {1}".format(service.name, problem.where)) for problem in found.problems]
         candidates.append(
             Candidate(
@@ -301,12 +164,5 @@ def judge_services(
         )
     labelled = any(candidate.facts is not None and candidate.facts.trt for candidate in candidates)
     driver = read_driver() if labelled else None  # the driver is asked once more only for engines that name their CUDA
-    report = judge(candidates, _describe_cards(cards), allowed, driver.cuda if driver else None, only=starting)
+    report = judge(candidates, describe_cards(cards), allowed, driver.cuda if driver else None, only=starting)
     return problems + list(report.problems), list(report.notes)
-
-
-def _read_facts(path: str) -> Tuple[Optional[ModelFacts], Tuple[Problem, ...]]:
-    try:
-        return read_model(path), ()
-    except AnvilError as exc:
-        return None, exc.problems

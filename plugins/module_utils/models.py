@@ -43,8 +43,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.uploads import (
     read_announced,
     take_piece,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.weights import MANIFEST, origin_of, read_manifest, resolve_place
 
-MANIFEST = ".anvil-model.json"
 STAGING = ".anvil-staging"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}")
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
@@ -56,7 +56,6 @@ HUB_OPTIONS: Dict[str, Any] = {
     "token_file": {"type": "path", "no_log": False},
     "client": {"type": "path"},
 }
-VOLUME_LABELS = {"anvil.serving.volume": "models"}
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -207,14 +206,6 @@ def judge_disk(place: str, need: int, have: int, free: int, reserve: int) -> Opt
 # --------------------------------------------------------------------------------------------------------------- policy
 
 
-def origin_of(manifest: Mapping[str, Any]) -> Origin:
-    """Where the weights of a manifest came from."""
-    source = manifest["source"]
-    if source.get("kind") == "hub":
-        return Origin(str(source.get("repo")), str(manifest.get("commit")))
-    return Origin(sha256=str(source.get("sha256") or ""))
-
-
 def _refuse_unless_allowed(place: Place, source: Source, commit: str, how: Fetching) -> None:
     """Raise for a source that the policy does not have. commit: of a repository; empty where it is not known yet."""
     if how.allowed is None:
@@ -231,39 +222,6 @@ def _refuse_unless_allowed(place: Place, source: Source, commit: str, how: Fetch
 # -------------------------------------------------------------------------------------------------------------- looking
 
 
-def resolve_place(engine: Engine, volume: Optional[str], path: str, create: bool, predict: bool = False) -> str:
-    """The path on this machine of a folder, or of a path in a Docker volume (which is created if asked to).
-
-    predict: of a volume that is not there, tell where the local driver will put it.
-    """
-    if not volume:
-        if not os.path.isabs(path):
-            raise fail("not an absolute path", where="path", why=repr(path), hint="give an absolute path, or a volume")
-        return os.path.normpath(path)
-    inside = os.path.normpath(path.lstrip("/") or ".")
-    if inside.startswith(".."):
-        raise fail("the path leaves the volume", where="volume " + volume, why=repr(path))
-    found = engine.inspect_volume(volume)
-    if found is None and create:
-        engine.create_volume(volume, VOLUME_LABELS)
-        found = engine.inspect_volume(volume)
-    if found is None and predict:
-        return os.path.normpath(os.path.join(str(engine.info().get("DockerRootDir")), "volumes", volume, "_data", inside))
-    if found is None:
-        raise fail(
-            "there is no such volume", where="volume " + volume, hint="anvil_model creates it; or: docker volume create " + volume
-        )
-    root = str(found.get("Mountpoint") or "")
-    if not os.path.isdir(root) or not os.access(root, os.R_OK | os.X_OK):
-        raise fail(
-            "the volume's folder cannot be reached from here",
-            where="volume " + volume,
-            why="the engine says {0!r} (driver {1})".format(root, found.get("Driver")),
-            hint="run on the engine's own machine, with become: true; or keep the weights in a folder",
-        )
-    return os.path.normpath(os.path.join(root, inside))
-
-
 def describe_model(facts: ModelFacts, load: Load) -> Dict[str, Any]:
     """Facts of a model with the estimate of what it needs."""
     estimate = estimate_vram(facts, load.context, load.concurrency, load.kv_dtype, load.cards)
@@ -278,18 +236,6 @@ def describe_models(path: str, load: Load, discover: bool) -> Dict[str, Any]:
         "models": [describe_model(facts, load) for facts in found],
         "unreadable": [problem for error in broken for problem in problems_as_dicts(error.problems)],
     }
-
-
-def read_manifest(target: str) -> Optional[Dict[str, Any]]:
-    """The manifest of a model; None where there is none. One that cannot be read counts as none: its files are checked."""
-    text = read_file(os.path.join(target, MANIFEST))
-    try:
-        read = json.loads(text) if text is not None else None
-    except ValueError:
-        return None
-    return (
-        read if isinstance(read, dict) and isinstance(read.get("files"), dict) and isinstance(read.get("source"), dict) else None
-    )
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan, RouterPlan, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.inventory import (
     ABSOLUTE,
     CONTAINER,
@@ -40,7 +41,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan_models import c
 from ansible_collections.anvil.serving.plugins.module_utils.plan_router import read_router
 from ansible_collections.anvil.serving.plugins.module_utils.plan_secrets import check_secrets, read_secrets
 from ansible_collections.anvil.serving.plugins.module_utils.plan_serves import HostSections, check_vram, read_serves
-from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan, RouterPlan, ServePlan
 
 VARIABLES = (
     "anvil_root",

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import ExternalPlan, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.inventory import (
     CONTAINER,
     NAME,
@@ -22,7 +23,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.inventory import (
     suggest,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan_secrets import Secrets
-from ansible_collections.anvil.serving.plugins.module_utils.spec import HOST_GATEWAY, OFF, ExternalPlan, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.spec import HOST_GATEWAY, OFF
 
 DEPLOY_MODES: Mapping[str, Tuple[str, ...]] = {"chat": ("chat",), "tool": ("tool",), "both": ("chat", "tool")}
 TEXT_KEY = "text_api_key"

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.composefile import parse_bytes
 from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.inventory import (
     ABSOLUTE,
@@ -32,7 +33,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.inventory import (
     suggest,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan_secrets import Secrets
-from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount, parse_bytes
+from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount
 
 GPU_PINS = ("device_ids", "uuid", "index")
 RESTARTS = ("unless-stopped", "always", "on-failure", "no")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.capability import CAPABILITIES, VERSION, find_capability
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import Gpu
 from ansible_collections.anvil.serving.plugins.module_utils.inventory import NAME, NAME_RULE, UUID, Check, Node
-from ansible_collections.anvil.serving.plugins.module_utils.spec import Gpu
 
 GPU_KEYS = ("uuid", "vram_mib", "reserve_mib", "index", "compute_capability")
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.compatibility import read_flag
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.inventory import Check
 from ansible_collections.anvil.serving.plugins.module_utils.policy import COMMIT, REPO, SHA256, Origin, judge_origin
-from ansible_collections.anvil.serving.plugins.module_utils.spec import ServePlan
 
 EXAMPLE = "anvil_models_allowed: [{repo: openai/gpt-oss-120b, revision: b5c939de8f754692c1647ca79fbf85e8c1e70f8a}]"
 COMMIT_RULE = "the 40 hexadecimal digits of a commit: a branch moves"

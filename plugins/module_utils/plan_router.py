@@ -12,6 +12,15 @@ import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import (
+    EdgePlan,
+    ExternalPlan,
+    ProfileEntry,
+    ReplicaPlan,
+    RouterPlan,
+    ServePlan,
+    TierPlan,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.inventory import (
     ABSOLUTE,
     ANYTHING,
@@ -34,17 +43,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.inventory import (
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan_engines import flag_of
 from ansible_collections.anvil.serving.plugins.module_utils.plan_secrets import Secrets
-from ansible_collections.anvil.serving.plugins.module_utils.spec import (
-    HOST_GATEWAY,
-    OFF,
-    EdgePlan,
-    ExternalPlan,
-    ProfileEntry,
-    ReplicaPlan,
-    RouterPlan,
-    ServePlan,
-    TierPlan,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.spec import HOST_GATEWAY, OFF
 
 EDGE_HEALTH = ("process", "tiers")
 GENERATIONS = ("profile", "gateway")

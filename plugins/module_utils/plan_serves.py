@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.capability import find_capability, torch_environment
 from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import Gpu, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.inventory import (
     CONTAINER,
     CONTAINER_RULE,
@@ -37,7 +38,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan_engines import 
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan_gpus import Gpus
 from ansible_collections.anvil.serving.plugins.module_utils.plan_secrets import Secrets
-from ansible_collections.anvil.serving.plugins.module_utils.spec import EVICTABLE, OFF, ON_DEMAND, RESIDENT, Gpu, Mount, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.spec import EVICTABLE, OFF, ON_DEMAND, RESIDENT, Mount
 
 RESIDENCIES = (RESIDENT, EVICTABLE, ON_DEMAND)
 SERVE_KEYS = (

@@ -196,12 +196,12 @@ def wait_ready(
     """Look at every subject until each is ready, lost, or past its deadline; ready are those that want it once they answered.
 
     Returns the last verdict of each and the seconds it took. A deadline that passes turns ``waiting`` into ``lost``.
-    The pause between looks grows from 0.02 s to the shortest interval that is waited for.
+    The pause between looks grows from 0.01 s to the shortest interval that is waited for.
     """
     began = clock()
     results: Dict[str, Tuple[Verdict, float]] = {}
     pending: Mapping[str, Subject] = {subject.name: subject for subject in subjects}
-    pause = 0.02
+    pause = 0.01
     while pending:
         for name, subject in list(pending.items()):
             verdict = look(subject, inspect(subject.container), request)

@@ -13,7 +13,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.discovery import Sca
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail, problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.modelfile import discover_models
-from ansible_collections.anvil.serving.plugins.module_utils.models import resolve_place
+from ansible_collections.anvil.serving.plugins.module_utils.weights import resolve_place
 
 
 def _in_use(engine: Engine, first: int, last: int) -> Set[int]:

@@ -384,5 +384,5 @@ def carry_out(engine: Engine, params: Mapping[str, Any], check: bool) -> Dict[st
 
 def _any_value(raw: Mapping[str, Any]) -> Dict[str, str]:
     """Whoever removes a workflow need not know its secrets."""
-    services = (raw.get("services") or {}).values()
-    return {name: "unknown" for service in services for name in (service["anvil"].get("secrets") or {}).values()}
+    told = [service.get("anvil") or {} for service in (raw.get("services") or {}).values()]
+    return {name: "unknown" for anvil in told for name in (anvil.get("secrets") or {}).values()}

@@ -172,6 +172,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils import models, peek
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.weights import resolve_place
 
 OPTIONS = {
     "path": {"type": "str"},
@@ -194,7 +195,7 @@ def work(module: AnsibleModule) -> dict:
     load = models.Load(params["context"], params["concurrency"], params["kv_dtype"], params["cards"])
     if params["repo"]:
         return peek.describe_repository(params, load)
-    path = models.resolve_place(Engine(params["docker_host"]), params["volume"], params["path"], create=False)
+    path = resolve_place(Engine(params["docker_host"]), params["volume"], params["path"], create=False)
     return models.describe_models(path, load, params["discover"])
 
 

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
+from ansible_collections.anvil.serving.plugins.module_utils.composefile import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.inventory import NAME, NAME_RULE, UUID
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     EXPERIMENT_NETWORK,
@@ -28,9 +30,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     LABEL_SERVE,
     LABEL_SPEC,
     LABEL_VRAM,
-    HostPlan,
     Service,
-    parse_compose,
 )
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import Project, experiment_labels
 

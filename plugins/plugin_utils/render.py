@@ -18,10 +18,12 @@ from typing import Any
 
 import jinja2
 from ansible.module_utils.common.yaml import yaml_load
+from ansible_collections.anvil.serving.plugins.module_utils.composefile import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.edge import CONFIG as EDGE_CONFIG
 from ansible_collections.anvil.serving.plugins.module_utils.edge import SOCKET as EDGE_SOCKET
 from ansible_collections.anvil.serving.plugins.module_utils.edge import TLS_FOLDER
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import EdgePlan, HostPlan, RouterPlan, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     EXPERIMENT_PROJECT,
     LABEL_EXPERIMENT,
@@ -31,13 +33,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.spec import (
     LABEL_SPEC,
     LABEL_TTL,
     LABEL_VRAM,
-    EdgePlan,
-    HostPlan,
     Mount,
-    RouterPlan,
-    ServePlan,
     Service,
-    parse_compose,
     service_as_dict,
 )
 
@@ -68,7 +65,8 @@ class Project:
     files: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        services = {name: service_as_dict(service) for name, service in self.services.items()}
+        """As an argument of a task. The services are one text: Ansible looks into every single value for a template."""
+        services = json.dumps({name: service_as_dict(service) for name, service in self.services.items()})
         plain = {"name": self.name, "directory": self.directory, "compose": self.compose, "services": services}
         return {**plain, "files": self.files} if self.files else plain
 

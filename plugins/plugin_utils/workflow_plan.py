@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
 
 RUNTIME = Path(__file__).resolve().parents[2] / "roles" / "workflow" / "files"
 PACKAGE = "anvil_workflow"

@@ -15,16 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible.module_utils.common.yaml import yaml_load
+from ansible_collections.anvil.serving.plugins.module_utils.composefile import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.edge import CONFIG as EDGE_CONFIG
 from ansible_collections.anvil.serving.plugins.module_utils.edge import SOCKET as EDGE_SOCKET
 from ansible_collections.anvil.serving.plugins.module_utils.images import Recipe, content_hash
-from ansible_collections.anvil.serving.plugins.module_utils.spec import (
-    LABEL_PREFIX,
-    LABEL_SERVE,
-    LABEL_SPEC,
-    Mount,
-    parse_compose,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.spec import LABEL_PREFIX, LABEL_SERVE, LABEL_SPEC, Mount
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import EDGE_FOLDER, Project, render_template
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow_plan import (
     MODEL_KEY,

@@ -79,8 +79,13 @@ def limit_memory(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = field.project()
     heavy = '    container_name: "bed-heavy"\n'
     rendered["compose"] = rendered["compose"].replace(heavy, heavy + "    mem_limit: 32m\n    memswap_limit: 32m\n")
-    rendered["services"]["heavy"]["memory_bytes"] = 32 << 20
-    monkeypatch.setattr(field, "project", lambda: rendered)
+    patch_heavy(field, monkeypatch, rendered, memory_bytes=32 << 20)
+
+
+def patch_heavy(field: Field, monkeypatch: pytest.MonkeyPatch, rendered: dict[str, Any], **keys: Any) -> None:
+    services = json.loads(rendered["services"])
+    services["heavy"].update(keys)
+    monkeypatch.setattr(field, "project", lambda: {**rendered, "services": services})
 
 
 def test_a_container_that_never_gets_healthy_says_so_at_its_deadline(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +95,7 @@ def test_a_container_that_never_gets_healthy_says_so_at_its_deadline(field: Fiel
     test = ["CMD", "false"]
     check = f"    healthcheck: {{test: {json.dumps(test)}, interval: 500ms, retries: 1}}\n"
     rendered["compose"] = rendered["compose"].replace(heavy, heavy + check)
-    rendered["services"]["heavy"]["healthcheck"] = test
-    monkeypatch.setattr(field, "project", lambda: rendered)
+    patch_heavy(field, monkeypatch, rendered, healthcheck=test)
     failed = field.run()
     assert failed["failed"] and failed["serves"]["heavy"]["state"] == "unhealthy", failed["msg"]
     assert failed["serves"]["fast"]["ready"] is True

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_experiment
 from serving import BUDGETS, FAST_GPU, HEAVY_GPU, Field, answer_of, start_module, wait_for
 

@@ -341,6 +341,38 @@ def test_a_drain_that_cannot_be_waited_for_is_said(field: Field, tells: dict[str
     assert said in str(done["warnings"]) and not stream.ended
 
 
+class Asker(threading.Thread):
+    """A client that asks heavy for short completions, one after the other, until it is refused. answers: their last texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[str] = []
+        self.refused = ""
+
+    def run(self) -> None:
+        body = json.dumps({"prompt": "tell", "n_predict": 4, "ignore_eos": True})
+        while not self.refused:
+            connection = http.client.HTTPConnection("127.0.0.1", 30002, timeout=60)
+            try:
+                connection.request("POST", "/completion", body, {"Content-Type": "application/json"})
+                self.answers.append(connection.getresponse().read().decode())
+            except (OSError, http.client.HTTPException) as exc:
+                self.refused = type(exc).__name__
+            time.sleep(0.05)
+
+
+def test_whoever_asks_while_a_serve_drains_is_answered_whole_until_it_is_stopped(field: Field) -> None:
+    add_night(field, args=("-c", "8192", "-np", "2", "-t", "1"))
+    field.run()
+    field.bed.docker("update", "--cpus=0.3", "bed-heavy")
+    asker = Asker()
+    asker.start()
+    _done, stream = evict_while_streaming(field)
+    asker.join(30)
+    assert stream.ended and asker.refused in ("ConnectionRefusedError", "ConnectionResetError", "RemoteDisconnected")
+    assert len(asker.answers) > 1 and all('"stop":true' in answer for answer in asker.answers)
+
+
 # -------------------------------------------------------------------------------------------------- effective settings
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from ansible_collections.anvil.serving.plugins.module_utils.composefile import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.experiments import group_experiments
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
-from ansible_collections.anvil.serving.plugins.module_utils.spec import HostPlan, parse_compose
 from ansible_collections.anvil.serving.plugins.plugin_utils import experiment
 from ansible_collections.anvil.serving.plugins.plugin_utils.experiment import Wish
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_experiment

@@ -12,16 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.anvil.serving.plugins.module_utils.composefile import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.edge import find_revision
+from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
-from ansible_collections.anvil.serving.plugins.module_utils.spec import (
-    HostPlan,
-    Mount,
-    ServePlan,
-    parse_compose,
-    service_as_dict,
-    service_from_dict,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount, service_as_dict, service_from_dict
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_edge_config, render_host, render_serves
 from conftest import COLLECTIONS, REPO
 from hypothesis import given
@@ -167,7 +162,7 @@ def test_two_replicas_are_as_the_golden_file_says(folder: str, variables: dict[s
 
 def test_only_the_edge_publishes_a_port_and_every_replica_reads_through_its_own_pointer() -> None:
     rendered = render_host(build_plan("twin", REPLICATED, {"router_token": "file"}))
-    services = {name: service_from_dict(raw) for name, raw in rendered["router"]["services"].items()}
+    services = {name: service_from_dict(raw) for name, raw in json.loads(rendered["router"]["services"]).items()}
     assert {name: service.ports for name, service in services.items() if service.ports} == {
         "edge": (("0.0.0.0", 443, "8000/tcp"),)
     }

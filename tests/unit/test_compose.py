@@ -1,0 +1,48 @@
+"""Which file docker compose would run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils import compose
+
+HOST = "unix:///engine.sock"
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """A user's docker folder and two of the system, all empty."""
+    found = {name: tmp_path / name for name in ("user", "local", "system")}
+    monkeypatch.setenv("DOCKER_CONFIG", str(found["user"]))
+    monkeypatch.setattr(compose, "PLUGIN_FOLDERS", (str(found["local"]), str(found["system"])))
+    for folder in (found["user"] / "cli-plugins", found["local"], found["system"]):
+        folder.mkdir(parents=True)
+    return found
+
+
+def install(folder: Path, mode: int = 0o755) -> str:
+    (folder / "docker-compose").write_text("#!/bin/sh\n")
+    (folder / "docker-compose").chmod(mode)
+    return str(folder / "docker-compose")
+
+
+def test_the_users_own_plugin_comes_before_those_of_the_system(folders: dict[str, Path]) -> None:
+    assert compose.command(HOST) == ["docker", "-H", HOST, "compose"]
+    for folder in (folders["system"], folders["local"], folders["user"] / "cli-plugins"):
+        path = install(folder)
+        assert compose.command(HOST) == [path, "-H", HOST]
+
+
+def test_a_file_that_cannot_be_run_is_no_plugin(folders: dict[str, Path]) -> None:
+    install(folders["local"], 0o644)
+    path = install(folders["system"])
+    assert compose.find_plugin() == path
+
+
+def test_docker_itself_is_asked_where_its_configuration_names_further_folders(folders: dict[str, Path]) -> None:
+    path = install(folders["system"])
+    (folders["user"] / "config.json").write_text('{"auths": {}}')
+    assert compose.find_plugin() == path
+    (folders["user"] / "config.json").write_text('{"cliPluginsExtraDirs": ["/opt/plugins"]}')
+    assert compose.find_plugin() == ""
