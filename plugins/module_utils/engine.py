@@ -34,6 +34,8 @@ API_VERSION = "1.43"
 HOLD_SECONDS = 600.0
 # What a name, an id or an image's reference may be made of.
 REFERENCE = re.compile(r"[A-Za-z0-9_.:/@-]+")
+# Where no container has such a name, the engine takes it for the beginning of an id, and acts on somebody else's container.
+ID_PREFIX = re.compile(r"[0-9a-f]{1,63}")
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,24 @@ class Engine:
                 return None
             raise
 
+    def _pin(self, name_or_id: str) -> Optional[str]:
+        """What the engine knows this very container by, and no other; None if it has none that is named so.
+
+        Every call that is about a container goes through here. It costs a request only where a name could begin an id.
+        """
+        if not ID_PREFIX.fullmatch(name_or_id):
+            return name_or_id
+        filters = json.dumps({"name": ["^/?{0}$".format(name_or_id)]})
+        listed = self._read("find container " + name_or_id, "/containers/json", all="1", filters=filters)
+        return next((str(entry["Id"]) for entry in listed if "/" + name_or_id in (entry["Names"] or ())), None)
+
+    def _need(self, act: str, name_or_id: str) -> str:
+        """As ``_pin``, for what cannot be done to an absent container."""
+        pinned = self._pin(name_or_id)
+        if pinned is None:
+            raise fail("the engine refused to " + act, where=self.docker_host, why="No such container: " + name_or_id)
+        return pinned
+
     def _get(self, act: str, path: str, query: Mapping[str, str]) -> Answer:
         """GET a path of the API. Only a connection that fails is an error here; the status is the caller's."""
         target = "/v{0}{1}{2}".format(API_VERSION, path, "?" + urlencode(query) if query else "")
@@ -286,7 +306,9 @@ class Engine:
         return list(self._read("list containers", "/containers/json", all="1", filters=filters))
 
     def inspect_container(self, name_or_id: str) -> Optional[Dict[str, Any]]:
-        return self._inspect("container", "/containers/{0}/json", name_or_id)
+        """The container of exactly this name or whole id."""
+        pinned = self._pin(name_or_id)
+        return None if pinned is None else self._inspect("container", "/containers/{0}/json", pinned)
 
     def inspect_image(self, reference: str) -> Optional[Dict[str, Any]]:
         return self._inspect("image", "/images/{0}/json", reference)
@@ -309,18 +331,21 @@ class Engine:
         options: Dict[str, Any] = {"stdout": True, "stderr": True, "tail": lines}
         if since is not None:
             options["since"] = since
-        raw = self._find("read the log of " + name_or_id, "logs", name_or_id, **options)
+        pinned = self._pin(name_or_id)
+        raw = None if pinned is None else self._find("read the log of " + name_or_id, "logs", pinned, **options)
         return [] if raw is None else raw.decode("utf-8", "replace").splitlines()
 
-    def read_frames(self, container_id: str, lines: int, since: int) -> bytes:
+    def read_frames(self, name_or_id: str, lines: int, since: int) -> bytes:
         """A container's log as the engine frames it, so that both streams can be told apart; empty if it is gone."""
         query = {"stdout": "1", "stderr": "1", "tail": str(lines), "since": str(since)}
-        path = "/containers/{0}/logs".format(quote(container_id, safe=""))
-        answer = self._get("read the log of " + container_id, path, query)
+        pinned = self._pin(name_or_id)
+        if pinned is None:
+            return b""
+        answer = self._get("read the log of " + name_or_id, "/containers/{0}/logs".format(quote(pinned, safe="")), query)
         if answer.status == 404:
             return b""
         if answer.status >= 400:
-            raise fail("the engine refused to tell the log", where=container_id, why=_explain(answer.body))
+            raise fail("the engine refused to tell the log", where=name_or_id, why=_explain(answer.body))
         return answer.body
 
     # ------------------------------------------------------------------------------------------------------ changing
@@ -343,12 +368,14 @@ class Engine:
         For the engine its own kill is a stop by hand, whatever the signal: a container that ends at any time after it is not
         brought back by ``unless-stopped`` (Engine 26.1). Only an image without a shell is signalled that way.
         """
+        act = "send {0} to container {1}".format(signal, name_or_id)
+        pinned = self._need(act, name_or_id)
         try:
-            if self.exec_in(name_or_id, ["sh", "-c", "kill -" + signal.replace("SIG", "", 1) + " 1"]).exit_code == 0:
+            if self.exec_in(pinned, ["sh", "-c", "kill -" + signal.replace("SIG", "", 1) + " 1"]).exit_code == 0:
                 return
         except AnvilError:  # it does not run, or has no shell: the engine says which
             pass
-        self._ask("send {0} to container {1}".format(signal, name_or_id), "kill", name_or_id, signal=signal)
+        self._ask(act, "kill", pinned, signal=signal)
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
         self._ask("create volume " + name, "create_volume", name, labels=dict(labels))
@@ -401,27 +428,33 @@ class Engine:
         query: Dict[str, Any] = {"t": grace}
         if signal:
             query["signal"] = signal  # API 1.42 and newer; the SDK's restart() cannot pass it
-        url = "{0}/v{1}/containers/{2}/restart".format(self.api.base_url, API_VERSION, name_or_id)
+        url = "{0}/v{1}/containers/{2}/restart".format(self.api.base_url, API_VERSION, self._need(act, name_or_id))
         answer = self._ask(act, "post", url, params=query, timeout=grace + 60)
         if answer.status_code >= 400:
             raise fail("the engine refused to " + act, where=self.docker_host, why=_explain(answer.content))
 
     def stop_container(self, name_or_id: str, grace: int = 30) -> None:
         """Stop, giving the process ``grace`` seconds to end by itself; absence is success."""
-        self._find("stop container " + name_or_id, "stop", name_or_id, timeout=grace)
+        pinned = self._pin(name_or_id)
+        if pinned is not None:
+            self._find("stop container " + name_or_id, "stop", pinned, timeout=grace)
 
     def rename_container(self, name_or_id: str, name: str) -> None:
-        self._ask("rename container {0} to {1}".format(name_or_id, name), "rename", name_or_id, name)
+        act = "rename container {0} to {1}".format(name_or_id, name)
+        self._ask(act, "rename", self._need(act, name_or_id), name)
 
     def remove_container(self, name_or_id: str, volumes: bool = True) -> None:
         """Remove by force, with its anonymous volumes unless they are to stay; absence is success."""
+        pinned = self._pin(name_or_id)
+        if pinned is None:
+            return
         try:
-            self._find("remove container " + name_or_id, "remove_container", name_or_id, force=True, v=volumes)
+            self._find("remove container " + name_or_id, "remove_container", pinned, force=True, v=volumes)
         except AnvilError as exc:
             if "already in progress" not in exc.as_text():
                 raise
             # The engine is removing it by itself (auto_remove): see it gone.
-            self._find("wait for container " + name_or_id, "wait", name_or_id, condition="removed", timeout=60)
+            self._find("wait for container " + name_or_id, "wait", pinned, condition="removed", timeout=60)
 
     def create_container(self, image: str, command: Sequence[str], **options: Any) -> str:
         """Create a side container (never pulls) and return its id.
@@ -441,11 +474,13 @@ class Engine:
         return str(made["Id"])
 
     def start_container(self, name_or_id: str) -> None:
-        self._ask("start container " + name_or_id, "start", name_or_id)
+        act = "start container " + name_or_id
+        self._ask(act, "start", self._need(act, name_or_id))
 
     def wait_container(self, name_or_id: str, timeout: int) -> int:
         """Wait until it ends and return its exit code; ``timeout`` in seconds."""
-        ended = self._ask("wait for container " + name_or_id, "wait", name_or_id, timeout=timeout)
+        act = "wait for container " + name_or_id
+        ended = self._ask(act, "wait", self._need(act, name_or_id), timeout=timeout)
         return int(ended["StatusCode"])
 
     def put_files(self, name_or_id: str, folder: str, files: Mapping[str, bytes], mode: int = 0o644) -> None:
@@ -458,13 +493,8 @@ class Engine:
                 member = tarfile.TarInfo(name)
                 member.size, member.mode = len(content), mode
                 tar.addfile(member, io.BytesIO(content))
-        self._ask(
-            "write {0} into container {1}".format(", ".join(files), name_or_id),
-            "put_archive",
-            name_or_id,
-            folder,
-            archive.getvalue(),
-        )
+        act = "write {0} into container {1}".format(", ".join(files), name_or_id)
+        self._ask(act, "put_archive", self._need(act, name_or_id), folder, archive.getvalue())
 
     def put_file(self, name_or_id: str, folder: str, name: str, content: bytes, mode: int = 0o600) -> None:
         """Put one file into a container's folder (the container need not run)."""
@@ -478,7 +508,7 @@ class Engine:
         ``AnvilError``.
         """
         act = "read {0} in container {1}".format(path, name_or_id)
-        answer = self._get(act, "/containers/{0}/archive".format(quote(name_or_id)), {"path": path})
+        answer = self._get(act, "/containers/{0}/archive".format(quote(self._need(act, name_or_id))), {"path": path})
         if answer.status == 404 and "no such container" not in _explain(answer.body).lower():
             return None
         if answer.status >= 400:
@@ -541,9 +571,10 @@ class Engine:
 
     def exec_in(self, name_or_id: str, command: Sequence[str], **options: Any) -> Finished:
         """Run a command in a running container and wait for it."""
-        made = self._ask("exec in container " + name_or_id, "exec_create", name_or_id, list(command), **options)
-        raw = self._ask("exec in container " + name_or_id, "exec_start", made["Id"])
-        code = self._ask("exec in container " + name_or_id, "exec_inspect", made["Id"])["ExitCode"]
+        act = "exec in container " + name_or_id
+        made = self._ask(act, "exec_create", self._need(act, name_or_id), list(command), **options)
+        raw = self._ask(act, "exec_start", made["Id"])
+        code = self._ask(act, "exec_inspect", made["Id"])["ExitCode"]
         return Finished(int(code), raw.decode("utf-8", "replace"))
 
 

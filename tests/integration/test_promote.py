@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils import volume
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.volume import lock_name
 from conftest import REPO
 from harness import run_module
@@ -212,6 +213,69 @@ def test_hostile_names_are_refused(site: Site, name: str) -> None:
     ):
         answer = run_module(which, **given)
         assert answer["failed"] and answer["problems"], (which, given, answer)
+
+
+def test_a_name_that_begins_a_strangers_id_is_nobodys(site: Site) -> None:
+    stranger = site.start_router(command=["sleep", "600"])
+    before = site.inspect()
+    assert site.engine.inspect_container(stranger) == before
+    for name in (stranger[:1], stranger[:12], stranger[:63]):
+        restarted = run_module("anvil_router_restart", replicas=[name], grace=0)
+        assert restarted["failed"] and "No such container: " + name in restarted["msg"], restarted
+        told = site.info(container=name)
+        assert not told["failed"] and told["router"]["state"] == "absent", told
+        for act in (
+            lambda name=name: site.engine.signal_container(name, "KILL"),
+            lambda name=name: site.engine.rename_container(name, site.name + "-taken"),
+            lambda name=name: site.engine.put_file(name, "/tmp", "x", b"x"),
+            lambda name=name: site.engine.read_archive(name, "/etc"),
+            lambda name=name: site.engine.exec_in(name, ["true"]),
+            lambda name=name: site.engine.start_container(name),
+            lambda name=name: site.engine.wait_container(name, 5),
+        ):
+            with pytest.raises(AnvilError, match="No such container"):
+                act()
+        assert site.engine.read_log(name) == [] and site.engine.read_frames(name, 5, 0) == b""
+        site.engine.stop_container(name, 0)
+        site.engine.remove_container(name)
+    assert site.inspect() == before
+
+    # A container may still be named so: it is found and removed, and the stranger stays.
+    made = site.engine.create_container(site.image, [], name=stranger[:12])
+    found = site.engine.inspect_container(stranger[:12])
+    assert found is not None and found["Id"] == made
+    site.engine.remove_container(stranger[:12])
+    assert site.engine.inspect_container(made) is None
+    assert site.inspect() == before
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_the_texts_may_be_files_of_the_host(site: Site, tmp_path: Path, check: bool) -> None:
+    config, profile = tmp_path / "any.toml", tmp_path / "any.json"
+    config.write_text(profile_config())
+    profile.write_text(profile_text())
+    sources = {"config_src": str(config), "profile_src": str(profile)}
+    done = site.promote(check=check, **sources)
+    assert done["changed"] and done["revision"]["old"] is None, done
+    written = {"config.toml": config.read_bytes(), "profile.json": profile.read_bytes()}
+    assert done["revision"]["new"] == volume.hash_revision(written)
+    if not check:
+        assert site.live_files() == {name: content.decode() for name, content in written.items()}
+        assert not site.promote(config=profile_config(), profile=profile_text())["changed"]
+
+
+@pytest.mark.parametrize("key", ["config_src", "profile_src"])
+def test_a_text_that_cannot_be_read_on_the_host_is_named(site: Site, tmp_path: Path, key: str) -> None:
+    text = tmp_path / "bytes"
+    text.write_bytes(b"\xff\xfe")
+    for path, why in ((tmp_path / "missing", "No such file"), (text, "not valid UTF-8"), (tmp_path, "Is a directory")):
+        for check in (True, False):
+            refused = site.promote(check=check, **{key: str(path)})
+            problem = refused["problems"][0]
+            assert refused["failed"] and why in problem["why"] and problem["where"] == f"{key}: {path}", refused
+    twice = site.promote(**{key: str(text), key[: -len("_src")]: "x"})
+    assert twice["failed"] and "mutually exclusive" in twice["msg"]
+    assert site.engine.inspect_volume(site.volume) is None
 
 
 def test_a_router_on_another_volume_is_named(running_shared: Site) -> None:
