@@ -18,7 +18,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
 from ansible_collections.anvil.serving.plugins.module_utils.modelfile import ModelFacts, read_model
-from ansible_collections.anvil.serving.plugins.module_utils.nvidia import read_driver
 from ansible_collections.anvil.serving.plugins.module_utils.policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
 from ansible_collections.anvil.serving.plugins.module_utils.weights import origin_of, read_manifest, resolve_place
@@ -162,7 +161,12 @@ def judge_services(
                 facts=found.facts,
             )
         )
-    labelled = any(candidate.facts is not None and candidate.facts.trt for candidate in candidates)
-    driver = read_driver() if labelled else None  # the driver is asked once more only for engines that name their CUDA
-    report = judge(candidates, describe_cards(cards), allowed, driver.cuda if driver else None, only=starting)
+    cuda = None
+    if any(candidate.facts is not None and candidate.facts.trt for candidate in candidates):
+        # The driver is asked once more only for engines that name their CUDA.
+        from ansible_collections.anvil.serving.plugins.module_utils.nvidia import read_driver
+
+        driver = read_driver()
+        cuda = driver.cuda if driver else None
+    report = judge(candidates, describe_cards(cards), allowed, cuda, only=starting)
     return problems + list(report.problems), list(report.notes)
