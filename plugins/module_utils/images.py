@@ -233,7 +233,14 @@ def step_of(line: str) -> str:
     return "{0}: {1}".format(found["step"].strip(), found["words"][:100]) if found else ""
 
 
-ENGINE_GONE = ("code = Unavailable", "Cannot connect to the Docker daemon", "error during connect")
+ENGINE_GONE = (
+    "code = Unavailable",
+    "failed to receive status",
+    "error reading from server",
+    "connection reset by peer",
+    "Cannot connect to the Docker daemon",
+    "error during connect",
+)
 
 
 def explain_end(code: int, log: str) -> Tuple[str, str]:

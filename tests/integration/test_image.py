@@ -167,7 +167,7 @@ def _megabytes(bed: Bed) -> int:
 
 @pytest.mark.parametrize(
     ("victim", "told"),
-    [("run", ""), ("client", "docker buildx build was killed by signal 9"), ("engine", "the engine went away while it built")],
+    [("run", ""), ("client", "docker buildx build was killed by signal 9"), ("engine", "the image could not be built")],
 )
 def test_a_killed_builder_leaves_nothing_and_the_next_run_converges(images: Bed, victim: str, told: str) -> None:
     pause = f"4.{time.time_ns() % 10**6:06d}"  # no earlier run's build cache knows it
@@ -188,7 +188,7 @@ def test_a_killed_builder_leaves_nothing_and_the_next_run_converges(images: Bed,
         images.stop_engine(signal.SIGKILL)
         images.start_engine()
     answer = child.communicate(timeout=60)[0]
-    if told:
+    if told:  # how a client words that its engine was killed depends on the moment: tests/unit/test_images.py has the words
         failed = json.loads(answer)
         assert failed["failed"] and told in failed["msg"] and "nothing of it is left" in failed["msg"], failed["msg"]
     wait_until("the step to end", lambda: _pid_of(f"sleep\0{pause}\0") == 0, 60)
