@@ -236,8 +236,6 @@ def step_of(line: str) -> str:
 ENGINE_GONE = (
     "code = Unavailable",
     "failed to receive status",
-    "error reading from server",
-    "connection reset by peer",
     "Cannot connect to the Docker daemon",
     "error during connect",
 )
