@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -502,6 +503,20 @@ def test_it_is_ready_within_two_seconds_and_small_when_idle(tmp_path: Path, endp
 # --- the document and the examples
 
 
+FRESH_KEYS = """
+import uuid
+
+import schemathesis
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    key = (case.headers or {}).get("Idempotency-Key")
+    if isinstance(key, str) and 0 < len(key) <= 200:
+        case.headers["Idempotency-Key"] = f"{key}{uuid.uuid4().hex}"
+"""
+
+
 def test_schemathesis_finds_nothing_that_the_document_does_not_say(tmp_path: Path, endpoint: Endpoint) -> None:
     text = (EXAMPLES / "extract.yaml").read_text()
     with serving(tmp_path, endpoint, text) as server:
@@ -517,7 +532,12 @@ def test_schemathesis_finds_nothing_that_the_document_does_not_say(tmp_path: Pat
             "30",
         ]
         tool = Path(sys.executable).parent / "schemathesis"
-        done = subprocess.run([str(tool), *words], capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+        # It uses a key again with other inputs, and would call our refusal of that a mistake.
+        (tmp_path / "hooks.py").write_text(FRESH_KEYS)
+        hooked = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(
+            [str(tool), *words], capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path, env=hooked
+        )
         assert done.returncode == 0, done.stdout[-6000:]
         assert server.answers() and "Traceback" not in server.log()
 
