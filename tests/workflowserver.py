@@ -132,17 +132,17 @@ class Endpoint:
         try:
             reply = self.behave(prompt) or Reply()
             time.sleep(reply.delay)
-            text = reply.text
-            if text is None:
-                form = body.get("response_format")
-                text = json.dumps(fill(form["json_schema"]["schema"])) if form else f"said: {prompt[:40]}"
-            good = {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-                    "usage": {"prompt_tokens": 3, "completion_tokens": 5}}  # fmt: skip
-            raw = reply.raw if reply.raw is not None else json.dumps(good).encode()
-            handler.write(reply.status, raw, reply.cut, **reply.headers)
         finally:
-            with self._lock:
+            with self._lock:  # before the answer goes out: with it in hand, a client may be back at once
                 self.open -= 1
+        text = reply.text
+        if text is None:
+            form = body.get("response_format")
+            text = json.dumps(fill(form["json_schema"]["schema"])) if form else f"said: {prompt[:40]}"
+        good = {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 3, "completion_tokens": 5}}  # fmt: skip
+        raw = reply.raw if reply.raw is not None else json.dumps(good).encode()
+        handler.write(reply.status, raw, reply.cut, **reply.headers)
 
     def count(self, start: str) -> int:
         return sum(prompt.startswith(start) for prompt in list(self.calls))

@@ -285,9 +285,9 @@ def test_a_full_disk_of_a_deployed_workflow_is_told_and_loses_nothing(chain: Cha
 
 
 def test_absent_keeps_the_jobs(chain: Chain, again: Path) -> None:
-    assert changed(chain.deploy(again, state="absent")) == 1
+    assert changed(chain.deploy(again, state="absent", **AGAIN)) == 1
     assert "anvil-workflow-again-data" in chain.bed.docker("volume", "ls")
-    assert changed(chain.deploy(again, "--check", state="absent")) == 0
+    assert changed(chain.deploy(again, "--check", state="absent", **AGAIN)) == 0
 
 
 @pytest.mark.usefixtures("linear")

@@ -335,7 +335,11 @@ class Runner:
             if not self._queued and not self.store.shared:
                 return
             self._queued = False
-            jobs = await self.store.claim(self._owner, room)
+            self._starting += room  # a job that is submitted meanwhile must not take the same room
+            try:
+                jobs = await self.store.claim(self._owner, room)
+            finally:
+                self._starting -= room
             for job in jobs:
                 self._start(job)
             if len(jobs) == room:
