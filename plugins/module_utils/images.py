@@ -235,6 +235,7 @@ def step_of(line: str) -> str:
 
 ENGINE_GONE = (
     "code = Unavailable",
+    "failed to solve: Unavailable",
     "failed to receive status",
     "Cannot connect to the Docker daemon",
     "error during connect",

@@ -94,6 +94,7 @@ def test_secrets_are_masked_the_longer_first() -> None:
             "engine",
             "-u",
         ),
+        (1, "ERROR: failed to solve: Unavailable: error reading from server: EOF", "engine", "-u"),
         (1, "docker: 'buildx' is not a docker command.", "no buildx", "docker-buildx-plugin"),
     ],
 )
