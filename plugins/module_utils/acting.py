@@ -11,17 +11,14 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
-from typing import Dict, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils import drift, readiness, replacing, settings
+from ansible_collections.anvil.serving.plugins.module_utils import drift, readiness, settings
 from ansible_collections.anvil.serving.plugins.module_utils.admission import addresses_overlap, admit
 from ansible_collections.anvil.serving.plugins.module_utils.compose import Compose
 from ansible_collections.anvil.serving.plugins.module_utils.drift import Decision, Observed
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
-from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, read_cards
-from ansible_collections.anvil.serving.plugins.module_utils.holdings import HOLDING, read_claims
-from ansible_collections.anvil.serving.plugins.module_utils.ledger import Budget, Claim, Verdict, Want, choose_evictions, weigh
 from ansible_collections.anvil.serving.plugins.module_utils.listeners import busy_ports
 from ansible_collections.anvil.serving.plugins.module_utils.orders import (
     GRACE_SECONDS,
@@ -34,13 +31,13 @@ from ansible_collections.anvil.serving.plugins.module_utils.orders import (
 )
 from ansible_collections.anvil.serving.plugins.module_utils.reader import Reader, inspect
 from ansible_collections.anvil.serving.plugins.module_utils.spec import (
-    COMPOSE_PROJECT,
-    COMPOSE_SERVICE,
-    EVICTABLE,
     OFF,
     ON_DEMAND,
     Service,
 )
+
+if TYPE_CHECKING:
+    from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
 
 # After one of these a serve asks for its memory anew; a paused or restarted one had it all along.
 CHARGED = (drift.CREATE, drift.RECREATE, drift.START, drift.ADOPT)
@@ -62,22 +59,28 @@ def admit_serves(
     """
     starting = [service for service in services if outcomes[service.name].decision.action != drift.NONE]
     replaced = [outcome.replaces.id for outcome in outcomes.values() if outcome.replaces is not None]
-    cards = read_cards() if any(service.gpu_uuids for service in starting) else None
     charged = [service for service in starting if outcomes[service.name].decision.action in CHARGED]
-    books = _Books(reader, charged, outcomes, cards or (), order)
-    verdict, resting = books.weigh_resting(services)
-    for name in resting:
-        outcomes[name].decision = Decision(drift.NONE, (RESTS_EVICTED,))
-    starting = [service for service in starting if service.name not in resting]
-    evictions = books.evictions(verdict, [service.name for service in services])
+    cards: Optional[Sequence[Card]] = None
+    evictions: List[Service] = []
+    lacking: Dict[str, List[Problem]] = {}
+    told_notes: List[str] = []
+    if any(service.gpu_uuids for service in starting):
+        from ansible_collections.anvil.serving.plugins.module_utils.books import Books
+        from ansible_collections.anvil.serving.plugins.module_utils.gpu import read_cards
+
+        cards = read_cards()
+        books = Books(reader, charged, outcomes, cards or (), order)
+        verdict, resting = books.weigh_resting(services)
+        for name in resting:
+            outcomes[name].decision = Decision(drift.NONE, (RESTS_EVICTED,))
+        starting = [service for service in starting if service.name not in resting]
+        evictions = books.evictions(verdict, [service.name for service in services])
+        lacking, told_notes = {} if evictions else verdict.problems, list(verdict.notes)
     busy = {address: who for address, who in busy_ports(starting, reader.listed).items() if address not in _own_ports(outcomes)}
     refused = admit(starting, reader.neighbours_of(services, replaced), cards, busy)
-    for name, problems in refused.items():
-        outcomes[name].problems.extend(problems)
-    if not evictions:
-        for name, problems in verdict.problems.items():
-            outcomes[name].problems.extend(problems)
-    told_notes = list(verdict.notes)
+    for problems in (refused, lacking):
+        for name, found in problems.items():
+            outcomes[name].problems.extend(found)
     if order.compatibility != "off" and starting:
         told_notes += _judge_models(reader, starting, cards or (), order, outcomes)
     for gone in evictions:
@@ -114,96 +117,7 @@ def _own_ports(outcomes: Dict[str, Outcome]) -> Set[Tuple[str, int]]:
     In a restart loop such a container has its port at one moment and not at the next: the list may have missed it.
     """
     going = [seen for outcome in outcomes.values() for seen in (outcome.seen, outcome.replaces) if seen is not None]
-    return {(bind, port) for seen in going if seen.state in HOLDING for bind, port, _target in seen.ports}
-
-
-class _Books:
-    """The ledger of one host at one moment, read from the engine and the driver."""
-
-    def __init__(
-        self, reader: Reader, charged: Sequence[Service], outcomes: Dict[str, Outcome], cards: Sequence[Card], order: Order
-    ) -> None:
-        self.project, self.cards = reader.project, cards
-        self.budgets = [
-            Budget(str(gpu["alias"]), str(gpu["uuid"]), int(gpu["vram_mib"]), int(gpu.get("reserve_mib") or 0))
-            for gpu in order.gpus
-        ]
-        self.charged = [service for service in charged if service.gpu_uuids]
-        self.freed: Dict[str, Optional[int]] = {}
-        self.serve_claims: Dict[str, Claim] = {}
-        self.claims: List[Claim] = []
-        if self.charged:
-            self._read(reader, outcomes)
-
-    def _read(self, reader: Reader, outcomes: Dict[str, Outcome]) -> None:
-        own = [outcomes[service.name].seen for service in self.charged]
-        gone = [outcome.seen for outcome in outcomes.values() if outcome.decision.action == drift.EVICT]
-        leaving = {seen.id for seen in (*own, *gone, *(outcome.replaces for outcome in outcomes.values())) if seen is not None}
-        held = read_claims(reader.engine, reader.listed, self.cards, ())
-        for container, told in held.items():
-            claim = told
-            if container in leaving:
-                for uuid in claim.uuids:
-                    known = self.freed.get(uuid, 0)
-                    self.freed[uuid] = None if known is None or claim.mib is None else known + claim.mib
-                continue
-            serve = self._serve_of(reader, container)
-            if serve is not None:
-                # What the inventory says now counts: a changed need restarts nothing, so the label may be old.
-                claim = replace(claim, holder="serve " + serve.name, mib=int(serve.anvil.get("vram_mib") or 0))
-                self.serve_claims[serve.name] = claim
-            self.claims.append(claim)
-
-    def _serve_of(self, reader: Reader, container: str) -> Optional[Service]:
-        entry = next(entry for entry in reader.listed if entry["Id"] == container)
-        seen = entry["Labels"] or {}
-        ours = seen.get(COMPOSE_PROJECT) == self.project.name
-        return self.project.services.get(seen.get(COMPOSE_SERVICE, "")) if ours else None
-
-    def wants(self, but: Sequence[str] = ()) -> List[Want]:
-        return [
-            Want(service.name, service.gpu_uuids, int(service.anvil.get("vram_mib") or 0))
-            for service in self.charged
-            if service.name not in but
-        ]
-
-    def weigh_resting(self, services: Sequence[Service]) -> Tuple[Verdict, List[str]]:
-        """The verdict, and the evictable serves that rest: nobody named them, and a serve on demand has their card."""
-        taken = {
-            uuid
-            for name, claim in self.serve_claims.items()
-            if self.project.residency(self.project.services[name]) == ON_DEMAND
-            for uuid in claim.uuids
-        }
-        resting: List[str] = []
-        verdict = self._weigh(resting)
-        for service in services:
-            evicted = self.project.residency(service) == EVICTABLE and taken.intersection(service.gpu_uuids)
-            if service.name in verdict.problems and evicted and not self.project.only:
-                resting.append(service.name)
-                verdict = self._weigh(resting)
-        self.charged = [service for service in self.charged if service.name not in resting]
-        return verdict, resting
-
-    def _weigh(self, but: Sequence[str]) -> Verdict:
-        return weigh(self.wants(but), self.claims, self.budgets, self.cards, self.freed)
-
-    def evictions(self, verdict: Verdict, chosen: Sequence[str]) -> List[Service]:
-        """What must go for the serves on demand; nothing where all fits, or where any other serve is refused too.
-
-        A serve that was itself chosen in this run is never evicted by it.
-        """
-        on_demand = {service.name for service in self.charged if self.project.residency(service) == ON_DEMAND}
-        if not verdict.problems or not on_demand.issuperset(verdict.problems):
-            return []
-        services = self.project.services
-        evictable = {
-            name: claim
-            for name, claim in self.serve_claims.items()
-            if self.project.residency(services[name]) == EVICTABLE and name not in chosen
-        }
-        names = choose_evictions(self.wants(), self.claims, evictable, self.budgets, self.cards, self.freed)
-        return [services[name] for name in names]
+    return {(bind, port) for seen in going if seen.state in drift.HOLDING for bind, port, _target in seen.ports}
 
 
 # --------------------------------------------------------------------------------------------------------------- acting
@@ -243,6 +157,8 @@ def act(reader: Reader, compose: Compose, starting: Sequence[Service], outcomes:
         return [service for service in starting if outcomes[service.name].decision.action in actions]
 
     for service in having(drift.ADOPT):
+        from ansible_collections.anvil.serving.plugins.module_utils import replacing
+
         old = outcomes[service.name].replaces
         if old is not None:
             replacing.set_aside(engine, service, old)
@@ -348,10 +264,14 @@ def verify(reader: Reader, acted: Sequence[Service], outcomes: Dict[str, Outcome
         _watch_settled(engine, acted, outcomes, order.settle)
     for service in acted:
         outcome = outcomes[service.name]
-        if outcome.replaces is not None and outcome.ready is False:
+        if outcome.replaces is None:
+            continue
+        from ansible_collections.anvil.serving.plugins.module_utils import replacing
+
+        if outcome.ready is False:
             outcome.problems.append(replacing.put_back(engine, service, outcome.replaces))
             outcome.seen = inspect(engine, service.container)
-        elif outcome.replaces is not None:
+        else:
             replacing.drop_kept(engine, outcome.replaces)
     _record_mounted(reader)
 

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.errors import Problem
-from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
 from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
+
+if TYPE_CHECKING:
+    from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,11 @@ class Change:
     after: Any
 
 
+# The states in which a container holds its card and its ports: one that is paused keeps its memory, and one that restarts
+# will want it again in a moment.
+HOLDING = ("running", "paused", "restarting")
+
+
 @dataclass(frozen=True)
 class Observed:
     """A container, in the fields of a ``Service`` where it has them.

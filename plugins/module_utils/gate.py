@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.capability import find_capability
 from ansible_collections.anvil.serving.plugins.module_utils.compatibility import Candidate, CardFacts, judge, read_flag
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
-from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
 from ansible_collections.anvil.serving.plugins.module_utils.modelfile import ModelFacts, read_model
 from ansible_collections.anvil.serving.plugins.module_utils.policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
 from ansible_collections.anvil.serving.plugins.module_utils.weights import origin_of, read_manifest, resolve_place
+
+if TYPE_CHECKING:
+    from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
 
 
 def describe_card(uuid: str, name: Optional[str], version: Optional[str], vram_mib: Optional[int]) -> CardFacts:

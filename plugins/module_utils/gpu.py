@@ -12,7 +12,6 @@ import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Sequence, Tuple
-from xml.etree import ElementTree
 
 from ansible_collections.anvil.serving.plugins.module_utils.errors import fail
 
@@ -131,6 +130,8 @@ def parse_mig_devices(text: str) -> Dict[str, Tuple[MigDevice, ...]]:
 
 def parse_mig_memory(text: str) -> Dict[str, List[Tuple[Optional[int], Optional[int]]]]:
     """Read ``nvidia-smi -q -x``: total and used MiB of each MIG device in the order of ``-L``, by the card's UUID."""
+    from xml.etree import ElementTree  # only cards in MIG mode are asked this
+
     try:
         root = ElementTree.fromstring(text)  # noqa: S314  the driver's own words
     except ElementTree.ParseError as exc:

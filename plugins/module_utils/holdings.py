@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.drift import HOLDING
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
 from ansible_collections.anvil.serving.plugins.module_utils.ledger import Claim
 from ansible_collections.anvil.serving.plugins.module_utils.spec import COMPOSE_PROJECT, LABEL_VRAM
-
-# A paused container keeps its memory; one that restarts will want it again in a moment.
-HOLDING = ("running", "paused", "restarting")
 
 
 def cards_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> Tuple[str, ...]:

@@ -216,7 +216,7 @@ def wait_ready(
         pending = {name: subject for name, subject in pending.items() if name not in results}
         if pending:
             sleep(pause)
-            pause = min(pause * 1.5, *(subject.interval for subject in pending.values()))
+            pause = min(pause * 1.2, *(subject.interval for subject in pending.values()))
     return results
 
 

@@ -19,7 +19,6 @@ from ansible_collections.anvil.serving.plugins.module_utils import drift
 from ansible_collections.anvil.serving.plugins.module_utils.drift import Decision, Observed
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.holdings import HOLDING
 from ansible_collections.anvil.serving.plugins.module_utils.orders import GRACE_SECONDS, REQUESTED, Order, Outcome
 from ansible_collections.anvil.serving.plugins.module_utils.reader import Reader, inspect
 from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
@@ -96,7 +95,7 @@ def set_aside(engine: Engine, service: Service, old: Observed) -> None:
     kept = service.container + KEPT_SUFFIX
     if old.name != kept:
         engine.rename_container(old.id, kept)
-    if old.state in HOLDING:
+    if old.state in drift.HOLDING:
         engine.stop_container(old.id, GRACE_SECONDS)
 
 
@@ -105,7 +104,7 @@ def put_back(engine: Engine, service: Service, old: Observed) -> Problem:
     kept = service.container + KEPT_SUFFIX
     name = service.container if old.name == kept else old.name
     by_hand = "docker rename {0} {1} && docker start {1}".format(kept, name)
-    where, ran = "serve " + service.name, old.state in HOLDING
+    where, ran = "serve " + service.name, old.state in drift.HOLDING
     try:
         new = inspect(engine, service.container)
         if new is not None and new.id != old.id:

@@ -13,7 +13,6 @@ from ansible_collections.anvil.serving.plugins.module_utils import drift
 from ansible_collections.anvil.serving.plugins.module_utils.drift import Decision, Observed
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.holdings import HOLDING
 from ansible_collections.anvil.serving.plugins.module_utils.orders import (
     GRACE_SECONDS,
     NOTHING_ELSE,
@@ -80,7 +79,7 @@ def _watch_down(engine: Engine, project: Project, taken: Mapping[str, str], sett
             for entry in listed:
                 # The list lags a moment behind a stop; what is said of one container does not.
                 seen = _is_of(entry, project, project.services[name]) and inspect(engine, str(entry["Id"]))
-                if seen and (seen.id != old or seen.state in HOLDING):
+                if seen and (seen.id != old or seen.state in drift.HOLDING):
                     back[name] = seen.state
         if back or time.monotonic() >= deadline:
             return back
