@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -214,6 +215,27 @@ def test_the_engine_is_killed_in_the_middle_of_a_bring_up(field: Field) -> None:
     if again["failed"]:  # now and then the engine itself keeps the port of what it had not started yet
         assert "lets go of the port when it is restarted" in again["msg"], again["msg"]
         field.bed.restart_engine()
+    assert_converges(field)
+
+
+def test_a_process_that_a_killed_engine_had_started_and_not_noted_is_replaced(field: Field) -> None:
+    assert not field.run()["failed"]
+    before = field.ids()
+    container = before["bed-heavy"].split()[0]
+    field.bed.stop_engine(signal.SIGKILL)
+    # As an engine leaves it that dies after it had the process started and before it wrote that down.
+    record = field.bed.data / "containers" / container / "config.v2.json"
+    told = json.loads(record.read_text())
+    process = Path("/proc") / str(told["State"]["Pid"])
+    assert process.exists()
+    told["State"].update({"Running": False, "Pid": 0, "StartedAt": "0001-01-01T00:00:00Z"})
+    told["HasBeenManuallyStopped"] = True  # so that the engine does not start it anew by itself
+    record.write_text(json.dumps(told))
+    field.bed.start_engine()
+    again = field.run()
+    assert not again["failed"], again["msg"]
+    assert field.ids()["bed-fast"].split()[0] == before["bed-fast"].split()[0]
+    assert not process.exists()  # it would go on to hold its card
     assert_converges(field)
 
 

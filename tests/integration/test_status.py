@@ -6,6 +6,7 @@ import html.parser
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,8 @@ def test_logs_of_both_streams_without_secrets(clean_bed: Bed, models: Path, tmp_
     assert "a-logged-s3cret" not in printed
     one = succeed("logs", inventory, "-e", "serves=heavy", "-e", "tail=3", "-e", "since=1h")
     assert len([line for line in one.splitlines() if line.startswith("  heavy ")]) == 3 and "  fast" not in one
+    time.sleep(1)
+    assert "said ***" not in succeed("logs", inventory, "-e", "tail=500", "-e", "since=1s")
     wrong = play("logs", inventory, "-e", "since=yesterday")
     assert wrong.returncode and "no time span" in wrong.stdout + wrong.stderr
 
