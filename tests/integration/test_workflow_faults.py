@@ -23,6 +23,7 @@ import httpx
 import pytest
 from anvil_workflow.jobs import Store
 from anvil_workflow.jobs_postgres import PostgresStore
+from bed import Bed
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from workflowserver import THREE, Endpoint, Reply, Server, free_port, serving, wait_until
 from workflowstore import PROMISES, keep
@@ -207,6 +208,28 @@ def test_a_resumed_run_is_one_trace_and_a_silent_node_shows_nothing(tmp_path: Pa
     assert sorted(set(shown)) == ["model m", "one", "three"]
     assert not [span for span in collector.spans if span.parent_span_id in silent and "a-topic" in str(span)]
     collector.server.shutdown()
+
+
+def test_a_model_server_that_is_killed_costs_each_run_a_retry(tmp_path: Path, clean_bed: Bed, models: Path) -> None:
+    """A real one; while it is paused, the runs are at their first node."""
+    options = ["--detach", "--name", "model", "--publish", "127.0.0.1:30009:8080", "--volume", f"{models}:/models:ro"]
+    words = "anvil.local/llama-server:1 --model /models/heavy.gguf --alias m --host 0.0.0.0 --port 8080 -c 4096 -np 4"
+    clean_bed.docker("run", *options, *words.split())
+    server = Server(tmp_path, THREE.replace("max_retries: 2", "max_retries: 8"), "http://127.0.0.1:30009/v1").start()
+    try:
+        wait_until(lambda: server.run().status_code == 200)
+        clean_bed.docker("pause", "model")
+        jobs = [server.submit(f"topic {number}") for number in range(4)]
+        wait_until(lambda: server.client.get("/health").json()["jobs_running"] == 4)
+        clean_bed.docker("kill", "model")
+        clean_bed.docker("start", "model")
+        ended = [server.wait_for(job, 60) for job in jobs]
+        assert [(job["status"], job["outputs"]) for job in ended] == [("completed", {"c": "the heavy tier answers"})] * 4
+        for job in ended:
+            assert [step["node"] for step in job["nodes"]] == ["one", "two", "three"]
+            assert [step["retries"] > 0 for step in job["nodes"]] == [True, False, False]
+    finally:
+        server.kill()
 
 
 # --- PostgreSQL
