@@ -135,7 +135,8 @@ class Site:
     def start_router(
         self, environment: dict[str, str] | None = None, command: list[str] | None = None, mounts: list[Any] | None = None
     ) -> str:
-        """Its container names no stop signal: what ends it without waiting is the product's to know."""
+        """Its container names no stop signal: what ends it without waiting is the product's to know. An engine that is stopped
+        does not know it either, and waits for the stop timeout."""
         made = self.api.create_container(
             self.image,
             command,
@@ -143,6 +144,7 @@ class Site:
             name=self.name,
             ports=[8000],
             environment=environment,
+            stop_timeout=1,
             host_config=self.api.create_host_config(
                 binds=[f"{self.volume}:/etc/anvil:ro"],
                 mounts=mounts,
