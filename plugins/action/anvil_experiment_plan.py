@@ -13,26 +13,10 @@ from ansible_collections.anvil.serving.plugins.action.anvil_plan import list_gpu
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
+from ansible_collections.anvil.serving.plugins.modules.anvil_experiment_plan import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils import experiment
 from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import Project, render_experiment
-
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "name": {"type": "str", "default": ""},
-    "model": {"type": "str", "default": ""},
-    "compose": {"type": "path"},
-    "engine": {"type": "str", "default": "vllm"},
-    "image": {"type": "str", "default": ""},
-    "served_name": {"type": "str", "default": ""},
-    "port": {"type": "str", "default": ""},
-    "gpu": {"type": "str", "default": ""},
-    "extra_args": {"type": "str", "default": ""},
-    "environment": {"type": "dict", "default": {}},
-    "volumes": {"type": "list", "elements": "str", "default": []},
-    "vram_mib": {"type": "str", "default": ""},
-    "ready_timeout": {"type": "str", "default": ""},
-    "ttl": {"type": "str", "default": ""},
-}
 
 
 def read_wish(options: dict[str, Any]) -> experiment.Wish:
@@ -84,7 +68,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _validated, options = self.validate_argument_spec(argument_spec=ARGUMENTS)
+        _validated, options = self.validate_argument_spec(argument_spec=OPTIONS)
         task_vars = task_vars or {}
         variables = {name: value for name, value in task_vars.items() if name.startswith("anvil_")}
         host = str(task_vars.get("inventory_hostname", "localhost"))

@@ -12,15 +12,10 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
+from ansible_collections.anvil.serving.plugins.modules.anvil_plan import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils.origin import name_origins, read_variables
 from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure, count_mistakes, write_texts
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_host
-
-ARGUMENTS = {
-    "secrets": {"type": "str", "choices": ["required", "optional"], "default": "required", "no_log": False},
-    "inventory": {"type": "dict", "default": {}},
-    "output": {"type": "path"},
-}
 
 
 def plan_host(templar: Any, host: str, variables: dict[str, Any], secrets_required: bool) -> HostPlan:
@@ -65,7 +60,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _validated, options = self.validate_argument_spec(argument_spec=ARGUMENTS)
+        _validated, options = self.validate_argument_spec(argument_spec=OPTIONS)
         task_vars = task_vars or {}
         variables = {name: value for name, value in task_vars.items() if name.startswith("anvil_")}
         variables.update(options["inventory"])

@@ -13,19 +13,8 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.anvil.serving.plugins.module_utils.files import differs, write_file
+from ansible_collections.anvil.serving.plugins.modules.anvil_report import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils.status_page import as_html, as_text, log_text, report_host
-
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "show": {"type": "str", "choices": ["status", "logs"], "default": "status"},
-    "hosts": {"type": "list", "elements": "str", "required": True},
-    "looks": {"type": "list", "elements": "dict", "required": True},
-    "plans": {"type": "list", "elements": "dict", "default": []},
-    "routers": {"type": "list", "elements": "dict", "default": []},
-    "retired": {"type": "list", "elements": "dict", "default": []},
-    "format": {"type": "str", "choices": ["table", "json"], "default": "table"},
-    "html": {"type": "path"},
-    "json": {"type": "path"},
-}
 
 
 def say(text: str) -> None:
@@ -40,7 +29,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _validated, options = self.validate_argument_spec(argument_spec=ARGUMENTS)
+        _validated, options = self.validate_argument_spec(argument_spec=OPTIONS)
         result["changed"] = False
         if options["show"] == "logs":
             told = dict(zip(options["hosts"], options["looks"], strict=True))

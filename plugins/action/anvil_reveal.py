@@ -11,11 +11,7 @@ import subprocess
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-
-ARGUMENTS = {
-    "name": {"type": "str", "required": True},
-    "secret": {"type": "str", "required": True, "no_log": True},
-}
+from ansible_collections.anvil.serving.plugins.modules.anvil_reveal import OPTIONS
 
 
 def find_terminal() -> str | None:
@@ -40,7 +36,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _validated, options = self.validate_argument_spec(argument_spec=ARGUMENTS)
+        _validated, options = self.validate_argument_spec(argument_spec=OPTIONS)
         result["changed"] = False
         line = f"\r{printable(options['name'])}: {printable(options['secret'])}\r\n"
         path = find_terminal()

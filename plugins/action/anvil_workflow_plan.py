@@ -14,37 +14,11 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.anvil.serving.plugins.action.anvil_plan import plan_host
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
+from ansible_collections.anvil.serving.plugins.modules.anvil_workflow_plan import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils import workflow_render
 from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure, count_mistakes, write_texts
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow_plan import Wish, WorkflowPlan, plan_workflow
 
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "workflow": {"type": "path", "default": ""},
-    "name": {"type": "str", "default": ""},
-    "port": {"type": "int", "default": 8100},
-    "bind": {"type": "str", "default": "127.0.0.1"},
-    "mlflow_port": {"type": "int", "default": 5000},
-    "mlflow_bind": {"type": "str", "default": "127.0.0.1"},
-    "no_mlflow": {"type": "bool", "default": False},
-    "timeout": {"type": "int", "default": 30},
-    "concurrency": {"type": "int", "default": 0},
-    "job_ttl": {"type": "int", "default": 86400},
-    "ready_timeout": {"type": "int", "default": 120},
-    "replicas": {"type": "int", "default": 1},
-    "subnet": {"type": "str", "default": ""},
-    "base": {"type": "str", "default": ""},
-    "edge_image": {"type": "str", "default": ""},
-    "postgres_image": {"type": "str", "default": ""},
-    "size_limit": {"type": "int", "default": 200},
-    "env_file": {"type": "path", "default": ""},
-    "no_env_file": {"type": "bool", "default": False},
-    "model_url": {"type": "str", "default": ""},
-    "networks": {"type": "list", "elements": "str", "default": []},
-    "has_api_key": {"type": "bool", "default": False, "no_log": False},
-    "root": {"type": "str", "default": "/opt/anvil"},
-    "generate_only": {"type": "bool", "default": False},
-    "output": {"type": "path", "default": ""},
-}
 OWN = ("root", "generate_only", "output", "networks")
 
 
@@ -70,7 +44,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _validated, options = self.validate_argument_spec(argument_spec=ARGUMENTS)
+        _validated, options = self.validate_argument_spec(argument_spec=OPTIONS)
         task_vars = task_vars or {}
         host = str(task_vars.get("inventory_hostname", "localhost"))
         typed = {key: value for key, value in options.items() if key not in OWN}

@@ -158,27 +158,27 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule
 
+# The action plugin of this name reads them from here.
+OPTIONS = {
+    "name": {"type": "str", "default": ""},
+    "model": {"type": "str", "default": ""},
+    "compose": {"type": "path"},
+    "engine": {"type": "str", "default": "vllm"},
+    "image": {"type": "str", "default": ""},
+    "served_name": {"type": "str", "default": ""},
+    "port": {"type": "str", "default": ""},
+    "gpu": {"type": "str", "default": ""},
+    "extra_args": {"type": "str", "default": ""},
+    "environment": {"type": "dict", "default": {}},
+    "volumes": {"type": "list", "elements": "str", "default": []},
+    "vram_mib": {"type": "str", "default": ""},
+    "ready_timeout": {"type": "str", "default": ""},
+    "ttl": {"type": "str", "default": ""},
+}
 
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "default": ""},
-            "model": {"type": "str", "default": ""},
-            "compose": {"type": "path"},
-            "engine": {"type": "str", "default": "vllm"},
-            "image": {"type": "str", "default": ""},
-            "served_name": {"type": "str", "default": ""},
-            "port": {"type": "str", "default": ""},
-            "gpu": {"type": "str", "default": ""},
-            "extra_args": {"type": "str", "default": ""},
-            "environment": {"type": "dict", "default": {}},
-            "volumes": {"type": "list", "elements": "str", "default": []},
-            "vram_mib": {"type": "str", "default": ""},
-            "ready_timeout": {"type": "str", "default": ""},
-            "ttl": {"type": "str", "default": ""},
-        },
-        supports_check_mode=True,
-    )
+
+def main():
+    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     module.fail_json(msg="anvil_experiment_plan is an action: it runs on the controller, through ansible-playbook")
 
 

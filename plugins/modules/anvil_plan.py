@@ -127,16 +127,16 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule
 
+# The action plugin of this name reads them from here.
+OPTIONS = {
+    "secrets": {"type": "str", "choices": ["required", "optional"], "default": "required", "no_log": False},
+    "inventory": {"type": "dict", "default": {}},
+    "output": {"type": "path"},
+}
 
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "secrets": {"type": "str", "choices": ["required", "optional"], "default": "required", "no_log": False},
-            "inventory": {"type": "dict", "default": {}},
-            "output": {"type": "path"},
-        },
-        supports_check_mode=True,
-    )
+
+def main():
+    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     module.fail_json(msg="anvil_plan is an action: it runs on the controller, through ansible-playbook")
 
 

@@ -96,22 +96,22 @@ files:
 
 from ansible.module_utils.basic import AnsibleModule
 
+# The action plugin of this name reads them from here.
+OPTIONS = {
+    "show": {"type": "str", "choices": ["status", "logs"], "default": "status"},
+    "hosts": {"type": "list", "elements": "str", "required": True},
+    "looks": {"type": "list", "elements": "dict", "required": True},
+    "plans": {"type": "list", "elements": "dict", "default": []},
+    "routers": {"type": "list", "elements": "dict", "default": []},
+    "retired": {"type": "list", "elements": "dict", "default": []},
+    "format": {"type": "str", "choices": ["table", "json"], "default": "table"},
+    "html": {"type": "path"},
+    "json": {"type": "path"},
+}
 
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "show": {"type": "str", "choices": ["status", "logs"], "default": "status"},
-            "hosts": {"type": "list", "elements": "str", "required": True},
-            "looks": {"type": "list", "elements": "dict", "required": True},
-            "plans": {"type": "list", "elements": "dict", "default": []},
-            "routers": {"type": "list", "elements": "dict", "default": []},
-            "retired": {"type": "list", "elements": "dict", "default": []},
-            "format": {"type": "str", "choices": ["table", "json"], "default": "table"},
-            "html": {"type": "path"},
-            "json": {"type": "path"},
-        },
-        supports_check_mode=True,
-    )
+
+def main():
+    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     module.fail_json(msg="anvil_report is an action: it runs on the controller, through ansible-playbook")
 
 

@@ -52,15 +52,15 @@ msg:
 
 from ansible.module_utils.basic import AnsibleModule
 
+# The action plugin of this name reads them from here.
+OPTIONS = {
+    "name": {"type": "str", "required": True},
+    "secret": {"type": "str", "required": True, "no_log": True},
+}
+
 
 def main():
-    module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "secret": {"type": "str", "required": True, "no_log": True},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     module.fail_json(msg="anvil_reveal is an action: it runs on the controller, through ansible-playbook")
 
 

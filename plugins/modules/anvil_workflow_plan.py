@@ -183,39 +183,38 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule
 
+# The action plugin of this name reads them from here.
+OPTIONS = {
+    "workflow": {"type": "path", "default": ""},
+    "name": {"type": "str", "default": ""},
+    "port": {"type": "int", "default": 8100},
+    "bind": {"type": "str", "default": "127.0.0.1"},
+    "mlflow_port": {"type": "int", "default": 5000},
+    "mlflow_bind": {"type": "str", "default": "127.0.0.1"},
+    "no_mlflow": {"type": "bool", "default": False},
+    "timeout": {"type": "int", "default": 30},
+    "concurrency": {"type": "int", "default": 0},
+    "job_ttl": {"type": "int", "default": 86400},
+    "ready_timeout": {"type": "int", "default": 120},
+    "replicas": {"type": "int", "default": 1},
+    "subnet": {"type": "str", "default": ""},
+    "base": {"type": "str", "default": ""},
+    "edge_image": {"type": "str", "default": ""},
+    "postgres_image": {"type": "str", "default": ""},
+    "size_limit": {"type": "int", "default": 200},
+    "env_file": {"type": "path", "default": ""},
+    "no_env_file": {"type": "bool", "default": False},
+    "model_url": {"type": "str", "default": ""},
+    "networks": {"type": "list", "elements": "str", "default": []},
+    "has_api_key": {"type": "bool", "default": False, "no_log": False},
+    "root": {"type": "str", "default": "/opt/anvil"},
+    "generate_only": {"type": "bool", "default": False},
+    "output": {"type": "path", "default": ""},
+}
 
-def main() -> None:
-    text = {"type": "str", "default": ""}
-    module = AnsibleModule(
-        argument_spec={
-            "workflow": {"type": "path", "default": ""},
-            "name": text,
-            "port": {"type": "int", "default": 8100},
-            "bind": {"type": "str", "default": "127.0.0.1"},
-            "has_api_key": {"type": "bool", "default": False, "no_log": False},
-            "mlflow_port": {"type": "int", "default": 5000},
-            "mlflow_bind": {"type": "str", "default": "127.0.0.1"},
-            "no_mlflow": {"type": "bool", "default": False},
-            "timeout": {"type": "int", "default": 30},
-            "concurrency": {"type": "int", "default": 0},
-            "job_ttl": {"type": "int", "default": 86400},
-            "ready_timeout": {"type": "int", "default": 120},
-            "replicas": {"type": "int", "default": 1},
-            "subnet": text,
-            "base": text,
-            "edge_image": text,
-            "postgres_image": text,
-            "size_limit": {"type": "int", "default": 200},
-            "env_file": {"type": "path", "default": ""},
-            "no_env_file": {"type": "bool", "default": False},
-            "model_url": text,
-            "networks": {"type": "list", "elements": "str", "default": []},
-            "root": {"type": "str", "default": "/opt/anvil"},
-            "generate_only": {"type": "bool", "default": False},
-            "output": {"type": "path", "default": ""},
-        },
-        supports_check_mode=True,
-    )
+
+def main():
+    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     module.fail_json(msg="anvil_workflow_plan is an action: it runs on the controller, through ansible-playbook")
 
 
