@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import docker
 import pytest
@@ -118,4 +122,31 @@ def test_a_killed_replica_costs_at_most_the_streams_it_carried(site: Replicas, l
     report = load.stop()
     assert report.failed_short == 0, report
     assert report.failed_streams <= carried + 2, (carried, report)
+    wait_up(site)
+
+
+def test_a_request_whose_body_comes_after_its_headers_goes_to_the_other_replica_when_its_own_dies(site: Replicas) -> None:
+    """As most clients send it. What is passed on before it is whole could not be passed on again."""
+    wait_up(site)
+    where = urlsplit(site.url())
+    body = json.dumps({"model": "heavy", "messages": [{"role": "user", "content": "Hi"}]}).encode()
+    words = ["POST /v1/chat/completions HTTP/1.1", "Host: edge", f"Authorization: Bearer {TOKEN}", "Connection: close"]
+    head = "\r\n".join([*words, "Content-Type: application/json", f"Content-Length: {len(body)}", "", ""]).encode()
+
+    def ask(_number: int) -> bytes:
+        with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=20) as client:
+            client.sendall(head)
+            time.sleep(0.1)
+            client.sendall(body)
+            return b"".join(iter(lambda: client.recv(65536), b""))
+
+    pid = site.api.inspect_container(site.routers[0])["State"]["Pid"]
+    os.kill(pid, signal.SIGSTOP)  # it takes connections and does not answer
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, number) for number in range(8)]
+        time.sleep(0.5)
+        waiting = sum(not one.done() for one in asked)
+        os.kill(pid, signal.SIGKILL)
+        answers = [one.result() for one in asked]
+    assert waiting and [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 8, (waiting, answers)
     wait_up(site)
