@@ -356,7 +356,7 @@ def _timed(port: int) -> float:
 
 @pytest.fixture
 def away(chain: Chain) -> Iterator[tuple[Chain, Host]]:
-    """Another host, reached by ssh, with an engine and a model of its own."""
+    """Another host with an engine and a model of its own, reached by ssh as a user who may not touch the engine but by sudo."""
     images = ["anvil.local/base:1", "anvil.local/llama-server:1"]
     plugins = json.loads(chain.bed.docker("info", "--format", "{{json .ClientInfo.Plugins}}"))
     (builder,) = (plugin["Path"] for plugin in plugins if plugin["Name"] == "buildx")
@@ -365,11 +365,14 @@ def away(chain: Chain) -> Iterator[tuple[Chain, Host]]:
     key, inventory = chain.folder / "key", chain.folder / "away.yml"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     known = key.with_suffix(".pub").read_text().strip()
-    host.run("sh", "-c", f"mkdir -p /root/.ssh && echo '{known}' > /root/.ssh/authorized_keys && ssh-keygen -A && /usr/sbin/sshd")
+    made = f"useradd -m op && mkdir /home/op/.ssh && echo '{known}' > /home/op/.ssh/authorized_keys && chown -R op: /home/op"
+    may = "echo 'op ALL=(root) NOPASSWD: ALL' > /etc/sudoers.d/op"
+    host.run("sh", "-c", f"{made} && {may} && ssh-keygen -A && /usr/sbin/sshd")
     there = {
         "ansible_connection": "ssh",
         "ansible_host": host.ip(),
-        "ansible_user": "root",
+        "ansible_user": "op",
+        "ansible_become": True,
         "ansible_python_interpreter": "/usr/bin/python3",
         "ansible_ssh_private_key_file": str(key),
         "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
@@ -382,7 +385,7 @@ def away(chain: Chain) -> Iterator[tuple[Chain, Host]]:
     chain.bed.host_down("away")
 
 
-def test_a_host_behind_ssh_is_deployed_to_like_this_one(away: tuple[Chain, Host]) -> None:
+def test_a_host_behind_ssh_and_sudo_is_deployed_to_like_this_one(away: tuple[Chain, Host]) -> None:
     operator, host = away
     wish = {"model_url": "http://models:8080/v1", "workflow_networks": ["anvil"], "mlflow_port": 0}
     printed = operator.deploy("extract", **wish)
