@@ -56,6 +56,10 @@ class Change:
 # will want it again in a moment.
 HOLDING = ("running", "paused", "restarting")
 
+# The exit code of a process that SIGKILL ended. A container that is restarted with it again and again, and not for want of
+# memory, is most likely at odds with its engine: one that died between a start and its note of it kills every later one.
+KILLED = 137
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -394,6 +398,8 @@ def decide_up(changes: Optional[List[Change]], seen: Optional[Observed], project
         reasons.append(seen.state)
     if seen.health == "unhealthy" and seen.state == "running":
         reasons.append("unhealthy")
+    if seen.state == "restarting" and seen.exit_code == KILLED and not seen.oom_killed:
+        reasons.append("killed")
     if reasons:
         return Decision(RECREATE, tuple(sorted(set(reasons))), tuple(changes))
     if seen.state == "paused":

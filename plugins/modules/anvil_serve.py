@@ -190,7 +190,8 @@ serves:
     reasons:
       description:
         - Why, as words of a fixed vocabulary.
-        - Of the container's state - V(missing), V(stopped), V(paused), V(unhealthy), V(dead), V(removing);
+        - Of the container's state - V(missing), V(stopped), V(paused), V(unhealthy), V(dead), V(removing),
+          V(killed) where it is restarted and killed again and again, and not for want of memory;
           V(present), V(running), V(restarting) where it is taken down.
         - Of a field that differs - V(image), V(command), V(entrypoint), V(environment), V(env_file), V(gpu), V(ports),
           V(mounts), V(mounted_file), V(networks), V(addresses), V(ipc), V(shm), V(limits), V(restart_policy), V(user),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bed import Bed, BedError
+from bed import Bed, BedError, wait_until
 from serving import HEAVY_GPU, PYTHON_IMAGE, UNCHANGED, Field, actions, answer_of, scripted, start_module, wait_for
 
 GOOD: dict[str, Any] = {
@@ -218,6 +218,9 @@ def test_the_engine_is_killed_in_the_middle_of_a_bring_up(field: Field) -> None:
     assert_converges(field)
 
 
+STATE, KILLED = "{{.State.Status}} {{.State.ExitCode}}", "restarting 137"
+
+
 def test_a_process_that_a_killed_engine_had_started_and_not_noted_is_replaced(field: Field) -> None:
     assert not field.run()["failed"]
     before = field.ids()
@@ -229,11 +232,12 @@ def test_a_process_that_a_killed_engine_had_started_and_not_noted_is_replaced(fi
     process = Path("/proc") / str(told["State"]["Pid"])
     assert process.exists()
     told["State"].update({"Running": False, "Pid": 0, "StartedAt": "0001-01-01T00:00:00Z"})
-    told["HasBeenManuallyStopped"] = True  # so that the engine does not start it anew by itself
     record.write_text(json.dumps(told))
     field.bed.start_engine()
-    again = field.run()
-    assert not again["failed"], again["msg"]
+    # It restarts and kills the container again and again by now.
+    wait_until("a container that is restarted", lambda: field.bed.docker("inspect", "--format", STATE, "bed-heavy") == KILLED)
+    predicted = actions(field.run(check=True))
+    assert actions(field.run()) == predicted and predicted["heavy"] == ("recreate", ["killed"])
     assert field.ids()["bed-fast"].split()[0] == before["bed-fast"].split()[0]
     assert not process.exists()  # it would go on to hold its card
     assert_converges(field)

@@ -187,6 +187,9 @@ def test_the_vram_need_is_bookkeeping_and_restarts_nothing() -> None:
         ({"Status": "restarting"}, drift.NONE, ()),
         ({"Status": "dead"}, drift.RECREATE, ("dead",)),
         ({"Health": {"Status": "unhealthy"}}, drift.RECREATE, ("unhealthy",)),
+        ({"Status": "restarting", "ExitCode": 137}, drift.RECREATE, ("killed",)),
+        ({"Status": "restarting", "ExitCode": 137, "OOMKilled": True}, drift.NONE, ()),
+        ({"Status": "restarting", "ExitCode": 7}, drift.NONE, ()),
         ({"Health": {"Status": "starting"}}, drift.NONE, ()),
     ],
 )
