@@ -22,7 +22,7 @@ from typing import Any, Dict, List, Optional, Sequence
 from ansible_collections.anvil.serving.plugins.module_utils import readiness
 from ansible_collections.anvil.serving.plugins.module_utils.drift import Observed, observe
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, published_address
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.volume import hold_lock
 
 # Where the edge's process listens for the runtime API; templates/edge/haproxy.cfg.j2 says the same.
@@ -111,9 +111,10 @@ class Edge:
             ) from exc
 
     def _find(self, name: str) -> Server:
-        return self._pick(name, self.read_servers())
+        return self.pick(name, self.read_servers())
 
-    def _pick(self, name: str, servers: Sequence[Server]) -> Server:
+    def pick(self, name: str, servers: Sequence[Server]) -> Server:
+        """The server of that name; an AnvilError where there is none."""
         for server in servers:
             if server.name == name:
                 return server
@@ -138,7 +139,7 @@ class Edge:
         """
         began = time.monotonic()
         servers = self.read_servers()
-        found = self._pick(server, servers)
+        found = self.pick(server, servers)
         if found.status == UP and not any(other.status == UP for other in servers if other.name != server):
             raise fail(
                 "{0} cannot be drained: no other replica is up".format(server),
@@ -353,12 +354,37 @@ class Restart:
     lock_wait: float
 
 
+def check_replicas(engine: Engine, edge: str, replicas: Sequence[str]) -> None:
+    """Every replica that is not there, or that the edge does not know, in one AnvilError. Touches nothing."""
+    problems = [
+        Problem(
+            "it cannot be restarted",
+            where="container " + replica,
+            why="No such container: " + replica,
+            hint="router_status.yml shows the replicas of this host",
+        )
+        for replica in replicas
+        if engine.inspect_container(replica) is None
+    ]
+    if edge:
+        behind = Edge(engine, edge)
+        servers = behind.read_servers()
+        for replica in replicas:
+            try:
+                behind.pick(replica, servers)
+            except AnvilError as exc:
+                problems.extend(exc.problems)
+    if problems:
+        raise AnvilError(*problems)
+
+
 def restart_replicas(engine: Engine, edge: str, replicas: Sequence[str], restart: Restart) -> Dict[str, float]:
     """Restart replica by replica, each drained first and readmitted before the next; seconds per replica.
 
     Without an edge there is one container: it is restarted, and ``/healthz`` must answer. The first that fails ends it;
     the others were not touched. Nobody promotes their files meanwhile.
     """
+    check_replicas(engine, edge, replicas)
     seconds: Dict[str, float] = {}
     with hold_lock(engine, replicas, restart.lock_wait):
         for replica in replicas:

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The jobs of a workflow that is given replicas or loses them: they move from its file to its database, or back
+"""The jobs of a workflow that is given replicas or loses them: they move from its file to its database, or back.
 
 One server keeps its jobs in a file on the volume PROJECT-data, several keep them in the database on PROJECT-jobs. Where the
 volume of the other kind is there, its jobs are moved by the runtime's own ``move``, while no server runs; then the volume goes.

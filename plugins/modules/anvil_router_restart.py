@@ -88,7 +88,7 @@ problems:
   elements: dict
 """
 
-from ansible_collections.anvil.serving.plugins.module_utils.edge import Restart, restart_replicas
+from ansible_collections.anvil.serving.plugins.module_utils.edge import Restart, check_replicas, restart_replicas
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
 
@@ -103,11 +103,13 @@ OPTIONS = {
 
 
 def work(module):
-    if module.check_mode:
-        return {"changed": True, "seconds": {}}
     given = module.params
+    engine = Engine(given["docker_host"])
+    if module.check_mode:
+        check_replicas(engine, given["edge"], given["replicas"])
+        return {"changed": True, "seconds": {}}
     restart = Restart(given["drain_timeout"], given["grace"], given["start_timeout"], given["lock_timeout"])
-    seconds = restart_replicas(Engine(given["docker_host"]), given["edge"], given["replicas"], restart)
+    seconds = restart_replicas(engine, given["edge"], given["replicas"], restart)
     return {"changed": True, "seconds": seconds}
 
 

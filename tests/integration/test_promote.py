@@ -220,7 +220,10 @@ def test_a_name_that_begins_a_strangers_id_is_nobodys(site: Site) -> None:
     before = site.inspect()
     assert site.engine.inspect_container(stranger) == before
     for name in (stranger[:1], stranger[:12], stranger[:63]):
-        restarted = run_module("anvil_router_restart", replicas=[name], grace=0)
+        predicted, restarted = (
+            run_module("anvil_router_restart", check=check, replicas=[name], grace=0) for check in (True, False)
+        )
+        assert predicted["problems"] == restarted["problems"]
         assert restarted["failed"] and "No such container: " + name in restarted["msg"], restarted
         told = site.info(container=name)
         assert not told["failed"] and told["router"]["state"] == "absent", told
