@@ -70,14 +70,14 @@ def describe_pull(pull: Optional[Pull]) -> str:
 
 
 def word_for(engine: Engine, project: Project, service: Service, pulls: Mapping[str, Pull]) -> Tuple[str, str]:
-    """What one serve is doing right now, in an operator's words, and what more is to be said of it; no word: nothing, as it seems."""
+    """What one serve is doing right now, in an operator's words, and what more is to be said of it; nothing at rest."""
     if service.image in pulls and engine.inspect_image(service.image) is None:
         return "pulling " + service.image, describe_pull(pulls[service.image])
     raw = engine.inspect_container(service.container)
     seen = None if raw is None else drift.observe(raw)
     if seen is None or seen.project != project.name:
         if not project.only and project.residency(service) != RESIDENT:
-            return "", ""  # it may be at rest
+            return "", ""
         # Nothing is created before every image is there.
         pulling = any(engine.inspect_image(image) is None for image in list(pulls))
         return "waiting for images" if pulling else "creating", ""

@@ -151,14 +151,15 @@ def judge_container(seen: Optional[Observed], now: float) -> Optional[Verdict]:
 def judge_deaths(verdict: Verdict, before: int, seen: Optional[Observed]) -> Verdict:
     """``verdict``, unless the container died so often since the first look that it will do so again.
 
-    before: how often it had been restarted at the first look. A server that needs more than ten seconds to find out that it cannot
-    start is restarted at once, for ever, and so hardly ever seen between two lives. In the first seconds of a life it is looked at
-    once more: between two short ones its exit code can be read.
+    before: how often it had been restarted at the first look. A server that needs more than ten seconds to find out that it
+    cannot start is restarted at once, for ever, and so hardly ever seen between two lives. In the first seconds of a life it is
+    looked at once more: between two short ones its exit code can be read.
     """
     died = 0 if seen is None else seen.restarts - before
     if verdict.outcome != WAITING or died < RESTART_LOOP * (2 if verdict.state == "restarting" else 1):
         return verdict
-    return Verdict(LOST, "restart_loop", "it ended {0} times since it is waited for, and was started again each time".format(died))
+    why = "it ended {0} times since it is waited for, and was started again each time".format(died)
+    return Verdict(LOST, "restart_loop", why)
 
 
 def judge_answer(subject: Subject, answer: Answer, health: str) -> Verdict:
