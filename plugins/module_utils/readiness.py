@@ -148,6 +148,20 @@ def judge_container(seen: Optional[Observed], now: float) -> Optional[Verdict]:
     return None
 
 
+def judge_deaths(verdict: Verdict, before: int, seen: Optional[Observed]) -> Verdict:
+    """``verdict``, unless the container died so often since the first look that it will do so again.
+
+    before: how often it had been restarted at the first look. A server that needs more than ten seconds to find out that it
+    cannot start is restarted at once, for ever, and so hardly ever seen between two lives. In the first seconds of a life it is
+    looked at once more: between two short ones its exit code can be read.
+    """
+    died = 0 if seen is None else seen.restarts - before
+    if verdict.outcome != WAITING or died < RESTART_LOOP * (2 if verdict.state == "restarting" else 1):
+        return verdict
+    why = "it ended {0} times since it is waited for, and was started again each time".format(died)
+    return Verdict(LOST, "restart_loop", why)
+
+
 def judge_answer(subject: Subject, answer: Answer, health: str) -> Verdict:
     """What the server's answer decides."""
     if answer.status == 0:
@@ -200,13 +214,17 @@ def wait_ready(
     """
     began = clock()
     results: Dict[str, Tuple[Verdict, float]] = {}
+    restarts: Dict[str, int] = {}
     pending: Mapping[str, Subject] = {subject.name: subject for subject in subjects}
     pause = 0.01
     while pending:
         for name, subject in list(pending.items()):
-            verdict = look(subject, inspect(subject.container), request)
+            seen = inspect(subject.container)
+            before = restarts.setdefault(name, 0 if seen is None else seen.restarts)
+            verdict = look(subject, seen, request)
             if verdict.outcome == READY and subject.warmup:
                 verdict = judge_warmup(complete(subject, max(1.0, subject.timeout - (clock() - began))))
+            verdict = judge_deaths(verdict, before, seen)
             seconds = clock() - began
             if verdict.outcome == WAITING and seconds >= subject.timeout:
                 why = "not ready after {0:.0f} s (still {1}): {2}".format(subject.timeout, verdict.state, verdict.why)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -120,6 +121,36 @@ def test_one_lost_serve_does_not_end_the_wait_for_another() -> None:
         lambda subject: next(answers),
     )
     assert {name: verdict.outcome for name, (verdict, _s) in found.items()} == {"heavy": LOST, "fast": READY}
+
+
+@pytest.mark.parametrize(
+    ("lives", "state", "looks"),
+    [
+        (
+            [(0, 30), (1, 30), (2, 30), (3, 2), (3, 12)],
+            "restart_loop",
+            5,
+        ),  # each life is longer than what Docker calls a failed start
+        ([(n, 2) for n in range(9)], "restart_loop", 7),  # never seen between two lives
+        ([(7, 30), (8, 30), (9, 30), (10, 30)], "restart_loop", 4),  # what it did before is not what it does now
+        ([(7, 30)] * 9, "starting", 9),
+        ([(0, 30), (1, 30), (2, 30), (2, 30)], "starting", 4),
+    ],
+)
+def test_a_container_that_dies_again_and_again_is_not_waited_for(lives: list[tuple[int, int]], state: str, looks: int) -> None:
+    """lives: at each look, how often it was started again, and for how many seconds it has run."""
+    clock, looked = Clock(), []
+
+    def inspect(_name: str) -> drift.Observed:
+        looked.append(lives[len(looked)])
+        if len(looked) == len(lives):
+            clock.now += SUBJECT.timeout  # nothing more is told: the deadline comes
+        restarts, seconds = looked[-1]
+        return seen(restarts=restarts, StartedAt=stamp(time.time() - seconds))
+
+    found = readiness.wait_ready([SUBJECT], inspect, clock.read, clock.sleep, lambda subject: Answer(0, "refused"))
+    verdict, _seconds = found["heavy"]
+    assert (verdict.outcome, verdict.state, len(looked)) == (LOST, state, looks)
 
 
 # --------------------------------------------------------------------------------------------------------------- warm-up
