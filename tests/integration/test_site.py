@@ -68,6 +68,13 @@ def test_check_predicts_the_first_run_and_the_second_changes_nothing(clean_bed: 
     assert "a-token-of-the-tests" not in predicted + done + again
 
 
+def test_the_tier_of_a_serve_that_rests_is_not_asked(clean_bed: Bed, operator: Operator) -> None:
+    resting = {"heavy": serve("heavy"), "fast": serve("fast", residency="on_demand")}
+    code, printed = operator.play(*operator.override(anvil_serves=resting))
+    assert code == 0, printed
+    assert sorted(clean_bed.docker("ps", "--format", "{{.Names}}").split()) == ["anvil-heavy", "anvil-router"]
+
+
 def test_a_failed_bring_up_names_the_serve_and_leaves_the_other_running(clean_bed: Bed, operator: Operator) -> None:
     broken = {"heavy": serve("heavy", args=["--no-such-flag"]), "fast": serve("fast")}
     code, printed = operator.play(*operator.override(anvil_serves=broken))
