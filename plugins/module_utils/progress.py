@@ -22,7 +22,7 @@ from ansible_collections.anvil.serving.plugins.module_utils import drift, readin
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, Pull
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.orders import Project, subject_of
-from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
+from ansible_collections.anvil.serving.plugins.module_utils.spec import RESIDENT, Service
 
 QUIET_SECONDS = 1.5
 LOOK_SECONDS = 1.0
@@ -70,12 +70,14 @@ def describe_pull(pull: Optional[Pull]) -> str:
 
 
 def word_for(engine: Engine, project: Project, service: Service, pulls: Mapping[str, Pull]) -> Tuple[str, str]:
-    """What one serve is doing right now, in an operator's words, and what more is to be said of it."""
+    """What one serve is doing right now, in an operator's words, and what more is to be said; no word: it may be at rest."""
     if service.image in pulls and engine.inspect_image(service.image) is None:
         return "pulling " + service.image, describe_pull(pulls[service.image])
     raw = engine.inspect_container(service.container)
     seen = None if raw is None else drift.observe(raw)
     if seen is None or seen.project != project.name:
+        if not project.only and project.residency(service) != RESIDENT:
+            return "", ""
         # Nothing is created before every image is there.
         pulling = any(engine.inspect_image(image) is None for image in list(pulls))
         return "waiting for images" if pulling else "creating", ""
@@ -97,7 +99,7 @@ def _watch(converging: Engine, project: Project, path: str, over: threading.Even
             while not over.is_set():
                 for service in project.chosen():
                     word, detail = word_for(engine, project, service, converging.pulls)
-                    if story.tell(service.name, word, time.monotonic() - began, detail):
+                    if word and story.tell(service.name, word, time.monotonic() - began, detail):
                         handle.write(story.lines[-1] + "\n")
                         handle.flush()
                 over.wait(LOOK_SECONDS)

@@ -43,6 +43,7 @@ def inventory(clean_bed: Bed, models: Path, tmp_path: Path) -> Path:
         anvil_serves={
             "heavy": {"engine": "llama_cpp", "model": "/models/heavy.gguf", "port": 30002, "entrypoint": [*slow, "4"]},
             "fast": {"engine": "llama_cpp", "model": "/models/fast.gguf", "port": 30003, "entrypoint": [*slow, "1"]},
+            "night": {"engine": "llama_cpp", "model": "/models/fast.gguf", "port": 30004, "residency": "on_demand"},
         },
     )
 
@@ -74,6 +75,7 @@ def test_a_terminal_sees_each_change_of_each_serve_and_a_run_with_nothing_to_do_
     heavy = [line for line in told if line.startswith("[box] heavy: ")]
     assert any("starting" in line for line in heavy) and heavy[-1].startswith("[box] heavy: ready"), told
     assert any(line.startswith("[box] fast: ready") for line in told)
+    assert not any("night" in line for line in told)  # it rests
     assert len(told) == len(set(told))
     assert on_terminal(inventory) == []
     assert list((inventory.parent / "anvil").rglob(".progress*")) == []
