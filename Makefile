@@ -29,6 +29,8 @@ testbed-down: ## stop that engine and all that runs in it
 # --- tests: `make test` runs them all and sets up what they need; `make unit` is for the daily loop ---
 T = $(TEST_VENV)/bin
 BED = $(T)/python tests/testbed/bed.py
+# What takes too long for everybody: `make llama`, `make vllm`.
+OPTIONAL := --exclude llama --exclude vllm
 # ansible-lint and molecule install a copy of the collection into HOME, and would find an old one there.
 SCRATCH_HOME := $(CURDIR)/.cache/home
 export PATH := $(CURDIR)/$(TEST_VENV)/bin:$(PATH)
@@ -69,7 +71,7 @@ integration: bed ## integration tests on a real Docker Engine with simulated GPU
 
 .PHONY: molecule
 molecule: bed ## molecule scenarios on simulated hosts
-	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --all --exclude llama
+	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --all $(OPTIONAL)
 
 .PHONY: llama
 llama: bed ## llama.cpp really compiled (minutes, once): the image, the molecule scenario on it, its speed
@@ -78,10 +80,15 @@ llama: bed ## llama.cpp really compiled (minutes, once): the image, the molecule
 	@$(BED) run -- pytest tests/integration/test_llama_compiled.py
 	@$(T)/python bench/llama_image
 
+.PHONY: vllm
+vllm: bed ## the real vLLM, on the CPU and behind the router (600 MB of wheels and some minutes, once)
+	@$(T)/python tests/testbed/cpuvllm.py fetch
+	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --scenario-name vllm
+
 .PHONY: test
-test: test-venv ## everything, on two engines at a time (but what `make llama` tries); they are stopped at the end
+test: test-venv ## everything, on two engines at a time (but what `make llama` and `make vllm` try); they are stopped at the end
 	@tests/testbed/tools.sh
-	@$(T)/python tests/testbed/lanes.py --exclude llama
+	@$(T)/python tests/testbed/lanes.py $(OPTIONAL)
 
 .PHONY: bench
 bench: bed ## every benchmark; the last line of each is its ratios

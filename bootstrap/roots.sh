@@ -7,6 +7,7 @@
 #   postgres  the release's PostgreSQL, without the compiler of its JIT and without perl
 #   dockerhost  a Docker host: engine, Compose, python3, ssh
 #   builder     a C++ compiler and cmake, in the release of this machine
+#   python-pip  python3 with pip, and what vLLM for CPUs asks of the system (libnuma, lscpu)
 # An "extract" root runs no maintainer scripts: a fifth of the time and half the size of a bootstrapped one.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -63,6 +64,7 @@ make_root() {
         --extract-hook='rm -rf "$1"/usr/lib/postgresql/*/lib/bitcode "$1"/usr/lib/postgresql/*/lib/llvmjit*' ;;
     registry) bootstrap registry "$codename" extract "$shell,docker-registry" ;;
     builder) bootstrap builder "$codename" extract "$shell,g++,cmake,ninja-build,ccache,tar,gzip,findutils,grep,sed,git,bash,libc-bin" ;;
+    python-pip) bootstrap python-pip "$codename" extract "$shell,python3-pip,libstdc++6,libnuma1,util-linux" ;;
     llama)
       if debian && [ "${ANVIL_COMPILE_LLAMA:-no}" != yes ]; then
         bootstrap llama forky extract "$shell,llama.cpp-tools"

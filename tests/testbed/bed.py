@@ -35,6 +35,7 @@ SIMULATED_GPUS = HERE / "gpus"
 BOOTSTRAP_IMAGES = ("router:0.13.2", "router:2.0.2", "llama-server:1", "edge:1", "base:1", "postgres:1", "builder:1")
 OWN_IMAGES = ("registry:2", "dockerhost:1")
 ALL_IMAGES = (*BOOTSTRAP_IMAGES, *OWN_IMAGES)
+OPTIONAL_IMAGES = ("python-pip:1",)  # made only when they are named
 HOST_NETWORK = "anvil-hosts"
 
 
@@ -285,12 +286,13 @@ class Bed:
 
     def ensure_images(self, names: Sequence[str] = ALL_IMAGES) -> None:
         """Make sure of images `anvil.local/NAME`; .cache/roots shares their root file systems with `make site`."""
-        unknown = set(names) - set(ALL_IMAGES)
+        known = (*ALL_IMAGES, *OPTIONAL_IMAGES)
+        unknown = set(names) - set(known)
         if unknown:
-            raise BedError(f"no such image: {', '.join(sorted(unknown))}; there are: {', '.join(ALL_IMAGES)}")
+            raise BedError(f"no such image: {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
         env = {"PYTHON": sys.executable, **os.environ, **self.environment}
         recipe = self._recipe()
-        own = [n for n in names if n in OWN_IMAGES and self._image_recipe(n) != recipe]
+        own = [n for n in names if n not in BOOTSTRAP_IMAGES and self._image_recipe(n) != recipe]
         roots = [n.split(":")[0] for n in own]
         making = subprocess.Popen([BOOTSTRAP / "roots.sh", *roots], env=env) if roots else None
         bootstrap = [n for n in names if n in BOOTSTRAP_IMAGES]
