@@ -70,7 +70,7 @@ def describe_pull(pull: Optional[Pull]) -> str:
 
 
 def word_for(engine: Engine, project: Project, service: Service, pulls: Mapping[str, Pull]) -> Tuple[str, str]:
-    """What one serve is doing right now, in an operator's words, and what more is to be said of it; nothing at rest."""
+    """What one serve is doing right now, in an operator's words, and what more is to be said; no word: it may be at rest."""
     if service.image in pulls and engine.inspect_image(service.image) is None:
         return "pulling " + service.image, describe_pull(pulls[service.image])
     raw = engine.inspect_container(service.container)

@@ -60,8 +60,8 @@ def entry(tag: str, llama: dict[str, Any], base: str = "scratch", **more: Any) -
     return {"name": REPOSITORY, "stack": "llama_cpp", "tag": tag, "base": base, "llama": {**BUILDER, **llama}, **more}
 
 
-def build(*asked: dict[str, Any]) -> None:
-    done = play_images(*asked)
+def build(*asked: dict[str, Any], **variables: Any) -> None:
+    done = play_images(*asked, **variables)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
@@ -137,30 +137,100 @@ def test_a_git_tag_is_compiled_and_one_that_was_moved_is_not(images: Bed, reposi
     assert f"v1 is not commit {'0' * 40}: the tag was moved" in refused
 
 
-def test_a_source_distribution_that_is_not_the_pinned_one_fails_the_build(images: Bed, source: Path, tmp_path: Path) -> None:
+BACKEND = """\
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    import pathlib
+    info = pathlib.Path(folder, "llama_cpp_python-1.0.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: llama-cpp-python\\nVersion: 1.0\\n")
+    return info.name
+
+def build_wheel(*_words):
+    raise SystemExit("only the source is wanted")
+"""
+# A builder with a Python, of the same release, and pip.
+WITH_PIP = """\
+ARG BASE
+FROM ${BASE}
+COPY --from=anvil.local/base:1 /usr /usr
+COPY --from=wheels *.whl /pip.whl
+ENV PYTHONPATH=/pip.whl
+"""
+
+
+@pytest.fixture
+def sdist(source: Path, tmp_path: Path) -> Path:
+    """llama-cpp-python's source distribution in an index: it brings llama.cpp along, and pip asks its backend for its name."""
+    root, simple = tmp_path / "sdist", tmp_path / "simple" / "llama-cpp-python"
+    (root / "vendor").mkdir(parents=True)
+    simple.mkdir(parents=True)
+    source.rename(root / "vendor" / "llama.cpp")
+    (root / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: 1.0\n")
+    (root / "backend.py").write_text(BACKEND)
+    (root / "pyproject.toml").write_text('[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n')
+    path = simple / "llama_cpp_python-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as packed:
+        packed.add(root, "llama_cpp_python-1.0")
+    (simple / "index.html").write_text(f'<a href="{path.name}">{path.name}</a>')
+    return path
+
+
+def test_a_source_distribution_is_compiled_and_one_that_is_not_the_pinned_one_is_not(
+    images: Bed, sdist: Path, tmp_path: Path
+) -> None:
     (pip,) = (REPO / ".cache" / "wheels").glob("pip-*.whl")
-    dockerfile = "ARG BASE\nFROM ${BASE}\nCOPY --from=wheels *.whl /pip.whl\nENV PYTHONPATH=/pip.whl\n"
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     (wheels / pip.name).write_bytes(pip.read_bytes())
-    base: dict[str, Any] = {
-        "name": REPOSITORY,
-        "stack": "tool",
-        "tag": "pip",
-        "base": "anvil.local/base:1",
-        "dockerfile": dockerfile,
-    }
-    base["folders"] = {"wheels": str(wheels)}
-    simple = tmp_path / "simple" / "llama-cpp-python"
-    simple.mkdir(parents=True)
-    pack(source)
-    (tmp_path / "source.tar.gz").rename(simple / "llama_cpp_python-1.0.tar.gz")
-    (simple / "index.html").write_text('<a href="llama_cpp_python-1.0.tar.gz">llama_cpp_python-1.0.tar.gz</a>')
+    base: dict[str, Any] = {"name": REPOSITORY, "stack": "tool", "tag": "pip", "base": BUILDER["build_base"]}
+    base.update(dockerfile=WITH_PIP, folders={"wheels": str(wheels)})
+    pinned = {"version": "1.0", "sha256": hashlib.sha256(sdist.read_bytes()).hexdigest()}
+    llama = {"sdist": pinned, "build_base": f"{REPOSITORY}:tool-pip"}
     with serve_folder(tmp_path) as server:
-        index = f"[global]\nindex-url = http://127.0.0.1:{server.server_address[1]}/simple/\n"
-        llama = {"sdist": {"version": "1.0", "sha256": "0" * 64}, "build_base": f"{REPOSITORY}:tool-pip"}
-        refused = refuse(base, entry("sdist", llama, network="host"), images_secrets={"pip_conf": index})
+        secrets = {"pip_conf": f"[global]\nindex-url = http://127.0.0.1:{server.server_address[1]}/simple/\n"}
+        build(base, entry("sdist", llama, network="host"), images_secrets=secrets)
+        assert "native=OFF variants=ON" in tell(images, "sdist")
+        other = {**llama, "sdist": {**pinned, "sha256": "0" * 64}}
+        refused = refuse(entry("other", other, network="host"), images_secrets=secrets)
     assert "DO NOT MATCH THE HASHES" in refused and "0" * 64 in refused
+
+
+CONTROL = "Package: tiny-llama\nVersion: 1\nArchitecture: {0}\nMaintainer: the bed <bed@localhost>\n"
+COMPILE = """\
+cc -shared -fPIC -Wl,-soname,libggml.so '-DTOLD="packaged"' -o /package/usr/lib/libggml.so /source/ggml.c
+cc -o /package/usr/bin/llama-server /source/server.c /package/usr/lib/libggml.so
+"""
+
+
+@pytest.fixture
+def packages(bed: Bed, source: Path, tmp_path: Path) -> Path:
+    """A flat apt repository with a package that brings a server and its library, as the distribution's own does."""
+    package, repo = tmp_path / "package", tmp_path / "repo"
+    for folder in (package / "DEBIAN", package / "usr/bin", package / "usr/lib", repo):
+        folder.mkdir(parents=True)
+    mounts = ["--volume", f"{source}:/source:ro", "--volume", f"{package}:/package"]
+    bed.docker("run", "--rm", *mounts, BUILDER["build_base"], "sh", "-ec", COMPILE)
+    architecture = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
+    control = CONTROL.format(architecture)
+    (package / "DEBIAN" / "control").write_text(control + "Description: a server\n")
+    argv = ["dpkg-deb", "--root-owner-group", "--build", str(package), str(repo / "tiny.deb")]
+    subprocess.run(argv, check=True, capture_output=True)
+    raw = (repo / "tiny.deb").read_bytes()
+    listed = f"Filename: ./tiny.deb\nSize: {len(raw)}\nSHA256: {hashlib.sha256(raw).hexdigest()}\nDescription: a server\n"
+    (repo / "Packages").write_text(control + listed)
+    return repo
+
+
+def test_packages_of_the_distribution_are_installed_and_their_server_is_taken(images: Bed, packages: Path) -> None:
+    with serve_folder(packages) as server:
+        line = f"deb [trusted=yes] http://127.0.0.1:{server.server_address[1]}/ ./"
+        dockerfile = f"ARG BASE\nFROM ${{BASE}}\nRUN mkdir -p /etc/apt && echo '{line}' > /etc/apt/sources.list\n"
+        base = {"name": REPOSITORY, "stack": "tool", "tag": "apt", "base": "anvil.local/dockerhost:1", "dockerfile": dockerfile}
+        of_base = {"build_base": f"{REPOSITORY}:tool-apt"}
+        build(base, entry("apt", {"packages": ["tiny-llama"], **of_base}, network="host"))
+        refused = refuse(entry("unknown", {"packages": ["no-such-llama"], **of_base}, network="host"))
+    assert tell(images, "apt") == "packaged"
+    assert "Unable to locate package no-such-llama" in refused
 
 
 TOOLS = """\
