@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bed import REPO, Bed, wait_until
+from bed import REPO, Bed, BedError, wait_until
 from compiled import play_images, serve_folder
 
 REPOSITORY = "anvil.test/sources"
@@ -119,11 +119,14 @@ def repository(source: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     argv = ["git", "daemon", "--export-all", "--reuseaddr", f"--base-path={tmp_path}", "--listen=127.0.0.1", f"--port={port}"]
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as daemon:
+    log = tmp_path / "daemon.log"
+    with log.open("w") as stream, subprocess.Popen([*argv, "--verbose"], stderr=stream) as daemon:
         url = f"git://127.0.0.1:{port}/source"
-        wait_until(
-            "git daemon", lambda: not subprocess.run(["git", "ls-remote", url], capture_output=True, check=False).returncode
-        )
+        try:
+            wait_until("git daemon", lambda: not subprocess.run(["git", "ls-remote", url], capture_output=True).returncode)
+        except BedError as error:
+            daemon.terminate()
+            raise BedError(f"{error}: {log.read_text()}") from None
         yield url, commit
         daemon.terminate()
 
