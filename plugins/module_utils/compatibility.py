@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.engines import read_tokens
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.modelfile import TRT_LABEL, ModelFacts
 from ansible_collections.anvil.serving.plugins.module_utils.policy import Origin, judge_origin
@@ -96,14 +97,16 @@ class Report:
 
 
 def read_flag(args: Sequence[str], *names: str) -> Optional[str]:
-    """The value of the last of these flags, written as ``--flag value`` or ``--flag=value``."""
-    found = None
+    """The value of the last of these flags, written as ``--flag value`` or ``--flag=value``; ``_`` is as good as ``-``."""
+    found, wanted = None, {name.replace("_", "-") for name in names}
     for number, word in enumerate(args):
-        for name in names:
-            if word == name and number + 1 < len(args):
-                found = args[number + 1]
-            elif word.startswith(name + "="):
-                found = word[len(name) + 1 :]
+        flag, given, value = word.partition("=")
+        if flag.replace("_", "-") not in wanted:
+            continue
+        if given:
+            found = value
+        elif number + 1 < len(args):
+            found = args[number + 1]
     return found
 
 
@@ -150,13 +153,13 @@ def _judge_format(candidate: Candidate, facts: ModelFacts) -> List[Problem]:
                 hint="leave the flag out, or choose weights that are what their name promises",
             )
         )
-    asked = _number(read_flag(candidate.args, "--max-model-len", "--context-length", "--max_seq_len"))
+    asked = read_tokens(read_flag(candidate.args, "--max-model-len", "--context-length", "--max-seq-len") or "")
     if asked and facts.context_length and asked > facts.context_length:
         found.append(
             Problem(
                 what="the context asked for is longer than the model's",
                 where=where,
-                why="{0:.0f} tokens asked, {1} made for".format(asked, facts.context_length),
+                why="{0} tokens asked, {1} made for".format(asked, facts.context_length),
                 hint="ask for at most {0}".format(facts.context_length),
             )
         )
@@ -229,11 +232,13 @@ def _judge_trt_cuda(candidate: Candidate, facts: ModelFacts, cuda: Optional[str]
 
 
 def _judge_memory(candidate: Candidate, facts: ModelFacts, cards: Sequence[CardFacts]) -> Tuple[List[Problem], Dict[str, Any]]:
-    context = _number(read_flag(candidate.args, "--max-model-len", "--context-length", "--max_seq_len", "-c", "--ctx-size"))
+    context = read_tokens(
+        read_flag(candidate.args, "--max-model-len", "--context-length", "--max-seq-len", "-c", "--ctx-size") or ""
+    )
     dtype = read_flag(candidate.args, "--kv-cache-dtype", "--cache-type-k", "-ctk") or "auto"
     try:
         # One request of the full context is what an engine must hold to start; llama.cpp's -c is for all slots together.
-        estimate = estimate_vram(facts, int(context) if context else None, 1, dtype, max(1, len(cards)))
+        estimate = estimate_vram(facts, context or None, 1, dtype, max(1, len(cards)))
     except AnvilError as exc:
         return list(exc.problems), {}
     found = []

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Mapping, Tuple
+from typing import Mapping, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,19 @@ class Engine:
     names_itself: str = ""
     launch: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
     switches: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+
+
+TOKENS = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([km])|([0-9]{1,12})([KM]?)")
+UNITS = {"": 1, "k": 1000, "m": 1000**2, "K": 1024, "M": 1024**2}
+
+
+def read_tokens(text: str) -> Optional[int]:
+    """A number of tokens as vLLM reads it: 32k and 25.6k are thousands, 32K is 1024s. None for ``auto`` and the like."""
+    match = TOKENS.fullmatch(text)
+    if match is None:
+        return None
+    decimal, unit, whole, binary = match.groups()
+    return int(float(decimal) * UNITS[unit]) if decimal else int(whole) * UNITS[binary]
 
 
 PCI_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

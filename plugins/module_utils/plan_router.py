@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES, Engine, read_tokens
 from ansible_collections.anvil.serving.plugins.module_utils.hostplan import (
     EdgePlan,
     ExternalPlan,
@@ -94,15 +94,14 @@ TIER_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 def _arg_value(args: Sequence[str], flags: Sequence[str]) -> Optional[int]:
-    """The number behind the last of these flags. vLLM takes 32k (thousands) and 32K (1024s)."""
+    """The number behind the last of these flags."""
     found = None
     for number, word in enumerate(args):
         if flag_of(word) in flags:
             _flag, given, value = word.partition("=")
             text = value if given else (args[number + 1] if number + 1 < len(args) else "")
-            match = re.fullmatch(r"([0-9]{1,9})([kK]?)", text)
-            if match:
-                found = int(match.group(1)) * {"": 1, "k": 1000, "K": 1024}[match.group(2)]
+            tokens = read_tokens(text)
+            found = found if tokens is None else tokens
     return found
 
 

@@ -11,12 +11,12 @@ model was trained with, and pad each slot's share to a multiple of 256.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any, List, Mapping, Optional, Sequence
 
+from ansible_collections.anvil.serving.plugins.module_utils.engines import read_tokens
+
 PADDING = 256
-UNITS = {"": 1, "k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,13 @@ class Difference:
 
 
 def flag_value(command: Sequence[str], flags: Sequence[str]) -> Optional[int]:
-    """The number behind the last of these flags, in ``--flag N`` or ``--flag=N``; vLLM writes 32k (thousands) and 32K."""
+    """The number behind the last of these flags, in ``--flag N`` or ``--flag=N``."""
     found = None
     for number, word in enumerate(command):
         flag, given, value = word.partition("=")
         if flag.replace("_", "-") not in flags:
             continue
-        text = value if given else (command[number + 1] if number + 1 < len(command) else "")
-        match = re.fullmatch(r"([0-9]+)([kKmM]?)", text)
-        found = int(match.group(1)) * UNITS[match.group(2)] if match else None
+        found = read_tokens(value if given else (command[number + 1] if number + 1 < len(command) else ""))
     return found
 
 

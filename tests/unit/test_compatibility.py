@@ -200,6 +200,22 @@ def test_all_findings_come_at_once() -> None:
     assert len(set(found)) == 8
 
 
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        ("--max-model-len 33k", "33000 tokens asked"),
+        ("--max-model-len=32.8k", "32800 tokens asked"),
+        ("--max_model_len 33K", "33792 tokens asked"),
+        ("--max-model-len 32K", None),
+        ("--max-model-len auto", None),
+    ],
+)
+def test_a_context_is_read_as_vllm_reads_it(args: str, why: str | None) -> None:
+    problems = judge([serve(model("bf16", gib=1), args=args)], [card(120)]).problems
+    assert [str(why) in problem.why for problem in problems] == ([] if why is None else [True])
+
+
 def test_flags_are_read_in_both_spellings() -> None:
     assert read_flag(["--a", "1", "--a=2"], "--a") == "2"
+    assert read_flag(["--a_b", "1", "--a-b=2_c"], "--a-b") == "2_c"
     assert read_flag(["--a"], "--a") is None

@@ -495,7 +495,7 @@ def test_the_router_gets_a_tier_for_each_serve_with_the_context_its_arguments_te
     assert set(router.presets.values()) == {("heavy", "fast")}
 
 
-@pytest.mark.parametrize(("text", "tokens"), [("32k", 32000), ("32K", 32768), ("auto", 8192)])
+@pytest.mark.parametrize(("text", "tokens"), [("32k", 32000), ("32K", 32768), ("25.6k", 25600), ("auto", 8192)])
 def test_vllm_writes_contexts_in_thousands(text, tokens):
     assert plan((HEAVY + "args", ["--max-model-len=" + text])).router.tiers[0].context_limit == tokens
 

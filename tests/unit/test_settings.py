@@ -35,6 +35,8 @@ def test_llama(command: str, context: int, slots: int, ignored: list[str]) -> No
         ("--max-model-len 32768", 32768, False),
         ("--max-model-len 32k", 32000, False),
         ("--max_model_len=32K", 32768, False),
+        ("--max-model-len 25.6k", 25600, False),
+        ("--max-model-len 25.6k", 25000, True),
         ("--max-model-len 32768", 8192, True),
         ("--max-model-len 32768", None, False),
         ("", 8192, False),
