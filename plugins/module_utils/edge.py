@@ -32,6 +32,9 @@ CONFIG = "/etc/anvil-edge/haproxy.cfg"
 TLS_FOLDER = "/etc/anvil-tls"
 UP, MAINT = "UP", "MAINT"
 POLL = 0.1
+# Of a command that the engine runs in a container nothing may arrive, exit code 0 or not: seen on a busy host. So often the
+# servers are asked for, which are never nothing.
+LOST_ANSWERS = 4
 REVISION = re.compile(r"description anvil ([0-9a-f]{64})")
 
 # The command arrives as a word of its own: no shell, nothing to quote.
@@ -102,7 +105,10 @@ class Edge:
 
     def read_servers(self) -> List[Server]:
         """Every replica behind the edge, by name."""
-        said = self.ask("show stat -1 4 -1")
+        for _again in range(LOST_ANSWERS):
+            said = self.ask("show stat -1 4 -1")
+            if said.strip():
+                break
         try:
             return parse_servers(said)
         except (ValueError, KeyError) as exc:
@@ -147,12 +153,20 @@ class Edge:
                 hint="look at the other replicas first: docker logs NAME",
             )
         self._set(found, "state maint")
+        try:
+            self._wait_drained(server, timeout)
+        except AnvilError as exc:
+            self._undo_drain(found, exc)
+            raise
+        return round(time.monotonic() - began, 3)
+
+    def _wait_drained(self, server: str, timeout: float) -> None:
+        began = time.monotonic()
         while True:
             now = self._find(server)
             if now.status == MAINT and now.sessions == 0 and now.queued == 0:
-                return round(time.monotonic() - began, 3)
+                return
             if time.monotonic() - began > timeout:
-                self._set(found, "state ready")
                 raise fail(
                     "{0} was not drained within {1:g} s".format(server, timeout),
                     where="container " + self.container,
@@ -160,6 +174,19 @@ class Edge:
                     hint="it gets requests again; allow more time than the longest stream takes",
                 )
             time.sleep(POLL)
+
+    def _undo_drain(self, server: Server, cause: AnvilError) -> None:
+        """A drain that failed, for whatever reason, takes nobody out of service; where that fails too, it is said."""
+        try:
+            self._set(server, "state ready")
+        except AnvilError as exc:
+            left = Problem(
+                "{0} gets no requests any more".format(server.name),
+                where="container " + self.container,
+                why="its drain failed, and so did taking it back",
+                hint="when the edge answers again: router_restart.yml drains and readmits every replica",
+            )
+            raise AnvilError(*cause.problems, *exc.problems, left) from cause
 
     def readmit(self, server: str, timeout: float) -> float:
         """Give the server requests again, and wait until the edge sees it UP; returns the seconds that took.

@@ -574,8 +574,14 @@ class Engine:
         act = "exec in container " + name_or_id
         made = self._ask(act, "exec_create", self._need(act, name_or_id), list(command), **options)
         raw = self._ask(act, "exec_start", made["Id"])
-        code = self._ask(act, "exec_inspect", made["Id"])["ExitCode"]
-        return Finished(int(code), raw.decode("utf-8", "replace"))
+        deadline = time.monotonic() + 10
+        while True:  # its output may end a moment before the engine knows that it has
+            told = self._ask(act, "exec_inspect", made["Id"])
+            if not told["Running"] and told["ExitCode"] is not None:
+                return Finished(int(told["ExitCode"]), raw.decode("utf-8", "replace"))
+            if time.monotonic() > deadline:
+                raise fail("the engine does not tell how it ended: " + act, where=self.docker_host)
+            time.sleep(0.02)
 
 
 def _explain(body: bytes) -> str:

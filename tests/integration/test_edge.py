@@ -85,6 +85,32 @@ def test_a_drain_that_takes_too_long_is_undone(site: Replicas, load: Load) -> No
     assert load.stop().failed == 0
 
 
+class Mute(Edge):
+    """The real edge, but the first answers about its servers are lost once one of them is in maintenance."""
+
+    mute, lost = 2, 0
+
+    def ask(self, command: str) -> str:
+        said = super().ask(command)
+        if command.startswith("show stat") and self.lost:
+            self.lost -= 1
+            return ""
+        if command.startswith("set server") and "maint" in command:
+            self.lost = self.mute
+        return said
+
+
+def test_a_lost_answer_is_asked_for_again_and_no_failed_drain_leaves_a_replica_out(site: Replicas) -> None:
+    wait_up(site)
+    edge = Mute(site.engine, site.edge.container)
+    edge.drain(site.routers[0], timeout=10)
+    edge.readmit(site.routers[0], timeout=10)
+    edge.mute = 1000
+    with pytest.raises(AnvilError, match="something else than its servers"):
+        edge.drain(site.routers[0], timeout=10)
+    assert site.edge.read_servers()[0].status == "UP"
+
+
 def test_the_last_replica_cannot_be_drained(site: Replicas) -> None:
     wait_up(site)
     site.edge.drain(site.routers[0], timeout=10)
