@@ -122,8 +122,9 @@ def repository(source: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
     log = tmp_path / "daemon.log"
     with log.open("w") as stream, subprocess.Popen([*argv, "--verbose"], stderr=stream) as daemon:
         url = f"git://127.0.0.1:{port}/source"
+        listed = ["git", "ls-remote", url]
         try:
-            wait_until("git daemon", lambda: not subprocess.run(["git", "ls-remote", url], capture_output=True).returncode)
+            wait_until("git daemon", lambda: not subprocess.run(listed, capture_output=True, check=False).returncode)
         except BedError as error:
             daemon.terminate()
             raise BedError(f"{error}: {log.read_text()}") from None
