@@ -1,0 +1,44 @@
+"""Rooms out of a zip file, as Ansible ships them: each is compiled once, and keeps its file's name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from ansible_collections.anvil.serving.plugins.module_utils import importing
+
+PACKAGE = importing.PACKAGE.replace(".", "/")
+# Run by a Python of its own, because what is imported once is imported.
+COUNT = """
+import json, sys, zipimport
+real, compiled = zipimport._compile_source, []
+def count(path, source):
+    compiled.append(path.rpartition("/")[2])
+    return real(path, source)
+zipimport._compile_source = count
+sys.path.insert(0, sys.argv[1])
+from ansible_collections.anvil.serving.plugins.module_utils import importing, room
+print(json.dumps([compiled, room.__file__, room.__spec__.origin, room.where()]))
+"""
+ROOM = "import sys\ndef where():\n    return sys._getframe().f_code.co_filename\n"
+
+
+def test_a_room_is_compiled_once_and_keeps_its_name(tmp_path: Path) -> None:
+    archive = tmp_path / "payload.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        for depth in range(1, PACKAGE.count("/") + 2):
+            made.writestr("/".join([*PACKAGE.split("/")[:depth], "__init__.py"]), "")
+        made.writestr(f"{PACKAGE}/importing.py", Path(importing.__file__).read_text())
+        made.writestr(f"{PACKAGE}/room.py", ROOM)
+    done = subprocess.run([sys.executable, "-I", "-c", COUNT, str(archive)], capture_output=True, text=True, check=True)
+    compiled, *names = json.loads(done.stdout)
+    assert compiled.count("room.py") == 1 and compiled.count("importing.py") >= 1, compiled
+    assert names == [f"{archive}/{PACKAGE}/room.py"] * 3
+
+
+def test_what_lies_in_folders_is_left_to_python() -> None:
+    assert importing.Finder.find_spec(f"{importing.PACKAGE}.errors", [str(Path(importing.__file__).parent)]) is None
+    assert importing.Finder.find_spec("json", None) is None
