@@ -36,4 +36,5 @@ class Finder:
         return importlib.util.spec_from_file_location(name, file, loader=loader)
 
 
-sys.meta_path.insert(0, Finder)
+if isinstance(__spec__.loader, zipimporter):  # as a module runs; tests and the controller import from folders
+    sys.meta_path.insert(0, Finder)

@@ -127,7 +127,7 @@ serves:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing
+from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.forecast import Asked, judge_plan, read_entries
 from ansible_collections.anvil.serving.plugins.module_utils.models import HUB_OPTIONS, read_hub

@@ -96,7 +96,7 @@ experiments:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing
+from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.experiments import retire_experiments
 from ansible_collections.anvil.serving.plugins.module_utils.runner import TOLERANT_OPTION, run_module

@@ -86,7 +86,7 @@ gpus:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing
+from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.host import describe_host
 from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module

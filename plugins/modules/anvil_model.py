@@ -218,7 +218,7 @@ seconds:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing, models
+from ansible_collections.anvil.serving.plugins.module_utils import importing, models  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.policy import ALLOWED_OPTION
 from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module

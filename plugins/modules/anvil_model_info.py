@@ -169,7 +169,7 @@ unreadable:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing, models, peek
+from ansible_collections.anvil.serving.plugins.module_utils import importing, models, peek  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.weights import resolve_place

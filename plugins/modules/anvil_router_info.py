@@ -154,7 +154,7 @@ problems:
 
 from dataclasses import asdict
 
-from ansible_collections.anvil.serving.plugins.module_utils import importing
+from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.asking import Question, Trust, ask_tiers, find_front
 from ansible_collections.anvil.serving.plugins.module_utils.edge import describe_edge
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine

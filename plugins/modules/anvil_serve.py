@@ -270,7 +270,7 @@ commands:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing, progress, serves
+from ansible_collections.anvil.serving.plugins.module_utils import importing, progress, serves  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.orders import Order, read_project
 from ansible_collections.anvil.serving.plugins.module_utils.policy import ALLOWED_OPTION, read_allowed

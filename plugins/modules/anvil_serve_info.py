@@ -134,7 +134,7 @@ logs:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing, serves, status
+from ansible_collections.anvil.serving.plugins.module_utils import importing, serves, status  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.orders import read_project
 from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJECT_OPTIONS, TOLERANT_OPTION, run_module

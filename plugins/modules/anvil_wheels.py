@@ -71,7 +71,7 @@ path:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing
+from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.runner import run_plain_module
 from ansible_collections.anvil.serving.plugins.module_utils.wheels import Wanted, fetch_wheels
 
