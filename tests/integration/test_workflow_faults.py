@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -90,6 +91,20 @@ def test_kills_at_any_moment_lose_nothing_and_repeat_nothing_finished(tmp_path: 
         assert Counter(endpoint.calls) == asked
 
 
+def test_a_run_that_is_quicker_than_its_first_write_is_nobody_elses(tmp_path: Path, endpoint: Endpoint) -> None:
+    """Somebody has the file: the run goes on to its first save, and is not taken for lost when leases are renewed."""
+    with serving(tmp_path, endpoint, WORKFLOW_LEASE="1") as server, ThreadPoolExecutor(1) as pool:
+        assert server.run().status_code == 200
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            waiting = pool.submit(server.run, "late")
+            wait_until(lambda: endpoint.count("one late") == 1)
+            time.sleep(1)
+            assert len(server.client.get("/jobs").json()["jobs"]) == 1 and endpoint.count("two late") == 0
+            other.execute("ROLLBACK")
+        assert waiting.result().status_code == 200 and endpoint.calls[3:] == ["one late", "two late", "three late"]
+
+
 def test_a_run_that_ends_the_server_again_and_again_is_given_up_and_says_so(tmp_path: Path, endpoint: Endpoint) -> None:
     endpoint.behave = lambda prompt: Reply(delay=30) if "poison" in prompt else None
     with serving(tmp_path, endpoint) as server:
@@ -118,6 +133,8 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, endpoint: Endpoin
                     stream.write(b"x" * 4096)
             refused = wait_until(lambda: (answer := server.run("x" * 9000)).status_code == 503 and answer, 20)
             assert "full" in refused.json()["error"]["message"] and refused.headers["Retry-After"] == "5"
+            # What was refused runs no more, though it began while its job was being written.
+            assert server.client.get("/health").json()["jobs_running"] == 1 and endpoint.count("two") == 1
             assert wait_until(lambda: server.client.get("/readyz").status_code == 503)
             assert server.client.get("/livez").status_code == 200 and server.status(held)["status"] == "running"
             wait_until(lambda: "a job waits for its store" in server.log(), 20)

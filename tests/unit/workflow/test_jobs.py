@@ -12,7 +12,7 @@ from anvil_workflow import jobs_sqlite
 from anvil_workflow.jobs import Job, Store, StoreError, new_job_id
 from anvil_workflow.jobs_sqlite import SqliteStore
 from anvil_workflow.moving import move_jobs
-from workflowstore import PROMISES, keep, make_job
+from workflowstore import PROMISES, end, keep, make_job
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
@@ -69,8 +69,28 @@ def test_a_store_that_cannot_be_used_is_told(tmp_path: Path) -> None:
 
 
 def test_what_waits_while_the_thread_writes_shares_one_transaction(tmp_path: Path) -> None:
+    async def go(store: SqliteStore) -> None:
+        await asyncio.gather(*(store.submit(make_job(), "a", 10) for _unused in range(200)))
+        assert len(await store.list_jobs("running", None, 300)) == 200
+
+    assert count_commits(tmp_path, go) < 20
+
+
+def test_a_job_that_ends_before_it_is_written_is_written_once(tmp_path: Path) -> None:
+    async def go(store: SqliteStore) -> None:
+        job = make_job()
+        assert await asyncio.gather(store.submit(job, "a", 10), store.finish(end(job, 1))) == [None, True]
+        kept = await store.get(job.id)
+        assert kept is not None and (kept.status, kept.outputs) == ("completed", '{"x": 1}')
+
+    assert count_commits(tmp_path, go) == 1
+
+
+def count_commits(folder: Path, work: Callable[[SqliteStore], Awaitable[None]]) -> int:
+    """The transactions that some work with a store took."""
+
     async def go() -> int:
-        store = SqliteStore(str(tmp_path / "jobs.sqlite"))
+        store = SqliteStore(str(folder / "jobs.sqlite"))
         await store.open()
         commits = 0
 
@@ -79,12 +99,11 @@ def test_what_waits_while_the_thread_writes_shares_one_transaction(tmp_path: Pat
             commits += statement == "COMMIT"
 
         store._writer.set_trace_callback(count)
-        await asyncio.gather(*(store.submit(make_job(), "a", 10) for _unused in range(200)))
-        assert len(await store.list_jobs("running", None, 300)) == 200
+        await work(store)
         await store.close()
         return commits
 
-    assert asyncio.run(go()) < 20
+    return asyncio.run(go())
 
 
 def test_ids_sort_by_time_and_do_not_repeat() -> None:

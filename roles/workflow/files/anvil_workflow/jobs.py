@@ -70,6 +70,13 @@ class Job:
 FIELDS = tuple(Job.__dataclass_fields__)
 
 
+def as_stored(new: NewJob, owner: str | None = None) -> Job:
+    """The job that ``Store.submit`` makes of it."""
+    if owner is None:
+        return Job(status=PENDING, **new.__dict__)
+    return Job(status=RUNNING, started_at=new.created_at, owner=owner, fence=1, attempts=1, **new.__dict__)
+
+
 def hand_over(job: Job) -> Job:
     """A job as another store takes it: what ran is nobody's, and the fence keeps whoever ran it out."""
     if job.status != RUNNING:
@@ -117,6 +124,8 @@ class Store(Protocol):
 
     shared: bool
     """May other replicas use it at the same time?"""
+    in_order: bool
+    """Do writes take effect in the order in which they were asked for, before the first has returned?"""
 
     async def open(self) -> None: ...
 

@@ -74,6 +74,7 @@ class PostgresStore:
     """A small pool; a connection that is lost is replaced at the next statement."""
 
     shared = True
+    in_order = False
 
     def __init__(self, url: str, password: str, lease: float) -> None:
         self._url, self._password, self._lease = url, password, lease

@@ -33,6 +33,7 @@ from .jobs import (
     NewJob,
     Store,
     StoreError,
+    as_stored,
     new_job_id,
 )
 from .metrics import Metrics
@@ -56,10 +57,12 @@ class KeyReused(Exception):  # noqa: N818
 
 @dataclass
 class Held:
-    """A job that runs here. at: the nodes it is at, for the live view."""
+    """A job that runs here. progress: for the live view. stored: its first write has come back. ending: its last has not."""
 
     job: Job
     task: asyncio.Task[Job | None]
+    stored: bool
+    ending: bool = False
     progress: Progress | None = None
 
 
@@ -151,41 +154,45 @@ class Runner:
         Raises QueueFullError, KeyReused, StoreError.
         """
         digest = hashlib.sha256(f"{inputs}\n{callback or ''}".encode()).hexdigest() if key is not None else ""
-        job = NewJob(new_job_id(), self.executor.workflow.digest, inputs, time.time(), key, digest, callback)
-        free = len(self.held) + self._starting < self.concurrency and not self._queued and not self.draining.is_set()
-        if not free:
-            older = await self.store.submit(job, None, self.settings.queue)
+        new = NewJob(new_job_id(), self.executor.workflow.digest, inputs, time.time(), key, digest, callback)
+        if len(self.held) + self._starting >= self.concurrency or self._queued or self.draining.is_set():
+            older = await self.store.submit(new, None, self.settings.queue)
             self._queued = True
             self._wake.set()
+            job = as_stored(new)
         else:
-            self._starting += 1
-            try:
-                older = await self.store.submit(job, self._owner, self.settings.queue)
-            finally:
-                self._starting -= 1
+            job = as_stored(new, self._owner)
+            older = await self._submit_and_start(new, job)
         if older is not None:
             if older.request != digest:
                 raise KeyReused
             return older, False
         self.metrics.submitted.inc()
-        if not free:
-            return Job(job.id, "pending", job.workflow, inputs, job.created_at, key=key, callback_url=callback), True
-        stored = Job(
-            job.id,
-            "running",
-            job.workflow,
-            inputs,
-            job.created_at,
-            job.created_at,
-            owner=self._owner,
-            fence=1,
-            attempts=1,
-            key=key,
-            request=digest,
-            callback_url=callback,
-        )
-        self._start(stored)
-        return stored, True
+        return job, True
+
+    async def _submit_and_start(self, new: NewJob, job: Job) -> Job | None:
+        """The older job of the same key, if any; only a key has to be known before the run begins.
+
+        Else the run begins while the job is being written. What it writes comes after that, in the same transaction where
+        it is as quick; nobody hears of the job before.
+        """
+        if new.key is None and self.store.in_order:
+            held = self._start(job, stored=False)
+            try:
+                await self.store.submit(new, self._owner, self.settings.queue)
+            except StoreError:
+                held.task.cancel()
+                raise
+            held.stored = True
+            return None
+        self._starting += 1
+        try:
+            older = await self.store.submit(new, self._owner, self.settings.queue)
+        finally:
+            self._starting -= 1
+        if older is None:
+            self._start(job)
+        return older
 
     async def wait(self, job: str, seconds: float) -> Job | None:
         """The job once it has ended, or as it is after that time."""
@@ -222,10 +229,10 @@ class Runner:
 
     # --- jobs running
 
-    def _start(self, job: Job) -> None:
-        task = asyncio.create_task(self._run(job))
-        self.held[job.id] = Held(job, task)
+    def _start(self, job: Job, stored: bool = True) -> Held:
+        held = self.held[job.id] = Held(job, asyncio.create_task(self._run(job)), stored)
         self.metrics.running.set(len(self.held))
+        return held
 
     async def _run(self, job: Job) -> Job | None:
         """The ended job; None where it is not ours any more."""
@@ -282,6 +289,7 @@ class Runner:
             json.dumps(outcome.warnings, ensure_ascii=False) if outcome and outcome.warnings else None,
             progress.as_text() if progress else None,
         )
+        self.held[job.id].ending = True
         if not await self._persist(lambda: self.store.finish(ending)):
             raise Lost
         self.metrics.ended.labels(ending.status).inc()
@@ -349,10 +357,12 @@ class Runner:
 
     async def _renew(self) -> None:
         await asyncio.sleep(self.settings.lease / 3)
-        held = {one.job.id: one for one in self.held.values()}
+        held = {one.job.id: one for one in self.held.values() if one.stored}
         if held:
             for lost in await self.store.renew(self._owner, [(job, one.job.fence) for job, one in held.items()]):
-                held[lost].task.cancel()
+                # One that is ending has ended in the store perhaps, and finds out by itself.
+                if not held[lost].ending:
+                    held[lost].task.cancel()
 
     async def _purge(self) -> None:
         await asyncio.sleep(min(60.0, max(1.0, self.settings.ttl / 10)))
