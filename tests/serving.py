@@ -72,9 +72,9 @@ class Field:
     def foresee(self, state: str = "up", **params: Any) -> dict[str, Any]:
         """Run in check mode and for real: both must say the same, word for word, but for what only the real run can know.
         Check mode must touch nothing."""
-        before, files = self.ids(), self.files()
+        before, files = self.bed.started(), self.files()
         predicted = self.run(state, check=True, **params)
-        assert (self.ids(), self.files()) == (before, files)
+        assert (self.bed.started(), self.files()) == (before, files)
         done = self.run(state, **params)
         assert foreseeable(predicted) == foreseeable(done)
         return done
@@ -86,11 +86,6 @@ class Field:
 
     def info(self) -> dict[str, Any]:
         return run_module("anvil_serve_info", project=self.project(), secrets={"key": SECRET})
-
-    def ids(self) -> dict[str, str]:
-        """Container name -> id and start time: both stay the same where nothing was touched."""
-        names = self.bed.docker("ps", "--all", "--format", "{{.Names}}").split()
-        return {n: self.bed.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", n) for n in names}
 
 
 def make_field(bed: Bed, models: Path, root: Path) -> Field:

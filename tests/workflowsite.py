@@ -63,11 +63,6 @@ class Chain:
         path = workflow if isinstance(workflow, Path) else EXAMPLES / f"{workflow}.yaml"
         return self.play("workflow.yml", *words, variables={"workflow": str(path), **variables})
 
-    def started(self) -> dict[str, str]:
-        """Container -> id and start: the same where nothing was touched."""
-        names = self.bed.docker("ps", "--all", "--format", "{{.Names}}").split()
-        return {name: self.bed.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", name) for name in names}
-
 
 def make_chain(bed: Bed, folder: Path) -> Chain:
     """Router and two tiers, up and answering."""

@@ -22,11 +22,11 @@ def test_a_driver_that_is_lost_between_check_and_start_is_told_and_the_next_run_
     assert lost["failed"] and "serve heavy" in lost["msg"] and HEAVY_GPU in lost["msg"], lost["msg"]
     assert "unknown device" in lost["msg"]
     assert lost["serves"]["fast"]["ready"]
-    kept = field.ids()["bed-fast"]
+    kept = field.bed.started()["bed-fast"]
     field.bed.write_gpus(FAKOLI_DARK)
     seen.write_text(field.bed.gpu_table.read_text())
     again = field.run()
-    assert not again["failed"] and field.ids()["bed-fast"] == kept
+    assert not again["failed"] and field.bed.started()["bed-fast"] == kept
     assert actions(field.run()) == {"heavy": ("none", []), "fast": ("none", [])}
 
 

@@ -42,11 +42,6 @@ def inventory(clean_bed: Bed, models: Path, tmp_path: Path) -> Path:
     )
 
 
-def ids(bed: Bed) -> dict[str, str]:
-    names = bed.docker("ps", "--all", "--format", "{{.Names}}").split()
-    return {name: bed.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", name) for name in names}
-
-
 def networks(bed: Bed) -> list[str]:
     return bed.docker("network", "ls", "--format", "{{.Name}}").split()
 
@@ -58,16 +53,16 @@ def served(port: int) -> str:
 
 def test_an_experiment_lives_beside_the_inventory_and_goes_by_one_command(clean_bed: Bed, inventory: Path) -> None:
     succeed("site", inventory)
-    before = ids(clean_bed)
+    before = clean_bed.started()
     refused = play("experiment", inventory, *TRIAL, "-e", "vram_mib=23000")
     assert refused.returncode and "32607 - 1000 reserve = 31607 MiB: 393 MiB too much" in refused.stdout + refused.stderr
     predicted = succeed("experiment", inventory, *TRIAL, "-e", "ttl=2h", "--check")
-    assert "changed=1" in predicted and ids(clean_bed) == before
+    assert "changed=1" in predicted and clean_bed.started() == before
 
     printed = succeed("experiment", inventory, *TRIAL, "-e", "ttl=2h")
     assert "trial answers at http://127.0.0.1:30010/v1" in printed and "changed=1" in printed and SECRET not in printed
     assert served(30010) == "mine"
-    first = ids(clean_bed)
+    first = clean_bed.started()
     assert first["anvil-fast"] == before["anvil-fast"] and set(first) == {"anvil-fast", "anvil-experiment-trial"}
     made = json.loads(clean_bed.docker("inspect", "anvil-experiment-trial"))[0]
     assert made["HostConfig"]["RestartPolicy"]["Name"] == "no"
@@ -77,7 +72,7 @@ def test_an_experiment_lives_beside_the_inventory_and_goes_by_one_command(clean_
     assert (labels["anvil.serving.vram_mib"], labels["anvil.serving.ttl"]) == ("4000", "7200")
 
     assert "changed=0" in succeed("experiment", inventory, *TRIAL, "-e", "ttl=2h")
-    assert ids(clean_bed) == first
+    assert clean_bed.started() == first
     told = succeed("status", inventory)
     assert "trial (experiment)  ready" in told and "trial: expires in 1 h 59 min" in told
 
@@ -87,7 +82,7 @@ def test_an_experiment_lives_beside_the_inventory_and_goes_by_one_command(clean_
     clean_bed.docker("run", "--detach", "--name", "guest", "--network", "anvil-experiments", *SLEEP)
     assert "changed=1" in succeed("experiment", inventory, *down)
     clean_bed.docker("rm", "--force", "guest")
-    assert ids(clean_bed) == before and not folder.exists()
+    assert clean_bed.started() == before and not folder.exists()
     assert "anvil-experiments" in networks(clean_bed)  # somebody used it still
     assert "changed=1" in succeed("experiment", inventory, *down)
     assert "anvil-experiments" not in networks(clean_bed)
@@ -96,7 +91,7 @@ def test_an_experiment_lives_beside_the_inventory_and_goes_by_one_command(clean_
 
 def test_what_belongs_to_others_is_refused_before_anything_is_touched(clean_bed: Bed, inventory: Path) -> None:
     clean_bed.docker("run", "--detach", "--name", "squatter", "--publish", "127.0.0.1:30010:1", *SLEEP)
-    before = ids(clean_bed)
+    before = clean_bed.started()
     for words, said in (
         (["-e", "experiment_port=30003"], "port 30003 is serve fast's in the inventory"),
         ([], "port 127.0.0.1:30010 is taken"),
@@ -104,7 +99,7 @@ def test_what_belongs_to_others_is_refused_before_anything_is_touched(clean_bed:
     ):
         failed = play("experiment", inventory, *TRIAL, *words)
         assert failed.returncode and said in failed.stdout + failed.stderr, failed.stdout + failed.stderr
-    assert ids(clean_bed) == before
+    assert clean_bed.started() == before
 
 
 def test_what_is_over_is_retired_by_the_next_status_and_said(clean_bed: Bed, inventory: Path, models: Path) -> None:
@@ -125,7 +120,7 @@ def test_what_is_over_is_retired_by_the_next_status_and_said(clean_bed: Bed, inv
     assert SECRET not in clean_bed.docker("inspect", "--format", "{{json .Config.Labels}}", "anvil-experiment-other")
     time.sleep(3)
     assert "retired: experiment other, its time was over" in succeed("status", inventory)
-    assert ids(clean_bed) == {} and not (inventory.parent / "anvil" / "anvil-experiment-other").exists()
+    assert clean_bed.started() == {} and not (inventory.parent / "anvil" / "anvil-experiment-other").exists()
     assert "anvil-experiments" not in networks(clean_bed)
 
 
@@ -136,4 +131,4 @@ def test_a_compose_file_that_reaches_too_far_is_refused_with_every_reason(clean_
     assert (
         failed.returncode and "privileged" in failed.stdout + failed.stderr and "never restarts" in failed.stdout + failed.stderr
     )
-    assert ids(clean_bed) == {}
+    assert clean_bed.started() == {}

@@ -52,7 +52,7 @@ def test_shares_of_a_card_that_do_not_add_up(field: Field, clean_bed: Bed) -> No
     field.edit("heavy", engine="sglang", args=("--mem-fraction-static", "0.9"))
     refused = field.run(serves=["fast"])
     assert refused["failed"] and "heavy 0.90 + fast 0.20 = 1.10" in refused["msg"]
-    assert set(field.ids()) == {"bed-heavy"} and FAST_GPU not in refused["msg"]
+    assert set(field.bed.started()) == {"bed-heavy"} and FAST_GPU not in refused["msg"]
 
 
 def test_an_engine_is_judged_by_the_cuda_of_the_hosts_driver(field: Field, tmp_path: Path) -> None:

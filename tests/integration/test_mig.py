@@ -18,7 +18,7 @@ def test_each_mig_device_is_charged_for_itself(field: Field) -> None:
     field.edit("heavy", gpu_uuids=(ONE,), vram_mib=47000)
     field.edit("fast", gpu_uuids=(OTHER,), vram_mib=25000)
     refused = field.foresee()
-    assert refused["failed"] and field.ids() == {}
+    assert refused["failed"] and field.bed.started() == {}
     assert "serve fast: GPU quarter has no room for 25000 MiB" in refused["msg"] and "GPU half" not in refused["msg"]
     field.edit("fast", vram_mib=23000)
     assert not field.foresee()["failed"]

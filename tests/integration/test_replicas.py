@@ -84,8 +84,8 @@ class Host:
         return run_module("anvil_serve", check=check, diff=True, project=self.render()["router"], secrets=secrets)
 
     def started(self) -> dict[str, str]:
-        names = [*REPLICAS, EDGE]
-        return {name: self.bed.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", name) for name in names}
+        found = self.bed.started()
+        return {name: found[name] for name in (*REPLICAS, EDGE)}
 
 
 @pytest.fixture

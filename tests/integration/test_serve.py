@@ -25,20 +25,20 @@ from serving import FAST_GPU, HEAVY_GPU, SECRET, UNCHANGED, Field, actions
 
 def test_check_predicts_apply_converges_and_the_second_run_touches_nothing(field: Field) -> None:
     expected = {"heavy": ("create", ["missing"]), "fast": ("create", ["missing"])}
-    assert field.run(check=True)["changed"] and field.ids() == {} and not field.root.exists()
+    assert field.run(check=True)["changed"] and field.bed.started() == {} and not field.root.exists()
     done = field.foresee()
     assert actions(done) == expected and done["changed"]
     assert {n: (s["state"], s["ready"]) for n, s in done["serves"].items()} == dict.fromkeys(expected, ("ready", True))
     asked = {call["NVIDIA_VISIBLE_DEVICES"] for call in field.bed.hook_calls()[-2:]}
     assert asked == {HEAVY_GPU, FAST_GPU}
 
-    before = field.ids()
+    before = field.bed.started()
     began = time.time()
     for check in (True, False, False):
         again = field.run(check=check)
         assert actions(again) == {"heavy": UNCHANGED, "fast": UNCHANGED}
         assert (again["changed"], again["commands"], again["files"], again["created"]) == (False, [], [], [])
-    assert field.ids() == before
+    assert field.bed.started() == before
     window = ["--since", f"{began:.6f}", "--until", f"{time.time():.6f}"]
     assert field.bed.docker("events", *window, "--filter", "type=container") == ""
 
@@ -164,13 +164,13 @@ def test_every_kind_of_drift_is_foreseen_and_acts_on_exactly_that_serve(field: F
     for make in before:
         make(field)
     assert actions(field.run()) == dict.fromkeys(("heavy", "fast"), ("create", ["missing"]))
-    fast = field.ids()["bed-fast"]
+    fast = field.bed.started()["bed-fast"]
     change(field)
     expected = ("recreate", ["env_file"]) if kind == "secret" else UNCHANGED
     done = field.foresee()
     assert actions(done) == {"heavy": (action, reasons), "fast": expected}
     assert done["serves"]["heavy"]["ready"] is True
-    assert (field.ids()["bed-fast"] == fast) is (expected == UNCHANGED)
+    assert (field.bed.started()["bed-fast"] == fast) is (expected == UNCHANGED)
     assert actions(field.foresee()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
 
 
@@ -202,22 +202,22 @@ def test_one_bad_serve_is_named_and_the_other_runs(field: Field, fields: dict[st
     failed = field.run()
     assert failed["failed"] and all(word in failed["msg"] for word in words), failed["msg"]
     assert failed["serves"]["fast"]["ready"] is True and failed["serves"]["heavy"]["ready"] is not True
-    fast = field.ids()["bed-fast"]
+    fast = field.bed.started()["bed-fast"]
     field.edit("heavy", args=("-c", "512"), model="/models/heavy.gguf", image="anvil.local/llama-server:1")
     field.edit("heavy", entrypoint=(), restart="unless-stopped")
     mended = field.run()
     assert not mended["failed"], mended["msg"]
-    assert field.ids()["bed-fast"] == fast
+    assert field.bed.started()["bed-fast"] == fast
 
 
 def test_a_gpu_that_is_gone_is_refused_before_anything_is_touched(field: Field) -> None:
     field.run()
-    before = field.ids()
+    before = field.bed.started()
     field.bed.pull_gpu(HEAVY_GPU)
     field.edit("heavy", args=("-c", "512"))
     failed = field.foresee()
     assert failed["failed"] and HEAVY_GPU in failed["msg"] and FAST_GPU in failed["msg"]
-    assert field.ids() == before and failed["changed"] is False
+    assert field.bed.started() == before and failed["changed"] is False
 
 
 def test_ports_and_names_that_others_hold_are_refused_with_who_holds_them(field: Field) -> None:
@@ -232,13 +232,13 @@ def test_ports_and_names_that_others_hold_are_refused_with_who_holds_them(field:
     mine = "a process outside Docker ({0}, pid {1})".format(Path("/proc/self/comm").read_text().strip(), os.getpid())
     for words in ("name bed-heavy is taken", "port 127.0.0.1:30003 is taken", mine):
         assert words in failed["msg"]
-    assert list(field.ids()) == ["bed-heavy"]
+    assert list(field.bed.started()) == ["bed-heavy"]
 
 
 def test_no_driver_is_said_before_anything_is_touched(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.environ["PATH"].replace(str(Path(__file__).parents[1] / "testbed" / "gpus") + ":", ""))
     failed = field.foresee()
-    assert failed["failed"] and "no NVIDIA driver" in failed["msg"] and field.ids() == {}
+    assert failed["failed"] and "no NVIDIA driver" in failed["msg"] and field.bed.started() == {}
 
 
 def test_an_engine_that_is_gone_is_said_in_one_sentence(field: Field) -> None:
@@ -254,11 +254,11 @@ def test_down_removes_only_ours_and_twice_is_once(field: Field) -> None:
     field.run()
     field.bed.docker("run", "--detach", "--name", "neighbour", "--entrypoint", "sleep", "anvil.local/router:0.13.2", "600")
     assert actions(field.foresee("down", serves=["heavy"])) == {"heavy": ("remove", ["present"])}
-    assert sorted(field.ids()) == ["bed-fast", "neighbour"]
+    assert sorted(field.bed.started()) == ["bed-fast", "neighbour"]
     assert actions(field.foresee("down", keep_container=True)) == {"heavy": UNCHANGED, "fast": ("stop", ["running"])}
     assert actions(field.run("down", keep_container=True)) == {"heavy": UNCHANGED, "fast": UNCHANGED}
     assert actions(field.run("down")) == {"heavy": UNCHANGED, "fast": ("remove", ["present"])}
-    assert list(field.ids()) == ["neighbour"]
+    assert list(field.bed.started()) == ["neighbour"]
     assert not field.run("down")["changed"]
 
 
@@ -276,7 +276,7 @@ def test_a_serve_that_left_the_inventory_is_told_and_left_alone(field: Field) ->
     del field.serves["fast"]
     answer = field.run()
     assert "bed-fast" in str(answer["warnings"])
-    assert "bed-fast" in field.ids()
+    assert "bed-fast" in field.bed.started()
     assert field.info()["orphans"] == ["bed-fast"]
 
 
@@ -287,11 +287,11 @@ def test_info_tells_drift_squatters_and_readiness_and_changes_nothing(field: Fie
         "fast": ("absent", "create"),
     }
     field.run()
-    before = field.ids()
+    before = field.bed.started()
     field.edit("heavy", args=("-c", "512"))
     looked = field.info()
     assert (looked["serves"]["heavy"]["reasons"], looked["serves"]["heavy"]["ready"]) == (["command"], True)
-    assert looked["serves"]["fast"]["reasons"] == [] and field.ids() == before and not looked["changed"]
+    assert looked["serves"]["fast"]["reasons"] == [] and field.bed.started() == before and not looked["changed"]
 
 
 KILLED = """

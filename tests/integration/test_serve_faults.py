@@ -37,12 +37,12 @@ def assert_converges(field: Field) -> None:
 
 def refused(field: Field, *words: str, **params: Any) -> dict[str, Any]:
     """Run, and see it fail with these words while fast stays what it is; then mend heavy and see it converge."""
-    fast = field.ids().get("bed-fast")
+    fast = field.bed.started().get("bed-fast")
     failed = field.run(**params)
     assert failed["failed"], failed
     for word in words:
         assert word in failed["msg"], failed["msg"]
-    assert "Traceback" not in failed["msg"] and field.ids().get("bed-fast") == fast
+    assert "Traceback" not in failed["msg"] and field.bed.started().get("bed-fast") == fast
     return failed
 
 
@@ -134,9 +134,9 @@ def test_a_card_that_is_not_there(field: Field, fault: str) -> None:
     if fault == "pulled":
         field.bed.pull_gpu(gone)
     field.edit("heavy", gpu_uuids=(gone,), args=GOOD["args"])
-    heavy = field.ids()["bed-heavy"]
+    heavy = field.bed.started()["bed-heavy"]
     refused(field, f"GPU {gone} is not on this host", "the driver knows: ")
-    assert field.ids()["bed-heavy"] == heavy
+    assert field.bed.started()["bed-heavy"] == heavy
     field.foresee()
     field.bed.gpu_table.write_text(table)
     field.edit("heavy", gpu_uuids=(HEAVY_GPU,))
@@ -158,7 +158,7 @@ def test_a_port_that_is_stolen_between_check_and_start(field: Field) -> None:
     heavy = field.serves.pop("heavy")
     field.run()
     field.serves["heavy"] = heavy
-    fast = field.ids()["bed-fast"]
+    fast = field.bed.started()["bed-fast"]
     process = start_module(field)
     # The compose file is written after the ports were found free, and a tenth of a second before docker wants them.
     wait_for(lambda: '"heavy"' in (field.root / "anvil-serves" / "compose.yaml").read_text(), process)
@@ -167,7 +167,7 @@ def test_a_port_that_is_stolen_between_check_and_start(field: Field) -> None:
         wait_for(lambda: steal(thief, 30002), process)
         failed = answer_of(process)
     assert failed["failed"] and "serve heavy: port 127.0.0.1:30002 is taken" in failed["msg"], failed["msg"]
-    assert "somebody took it after it was found free" in failed["msg"] and field.ids()["bed-fast"] == fast
+    assert "somebody took it after it was found free" in failed["msg"] and field.bed.started()["bed-fast"] == fast
     assert_converges(field)
 
 
@@ -185,7 +185,7 @@ def test_a_disk_without_room_for_the_compose_file(field: Field) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(field.root)], check=True)
     try:
         field.run()
-        before, files = field.ids(), field.files()
+        before, files = field.bed.started(), field.files()
         with (field.root / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
             while True:
                 ballast.write(bytes(1024))
@@ -193,7 +193,7 @@ def test_a_disk_without_room_for_the_compose_file(field: Field) -> None:
         failed = field.run()
         assert failed["failed"] and "free some room on that file system" in failed["msg"], failed
         (field.root / "ballast").unlink()
-        assert (field.ids(), field.files()) == (before, files)
+        assert (field.bed.started(), field.files()) == (before, files)
         assert_converges(field)
     finally:
         subprocess.run(["umount", str(field.root)], check=True)
@@ -223,7 +223,7 @@ STATE, KILLED = "{{.State.Status}} {{.State.ExitCode}}", "restarting 137"
 
 def test_a_process_that_a_killed_engine_had_started_and_not_noted_is_replaced(field: Field) -> None:
     assert not field.run()["failed"]
-    before = field.ids()
+    before = field.bed.started()
     container = before["bed-heavy"].split()[0]
     field.bed.stop_engine(signal.SIGKILL)
     # As an engine leaves it that dies after it had the process started and before it wrote that down.
@@ -238,7 +238,7 @@ def test_a_process_that_a_killed_engine_had_started_and_not_noted_is_replaced(fi
     wait_until("a container that is restarted", lambda: field.bed.docker("inspect", "--format", STATE, "bed-heavy") == KILLED)
     predicted = actions(field.run(check=True))
     assert actions(field.run()) == predicted and predicted["heavy"] == ("recreate", ["killed"])
-    assert field.ids()["bed-fast"].split()[0] == before["bed-fast"].split()[0]
+    assert field.bed.started()["bed-fast"].split()[0] == before["bed-fast"].split()[0]
     assert not process.exists()  # it would go on to hold its card
     assert_converges(field)
 
@@ -270,7 +270,7 @@ def test_the_module_is_killed_at_each_step_and_what_it_started_goes_on(field: Fi
 
 def test_the_module_is_killed_while_it_pulls(field: Field, registry: str) -> None:
     assert not field.run()["failed"]
-    before = field.ids()
+    before = field.bed.started()
     image = f"{registry}/llama-server:1"
     field.bed.docker("tag", "anvil.local/llama-server:1", image)
     field.bed.docker("push", "--quiet", image)
@@ -283,7 +283,7 @@ def test_the_module_is_killed_while_it_pulls(field: Field, registry: str) -> Non
     process.kill()
     process.wait()
     field.bed.docker("unpause", "registry")
-    assert {name: field.ids()[name] for name in before} == before
+    assert {name: field.bed.started()[name] for name in before} == before
     done = field.foresee()
     assert done["pulled"] == [image] and actions(done) == {"heavy": ("recreate", ["image"]), "fast": UNCHANGED}
     assert not field.run()["changed"]
@@ -304,8 +304,8 @@ def test_two_operators_at_the_same_time_end_in_one_state(field: Field) -> None:
 def test_a_foreign_container_of_that_name_is_left_as_it_is(field: Field) -> None:
     field.run(serves=["fast"])
     field.bed.docker("run", "--detach", "--init", "--name", "bed-heavy", "--entrypoint", "sleep", PYTHON_IMAGE, "600")
-    foreign = field.ids()["bed-heavy"]
+    foreign = field.bed.started()["bed-heavy"]
     refused(field, "the container name bed-heavy is taken", "retire that container, adopt it")
-    assert field.ids()["bed-heavy"] == foreign
+    assert field.bed.started()["bed-heavy"] == foreign
     field.run("absent", containers=["bed-heavy"], confirm=True)
     assert_converges(field)

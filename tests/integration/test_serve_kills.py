@@ -100,7 +100,7 @@ def test_killed_after_each_step_the_same_command_again_converges(field: Field, v
         shutil.rmtree(field.root, ignore_errors=True)
         field.serves = dict(serves)
         prepare(field)
-        fast = field.ids().get("bed-fast")
+        fast = field.bed.started().get("bed-fast")
         process = start_module(field, COUNTED.format(step=step), **params)
         if process.wait(60) == 0:
             assert not answer_of(process)["failed"]
@@ -113,7 +113,7 @@ def test_killed_after_each_step_the_same_command_again_converges(field: Field, v
         # Evicted, and killed before it was removed: it stays stopped, and the next up of it starts it.
         left = {"bed-heavy"} if verb == "eviction" and states.get("bed-heavy") == "exited" else set()
         assert set(states) == there | left and {states[name] for name in there} == {"running"}, step
-        assert fast is None or field.ids()["bed-fast"] == fast, step
+        assert fast is None or field.bed.started()["bed-fast"] == fast, step
         if verb not in ("restarted", "recreated"):
             assert not field.run(**{"state": "up", **params})["changed"], step
     assert 1 <= killed < MOST_STEPS - 1

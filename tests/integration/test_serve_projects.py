@@ -81,14 +81,14 @@ def test_what_was_admitted_is_held_until_it_is_started(field: Field, trial: Tria
     if wanted == "port":
         trial.edit("trial", port=30002, gpu_uuids=(FAST_GPU,), vram_mib=0)
     refused, waited = contend(field, trial, signal.SIGSTOP)
-    assert waited and refused["failed"] and sorted(field.ids()) == ["bed-trial"]
+    assert waited and refused["failed"] and sorted(field.bed.started()) == ["bed-trial"]
     said = {"card": "container bed-trial (project anvil-experiment-trial", "port": "port 127.0.0.1:30002 is taken"}
     assert said[wanted] in refused["msg"] and "bed-trial" in refused["msg"]
 
 
 def test_what_a_killed_run_held_is_free(field: Field, trial: Trial) -> None:
     done, _waited = contend(field, trial, signal.SIGKILL)
-    assert not done["failed"] and sorted(field.ids()) == ["bed-fast", "bed-heavy"]
+    assert not done["failed"] and sorted(field.bed.started()) == ["bed-fast", "bed-heavy"]
 
 
 def test_a_serve_that_loads_holds_nobody_else_up(field: Field, trial: Trial) -> None:
@@ -96,7 +96,7 @@ def test_a_serve_that_loads_holds_nobody_else_up(field: Field, trial: Trial) -> 
     slow = ("/bin/sh", "-c", 'sleep 6; exec llama-server "$@"', "x")
     trial.edit("trial", gpu_uuids=(), entrypoint=slow)
     first = start_module(trial)
-    wait_for(lambda: "bed-trial" in field.ids(), first)
+    wait_for(lambda: "bed-trial" in field.bed.started(), first)
     began = time.monotonic()
     assert not field.run()["failed"]
     assert time.monotonic() - began < 5 and first.poll() is None

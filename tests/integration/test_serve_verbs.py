@@ -21,10 +21,10 @@ from serving import BUDGETS, FAST_GPU, HEAVY_GPU, LLAMA, PYTHON_IMAGE, UNCHANGED
 
 def test_restarted_is_the_same_container_with_a_new_process_and_the_other_serve_is_left_alone(field: Field) -> None:
     field.run()
-    before = field.ids()
+    before = field.bed.started()
     done = field.foresee("restarted", serves=["heavy"])
     assert actions(done) == {"heavy": ("restart", ["requested"])} and done["serves"]["heavy"]["ready"] is True
-    after = field.ids()
+    after = field.bed.started()
     assert after["bed-fast"] == before["bed-fast"]
     assert after["bed-heavy"].split()[0] == before["bed-heavy"].split()[0] and after["bed-heavy"] != before["bed-heavy"]
     assert actions(field.run()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
@@ -56,9 +56,9 @@ def test_restarted_fails_for_a_serve_that_answers_and_then_dies(field: Field) ->
 
 def test_recreated_is_another_container_whether_it_differs_or_not(field: Field) -> None:
     field.run()
-    before = field.ids()
+    before = field.bed.started()
     assert actions(field.foresee("recreated", serves=["heavy"])) == {"heavy": ("recreate", ["requested"])}
-    after = field.ids()
+    after = field.bed.started()
     assert after["bed-fast"] == before["bed-fast"]
     assert after["bed-heavy"].split()[0] != before["bed-heavy"].split()[0]
     field.edit("heavy", environment={})
@@ -90,14 +90,14 @@ def test_adopted_shows_what_was_there_and_replaces_it(field: Field, models: Path
     shown = next(part for part in done["diff"] if part["before_header"].startswith("serve heavy"))
     assert "mounts: " + str(models) in shown["before"] and "environment: OLD: set" in shown["before"]
     assert "by-hand" not in json.dumps(done)
-    assert sorted(field.ids()) == ["bed-fast", "bed-heavy"]
+    assert sorted(field.bed.started()) == ["bed-fast", "bed-heavy"]
     assert actions(field.run("adopted")) == {"heavy": UNCHANGED, "fast": UNCHANGED}
 
 
 def test_adopted_by_the_name_it_has_now(field: Field, models: Path) -> None:
     start_by_hand(field.bed, models, name="llm-of-old")
     done = field.foresee("adopted", serves=["heavy"], containers=["llm-of-old"])
-    assert done["serves"]["heavy"]["action"] == "adopt" and list(field.ids()) == ["bed-heavy"]
+    assert done["serves"]["heavy"]["action"] == "adopt" and list(field.bed.started()) == ["bed-heavy"]
     assert field.run("adopted", containers=["a", "b"])["msg"].startswith("containers: which container")
     field.run("down", serves=["heavy"])
     assert "no container llm-of-old" in field.run("adopted", serves=["heavy"], containers=["llm-of-old"])["msg"]
@@ -108,10 +108,10 @@ def test_what_cannot_be_adopted_is_put_back_as_it_was(field: Field, models: Path
     field.edit("heavy", args=("--no-such-flag",))
     failed = field.run("adopted", serves=["heavy"])
     assert failed["failed"] and "what was there before runs again" in failed["msg"] and "--no-such-flag" in failed["msg"]
-    assert [line.split()[0] for line in field.ids().values()] == [old]
+    assert [line.split()[0] for line in field.bed.started().values()] == [old]
     field.edit("heavy", args=("-c", "512"))
     assert not field.run("adopted", serves=["heavy"])["failed"]
-    assert list(field.ids()) == ["bed-heavy"] and field.ids()["bed-heavy"].split()[0] != old
+    assert list(field.bed.started()) == ["bed-heavy"] and field.bed.started()["bed-heavy"].split()[0] != old
 
 
 # ---------------------------------------------------------------------------------------------------------- absent, down
@@ -126,12 +126,12 @@ def test_absent_removes_by_name_what_is_ours_and_by_confirmation_what_is_not(fie
     sleeper(field.bed, "squatter")
     refused = field.run("absent", containers=["squatter", "bed-fast"])
     assert refused["failed"] and "squatter is not ours" in refused["msg"] and "confirm: true" in refused["msg"]
-    assert sorted(field.ids()) == ["bed-fast", "bed-heavy", "squatter"]
+    assert sorted(field.bed.started()) == ["bed-fast", "bed-heavy", "squatter"]
     done = field.foresee("absent", containers=["squatter", "fast", "never-was"], confirm=True)
     told = {name: (row["action"], row["state"]) for name, row in done["containers"].items()}
     assert told == {"squatter": ("remove", "absent"), "fast": ("remove", "absent"), "never-was": ("none", "absent")}
     assert "bed-fast is a serve of the inventory" in str(done["warnings"])
-    assert list(field.ids()) == ["bed-heavy"]
+    assert list(field.bed.started()) == ["bed-heavy"]
     assert not field.run("absent", containers=["squatter", "fast"])["changed"]
 
 
@@ -140,7 +140,7 @@ def test_absent_refuses_a_name_that_is_a_serve_and_another_container(field: Fiel
     for _round in range(2):
         refused = field.run("absent", containers=["heavy"], confirm=True)
         assert refused["failed"] and "heavy is a serve and also another container" in refused["msg"]
-        assert "heavy" in field.ids()
+        assert "heavy" in field.bed.started()
         field.run(serves=["heavy"])
     assert field.run("absent")["msg"].startswith("containers: nothing is named")
 
@@ -179,7 +179,7 @@ def test_a_group_is_chosen_by_tag(field: Field) -> None:
     field.edit("fast", tags=("night",))
     assert list(field.run(serves=["big"])["serves"]) == ["heavy"]
     assert actions(field.foresee(serves=["night"])) == {"heavy": UNCHANGED, "fast": ("create", ["missing"])}
-    assert list(actions(field.foresee("down", serves=["night"]))) == ["heavy", "fast"] and field.ids() == {}
+    assert list(actions(field.foresee("down", serves=["night"]))) == ["heavy", "fast"] and field.bed.started() == {}
     refused = field.run(serves=["nihgt"])
     assert "no serve and no tag nihgt" in refused["msg"] and "big, fast, heavy, night" in refused["msg"]
 
@@ -223,7 +223,7 @@ def test_the_ledger_refuses_with_its_arithmetic_before_anything_is_touched(field
     sleeper(field.bed, "trial", "--gpus", f"device={HEAVY_GPU}", "--label", "anvil.serving.vram_mib=30000")
     field.bed.docker("pause", "trial")
     refused = field.foresee()
-    assert refused["failed"] and list(field.ids()) == ["trial"]
+    assert refused["failed"] and list(field.bed.started()) == ["trial"]
     for words in (
         "serve heavy: GPU big has no room for 80000 MiB",
         "container trial (paused) 30000 + serve heavy 80000 = 110000 MiB",
@@ -275,19 +275,19 @@ def add_night(field: Field, **heavy: Any) -> None:
 def test_a_serve_on_demand_evicts_what_may_go_and_never_what_is_resident(field: Field) -> None:
     add_night(field)
     first = field.foresee()
-    assert actions(first)["night"] == ("none", ["on_demand"]) and "bed-night" not in field.ids()
-    fast = field.ids()["bed-fast"]
+    assert actions(first)["night"] == ("none", ["on_demand"]) and "bed-night" not in field.bed.started()
+    fast = field.bed.started()["bed-fast"]
     done = field.foresee(serves=["night"])
     assert actions(done) == {"night": ("create", ["missing"]), "heavy": ("evict", ["evicted"])}
     assert done["evictions"] == [{"serve": "heavy", "container": "bed-heavy", "for": "night", "gpu_uuids": [HEAVY_GPU]}]
-    assert sorted(field.ids()) == ["bed-fast", "bed-night"] and field.ids()["bed-fast"] == fast
+    assert sorted(field.bed.started()) == ["bed-fast", "bed-night"] and field.bed.started()["bed-fast"] == fast
     rests = field.foresee()
     assert actions(rests)["heavy"] == ("none", ["evicted"]) and not rests["changed"]
     field.run("down", serves=["night"])
     assert actions(field.foresee())["heavy"] == ("create", ["missing"])
     field.edit("heavy", residency="resident")
     refused = field.foresee(serves=["night"])
-    assert refused["failed"] and "serve heavy 60000" in refused["msg"] and "bed-heavy" in field.ids()
+    assert refused["failed"] and "serve heavy 60000" in refused["msg"] and "bed-heavy" in field.bed.started()
 
 
 class Stream(threading.Thread):
@@ -316,7 +316,7 @@ def evict_while_streaming(field: Field, **params: Any) -> tuple[dict[str, Any], 
     assert stream.begun.wait(30)
     done = field.run(serves=["night"], **params)
     stream.join(30)
-    assert actions(done)["heavy"] == ("evict", ["evicted"]) and "bed-heavy" not in field.ids()
+    assert actions(done)["heavy"] == ("evict", ["evicted"]) and "bed-heavy" not in field.bed.started()
     assert done["serves"]["night"]["ready"] is True
     return done, stream
 

@@ -57,11 +57,6 @@ HEAVY = {"model": "/models/heavy.gguf", "port": 30002, "gpus": ["big"], "vram_mi
 FAST = {"model": "/models/fast.gguf", "port": 30003, "gpus": ["small"], "vram_mib": 20000}
 
 
-def changing(bed: Bed) -> set[str]:
-    names = bed.docker("ps", "--all", "--format", "{{.Names}}").split()
-    return {bed.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}} {{.State.Status}}", name) for name in names}
-
-
 def test_status_tells_all_that_runs_in_table_json_and_page(clean_bed: Bed, models: Path, tmp_path: Path, chromium: str) -> None:
     old = {"model": "/models/fast.gguf", "port": 30005}
     succeed("site", make_inventory(tmp_path, models, {"heavy": HEAVY, "fast": FAST, "old": old}))
@@ -75,10 +70,10 @@ def test_status_tells_all_that_runs_in_table_json_and_page(clean_bed: Bed, model
 
     spoken = succeed("logs", inventory, "-e", "experiment=trial", "-e", "tail=2")
     assert spoken.count("  anvil-experiment-trial ! ") == 2 and "heavy" not in spoken.split("PLAY RECAP")[0]
-    before = changing(clean_bed)
+    before = clean_bed.started()
     page, data = tmp_path / "status.html", tmp_path / "status.json"
     printed = succeed("status", inventory, "-e", f"html={page}", "-e", f"json={data}")
-    assert "changed=0" in printed and changing(clean_bed) == before
+    assert "changed=0" in printed and clean_bed.started() == before
     heavy = next(line for line in printed.splitlines() if line.startswith("  heavy ")).split()
     assert heavy[1] == "ready" and heavy[-1] == "0" and {"command", "30002", "/models/heavy.gguf", "big"} <= set(heavy)
     assert next(line for line in printed.splitlines() if line.startswith("  fast ")).split()[1] == "absent"

@@ -59,10 +59,10 @@ def test_one_command_and_a_second_run_changes_nothing(chain: Chain, linear: str)
     reply = ask(8100, "POST", "/run", {"topic": "the weather"})
     assert reply.status == 200 and reply.body["status"] == "completed", reply
     assert reply.body["outputs"] == {"title": "the heavy tier answers", "article": PHRASES["heavy"]}
-    started = chain.started()
+    started = chain.bed.started()
     again = chain.deploy("linear", mlflow_port=0)
     assert changed(again) == 0, again
-    assert chain.started() == started
+    assert chain.bed.started() == started
 
 
 def inspect(chain: Chain, container: str, form: str) -> str:
@@ -88,9 +88,9 @@ def test_the_image_is_small_and_the_server_rests_in_little_memory(chain: Chain) 
 
 
 def test_check_mode_predicts_and_touches_nothing(chain: Chain) -> None:
-    started = chain.started()
+    started = chain.bed.started()
     printed = chain.deploy("extract", "--check", mlflow_port=0, port=8103)
-    assert changed(printed) >= 1 and chain.started() == started
+    assert changed(printed) >= 1 and chain.bed.started() == started
     assert "anvil-workflow-extract" not in chain.bed.docker("network", "ls")
 
 

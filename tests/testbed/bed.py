@@ -1,6 +1,7 @@
 """The test-bed: a real Docker Engine of our own, simulated GPUs behind its real `nvidia` driver, and hosts in it.
 
-    bed.py up [IMAGE...]      start the engine and make its images (all of them, or those named); --from BED copies them
+    bed.py up [IMAGE...]      start the engine and make its images (all of them, or those named)
+    bed.py copy BED...        give new beds of those names the same images
     bed.py run -- CMD...      run CMD in the bed's network, against its engine: 127.0.0.1:PORT is what the bed publishes
     bed.py env                print the same environment as shell exports (only `run` enters the network)
     bed.py images [IMAGE...]  make images
@@ -15,17 +16,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parents[1]
@@ -37,6 +41,8 @@ OWN_IMAGES = ("registry:2", "dockerhost:1")
 ALL_IMAGES = (*BOOTSTRAP_IMAGES, *OWN_IMAGES)
 OPTIONAL_IMAGES = ("python-pip:1",)  # made only when they are named
 HOST_NETWORK = "anvil-hosts"
+GO_ENVIRONMENT = ("GOGC", "GOMEMLIMIT")  # what lanes.py gives every engine
+BUILT_IN_NETWORKS = ("bridge", "host", "none")
 
 
 @dataclass(frozen=True)
@@ -88,15 +94,6 @@ def wait_until(what: str, predicate: Callable[[], bool], seconds: float = 30.0) 
         if time.monotonic() > deadline:
             raise BedError(f"{what}: not within {seconds:.0f} s")
         time.sleep(0.05)
-
-
-def pipe_images(source: Bed, images: Sequence[str], load: Sequence[str], env: Mapping[str, str]) -> None:
-    """Copy images of a bed's engine to where the command `load` puts them."""
-    saving = {**os.environ, **source.environment}
-    with subprocess.Popen(["docker", "save", *images], env=saving, stdout=subprocess.PIPE) as save:
-        call(*load, env=env, stdin=save.stdout)
-    if save.returncode:
-        raise BedError(f"docker save {' '.join(images)} failed")
 
 
 class Bed:
@@ -157,6 +154,28 @@ class Bed:
         """Run `docker ARGV...` against the bed's engine and return its output."""
         return call("docker", *argv, env={**os.environ, **self.environment})
 
+    def get(self, path: str) -> Any:
+        """What the engine's API answers to a GET: of what every test asks, docker's client would cost more than the engine.
+        Raises OSError when no engine answers.
+        """
+        connection = http.client.HTTPConnection("engine", timeout=60)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        with contextlib.closing(connection):
+            connection.sock.connect(str(self.socket))
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            body = answer.read()
+        if answer.status != http.HTTPStatus.OK:
+            raise BedError(f"GET {path}: {answer.status} {body.decode().strip()}")
+        return json.loads(body)
+
+    def started(self) -> dict[str, str]:
+        """Container name -> its id, start time and status: all three stay as they are where nothing is touched."""
+        seen = [self.get(f"/containers/{container['Id']}/json") for container in self.get("/containers/json?all=1")]
+        return {
+            one["Name"].removeprefix("/"): f"{one['Id']} {one['State']['StartedAt']} {one['State']['Status']}" for one in seen
+        }
+
     # -- network and engine --------------------------------------------------------------------------------------
 
     def create_namespace(self) -> None:
@@ -170,8 +189,9 @@ class Bed:
 
     def is_up(self) -> bool:
         """Whether the engine answers."""
-        command = ["docker", "-H", f"unix://{self.socket}", "version", "--format", "{{.Server.Version}}"]
-        return self.socket.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return bool(self.get("/version"))
+        return False
 
     def engine_pid(self) -> int | None:
         """The pid of the bed's dockerd, if it lives."""
@@ -226,17 +246,17 @@ class Bed:
 
     def clear(self) -> None:
         """Remove every container, volume and network of the bed; images stay."""
-        containers = self.docker("ps", "--all", "--quiet").split()
+        containers = [container["Id"] for container in self.get("/containers/json?all=1")]
         if containers:
             self.docker("rm", "--force", "--volumes", *containers)
-        volumes = self.docker("volume", "ls", "--quiet").split()
+        volumes = [volume["Name"] for volume in self.get("/volumes")["Volumes"] or ()]
         if volumes:
             self.docker("volume", "rm", "--force", *volumes)
-        self.docker("network", "prune", "--force")
+        if len(self.get("/networks")) > len(BUILT_IN_NETWORKS):
+            self.docker("network", "prune", "--force")
 
-    def up(self, images: Sequence[str] = ALL_IMAGES, source: Bed | None = None) -> None:
-        """Everything: the tools, the engine, the images (copied from another bed, if one is named). Takes about two seconds
-        when the data is there."""
+    def up(self, images: Sequence[str] = ALL_IMAGES) -> None:
+        """Everything: the tools, the engine, the images. Takes about two seconds when the data is there."""
         if os.geteuid():
             raise BedError("the test-bed starts an engine and a network namespace of its own: run it as root")
         plugins = "docker compose version && docker buildx version"
@@ -248,9 +268,18 @@ class Bed:
         if not self.is_up():
             self.start_engine()
             self.clear()  # what a killed session left behind
-        if source:
-            self.copy_images(source, images)
         self.ensure_images(images)
+
+    def copy_to(self, others: Sequence[Bed]) -> None:
+        """Give other beds this one's data in place of their own, while its engine is stopped: seconds, where to save and load
+        the images takes most of a minute. What runs in any of them ends."""
+        self.down()
+        for other in others:
+            other.down(purge=True)
+            other.data.parent.mkdir(parents=True, exist_ok=True)
+            call("cp", "--archive", "--reflink=auto", self.data, other.data)
+            (other.data / "engine-id").unlink(missing_ok=True)  # it makes one of its own
+        self.start_engine()
 
     def down(self, purge: bool = False) -> None:
         """Remove containers and volumes, stop the engine, take the namespace away; with `purge` also the data root."""
@@ -308,21 +337,6 @@ class Bed:
                 "--file", str(HERE / "images" / f"{name.split(':')[0]}.Dockerfile"), str(self.cache / "roots"),
             )  # fmt: skip
 
-    def copy_images(self, source: Bed, names: Sequence[str] = ALL_IMAGES) -> None:
-        """Copy images `anvil.local/NAME` that another bed has and this one lacks."""
-        missing = [
-            reference
-            for reference in (f"anvil.local/{name}" for name in names)
-            if source.image_id(reference) not in ("", self.image_id(reference))
-        ]
-        if missing:
-            env = {**os.environ, **self.environment}
-            pipe_images(source, missing, ("docker", "load", "--quiet"), env)
-
-    def image_id(self, reference: str) -> str:
-        """The id of an image, or nothing where there is none."""
-        return self.docker("image", "ls", "--quiet", "--no-trunc", reference)
-
     def _recipe(self) -> str:
         sources = [*sorted((HERE / "images").iterdir()), *sorted(SIMULATED_GPUS.iterdir()), BOOTSTRAP / "roots.sh"]
         return hashlib.sha256(b"".join(p.read_bytes() for p in sources if p.is_file())).hexdigest()[:16]
@@ -351,10 +365,11 @@ class Bed:
         if not self.docker("network", "ls", "--quiet", "--filter", f"name=^{HOST_NETWORK}$"):
             self.docker("network", "create", HOST_NETWORK)
         volumes = [part for mount in mounts for part in ("--volume", mount)]
+        passed_on = [part for name in GO_ENVIRONMENT for part in ("--env", name)]
         self.docker(
             "run", "--detach", "--privileged", "--name", name, "--hostname", name, "--network", HOST_NETWORK,
             "--label", "anvil.bed=host", "--env", f"GPU_TABLE={format_gpus(gpus).rstrip()}",
-            "--env", f"DOCKERD_ARGS={dockerd_args}", *volumes, "anvil.local/dockerhost:1",
+            "--env", f"DOCKERD_ARGS={dockerd_args}", *passed_on, *volumes, "anvil.local/dockerhost:1",
         )  # fmt: skip
         host = Host(self, name)
         wait_until(f"the engine of {name}", host.is_up)
@@ -396,8 +411,11 @@ class Host:
 
     def load_images(self, images: Sequence[str]) -> None:
         """Copy images from the bed's engine to the host's."""
-        load = ("docker", "exec", "--interactive", self.name, "docker", "load", "--quiet")
-        pipe_images(self.bed, images, load, {**os.environ, **self.bed.environment})
+        env = {**os.environ, **self.bed.environment}
+        with subprocess.Popen(["docker", "save", *images], env=env, stdout=subprocess.PIPE) as save:
+            call("docker", "exec", "--interactive", self.name, "docker", "load", "--quiet", env=env, stdin=save.stdout)
+        if save.returncode:
+            raise BedError(f"docker save {' '.join(images)} failed")
 
 
 def main() -> int:
@@ -406,7 +424,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up")
     up.add_argument("images", nargs="*", metavar="IMAGE")
-    up.add_argument("--from", dest="source", metavar="BED", type=Bed)
+    commands.add_parser("copy").add_argument("beds", nargs="+", metavar="BED", type=Bed)
     commands.add_parser("down").add_argument("--purge", action="store_true")
     commands.add_parser("env")
     host_up = commands.add_parser("host-up")
@@ -420,7 +438,9 @@ def main() -> int:
     try:
         match arguments.command:
             case "up":
-                bed.up(arguments.images or ALL_IMAGES, arguments.source)
+                bed.up(arguments.images or ALL_IMAGES)
+            case "copy":
+                bed.copy_to(arguments.beds)
             case "down":
                 bed.down(arguments.purge)
             case "env":

@@ -3,11 +3,11 @@
     lanes.py [--lanes N] [--exclude JOB] [JOB...]
 
 A job is a target of the Makefile that needs no engine (lint, unit, sanity), one file of tests/integration or one molecule
-scenario. The former run one after the other beside the lanes. A lane takes the next of the latter when it is free, the
-longest first (by the seconds of the last run; before there was one, molecule and then the larger files). What a job prints
-goes to .cache/lanes/JOB.log, and to the screen when it fails. Two lanes suit two cores: the tests mostly wait. What failed on a
-lane is run once more at the end, alone; what passes then is named in the last line, and its first log kept: it minds a
-loaded machine, and that is to be mended.
+scenario. The former run one after the other on the last lane, before its engine is started. A lane takes the next of the
+latter when it is free, the longest first (by the seconds of the last run, or of the table below), so that all end at about
+the same time. What a job prints goes to .cache/lanes/JOB.log, and to the screen when it fails. Three lanes suit two cores: a
+good part of the tests' time is spent waiting. What failed on a lane is run once more at the end, alone; what passes then is
+named in the last line, and its first log kept: it minds a loaded machine, and that is to be mended.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ BED = (sys.executable, str(Path(__file__).with_name("bed.py")))
 WHEELS = (sys.executable, str(Path(__file__).with_name("wheels.py")))
 CHECKS = ("lint", "unit", "sanity")
 FIRST_BED = "testbed"  # the one that `make integration` uses too
+# Docker's programs are in Go, live for a moment each, and would spend a third of that collecting garbage.
+GO = {"GOGC": "off", "GOMEMLIMIT": "1GiB"}
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,20 @@ class Lanes:
 
     def run(self) -> None:
         """Run everything; returns when nothing runs any more."""
-        with ThreadPoolExecutor(1 + len(self.beds)) as pool:
-            running = [pool.submit(self.run_checks), *(pool.submit(self.run_lane, bed) for bed in self.beds)]
+        with ThreadPoolExecutor(max(1, len(self.beds))) as pool:
+            running = [*(pool.submit(self.run_lane, bed) for bed in self.beds[:-1]), pool.submit(self.run_checks, self.beds[-1:])]
         for one in running:
             one.result()
         self.run_again([job for job in self.on_lanes if job.name in self.failed])
         for bed in self.beds:
             self._run(f"{bed}-down", (*BED, "down"), {"ANVIL_BED": bed})
 
-    def run_checks(self) -> None:
-        """What needs no engine, one after the other."""
+    def run_checks(self, beds: Sequence[str]) -> None:
+        """What needs no engine, one after the other; then the lane of the bed, if there is one."""
         for job in self.checks:
             self._run(job.name, job.argv)
+        for bed in beds:
+            self.run_lane(bed)
 
     def run_lane(self, bed: str) -> None:
         """Bring the lane's bed up and run jobs on it until none waits."""
@@ -118,15 +122,16 @@ class Lanes:
                 self.only_alone.append(job.name)
 
     def _bring_up(self, bed: str) -> bool:
-        """The first lane makes the images and fetches the wheels; the others copy the images when it has them."""
+        """The first lane makes the images, copies them to the others and fetches the wheels; the others wait for it."""
         env = {"ANVIL_BED": bed}
         if bed != FIRST_BED:
             self.images_made.wait()
-            came_up = self._run(bed, (*BED, "up", "--from", FIRST_BED), env)
+            came_up = self._run(bed, (*BED, "up"), env)
             self.wheels_fetched.wait()
             return came_up
+        others = self.beds[1:]
         try:
-            came_up = self._run(bed, (*BED, "up"), env)
+            came_up = self._run(bed, (*BED, "up"), env) and (not others or self._run("copy", (*BED, "copy", *others), env))
             self.images_made.set()
             return came_up and self._run("wheels", WHEELS, env)
         finally:
@@ -146,7 +151,7 @@ class Lanes:
         log = LOGS / f"{name}.log"
         began = time.monotonic()
         with log.open("w") as out:
-            full = {**os.environ, **(env or {})}
+            full = {**os.environ, **GO, **(env or {})}
             code = subprocess.run(argv, stdout=out, stderr=subprocess.STDOUT, env=full, cwd=REPO, check=False).returncode
         took = time.monotonic() - began
         lines = log.read_text(errors="replace").splitlines() or [""]
@@ -162,7 +167,7 @@ class Lanes:
 def main() -> int:
     """The command line: 0 when every job passed, and none was left."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lanes", type=int, default=2, metavar="N")
+    parser.add_argument("--lanes", type=int, default=3, metavar="N")
     parser.add_argument("--exclude", action="append", default=[], metavar="JOB")
     parser.add_argument("jobs", nargs="*", metavar="JOB")
     arguments = parser.parse_args()
