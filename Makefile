@@ -86,7 +86,7 @@ vllm: bed ## the real vLLM, on the CPU and behind the router (600 MB of wheels a
 	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --scenario-name vllm
 
 .PHONY: test
-test: ## everything, on two engines at a time (but what `make llama` and `make vllm` try); they are stopped at the end
+test: ## everything, on three engines at a time (but what `make llama` and `make vllm` try); they are stopped at the end
 	@tests/testbed/tools.sh
 	@bootstrap/roots.sh registry builder dockerhost & $(MAKE) --no-print-directory test-venv && wait $$!
 	@$(T)/python tests/testbed/lanes.py $(OPTIONAL)
