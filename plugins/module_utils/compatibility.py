@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.engines import read_tokens
+from ansible_collections.anvil.serving.plugins.module_utils.engines import read_flag, read_token_flag
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.modelfile import TRT_LABEL, ModelFacts
 from ansible_collections.anvil.serving.plugins.module_utils.policy import Origin, judge_origin
@@ -96,20 +96,6 @@ class Report:
     rows: Mapping[str, Mapping[str, Any]]
 
 
-def read_flag(args: Sequence[str], *names: str) -> Optional[str]:
-    """The value of the last of these flags, written as ``--flag value`` or ``--flag=value``; ``_`` is as good as ``-``."""
-    found, wanted = None, {name.replace("_", "-") for name in names}
-    for number, word in enumerate(args):
-        flag, given, value = word.partition("=")
-        if flag.replace("_", "-") not in wanted:
-            continue
-        if given:
-            found = value
-        elif number + 1 < len(args):
-            found = args[number + 1]
-    return found
-
-
 def _number(word: Optional[str]) -> Optional[float]:
     try:
         return float(word) if word is not None else None
@@ -153,7 +139,7 @@ def _judge_format(candidate: Candidate, facts: ModelFacts) -> List[Problem]:
                 hint="leave the flag out, or choose weights that are what their name promises",
             )
         )
-    asked = read_tokens(read_flag(candidate.args, "--max-model-len", "--context-length", "--max-seq-len") or "")
+    asked = read_token_flag(candidate.args, "--max-model-len", "--context-length", "--max-seq-len")
     if asked and facts.context_length and asked > facts.context_length:
         found.append(
             Problem(
@@ -232,9 +218,7 @@ def _judge_trt_cuda(candidate: Candidate, facts: ModelFacts, cuda: Optional[str]
 
 
 def _judge_memory(candidate: Candidate, facts: ModelFacts, cards: Sequence[CardFacts]) -> Tuple[List[Problem], Dict[str, Any]]:
-    context = read_tokens(
-        read_flag(candidate.args, "--max-model-len", "--context-length", "--max-seq-len", "-c", "--ctx-size") or ""
-    )
+    context = read_token_flag(candidate.args, "--max-model-len", "--context-length", "--max-seq-len", "-c", "--ctx-size")
     dtype = read_flag(candidate.args, "--kv-cache-dtype", "--cache-type-k", "-ctk") or "auto"
     try:
         # One request of the full context is what an engine must hold to start; llama.cpp's -c is for all slots together.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Mapping, Optional, Tuple
+from typing import Mapping, Optional, Sequence, Tuple
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,29 @@ def read_tokens(text: str) -> Optional[int]:
         return None
     decimal, unit, whole, binary = match.groups()
     return int(float(decimal) * UNITS[unit]) if decimal else int(whole) * UNITS[binary]
+
+
+def flag_of(word: str) -> str:
+    """``--max_model_len=5`` -> ``--max-model-len``; empty for a word that is no flag."""
+    if not re.match(r"--?[A-Za-z]", word):
+        return ""
+    flag = word.split("=", 1)[0]
+    return flag.replace("_", "-") if flag.startswith("--") else flag
+
+
+def read_flag(args: Sequence[str], *flags: str) -> Optional[str]:
+    """The value of the last of these flags that has one, written as ``--flag value`` or ``--flag=value``."""
+    found = None
+    for number, word in enumerate(args):
+        if flag_of(word) in flags:
+            _flag, given, value = word.partition("=")
+            found = value if given else args[number + 1] if number + 1 < len(args) else found
+    return found
+
+
+def read_token_flag(args: Sequence[str], *flags: str) -> Optional[int]:
+    """The number of tokens behind the last of these flags; None for none, and for ``auto`` and the like."""
+    return read_tokens(read_flag(args, *flags) or "")
 
 
 PCI_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

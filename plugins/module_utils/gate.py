@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.capability import find_capability
-from ansible_collections.anvil.serving.plugins.module_utils.compatibility import Candidate, CardFacts, judge, read_flag
+from ansible_collections.anvil.serving.plugins.module_utils.compatibility import Candidate, CardFacts, judge
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.engines import read_flag
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.modelfile import ModelFacts, read_model
 from ansible_collections.anvil.serving.plugins.module_utils.policy import Origin

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.composefile import parse_bytes
-from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES, Engine, flag_of
 from ansible_collections.anvil.serving.plugins.module_utils.inventory import (
     ABSOLUTE,
     CONTAINER,
@@ -216,14 +216,6 @@ def _read_words(node: Node, key: str) -> Optional[Tuple[str, ...]]:
         else:
             words.append(str(word))
     return None if listed is None else tuple(words)
-
-
-def flag_of(word: str) -> str:
-    """``--max_model_len=5`` -> ``--max-model-len``; empty for a word that is no flag."""
-    if not re.match(r"--?[A-Za-z]", word):
-        return ""
-    flag = word.split("=", 1)[0]
-    return flag.replace("_", "-") if flag.startswith("--") else flag
 
 
 def _check_args(node: Node, engine: Optional[Engine]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, List, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.compatibility import read_flag
+from ansible_collections.anvil.serving.plugins.module_utils.engines import read_flag
 from ansible_collections.anvil.serving.plugins.module_utils.hostplan import ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.inventory import Check
 from ansible_collections.anvil.serving.plugins.module_utils.policy import COMMIT, REPO, SHA256, Origin, judge_origin

@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES, Engine, read_tokens
+from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES, Engine, flag_of, read_token_flag
 from ansible_collections.anvil.serving.plugins.module_utils.hostplan import (
     EdgePlan,
     ExternalPlan,
@@ -41,7 +41,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.inventory import (
     shorten,
     suggest,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.plan_engines import flag_of
 from ansible_collections.anvil.serving.plugins.module_utils.plan_secrets import Secrets
 from ansible_collections.anvil.serving.plugins.module_utils.spec import HOST_GATEWAY, OFF
 
@@ -93,26 +92,14 @@ ROUTE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 TIER_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
-def _arg_value(args: Sequence[str], flags: Sequence[str]) -> Optional[int]:
-    """The number behind the last of these flags."""
-    found = None
-    for number, word in enumerate(args):
-        if flag_of(word) in flags:
-            _flag, given, value = word.partition("=")
-            text = value if given else (args[number + 1] if number + 1 < len(args) else "")
-            tokens = read_tokens(text)
-            found = found if tokens is None else tokens
-    return found
-
-
 Backend = Union[ServePlan, ExternalPlan]
 
 
 def serve_context(serve: Backend) -> Optional[int]:
     """How many tokens one request to this serve may have, if its arguments tell."""
     engine = ENGINES.get(serve.engine, Engine())
-    context = _arg_value(serve.args, engine.context_flags)
-    slots = _arg_value(serve.args, engine.slot_flags) or 1
+    context = read_token_flag(serve.args, *engine.context_flags)
+    slots = read_token_flag(serve.args, *engine.slot_flags) or 1
     return context // slots if context else None
 
 

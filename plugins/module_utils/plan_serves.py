@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.capability import find_capability, torch_environment
-from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.engines import ENGINES, Engine, flag_of
 from ansible_collections.anvil.serving.plugins.module_utils.hostplan import Gpu, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.inventory import (
     CONTAINER,
@@ -30,7 +30,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.inventory import (
 from ansible_collections.anvil.serving.plugins.module_utils.plan_engines import (
     SHARED_KEYS,
     Shared,
-    flag_of,
     launch_environment,
     launch_words,
     read_launch,

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, List, Mapping, Optional, Sequence
+from typing import Any, List, Mapping, Sequence
 
-from ansible_collections.anvil.serving.plugins.module_utils.engines import read_tokens
+from ansible_collections.anvil.serving.plugins.module_utils.engines import read_token_flag
 
 PADDING = 256
 
@@ -31,17 +31,6 @@ class Difference:
         return "{0} asked for {1}, and the server runs with {2}".format(self.flag, self.asked, self.effective)
 
 
-def flag_value(command: Sequence[str], flags: Sequence[str]) -> Optional[int]:
-    """The number behind the last of these flags, in ``--flag N`` or ``--flag=N``."""
-    found = None
-    for number, word in enumerate(command):
-        flag, given, value = word.partition("=")
-        if flag.replace("_", "-") not in flags:
-            continue
-        found = read_tokens(value if given else (command[number + 1] if number + 1 < len(command) else ""))
-    return found
-
-
 def _document(text: str) -> Mapping[str, Any]:
     try:
         read = json.loads(text)
@@ -52,7 +41,7 @@ def _document(text: str) -> Mapping[str, Any]:
 
 def compare_vllm(command: Sequence[str], served_name: str, models: str) -> List[Difference]:
     """``models``: the text of ``/v1/models``."""
-    asked = flag_value(command, ("--max-model-len",))
+    asked = read_token_flag(command, "--max-model-len")
     listed = _document(models).get("data")
     rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
     told = [row.get("max_model_len") for row in rows if row.get("id") == served_name]
@@ -66,8 +55,8 @@ def compare_llama(command: Sequence[str], props: str) -> List[Difference]:
     document = _document(props)
     slots, settings = document.get("total_slots"), document.get("default_generation_settings")
     context = settings.get("n_ctx") if isinstance(settings, dict) else None
-    wanted_slots = flag_value(command, ("-np", "--parallel"))
-    wanted = flag_value(command, ("-c", "--ctx-size"))
+    wanted_slots = read_token_flag(command, "-np", "--parallel")
+    wanted = read_token_flag(command, "-c", "--ctx-size")
     found = []
     if wanted_slots and isinstance(slots, int) and slots != wanted_slots:
         found.append(Difference("-np", wanted_slots, slots))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.compatibility import Candidate, CardFacts, judge, read_flag
+from ansible_collections.anvil.serving.plugins.module_utils.compatibility import Candidate, CardFacts, judge
 from ansible_collections.anvil.serving.plugins.module_utils.modelfile import KvShape, ModelFacts
 from ansible_collections.anvil.serving.plugins.module_utils.policy import Origin
 
@@ -213,9 +213,3 @@ def test_all_findings_come_at_once() -> None:
 def test_a_context_is_read_as_vllm_reads_it(args: str, why: str | None) -> None:
     problems = judge([serve(model("bf16", gib=1), args=args)], [card(120)]).problems
     assert [str(why) in problem.why for problem in problems] == ([] if why is None else [True])
-
-
-def test_flags_are_read_in_both_spellings() -> None:
-    assert read_flag(["--a", "1", "--a=2"], "--a") == "2"
-    assert read_flag(["--a_b", "1", "--a-b=2_c"], "--a-b") == "2_c"
-    assert read_flag(["--a"], "--a") is None

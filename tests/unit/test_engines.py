@@ -1,0 +1,23 @@
+"""What the engines' command lines say."""
+
+from __future__ import annotations
+
+from ansible_collections.anvil.serving.plugins.module_utils.engines import flag_of, read_flag, read_token_flag
+
+
+def test_the_last_of_the_flags_that_has_a_value_counts_in_either_spelling() -> None:
+    assert read_flag(["--a", "1", "--a=2"], "--a") == "2"
+    assert read_flag(["--a_b", "1", "--a-b=2_c"], "--a-b") == "2_c"
+    assert read_flag(["--a", "1", "-b", "2"], "--a", "-b") == "2"
+    assert read_flag(["--a", "1", "--a"], "--a") == "1"
+    assert read_flag(["--a"], "--a") is None and read_flag(["--b", "--c"], "--a") is None
+
+
+def test_what_is_no_number_of_tokens_is_none_even_behind_one() -> None:
+    assert read_token_flag(["--max-model-len", "32k"], "--max-model-len") == 32000
+    assert read_token_flag(["-c", "4096", "--ctx-size=8192"], "-c", "--ctx-size") == 8192
+    assert read_token_flag(["--max-model-len=4096", "--max-model-len", "auto"], "--max-model-len") is None
+
+
+def test_a_flag_is_named_by_its_dashes() -> None:
+    assert [flag_of(word) for word in ("--max_model_len=5", "-c", "-1", "model", "")] == ["--max-model-len", "-c", "", "", ""]
