@@ -47,7 +47,7 @@ def percentile(values: list[float], part: float) -> float:
 
 
 class Load:
-    """Clients in threads, each asking again as soon as it was answered."""
+    """Clients in threads, each asking again as soon as it was answered, or a pause later."""
 
     def __init__(
         self,
@@ -59,8 +59,10 @@ class Load:
         new_connections: float = 0.5,
         streams: float = 0.5,
         timeout: float = 60.0,
+        pause: float = 0.0,
     ) -> None:
-        """new_connections: the part of the clients that opens one for each request. streams: the part that streams."""
+        """new_connections: the part of the clients that opens one for each request. streams: the part that streams. pause:
+        seconds of a short one between an answer and its next request."""
         parts = urlsplit(url)
         if parts.hostname not in LOOPBACK:
             raise ValueError(f"{url}: load goes to loopback only")
@@ -68,7 +70,7 @@ class Load:
             raise ValueError(f"{clients} clients: 1 to {MOST_CLIENTS}")
         self.host, self.port = parts.hostname, parts.port or 80
         self.headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
-        self.timeout = timeout
+        self.timeout, self.pause = timeout, pause
         self.stream_seconds, self.model = stream_seconds, model
         self.short_times: list[float] = []
         self.first_times: list[float] = []
@@ -135,6 +137,8 @@ class Load:
             if new_connection:
                 connection.close()
                 connection = None
+            if self.pause and not streams:
+                self._stopping.wait(self.pause)
 
     def _ask(self, connection: http.client.HTTPConnection, said: str, stream: bool) -> http.client.HTTPResponse:
         body = {"model": self.model, "messages": [{"role": "user", "content": said}], "max_tokens": 16, "stream": stream}

@@ -16,6 +16,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.volume import Place, hash_revision, lock_name, read_snapshot_aside
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_template
 from harness import run_module
+from load import Load
 from routersite import NAMES, spawn_promotion, wait_until
 
 ROUTER_IMAGE, EDGE_IMAGE = "anvil.local/router:0.13.2", "anvil.local/edge:1"
@@ -87,6 +88,11 @@ auth_env = "ANVIL_HEAVY_KEY"
 heavy = ["heavy"]
 chat = ["heavy"]
 """
+
+
+def make_load(url: str, clients: int, **options: Any) -> Load:
+    """Clients that leave the machine some time for what is tested under them."""
+    return Load(url, clients, token=TOKEN, pause=0.05, **options)
 
 
 @dataclass

@@ -131,7 +131,8 @@ def wait_ended(port: int, location: str, seconds: float = 60.0, headers: dict[st
 
 @dataclass
 class Load:
-    """Clients that run the workflow again and again; each second one opens a connection for each request."""
+    """Clients that run the workflow again and again, with a pause between; each second one opens a connection for each
+    request."""
 
     port: int
     clients: int = 6
@@ -173,3 +174,4 @@ class Load:
             if number % 2 and connection is not None:
                 connection.close()
                 connection = None
+            self._stopping.wait(0.05)

@@ -18,7 +18,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from bed import Bed
 from load import Load
-from replicas import TOKEN, Replicas
+from replicas import TOKEN, Replicas, make_load
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def wait_up(site: Replicas, seconds: float = 15.0) -> None:
 @pytest.fixture
 def load(site: Replicas) -> Iterator[Load]:
     wait_up(site)
-    made = Load(site.url(), clients=32, stream_seconds=2, token=TOKEN)
+    made = make_load(site.url(), 32, stream_seconds=2)
     yield made
     made.stop()
 

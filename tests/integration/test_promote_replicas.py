@@ -14,8 +14,7 @@ from typing import Any
 import docker
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from load import Load
-from replicas import STOCK, TOKEN, Rolled, config, profile
+from replicas import STOCK, Rolled, config, make_load, profile
 from routersite import kill_before, wait_until
 
 
@@ -64,7 +63,7 @@ def test_a_bad_candidate_does_not_get_past_the_first(rolled: Rolled, dry_boot: b
 
 
 def test_no_client_notices_a_good_candidate_nor_a_bad_one(rolled: Rolled) -> None:
-    load = Load(rolled.url(), clients=16, stream_seconds=1.0, token=TOKEN)
+    load = make_load(rolled.url(), 16, stream_seconds=1.0)
     load.start()
     try:
         done = rolled.promote(config=config("4", STOCK), profile=profile(0.6))
@@ -79,7 +78,7 @@ def test_no_client_notices_a_good_candidate_nor_a_bad_one(rolled: Rolled) -> Non
 
 def test_a_replica_that_cannot_be_drained_keeps_its_requests(rolled: Rolled) -> None:
     good, before = rolled.live(), rolled.started()
-    load = Load(rolled.url(), clients=4, streams=1.0, stream_seconds=6.0, token=TOKEN).start()
+    load = make_load(rolled.url(), 4, streams=1.0, stream_seconds=6.0).start()
     wait_until(lambda: rolled.edge.read_servers()[0].sessions > 0)
     failed = rolled.promote(config=config("10", STOCK), profile=profile(0.5), drain_timeout=0.5)
     report = load.stop()

@@ -19,8 +19,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.volume import Place,
 from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_host
 from bed import Bed
 from harness import run_module
-from load import Load
-from replicas import BACKEND, EDGE_IMAGE, ROUTER_IMAGE, TOKEN, make_certificate
+from replicas import BACKEND, EDGE_IMAGE, ROUTER_IMAGE, TOKEN, make_certificate, make_load
 from routersite import NEW_IMAGE, kill_before, spawn_module, wait_until
 
 REPLICAS, EDGE = ["anvil-router-1", "anvil-router-2"], "anvil-router-edge"
@@ -122,7 +121,7 @@ def test_two_replicas_come_up_behind_the_edge_and_the_second_run_changes_nothing
     assert [(each["name"], each["status"]) for each in seen["replicas"]] == [(name, "UP") for name in REPLICAS]
     assert "quality profile loaded" in host.bed.docker("logs", REPLICAS[1]) + host.bed.run("docker", "logs", REPLICAS[1]).stderr
 
-    load = Load("http://127.0.0.1:8123", clients=16, stream_seconds=1, token=TOKEN).start()
+    load = make_load("http://127.0.0.1:8123", 16, stream_seconds=1).start()
     time.sleep(0.5)
     restarted = run_module("anvil_router_restart", replicas=REPLICAS, edge=EDGE, drain_timeout=20)
     assert not restarted["failed"] and restarted["changed"] and set(restarted["seconds"]) == set(REPLICAS), restarted
@@ -136,8 +135,8 @@ def test_the_edges_configuration_is_promoted_under_long_streams_and_taken_back(h
     host.up()
     edge, started = Edge(host.engine, EDGE), host.started()
     wait_until(lambda: [server.status for server in edge.read_servers()] == ["UP", "UP"])
-    streams = Load("http://127.0.0.1:8123", clients=4, streams=1.0, stream_seconds=20, token=TOKEN).start()
-    short = Load("http://127.0.0.1:8123", clients=8, streams=0.0, token=TOKEN).start()
+    streams = make_load("http://127.0.0.1:8123", 4, streams=1.0, stream_seconds=20).start()
+    short = make_load("http://127.0.0.1:8123", 8, streams=0.0).start()
     wait_until(lambda: sum(server.sessions for server in edge.read_servers()) >= 4)
     first = edge.loaded_revision()
     host.router["request_timeout"] = 301
@@ -225,7 +224,7 @@ def test_a_gateway_router_is_rendered_brought_up_and_rolled_under_load(clean_bed
     assert not run_module("anvil_router_info", **asked, ask=["heavy"])["failed"]
     assert not host.promote()["changed"]
 
-    load = Load("http://127.0.0.1:8123", clients=16, stream_seconds=1, token=TOKEN).start()
+    load = make_load("http://127.0.0.1:8123", 16, stream_seconds=1).start()
     host.router["routes"] = {"llm.primary": "heavy"}
     rolled = host.promote()
     bad = host.promote(probes=[{"path": "/nowhere"}], dry_boot=False, config=rolled_config(host, "llm.other"))
