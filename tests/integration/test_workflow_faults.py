@@ -109,9 +109,12 @@ def test_a_run_that_ends_the_server_again_and_again_is_given_up_and_says_so(tmp_
     endpoint.behave = lambda prompt: Reply(delay=30) if "poison" in prompt else None
     with serving(tmp_path, endpoint) as server:
         job = server.submit("poison")
-        for attempt in range(1, 11):
+        for attempt in range(1, 4):
             wait_until(lambda asked=attempt: len(endpoint.calls) == asked)
             server.kill()
+            if attempt == 1:
+                with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)) as file:
+                    assert file.execute("UPDATE jobs SET attempts = attempts + 7 RETURNING attempts").fetchall() == [(8,)]
             server.start()
         ended = server.wait_for(job)
         assert ended["status"] == "failed" and "given up: the server ended 10 times" in ended["error"]["message"]
