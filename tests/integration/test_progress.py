@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bed import Bed, wait_until
+from bed import Bed
 from conftest import REPO
 from drive import PLAYBOOK, environment, play, write_inventory
 from hub import Hub
@@ -178,7 +178,7 @@ def test_a_pull_tells_layers_and_bytes(clean_bed: Bed, inventory: Path, distant:
     pausing = threading.Thread(target=hold_up, args=(clean_bed, 9.0))
     pausing.start()
     told = on_terminal(inventory)
-    pausing.join()
+    pausing.join(60)
     heavy = [line.removeprefix("[box] heavy: ") for line in told if line.startswith("[box] heavy: ")]
     pulling = [line for line in heavy if line.startswith(f"pulling {distant}, ")]
     assert pulling and all(re.search(r", \d+ of \d+ layers, \d+(\.\d)? [kM]B \(\d+ s\)$", line) for line in pulling), told
@@ -187,13 +187,13 @@ def test_a_pull_tells_layers_and_bytes(clean_bed: Bed, inventory: Path, distant:
 
 def hold_up(bed: Bed, seconds: float) -> None:
     """Pause the registry as soon as it is asked for the image: it is on this very machine, and too fast to be watched."""
-    wait_until("the registry to be asked", lambda: "GET /v2/llama-server/blobs" in said(bed, "registry"))
+    environment = {**os.environ, **bed.environment}
+    follow = ["docker", "logs", "--follow", "registry"]
+    with subprocess.Popen(follow, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as log:
+        assert log.stdout is not None
+        asked = any("GET /v2/llama-server/blobs" in line for line in log.stdout)
+        log.kill()
+    assert asked
     bed.docker("pause", "registry")
     time.sleep(seconds)
     bed.docker("unpause", "registry")
-
-
-def said(bed: Bed, container: str) -> str:
-    command = ["docker", "logs", container]
-    done = subprocess.run(command, env={**os.environ, **bed.environment}, capture_output=True, text=True, check=True)
-    return done.stdout + done.stderr

@@ -64,8 +64,8 @@ def test_jobs_go_along_when_one_server_becomes_two(twin: Chain, moved: list[str]
 
 
 def test_a_second_run_changes_nothing_and_only_the_edge_is_published(twin: Chain) -> None:
-    started = twin.started()
-    assert changed(twin.deploy("linear", **WISH)) == 0 and twin.started() == started
+    started = twin.bed.started()
+    assert changed(twin.deploy("linear", **WISH)) == 0 and twin.bed.started() == started
     ports = twin.bed.docker("ps", "--filter", f"name={NAME}", "--format", "{{.Names}} {{.Ports}}").splitlines()
     assert [line.split()[0] for line in ports if "->" in line] == [f"{NAME}-edge"]
 
@@ -80,10 +80,10 @@ def test_any_replica_tells_the_status_of_any_job(twin: Chain) -> None:
 def test_an_update_under_load_costs_no_request(twin: Chain) -> None:
     load = Load(PORT).start()
     time.sleep(1)
-    before = twin.started()
+    before = twin.bed.started()
     printed = twin.deploy("linear", **{**WISH, "timeout": 25, "replicas": 3})
     load.stop()
-    after = twin.started()
+    after = twin.bed.started()
     replaced = {name for name in after if after[name] != before.get(name)}
     assert replaced == {f"{NAME}-1", f"{NAME}-2", f"{NAME}-3"} and changed(printed) >= 1
     assert not load.failures, (load.done, load.failures[:5])
@@ -104,11 +104,11 @@ def test_what_this_deployment_has_not_goes(twin: Chain) -> None:
 
 
 def test_a_new_version_that_does_not_get_ready_leaves_the_other_replica_answering(twin: Chain) -> None:
-    before = twin.started()
+    before = twin.bed.started()
     # a database that is not there: alive, and never ready
     code, printed = twin.try_deploy("linear", **{**WISH, "model_url": "http://nowhere.invalid/v1", "workflow_ready_timeout": 8})
     assert code and "the new replica did not get ready" in printed, printed[-3000:]
-    assert twin.started()[f"{NAME}-2"] == before[f"{NAME}-2"]
+    assert twin.bed.started()[f"{NAME}-2"] == before[f"{NAME}-2"]
     assert ask(PORT, "POST", "/run", {"topic": "still"}).status == 200
     twin.deploy("linear", **WISH)
     assert ask(PORT, "POST", "/run", {"topic": "again"}).status == 200
@@ -130,14 +130,14 @@ def test_killed_in_the_middle_of_runs_and_nothing_is_lost(twin: Chain, victim: s
 def test_a_killed_edge_comes_back_by_itself_and_no_job_is_lost(twin: Chain) -> None:
     locations = [submit(number, "edge") for number in range(10)]
     load = Load(PORT).start()
-    before = twin.started()
+    before = twin.bed.started()
     os.kill(int(twin.bed.docker("inspect", "--format", "{{.State.Pid}}", f"{NAME}-edge")), signal.SIGKILL)
-    wait_for("another edge", lambda: twin.started()[f"{NAME}-edge"] != before[f"{NAME}-edge"])
+    wait_for("another edge", lambda: twin.bed.started()[f"{NAME}-edge"] != before[f"{NAME}-edge"])
     wait_for("the edge", lambda: ask(PORT, "GET", "/readyz").status == 200)
     done = load.done
     wait_for("clients go on", lambda: load.done > done + 10)
     load.stop()
-    assert {name for name, start in twin.started().items() if start != before.get(name)} == {f"{NAME}-edge"}
+    assert {name for name, start in twin.bed.started().items() if start != before.get(name)} == {f"{NAME}-edge"}
     # What a client was told of is there, and whoever was not answered may ask again under the same key.
     assert {wait_ended(PORT, location)["status"] for location in [*locations, *load.locations[-10:]]} == {"completed"}
     assert (
