@@ -32,13 +32,24 @@ BED = (sys.executable, str(Path(__file__).with_name("bed.py")))
 WHEELS = (sys.executable, str(Path(__file__).with_name("wheels.py")))
 CHECKS = ("lint", "unit", "sanity")
 FIRST_BED = "testbed"  # the one that `make integration` uses too
+# Seconds of what takes longest: what is still unknown is put in order by them.
+LONG = {
+    "test_workflow": 600, "test_promote_faults": 500, "test_promote_replicas": 350, "test_replicas": 300,
+    "test_workflow_replicas": 240, "site": 230, "test_promote": 230, "host": 220, "test_serve": 200, "test_workflow_server": 180,
+    "test_fleet": 150, "test_router_playbooks": 150, "test_serve_faults": 150, "test_workflow_faults": 140,
+    "test_serve_verbs": 120, "test_upload": 120, "test_llama_stack": 120, "test_serve_kills": 115, "test_site": 115,
+    "test_progress": 110, "test_llama_sources": 100, "test_docker_host": 95, "test_experiment": 85,
+    "test_workflow_artifacts": 80, "test_image": 80,
+}  # fmt: skip
+# They build the same images, which takes longer than some of them do: one lane has them all.
+TOGETHER = ("test_workflow", "test_workflow_artifacts", "test_workflow_page", "test_workflow_replicas")
 # Docker's programs are in Go, live for a moment each, and would spend a third of that collecting garbage.
 GO = {"GOGC": "off", "GOMEMLIMIT": "1GiB"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one lane runs at a time; guess: how long it may take, only good to compare jobs by."""
+    """What one lane runs at a time; guess: the seconds it may take, only good to compare jobs by."""
 
     name: str
     argv: tuple[str, ...]
@@ -55,13 +66,13 @@ class Job:
 
 def find_jobs(only: Sequence[str], excluded: Sequence[str]) -> list[Job]:
     """All jobs but the excluded, or those named; the longest first."""
-    known = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
+    known = {**LONG, **(json.loads(SECONDS.read_text()) if SECONDS.exists() else {})}
     jobs = [Job(name, ("make", "--no-print-directory", name), 0) for name in CHECKS]
     for path in sorted(REPO.glob("extensions/molecule/*/molecule.yml")):
         name = path.parent.name
-        jobs.append(Job(name, ("molecule", "test", "--scenario-name", name), known.get(name, 1e6)))
+        jobs.append(Job(name, ("molecule", "test", "--scenario-name", name), known.get(name, 60)))
     for path in sorted(REPO.glob("tests/integration/test_*.py")):
-        jobs.append(Job(path.stem, ("pytest", str(path)), known.get(path.stem, path.stat().st_size / 100)))
+        jobs.append(Job(path.stem, ("pytest", str(path)), known.get(path.stem, 60)))
     unknown = {*only, *excluded} - {job.name for job in jobs}
     if unknown:
         raise SystemExit(f"lanes.py: no such job: {', '.join(sorted(unknown))}; there are: {', '.join(job.name for job in jobs)}")
@@ -76,6 +87,7 @@ class Lanes:
         self.checks = [job for job in jobs if not job.needs_engine]
         self.on_lanes = [job for job in jobs if job.needs_engine]
         self.waiting = list(self.on_lanes)
+        self.together = ""  # the bed of the jobs that are to have the same
         self.beds = [f"lane{number}" if number else FIRST_BED for number in range(lanes if self.waiting else 0)]
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
@@ -104,12 +116,18 @@ class Lanes:
         """Bring the lane's bed up and run jobs on it until none waits."""
         if not self._bring_up(bed):
             return
-        while True:
-            with self.lock:
-                if not self.waiting:
-                    return
-                job = self.waiting.pop(0)
+        while job := self._take(bed):
             self._run_job(job, bed)
+
+    def _take(self, bed: str) -> Job | None:
+        """The next job that this lane may run."""
+        with self.lock:
+            for job in self.waiting:
+                if job.name not in TOGETHER or self.together in ("", bed):
+                    self.waiting.remove(job)
+                    self.together = bed if job.name in TOGETHER else self.together
+                    return job
+        return None
 
     def run_again(self, jobs: Sequence[Job]) -> None:
         """Run once more, alone, what failed on a lane: of a file only the tests that failed."""
