@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -23,13 +22,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.orders import Project, subject_of
 from ansible_collections.anvil.serving.plugins.module_utils.spec import RESIDENT, Service
+from ansible_collections.anvil.serving.plugins.module_utils.tell import TOKEN, open_lines
 
 QUIET_SECONDS = 1.5
 LOOK_SECONDS = 1.0
 # How far a pull is changes with every look; a new line of it comes this seldom.
 DETAIL_SECONDS = 5.0
-# It becomes part of a file's name.
-TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
@@ -94,8 +92,7 @@ def _watch(converging: Engine, project: Project, path: str, over: threading.Even
         return
     with contextlib.suppress(AnvilError, OSError):  # who only watches never fails the task: the converge itself reports
         engine = Engine(converging.docker_host)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        with open_lines(path) as handle:
             while not over.is_set():
                 for service in project.chosen():
                     word, detail = word_for(engine, project, service, converging.pulls)

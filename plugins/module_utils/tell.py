@@ -12,15 +12,35 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from typing import IO, Iterator, Optional
 
 # It becomes part of a file's name.
 TOKEN = re.compile(r"[0-9a-f]{32}")
+# A run that is killed leaves its file; the longest silence of one that lives is much shorter.
+DEAD_SECONDS = 86400.0
 
 
 def path_of(token: str) -> str:
     """Where the lines of a run are: a folder that every user of the host may write to, whatever become makes of the module."""
     return "/tmp/.anvil-progress-" + token
+
+
+def open_lines(path: str) -> IO[str]:
+    """A new file for lines, which nobody prepared as a link, in place of those that killed runs left there. Raises OSError."""
+    with contextlib.suppress(OSError):
+        _remove_dead(*os.path.split(path))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    return os.fdopen(descriptor, "w", encoding="utf-8")
+
+
+def _remove_dead(folder: str, name: str) -> None:
+    kind = name[:-32]
+    for entry in os.scandir(folder):
+        if entry.name.startswith(kind) and TOKEN.fullmatch(entry.name[len(kind) :]):
+            with contextlib.suppress(OSError):  # another user's
+                if entry.stat(follow_symlinks=False).st_mtime < time.time() - DEAD_SECONDS:
+                    os.unlink(entry.path)
 
 
 class Teller:
@@ -36,8 +56,7 @@ class Teller:
             return
         try:
             if self.stream is None:
-                descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-                self.stream = os.fdopen(descriptor, "w", encoding="utf-8")
+                self.stream = open_lines(self.path)
             self.stream.write(" ".join(line.split()) + "\n")
             self.stream.flush()
         except OSError:

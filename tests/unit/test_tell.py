@@ -1,0 +1,32 @@
+"""The small files that lines for the operator are read from."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.tell import DEAD_SECONDS, open_lines
+
+
+def test_what_killed_runs_left_goes_with_the_next_and_nothing_else(tmp_path: Path) -> None:
+    dead, young, other = (tmp_path / name for name in (f".progress-{'a' * 32}", f".progress-{'b' * 32}", ".progress-of-mine"))
+    for path in (dead, young, other):
+        path.touch()
+    for path in (dead, other):
+        os.utime(path, (time.time() - DEAD_SECONDS - 60,) * 2)
+    new = tmp_path / f".progress-{'c' * 32}"
+    with open_lines(str(new)) as lines:
+        lines.write("heavy: ready\n")
+    assert sorted(tmp_path.iterdir()) == sorted([young, other, new]) and new.read_text() == "heavy: ready\n"
+
+
+def test_a_file_that_is_there_or_is_a_link_is_not_written_to(tmp_path: Path) -> None:
+    victim, link = tmp_path / "victim", tmp_path / f".progress-{'a' * 32}"
+    victim.write_text("mine")
+    link.symlink_to(victim)
+    for path in (link, victim):
+        with pytest.raises(FileExistsError):
+            open_lines(str(path))
+    assert victim.read_text() == "mine"
