@@ -202,7 +202,7 @@ class Site:
             self.api.remove_volume(self.volume, force=True)
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 20.0, every: float = 0.02) -> None:
+def wait_until(condition: Callable[[], Any], seconds: float = 20.0, every: float = 0.05) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not within the deadline"

@@ -48,7 +48,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(holds: Callable[[], Any], seconds: float = 20.0, every: float = 0.02) -> Any:
+def wait_until(holds: Callable[[], Any], seconds: float = 20.0, every: float = 0.05) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := holds():
@@ -87,11 +87,20 @@ class Endpoint:
         self.keys: set[str | None] = set()
         self.open = self.most_open = 0
         self._lock = threading.Lock()
+        self._connections: set[socket.socket] = set()
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True  # else each answer's body waits 40 ms for its headers to be acknowledged
+
+            def setup(self) -> None:
+                super().setup()
+                endpoint._connections.add(self.connection)
+
+            def finish(self) -> None:
+                endpoint._connections.discard(self.connection)
+                super().finish()
 
             def log_message(self, *_words: Any) -> None:
                 return
@@ -149,8 +158,12 @@ class Endpoint:
         return sum(prompt.startswith(start) for prompt in list(self.calls))
 
     def close(self) -> None:
+        """Gone at once, for those too who hold a connection."""
         self.server.shutdown()
         self.server.server_close()
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class Server:
