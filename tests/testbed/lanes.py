@@ -41,7 +41,7 @@ LONG = {
     "test_progress": 110, "test_llama_sources": 100, "test_docker_host": 95, "test_experiment": 85,
     "test_workflow_artifacts": 80, "test_image": 80,
 }  # fmt: skip
-# They build the same images, which takes longer than some of them do: one lane has them all.
+# They build the same images, which takes longer than some of them do, from the same wheels: the first lane has them all.
 TOGETHER = ("test_workflow", "test_workflow_artifacts", "test_workflow_page", "test_workflow_replicas")
 # Docker's programs are in Go, live for a moment each, and would spend a third of that collecting garbage.
 GO = {"GOGC": "off", "GOMEMLIMIT": "1GiB"}
@@ -87,13 +87,12 @@ class Lanes:
         self.checks = [job for job in jobs if not job.needs_engine]
         self.on_lanes = [job for job in jobs if job.needs_engine]
         self.waiting = list(self.on_lanes)
-        self.together = ""  # the bed of the jobs that are to have the same
         self.beds = [f"lane{number}" if number else FIRST_BED for number in range(lanes if self.waiting else 0)]
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
         self.only_alone: list[str] = []
         self.lock = threading.Lock()
-        self.images_made, self.wheels_fetched = threading.Event(), threading.Event()
+        self.images_made = threading.Event()
 
     def run(self) -> None:
         """Run everything; returns when nothing runs any more."""
@@ -123,9 +122,8 @@ class Lanes:
         """The next job that this lane may run."""
         with self.lock:
             for job in self.waiting:
-                if job.name not in TOGETHER or self.together in ("", bed):
+                if job.name not in TOGETHER or bed == FIRST_BED:
                     self.waiting.remove(job)
-                    self.together = bed if job.name in TOGETHER else self.together
                     return job
         return None
 
@@ -140,21 +138,17 @@ class Lanes:
                 self.only_alone.append(job.name)
 
     def _bring_up(self, bed: str) -> bool:
-        """The first lane makes the images, copies them to the others and fetches the wheels; the others wait for it."""
+        """The first lane makes the images, copies them to the others, and fetches the wheels; the others wait for the images."""
         env = {"ANVIL_BED": bed}
         if bed != FIRST_BED:
             self.images_made.wait()
-            came_up = self._run(bed, (*BED, "up"), env)
-            self.wheels_fetched.wait()
-            return came_up
+            return self._run(bed, (*BED, "up"), env)
         others = self.beds[1:]
         try:
             came_up = self._run(bed, (*BED, "up"), env) and (not others or self._run("copy", (*BED, "copy", *others), env))
-            self.images_made.set()
-            return came_up and self._run("wheels", WHEELS, env)
         finally:
             self.images_made.set()
-            self.wheels_fetched.set()
+        return came_up and self._run("wheels", WHEELS, env)
 
     def _run_job(self, job: Job, bed: str) -> bool:
         # ansible-lint and molecule install a copy of the collection into HOME: each job has a home of its own, and so
