@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# venv.sh DIR REQUIREMENTS : a virtual environment with exactly these requirements; costs milliseconds when it is there.
+# venv.sh DIR REQUIREMENTS [pip options...] : a virtual environment with exactly these requirements; costs milliseconds when it is there.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 dir=$1 requirements=$2 python=${ANVIL_PYTHON:-python3}
+shift 2
 
 # An interpreter of the venv itself, if its folder is on PATH, is not the one to make it with.
 PATH=$(tr : '\n' <<<"$PATH" | grep -vxF "$(realpath -m "$dir")/bin" | paste -sd:)
@@ -19,6 +20,5 @@ have "$python" || { say "installing python3"; apt_install python3 python3-venv; 
 say "creating $dir from $requirements"
 rm -rf "$dir"
 "$python" -m venv "$dir"
-# Of the thousands of files in it few are ever imported, and those are compiled then: half of the time.
-"$dir/bin/pip" install -qq --disable-pip-version-check --no-compile --requirement "$requirements"
+"$dir/bin/pip" install -qq --disable-pip-version-check "$@" --requirement "$requirements"
 stamp > "$dir/.anvil-stamp"

@@ -35,9 +35,10 @@ def open_lines(path: str) -> IO[str]:
 
 
 def _remove_dead(folder: str, name: str) -> None:
-    kind = name[:-32]
+    kind = name.rpartition("-")[0]
     for entry in os.scandir(folder):
-        if entry.name.startswith(kind) and TOKEN.fullmatch(entry.name[len(kind) :]):
+        found, _dash, token = entry.name.rpartition("-")
+        if found == kind and TOKEN.fullmatch(token):
             with contextlib.suppress(OSError):  # another user's
                 if entry.stat(follow_symlinks=False).st_mtime < time.time() - DEAD_SECONDS:
                     os.unlink(entry.path)

@@ -187,9 +187,9 @@ def test_a_pull_tells_layers_and_bytes(clean_bed: Bed, inventory: Path, distant:
 
 def hold_up(bed: Bed, seconds: float) -> None:
     """Pause the registry as soon as it is asked for the image: it is on this very machine, and too fast to be watched."""
-    environment = {**os.environ, **bed.environment}
+    seen = {**os.environ, **bed.environment}
     follow = ["docker", "logs", "--follow", "registry"]
-    with subprocess.Popen(follow, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as log:
+    with subprocess.Popen(follow, env=seen, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as log:
         assert log.stdout is not None
         asked = any("GET /v2/llama-server/blobs" in line for line in log.stdout)
         log.kill()

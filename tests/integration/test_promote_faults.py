@@ -86,7 +86,7 @@ def test_killed_before_every_step_the_next_run_finishes(site: Site, kind: str) -
         back = site.promote(config=BARE, **QUICK)
         assert not back["failed"], (step, back)
         assert site.live_files() == {"config.toml": BARE} and site.healthz() == 200, step
-    assert not site.promote(config=BARE)["changed"]
+        assert not site.promote(config=BARE)["changed"], step
 
 
 def test_killed_before_every_step_of_a_first_promotion(make_site: Callable[..., Site]) -> None:

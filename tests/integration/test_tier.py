@@ -13,8 +13,7 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
 from bed import Bed, wait_until
 from harness import run_module
-from load import Load
-from replicas import BACKEND, ROUTER_CONFIG, TOKEN
+from replicas import BACKEND, ROUTER_CONFIG, TOKEN, make_load
 
 NAMES = ["tier-router-1", "tier-router-2"]
 GATEWAY = "anvil.local/router:2.0.2"
@@ -78,7 +77,7 @@ def states(answer: dict[str, Any]) -> list[str]:
 
 def test_a_tier_is_drained_and_readmitted_in_every_replica(routers: Bed) -> None:
     assert states(steer(tier="")) == ["admitting", "admitting"]
-    load = Load(url(routers, NAMES[0]), clients=2, streams=1.0, stream_seconds=2, token=TOKEN).start()
+    load = make_load(url(routers, NAMES[0]), 2, streams=1.0, stream_seconds=2).start()
     time.sleep(0.7)
     late = steer(state="drained", drain_timeout=0)
     assert late["failed"] and "requests in flight" in late["msg"], late

@@ -41,7 +41,8 @@ OWN_IMAGES = ("registry:2", "dockerhost:1")
 ALL_IMAGES = (*BOOTSTRAP_IMAGES, *OWN_IMAGES)
 OPTIONAL_IMAGES = ("python-pip:1",)  # made only when they are named
 HOST_NETWORK = "anvil-hosts"
-GO_ENVIRONMENT = ("GOGC", "GOMEMLIMIT")  # what lanes.py gives every engine
+# Docker's programs are in Go, live for a moment each, and would spend a third of that collecting garbage. lanes.py sets it.
+GO = {"GOGC": "off", "GOMEMLIMIT": "1GiB"}
 BUILT_IN_NETWORKS = ("bridge", "host", "none")
 
 
@@ -189,7 +190,7 @@ class Bed:
 
     def is_up(self) -> bool:
         """Whether the engine answers."""
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        with contextlib.suppress(OSError, http.client.HTTPException, BedError):
             return bool(self.get("/version"))
         return False
 
@@ -252,7 +253,7 @@ class Bed:
         volumes = [volume["Name"] for volume in self.get("/volumes")["Volumes"] or ()]
         if volumes:
             self.docker("volume", "rm", "--force", *volumes)
-        if len(self.get("/networks")) > len(BUILT_IN_NETWORKS):
+        if {network["Name"] for network in self.get("/networks")} - {*BUILT_IN_NETWORKS}:
             self.docker("network", "prune", "--force")
 
     def up(self, images: Sequence[str] = ALL_IMAGES) -> None:
@@ -365,7 +366,7 @@ class Bed:
         if not self.docker("network", "ls", "--quiet", "--filter", f"name=^{HOST_NETWORK}$"):
             self.docker("network", "create", HOST_NETWORK)
         volumes = [part for mount in mounts for part in ("--volume", mount)]
-        passed_on = [part for name in GO_ENVIRONMENT for part in ("--env", name)]
+        passed_on = [part for name in GO for part in ("--env", name)]
         self.docker(
             "run", "--detach", "--privileged", "--name", name, "--hostname", name, "--network", HOST_NETWORK,
             "--label", "anvil.bed=host", "--env", f"GPU_TABLE={format_gpus(gpus).rstrip()}",

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bed import REPO
+from bed import GO, REPO
 
 LOGS = REPO / ".cache" / "lanes"
 SECONDS = LOGS / "seconds.json"
@@ -43,8 +43,6 @@ LONG = {
 }  # fmt: skip
 # They build the same images, which takes longer than some of them do, from the same wheels: the first lane has them all.
 TOGETHER = ("test_workflow", "test_workflow_artifacts", "test_workflow_page", "test_workflow_replicas")
-# Docker's programs are in Go, live for a moment each, and would spend a third of that collecting garbage.
-GO = {"GOGC": "off", "GOMEMLIMIT": "1GiB"}
 
 
 @dataclass(frozen=True)

@@ -48,15 +48,14 @@ CREATE TABLE beat (id INTEGER PRIMARY KEY, at REAL NOT NULL);
 PRAGMA user_version = 1;
 """
 
-INSERT = (
-    "INSERT INTO jobs (id, workflow, inputs, created_at, key, request, callback_url, status, owner, started_at, fence, attempts)"
-)
+STARTED = "id, workflow, inputs, created_at, key, request, callback_url, status, owner, started_at, fence, attempts"
+INSERT = f"INSERT INTO jobs ({STARTED})"
 START_MANY = f"{INSERT} SELECT {', '.join(f'value->>{number}' for number in range(12))} FROM json_each(?)"
 # A job that has ended before it is written: as its start has it, then as its end has it.
 WHOLE_MANY = (
-    "INSERT INTO jobs (id, workflow, inputs, created_at, key, request, callback_url, started_at, fence, attempts, status,"
-    " finished_at, outputs, error, warnings, progress, callback_at)"
-    f" SELECT {', '.join(f'value->>{number}' for number in (*range(7), 9, 10, 11, *range(14, 20)))},"
+    f"INSERT INTO jobs ({STARTED}, finished_at, outputs, error, warnings, progress, callback_at)"
+    f" SELECT {', '.join(f'value->>{number}' for number in range(7))}, value->>14, NULL,"
+    f" {', '.join(f'value->>{number}' for number in (9, 10, 11, *range(15, 20)))},"
     " CASE WHEN value->>6 IS NULL THEN NULL ELSE value->>15 END FROM json_each(?)"
 )
 END_MANY = (
@@ -194,10 +193,9 @@ class SqliteStore:
         try:
             self._set_sync(self._sync if any(ask.kind != "start" for ask in asks) else "normal")
             connection.execute("BEGIN IMMEDIATE")
+            left = self._write_whole(connection, asks, answers)
             for kind, statement in (("start", START_MANY), ("save", SAVE_MANY), ("end", END_MANY)):
-                chosen = [number for number, ask in enumerate(asks) if ask.kind == kind and answers[number] is None]
-                if kind == "start":
-                    chosen = self._write_whole(connection, asks, chosen, answers)
+                chosen = [number for number in left if asks[number].kind == kind]
                 if chosen:
                     self._do_many(connection, kind, statement, asks, chosen, answers)
             for number, ask in enumerate(asks):
@@ -220,16 +218,16 @@ class SqliteStore:
             self._mode = mode
 
     @staticmethod
-    def _write_whole(connection: sqlite3.Connection, asks: list[_Ask], starts: list[int], answers: list[Any]) -> list[int]:
-        """Write the jobs that start and end in one batch, with half the pages; returns the starts that are left."""
+    def _write_whole(connection: sqlite3.Connection, asks: list[_Ask], answers: list[Any]) -> list[int]:
+        """Write the jobs that start and end in one batch, with half the pages; returns the asks that are left."""
         ends = {ask.row[0]: number for number, ask in enumerate(asks) if ask.kind == "end"}
-        both = [(number, ends[asks[number].row[0]]) for number in starts if asks[number].row[0] in ends]
-        if both:
-            connection.execute(WHOLE_MANY, (json.dumps([asks[start].row + asks[end].row for start, end in both]),))
-            for _unused, end in both:
-                answers[end] = True
-        written = {start for start, _unused in both}
-        return [number for number in starts if number not in written]
+        whole = {number: ends[ask.row[0]] for number, ask in enumerate(asks) if ask.kind == "start" and ask.row[0] in ends}
+        if whole:
+            connection.execute(WHOLE_MANY, (json.dumps([asks[start].row + asks[end].row for start, end in whole.items()]),))
+        for end in whole.values():
+            answers[end] = True
+        written = {*whole, *whole.values()}
+        return [number for number in range(len(asks)) if number not in written]
 
     @staticmethod
     def _do_many(
