@@ -4,6 +4,8 @@ TEST_VENV := .venv-test
 PYTHON := $(VENV)/bin/python
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+# Where it is set, hundreds of runs of ansible-playbook would each compile all that they import.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## list the targets
@@ -38,7 +40,8 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
 
 .PHONY: test-venv
 test-venv:
-	@bootstrap/venv.sh $(TEST_VENV) requirements/test.txt
+	@# Of the thousands of files in it few are ever imported, and those are compiled then: half of the time.
+	@bootstrap/venv.sh $(TEST_VENV) requirements/test.txt --no-compile
 	@bootstrap/link.sh
 
 .PHONY: unit
