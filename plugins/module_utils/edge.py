@@ -31,7 +31,8 @@ CONFIG = "/etc/anvil-edge/haproxy.cfg"
 # Where it mounts its certificates.
 TLS_FOLDER = "/etc/anvil-tls"
 UP, MAINT = "UP", "MAINT"
-POLL = 0.1
+# Seconds between two looks. Each is a process in the edge's container, so a long wait looks less often.
+POLL, LONGEST_POLL = 0.1, 1.0
 # Of a command that the engine runs in a container nothing may arrive, exit code 0 or not: seen on a busy host. So often the
 # servers are asked for, which are never nothing.
 LOST_ANSWERS = 4
@@ -173,7 +174,7 @@ class Edge:
                     why="{0} requests in flight, {1} queued".format(now.sessions, now.queued),
                     hint="it gets requests again; allow more time than the longest stream takes",
                 )
-            time.sleep(POLL)
+            _pause(began)
 
     def _undo_drain(self, server: Server, cause: AnvilError) -> None:
         """A drain that failed, for whatever reason, takes nobody out of service; where that fails too, it is said."""
@@ -210,7 +211,7 @@ class Edge:
                     why="the edge sees it " + now.status,
                     hint="does its health check answer 200? docker logs " + server,
                 )
-            time.sleep(POLL)
+            _pause(began)
 
     def read_facts(self) -> Dict[str, str]:
         """What the running process tells of itself (``show info``), by HAProxy's names."""
@@ -271,7 +272,7 @@ class Edge:
         wanted, before = self.written_revision(), self.read_facts().get("Pid", "")
         self.engine.signal_container(self.container, "USR2")
         while time.monotonic() - began <= timeout:
-            time.sleep(POLL)
+            _pause(began)
             try:
                 facts = self.read_facts()
             except AnvilError:
@@ -280,6 +281,11 @@ class Edge:
                 return round(time.monotonic() - began, 3)
         log = self.engine.read_log(self.container, 15)
         raise fail("the edge did not reload within {0:g} s".format(timeout), where="container " + self.container, log=log)
+
+
+def _pause(began: float) -> None:
+    """Sleep a fifth of the time that the wait has taken so far: it is noticed at most that much too late."""
+    time.sleep(min(LONGEST_POLL, max(POLL, (time.monotonic() - began) / 5)))
 
 
 def find_revision(text: str) -> str:

@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any, Collection, Dict, List, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils import drift
 from ansible_collections.anvil.serving.plugins.module_utils.drift import Change, Image, Observed
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, parse_moment
 from ansible_collections.anvil.serving.plugins.module_utils.orders import Project
 from ansible_collections.anvil.serving.plugins.module_utils.spec import COMPOSE_PROJECT, COMPOSE_SERVICE, Service
 
 if TYPE_CHECKING:
     from ansible_collections.anvil.serving.plugins.module_utils.admission import Neighbour
+
+
+# A container that its engine restarts and kills, again and again, runs for two seconds of each round (measured, Docker 26.1).
+LOOP_SECONDS = 4.0
 
 
 class Reader:
@@ -42,10 +47,24 @@ class Reader:
         ]
         named = [entry["Id"] for entry in self.listed if "/" + service.container in (entry["Names"] or [])]
         for found in labelled + named:
-            raw = self.engine.inspect_container(found)
-            if raw is not None:
-                return drift.observe(raw)
+            seen = inspect(self.engine, found)
+            if seen is not None:
+                return self._in_the_end(seen)
         return None
+
+    def _in_the_end(self, seen: Observed) -> Optional[Observed]:
+        """What becomes of a container that its engine has started again just now: in a loop it looks like one that runs."""
+        deadline, found = time.monotonic() + LOOP_SECONDS, seen
+        while (
+            found is not None
+            and found.state == "running"
+            and found.restarts > 0
+            and time.time() - (parse_moment(found.started_at) or 0) < LOOP_SECONDS
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.1)
+            found = inspect(self.engine, seen.id)
+        return found
 
     def named(self, name: str) -> Optional[Observed]:
         """The container of exactly that name."""
