@@ -54,7 +54,8 @@ class Reader:
 
     def _in_the_end(self, seen: Observed) -> Optional[Observed]:
         """What becomes of a container that its engine has started again just now: in a loop it looks like one that runs."""
-        deadline, found = time.monotonic() + LOOP_SECONDS, seen
+        deadline = time.monotonic() + LOOP_SECONDS
+        found: Optional[Observed] = seen
         while (
             found is not None
             and found.state == "running"

@@ -87,9 +87,7 @@ def test_it_answers_without_any_right_and_chooses_its_variant_when_it_starts(ser
 
 
 def test_a_build_that_is_there_already_makes_the_same_image(bed: Bed, content: Path, tmp_path: Path) -> None:
-    with tarfile.open(content) as tar:
-        members = [member for member in tar.getmembers() if member.name.startswith("opt/llama")]
-        tar.extractall(tmp_path, members, filter="data")
+    subprocess.run(["tar", "--extract", "--file", content, "--directory", tmp_path, "opt/llama"], check=True)
     with tarfile.open(tmp_path / "llama.tar.gz", "w:gz") as packed:
         packed.add(tmp_path / "opt" / "llama", "release")
     sha256 = hashlib.sha256((tmp_path / "llama.tar.gz").read_bytes()).hexdigest()

@@ -34,12 +34,11 @@ CHECKS = ("lint", "unit", "sanity")
 FIRST_BED = "testbed"  # the one that `make integration` uses too
 # Seconds of what takes longest: what is still unknown is put in order by them.
 LONG = {
-    "test_workflow": 600, "test_promote_faults": 500, "test_promote_replicas": 350, "test_replicas": 300,
-    "test_workflow_replicas": 240, "site": 230, "test_promote": 230, "host": 220, "test_serve": 200, "test_workflow_server": 180,
-    "test_fleet": 150, "test_router_playbooks": 150, "test_serve_faults": 150, "test_workflow_faults": 140,
-    "test_serve_verbs": 120, "test_upload": 120, "test_llama_stack": 120, "test_serve_kills": 115, "test_site": 115,
-    "test_progress": 110, "test_llama_sources": 100, "test_docker_host": 95, "test_experiment": 85,
-    "test_workflow_artifacts": 80, "test_image": 80,
+    "test_workflow": 410, "test_promote_faults": 390, "test_workflow_replicas": 290, "test_promote": 250, "test_replicas": 240,
+    "test_promote_replicas": 230, "test_serve": 180, "site": 180, "test_router_playbooks": 150, "test_workflow_server": 150,
+    "test_serve_faults": 140, "test_fleet": 130, "host": 130, "test_progress": 120, "test_serve_kills": 110, "test_site": 100,
+    "test_serve_verbs": 100, "test_llama_stack": 100, "test_workflow_faults": 90, "test_upload": 90,
+    "test_workflow_artifacts": 90, "test_llama_sources": 90, "test_docker_host": 90, "test_image": 75, "test_experiment": 70,
 }  # fmt: skip
 # They build the same images, which takes longer than some of them do, from the same wheels: the first lane has them all.
 TOGETHER = ("test_workflow", "test_workflow_artifacts", "test_workflow_page", "test_workflow_replicas")

@@ -17,17 +17,24 @@ git ls-files -z --cached --others --exclude-standard | while IFS= read -rd '' f;
 cd "$copy"
 git init -q . && git add -A && git -c user.name=sanity -c user.email=sanity@localhost commit -qm copy
 
-# ansible-test would download a bootstrap script for the pip it asks for: ours, under that name, uses ensurepip and the index.
+# What ansible-test keeps is not to be found in the home of whoever runs this.
+users_home=$HOME
+export HOME=$repo/.cache/sanity/home
+
+# ansible-test would download a bootstrap script for the pip it asks for: ours, under that name, unpacks the index's wheel of it.
 cache=$HOME/.ansible/test/cache
 mkdir -p "$cache"
 wanted=$(grep -hoE "\bpip='[0-9.]+'" "$venv"/lib/python3*/site-packages/ansible_test/_internal/python_requirements.py | grep -oE '[0-9.]+[0-9]' || :)
 for version in ${wanted:-24.2}; do
-  sed "s/@VERSION@/$version/" "$here/get_pip.py" > "$cache/get_pip_${version//./_}.py"
+  wheel=$cache/pip-$version-py3-none-any.whl
+  [ -e "$wheel" ] || "$venv/bin/pip" download -qq --disable-pip-version-check --no-deps --dest "$cache" "pip==$version"
+  sed "s|@WHEEL@|$wheel|" "$here/get_pip.py" > "$cache/get_pip_${version//./_}.py"
 done
 
+# Besides our own the oldest Python that a host may have and the newest: each costs a quarter of a minute.
 # pyenv's shims answer for versions that are not enabled: the interpreters themselves go on PATH.
 PATH=$(tr : '\n' <<<"$PATH" | grep -v pyenv/shims | paste -sd:)
-for bin in ~/.pyenv/versions/*/bin; do [ ! -d "$bin" ] || PATH=$PATH:$bin; done
+for bin in "$users_home"/.pyenv/versions/3.{9,13}.*/bin; do [ ! -d "$bin" ] || PATH=$PATH:$bin; done
 export PATH=$venv/bin:$PATH LC_ALL=C.UTF-8
 # Tests and benchmarks are ruff's: pylint would take half a minute for them.
 exec ansible-test sanity --color no --exclude tests/ --exclude bench/ "$@"
