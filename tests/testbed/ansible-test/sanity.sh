@@ -17,9 +17,11 @@ git ls-files -z --cached --others --exclude-standard | while IFS= read -rd '' f;
 cd "$copy"
 git init -q . && git add -A && git -c user.name=sanity -c user.email=sanity@localhost commit -qm copy
 
-# What ansible-test keeps is not to be found in the home of whoever runs this.
+# What ansible-test keeps does not belong in the home of whoever runs this; their settings of pip hold.
 users_home=$HOME
 export HOME=$repo/.cache/sanity/home
+mkdir -p "$HOME/.config"
+for settings in .config/pip .pip; do [ ! -e "$users_home/$settings" ] || ln -sfn "$users_home/$settings" "$HOME/$settings"; done
 
 # ansible-test would download a bootstrap script for the pip it asks for: ours, under that name, unpacks the index's wheel of it.
 cache=$HOME/.ansible/test/cache
