@@ -90,8 +90,7 @@ vllm: bed ## the real vLLM, on the CPU and behind the router (600 MB of wheels a
 
 .PHONY: test
 test: ## everything, on three engines at a time (but what `make llama` and `make vllm` try); they are stopped at the end
-	@tests/testbed/tools.sh
-	@bootstrap/roots.sh registry builder dockerhost & $(MAKE) --no-print-directory test-venv && wait $$!
+	@{ tests/testbed/tools.sh && bootstrap/roots.sh registry builder dockerhost; } & $(MAKE) --no-print-directory test-venv && wait $$!
 	@$(T)/python tests/testbed/lanes.py $(OPTIONAL)
 
 .PHONY: bench

@@ -12,14 +12,18 @@ have() { command -v "$1" >/dev/null 2>&1; }
 os_release() { (. /etc/os-release && eval "printf %s \"\${$1:-}\""); }
 
 # apt_install PACKAGE... : the package lists may be missing or old (a fresh image), so a first failure refreshes them.
-# The lock has a time-out because a new machine may still be running its unattended upgrades.
+# The lock has a time-out because a new machine may still be running its unattended upgrades. Ours come one after the other:
+# two that refresh the lists at once would fail.
 apt_install() {
   local options=(-qq -y --no-install-recommends -o DPkg::Lock::Timeout=300)
   have apt-get || die "no apt-get here; please install: $*"
   is_root || die "not root; please run: apt-get install $*"
   export DEBIAN_FRONTEND=noninteractive
-  apt-get install "${options[@]}" "$@" >/dev/null 2>&1 && return
-  apt-get update -qq && apt-get install "${options[@]}" "$@" >/dev/null
+  {
+    flock 9
+    apt-get install "${options[@]}" "$@" >/dev/null 2>&1 9>&- ||
+      { apt-get update -qq 9>&- && apt-get install "${options[@]}" "$@" >/dev/null 9>&-; }
+  } 9>/run/anvil-apt.lock
 }
 
 # ensure COMMAND PACKAGE... : the command is there, if need be by these packages.
