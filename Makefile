@@ -38,9 +38,9 @@ SCRATCH_HOME := $(CURDIR)/.cache/home
 export PATH := $(CURDIR)/$(TEST_VENV)/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
 
+# Of the thousands of files in it few are ever imported, and those are compiled then: half of the time.
 .PHONY: test-venv
 test-venv:
-	@# Of the thousands of files in it few are ever imported, and those are compiled then: half of the time.
 	@bootstrap/venv.sh $(TEST_VENV) requirements/test.txt --no-compile
 	@bootstrap/link.sh
 

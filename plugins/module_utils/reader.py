@@ -49,23 +49,16 @@ class Reader:
         for found in labelled + named:
             seen = inspect(self.engine, found)
             if seen is not None:
-                return self._in_the_end(seen)
+                return seen
         return None
 
-    def _in_the_end(self, seen: Observed) -> Optional[Observed]:
+    def outlast(self, seen: Optional[Observed]) -> Optional[Observed]:
         """What becomes of a container that its engine has started again just now: in a loop it looks like one that runs."""
         deadline = time.monotonic() + LOOP_SECONDS
-        found: Optional[Observed] = seen
-        while (
-            found is not None
-            and found.state == "running"
-            and found.restarts > 0
-            and time.time() - (parse_moment(found.started_at) or 0) < LOOP_SECONDS
-            and time.monotonic() < deadline
-        ):
+        while seen is not None and _was_started_again(seen) and time.monotonic() < deadline:
             time.sleep(0.1)
-            found = inspect(self.engine, seen.id)
-        return found
+            seen = inspect(self.engine, seen.id)
+        return seen
 
     def named(self, name: str) -> Optional[Observed]:
         """The container of exactly that name."""
@@ -149,3 +142,7 @@ class Reader:
 def inspect(engine: Engine, container: str) -> Optional[Observed]:
     raw = engine.inspect_container(container)
     return None if raw is None else drift.observe(raw)
+
+
+def _was_started_again(seen: Observed) -> bool:
+    return seen.state == "running" and seen.restarts > 0 and time.time() - (parse_moment(seen.started_at) or 0) < LOOP_SECONDS

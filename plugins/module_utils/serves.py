@@ -143,6 +143,7 @@ def _decide(reader: Reader, services: Sequence[Service]) -> Dict[str, Outcome]:
             # Somebody else's container holds our name: ours is missing, and admission says who sits there.
             outcomes[service.name] = Outcome(Decision(drift.CREATE, ("missing",)))
             continue
+        seen = reader.outlast(seen)
         changes = None if seen is None else reader.changes_of(service, seen)
         outcomes[service.name] = Outcome(drift.decide_up(changes, seen, reader.project.name), seen)
     return outcomes

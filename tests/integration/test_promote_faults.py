@@ -58,12 +58,13 @@ BEGIN: list[Step] = [
     ("router", "Router", "rehearse", 1),
     ("promotion", "", "open_writer", 1),
 ]
+VERIFY: Step = ("router", "Reader", "verify", 1)
 # sweep, revision, journal, pointer
-SWITCH: list[Step] = [*asks(2, 4, 6, 7), ("router", "Reader", "reload", 1), ("router", "Reader", "verify", 1)]
+SWITCH: list[Step] = [*asks(2, 4, 6, 7), ("router", "Reader", "reload", 1), VERIFY]
 STEPS: dict[str, list[Step]] = {
     "good": [*BEGIN, *SWITCH, *asks(8), ("promotion", "_Promotion", "_close", 1)],
     # Until it is loaded it is like a good one. journal, pointer; journal
-    "bad": [SWITCH[-1], *asks(9, 10), ("router", "Reader", "reload", 2), ("router", "Reader", "verify", 2), *asks(11)],
+    "bad": [VERIFY, *asks(9, 10), ("router", "Reader", "reload", 2), ("router", "Reader", "verify", 2), *asks(11)],
     # sweep, a link for each file, revision, journal, pointer, journal
     "first": [*BEGIN, *asks(2, 3, 4, 6, 8, 9, 10), ("promotion", "_Promotion", "_close", 1)],
 }
