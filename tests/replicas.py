@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from ansible_collections.anvil.serving.plugins.module_utils.edge import SOCKET, Edge
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.volume import Place, hash_revision, lock_name, read_snapshot_aside
-from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_template
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import (
+    Place,
+    hash_revision,
+    lock_name,
+    read_snapshot_aside,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import SOCKET, Edge
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_template
 from harness import run_module
 from load import Load
 from routersite import NAMES, spawn_promotion, wait_until
@@ -101,7 +106,7 @@ class Replicas:
     """A network of its own with a fixed subnet; the backend, two routers and the edge on it."""
 
     api: docker.APIClient
-    engine: Engine
+    engine: DockerEngine
     name: str = field(default_factory=lambda: "edge-" + uuid.uuid4().hex[:8])
     subnet: str = "10.213.77"
     made: list[str] = field(default_factory=list)

@@ -19,8 +19,8 @@ from typing import Any
 
 import docker
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.volume import (
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import (
     Place,
     Snapshot,
     hash_revision,
@@ -107,7 +107,7 @@ class Site:
     """One router container and its config volume, under names of its own."""
 
     api: docker.APIClient
-    engine: Engine
+    engine: DockerEngine
     name: str
     image: str = OLD_IMAGE
 
@@ -213,7 +213,9 @@ def new_site(image: str = OLD_IMAGE) -> Site:
     address = os.environ.get("DOCKER_HOST")
     if not address:
         pytest.fail("DOCKER_HOST must name the engine of the test-bed: tests/testbed/bed.py run -- pytest ...")
-    return Site(docker.APIClient(base_url=address, version="1.43"), Engine(address), "promote-" + uuid.uuid4().hex[:10], image)
+    return Site(
+        docker.APIClient(base_url=address, version="1.43"), DockerEngine(address), "promote-" + uuid.uuid4().hex[:10], image
+    )
 
 
 def assert_whole(site: Site, *allowed: dict[str, str]) -> None:
@@ -235,20 +237,20 @@ def journal_state(site: Site) -> str:
 def make_folder_after_the_first_failure(folder: str) -> str:
     """The launcher's: a restart that the engine refuses for want of a folder is the only one, because the folder comes back."""
     return f"""
-engine = importlib.import_module(base + 'module_utils.engine')
-restart = engine.Engine.restart_container
+engine = importlib.import_module(base + 'module_utils.docker.docker_engine')
+restart = engine.DockerEngine.restart_container
 def mended(self, *args):
     try:
         restart(self, *args)
     finally:
         os.makedirs({folder!r}, exist_ok=True)
-engine.Engine.restart_container = mended
+engine.DockerEngine.restart_container = mended
 """
 
 
 # The launcher's: what is announced of a file is not what is sent.
 ALTER = """
-volume = importlib.import_module(base + 'module_utils.volume')
+volume = importlib.import_module(base + 'module_utils.docker.volume')
 announce = volume._announce
 def altered(content):
     said = announce(content)

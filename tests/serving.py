@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.anvil.serving.plugins.module_utils.composefile import parse_compose
-from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan, ServePlan
-from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount
-from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_serves
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan, ServePlan
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_serves
 from bed import FAKOLI_DARK, Bed
 from conftest import COLLECTIONS
 from harness import run_module

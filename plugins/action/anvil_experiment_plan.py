@@ -10,13 +10,13 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.anvil.serving.plugins.action.anvil_plan import list_gpus, plan_host
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
-from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.modules.anvil_experiment_plan import OPTIONS
-from ansible_collections.anvil.serving.plugins.plugin_utils import experiment
-from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure
-from ansible_collections.anvil.serving.plugins.plugin_utils.render import Project, render_experiment
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan import experiment
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import Project, render_experiment
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.outcome import as_failure
 
 
 def read_wish(options: dict[str, Any]) -> experiment.Wish:

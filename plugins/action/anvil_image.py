@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.utils.vars import merge_hash
-from ansible_collections.anvil.serving.plugins.plugin_utils.progress import TellingAction
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.progress import TellingAction
 
 
 class ActionModule(TellingAction):

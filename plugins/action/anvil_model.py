@@ -20,11 +20,11 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.utils.vars import merge_hash
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.models import Pace, hash_file, open_members, sign_copy
-from ansible_collections.anvil.serving.plugins.module_utils.uploads import Announced, hash_stream
-from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure
-from ansible_collections.anvil.serving.plugins.plugin_utils.progress import Screen, TellingAction, wants_lines
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_store import Pace, hash_file, open_members, sign_copy
+from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads import Announced, hash_stream
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.outcome import as_failure
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.progress import Screen, TellingAction, wants_lines
 
 
 def announce(path: str) -> Announced:

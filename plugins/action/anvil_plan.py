@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
-from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.modules.anvil_plan import OPTIONS
-from ansible_collections.anvil.serving.plugins.plugin_utils.origin import name_origins, read_variables
-from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure, count_mistakes, write_texts
-from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_host
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.origin import name_origins, read_variables
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_host
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.outcome import as_failure, count_mistakes, write_texts
 
 
 def plan_host(templar: Any, host: str, variables: dict[str, Any], secrets_required: bool) -> HostPlan:

@@ -12,9 +12,9 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.anvil.serving.plugins.module_utils.files import differs, write_file
+from ansible_collections.anvil.serving.plugins.module_utils.core.files import differs, write_file
 from ansible_collections.anvil.serving.plugins.modules.anvil_report import OPTIONS
-from ansible_collections.anvil.serving.plugins.plugin_utils.status_page import as_html, as_text, log_text, report_host
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.status_page import as_html, as_text, log_text, report_host
 
 
 def say(text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.utils.display import Display
 from ansible.utils.vars import merge_hash
-from ansible_collections.anvil.serving.plugins.plugin_utils.progress import TellingAction
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.progress import TellingAction
 
 
 class ActionModule(TellingAction):

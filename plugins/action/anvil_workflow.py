@@ -9,9 +9,9 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import merge_hash
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure
-from ansible_collections.anvil.serving.plugins.plugin_utils.workflow_plan import MODEL_KEY, read_env
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.outcome import as_failure
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.workflow_plan import MODEL_KEY, read_env
 
 
 class ActionModule(ActionBase):

@@ -12,12 +12,12 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.anvil.serving.plugins.action.anvil_plan import plan_host
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.modules.anvil_workflow_plan import OPTIONS
-from ansible_collections.anvil.serving.plugins.plugin_utils import workflow_render
-from ansible_collections.anvil.serving.plugins.plugin_utils.outcome import as_failure, count_mistakes, write_texts
-from ansible_collections.anvil.serving.plugins.plugin_utils.workflow_plan import Wish, WorkflowPlan, plan_workflow
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.outcome import as_failure, count_mistakes, write_texts
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow import workflow_render
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.workflow_plan import Wish, WorkflowPlan, plan_workflow
 
 OWN = ("root", "generate_only", "output", "networks")
 

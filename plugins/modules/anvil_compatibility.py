@@ -127,12 +127,16 @@ serves:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.forecast import Asked, judge_plan, read_entries
-from ansible_collections.anvil.serving.plugins.module_utils.models import HUB_OPTIONS, read_hub
-from ansible_collections.anvil.serving.plugins.module_utils.policy import ALLOWED_OPTION, read_allowed
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import ALLOWED_OPTION, read_allowed
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility_before_download import (
+    Asked,
+    judge_plan,
+    read_entries,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_store import HUB_OPTIONS, read_hub
 
 OPTIONS = {
     "plan": {"type": "dict", "required": True},
@@ -151,7 +155,7 @@ OPTIONS = {
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
-    engine = Engine(params["docker_host"])
+    engine = DockerEngine(params["docker_host"])
     entries = read_entries(engine, params["models"], params["models_folder"], params["models_volume"])
     asked = Asked(
         paths=params["paths"],

@@ -115,11 +115,11 @@ unreadable:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.discovery import Scan
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
-from ansible_collections.anvil.serving.plugins.module_utils.scanning import scan_models
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.weights.discovery import Scan
+from ansible_collections.anvil.serving.plugins.module_utils.weights.folder_scan import scan_models
 
 OPTIONS = {
     "path": {"type": "path"},
@@ -150,7 +150,7 @@ def work(module: AnsibleModule) -> dict:
         last_port=asked["last_port"],
         limits=(asked["fast_gib"], asked["balanced_gib"]),
     )
-    return scan_models(Engine(asked["docker_host"]), asked["volume"], asked["path"] or "", scan)
+    return scan_models(DockerEngine(asked["docker_host"]), asked["volume"], asked["path"] or "", scan)
 
 
 def main() -> None:

@@ -78,10 +78,14 @@ settings:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.daemon import DEFAULT_PATH, DaemonSettings, converge_daemon
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.host.docker_daemon import (
+    DEFAULT_PATH,
+    DaemonSettings,
+    converge_daemon,
+)
 
 OPTIONS = {
     "settings": {"type": "dict", "required": True},
@@ -101,7 +105,7 @@ def work(module: AnsibleModule) -> dict:
         force_restart=asked["force_restart"],
         timeout=asked["timeout"],
     )
-    return converge_daemon(Engine(asked["docker_host"]), wanted, module.check_mode)
+    return converge_daemon(DockerEngine(asked["docker_host"]), wanted, module.check_mode)
 
 
 def main() -> None:

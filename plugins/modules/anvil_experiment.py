@@ -96,10 +96,10 @@ experiments:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.experiments import retire_experiments
-from ansible_collections.anvil.serving.plugins.module_utils.runner import TOLERANT_OPTION, run_module
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import TOLERANT_OPTION, run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import retire_experiments
 
 OPTIONS = {
     **TOLERANT_OPTION,
@@ -112,7 +112,7 @@ OPTIONS = {
 def work(module: AnsibleModule) -> dict:
     params = module.params
     name = (params["name"] or "?") if params["state"] == "absent" else ""
-    return retire_experiments(Engine(params["docker_host"]), params["root"], name, time.time(), module.check_mode)
+    return retire_experiments(DockerEngine(params["docker_host"]), params["root"], name, time.time(), module.check_mode)
 
 
 def main() -> None:

@@ -83,10 +83,10 @@ platform:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.host import Wanted, check_host
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.host.host_facts import Wanted, check_host
 
 OPTIONS = {
     "gpus": {"type": "list", "elements": "str", "default": []},
@@ -112,7 +112,7 @@ def work(module: AnsibleModule) -> dict:
         free_mib=asked["free_mib"],
         builds=asked["builds_images"],
     )
-    return check_host(Engine(asked["docker_host"]), wanted, asked["tolerate"])
+    return check_host(DockerEngine(asked["docker_host"]), wanted, asked["tolerate"])
 
 
 def main() -> None:

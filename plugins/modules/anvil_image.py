@@ -166,11 +166,11 @@ seconds:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.images import STACKS, Login, Recipe, converge_image
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
-from ansible_collections.anvil.serving.plugins.module_utils.tell import telling
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import telling
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.images.images import STACKS, Login, Recipe, converge_image
 
 OPTIONS = {
     "name": {"type": "str", "required": True},
@@ -211,7 +211,7 @@ def work(module: AnsibleModule) -> dict:
     )
     push = Login(asked["username"], asked["password"]) if asked["push"] else None
     with telling(asked["progress"]) as teller:
-        engine = Engine(asked["docker_host"])
+        engine = DockerEngine(asked["docker_host"])
         return converge_image(engine, recipe, secrets, push, asked["timeout"], teller, module.check_mode)
 
 

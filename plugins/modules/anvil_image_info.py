@@ -79,10 +79,10 @@ python:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.images import describe_image, is_fresh
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.images.images import describe_image, is_fresh
 
 OPTIONS = {
     "name": {"type": "str", "required": True},
@@ -93,7 +93,7 @@ OPTIONS = {
 
 def work(module: AnsibleModule) -> dict:
     asked = module.params
-    engine = Engine(asked["docker_host"])
+    engine = DockerEngine(asked["docker_host"])
     if asked["base"]:
         return {"changed": False, "fresh": is_fresh(engine, asked["name"], asked["base"])}
     return describe_image(engine, asked["name"], asked["pull"], module.check_mode)

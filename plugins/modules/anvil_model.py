@@ -218,11 +218,12 @@ seconds:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing, models  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.policy import ALLOWED_OPTION
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
-from ansible_collections.anvil.serving.plugins.module_utils.tell import telling
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import ALLOWED_OPTION
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import telling
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.weights import model_store
 
 OPTIONS = {
     "state": {"type": "str", "choices": ["present", "verified", "absent"], "default": "present"},
@@ -234,7 +235,7 @@ OPTIONS = {
     "refresh": {"type": "bool", "default": False},
     "allow": {"type": "list", "elements": "str", "default": []},
     "ignore": {"type": "list", "elements": "str", "default": []},
-    **models.HUB_OPTIONS,
+    **model_store.HUB_OPTIONS,
     "url": {"type": "str"},
     "copy_from": {"type": "path"},
     "upload_from": {"type": "str"},
@@ -252,8 +253,8 @@ OPTIONS = {
 
 def work(module: AnsibleModule) -> dict:
     with telling(module.params["progress"]) as teller:
-        order = models.read_order(module.params, teller)
-        return models.carry_out(Engine(module.params["docker_host"]), order, module.check_mode)
+        order = model_store.read_order(module.params, teller)
+        return model_store.carry_out(DockerEngine(module.params["docker_host"]), order, module.check_mode)
 
 
 def main() -> None:

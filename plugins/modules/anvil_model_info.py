@@ -169,10 +169,10 @@ unreadable:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing, models, peek  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
-from ansible_collections.anvil.serving.plugins.module_utils.weights import resolve_place
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import hub_preview, model_store, resolve_place
 
 OPTIONS = {
     "path": {"type": "str"},
@@ -181,7 +181,7 @@ OPTIONS = {
     "revision": {"type": "str", "default": "main"},
     "allow": {"type": "list", "elements": "str", "default": []},
     "ignore": {"type": "list", "elements": "str", "default": []},
-    **models.HUB_OPTIONS,
+    **model_store.HUB_OPTIONS,
     "discover": {"type": "bool", "default": False},
     "context": {"type": "int"},
     "concurrency": {"type": "int", "default": 1},
@@ -192,11 +192,11 @@ OPTIONS = {
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
-    load = models.Load(params["context"], params["concurrency"], params["kv_dtype"], params["cards"])
+    load = model_store.Load(params["context"], params["concurrency"], params["kv_dtype"], params["cards"])
     if params["repo"]:
-        return peek.describe_repository(params, load)
-    path = resolve_place(Engine(params["docker_host"]), params["volume"], params["path"], create=False)
-    return models.describe_models(path, load, params["discover"])
+        return hub_preview.describe_repository(params, load)
+    path = resolve_place(DockerEngine(params["docker_host"]), params["volume"], params["path"], create=False)
+    return model_store.describe_models(path, load, params["discover"])
 
 
 def main() -> None:

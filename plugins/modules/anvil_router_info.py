@@ -154,12 +154,12 @@ problems:
 
 from dataclasses import asdict
 
-from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.asking import Question, Trust, ask_tiers, find_front
-from ansible_collections.anvil.serving.plugins.module_utils.edge import describe_edge
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.router import read_router, setting_from
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import describe_edge
+from ansible_collections.anvil.serving.plugins.module_utils.router.tier_answers import Question, Trust, ask_tiers, find_front
+from ansible_collections.anvil.serving.plugins.module_utils.router.verbs import read_router, setting_from
 
 OPTIONS = {
     "container": {"type": "str", "default": "anvil-router"},
@@ -179,7 +179,7 @@ OPTIONS = {
 
 def work(module):
     given = module.params
-    engine, setting = Engine(given["docker_host"]), setting_from(given)
+    engine, setting = DockerEngine(given["docker_host"]), setting_from(given)
     router = read_router(engine, setting)
     edge = describe_edge(engine, given["edge"]) if given["edge"] else None
     answers = {}

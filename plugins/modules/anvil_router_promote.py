@@ -329,15 +329,15 @@ problems:
   elements: dict
 """
 
-from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.router import (
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.router.verbs import (
     describe_outcome,
     order_from,
     promote_router,
     setting_from,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
 
 OPTIONS = {
     "state": {"type": "str", "choices": ["present", "rolled_back"], "default": "present"},
@@ -398,7 +398,7 @@ OPTIONS = {
 
 def work(module):
     order = order_from(module.params, module.check_mode)
-    outcome = promote_router(Engine(module.params["docker_host"]), setting_from(module.params), order)
+    outcome = promote_router(DockerEngine(module.params["docker_host"]), setting_from(module.params), order)
     return {**describe_outcome(outcome, with_diff=module._diff), "warnings": list(outcome.warnings)}
 
 

@@ -88,10 +88,10 @@ problems:
   elements: dict
 """
 
-from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.edge import Restart, check_replicas, restart_replicas
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Restart, check_replicas, restart_replicas
 
 OPTIONS = {
     "replicas": {"type": "list", "elements": "str", "default": ["anvil-router"]},
@@ -105,7 +105,7 @@ OPTIONS = {
 
 def work(module):
     given = module.params
-    engine = Engine(given["docker_host"])
+    engine = DockerEngine(given["docker_host"])
     if module.check_mode:
         check_replicas(engine, given["edge"], given["replicas"])
         return {"changed": True, "seconds": {}}

@@ -109,10 +109,10 @@ problems:
   elements: dict
 """
 
-from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_module
-from ansible_collections.anvil.serving.plugins.module_utils.tier import Order, steer_tier
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.router.tier_control import Order, steer_tier
 
 OPTIONS = {
     "containers": {"type": "list", "elements": "str", "default": ["anvil-router"]},
@@ -129,7 +129,7 @@ def work(module):
     given = module.params
     names = ("tier", "state", "reason", "drain_timeout", "retry", "token")
     order = Order(check=module.check_mode, **{name: given[name] for name in names})
-    return steer_tier(Engine(given["docker_host"]), given["containers"], order)
+    return steer_tier(DockerEngine(given["docker_host"]), given["containers"], order)
 
 
 def main():

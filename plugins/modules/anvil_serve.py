@@ -270,11 +270,12 @@ commands:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing, progress, serves  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.orders import Order, read_project
-from ansible_collections.anvil.serving.plugins.module_utils.policy import ALLOWED_OPTION, read_allowed
-from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJECT_OPTIONS, run_module
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import ALLOWED_OPTION, read_allowed
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import PROJECT_OPTIONS, run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.serves import converge_progress, verbs
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Order, read_project
 
 OPTIONS = {
     **PROJECT_OPTIONS,
@@ -320,9 +321,9 @@ def work(module: AnsibleModule) -> dict:
     )
     project = read_project(params["project"], params["secrets"], params["serves"])
     watched = None if module.check_mode or params["state"] in ("down", "absent") else params["progress"]
-    engine = Engine(params["docker_host"])
-    with progress.told(engine, project, watched):
-        return serves.carry_out(engine, project, order, module.check_mode)
+    engine = DockerEngine(params["docker_host"])
+    with converge_progress.told(engine, project, watched):
+        return verbs.carry_out(engine, project, order, module.check_mode)
 
 
 def main() -> None:

@@ -134,25 +134,26 @@ logs:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing, serves, status  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.orders import read_project
-from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJECT_OPTIONS, TOLERANT_OPTION, run_module
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import PROJECT_OPTIONS, TOLERANT_OPTION, run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.serves import host_status, verbs
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import read_project
 
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
     project = read_project(params["project"], params["secrets"], params["serves"])
-    engine = Engine(params["docker_host"])
-    result = serves.describe(engine, project)
+    engine = DockerEngine(params["docker_host"])
+    result = verbs.describe(engine, project)
     if params["overview"]:
-        result.update(status.overview(engine, project.name, result["serves"], project.services))
+        result.update(host_status.overview(engine, project.name, result["serves"], project.services))
     if params["externals"]:
-        result["externals"] = status.look_at_externals(engine, params["externals"], project.secrets)
+        result["externals"] = host_status.look_at_externals(engine, params["externals"], project.secrets)
     if params["logs"]:
         tail, since, names = (params["logs"][key] for key in ("tail", "since", "experiments"))
-        result["logs"] = status.read_logs(engine, result["serves"], tail, since, project.secrets)
-        result["logs"].update(status.read_experiment_logs(engine, names, tail, since, project.secrets))
+        result["logs"] = host_status.read_logs(engine, result["serves"], tail, since, project.secrets)
+        result["logs"].update(host_status.read_experiment_logs(engine, names, tail, since, project.secrets))
     return result
 
 

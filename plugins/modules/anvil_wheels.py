@@ -71,9 +71,9 @@ path:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.runner import run_plain_module
-from ansible_collections.anvil.serving.plugins.module_utils.wheels import Wanted, fetch_wheels
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_plain_module
+from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import Wanted, fetch_wheels
 
 OPTIONS = {
     "name": {"type": "str", "required": True},

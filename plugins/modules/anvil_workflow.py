@@ -154,9 +154,10 @@ kept:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils import importing, workflows  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.runner import PROJECT_OPTIONS, run_module
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import PROJECT_OPTIONS, run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.workflow import verbs
 
 OPTIONS = {
     "project": PROJECT_OPTIONS["project"],
@@ -178,7 +179,7 @@ OPTIONS = {
 
 
 def work(module: AnsibleModule) -> dict:
-    return workflows.carry_out(Engine(module.params["docker_host"]), module.params, module.check_mode)
+    return verbs.carry_out(DockerEngine(module.params["docker_host"]), module.params, module.check_mode)
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import docker
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.edge import Edge
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
 from bed import Bed
 from load import Load
 from replicas import TOKEN, Replicas, make_load
@@ -24,7 +24,7 @@ from replicas import TOKEN, Replicas, make_load
 @pytest.fixture(scope="module")
 def site(bed: Bed) -> Iterator[Replicas]:
     address = bed.environment["DOCKER_HOST"]
-    made = Replicas(docker.APIClient(base_url=address, version="1.43"), Engine(address))
+    made = Replicas(docker.APIClient(base_url=address, version="1.43"), DockerEngine(address))
     try:
         made.start()
         wait_up(made)

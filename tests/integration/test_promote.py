@@ -17,10 +17,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils import volume
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.volume import lock_name
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker import volume
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import lock_name
 from conftest import REPO
 from harness import run_module
 from routersite import (
@@ -377,7 +377,7 @@ def test_plain_files_are_taken_over_without_a_moment_of_invalid_state(site: Site
         "import pathlib\nwhile 1:\n for n in ('config.toml','profile.json'):\n"
         "  try: print(repr(pathlib.Path('/etc/anvil',n).read_text()))\n  except OSError as e: print(repr(str(e)))\n"
     )
-    watched = Engine(site.engine.docker_host).open_process(
+    watched = DockerEngine(site.engine.docker_host).open_process(
         site.image,
         ["-uc", watcher],
         entrypoint=["python3"],
@@ -422,7 +422,7 @@ def test_taking_over_identical_plain_files_restarts_nothing(site: Site) -> None:
 
 # Dies by SIGKILL before its Nth write. It is the test's launcher that counts, not the product.
 DIE = """
-volume = importlib.import_module(base + 'module_utils.volume')
+volume = importlib.import_module(base + 'module_utils.docker.volume')
 asked, count = volume.Writer._ask, 0
 def counted(self, request):
     global count
@@ -615,7 +615,7 @@ def test_an_operator_recovers_with_nothing_but_a_shell(running: Site) -> None:
         said = re.sub(r"\b(V|R|IMAGE|SHA)\b", lambda match: words[match.group()], command)
         return subprocess.run(["sh", "-c", said], check=True, capture_output=True, text=True).stdout
 
-    assert kill_before(running.spawn, ("router", "Reader", "verify", 1), profile=profile_text(0.5))
+    assert kill_before(running.spawn, ("router.verbs", "Reader", "verify", 1), profile=profile_text(0.5))
     said = type_in(look)
     assert '"state": "switching"' in said and first in said and "profile.json -> .anvil/live/" in said
     for command in (end, switch, restart):

@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.promotion import LIFETIME, parse_journal
-from ansible_collections.anvil.serving.plugins.module_utils.router import parse_time
+from ansible_collections.anvil.serving.plugins.module_utils.router.promotion import LIFETIME, parse_journal
+from ansible_collections.anvil.serving.plugins.module_utils.router.verbs import parse_time
 from bed import Bed
 from routersite import (
     ALTER,
@@ -36,7 +36,7 @@ from routersite import (
 )
 
 CUT_STREAM = """
-engine = importlib.import_module(base + 'module_utils.engine')
+engine = importlib.import_module(base + 'module_utils.docker.docker_engine')
 send, calls = engine.SideProcess.send, []
 def cut(self, content):
     if b'put_folder' in content:
@@ -50,23 +50,23 @@ Step = tuple[str, str, str, int]
 
 def asks(*numbers: int) -> list[Step]:
     """Before these words to the one that writes. It is also asked the time; a death before that is one before the next word."""
-    return [("volume", "Writer", "_ask", number) for number in numbers]
+    return [("docker.volume", "Writer", "_ask", number) for number in numbers]
 
 
 BEGIN: list[Step] = [
-    ("router", "Router", "validate", 1),
-    ("router", "Router", "rehearse", 1),
-    ("promotion", "", "open_writer", 1),
+    ("router.verbs", "Router", "validate", 1),
+    ("router.verbs", "Router", "rehearse", 1),
+    ("router.promotion", "", "open_writer", 1),
 ]
-VERIFY: Step = ("router", "Reader", "verify", 1)
+VERIFY: Step = ("router.verbs", "Reader", "verify", 1)
 # sweep, revision, journal, pointer
-SWITCH: list[Step] = [*asks(2, 4, 6, 7), ("router", "Reader", "reload", 1), VERIFY]
+SWITCH: list[Step] = [*asks(2, 4, 6, 7), ("router.verbs", "Reader", "reload", 1), VERIFY]
 STEPS: dict[str, list[Step]] = {
-    "good": [*BEGIN, *SWITCH, *asks(8), ("promotion", "_Promotion", "_close", 1)],
+    "good": [*BEGIN, *SWITCH, *asks(8), ("router.promotion", "_Promotion", "_close", 1)],
     # Until it is loaded it is like a good one. journal, pointer; journal
-    "bad": [VERIFY, *asks(9, 10), ("router", "Reader", "reload", 2), ("router", "Reader", "verify", 2), *asks(11)],
+    "bad": [VERIFY, *asks(9, 10), ("router.verbs", "Reader", "reload", 2), ("router.verbs", "Reader", "verify", 2), *asks(11)],
     # sweep, a link for each file, revision, journal, pointer, journal
-    "first": [*BEGIN, *asks(2, 3, 4, 6, 8, 9, 10), ("promotion", "_Promotion", "_close", 1)],
+    "first": [*BEGIN, *asks(2, 3, 4, 6, 8, 9, 10), ("router.promotion", "_Promotion", "_close", 1)],
 }
 BARE = profile_config(profile_path=None)
 QUICK = {"settle": 0.1, "grace": 1}
@@ -253,7 +253,7 @@ def test_image_retagged_in_the_middle_the_running_one_judges(site: Site) -> None
     site.api.tag(NEW_IMAGE, tag, "1")
     try:
         # Again when it has been validated, and nothing is written yet.
-        halted = halt_before(site.spawn, "promotion", "", "open_writer", config=profile_config("2", None), **QUICK)
+        halted = halt_before(site.spawn, "router.promotion", "", "open_writer", config=profile_config("2", None), **QUICK)
         site.api.tag("anvil.local/edge:1", tag, "1")
         done = halted.finish()
         assert done["changed"] and "validated with what it runs" in json.dumps(done["warnings"]), done
@@ -417,7 +417,7 @@ def test_an_old_revision_that_is_broken_does_not_bar_a_good_candidate(site: Site
     site.write_plain({"config.toml": CRASHING})
     site.start_router()
     wait_until(lambda: site.inspect()["RestartCount"] > 0)
-    assert kill_before(site.spawn, ("router", "Reader", "verify", 1), config=BARE)
+    assert kill_before(site.spawn, ("router.verbs", "Reader", "verify", 1), config=BARE)
     done = site.promote(config=profile_config("3", None), **QUICK)
     assert done["changed"] and site.healthz() == 200, done
     assert "does not come up" in json.dumps(done["warnings"])
@@ -441,7 +441,9 @@ def test_side_containers_see_nothing_and_may_do_nothing(site: Site) -> None:
     site.start_router({"MARK": "of the router"})
     site.wait_healthy()
     image, seen = site.inspect()["Image"], []
-    halted = halt_before(site.spawn, "engine", "SideProcess", "read_line", config=profile_config("2", None), dry_boot=True)
+    halted = halt_before(
+        site.spawn, "docker.docker_engine", "SideProcess", "read_line", config=profile_config("2", None), dry_boot=True
+    )
     owned = {"label": [f"anvil.serving.owner={socket.gethostname()} pid {halted.process.pid}"]}
     for number in range(2):
         if number:
@@ -463,5 +465,5 @@ def test_side_containers_see_nothing_and_may_do_nothing(site: Site) -> None:
 
 def test_no_throwaway_outlives_a_killed_operator(running: Site) -> None:
     label = {"label": ["anvil.serving.dry-boot"]}
-    assert kill_before(running.spawn, ("promotion", "", "open_writer", 1), profile=profile_text(0.5), dry_boot=True)
+    assert kill_before(running.spawn, ("router.promotion", "", "open_writer", 1), profile=profile_text(0.5), dry_boot=True)
     wait_until(lambda: not running.api.containers(all=True, filters=label), seconds=5)

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.candidate import VALIDATOR, facts_from, judge
-from ansible_collections.anvil.serving.plugins.module_utils.engine import SideProcess
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import SideProcess
+from ansible_collections.anvil.serving.plugins.module_utils.router.candidate import VALIDATOR, facts_from, judge
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from routersite import OLD_IMAGE, new_site, profile_config

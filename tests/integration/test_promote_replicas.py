@@ -13,7 +13,7 @@ from typing import Any
 
 import docker
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from replicas import STOCK, Rolled, config, make_load, profile
 from routersite import kill_before, wait_until
 
@@ -23,7 +23,7 @@ def rolled() -> Iterator[Rolled]:
     address = os.environ.get("DOCKER_HOST")
     if not address:
         pytest.fail("DOCKER_HOST must name the engine of the test-bed: tests/testbed/bed.py run -- pytest ...")
-    made = Rolled(docker.APIClient(base_url=address, version="1.43"), Engine(address), subnet="10.213.78")
+    made = Rolled(docker.APIClient(base_url=address, version="1.43"), DockerEngine(address), subnet="10.213.78")
     try:
         made.start()
         yield made
@@ -98,17 +98,21 @@ def test_a_replica_that_dies_while_the_next_is_promoted_takes_all_back(rolled: R
     wait_until(rolled.is_up)
 
 
-CLOSE = ("promotion", "_Promotion", "_close", 1)
-FIRST = [("volume", "Writer", "_ask", 7), ("router", "EdgeGate", "close", 1), ("router", "Reader", "reload", 1)]
+CLOSE = ("router.promotion", "_Promotion", "_close", 1)
+FIRST = [
+    ("docker.volume", "Writer", "_ask", 7),
+    ("router.verbs", "EdgeGate", "close", 1),
+    ("router.verbs", "Reader", "reload", 1),
+]
 # Of a good candidate the second reload is that of the second replica; of a bad one it is that of the way back.
 SECOND = [
-    ("router", "Reader", "verify", 1),
-    ("router", "EdgeGate", "open", 1),
-    ("router", "Reader", "reload", 2),
-    ("router", "Reader", "verify", 2),
+    ("router.verbs", "Reader", "verify", 1),
+    ("router.verbs", "EdgeGate", "open", 1),
+    ("router.verbs", "Reader", "reload", 2),
+    ("router.verbs", "Reader", "verify", 2),
 ]
 # Until it is verified a bad candidate is like a good one.
-STEPS = {"good": [*FIRST, *SECOND, ("router", "EdgeGate", "close", 2), CLOSE], "bad": SECOND}
+STEPS = {"good": [*FIRST, *SECOND, ("router.verbs", "EdgeGate", "close", 2), CLOSE], "bad": SECOND}
 
 
 @pytest.mark.parametrize("kind", ["good", "bad"])
@@ -132,7 +136,7 @@ def test_killed_before_every_step_of_a_first_promotion(rolled: Rolled) -> None:
     """Of replicas that are not there yet, on a volume that is not there yet."""
     new = expected("1")
     # sweep, a link for each file, revision, journal, a pointer for each replica, journal
-    for number, step in enumerate([*(("volume", "Writer", "_ask", nth) for nth in (2, 3, 4, 6, 8, 9, 10, 11)), CLOSE]):
+    for number, step in enumerate([*(("docker.volume", "Writer", "_ask", nth) for nth in (2, 3, 4, 6, 8, 9, 10, 11)), CLOSE]):
         names = [f"{rolled.name}-first-{number}-{each}" for each in "ab"]
         first = Rolled(rolled.api, rolled.engine, name=names[0])
         given = {"replicas": names, "edge": "", "volume": names[0] + "-cfg", "config": config("1", STOCK), "profile": profile()}

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.edge import Edge, describe_edge, find_revision
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
-from ansible_collections.anvil.serving.plugins.module_utils.volume import Place, hash_revision, open_writer
-from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_host
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import Place, hash_revision, open_writer
+from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge, describe_edge, find_revision
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_host
 from bed import Bed
 from harness import run_module
 from replicas import BACKEND, EDGE_IMAGE, ROUTER_IMAGE, TOKEN, make_certificate, make_load
@@ -33,8 +33,8 @@ class Host:
     router: dict[str, Any] = field(default_factory=lambda: {"replicas": 2, "profile": [PROFILE_ROW]})
 
     @property
-    def engine(self) -> Engine:
-        return Engine(self.bed.environment["DOCKER_HOST"])
+    def engine(self) -> DockerEngine:
+        return DockerEngine(self.bed.environment["DOCKER_HOST"])
 
     def render(self) -> dict[str, Any]:
         serve = {"engine": "llama_cpp", "image": "anvil.local/llama-server:1", "model": "/m", "port": 9000, "served_name": "fake"}
@@ -189,10 +189,10 @@ def test_an_edge_waits_for_a_promotion_and_no_reload_forgets_a_drained_replica(h
 
 
 EDGE_STEPS = [
-    ("volume", "Writer", "_ask", 5),
-    ("edge_reader", "EdgeReader", "reload", 1),
-    ("router", "Reader", "verify", 1),
-    ("promotion", "_Promotion", "_close", 1),
+    ("docker.volume", "Writer", "_ask", 5),
+    ("router.edge_config", "EdgeReader", "reload", 1),
+    ("router.verbs", "Reader", "verify", 1),
+    ("router.promotion", "_Promotion", "_close", 1),
 ]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.anvil.serving.plugins.module_utils.spec import LABEL_SPEC, Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_SPEC, Mount
 from ansible_collections.anvil.serving.plugins.modules import anvil_serve
 from bed import Bed, wait_until
 from conftest import COLLECTIONS

@@ -19,7 +19,8 @@ from serving import BUDGETS, HEAVY_GPU, LLAMA, PYTHON_IMAGE, Field, answer_of, s
 # Requests that only read go another way (Engine._get), except these.
 COUNTED = """
 import os, signal
-from ansible_collections.anvil.serving.plugins.module_utils import compose, engine, files
+from ansible_collections.anvil.serving.plugins.module_utils.core import files
+from ansible_collections.anvil.serving.plugins.module_utils.docker import compose_cli, docker_engine
 left = [{step}]
 def counted(owner, name, reads=()):
     real = getattr(owner, name)
@@ -31,8 +32,8 @@ def counted(owner, name, reads=()):
                 os.kill(os.getpid(), signal.SIGKILL)
         return done
     setattr(owner, name, call)
-counted(engine.Engine, "_ask", reads=("logs", "inspect_distribution", "get"))
-counted(compose.Compose, "_run")
+counted(docker_engine.DockerEngine, "_ask", reads=("logs", "inspect_distribution", "get"))
+counted(compose_cli.Compose, "_run")
 counted(files, "write_file")
 counted(files, "remove_file")
 """

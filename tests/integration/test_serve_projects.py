@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
-from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_experiment
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_experiment
 from serving import BUDGETS, FAST_GPU, HEAVY_GPU, Field, answer_of, start_module, wait_for
 
 
@@ -61,8 +61,8 @@ def contend(field: Field, trial: Trial, how: signal.Signals) -> tuple[dict[str, 
 
     Returns the answer of the inventory's run, and whether it waited for a second.
     """
-    halt = "from ansible_collections.anvil.serving.plugins.module_utils import acting\nimport os\n"
-    halt += f"real = acting.act\nacting.act = lambda *words: (os.kill(os.getpid(), {int(how)}), real(*words))[1]"
+    halt = "from ansible_collections.anvil.serving.plugins.module_utils.serves import converge\nimport os\n"
+    halt += f"real = converge.act\nconverge.act = lambda *words: (os.kill(os.getpid(), {int(how)}), real(*words))[1]"
     first = start_module(trial, halt)
     wait_for(lambda: file_of(trial).exists(), first)  # written after admission
     time.sleep(0.3)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from bed import Bed, wait_until
 from harness import run_module
 from replicas import BACKEND, ROUTER_CONFIG, TOKEN, make_load
@@ -40,7 +40,7 @@ model_identity = true
 def start_router(bed: Bed, name: str, image: str, config: str) -> None:
     environment = ["--env", f"ANVIL_ROUTER_TOKEN={TOKEN}", "--env", "ANVIL_HEAVY_KEY=x"]
     bed.docker("create", "--name", name, "--network", "anvil", "--publish", "127.0.0.1::8000", *environment, image)
-    Engine(bed.environment["DOCKER_HOST"]).put_file(name, "/etc/anvil", "config.toml", config.encode(), 0o644)
+    DockerEngine(bed.environment["DOCKER_HOST"]).put_file(name, "/etc/anvil", "config.toml", config.encode(), 0o644)
     bed.docker("start", name)
     wait_until(name, lambda: answers(url(bed, name)))
 

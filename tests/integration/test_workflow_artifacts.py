@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.wheels import Wanted
+from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import Wanted
 from workflowsite import FILES, WHEELS, Chain, ask, wait_for
 
 

@@ -20,7 +20,7 @@ from compiled import play_images, serve_folder
 
 sys.path.insert(0, str(REPO / ".cache" / "collections"))
 
-from ansible_collections.anvil.serving.plugins.module_utils.wheels import Wanted, pip_words
+from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import Wanted, pip_words
 
 VERSION = "0.32.0"
 IMAGE = f"anvil.local/vllm:vllm-{VERSION}"

@@ -11,7 +11,7 @@ from bed import REPO, Bed
 
 sys.path.insert(0, str(REPO / ".cache" / "collections"))
 
-from ansible_collections.anvil.serving.plugins.module_utils.wheels import Wanted, fetch_wheels
+from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import Wanted, fetch_wheels
 
 FOLDER = REPO / ".cache" / "workflow-wheels"
 FILES = REPO / "roles" / "workflow" / "files"

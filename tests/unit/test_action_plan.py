@@ -15,8 +15,8 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.vault import VaultLib, VaultSecret, VaultSecretsContext
 from ansible.template import Templar
 from ansible_collections.anvil.serving.plugins.action.anvil_plan import plan_host
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.plugin_utils.origin import read_variables
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.origin import read_variables
 
 REPO = Path(__file__).resolve().parents[2]
 PASSWORD = VaultSecret(b"open sesame")

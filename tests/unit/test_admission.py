@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.admission import Neighbour, addresses_overlap, admit
-from ansible_collections.anvil.serving.plugins.module_utils.gpu import MigDevice, parse_cards
-from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import MigDevice, parse_cards
+from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import Neighbour, addresses_overlap, admit
 from test_gpu import TWO
 
 CARDS = parse_cards(TWO)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.capability import (
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.card_capabilities import (
     CAPABILITIES,
     describe_capability,
     find_capability,

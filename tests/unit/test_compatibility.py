@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.compatibility import Candidate, CardFacts, judge
-from ansible_collections.anvil.serving.plugins.module_utils.modelfile import KvShape, ModelFacts
-from ansible_collections.anvil.serving.plugins.module_utils.policy import Origin
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
+from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import Candidate, CardFacts, judge
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import KvShape, ModelFacts
 
 GIB = 1024**3
 TABLE = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils import compose
+from ansible_collections.anvil.serving.plugins.module_utils.docker import compose_cli
 
 HOST = "unix:///engine.sock"
 
@@ -15,7 +15,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """A user's docker folder and two of the system, all empty."""
     found = {name: tmp_path / name for name in ("user", "local", "system")}
     monkeypatch.setenv("DOCKER_CONFIG", str(found["user"]))
-    monkeypatch.setattr(compose, "PLUGIN_FOLDERS", (str(found["local"]), str(found["system"])))
+    monkeypatch.setattr(compose_cli, "PLUGIN_FOLDERS", (str(found["local"]), str(found["system"])))
     for folder in (found["user"] / "cli-plugins", found["local"], found["system"]):
         folder.mkdir(parents=True)
     return found
@@ -28,21 +28,21 @@ def install(folder: Path, mode: int = 0o755) -> str:
 
 
 def test_the_users_own_plugin_comes_before_those_of_the_system(folders: dict[str, Path]) -> None:
-    assert compose.command(HOST) == ["docker", "-H", HOST, "compose"]
+    assert compose_cli.command(HOST) == ["docker", "-H", HOST, "compose"]
     for folder in (folders["system"], folders["local"], folders["user"] / "cli-plugins"):
         path = install(folder)
-        assert compose.command(HOST) == [path, "-H", HOST]
+        assert compose_cli.command(HOST) == [path, "-H", HOST]
 
 
 def test_a_file_that_cannot_be_run_is_no_plugin(folders: dict[str, Path]) -> None:
     install(folders["local"], 0o644)
     path = install(folders["system"])
-    assert compose.find_plugin() == path
+    assert compose_cli.find_plugin() == path
 
 
 def test_docker_itself_is_asked_where_its_configuration_names_further_folders(folders: dict[str, Path]) -> None:
     path = install(folders["system"])
     (folders["user"] / "config.json").write_text('{"auths": {}}')
-    assert compose.find_plugin() == path
+    assert compose_cli.find_plugin() == path
     (folders["user"] / "config.json").write_text('{"cliPluginsExtraDirs": ["/opt/plugins"]}')
-    assert compose.find_plugin() == ""
+    assert compose_cli.find_plugin() == ""

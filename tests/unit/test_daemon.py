@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.daemon import (
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.host.docker_daemon import (
     DaemonSettings,
     converge_daemon,
     merge_settings,
     read_settings,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,5 +65,5 @@ def test_a_restart_that_says_nothing_is_told_by_how_it_ended(tmp_path: Path) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         with pytest.raises(AnvilError, match="it ended with 3 and said nothing"):
-            converge_daemon(Engine("unix:///no/such/socket"), wanted, False)
+            converge_daemon(DockerEngine("unix:///no/such/socket"), wanted, False)
     assert path.read_text() == "{}"

@@ -6,15 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.discovery import (
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import NAME
+from ansible_collections.anvil.serving.plugins.module_utils.weights.discovery import (
     Found,
     Scan,
     name_model,
     plan_discovered,
     suggest_tier,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.inventory import NAME
-from ansible_collections.anvil.serving.plugins.module_utils.modelfile import ModelFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 from hypothesis import given
 from hypothesis import strategies as st
 

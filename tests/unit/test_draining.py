@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils import draining
-from ansible_collections.anvil.serving.plugins.module_utils.draining import Left
-from ansible_collections.anvil.serving.plugins.module_utils.readiness import Answer, Subject
-from ansible_collections.anvil.serving.plugins.module_utils.spec import Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.serves import draining
+from ansible_collections.anvil.serving.plugins.module_utils.serves.draining import Left
+from ansible_collections.anvil.serving.plugins.module_utils.serves.readiness import Answer, Subject
 
 # In the form of vLLM's metrics.
 VLLM = """# HELP vllm:num_requests_running Number of requests in model execution batches.

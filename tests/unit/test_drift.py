@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils import drift
-from ansible_collections.anvil.serving.plugins.module_utils.spec import LABEL_SPEC, LABEL_VRAM, Mount, Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_SPEC, LABEL_VRAM, Mount, Service
+from ansible_collections.anvil.serving.plugins.module_utils.serves import drift
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "engine-26.1.5-llama.json").read_text())
 PROJECT = "anvil-serves"

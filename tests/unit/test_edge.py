@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.edge import Server, find_revision, parse_servers
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Server, find_revision, parse_servers
 
 # HAProxy 3.0: `show stat -1 4 -1`, its first columns.
 SAID = """# pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,wredis,status,weight,

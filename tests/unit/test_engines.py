@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.anvil.serving.plugins.module_utils.engines import flag_of, read_flag, read_token_flag
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import flag_of, read_flag, read_token_flag
 
 
 def test_the_last_of_the_flags_that_has_a_value_counts_in_either_spelling() -> None:

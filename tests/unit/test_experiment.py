@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from ansible_collections.anvil.serving.plugins.module_utils.composefile import parse_compose
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.experiments import group_experiments
-from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
-from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
-from ansible_collections.anvil.serving.plugins.plugin_utils import experiment
-from ansible_collections.anvil.serving.plugins.plugin_utils.experiment import Wish
-from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_experiment
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
+from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import group_experiments
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan import experiment
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment import Wish
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_experiment
 
 BIG, SMALL = "GPU-d0f446cf-1771-414c-e116-a39138798a8c", "GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1"
 INVENTORY = {

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils import files
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.core import files
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 
 
 def test_written_with_its_mode_and_nothing_left_beside_it(tmp_path: Path) -> None:

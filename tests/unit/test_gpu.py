@@ -7,8 +7,8 @@ from pathlib import Path
 
 import nvidia_outputs as recorded
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.gpu import (
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import (
     MigDevice,
     find_device,
     find_driver,

@@ -10,9 +10,14 @@ import gguf
 import numpy as np
 import pytest
 import safetensors.numpy
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.headers import FILE_TYPES, GGML_TYPES, read_gguf, read_safetensors
-from ansible_collections.anvil.serving.plugins.module_utils.modelfile import read_model
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.weights.headers import (
+    FILE_TYPES,
+    GGML_TYPES,
+    read_gguf,
+    read_safetensors,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import read_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

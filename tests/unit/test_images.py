@@ -7,8 +7,8 @@ import tarfile
 from dataclasses import replace
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.images import (
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.images.images import (
     LABEL_BASE,
     LABEL_CONTENT,
     Recipe,

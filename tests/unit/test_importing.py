@@ -8,7 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from ansible_collections.anvil.serving.plugins.module_utils import importing
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing
 
 PACKAGE = importing.PACKAGE.replace(".", "/")
 # Run by a Python of its own, because what is imported once is imported.
@@ -16,11 +16,12 @@ COUNT = """
 import json, sys, zipimport
 real, compiled = zipimport._compile_source, []
 def count(path, source):
-    compiled.append(path.rpartition("/")[2])
+    compiled.append(path.partition("module_utils/")[2])
     return real(path, source)
 zipimport._compile_source = count
 sys.path.insert(0, sys.argv[1])
-from ansible_collections.anvil.serving.plugins.module_utils import importing, room
+from ansible_collections.anvil.serving.plugins.module_utils.core import importing
+from ansible_collections.anvil.serving.plugins.module_utils.wing import room
 print(json.dumps([compiled, room.__file__, room.__spec__.origin, room.where()]))
 """
 ROOM = "import sys\ndef where():\n    return sys._getframe().f_code.co_filename\n"
@@ -31,14 +32,17 @@ def test_a_room_is_compiled_once_and_keeps_its_name(tmp_path: Path) -> None:
     with zipfile.ZipFile(archive, "w") as made:
         for depth in range(1, PACKAGE.count("/") + 2):
             made.writestr("/".join([*PACKAGE.split("/")[:depth], "__init__.py"]), "")
-        made.writestr(f"{PACKAGE}/importing.py", Path(importing.__file__).read_text())
-        made.writestr(f"{PACKAGE}/room.py", ROOM)
+        made.writestr(f"{PACKAGE}/core/__init__.py", "")
+        made.writestr(f"{PACKAGE}/core/importing.py", Path(importing.__file__).read_text())
+        made.writestr(f"{PACKAGE}/wing/__init__.py", "")
+        made.writestr(f"{PACKAGE}/wing/room.py", ROOM)
     done = subprocess.run([sys.executable, "-I", "-c", COUNT, str(archive)], capture_output=True, text=True, check=True)
     compiled, *names = json.loads(done.stdout)
-    assert compiled.count("room.py") == 1 and compiled.count("importing.py") >= 1, compiled
-    assert names == [f"{archive}/{PACKAGE}/room.py"] * 3
+    assert compiled.count("wing/room.py") == 1 and compiled.count("wing/__init__.py") == 1, compiled
+    assert compiled.count("core/importing.py") >= 1, compiled
+    assert names == [f"{archive}/{PACKAGE}/wing/room.py"] * 3
 
 
 def test_what_lies_in_folders_is_left_to_python() -> None:
-    assert importing.Finder.find_spec(f"{importing.PACKAGE}.errors", [str(Path(importing.__file__).parent)]) is None
+    assert importing.Finder.find_spec(f"{importing.PACKAGE}.core.errors", [str(Path(importing.__file__).parent)]) is None
     assert importing.Finder.find_spec("json", None) is None

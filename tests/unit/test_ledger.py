@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card, MigDevice, parse_cards
-from ansible_collections.anvil.serving.plugins.module_utils.holdings import cards_of
-from ansible_collections.anvil.serving.plugins.module_utils.ledger import Budget, Claim, Want, choose_evictions, weigh
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, MigDevice, parse_cards
+from ansible_collections.anvil.serving.plugins.module_utils.serves.gpu_claims import cards_of
+from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import Budget, Claim, Want, choose_evictions, weigh
 from test_gpu import TWO
 
 CARDS = parse_cards(TWO)

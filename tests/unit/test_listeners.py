@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils import listeners
+from ansible_collections.anvil.serving.plugins.module_utils.host import listening_ports
 
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
@@ -15,10 +15,10 @@ def test_the_process_that_listens_is_found(family: socket.AddressFamily, address
     with socket.socket(family) as server:
         server.bind((address, 0))
         port = server.getsockname()[1]
-        assert listeners.find_listener(port) is None  # bound, and not yet listening
+        assert listening_ports.find_listener(port) is None  # bound, and not yet listening
         server.listen()
-        assert listeners.find_listener(port) == (Path("/proc/self/comm").read_text().strip(), os.getpid())
-    assert listeners.find_listener(port) is None
+        assert listening_ports.find_listener(port) == (Path("/proc/self/comm").read_text().strip(), os.getpid())
+    assert listening_ports.find_listener(port) is None
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_the_process_that_listens_is_found(family: socket.AddressFamily, address
     ],
 )
 def test_what_is_said_of_the_holder(found: tuple[str, int] | None, words: str) -> None:
-    assert words in listeners.describe_holder(found, "Address already in use")
+    assert words in listening_ports.describe_holder(found, "Address already in use")

@@ -9,9 +9,13 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.modelfile import discover_models, name_quantisation, read_model
-from ansible_collections.anvil.serving.plugins.module_utils.sizing import estimate_vram
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import estimate_vram
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import (
+    discover_models,
+    name_quantisation,
+    read_model,
+)
 from test_headers import write_gguf
 
 MIB = 1024 * 1024

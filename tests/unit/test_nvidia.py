@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import nvidia_outputs as recorded
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.gpu import MigDevice
-from ansible_collections.anvil.serving.plugins.module_utils.nvidia import (
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import MigDevice
+from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import (
     parse_cuda_version,
     parse_toolkit_version,
     read_nvml,

@@ -10,10 +10,10 @@ import datetime
 import json
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.inventory import UNREAD, looks_secret
-from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
-from ansible_collections.anvil.serving.plugins.module_utils.plan_router import guess_generation
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UNREAD, looks_secret
+from ansible_collections.anvil.serving.plugins.module_utils.plan.router import guess_generation
 
 BIG = "GPU-d0f446cf-1771-414c-e116-a39138798a8c"
 SMALL = "GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1"

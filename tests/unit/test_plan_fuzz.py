@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan
-from ansible_collections.anvil.serving.plugins.module_utils.inventory import UNREAD
-from ansible_collections.anvil.serving.plugins.module_utils.plan import VARIABLES, build_plan
-from ansible_collections.anvil.serving.plugins.module_utils.plan_gpus import GPU_KEYS
-from ansible_collections.anvil.serving.plugins.module_utils.plan_router import PROFILE_KEYS, ROUTER_KEYS, TIER_KEYS
-from ansible_collections.anvil.serving.plugins.module_utils.plan_serves import SERVE_KEYS
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import VARIABLES, build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.gpus import GPU_KEYS
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UNREAD
+from ansible_collections.anvil.serving.plugins.module_utils.plan.router import PROFILE_KEYS, ROUTER_KEYS, TIER_KEYS
+from ansible_collections.anvil.serving.plugins.module_utils.plan.serves import SERVE_KEYS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.candidate import Facts, Tier, check_routes, choose_probes
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.probes import (
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import (
     Probe,
     Reply,
     judge_reply,
@@ -18,8 +16,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.probes import (
     probe_from_meta,
     run_probes,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.rehearsal import plan_stage
-from ansible_collections.anvil.serving.plugins.module_utils.router import show_file
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.router.candidate import Facts, Tier, check_routes, choose_probes
+from ansible_collections.anvil.serving.plugins.module_utils.router.dry_boot import plan_stage
+from ansible_collections.anvil.serving.plugins.module_utils.router.verbs import show_file
 
 
 @pytest.mark.parametrize(

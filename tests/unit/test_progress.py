@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Pull
-from ansible_collections.anvil.serving.plugins.module_utils.progress import DETAIL_SECONDS, Story, describe_bytes, describe_pull
-from ansible_collections.anvil.serving.plugins.plugin_utils.progress import Teller, wants_progress
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import Pull
+from ansible_collections.anvil.serving.plugins.module_utils.serves.converge_progress import (
+    DETAIL_SECONDS,
+    Story,
+    describe_bytes,
+    describe_pull,
+)
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.progress import Teller, wants_progress
 
 
 class Clock:

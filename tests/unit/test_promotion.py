@@ -8,18 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.asking import read_answer
-from ansible_collections.anvil.serving.plugins.module_utils.candidate import (
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Reply
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import DEFAULT_SOCKET
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine, find_endpoint
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import Entry, Place, Snapshot, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.router.candidate import (
     Facts,
     check_paths,
     check_profile,
     encode_text,
     judge,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.engine import Engine, find_endpoint
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.probes import Reply
-from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
+from ansible_collections.anvil.serving.plugins.module_utils.router.promotion import (
     DONE,
     GOING_BACK,
     SWITCHING,
@@ -38,8 +39,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion import (
     list_history,
     parse_journal,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.router import Router, RouterSetting, parse_time
-from ansible_collections.anvil.serving.plugins.module_utils.volume import Entry, Place, Snapshot, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.router.tier_answers import read_answer
+from ansible_collections.anvil.serving.plugins.module_utils.router.verbs import Router, RouterSetting, parse_time
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -146,7 +147,7 @@ def test_what_speaks_for_a_candidate(files: dict[str, bytes], view: dict[str, An
     }
     stock = {name: Entry("link", target=".anvil/live/router/" + name) for name in LIVE}
     snapshot = Snapshot(PLACE, stock, inner, {})
-    router = Router(Engine(), RouterSetting("router", "cfg", "/etc/anvil"), Order(files={}))
+    router = Router(DockerEngine(DEFAULT_SOCKET), RouterSetting("router", "cfg", "/etc/anvil"), Order(files={}))
     seen = View(**{"exists": True, "status": "running", "image_id": "image", **view})
     crew = Crew((Member("router", router),))
     verdict = Verdict("", files, {"image": "image"})

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils import drift, readiness
-from ansible_collections.anvil.serving.plugins.module_utils.readiness import LOST, READY, WAITING, Answer, Subject
+from ansible_collections.anvil.serving.plugins.module_utils.serves import drift, readiness
+from ansible_collections.anvil.serving.plugins.module_utils.serves.readiness import LOST, READY, WAITING, Answer, Subject
 from test_drift import RECORDED
 
 SUBJECT = Subject("heavy", "t-heavy", "models", ("127.0.0.1", 30002), "heavy", 10.0)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.anvil.serving.plugins.module_utils.composefile import parse_compose
-from ansible_collections.anvil.serving.plugins.module_utils.edge import find_revision
-from ansible_collections.anvil.serving.plugins.module_utils.hostplan import HostPlan, ServePlan
-from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
-from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount, service_as_dict, service_from_dict
-from ansible_collections.anvil.serving.plugins.plugin_utils.render import render_edge_config, render_host, render_serves
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount, service_as_dict, service_from_dict
+from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import find_revision
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_edge_config, render_host, render_serves
 from conftest import COLLECTIONS, REPO
 from hypothesis import given
 from hypothesis import strategies as st

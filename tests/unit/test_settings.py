@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.drift import hide_secrets
-from ansible_collections.anvil.serving.plugins.module_utils.settings import compare_llama, compare_vllm
+from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import hide_secrets
+from ansible_collections.anvil.serving.plugins.module_utils.serves.effective_settings import compare_llama, compare_vllm
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.composefile import parse_bytes, parse_compose
-from ansible_collections.anvil.serving.plugins.module_utils.spec import Mount, Service, service_as_dict, service_from_dict
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_bytes, parse_compose
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import (
+    Mount,
+    Service,
+    service_as_dict,
+    service_from_dict,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

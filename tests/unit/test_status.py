@@ -7,16 +7,16 @@ import struct
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.engine import parse_moment
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.gpu import Card
-from ansible_collections.anvil.serving.plugins.module_utils.status import (
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import parse_moment
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
+from ansible_collections.anvil.serving.plugins.module_utils.serves.host_status import (
     devices_of,
     holder_of,
     parse_since,
     split_frames,
 )
-from ansible_collections.anvil.serving.plugins.plugin_utils import status_page
+from ansible_collections.anvil.serving.plugins.plugin_utils.report import status_page
 
 CARDS = [Card(0, "GPU-a", "Big", "12.0", 1000, 250, "1", "x"), Card(1, "GPU-b", "Small", "12.0", 500, None, "1", "y")]
 

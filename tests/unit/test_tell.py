@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.tell import DEAD_SECONDS, open_lines
+from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import DEAD_SECONDS, open_lines
 
 
 def test_what_killed_runs_left_goes_with_the_next_and_nothing_else(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.anvil.serving.plugins.action.anvil_model import announce, cut, hash_members
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.models import describe_pace, open_members
-from ansible_collections.anvil.serving.plugins.module_utils.uploads import Piece, arrived, collect, take_piece
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_store import describe_pace, open_members
+from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads import Piece, arrived, collect, take_piece
 
 CONTENT = bytes(range(256)) * 4
 SUM = hashlib.sha256(CONTENT).hexdigest()

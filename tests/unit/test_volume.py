@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.volume import PROGRAM, Entry, Place, Snapshot, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import PROGRAM, Entry, Place, Snapshot, hash_revision
 from hypothesis import given
 from hypothesis import strategies as st
 

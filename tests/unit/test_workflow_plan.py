@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.anvil.serving.plugins.module_utils import wheels
-from ansible_collections.anvil.serving.plugins.module_utils.edge import find_revision
-from ansible_collections.anvil.serving.plugins.module_utils.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
-from ansible_collections.anvil.serving.plugins.plugin_utils import workflow_plan, workflow_render
-from ansible_collections.anvil.serving.plugins.plugin_utils.workflow_plan import Wish, WorkflowPlan, plan_workflow
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.images import wheels
+from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import find_revision
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow import workflow_plan, workflow_render
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.workflow_plan import Wish, WorkflowPlan, plan_workflow
 from conftest import REPO
 
 GOLDEN = Path(__file__).parent / "data" / "golden" / "workflow"

@@ -1,0 +1,152 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files on this host: compared before they are written, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+import time
+from typing import Iterator, List, Optional
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+
+
+def _trouble(act: str, path: str, exc: OSError) -> AnvilError:
+    return fail(
+        "cannot {0} {1}".format(act, path),
+        where=path,
+        why=exc.strerror or str(exc),
+        hint=_HINTS.get(exc.errno or 0, ""),
+    )
+
+
+_HINTS = {
+    13: "the task needs the rights of the folder's owner: become: true, or an anvil_root that this user may write to",
+    28: "free some room on that file system, then run again: nothing was half-written",
+    30: "that file system is mounted read-only: choose another anvil_root",
+}
+
+
+def read_file(path: str) -> Optional[str]:
+    """The text of a file, or ``None`` where there is none."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            return handle.read()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise _trouble("read", path, exc) from exc
+
+
+def differs(path: str, content: str, mode: int, owner: Optional[int] = None) -> bool:
+    """Whether writing ``content`` with ``mode`` would change anything. owner: a uid; None: whoever writes it."""
+    if read_file(path) != content:
+        return True
+    stat = os.stat(path)
+    return (stat.st_mode & 0o777) != mode or owner not in (None, stat.st_uid)
+
+
+def write_file(path: str, content: str, mode: int, owner: Optional[int] = None) -> None:
+    """Write atomically: a temporary file beside it, fsynced, then one rename; then the folder is fsynced.
+
+    A process killed at any line leaves the old file or the new one. Mode and owner hold from the first byte on.
+    """
+    folder = os.path.dirname(path)
+    temporary = ""
+    try:
+        os.makedirs(folder, mode=0o755, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".anvil-")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+            os.fchmod(handle.fileno(), mode)
+            if owner is not None:
+                os.fchown(handle.fileno(), owner, owner)
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.rename(temporary, path)
+        folder_handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(folder_handle)
+        finally:
+            os.close(folder_handle)
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise _trouble("write", path, exc) from exc
+
+
+def list_files(folder: str) -> List[str]:
+    """The files of a folder, by path; none where there is no such folder."""
+    try:
+        return sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise _trouble("read", folder, exc) from exc
+
+
+def remove_file(path: str) -> None:
+    """Remove a file; absence is success."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        raise _trouble("remove", path, exc) from exc
+
+
+@contextlib.contextmanager
+def hold_lock(folder: str, timeout: float) -> Iterator[int]:
+    """Hold the lock of a folder, so that two operators never converge one project at the same time.
+
+    Yields the descriptor that holds it. The kernel frees the lock when its last holder dies: a child that inherits the
+    descriptor holds the lock too. ``timeout``: seconds to wait for another holder.
+    """
+    path = os.path.join(folder, ".lock")
+    try:
+        os.makedirs(folder, mode=0o755, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise _trouble("lock", path, exc) from exc
+    with _hold(handle, path, "somebody else is converging this project", timeout):
+        yield handle
+
+
+@contextlib.contextmanager
+def hold_folder(folder: str, what: str, timeout: float) -> Iterator[int]:
+    """As ``hold_lock``, with the folder itself as the lock: nothing is written, so whoever may read it can hold it.
+
+    what: what somebody else is doing when it is not free within ``timeout`` seconds.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as exc:
+        raise _trouble("lock", folder, exc) from exc
+    with _hold(handle, folder, what, timeout):
+        yield handle
+
+
+@contextlib.contextmanager
+def _hold(handle: int, path: str, what: str, timeout: float) -> Iterator[None]:
+    try:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise fail(
+                        what,
+                        where=path,
+                        why="its lock was held for {0:.0f} s".format(timeout),
+                        hint="wait for the other run to end, then run again",
+                    ) from None
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,43 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Each room is compiled once: a module imports this one first.
+
+Ansible runs a module out of a zip file, and Python compiles what it imports from there twice: once to ask for its file's name
+(``zipimporter.get_filename``), once to run it. Told the name, it asks for nothing (bench/serve_cold, bench/serve_noop).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pkgutil
+import sys
+from importlib.machinery import ModuleSpec
+from typing import Any, Optional, Sequence
+from zipimport import zipimporter
+
+# module_utils, with the packages below it.
+PACKAGE = __name__.rsplit(".", 2)[0]
+
+
+class Finder:
+    """Finds the rooms of this collection in the zip file of a module; anything else is left to Python's own finders."""
+
+    @staticmethod
+    def find_spec(name: str, path: Optional[Sequence[str]] = None, _target: Any = None) -> Optional[ModuleSpec]:
+        """As ``importlib.abc.MetaPathFinder`` has it."""
+        if not name.startswith(PACKAGE + ".") or not path:
+            return None
+        loader = pkgutil.get_importer(path[0])
+        if not isinstance(loader, zipimporter) or not hasattr(loader, "exec_module"):
+            return None  # Python before 3.10
+        location = os.path.join(path[0], name.rpartition(".")[2])
+        if not loader.is_package(name):
+            return importlib.util.spec_from_file_location(name, location + ".py", loader=loader)
+        file = os.path.join(location, "__init__.py")
+        return importlib.util.spec_from_file_location(name, file, loader=loader, submodule_search_locations=[location])
+
+
+if isinstance(__spec__.loader, zipimporter):  # as a module runs; tests and the controller import from folders
+    sys.meta_path.insert(0, Finder)

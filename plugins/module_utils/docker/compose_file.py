@@ -1,0 +1,129 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A compose file, parsed into services in canonical form. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import DEFAULT_SHM_BYTES, Mount, Service
+
+_BYTES = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+def parse_bytes(text: Any) -> int:
+    """Turn compose's ``16g``, ``512mb``, ``1024`` into bytes. Raises ValueError on anything else."""
+    word = str(text).strip().lower()
+    if word.endswith("b") and len(word) > 1 and word[-2] in "kmg":
+        word = word[:-1]
+    if word and word[-1] in _BYTES:
+        return int(float(word[:-1]) * _BYTES[word[-1]])
+    return int(word)
+
+
+def parse_seconds(text: Any) -> int:
+    """Turn compose's ``30s`` into seconds. Raises ValueError on what we never write (``1m30s``)."""
+    return int(str(text).strip().removesuffix("s"))
+
+
+def _networks(raw: Any, networks: Mapping[str, Any]) -> Tuple[Tuple[str, ...], Dict[str, str]]:
+    """The names of a service's networks, and its fixed addresses in them. Compose takes a list or a mapping."""
+    wanted = dict.fromkeys(raw) if isinstance(raw, list) else dict(raw or {})
+    names = {net: str((networks.get(net) or {}).get("name", net)) for net in wanted}
+    fixed = {names[net]: str(item["ipv4_address"]) for net, item in wanted.items() if item and item.get("ipv4_address")}
+    return tuple(sorted(names.values())), fixed
+
+
+def _words(value: Any) -> Optional[Tuple[str, ...]]:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        raise ValueError("a list of words is wanted, got the string {0!r}".format(value))
+    return tuple(str(word) for word in value)
+
+
+def _port(value: Any) -> Tuple[str, int, str]:
+    if isinstance(value, Mapping):
+        return (
+            str(value.get("host_ip", "0.0.0.0")),
+            int(value.get("published", 0)),
+            "{0}/{1}".format(value["target"], value.get("protocol", "tcp")),
+        )
+    head, _colon, target = str(value).rpartition(":")
+    bind, _colon, published = head.rpartition(":")
+    return (bind.strip("[]") or "0.0.0.0", int(published or 0), target if "/" in target else target + "/tcp")
+
+
+def _mount(value: Any, volumes: Mapping[str, Any]) -> Mount:
+    if isinstance(value, Mapping):
+        kind, source = str(value.get("type", "volume")), str(value.get("source", ""))
+        target, read_only = str(value["target"]), bool(value.get("read_only", False))
+    else:
+        parts = str(value).split(":")
+        source, target = parts[0], parts[1]
+        read_only = "ro" in (parts[2].split(",") if len(parts) > 2 else [])
+        kind = "bind" if source.startswith(("/", ".", "~")) else "volume"
+    if kind == "volume":
+        source = str((volumes.get(source) or {}).get("name", source))
+    return Mount(kind, source, target, read_only)
+
+
+def _device_ids(raw: Mapping[str, Any]) -> Tuple[str, ...]:
+    devices = raw.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", []) or []
+    return tuple(str(uuid) for device in devices for uuid in device.get("device_ids", []) or [])
+
+
+def _undollar(value: Any) -> Any:
+    """Compose writes a literal dollar as ``$$``."""
+    if isinstance(value, str):
+        return value.replace("$$", "$")
+    if isinstance(value, list):
+        return [_undollar(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _undollar(item) for key, item in value.items()}
+    return value
+
+
+def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
+    """Read the services of a parsed compose file (of ours: list commands, list or long ports, mapped environment)."""
+    volumes = document.get("volumes") or {}
+    networks = document.get("networks") or {}
+    services = {}
+    for name, raw_dollars in (document.get("services") or {}).items():
+        raw = _undollar(raw_dollars)
+        env_files = raw.get("env_file") or []
+        health = raw.get("healthcheck") or {}
+        names, addresses = _networks(raw.get("networks"), networks)
+        services[name] = Service(
+            name=name,
+            container=str(raw.get("container_name", "")),
+            image=str(raw.get("image", "")),
+            command=_words(raw.get("command")),
+            entrypoint=_words(raw.get("entrypoint")),
+            environment={key: str(value) for key, value in (raw.get("environment") or {}).items()},
+            env_files=tuple([env_files] if isinstance(env_files, str) else env_files),
+            gpu_uuids=_device_ids(raw),
+            ports=tuple(sorted(_port(port) for port in raw.get("ports") or [])),
+            mounts=tuple(sorted((_mount(item, volumes) for item in raw.get("volumes") or []), key=lambda mount: mount.target)),
+            networks=names,
+            addresses=addresses,
+            ipc=str(raw.get("ipc", "")),
+            shm_bytes=parse_bytes(raw.get("shm_size", DEFAULT_SHM_BYTES)),
+            restart=str(raw.get("restart", "no")),
+            user=None if raw.get("user") is None else str(raw["user"]),
+            read_only=bool(raw.get("read_only", False)),
+            tmpfs=tuple(sorted(raw.get("tmpfs") or [])),
+            init=bool(raw.get("init", False)),
+            stop_signal=raw.get("stop_signal"),
+            stop_grace=None if raw.get("stop_grace_period") is None else parse_seconds(raw["stop_grace_period"]),
+            working_dir=raw.get("working_dir"),
+            healthcheck=_words(health.get("test")),
+            cap_drop=tuple(sorted(raw.get("cap_drop") or [])),
+            security_opt=tuple(sorted(raw.get("security_opt") or [])),
+            extra_hosts=tuple(sorted(raw.get("extra_hosts") or [])),
+            memory_bytes=parse_bytes(raw.get("mem_limit", 0)),
+            labels={key: str(value) for key, value in (raw.get("labels") or {}).items()},
+            anvil=dict(raw.get("x-anvil") or {}),
+        )
+    return services

@@ -1,0 +1,77 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ports of this host that are taken although no container publishes them, and the process that holds each."""
+
+from __future__ import annotations
+
+import glob
+import os
+import socket
+from typing import Dict, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+
+LISTENING = "0A"
+# What the engine runs for each published port. One without a container is left over from an engine that was killed while it
+# started one: it took the port up again when it came back, and lets go of it when it is restarted.
+ENGINE_PROXY = "docker-proxy"
+
+
+def busy_ports(services: Sequence[Service], listed: Sequence[Mapping[str, object]]) -> Dict[Tuple[str, int], str]:
+    """Address -> who holds it, for what these services publish and no container of the engine's list does."""
+    held = {port.get("PublicPort") for entry in listed for port in _ports(entry)}
+    busy = {}
+    for service in services:
+        for bind, port, _target in service.ports:
+            if port in held or port == 0:
+                continue
+            family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((bind, port))
+                except OSError as exc:
+                    busy[(bind, port)] = describe_holder(find_listener(port), str(exc.strerror))
+    return busy
+
+
+def _ports(entry: Mapping[str, object]) -> Sequence[Mapping[str, object]]:
+    found = entry.get("Ports")
+    return found if isinstance(found, list) else ()
+
+
+def describe_holder(found: Optional[Tuple[str, int]], otherwise: str) -> str:
+    """found: name and pid of a process. otherwise: what is known where nobody can be named."""
+    if found is None:
+        return "a process outside Docker ({0})".format(otherwise)
+    name, pid = found
+    if name == ENGINE_PROXY:
+        return (
+            "the engine itself, for no container there is ({0}, pid {1}): it was killed while it started one, "
+            "and lets go of the port when it is restarted".format(name, pid)
+        )
+    return "a process outside Docker ({0}, pid {1})".format(name, pid)
+
+
+def find_listener(port: int, proc: str = "/proc") -> Optional[Tuple[str, int]]:
+    """Name and pid of the process that listens at a TCP port; None where that cannot be seen (another user's process)."""
+    sockets = {"socket:[{0}]".format(inode) for family in ("tcp", "tcp6") for inode in _inodes(proc, family, port)}
+    for path in glob.iglob(os.path.join(proc, "[0-9]*", "fd", "*")) if sockets else ():
+        try:
+            if os.readlink(path) in sockets:
+                pid = path[len(proc) :].split("/")[1]
+                with open(os.path.join(proc, pid, "comm"), encoding="utf-8") as handle:
+                    return handle.read().strip(), int(pid)
+        except OSError:  # it has ended meanwhile
+            continue
+    return None
+
+
+def _inodes(proc: str, family: str, port: int) -> Sequence[str]:
+    try:
+        with open(os.path.join(proc, "net", family), encoding="utf-8") as handle:
+            rows = [line.split() for line in handle][1:]
+    except OSError:
+        return ()
+    return [row[9] for row in rows if row[3] == LISTENING and int(row[1].rpartition(":")[2], 16) == port]

@@ -1,0 +1,201 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The NVIDIA stack of this host: driver, the CUDA it can run, cards, container toolkit and CDI.
+
+NVML is asked where nvidia-ml-py can be imported (its answers do not change from driver to driver), else ``nvidia-smi``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import (
+    DRIVER_HINT,
+    Card,
+    MigDevice,
+    ask_driver,
+    find_driver,
+    read_cards,
+)
+
+MIB = 1024 * 1024
+CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
+CDI_KIND = "nvidia.com/gpu"
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The driver and its cards. source: ``nvml`` or ``nvidia-smi``; cuda: the newest CUDA it can run, such as ``13.0``."""
+
+    source: str
+    version: Optional[str]
+    cuda: Optional[str]
+    cards: Tuple[Card, ...]
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """What lets a container have a card. hook, runtime: paths; cdi_specs: files that describe the host's cards.
+
+    cdi_enabled: whether the engine reads such files; None: it does not tell.
+    """
+
+    hook: Optional[str]
+    runtime: Optional[str]
+    version: Optional[str]
+    cdi_specs: Tuple[str, ...]
+    cdi_enabled: Optional[bool]
+
+    @property
+    def present(self) -> bool:
+        """One of both ways is open: the engine finds the hook, or has CDI on and a description of the cards."""
+        return self.hook is not None or bool(self.cdi_specs and self.cdi_enabled)
+
+
+def parse_cuda_version(text: str) -> Optional[str]:
+    """The newest CUDA the driver can run, out of ``nvidia-smi -q``; drivers from 595 on call it "CUDA UMD Version"."""
+    found = re.search(r"CUDA (?:UMD )?Version\s*:\s*(\d+\.\d+)", text)
+    return found[1] if found else None
+
+
+# ---------------------------------------------------------------------------------------------------------------- NVML
+
+
+def _plain(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _told(nvml: Any, ask: Callable[..., Any], *words: Any) -> Any:
+    """The answer, or None where the card does not have it. A lost card is no answer but an error."""
+    try:
+        return ask(*words)
+    except nvml.NVMLError as exc:
+        if exc.value in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_NO_PERMISSION, nvml.NVML_ERROR_NOT_FOUND):
+            return None
+        raise
+
+
+def _nvml_mig(nvml: Any, handle: Any) -> Tuple[Optional[bool], Tuple[MigDevice, ...]]:
+    mode = _told(nvml, nvml.nvmlDeviceGetMigMode, handle)
+    if mode is None or not mode[0]:
+        return (None if mode is None else False), ()
+    found = []
+    for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        device = _told(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
+        if device is not None:
+            name = _plain(nvml.nvmlDeviceGetName(device))
+            memory = _told(nvml, nvml.nvmlDeviceGetMemoryInfo, device)
+            total, used = (None, None) if memory is None else (memory.total // MIB, memory.used // MIB)
+            found.append(MigDevice(_plain(nvml.nvmlDeviceGetUUID(device)), name.rpartition("MIG ")[2], total, used))
+    return True, tuple(found)
+
+
+def _nvml_card(nvml: Any, index: int, driver: str) -> Card:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    capability = _told(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
+    memory = _told(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
+    mig, devices = _nvml_mig(nvml, handle)
+    name = _told(nvml, nvml.nvmlDeviceGetName, handle)
+    pci = _told(nvml, nvml.nvmlDeviceGetPciInfo, handle)
+    return Card(
+        index=index,
+        uuid=_plain(nvml.nvmlDeviceGetUUID(handle)),
+        name=None if name is None else _plain(name),
+        compute_capability=None if capability is None else "{0}.{1}".format(*capability),
+        vram_total_mib=None if memory is None else memory.total // MIB,
+        vram_used_mib=None if memory is None else memory.used // MIB,
+        driver=driver,
+        pci_bus_id=None if pci is None else _plain(pci.busId),
+        mig=mig,
+        mig_devices=devices,
+    )
+
+
+def read_nvml() -> Optional[Driver]:
+    """What NVML tells; ``None`` where nvidia-ml-py or the driver's library is not there. A driver that fails: AnvilError."""
+    try:
+        import pynvml as nvml
+    except ImportError:
+        return None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as exc:
+        if exc.value == nvml.NVML_ERROR_LIBRARY_NOT_FOUND:
+            return None
+        raise fail("the NVIDIA driver does not answer", where="NVML", why=str(exc), hint=DRIVER_HINT) from exc
+    try:
+        version = _plain(nvml.nvmlSystemGetDriverVersion())
+        cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
+        cards = tuple(_nvml_card(nvml, index, version) for index in range(nvml.nvmlDeviceGetCount()))
+        return Driver("nvml", version, "{0}.{1}".format(cuda // 1000, cuda % 1000 // 10), cards)
+    except nvml.NVMLError as exc:
+        raise fail("the NVIDIA driver does not answer for every card", where="NVML", why=str(exc), hint=DRIVER_HINT) from exc
+    finally:
+        nvml.nvmlShutdown()
+
+
+def read_driver() -> Optional[Driver]:
+    """The driver and its cards; ``None`` where there is none. A driver that fails is an AnvilError with its text."""
+    told = read_nvml()
+    if told is not None:
+        return told
+    cards, program = read_cards(), find_driver()
+    if cards is None or program is None:
+        return None
+    # COMPUTE is the shortest section; what is wanted stands above all sections.
+    text = ask_driver(program, "-q", "-d", "COMPUTE")
+    return Driver("nvidia-smi", cards[0].driver if cards else None, parse_cuda_version(text), tuple(cards))
+
+
+# ------------------------------------------------------------------------------------------------------------- toolkit
+
+
+def _cdi_specs(folders: Sequence[str]) -> List[str]:
+    found = []
+    for folder in folders:
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            path = os.path.join(folder, name)
+            if not name.endswith((".yaml", ".yml", ".json")):
+                continue
+            with open(path, encoding="utf-8", errors="replace") as spec:
+                if CDI_KIND in spec.read(4096):
+                    found.append(path)
+    return found
+
+
+def parse_toolkit_version(text: str) -> Optional[str]:
+    """``1.17.8`` out of what ``nvidia-ctk --version`` prints."""
+    found = re.search(r"version (\d+\.\d+\.\d+)", text)
+    return found[1] if found else None
+
+
+def read_toolkit(engine_info: Mapping[str, Any]) -> Toolkit:
+    """The container toolkit as this host has it; engine_info: what the engine says of itself (may be empty)."""
+    program = shutil.which("nvidia-ctk")
+    text = ""
+    if program:
+        done = subprocess.run(
+            [program, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=30,
+            check=False,
+        )
+        text = done.stdout.decode("utf-8", "replace")
+    folders = engine_info.get("CDISpecDirs")
+    return Toolkit(
+        hook=shutil.which("nvidia-container-runtime-hook"),
+        runtime=shutil.which("nvidia-container-runtime"),
+        version=parse_toolkit_version(text),
+        cdi_specs=tuple(_cdi_specs(folders or CDI_FOLDERS)),
+        # Engines from 25 on name their folders, and name none while the feature is off.
+        cdi_enabled=None if folders is None and "CDISpecDirs" not in engine_info else bool(folders),
+    )

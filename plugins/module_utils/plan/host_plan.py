@@ -1,0 +1,201 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the inventory says of one host, checked and with every default decided: the plan, as data. No I/O."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Dict, Optional, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import RESIDENT, Mount
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card of the inventory. ``vram_mib`` is its total memory, ``reserve_mib`` what no serve may claim (both MiB).
+
+    compute_capability: such as ``12.0``; empty: the inventory does not say.
+    """
+
+    alias: str
+    uuid: str
+    vram_mib: int
+    reserve_mib: int = 0
+    index: Optional[int] = None
+    compute_capability: str = ""
+
+    @property
+    def budget_mib(self) -> int:
+        return self.vram_mib - self.reserve_mib
+
+
+@dataclass(frozen=True)
+class ServePlan:
+    """One serve, all defaults decided.
+
+    gpu_uuids: the cards it is pinned to, in the order given. cuda_visible: what ``CUDA_VISIBLE_DEVICES`` says
+    (UUIDs, indexes, or empty: the variable is not set). vram_mib: MiB claimed on *each* of its cards.
+    secrets: environment variable -> name in ``anvil_secrets``; never a value. ready_timeout: seconds.
+    residency: ``resident``, ``evictable``, ``on_demand`` or ``off``. tags: words that select it, besides its name.
+    part: ``chat``, ``tool`` or empty, for the deploy mode. models: of a server of several, name -> its options.
+    interval: the longest pause between two looks whether it is ready (seconds). warmup: it is ready once it has answered.
+    """
+
+    name: str
+    container: str
+    engine: str
+    image: str
+    model: str
+    served_name: str
+    port: int
+    bind: str = "127.0.0.1"
+    gpus: Tuple[str, ...] = ()
+    gpu_uuids: Tuple[str, ...] = ()
+    cuda_visible: Tuple[str, ...] = ()
+    args: Tuple[str, ...] = ()
+    environment: Dict[str, str] = field(default_factory=dict)
+    secrets: Dict[str, str] = field(default_factory=dict)
+    mounts: Tuple[Mount, ...] = ()
+    entrypoint: Tuple[str, ...] = ()
+    vram_mib: int = 0
+    ipc: str = ""
+    shm_size: str = ""
+    restart: str = "unless-stopped"
+    api_key: str = ""
+    read_only: bool = False
+    cap_drop: Tuple[str, ...] = ()
+    ready_timeout: int = 600
+    residency: str = RESIDENT
+    tags: Tuple[str, ...] = ()
+    part: str = ""
+    models: Dict[str, Dict[str, str]] = field(default_factory=dict)
+    interval: int = 5
+    warmup: bool = False
+
+
+@dataclass(frozen=True)
+class ExternalPlan:
+    """A server that is not ours: on the host itself, where containers reach it as ``host.docker.internal``. It is asked, never
+    managed. container: the name that the router's container finds it by.
+    """
+
+    name: str
+    container: str
+    port: int
+    served_name: str
+    api_key: str = ""
+    engine: str = ""
+    args: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TierPlan:
+    """A serve as the router sees it. ``key_env`` names the router's variable that holds the serve's API key."""
+
+    id: str
+    serve: str
+    base_url: str
+    model: str
+    context_limit: int
+    tool_support: bool
+    key_env: str
+    key_secret: str = ""
+
+
+@dataclass(frozen=True)
+class ProfileEntry:
+    """One row of the router's measured quality table."""
+
+    tier_id: str
+    work_class: str
+    decision: str
+    quality_score: float
+    sample_n: int
+    last_measured: Optional[str] = None
+    fingerprint: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class ReplicaPlan:
+    """One router container of several, at a fixed address of the edge's network: HAProxy holds a stale one otherwise."""
+
+    service: str
+    container: str
+    address: str
+
+
+@dataclass(frozen=True)
+class EdgePlan:
+    """What stands before the replicas of a router.
+
+    volume: its own configuration. network, subnet: the network of the edge and the replicas alone. certificates: a folder of
+    PEM files on the host, or empty: plain HTTP. check_tiers: the health check asks the tiers (gateway router), not only the
+    process.
+    """
+
+    image: str
+    container: str
+    volume: str
+    network: str
+    subnet: str
+    address: str
+    certificates: str
+    check_tiers: bool
+    replicas: Tuple[ReplicaPlan, ...]
+
+
+@dataclass(frozen=True)
+class RouterPlan:
+    """The router of a host. ``token`` names the entry of ``anvil_secrets`` that clients must present.
+
+    ready_timeout, request_timeout: seconds; the latter is how long a tier may take for one answer. edge: where there is
+    more than one replica; the router then has no container of the name ``container``, but those of ``edge.replicas``.
+    extra_hosts: ``NAME:ADDRESS`` for the router's /etc/hosts.
+    generation: ``profile`` (anvil-serving 0.12 to 0.13.2) has presets and a profile; ``gateway`` (0.35.1 to 2.0.2) has
+    routes: the name that a client asks for -> the one tier that answers.
+    """
+
+    image: str
+    container: str
+    volume: str
+    bind: str
+    port: int
+    token: str
+    tiers: Tuple[TierPlan, ...]
+    presets: Dict[str, Tuple[str, ...]]
+    profile: Tuple[ProfileEntry, ...] = ()
+    ready_timeout: int = 60
+    request_timeout: int = 300
+    edge: Optional[EdgePlan] = None
+    extra_hosts: Tuple[str, ...] = ()
+    generation: str = "profile"
+    routes: Dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """All that the inventory says of one host, checked.
+
+    notes: what is not wrong but good to know. models_allowed: None allows every model.
+    """
+
+    host: str
+    root: str
+    platform: str
+    network: str
+    gpus: Dict[str, Gpu]
+    serves: Tuple[ServePlan, ...]
+    router: Optional[RouterPlan] = None
+    secret_names: Tuple[str, ...] = ()
+    notes: Tuple[str, ...] = ()
+    models_allowed: Optional[Tuple[Origin, ...]] = None
+    externals: Tuple[ExternalPlan, ...] = ()
+    compatibility: str = "enforce"
+
+    def as_dict(self) -> Dict[str, Any]:
+        """The plan as plain JSON types (tuples become lists)."""
+        plain: Dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain

@@ -1,0 +1,125 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""May these serves start on this host? Every reason why not, before a container is touched. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+
+if TYPE_CHECKING:
+    from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A container that is none of the services being converged. ports: ``(host address, port)`` it holds right now."""
+
+    name: str
+    project: str
+    state: str
+    ports: Tuple[Tuple[str, int], ...] = ()
+
+    def describe(self) -> str:
+        owner = "project " + self.project if self.project else "no compose project"
+        return "container {0} ({1}, {2})".format(self.name, owner, self.state)
+
+
+def addresses_overlap(one: str, other: str) -> bool:
+    """Whether two bind addresses cannot hold the same port; a wildcard overlaps with everything of its family."""
+    wildcards = ("0.0.0.0", "::", "")
+    return one == other or one in wildcards or other in wildcards
+
+
+def _name_problems(service: Service, neighbours: Sequence[Neighbour]) -> List[Problem]:
+    return [
+        Problem(
+            what="the container name {0} is taken".format(service.container),
+            where="serve " + service.name,
+            why="by " + neighbour.describe(),
+            hint="retire that container, adopt it into this project, or give the serve another container name",
+        )
+        for neighbour in neighbours
+        if neighbour.name == service.container
+    ]
+
+
+def _port_problems(service: Service, neighbours: Sequence[Neighbour], busy: Mapping[Tuple[str, int], str]) -> List[Problem]:
+    found = []
+    for bind, port, _target in service.ports:
+        holders = [
+            neighbour.describe()
+            for neighbour in neighbours
+            for held_bind, held_port in neighbour.ports
+            if held_port == port and addresses_overlap(held_bind, bind)
+        ]
+        if not holders and (bind, port) in busy:
+            holders = [busy[(bind, port)]]
+        if holders:
+            found.append(
+                Problem(
+                    what="port {0}:{1} is taken".format(bind, port),
+                    where="serve " + service.name,
+                    why="by " + ", ".join(holders),
+                    hint="free the port, or give the serve another one",
+                )
+            )
+    return found
+
+
+def _gpu_problems(service: Service, cards: Optional[Sequence[Card]]) -> List[Problem]:
+    if not service.gpu_uuids:
+        return []
+    if cards is None:
+        return [
+            Problem(
+                what="the host has no NVIDIA driver, and the serve is pinned to a GPU",
+                where="serve " + service.name,
+                why="nvidia-smi is not on PATH",
+                hint="install the driver and the container toolkit, or remove gpus from the serve",
+            )
+        ]
+    here = {card.uuid for card in cards} | {device.uuid for card in cards for device in card.mig_devices}
+    present = ", ".join("{0} ({1})".format(card.uuid, card.name) for card in cards) or "none"
+    return [
+        Problem(
+            what="GPU {0} is in MIG mode, and the serve is pinned to the whole card".format(card.uuid),
+            where="serve " + service.name,
+            why="its MIG devices: " + (", ".join(device.uuid for device in card.mig_devices) or "none has been created"),
+            hint="pin the serve to one of them (uuid in anvil_gpus), or turn MIG off on card {0}".format(card.index),
+        )
+        for card in cards
+        if card.mig and card.uuid in service.gpu_uuids
+    ] + [
+        Problem(
+            what="GPU {0} is not on this host".format(uuid),
+            where="serve " + service.name,
+            why="the driver knows: " + present,
+            hint="correct the uuid in anvil_gpus, or see why the driver lost the card (nvidia-smi -L)",
+        )
+        for uuid in service.gpu_uuids
+        if uuid not in here
+    ]
+
+
+def admit(
+    services: Sequence[Service],
+    neighbours: Sequence[Neighbour],
+    cards: Optional[Sequence[Card]],
+    busy: Mapping[Tuple[str, int], str],
+) -> Dict[str, List[Problem]]:
+    """Every reason why a service may not start, by its name; empty: all are admitted.
+
+    services: those that are about to be created, replaced or started. neighbours: every other container of the host.
+    busy: ports that a process outside Docker holds, with what is known of the holder.
+    """
+    verdicts = {}
+    for service in services:
+        problems = _name_problems(service, neighbours) + _port_problems(service, neighbours, busy) + _gpu_problems(service, cards)
+        if problems:
+            verdicts[service.name] = problems
+    return verdicts

@@ -1,0 +1,170 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is asked of a project's serves, and what is told of each of them afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import published_address
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import RESIDENT, Service, service_from_dict
+from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
+from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Decision, Observed
+
+LOG_LINES = 20
+LOCK_SECONDS = 600.0
+GRACE_SECONDS = 30
+DRAIN_SECONDS = 60.0
+
+REQUESTED, RESTS_ON_DEMAND, RESTS_EVICTED, RESTS_OFF = "requested", "on_demand", "evicted", "off"
+
+NOTHING_ELSE: Mapping[str, Any] = {"created": [], "files": [], "commands": [], "evictions": [], "pulled": []}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an operator asks of a project's serves.
+
+    gpus: the cards of the inventory, as plain mappings (alias, uuid, vram_mib, reserve_mib). settle: seconds that a
+    restarted or replaced serve is watched for, and that one taken down must stay down. containers: names, for absent
+    and adopted. confirm: containers that are not ours may be removed. drain_timeout: seconds that a serve which is
+    evicted may take to end the requests it has. allowed: the models that may run (None: all). compatibility: ``enforce``,
+    ``warn`` or ``off``, of what does not fit engine and cards.
+    """
+
+    state: str = "up"
+    keep_container: bool = False
+    containers: Tuple[str, ...] = ()
+    confirm: bool = False
+    gpus: Tuple[Mapping[str, Any], ...] = ()
+    settle: float = 2.0
+    drain_timeout: float = DRAIN_SECONDS
+    allowed: Optional[Tuple[Origin, ...]] = None
+    compatibility: str = "enforce"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A compose project as the controller rendered it, with the values of its secrets.
+
+    secrets: name in ``anvil_secrets`` -> value. only: the services to act on, by name or tag; empty means all. files: path
+    below the project's folder -> text, for what services mount from there.
+    """
+
+    name: str
+    directory: str
+    compose: str
+    services: Mapping[str, Service]
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    only: Tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def chosen(self) -> List[Service]:
+        return [service for service in self.services.values() if not self.only or set(words_of(service)) & set(self.only)]
+
+    def residency(self, service: Service) -> str:
+        return str(service.anvil.get("residency") or RESIDENT)
+
+    def secret_environment(self, service: Service) -> Dict[str, str]:
+        """The variables of a service's env file, with values."""
+        return {env: self.secrets[name] for env, name in (service.anvil.get("secrets") or {}).items()}
+
+
+def words_of(service: Service) -> List[str]:
+    """The words that select a service: its name, and its tags (the tiers it serves are among them)."""
+    return [service.name, *(service.anvil.get("tags") or [])]
+
+
+@dataclass
+class Outcome:
+    """What became of one serve. ``replaces``: somebody else's container that is adopted."""
+
+    decision: Decision
+    seen: Optional[Observed] = None
+    state: str = ""
+    ready: Optional[bool] = None
+    seconds: float = 0.0
+    replaces: Optional[Observed] = None
+    problems: List[Problem] = field(default_factory=list)
+
+
+def read_project(raw: Mapping[str, Any], secrets: Mapping[str, str], only: Sequence[str]) -> Project:
+    """Check what the controller handed over. Raises AnvilError for unknown names and secrets that cannot be written."""
+    services = {name: service_from_dict(service) for name, service in (raw.get("services") or {}).items()}
+    words = sorted({word for service in services.values() for word in words_of(service)})
+    problems = [
+        Problem(
+            what="no serve and no tag {0} in project {1}".format(name, raw["name"]),
+            where="serves",
+            hint="the project has: " + (", ".join(words) or "none"),
+        )
+        for name in only
+        if name not in words
+    ]
+    for service in services.values():
+        for env, name in (service.anvil.get("secrets") or {}).items():
+            where = "serve {0}, variable {1}".format(service.name, env)
+            if not secrets.get(name):
+                problems.append(Problem(what="secret {0} has no value".format(name), where=where, hint="set it in anvil_secrets"))
+            elif any(sign in secrets[name] for sign in "\n\r'\0"):
+                problems.append(
+                    Problem(
+                        what="secret {0} cannot be written to an env file".format(name),
+                        where=where,
+                        why="it holds a line break or a single quote",
+                        hint="choose a token without them",
+                    )
+                )
+    if problems:
+        raise AnvilError(*problems)
+    name, directory, compose = str(raw["name"]), str(raw["directory"]), str(raw["compose"])
+    return Project(name, directory, compose, services, secrets, tuple(only), dict(raw.get("files") or {}))
+
+
+def subject_of(project: Project, service: Service) -> Optional[readiness.Subject]:
+    ready = service.anvil.get("ready")
+    if not ready or not service.ports:
+        return None
+    bind, port, _target = service.ports[0]
+    return readiness.Subject(
+        name=service.name,
+        container=service.container,
+        kind=str(ready["kind"]),
+        address=published_address(bind, port),
+        served_name=str(service.anvil.get("served_name", "")),
+        timeout=float(ready["timeout"]),
+        key=str(project.secrets.get(str(ready.get("key") or ""), "")),
+        tls=bool(ready.get("tls", False)),
+        health_path=str(ready.get("path") or "/healthz"),
+        interval=float(ready.get("interval", 1.0)),
+        warmup=bool(ready.get("warmup", False)),
+    )
+
+
+def lay_out_result(
+    outcomes: Mapping[str, Outcome], project: Project, changed: bool, diff: Any, extra: Mapping[str, Any]
+) -> Dict[str, Any]:
+    serves = {}
+    for name, outcome in outcomes.items():
+        service, seen = project.services[name], outcome.seen
+        subject = subject_of(project, service)
+        serves[name] = {
+            "action": outcome.decision.action,
+            "reasons": list(outcome.decision.reasons),
+            "changes": {change.reason: {"before": change.before, "after": change.after} for change in outcome.decision.changes},
+            "state": outcome.state or ("absent" if seen is None else seen.state),
+            "health": "" if seen is None else seen.health,
+            "ready": outcome.ready,
+            "container": service.container,
+            "container_id": "" if seen is None else seen.id,
+            "image_id": "" if seen is None else seen.image_id,
+            "gpu_uuids": list(service.gpu_uuids),
+            "endpoint": "" if subject is None else subject.url + "/v1",
+            "seconds": round(outcome.seconds, 3),
+        }
+    problems = [problem for outcome in outcomes.values() for problem in outcome.problems]
+    return {"changed": changed, "serves": serves, "diff": diff, "problems": problems, **extra}

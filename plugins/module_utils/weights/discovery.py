@@ -1,0 +1,188 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A folder of GGUF files as serves: a name, a port and a tier for each model. Pure.
+
+What an earlier scan decided is kept: a model that was there before has the name, the port and the tier it had, whatever came
+or went beside it. Models are known by their path; what they are is read from their headers (``modelfile``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import estimate_vram
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
+
+FIRST_PORT, LAST_PORT = 8080, 8099
+TIERS = ("fast", "balanced", "powerful")
+# Weights up to so many GiB make a tier. Bytes are parameters times bits, and what a token costs to compute follows them.
+TIER_LIMITS = (4.0, 16.0)
+TAG = "discovered"
+GIB = 1024**3
+NAME_LENGTH = 63
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan decides by.
+
+    folder: where the models lie on the host; source: that folder, or the volume it is; target: where a container finds it.
+    kept: serves of the last scan, as the inventory has them. taken: ports that are others'. names: serves that are not of a
+    scan. defaults: keys that every serve gets (image, gpus, launch, …).
+    """
+
+    folder: str
+    source: str
+    target: str
+    kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    taken: Collection[int] = ()
+    names: Collection[str] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    first_port: int = FIRST_PORT
+    last_port: int = LAST_PORT
+    limits: Tuple[float, float] = TIER_LIMITS
+
+
+@dataclass(frozen=True)
+class Found:
+    """serves: as ``anvil_discovered`` wants them. notes: what is no serve, and why. problems: what has no port."""
+
+    serves: Dict[str, Dict[str, Any]]
+    notes: Tuple[str, ...]
+    problems: Tuple[Problem, ...]
+
+
+def suggest_tier(facts: ModelFacts, limits: Sequence[float] = TIER_LIMITS) -> str:
+    """``fast``, ``balanced`` or ``powerful``, by the size of the weights: parameters times bits of the quantisation."""
+    size = facts.weights_bytes / GIB
+    return TIERS[sum(size > limit for limit in limits)]
+
+
+def name_model(facts: ModelFacts) -> str:
+    """A serve's name out of the model's own name and its quantisation: ``qwen3-8b-q4_k_m``."""
+    stem = re.sub(r"-\d{5}-of-\d{5}$", "", os.path.splitext(os.path.basename(facts.path))[0])
+    word, quant = _slug(facts.name or stem), _slug(facts.quantisation or "")
+    if quant and not word.endswith(quant):
+        word = word[: NAME_LENGTH - len(quant) - 1].rstrip("-_") + "-" + quant
+    return word[:NAME_LENGTH].rstrip("-_") or "model"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")
+
+
+def _unused(word: str, used: Collection[str]) -> str:
+    """The word, or the word with the first number that makes it new."""
+    number, chosen = 1, word
+    while chosen in used:
+        number += 1
+        tail = "-{0}".format(number)
+        chosen = word[: NAME_LENGTH - len(tail)] + tail
+    return chosen
+
+
+def _projectors(models: Sequence[ModelFacts], notes: List[str]) -> Dict[str, str]:
+    """Path of a model -> path of the projector that lies beside it: one of each in a folder belong together."""
+    found: Dict[str, str] = {}
+    for facts in models:
+        if facts.kind != "mmproj":
+            continue
+        folder = os.path.dirname(facts.path)
+        beside = [model.path for model in models if model.kind == "text" and os.path.dirname(model.path) == folder]
+        if len(beside) == 1 and beside[0] not in found:
+            found[beside[0]] = facts.path
+        else:
+            notes.append(
+                "{0}: a projector with {1} models beside it, so nobody's; one model and one projector in a folder belong "
+                "together".format(facts.path, len(beside))
+            )
+    return found
+
+
+def _sort_out(models: Sequence[ModelFacts], notes: List[str]) -> List[ModelFacts]:
+    """What can be served, in the order of its paths."""
+    served = []
+    for facts in sorted(models, key=lambda model: model.path):
+        if facts.format != "gguf":
+            notes.append("{0}: {1}, which llama.cpp does not serve".format(facts.path, facts.format))
+        elif facts.missing:
+            notes.append("{0}: not whole, {1} is missing".format(facts.path, ", ".join(facts.missing[:4])))
+        elif facts.kind in ("text", "embeddings"):
+            served.append(facts)
+        elif facts.kind != "mmproj":
+            notes.append("{0}: no model but its {1}".format(facts.path, facts.kind))
+    return served
+
+
+def plan_discovered(models: Sequence[ModelFacts], scan: Scan) -> Found:
+    """Names, ports and tiers of the models of a folder. The same folder and the same ``kept`` give the same answer."""
+    notes: List[str] = []
+    served = _sort_out(models, notes)
+    projectors = _projectors(models, notes)
+    before = {str(serve.get("model")): (name, serve) for name, serve in scan.kept.items()}
+    targets = {facts.path: scan.target.rstrip("/") + "/" + os.path.relpath(facts.path, scan.folder) for facts in served}
+    stays = {before[target][0]: _port_of(before[target][1]) for target in targets.values() if target in before}
+    names, held = {*scan.names, *stays}, {port for port in stays.values() if port not in scan.taken}
+    free = [port for port in range(scan.first_port, scan.last_port + 1) if port not in scan.taken and port not in held]
+    serves: Dict[str, Dict[str, Any]] = {}
+    homeless: List[str] = []
+    for facts in served:
+        name, old = before.get(targets[facts.path], ("", {}))
+        if not name:
+            name = _unused(name_model(facts), names)
+            names.add(name)
+        port = _port_of(old)
+        if port is None or port in scan.taken:
+            port = free.pop(0) if free else None
+        if port is None:
+            homeless.append(name)
+            continue
+        serves[name] = _describe(facts, targets[facts.path], port, old, projectors.get(facts.path), scan)
+    problems = []
+    if homeless:
+        problems.append(
+            Problem(
+                what="there are more models than ports",
+                where=scan.folder,
+                why="none is left from {0} to {1} for {2}".format(scan.first_port, scan.last_port, ", ".join(homeless)),
+                hint="give the scan a wider range (first_port, last_port), or move models out of the folder",
+            )
+        )
+    return Found(dict(sorted(serves.items())), tuple(notes), tuple(problems))
+
+
+def _port_of(serve: Mapping[str, Any]) -> Optional[int]:
+    port = serve.get("port")
+    return port if isinstance(port, int) and not isinstance(port, bool) else None
+
+
+def _describe(
+    facts: ModelFacts, model: str, port: int, old: Mapping[str, Any], projector: Optional[str], scan: Scan
+) -> Dict[str, Any]:
+    tags = [str(tag) for tag in old.get("tags") or ()]
+    tier = next((tag for tag in tags if tag in TIERS), "") or suggest_tier(facts, scan.limits)
+    kind = tier if facts.kind == "text" else facts.kind
+    serve: Dict[str, Any] = {
+        **{key: value for key, value in scan.defaults.items() if key not in ("args", "volumes")},
+        "engine": "llama_cpp",
+        "model": model,
+        "port": port,
+        "tags": [TAG, kind],
+        "volumes": [*(scan.defaults.get("volumes") or ()), "{0}:{1}:ro".format(scan.source, scan.target)],
+    }
+    args = list(scan.defaults.get("args") or ())
+    if projector:
+        args += ["--mmproj", scan.target.rstrip("/") + "/" + os.path.relpath(projector, scan.folder)]
+    if facts.kind == "embeddings":
+        args.append("--embeddings")
+    if args:
+        serve["args"] = args
+    if serve.get("gpus") and "vram_mib" not in serve:
+        asked = (serve.get("launch") or {}).get("context")
+        serve["vram_mib"] = estimate_vram(facts, asked, 1, "auto", len(serve["gpus"])).total_mib
+    return serve

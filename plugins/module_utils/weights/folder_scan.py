@@ -1,0 +1,58 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Look into a folder of models on the host, and say how they would be served (``discovery`` decides)."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from typing import Any, Dict, Optional, Set
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.weights.discovery import Scan, plan_discovered
+from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import resolve_place
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import discover_models
+
+
+def _in_use(engine: DockerEngine, first: int, last: int) -> Set[int]:
+    """Ports of a range that a container publishes, or that any process of this host listens on."""
+    held = {
+        int(port["PublicPort"])
+        for entry in engine.list_containers()
+        for port in entry.get("Ports") or []
+        if port.get("PublicPort")
+    }
+    for port in range(first, last + 1):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                held.add(port)
+    return held
+
+
+def scan_models(engine: DockerEngine, volume: Optional[str], path: str, scan: Scan) -> Dict[str, Any]:
+    """The models of a folder or volume as serves. What anvil_discover returns."""
+    if not 1 <= scan.first_port <= scan.last_port <= 65535:
+        raise fail(
+            "not a range of ports", where="first_port, last_port", why="{0} to {1}".format(scan.first_port, scan.last_port)
+        )
+    folder = resolve_place(engine, volume, "." if volume else path, create=False)
+    found, broken = discover_models(folder)
+    kept = {int(serve["port"]) for serve in scan.kept.values() if isinstance(serve.get("port"), int)}
+    # A serve of the last scan may be running on its own port.
+    taken = {*scan.taken, *(_in_use(engine, scan.first_port, scan.last_port) - kept)}
+    decided = plan_discovered(found, replace(scan, folder=folder, source=volume or folder, taken=taken))
+    before, after = set(scan.kept), set(decided.serves)
+    return {
+        "changed": False,
+        "serves": decided.serves,
+        "added": sorted(after - before),
+        "gone": sorted(before - after),
+        "notes": list(decided.notes),
+        "unreadable": [problem for error in broken for problem in problems_as_dicts(error.problems)],
+        "problems": decided.problems,
+    }

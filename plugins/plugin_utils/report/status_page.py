@@ -1,0 +1,256 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the hosts told, laid out for people: a report as data, as a text table, as one HTML page. Pure.
+
+The report decides every word and width; the text and the page only lay it out.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
+COLUMNS = ("serve", "state", "since", "health", "drift", "gpu", "port", "model", "restarts")
+HEADS = {"gpu": "GPU", **{name: name.upper() for name in COLUMNS if name != "gpu"}}
+NUMBERS = ("port", "restarts")
+GOOD, WAIT, BAD = "good", "wait", "bad"
+WAITING = ("starting", "loading", "restarting", "created", "paused", "running")
+# A holder that does not tell its need still gets a piece of the bar that can be seen, in percent.
+LEAST_PERCENT = 6.0
+
+
+def span(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 5 min``, ``2 d 4 h``."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def gib(mib: float | None) -> str:
+    return "?" if mib is None else f"{mib / 1024:.1f}"
+
+
+def moment(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _tone(state: str, ready: bool | None) -> str:
+    if ready:
+        return GOOD
+    return WAIT if state in WAITING else BAD
+
+
+def card_label(uuid: str, cards: Sequence[Mapping[str, Any]], aliases: Mapping[str, str]) -> str:
+    """``rtx5090 3.1/31.8 GiB``: the alias of the inventory where it has one, and how full the card is now."""
+    name = aliases.get(uuid, uuid[:12])
+    for card in cards:
+        if card["uuid"] == uuid:
+            return f"{name} {gib(card['vram_used_mib'])}/{gib(card['vram_total_mib'])} GiB"
+    return f"{name} (not on this host)"
+
+
+def lay_out_bar(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The pieces of a card's bar, in percent of its memory: who claims how much, and what is used now.
+
+    Claims are what serves said they need; a holder that says nothing shares what is used beyond the claims. Where
+    the claims are more than the card has, all are drawn smaller, and ``overcommitted`` says so.
+    """
+    total, used = card["vram_total_mib"], card["vram_used_mib"]
+    holders = card["holders"]
+    claimed = sum(holder["vram_mib"] or 0 for holder in holders)
+    silent = sum(1 for holder in holders if not holder["vram_mib"])
+    pieces = []
+    for holder in holders:
+        mib = holder["vram_mib"] or (max(0, (used or 0) - claimed) / silent)
+        percent = max(LEAST_PERCENT, 100 * mib / total) if total else 100 / len(holders)
+        need = f"{gib(holder['vram_mib'])} GiB claimed" if holder["vram_mib"] else "need unknown"
+        pieces.append({**{key: holder[key] for key in ("name", "kind", "state")}, "need": need, "percent": percent})
+    whole = sum(piece["percent"] for piece in pieces)
+    for piece in pieces:
+        piece["percent"] = round(piece["percent"] * min(1.0, 100 / whole), 2) if whole else 0
+    return {
+        "pieces": pieces,
+        "free_percent": round(max(0.0, 100 - whole), 2),
+        "used_percent": round(min(100.0, 100 * used / total), 2) if total and used is not None else None,
+        "overcommitted": bool(total and claimed > total),
+    }
+
+
+def _card(card: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    layout = lay_out_bar(card)
+    held = ", ".join(f"{piece['name']} ({piece['kind']}, {piece['need']})" for piece in layout["pieces"]) or "nobody"
+    used, total = card["vram_used_mib"], card["vram_total_mib"]
+    return {
+        "alias": aliases.get(card["uuid"], ""),
+        "uuid": card["uuid"],
+        "name": card["name"] or "unknown card",
+        "used_mib": used,
+        "total_mib": total,
+        "memory": f"{gib(used)} of {gib(total)} GiB used",
+        "held_by": held,
+        **layout,
+    }
+
+
+def _row(name: str, kind: str, serve: Mapping[str, Any], detail: Mapping[str, Any], now: float, gpu: str) -> dict[str, Any]:
+    since = detail.get("since")
+    drift = list(serve.get("reasons") or [])
+    return {
+        "serve": name,
+        "kind": kind,
+        "state": serve["state"],
+        "tone": _tone(serve["state"], serve.get("ready")),
+        "ready": serve.get("ready"),
+        "since_at": since,
+        "since": span(now - since) if since else "-",
+        "health": serve.get("health") or "-",
+        "drift": ", ".join(drift) or "-",
+        "gpu": gpu or "-",
+        "port": ", ".join(str(port) for port in detail.get("ports") or []) or "-",
+        "model": detail.get("model") or detail.get("served_name") or "-",
+        "restarts": str(detail.get("restarts", 0)),
+    }
+
+
+def _experiment_row(one: Mapping[str, Any], now: float, gpu: str) -> dict[str, Any]:
+    row = _row(one["name"], "experiment", one, one, now, gpu)
+    if one["expires"] is None:
+        row["expires"] = "stays until it is taken down"
+    elif one["expires"] <= now:
+        row["expires"] = "its time is over: the next run retires it"
+    else:
+        row["expires"] = f"expires in {span(one['expires'] - now)}, {moment(one['expires'])}"
+    row["expires_at"] = one["expires"]
+    return row
+
+
+def _external_row(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
+    """A server that somebody else runs: of it is known whether it answers, and no more."""
+    row = _row(name, "external", {**one, "health": ""}, {"ports": [one["port"]], "served_name": one["served_name"]}, 0, "")
+    return {**row, "drift": "not managed", "restarts": "-"}
+
+
+def _trouble(look: Mapping[str, Any]) -> str:
+    """Why a host could not be looked at: what the module said, or ansible where the host was not even reached."""
+    return str(look.get("trouble") or look.get("msg") or "it could not be looked at")
+
+
+def report_host(
+    host: str, plan: Mapping[str, Any], look: Mapping[str, Any], router: Mapping[str, Any], retired: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What one host told, decided down to the words. A host that could not be looked at has ``trouble``."""
+    gone = [one["name"] for one in retired.get("retired") or []]
+    base: dict[str, Any] = {"host": host, "trouble": "", "rows": [], "cards": [], "notes": [], "retired": gone}
+    if "serves" not in look:
+        return {**base, "trouble": _trouble(look), "has_driver": False, "now": None}
+    now = look["now"]
+    aliases = {gpu["uuid"]: alias for alias, gpu in (plan.get("gpus") or {}).items()}
+    cards = look["gpus"] or []
+
+    def labels(uuids: Sequence[str]) -> str:
+        return ", ".join(card_label(uuid, cards, aliases) for uuid in uuids)
+
+    rows = [
+        _row(name, "serve", serve, look["details"][name], now, labels(serve["gpu_uuids"]))
+        for name, serve in look["serves"].items()
+    ]
+    rows += [
+        _row(name, "router", serve, (router.get("details") or {}).get(name, {}), now, "")
+        for name, serve in (router.get("serves") or {}).items()
+    ]
+    externals = look.get("externals") or {}
+    rows += [_external_row(name, one) for name, one in externals.items()]
+    rows += [_experiment_row(one, now, labels(one["gpu_uuids"])) for one in look["experiments"]]
+    notes = [f"{name}: squatter: {why}" for name, who in (look.get("squatters") or {}).items() for why in who]
+    notes += [f"{name}: {one['why']}" for name, one in externals.items() if one["why"]]
+    notes += [f"squatter on a GPU: container {name}" for name in _gpu_squatters(cards)]
+    notes += [f"orphan: container {name} is no serve of the inventory any more" for name in look.get("orphans") or []]
+    if retired.get("trouble"):
+        notes.append(f"experiments could not be retired: {retired['trouble']}")
+    return {
+        **base,
+        "rows": rows,
+        "cards": [_card(card, aliases) for card in cards],
+        "notes": notes,
+        "now": now,
+        "has_driver": look["gpus"] is not None,
+    }
+
+
+def _gpu_squatters(cards: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted({holder["container"] for card in cards for holder in card["holders"] if holder["kind"] == "squatter"})
+
+
+# ------------------------------------------------------------------------------------------------------------- layouts
+
+
+def as_text(hosts: Sequence[Mapping[str, Any]]) -> str:
+    """A table per host, for a terminal; no colours, no wider than its content."""
+    return "\n\n".join(_host_text(host) for host in hosts)
+
+
+def _host_text(host: Mapping[str, Any]) -> str:
+    lines = [host["host"]]
+    if host["trouble"]:
+        return "\n".join([*lines, *("  " + line for line in host["trouble"].splitlines())])
+    lines += [f"  retired: experiment {name}, its time was over" for name in host["retired"]]
+    for card in host["cards"]:
+        name = card["alias"] or card["uuid"]
+        more = " OVERCOMMITTED" if card["overcommitted"] else ""
+        lines.append(f"  GPU {name} ({card['name']}): {card['memory']}, held by {card['held_by']}{more}")
+    if not host["has_driver"]:
+        lines.append("  no NVIDIA driver")
+    shown = [
+        {**row, "serve": row["serve"] + ("" if row["kind"] in ("serve", "router") else f" ({row['kind']})")}
+        for row in host["rows"]
+    ]
+    if shown:
+        widths = {key: max(len(HEADS[key]), *(len(row[key]) for row in shown)) for key in COLUMNS}
+        table = [HEADS, *shown]
+        lines.append("")
+        for row in table:
+            cells = [row[key].rjust(widths[key]) if key in NUMBERS else row[key].ljust(widths[key]) for key in COLUMNS]
+            lines.append(("  " + "  ".join(cells)).rstrip())
+    else:
+        lines.append("  no serves")
+    endings = [f"  {row['serve']}: {row['expires']}" for row in host["rows"] if row["kind"] == "experiment"]
+    endings += ["  " + note for note in host["notes"]]
+    return "\n".join([*lines, *([""] if endings else []), *endings])
+
+
+def as_html(hosts: Sequence[Mapping[str, Any]], now: float) -> str:
+    """One page that needs nothing else: no script, no font, no image from anywhere."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+    )
+    values = {"hosts": hosts, "columns": COLUMNS, "heads": HEADS, "numbers": NUMBERS, "made": moment(now)}
+    return environment.get_template("status.html.j2").render(values)
+
+
+def log_text(host: str, look: Mapping[str, Any]) -> str:
+    """The logs of a host's serves; ``|`` marks standard output, ``!`` standard error."""
+    if "logs" not in look:
+        trouble = "no serves" if look.get("skipped") else _trouble(look)
+        return "\n".join([host, *("  " + line for line in trouble.splitlines())])
+    width = max((len(name) for name in look["logs"]), default=0)
+    lines = [host]
+    for name, entries in look["logs"].items():
+        lines += [f"  {name.ljust(width)} {'!' if one['stream'] == 'stderr' else '|'} {one['line']}" for one in entries]
+        if not entries:
+            lines.append(f"  {name.ljust(width)}   (nothing)")
+    return "\n".join(lines)

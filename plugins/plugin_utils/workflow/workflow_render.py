@@ -1,0 +1,345 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Turn the plan of a workflow into files: build contexts, compose file, edge configuration, README. Same plan, same bytes.
+
+An image is named by the hash of what it is built from, so that the compose file is known before anything is built, and
+changes exactly when the content does. The wheels are no part of the hash: the pins in the requirements decide them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible.module_utils.common.yaml import yaml_load
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_PREFIX, LABEL_SERVE, LABEL_SPEC, Mount
+from ansible_collections.anvil.serving.plugins.module_utils.images.images import Recipe, content_hash
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import CONFIG as EDGE_CONFIG
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import SOCKET as EDGE_SOCKET
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import EDGE_FOLDER, Project, render_template
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.workflow_plan import (
+    MODEL_KEY,
+    MODEL_URL,
+    PACKAGE,
+    RUNTIME,
+    WorkflowPlan,
+)
+
+UID = 10001
+STACK = "workflow"
+PRIVATE = "/run/secrets"
+# Seconds that a container has to end: the server hands its runs over within ten, PostgreSQL writes what it holds.
+GRACE = 30
+MARGIN = 20
+# What the trimmed server of MLflow takes, with room for the next release.
+MLFLOW_SIZE_LIMIT = 400
+# It starts in seconds on a machine that is idle, and in minutes on one that is not.
+MLFLOW_READY_TIMEOUT = 300
+DATABASE, DATABASE_USER = "jobs", "jobs"
+DOCKERIGNORE = """# Secrets, and what the server does not read.
+.env
+private
+mlflow
+edge
+wheels
+README.md
+docker-compose.yml
+"""
+# A connection, a line, a word: no library is imported every ten seconds for this.
+LIVE = (
+    "import socket,sys\n"
+    "s=socket.create_connection(('127.0.0.1',{port}),2)\n"
+    "s.sendall(b'GET {path} HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n')\n"
+    "sys.exit(b' 200 ' not in s.recv(64))"
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an image is built from. name, tag: as anvil_image takes them; files: path in the context -> text."""
+
+    name: str
+    tag: str
+    base: str
+    dockerfile: str
+    files: dict[str, str]
+    requirements: str
+
+    @property
+    def reference(self) -> str:
+        return f"{self.name}:{STACK}-{self.tag}"
+
+    def as_dict(self) -> dict[str, Any]:
+        plain = {"name": self.name, "tag": self.tag, "base": self.base, "dockerfile": self.dockerfile, "files": self.files}
+        return {**plain, "requirements": self.requirements, "reference": self.reference}
+
+
+def _healthcheck(port: int, path: str) -> list[str]:
+    return ["python3", "-I", "-S", "-c", LIVE.format(port=port, path=path)]
+
+
+def _read(name: str) -> str:
+    return (RUNTIME / name).read_text(encoding="utf-8")
+
+
+def _package() -> dict[str, str]:
+    """The files of the runtime, as they go into the image."""
+    folder = RUNTIME / PACKAGE
+    paths = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {f"{PACKAGE}/{path.relative_to(folder).as_posix()}": path.read_text(encoding="utf-8") for path in sorted(paths)}
+
+
+def read_requirements(plan: WorkflowPlan) -> str:
+    """The pins of the server: those of PostgreSQL's client only where jobs are kept there."""
+    text = _read("requirements.txt")
+    return text + _read("requirements-postgres.txt") if plan.edge else text
+
+
+def _tagged(name: str, base: str, dockerfile: str, files: dict[str, str], requirements: str) -> Image:
+    recipe = Recipe(name=name, stack=STACK, dockerfile=dockerfile, base=base, network="none", files=files)
+    return Image(name, content_hash(recipe)[:16], base, dockerfile, files, requirements)
+
+
+def server_image(plan: WorkflowPlan) -> Image:
+    """The image of the workflow itself: runtime, requirements, workflow file."""
+    requirements = read_requirements(plan)
+    dockerfile = render_template(
+        "workflow/Dockerfile.j2", plan=plan, uid=UID, healthcheck=_healthcheck(8000, "/livez"), variables=sorted(plan.variables)
+    )
+    files = {
+        "build.py": _read("build.py"),
+        "requirements.txt": requirements,
+        "workflow.yaml": plan.text,
+        "data/.keep": "",
+        **_package(),
+    }
+    return _tagged(f"anvil.local/workflow-{plan.name}", plan.base, dockerfile, files, requirements)
+
+
+def mlflow_image(plan: WorkflowPlan) -> Image:
+    """The image of the MLflow server: the same for every workflow on that base."""
+    requirements = _read("mlflow-requirements.txt")
+    dockerfile = render_template(
+        "workflow/mlflow.Dockerfile.j2",
+        plan=plan,
+        uid=UID,
+        size_limit=MLFLOW_SIZE_LIMIT,
+        healthcheck=_healthcheck(5000, "/health"),
+    )
+    files = {
+        "build.py": _read("build.py"),
+        "requirements.txt": requirements,
+        "start.py": _read("mlflow_start.py"),
+        "data/.keep": "",
+    }
+    return _tagged("anvil.local/mlflow", plan.base, dockerfile, files, requirements)
+
+
+def list_images(plan: WorkflowPlan) -> dict[str, Image]:
+    return {"server": server_image(plan)} | ({"mlflow": mlflow_image(plan)} if plan.mlflow else {})
+
+
+# ---------------------------------------------------------------------------------------------------------- environment
+
+
+def _server_environment(plan: WorkflowPlan, service: str) -> dict[str, str]:
+    """What the runtime reads; no secret is here."""
+    values = {
+        "WORKFLOW_JOB_TTL": str(plan.job_ttl),
+        "WORKFLOW_JOBS": "sqlite:////data/jobs.sqlite",
+        "WORKFLOW_REPLICA": service,
+        "WORKFLOW_TIMEOUT": str(plan.timeout),
+    }
+    if plan.model_url:
+        values[MODEL_URL] = plan.model_url
+    if plan.concurrency:
+        values["WORKFLOW_CONCURRENCY"] = str(plan.concurrency)
+    if plan.edge:
+        values["WORKFLOW_JOBS"] = f"postgresql://{DATABASE_USER}@{plan.project}-jobs:5432/{DATABASE}"
+        values["WORKFLOW_JOBS_PASSWORD_FILE"] = f"{PRIVATE}/jobs_password"
+    if plan.has_api_key:
+        values["WORKFLOW_API_KEY_FILE"] = f"{PRIVATE}/api_key"
+    if plan.has_model_key:
+        values[MODEL_KEY + "_FILE"] = f"{PRIVATE}/model_key"
+    if plan.mlflow:
+        values["MLFLOW_TRACKING_URI"] = f"http://{plan.project}-mlflow:5000"
+        values["MLFLOW_EXPERIMENT_NAME"] = plan.title
+    if plan.mlflow_auth:
+        values["MLFLOW_TRACKING_USERNAME"] = "admin"
+        values["MLFLOW_TRACKING_PASSWORD_FILE"] = f"{PRIVATE}/mlflow_password"
+    return values
+
+
+def _environments(plan: WorkflowPlan) -> dict[str, dict[str, str]]:
+    found = {one.service: _server_environment(plan, one.service) for one in plan.replicas}
+    if plan.edge:
+        found["jobs"] = {
+            "POSTGRES_DB": DATABASE,
+            "POSTGRES_PASSWORD_FILE": f"{PRIVATE}/jobs_password",
+            "POSTGRES_USER": DATABASE_USER,
+        }
+    if plan.mlflow:
+        found["mlflow"] = {"MLFLOW_HOSTS": f"{plan.project}-mlflow:5000"}
+    if plan.mlflow_auth:
+        # Whoever reaches it under whatever name has to know the password.
+        found["mlflow"] = {"MLFLOW_HOSTS": "*", "MLFLOW_PASSWORD_FILE": f"{PRIVATE}/mlflow_password"}
+    return found
+
+
+def private_files(plan: WorkflowPlan) -> dict[str, list[str]]:
+    """Service -> the private files that it reads. jobs_password and mlflow_password are made on the host, at random."""
+    server = [
+        name
+        for name, wanted in (
+            ("api_key", plan.has_api_key),
+            ("jobs_password", plan.edge),
+            ("mlflow_password", plan.mlflow_auth),
+            ("model_key", plan.has_model_key),
+        )
+        if wanted
+    ]
+    found = {one.service: server for one in plan.replicas}
+    if plan.edge:
+        found["jobs"] = ["jobs_password"]
+    if plan.mlflow_auth:
+        found["mlflow"] = ["mlflow_password"]
+    return found
+
+
+def _mounts(plan: WorkflowPlan) -> dict[str, list[Mount]]:
+    here = "." if plan.standalone else plan.directory
+    found: dict[str, list[Mount]] = {
+        service: [Mount("bind", f"{here}/private/{name}", f"{PRIVATE}/{name}", read_only=True) for name in names]
+        for service, names in private_files(plan).items()
+    }
+    if plan.edge:
+        found["edge"] = [Mount("bind", f"{here}/edge", EDGE_FOLDER, read_only=True)]
+        found["jobs"].append(Mount("volume", f"{plan.project}-jobs", "/var/lib/postgresql/data"))
+    else:
+        found["server"].append(Mount("volume", f"{plan.project}-data", "/data"))
+    if plan.mlflow:
+        found.setdefault("mlflow", []).append(Mount("volume", f"{plan.project}-mlflow", "/data"))
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- projects
+
+
+def render_edge(plan: WorkflowPlan) -> str:
+    """haproxy.cfg, with the hash of the rest in it: the running process tells it (show info)."""
+
+    def lay_out(revision: str) -> str:
+        edge = {"revision": revision, "socket": EDGE_SOCKET, "longest": longest(plan)}
+        return render_template("workflow/haproxy.cfg.j2", plan=plan, edge=edge)
+
+    return lay_out(hashlib.sha256(lay_out("").encode()).hexdigest())
+
+
+def longest(plan: WorkflowPlan) -> int:
+    """Seconds that the longest answer takes: the time-out, after which there is a 202."""
+    return plan.timeout + MARGIN
+
+
+def render_workflow(plan: WorkflowPlan) -> Project:
+    """The compose project of a workflow."""
+    images = {name: image.reference for name, image in list_images(plan).items()}
+    if plan.standalone:
+        images = {"server": f"{plan.project}:latest", "mlflow": f"{plan.project}-mlflow:latest"}
+    mounts = _mounts(plan)
+    names = [*(one.service for one in plan.replicas)]
+    names += ["edge", "jobs"] if plan.edge else []
+    names += ["mlflow"] if plan.mlflow else []
+    servers = [one.service for one in plan.replicas]
+    variables = (
+        sorted([*plan.variables, MODEL_KEY] if plan.model_url else plan.variables) if plan.standalone else sorted(plan.given)
+    )
+    labels = {name: {LABEL_SERVE: name, LABEL_PREFIX + "workflow": plan.name} for name in names}
+    values = {
+        "plan": plan,
+        "images": images,
+        "labels": labels,
+        "environments": _environments(plan),
+        "env_files": {name: ".env" if plan.standalone else f"env/{name}.env" for name in names},
+        "secrets": {name: variables if name in servers else [] for name in names},
+        "mounts": mounts,
+        "volumes": sorted({mount.source for several in mounts.values() for mount in several if mount.kind == "volume"}),
+        "extra_hosts": ["host.docker.internal:host-gateway"] if "host.docker.internal" in plan.model_url else [],
+        "edge_config": EDGE_CONFIG,
+        "grace": GRACE,
+        "ready_timeout": plan.ready_timeout,
+        "mlflow_ready_timeout": max(MLFLOW_READY_TIMEOUT, plan.ready_timeout),
+        "uid": UID,
+    }
+
+    def lay_out() -> str:
+        return render_template("workflow/compose.yaml.j2", **values)
+
+    if not plan.standalone:
+        for service in parse_compose(yaml_load(lay_out())).values():
+            labels[service.name][LABEL_SPEC] = service.spec_hash()
+    text = lay_out()
+    files = {"edge/haproxy.cfg": render_edge(plan)} if plan.edge else {}
+    return Project(plan.project, plan.directory, text, parse_compose(yaml_load(text)), files)
+
+
+# ------------------------------------------------------------------------------------------------------------- artifacts
+
+
+def render_artifacts(plan: WorkflowPlan) -> dict[str, str]:
+    """Everything that builds and runs the workflow without Ansible: path -> text."""
+    plan = replace(plan, standalone=True)
+    images, project = list_images(plan), render_workflow(plan)
+    server = images["server"]
+    values = {
+        "plan": plan,
+        "variables": plan.variables,
+        "private": sorted({name for names in private_files(plan).values() for name in names}),
+        "body": json.dumps(sample_inputs(plan.inputs), ensure_ascii=False),
+        "model_key": MODEL_KEY,
+        "longest": longest(plan),
+    }
+    found = {
+        "Dockerfile": server.dockerfile,
+        ".dockerignore": DOCKERIGNORE,
+        "docker-compose.yml": project.compose,
+        "README.md": render_template("workflow/README.md.j2", **values),
+        ".env.example": render_template("workflow/env.example.j2", **values),
+        "wheels/.keep": "",
+        **server.files,
+        **project.files,
+    }
+    if plan.mlflow:
+        mlflow = images["mlflow"]
+        found["mlflow/Dockerfile"] = mlflow.dockerfile
+        found["mlflow/wheels/.keep"] = ""
+        found.update({f"mlflow/{path}": text for path, text in mlflow.files.items()})
+    return found
+
+
+# The least that a field of a type may be given, for the one request that shows that the service works.
+_SAMPLES: dict[str, Any] = {"string": "hello", "integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}}
+
+
+def sample_inputs(schema: dict[str, Any]) -> dict[str, Any]:
+    """A request body for the inputs of a workflow (their JSON Schema): only what is required, of the right types."""
+    properties = schema.get("properties") or {}
+    return {name: sample(properties.get(name) or {}) for name in schema.get("required") or []}
+
+
+def sample(schema: dict[str, Any]) -> Any:
+    for key in ("default", "const"):
+        if key in schema:
+            return schema[key]
+    for key in ("examples", "enum"):
+        if schema.get(key):
+            return schema[key][0]
+    kind = schema.get("type")
+    if kind == "object":
+        return sample_inputs(schema)
+    if kind == "array" and schema.get("minItems"):
+        return [sample(schema.get("items") or {})]
+    return _SAMPLES.get(str(kind), "hello")
