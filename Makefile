@@ -80,7 +80,7 @@ molecule: bed ## molecule scenarios on simulated hosts
 llama: bed ## llama.cpp really compiled (minutes, once): the image, the molecule scenario on it, its speed
 	@$(T)/python tests/testbed/compiled.py fetch
 	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --scenario-name llama
-	@$(BED) run -- pytest tests/integration/test_llama_compiled.py
+	@$(BED) run -- pytest tests/integration/images/test_llama_compiled.py
 	@$(T)/python bench/llama_image
 
 .PHONY: vllm

@@ -68,7 +68,7 @@ def find_jobs(only: Sequence[str], excluded: Sequence[str]) -> list[Job]:
     for path in sorted(REPO.glob("extensions/molecule/*/molecule.yml")):
         name = path.parent.name
         jobs.append(Job(name, ("molecule", "test", "--scenario-name", name), known.get(name, 60)))
-    for path in sorted(REPO.glob("tests/integration/test_*.py")):
+    for path in sorted(REPO.glob("tests/integration/*/test_*.py")):
         jobs.append(Job(path.stem, ("pytest", str(path)), known.get(path.stem, 60)))
     unknown = {*only, *excluded} - {job.name for job in jobs}
     if unknown:

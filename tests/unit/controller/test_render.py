@@ -22,7 +22,7 @@ from conftest import COLLECTIONS, REPO
 from hypothesis import given
 from hypothesis import strategies as st
 
-GOLDEN = Path(__file__).parent / "data" / "golden"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 FILES = ["router/compose.yaml", "router/config.toml", "router/edge/haproxy.cfg", "serves/compose.yaml"]
 
 

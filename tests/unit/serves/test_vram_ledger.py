@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, MigDevice, parse_cards
 from ansible_collections.anvil.serving.plugins.module_utils.serves.gpu_claims import cards_of
 from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import Budget, Claim, Want, choose_evictions, weigh
-from test_gpu import TWO
+from nvidia_outputs import FAKOLI_DARK as TWO
 
 CARDS = parse_cards(TWO)
 ONE, TWO_UUID = CARDS[0].uuid, CARDS[1].uuid

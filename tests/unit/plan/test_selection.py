@@ -9,7 +9,7 @@ import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.router import serve_context
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_host, render_models, render_serves
-from test_plan import FACTS, plan, problems
+from planning import FACTS, plan, problems
 
 FOUND = {
     "engine": "llama_cpp",

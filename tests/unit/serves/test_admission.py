@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import MigDevice, parse_cards
 from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import Neighbour, addresses_overlap, admit
-from test_gpu import TWO
+from nvidia_outputs import FAKOLI_DARK as TWO
 
 CARDS = parse_cards(TWO)
 SERVE = Service(name="heavy", container="c", image="i", gpu_uuids=(CARDS[0].uuid,), ports=(("127.0.0.1", 30002, "30002/tcp"),))

@@ -16,7 +16,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts 
     name_quantisation,
     read_model,
 )
-from test_headers import write_gguf
+from weightfiles import write_gguf
 
 MIB = 1024 * 1024
 

@@ -21,7 +21,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.workflow import work
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.workflow_plan import Wish, WorkflowPlan, plan_workflow
 from conftest import REPO
 
-GOLDEN = Path(__file__).parent / "data" / "golden" / "workflow"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "workflow"
 LINEAR = str(REPO / "examples" / "workflows" / "linear.yaml")
 # Four mistakes of four kinds, and two variables.
 WRONG = """schema_version: "1.0"

@@ -18,7 +18,7 @@ from ansible_collections.anvil.serving.plugins.action.anvil_plan import plan_hos
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.origin import read_variables
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 PASSWORD = VaultSecret(b"open sesame")
 SERVE = """
 anvil_serves:

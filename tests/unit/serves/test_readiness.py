@@ -8,14 +8,15 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.serves import drift, readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.readiness import LOST, READY, WAITING, Answer, Subject
-from test_drift import RECORDED
 
 SUBJECT = Subject("heavy", "t-heavy", "models", ("127.0.0.1", 30002), "heavy", 10.0)
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "engine-26.1.5-llama.json").read_text())
 MODELS = json.dumps({"object": "list", "data": [{"id": "heavy"}]})
 
 

@@ -236,7 +236,7 @@ def test_ports_and_names_that_others_hold_are_refused_with_who_holds_them(field:
 
 
 def test_no_driver_is_said_before_anything_is_touched(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", os.environ["PATH"].replace(str(Path(__file__).parents[1] / "testbed" / "gpus") + ":", ""))
+    monkeypatch.setenv("PATH", os.environ["PATH"].replace(str(Path(__file__).parents[2] / "testbed" / "gpus") + ":", ""))
     failed = field.foresee()
     assert failed["failed"] and "no NVIDIA driver" in failed["msg"] and field.bed.started() == {}
 
@@ -305,7 +305,7 @@ run_module("anvil_serve", **json.load(sys.stdin))
 @pytest.mark.parametrize("delay", [0.15, 0.3, 0.45, 0.6, 0.9])
 def test_killed_at_any_moment_the_next_run_converges(field: Field, delay: float) -> None:
     params = json.dumps({"project": field.project(), "secrets": {"key": SECRET}}).encode()
-    code = KILLED.format(collections=str(COLLECTIONS), tests=str(Path(__file__).parents[1]))
+    code = KILLED.format(collections=str(COLLECTIONS), tests=str(Path(__file__).parents[2]))
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdin is not None
         process.stdin.write(params)

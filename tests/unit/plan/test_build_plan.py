@@ -5,78 +5,14 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
 import json
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UNREAD, looks_secret
 from ansible_collections.anvil.serving.plugins.module_utils.plan.router import guess_generation
-
-BIG = "GPU-d0f446cf-1771-414c-e116-a39138798a8c"
-SMALL = "GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1"
-FACTS = {"router_token": "file", "hf_token": "vault"}
-HF = "hf_abcdefghijklmnopqrstuvwxyz012345"
-
-BASE = {
-    "anvil_secrets": {"router_token": None, "hf_token": None},
-    "anvil_gpus": {
-        "big": {"uuid": BIG, "vram_mib": 97887, "reserve_mib": 2048, "index": 1},
-        "small": {"uuid": SMALL, "vram_mib": 32607},
-    },
-    "anvil_serves": {
-        "heavy": {
-            "engine": "vllm",
-            "image": "vllm/vllm-openai:v1",
-            "model": "openai/gpt-oss-120b",
-            "gpus": ["big"],
-            "port": 30002,
-            "vram_mib": 60000,
-            "args": ["--max-model-len", "131072", "--enable-auto-tool-choice"],
-        },
-        "fast": {
-            "engine": "llama_cpp",
-            "image": "anvil.local/llama-server:1",
-            "model": "/models/fast.gguf",
-            "volumes": ["models:/models:ro"],
-            "gpus": ["small"],
-            "port": 30003,
-            "vram_mib": 20000,
-            "args": ["-c", "4096", "-np", "2"],
-        },
-    },
-    "anvil_router": {"image": "anvil.local/router:0.13.2"},
-}
-
-DROP = object()
-
-
-def changed(*changes):
-    """BASE with (dotted path, value) changes; DROP takes the key away."""
-    tree = copy.deepcopy(BASE)
-    for path, value in changes:
-        *parents, last = path.split(".")
-        node = tree
-        for key in parents:
-            node = node[key]
-        if value is DROP:
-            del node[last]
-        else:
-            node[last] = value
-    return tree
-
-
-def plan(*changes, facts=None, **options):
-    return build_plan("h", changed(*changes), FACTS if facts is None else facts, **options)
-
-
-def problems(*changes, facts=None, **options):
-    with pytest.raises(AnvilError) as caught:
-        plan(*changes, facts=facts, **options)
-    return caught.value.problems
-
+from planning import BASE, BIG, DROP, HF, plan, problems
 
 HEAVY, FAST, ROUTER = "anvil_serves.heavy.", "anvil_serves.fast.", "anvil_router."
 TWO = [(ROUTER + "replicas", 2)]

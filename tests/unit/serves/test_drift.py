@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_SPEC, LABEL_VRAM, Mount, Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import drift
 
-RECORDED = json.loads((Path(__file__).parent / "data" / "engine-26.1.5-llama.json").read_text())
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "engine-26.1.5-llama.json").read_text())
 PROJECT = "anvil-serves"
 SECRETS = {"TOK": "abc$def"}
 
