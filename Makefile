@@ -46,10 +46,11 @@ test-venv:
 
 .PHONY: unit
 unit: test-venv ## unit tests (seconds)
+	@bootstrap/docker.sh --client
 	@pytest -n auto tests/unit
 
 .PHONY: lint
-lint: test-venv ## ruff, mypy --strict, yamllint, ansible-lint (production)
+lint: test-venv ## ruff, mypy --strict, yamllint, ansible-lint (production), shellcheck
 	ruff check .
 	ruff format --check .
 	cd .cache/collections && mypy --config-file $(CURDIR)/pyproject.toml -p ansible_collections.anvil.serving.plugins.module_utils
@@ -57,6 +58,8 @@ lint: test-venv ## ruff, mypy --strict, yamllint, ansible-lint (production)
 	git ls-files -z --cached --others --exclude-standard -- '*.yml' '*.yaml' | xargs -0 yamllint --strict
 	HOME=$(SCRATCH_HOME) ansible-lint --offline --strict
 	antsibull-changelog lint
+	@bash -c '. bootstrap/lib.sh; ensure shellcheck shellcheck'
+	git ls-files -z --cached --others --exclude-standard | xargs -0 grep -lZE '^#!.*\b(ba)?sh\b' | xargs -0 shellcheck
 
 .PHONY: sanity
 sanity: test-venv ## ansible-test sanity, on a copy

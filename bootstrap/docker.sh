@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# docker.sh : a running Docker Engine with Compose v2 and buildx. Does nothing where they are; ANVIL_INSTALL_DOCKER=no forbids installing.
+# docker.sh [--client] : a running Docker Engine with Compose v2 and buildx; with --client the engine need not run.
+# Does nothing where they are there. ANVIL_INSTALL_DOCKER=no forbids installing.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
+[ "${1:-}" = --client ] && needs_engine=no || needs_engine=yes
 
 # What counts is whether the client in use can do it: an old `docker` earlier on PATH may lack plugins that another one has.
 missing() { # at once: each is the start of a client
   docker compose version >/dev/null 2>&1 || echo compose &
   docker buildx version >/dev/null 2>&1 || echo buildx &
-  docker version >/dev/null 2>&1 || echo engine &
+  [ "$needs_engine" = no ] || docker version >/dev/null 2>&1 || echo engine &
   wait
 }
 
@@ -82,6 +84,6 @@ if ! is_root || [ "${ANVIL_INSTALL_DOCKER:-yes}" = no ]; then
 fi
 
 case $lacking in *compose* | *buildx*) install_docker ;; *) have dockerd || install_docker ;; esac
-docker version >/dev/null 2>&1 || start_engine
+[ "$needs_engine" = no ] || docker version >/dev/null 2>&1 || start_engine
 lacking=$(missing | paste -sd' ')
 [ -z "$lacking" ] || die "$(command -v docker) still lacks: $lacking; an older client earlier on PATH hides the installed one"

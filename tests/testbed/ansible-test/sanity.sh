@@ -6,6 +6,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../../.." && pwd)
 venv=$(realpath "$1")
 shift
+# Without it ansible-test leaves its shellcheck test out, with no more than a warning.
+. "$here/../../../bootstrap/lib.sh"
+ensure shellcheck shellcheck
 copy=$repo/.cache/sanity/ansible_collections/anvil/serving
 
 rm -rf "$copy"
