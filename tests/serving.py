@@ -191,10 +191,11 @@ print(json.dumps(run_module("anvil_serve", **json.load(sys.stdin))))
 """
 
 
-def start_module(field: Field, first: str = "", **params: Any) -> subprocess.Popen[bytes]:
-    """The module as a process of its own, in the middle of which something may happen. first: code that is run before."""
+def start_module(field: Field, first: str = "", start_new_session: bool = False, **params: Any) -> subprocess.Popen[bytes]:
+    """Start the module as a process of its own, so that a test can interfere while it runs. first: code that runs before it."""
     code = MODULE.format(paths=[str(COLLECTIONS), str(Path(__file__).parent)], first=first)
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    argv, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, start_new_session=start_new_session)
     assert process.stdin is not None
     process.stdin.write(json.dumps(field.params(**params)).encode())
     process.stdin.close()

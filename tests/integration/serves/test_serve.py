@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +17,7 @@ import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_SPEC, Mount
 from ansible_collections.anvil.serving.plugins.modules import anvil_serve
 from bed import Bed, wait_until
-from conftest import COLLECTIONS
-from serving import FAST_GPU, HEAVY_GPU, SECRET, UNCHANGED, Field, actions
+from serving import FAST_GPU, HEAVY_GPU, SECRET, UNCHANGED, Field, actions, start_module
 
 
 def test_check_predicts_apply_converges_and_the_second_run_touches_nothing(field: Field) -> None:
@@ -294,24 +291,15 @@ def test_info_tells_drift_squatters_and_readiness_and_changes_nothing(field: Fie
     assert looked["serves"]["fast"]["reasons"] == [] and field.bed.started() == before and not looked["changed"]
 
 
-KILLED = """
-import json, sys
-sys.path.insert(0, {collections!r})
-sys.path.insert(0, {tests!r})
-run_module("anvil_serve", **json.load(sys.stdin))
-"""
-
-
 @pytest.mark.parametrize("delay", [0.15, 0.3, 0.45, 0.6, 0.9])
 def test_killed_at_any_moment_the_next_run_converges(field: Field, delay: float) -> None:
-    params = json.dumps({"project": field.project(), "secrets": {"key": SECRET}}).encode()
-    code = KILLED.format(collections=str(COLLECTIONS), tests=str(Path(__file__).parents[2]))
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True) as process:
-        assert process.stdin is not None
-        process.stdin.write(params)
-        process.stdin.close()
+    """delay: seconds from the start of the module; two new serves take it more than a second on the reference machine."""
+    with start_module(field, 'print("the module runs", flush=True)', start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"the module runs\n"
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode in (-signal.SIGKILL, 0)
     answer = field.run()
     assert not answer["failed"], answer["msg"]
     assert {serve["ready"] for serve in answer["serves"].values()} == {True}
