@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""anvil_workflow with the values of its env file: read on the controller, handed to the module, in no registered result."""
+"""Runs anvil_workflow with the values of the env file, which is read here. No registered result holds them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.workflow_pl
 
 
 class ActionModule(ActionBase):
-    """Run the module anvil_workflow with the secrets that only the controller has."""
+    """Adds the secrets, which only the controller has, to the module's arguments."""
 
     _supports_check_mode = True
 
@@ -27,8 +27,8 @@ class ActionModule(ActionBase):
                 values = read_env(str(arguments.get("env_file") or ""))
             except AnvilError as error:
                 return {**result, **as_failure(error)}
-            wanted = arguments.get("variables") or []
-            arguments["secrets"] = {name: values[name] for name in wanted if values.get(name)}
+            variables = arguments.get("variables") or []
+            arguments["secrets"] = {name: values[name] for name in variables if values.get(name)}
             arguments["model_key"] = values.get(MODEL_KEY) or arguments.get("model_key") or ""
         answer = self._execute_module(module_args=arguments, task_vars=task_vars)
         result = merge_hash(result, answer)

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_workflow
-short_description: Run a workflow as a service, or take it away
+short_description: Deploy a workflow as a service, or remove it
 version_added: 1.0.0
 description:
-  - Brings the compose project of a workflow to what M(anvil.serving.anvil_workflow_plan) rendered, touches only what differs, and
-    waits until it is ready.
-  - Replicas behind an edge are replaced one after the other, each drained before and ready before the next, and no request fails.
-    A new replica that does not get ready ends the task; the others go on answering.
-  - Passwords of the database and of MLflow are made on the host, at random, once, and never leave it.
+  - Converges the compose project that M(anvil.serving.anvil_workflow_plan) rendered. Only services that differ are changed, and
+    the module waits until they are ready.
+  - Replicas behind an edge are replaced one by one. Each is drained before it is replaced, and ready before the next one is
+    drained, so no request fails. A new replica that does not get ready ends the task; the other replicas keep answering.
+  - The passwords of the database and of MLflow are generated on the host, at random, once. They never leave the host.
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
   check_mode:
-    description: Predicts every action and reason, and touches nothing.
+    description: Predicts every action with its reason, and changes nothing.
     support: full
   diff_mode:
-    description: As M(anvil.serving.anvil_serve); environment variables by name only.
+    description: As M(anvil.serving.anvil_serve). Environment variables are shown by name only.
     support: full
   idempotent:
     description: A second run changes nothing.
@@ -30,21 +30,21 @@ attributes:
 options:
   state:
     description:
-      - V(present) brings it up. V(absent) removes containers, network and files; volumes only with O(purge).
+      - V(present) deploys the workflow. V(absent) removes its containers, network and files; volumes only with O(purge).
     type: str
     choices: [present, absent]
     default: present
   purge:
-    description: With O(state=absent), also remove the jobs and traces.
+    description: With O(state=absent), remove the jobs and traces too.
     type: bool
     default: false
   env_file:
     description:
-      - The env file on the controller. It is read when its values are handed over, and only the O(variables) among them are.
+      - The env file on the controller. Only C(OPENAI_API_KEY) and the values named in O(variables) are sent to the host.
     type: path
     default: ""
   variables:
-    description: The variables that the workflow uses.
+    description: The environment variables that the workflow uses.
     type: list
     elements: str
     default: []
@@ -53,36 +53,36 @@ options:
     type: str
     default: ""
   model_key:
-    description: The key of the model endpoint, unless the env file has C(OPENAI_API_KEY).
+    description: The key of the model endpoint. C(OPENAI_API_KEY) of the env file overrides it.
     type: str
     default: ""
   secrets:
-    description: Values of the variables; the action plugin reads them from O(env_file).
+    description: Values of the O(variables). The action plugin reads them from O(env_file).
     type: dict
     default: {}
   private:
-    description: Service to the private files that it reads, as RV(anvil.serving.anvil_workflow_plan#module:private) has it.
+    description: The private files of each service, as in RV(anvil.serving.anvil_workflow_plan#module:private).
     type: dict
     default: {}
   replicas:
-    description: The services behind the edge; empty without one.
+    description: The services behind the edge; empty without an edge.
     type: list
     elements: str
     default: []
   edge:
-    description: The edge's container; empty without one.
+    description: The edge's container; empty without an edge.
     type: str
     default: ""
   drain_timeout:
-    description: Seconds that a replica's requests may take to end before it is replaced.
+    description: Seconds to wait for the requests of a replica to end before it is replaced.
     type: float
     default: 60
   ready_timeout:
-    description: Seconds until a replica that was replaced must be ready.
+    description: Seconds within which a replaced replica must get ready.
     type: float
     default: 120
   request:
-    description: Inputs for one real run at the end. Without it none is made.
+    description: Inputs of one real run at the end. If it is not set, no run is made.
     type: dict
   request_timeout:
     description: Seconds for that run.
@@ -102,7 +102,7 @@ EXAMPLES = r"""
     workflow: article.yaml
   register: planned
 
-- name: Run it
+- name: Deploy it
   anvil.serving.anvil_workflow:
     project: "{{ planned.project }}"
     env_file: "{{ planned.plan.env_file }}"
@@ -110,7 +110,7 @@ EXAMPLES = r"""
     private: "{{ planned.private }}"
     request: "{{ planned.request }}"
 
-- name: Take it away, and all its jobs
+- name: Remove it with all its jobs
   anvil.serving.anvil_workflow:
     project: "{{ planned.project }}"
     state: absent
@@ -119,36 +119,36 @@ EXAMPLES = r"""
 
 RETURN = r"""
 serves:
-  description: What was done with each service, as RV(anvil.serving.anvil_serve#module:serves).
+  description: What was done with each service, as in RV(anvil.serving.anvil_serve#module:serves).
   returned: always
   type: dict
 rolled:
-  description: Replicas that were replaced, in that order.
+  description: The replicas that were replaced, in order.
   returned: when O(state=present)
   type: list
 answer:
-  description: Outputs of the one real run, and the seconds it took.
+  description: The outputs of the real run, and its duration in seconds.
   returned: when O(request) is given
   type: dict
   sample: {outputs: {article: "…"}, seconds: 1.2}
 moved:
-  description: Jobs that went from the file of one server to the database of several, or back.
+  description: The number of jobs that were moved from the file of one server to the database of several, or back.
   returned: when O(state=present)
   type: int
 created:
-  description: Networks and volumes that were created.
+  description: The networks and volumes that were created.
   returned: when O(state=present)
   type: list
 files:
-  description: Files on the host that were written or removed.
+  description: The files on the host that were written or removed.
   returned: always
   type: list
 removed:
-  description: Containers of an earlier deployment that this one has not; with O(state=absent), containers, network and volumes.
+  description: Containers that only an earlier deployment had. With O(state=absent), containers, network and volumes.
   returned: always
   type: list
 kept:
-  description: Volumes that stay.
+  description: The volumes that were kept.
   returned: when O(state=absent)
   type: list
 """

@@ -1,0 +1,67 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Remove a workflow from its host: containers, network, files, and on request its volumes. Nothing of others is removed."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List
+
+from ansible_collections.anvil.serving.plugins.module_utils.core import files
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import COMPOSE_PROJECT, LABEL_PREFIX
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import GRACE_SECONDS, LOCK_SECONDS, Project
+from ansible_collections.anvil.serving.plugins.module_utils.workflow.private_files import FOLDER, PASSWORD_OF, private_path
+
+LABEL_WORKFLOW = LABEL_PREFIX + "workflow"
+OUR_FILES = ("compose.yaml", ".lock", ".mounted.json", "edge/haproxy.cfg")
+OUR_FOLDERS = ("env", FOLDER, "edge", "wheels")
+# All that a deployment may have: the parameters of the removal may differ from those of the deployment.
+VOLUMES = ("-data", "-jobs", "-mlflow")
+
+
+def remove_workflow(docker: DockerEngine, project: Project, purge: bool, check: bool) -> Dict[str, Any]:
+    """Remove containers, network and files; volumes only with ``purge``. Returns what anvil_workflow returns."""
+    ours = docker.list_containers([COMPOSE_PROJECT + "=" + project.name, LABEL_WORKFLOW])
+    containers = sorted(entry["Names"][0].lstrip("/") for entry in ours)
+    volumes = [project.name + suffix for suffix in VOLUMES]
+    purged = [name for name in volumes if purge and docker.inspect_volume(name) is not None]
+    network = docker.inspect_network(project.name) is not None
+    passwords = [
+        private_path(project, name)
+        for name, suffix in PASSWORD_OF.items()
+        if not purge and docker.inspect_volume(project.name + suffix) is not None
+    ]
+    leftovers = [path for path in _list_our_files(project.directory) if path not in passwords]
+    result: Dict[str, Any] = {
+        "changed": bool(containers or purged or network or leftovers),
+        "removed": containers + ["network " + project.name] * network + ["volume " + name for name in purged],
+        "files": leftovers,
+        "kept": [name for name in volumes if not purge and docker.inspect_volume(name) is not None],
+        "serves": {},
+    }
+    if check or not result["changed"]:
+        return result
+    with files.hold_lock(project.directory, LOCK_SECONDS):
+        for entry in ours:
+            docker.stop_container(str(entry["Id"]), GRACE_SECONDS)
+            docker.remove_container(str(entry["Id"]))
+        if network:
+            docker.remove_network(project.name)
+        for name in purged:
+            docker.remove_volume(name)
+        for path in leftovers:
+            files.remove_file(path)
+    files.remove_file(os.path.join(project.directory, ".lock"))
+    for folder in (*(os.path.join(project.directory, one) for one in OUR_FOLDERS), project.directory):
+        try:
+            os.rmdir(folder)
+        except OSError:  # it does not exist, or it holds files of others
+            continue
+    return result
+
+
+def _list_our_files(directory: str) -> List[str]:
+    own = [path for path in (os.path.join(directory, name) for name in OUR_FILES) if os.path.lexists(path)]
+    return sorted({*own, *(path for folder in OUR_FOLDERS for path in files.list_files(os.path.join(directory, folder)))})

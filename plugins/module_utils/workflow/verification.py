@@ -1,0 +1,81 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One real request to a deployed workflow, through its published port, up to the end of the run."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Optional
+
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import request_http
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import published_address
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+
+ENDED = ("completed", "failed", "cancelled")
+POLL = 0.2
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer. body: the JSON in it, or its text. status 0: there was no answer, and the body says why."""
+
+    status: int
+    body: Any
+
+    @property
+    def job_status(self) -> str:
+        return str(self.body.get("status") or "") if isinstance(self.body, Mapping) else ""
+
+    @property
+    def job_path(self) -> str:
+        """Where the status of the job is read."""
+        return "/status/{0}".format(self.body.get("job_id") or self.body.get("id"))
+
+
+def verify_workflow(service: Service, key: str, inputs: Mapping[str, Any], timeout: float) -> Dict[str, Any]:
+    """Run the workflow once, to its end; returns ``outputs`` and ``seconds``. Raises AnvilError if it does not complete."""
+    began = time.monotonic()
+    port = service.ports[0][1]
+    where = "POST /run on port {0}".format(port)
+    answer = _send(service, "POST", "/run", key, inputs)
+    while answer.status == 202 or (answer.status == 200 and answer.job_status not in ("", *ENDED)):
+        if time.monotonic() - began > timeout:
+            raise fail(
+                "the run did not end in {0:g} s".format(timeout),
+                where=where,
+                why="its job is still " + (answer.job_status or "running"),
+                hint="raise workflow_request_timeout; docker logs {0} shows what it waits for".format(service.container),
+            )
+        time.sleep(POLL)
+        answer = _send(service, "GET", answer.job_path, key)
+    if answer.status == 0:
+        raise fail(
+            "the workflow does not answer",
+            where=where,
+            why=str(answer.body),
+            hint="read its log: docker logs --tail 50 " + service.container,
+        )
+    if answer.status != 200 or answer.job_status not in ("", "completed"):
+        text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body, ensure_ascii=False)
+        raise fail(
+            "the workflow is up, but its test request failed",
+            where=where,
+            why="HTTP {0}: {1}".format(answer.status, text[:1000]),
+            hint="check that the models answer: curl -sS http://127.0.0.1:{0}/readyz; set other inputs with workflow_request, or"
+            " skip the test request with workflow_verify=false".format(port),
+        )
+    outputs = answer.body.get("outputs", answer.body) if isinstance(answer.body, Mapping) else answer.body
+    return {"outputs": outputs, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _send(service: Service, method: str, path: str, key: str, body: Optional[Mapping[str, Any]] = None) -> Answer:
+    bind, port, _target = service.ports[0]
+    reply = request_http(published_address(bind, port), method, path, 60.0, body=body, token=key)
+    try:
+        return Answer(reply.status, json.loads(reply.body))
+    except ValueError:
+        return Answer(reply.status, reply.body)
