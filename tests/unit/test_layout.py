@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -163,3 +164,11 @@ def test_no_product_file_is_too_long() -> None:
     lines = {str(path.relative_to(REPO)): len(path.read_text().splitlines()) for path in files if path.exists()}
     assert len(lines) > 100
     assert not {name: count for name, count in lines.items() if count > LONGEST}
+
+
+@pytest.mark.parametrize("folder", ["action", "modules"])
+def test_every_plugin_finds_what_it_imports(folder: str) -> None:
+    names = sorted(path.stem for path in (REPO / "plugins" / folder).glob("*.py"))
+    assert names
+    for name in names:
+        importlib.import_module(f"{COLLECTION}plugins.{folder}.{name}")
