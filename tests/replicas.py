@@ -12,12 +12,9 @@ from typing import Any
 
 import docker
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import (
-    Place,
-    hash_revision,
-    lock_name,
-    read_snapshot_aside,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_lock import lock_name
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_reader import read_unmounted_snapshot
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import SOCKET, Edge
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_template
 from harness import run_module
@@ -259,7 +256,7 @@ class Rolled(Replicas):
 
     def live_of(self, router: str) -> dict[str, str]:
         """The files that a replica sees; its revision is what its name says."""
-        snapshot = read_snapshot_aside(self.engine, ROUTER_IMAGE, Place(self.volume, "/etc/anvil", router, NAMES))
+        snapshot = read_unmounted_snapshot(self.engine, ROUTER_IMAGE, Place(self.volume, "/etc/anvil", router, NAMES))
         files = snapshot.files_of(snapshot.live or "")
         assert snapshot.live is None or hash_revision(files) == snapshot.live
         return {name: content.decode() for name, content in files.items()}

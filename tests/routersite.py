@@ -20,13 +20,9 @@ from typing import Any
 import docker
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import (
-    Place,
-    Snapshot,
-    hash_revision,
-    lock_name,
-    read_snapshot_aside,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, Snapshot, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_lock import lock_name
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_reader import read_unmounted_snapshot
 from conftest import COLLECTIONS
 from harness import run_module
 
@@ -175,7 +171,7 @@ class Site:
         wait_until(lambda: self.healthz() == 200)
 
     def snapshot(self) -> Snapshot:
-        return read_snapshot_aside(self.engine, self.image, self.place)
+        return read_unmounted_snapshot(self.engine, self.image, self.place)
 
     def live_files(self) -> dict[str, str]:
         return {name: content.decode() for name, content in self.snapshot().observed().items()}
@@ -250,13 +246,13 @@ engine.DockerEngine.restart_container = mended
 
 # The launcher's: what is announced of a file is not what is sent.
 ALTER = """
-volume = importlib.import_module(base + 'module_utils.docker.volume')
-announce = volume._announce
+volume_writer = importlib.import_module(base + 'module_utils.docker.volume_writer')
+describe = volume_writer._describe_content
 def altered(content):
-    said = announce(content)
+    described = describe(content)
     {change}
-    return said
-volume._announce = altered
+    return described
+volume_writer._describe_content = altered
 """
 
 

@@ -17,7 +17,7 @@ import os
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import parse_moment
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount
 
 RECORD = ".mounted.json"
@@ -74,7 +74,7 @@ def changed_files(
         elif path in known:
             if known[path] != now:
                 found[path] = (known[path], now)
-        elif os.stat(path).st_mtime >= (parse_moment(created) or 0) + 1:
+        elif os.stat(path).st_mtime >= (parse_timestamp(created) or 0) + 1:
             found[path] = ("written before " + created[:19], now)
     return found
 

@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.router.promotion import Verdict
 
 CONFIG = "config.toml"

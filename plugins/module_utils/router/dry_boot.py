@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe, Reply, run_probes
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine, SideProcess
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import LABEL_OWNER, describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, SideProcess, describe_owner
 
 LABEL_DRY_BOOT = "anvil.serving.dry-boot"
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine, published_address
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import hold_lock
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import published_address
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import block_promotions
 from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Observed, observe
 
@@ -350,7 +351,7 @@ class Door:
             return  # it leads nobody anywhere
         with contextlib.ExitStack() as held:
             names = [server.name for server in self.edge.read_servers()]
-            held.enter_context(hold_lock(self.engine, names, self.wait))
+            held.enter_context(block_promotions(self.engine, names, self.wait))
             self.edge.check_undrained()
             self._held = held.pop_all()
 
@@ -419,7 +420,7 @@ def restart_replicas(engine: DockerEngine, edge: str, replicas: Sequence[str], r
     """
     check_replicas(engine, edge, replicas)
     seconds: Dict[str, float] = {}
-    with hold_lock(engine, replicas, restart.lock_wait):
+    with block_promotions(engine, replicas, restart.lock_wait):
         for replica in replicas:
             began = time.monotonic()
             if edge:

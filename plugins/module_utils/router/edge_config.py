@@ -10,8 +10,8 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe, Reply
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine, confine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import LABEL_OWNER, describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, confine, describe_owner
 from ansible_collections.anvil.serving.plugins.module_utils.router.dry_boot import LABEL_DRY_BOOT
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import (
     CONFIG,

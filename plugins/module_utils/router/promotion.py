@@ -17,20 +17,18 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Seque
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import (
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import (
     HOME,
     JOURNAL,
     META,
     REVISIONS,
     Place,
     Snapshot,
-    Writer,
-    describe_owner,
     hash_revision,
-    open_writer,
-    read_snapshot,
-    read_snapshot_aside,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_reader import read_snapshot, read_unmounted_snapshot
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import Writer, open_writer
 
 # A process started this long before the pointer moved may still have read the files after it (seconds).
 READ_LAG = 30.0
@@ -445,7 +443,7 @@ def read_place(engine: DockerEngine, crew: Crew, place: Place, views: Mapping[st
     for view in views.values():
         if view.exists:
             return read_snapshot(engine, view.container_id, place)
-    return read_snapshot_aside(engine, crew.first.image_for_side_containers(), place)
+    return read_unmounted_snapshot(engine, crew.first.image_for_side_containers(), place)
 
 
 def look_at(crew: Crew) -> Dict[str, View]:

@@ -16,7 +16,9 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Reply, Tls, request_http
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine, find_endpoint, is_local
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import TLS_FOLDER, Edge
 
 # A tier that is not ready yet (503, or no answer) is asked again for this long (seconds).

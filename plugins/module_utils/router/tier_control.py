@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine, published_address
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import published_address
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 
 PATH = "/v1/admin/transition"
 LONGEST_DRAIN = 3600

@@ -28,19 +28,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes impor
     run_probes,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import (
-    DockerEngine,
-    confine,
-    find_endpoint,
-    is_local,
-)
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import (
-    LABEL_OWNER,
-    Place,
-    describe_owner,
-    hash_revision,
-    read_snapshot,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, confine, describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_reader import read_snapshot
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate import (
     CONFIG,
     GATEWAY_ROUTER,

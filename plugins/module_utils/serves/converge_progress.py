@@ -19,7 +19,8 @@ from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import TOKEN, open_lines
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine, Pull
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.images import Pull
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import RESIDENT, Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import drift, readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Project, subject_of

@@ -127,7 +127,7 @@ def retire_experiments(engine: DockerEngine, root: str, name: str, now: float, c
     unused = len(gone) == len(there) and _is_unused_network(engine, gone)
     if not check and (changed or unused):
         # Held as by a converge: an experiment that is about to start needs the network that is about to go.
-        with engine.hold():
+        with engine.lock_host():
             for one in gone:
                 for container in one.ids:
                     engine.stop_container(container)

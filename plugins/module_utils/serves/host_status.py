@@ -15,12 +15,9 @@ from dataclasses import asdict
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import (
-    DockerEngine,
-    is_local,
-    parse_moment,
-    published_address,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp, published_address
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import (
     COMPOSE_PROJECT,
     HOST_GATEWAY,
@@ -119,7 +116,7 @@ def overview(
             one["ports"] = sorted({*one["ports"], *_published(raw)})
             one["served_name"] = one["served_name"] or str(labels.get("anvil.serving.served_name", ""))
             one["state"], one["ready"] = _probe(labels, raw, str(one["state"]))
-            one["since"] = parse_moment(str((raw.get("State") or {}).get("StartedAt", "")))
+            one["since"] = parse_timestamp(str((raw.get("State") or {}).get("StartedAt", "")))
             one["restarts"] = int(raw.get("RestartCount") or 0)
     details = {name: _detail(engine, serve, services[name]) for name, serve in serves.items()}
     return {
@@ -186,7 +183,7 @@ def _detail(engine: DockerEngine, serve: Mapping[str, Any], service: Any) -> Dic
     state = (raw or {}).get("State") or {}
     moment = state.get("StartedAt") if state.get("Status") in RUNS else state.get("FinishedAt")
     return {
-        "since": parse_moment(str(moment or "")),
+        "since": parse_timestamp(str(moment or "")),
         "restarts": int((raw or {}).get("RestartCount") or 0),
         "ports": [port for _bind, port, _target in service.ports],
         "model": str(service.anvil.get("model", "")),
@@ -238,7 +235,7 @@ def read_logs(
     hidden = sorted((value for value in secrets.values() if len(value) >= 4), key=len, reverse=True)
     logs = {}
     for name, serve in serves.items():
-        raw = engine.read_frames(serve["container_id"], tail, start) if serve["container_id"] else b""
+        raw = engine.read_log_frames(serve["container_id"], tail, start) if serve["container_id"] else b""
         logs[name] = [{"stream": stream, "line": _blot_out(text, hidden)} for stream, text in split_frames(raw)]
     return logs
 

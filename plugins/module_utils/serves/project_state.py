@@ -9,7 +9,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Collection, Dict, List, Optional, Sequence
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine, parse_moment
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import COMPOSE_PROJECT, COMPOSE_SERVICE, Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import drift
 from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Change, Image, Observed
@@ -145,4 +146,4 @@ def inspect(engine: DockerEngine, container: str) -> Optional[Observed]:
 
 
 def _was_started_again(seen: Observed) -> bool:
-    return seen.state == "running" and seen.restarts > 0 and time.time() - (parse_moment(seen.started_at) or 0) < LOOP_SECONDS
+    return seen.state == "running" and seen.restarts > 0 and time.time() - (parse_timestamp(seen.started_at) or 0) < LOOP_SECONDS

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import parse_moment
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp
 from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Observed
 
 READY, WAITING, LOST = "ready", "waiting", "lost"
@@ -133,7 +133,7 @@ def judge_container(seen: Optional[Observed], now: float) -> Optional[Verdict]:
     if seen.oom_killed:
         return Verdict(LOST, "oom_killed", "the kernel killed it for want of memory ({0})".format(ended))
     looping = seen.restarts >= RESTART_LOOP
-    if looping and seen.state == "running" and now - (parse_moment(seen.started_at) or 0) < CALM_SECONDS:
+    if looping and seen.state == "running" and now - (parse_timestamp(seen.started_at) or 0) < CALM_SECONDS:
         return Verdict(WAITING, "restarting", "it ended {0} times and was started again just now".format(seen.restarts))
     if looping and seen.state in ("restarting", "exited", "dead"):
         return Verdict(LOST, "restart_loop", "it ended {0} times, last with {1}".format(seen.restarts, ended))

@@ -324,7 +324,7 @@ def _converge(engine: DockerEngine, project: Project, order: Order, lock: Option
         if not run.admit():
             return run.result()
         lost = converge.pull_images(engine, lacking, run.outcomes)
-    with engine.hold() as held:
+    with engine.lock_host() as held:
         run = _read_and_decide(engine, project, order, [service for service in run.services if service.name not in lost])
         run.extra["pulled"] = [image for image in pulled if run.reader.image(image) is not None]
         admitted = run.admit()

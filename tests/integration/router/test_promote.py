@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.docker import volume
+from ansible_collections.anvil.serving.plugins.module_utils.docker import volume_lock
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import lock_name
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_lock import lock_name
 from conftest import REPO
 from harness import run_module
 from routersite import (
@@ -238,7 +239,7 @@ def test_a_name_that_begins_a_strangers_id_is_nobodys(site: Site) -> None:
         ):
             with pytest.raises(AnvilError, match="No such container"):
                 act()
-        assert site.engine.read_log(name) == [] and site.engine.read_frames(name, 5, 0) == b""
+        assert site.engine.read_log(name) == [] and site.engine.read_log_frames(name, 5, 0) == b""
         site.engine.stop_container(name, 0)
         site.engine.remove_container(name)
     assert site.inspect() == before
@@ -261,7 +262,7 @@ def test_the_texts_may_be_files_of_the_host(site: Site, tmp_path: Path, check: b
     done = site.promote(check=check, **sources)
     assert done["changed"] and done["revision"]["old"] is None, done
     written = {"config.toml": config.read_bytes(), "profile.json": profile.read_bytes()}
-    assert done["revision"]["new"] == volume.hash_revision(written)
+    assert done["revision"]["new"] == hash_revision(written)
     if not check:
         assert site.live_files() == {name: content.decode() for name, content in written.items()}
         assert not site.promote(config=profile_config(), profile=profile_text())["changed"]
@@ -422,16 +423,16 @@ def test_taking_over_identical_plain_files_restarts_nothing(site: Site) -> None:
 
 # Dies by SIGKILL before its Nth write. It is the test's launcher that counts, not the product.
 DIE = """
-volume = importlib.import_module(base + 'module_utils.docker.volume')
-asked, count = volume.Writer._ask, 0
+volume_writer = importlib.import_module(base + 'module_utils.docker.volume_writer')
+original, count = volume_writer.Writer._request, 0
 def counted(self, request):
     global count
-    if request['act'] != 'hello':
+    if request['action'] != 'read_clock':
         count += 1
         if count == {nth}:
             os.kill(os.getpid(), signal.SIGKILL)
-    return asked(self, request)
-volume.Writer._ask = counted
+    return original(self, request)
+volume_writer.Writer._request = counted
 """
 
 
@@ -496,7 +497,7 @@ def test_the_lock_ends_with_its_owner(site: Site) -> None:
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_lock_without_an_owner_is_taken_over_and_told(site: Site, monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
     """Its owner died before it started, or the engine did before it was removed."""
-    monkeypatch.setattr(volume, "UNSTARTED_GRACE", 1.0)
+    monkeypatch.setattr(volume_lock, "UNSTARTED_GRACE", 1.0)
     left = site.engine.create_container(
         site.image,
         [],

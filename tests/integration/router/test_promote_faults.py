@@ -36,21 +36,21 @@ from routersite import (
 )
 
 CUT_STREAM = """
-engine = importlib.import_module(base + 'module_utils.docker.docker_engine')
-send, calls = engine.SideProcess.send, []
+side_containers = importlib.import_module(base + 'module_utils.docker.side_containers')
+send, calls = side_containers.SideProcess.send, []
 def cut(self, content):
     if b'put_folder' in content:
         self._socket.sendall(content[:len(content) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
     send(self, content)
-engine.SideProcess.send = cut
+side_containers.SideProcess.send = cut
 """
 Step = tuple[str, str, str, int]
 
 
 def asks(*numbers: int) -> list[Step]:
     """Before these words to the one that writes. It is also asked the time; a death before that is one before the next word."""
-    return [("docker.volume", "Writer", "_ask", number) for number in numbers]
+    return [("docker.volume_writer", "Writer", "_request", number) for number in numbers]
 
 
 BEGIN: list[Step] = [
@@ -102,7 +102,8 @@ def test_killed_before_every_step_of_a_first_promotion(make_site: Callable[..., 
 
 
 @pytest.mark.parametrize(
-    "change", ["said['content'] = said['content'][:len(said['content']) // 8 * 4]", "said['sha256'] = '0' * 64"],
+    "change",
+    ["described['content'] = described['content'][:len(described['content']) // 8 * 4]", "described['sha256'] = '0' * 64"],
     ids=["truncated", "wrong hash"],
 )  # fmt: skip
 def test_a_file_that_arrives_altered_is_refused_and_changes_nothing(running: Site, change: str) -> None:
@@ -442,7 +443,7 @@ def test_side_containers_see_nothing_and_may_do_nothing(site: Site) -> None:
     site.wait_healthy()
     image, seen = site.inspect()["Image"], []
     halted = halt_before(
-        site.spawn, "docker.docker_engine", "SideProcess", "read_line", config=profile_config("2", None), dry_boot=True
+        site.spawn, "docker.side_containers", "SideProcess", "read_line", config=profile_config("2", None), dry_boot=True
     )
     owned = {"label": [f"anvil.serving.owner={socket.gethostname()} pid {halted.process.pid}"]}
     for number in range(2):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import SideProcess
+from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import SideProcess
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate import VALIDATOR, facts_from, judge
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -100,7 +100,7 @@ def test_a_replica_that_dies_while_the_next_is_promoted_takes_all_back(rolled: R
 
 CLOSE = ("router.promotion", "_Promotion", "_close", 1)
 FIRST = [
-    ("docker.volume", "Writer", "_ask", 7),
+    ("docker.volume_writer", "Writer", "_request", 7),
     ("router.verbs", "EdgeGate", "close", 1),
     ("router.verbs", "Reader", "reload", 1),
 ]
@@ -136,7 +136,9 @@ def test_killed_before_every_step_of_a_first_promotion(rolled: Rolled) -> None:
     """Of replicas that are not there yet, on a volume that is not there yet."""
     new = expected("1")
     # sweep, a link for each file, revision, journal, a pointer for each replica, journal
-    for number, step in enumerate([*(("docker.volume", "Writer", "_ask", nth) for nth in (2, 3, 4, 6, 8, 9, 10, 11)), CLOSE]):
+    for number, step in enumerate(
+        [*(("docker.volume_writer", "Writer", "_request", nth) for nth in (2, 3, 4, 6, 8, 9, 10, 11)), CLOSE]
+    ):
         names = [f"{rolled.name}-first-{number}-{each}" for each in "ab"]
         first = Rolled(rolled.api, rolled.engine, name=names[0])
         given = {"replicas": names, "edge": "", "volume": names[0] + "-cfg", "config": config("1", STOCK), "profile": profile()}

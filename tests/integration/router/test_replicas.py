@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import Place, hash_revision, open_writer
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import open_writer
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge, describe_edge, find_revision
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_host
@@ -189,7 +190,7 @@ def test_an_edge_waits_for_a_promotion_and_no_reload_forgets_a_drained_replica(h
 
 
 EDGE_STEPS = [
-    ("docker.volume", "Writer", "_ask", 5),
+    ("docker.volume_writer", "Writer", "_request", 5),
     ("router.edge_config", "EdgeReader", "reload", 1),
     ("router.verbs", "Reader", "verify", 1),
     ("router.promotion", "_Promotion", "_close", 1),

@@ -16,7 +16,7 @@ import pytest
 from bed import Bed
 from serving import BUDGETS, HEAVY_GPU, LLAMA, PYTHON_IMAGE, Field, answer_of, start_module
 
-# Requests that only read go another way (Engine._get), except these.
+# Requests that only read go another way (Connection._get), except these.
 COUNTED = """
 import os, signal
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
@@ -32,7 +32,7 @@ def counted(owner, name, reads=()):
                 os.kill(os.getpid(), signal.SIGKILL)
         return done
     setattr(owner, name, call)
-counted(docker_engine.DockerEngine, "_ask", reads=("logs", "inspect_distribution", "get"))
+counted(docker_engine.DockerEngine, "_call_sdk", reads=("logs", "inspect_distribution", "get"))
 counted(compose_cli.Compose, "_run")
 counted(files, "write_file")
 counted(files, "remove_file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import Pull
+from ansible_collections.anvil.serving.plugins.module_utils.docker.images import Pull
 from ansible_collections.anvil.serving.plugins.module_utils.serves.converge_progress import (
     DETAIL_SECONDS,
     Story,
@@ -102,7 +102,7 @@ def test_what_the_engine_says_while_it_pulls() -> None:
     pull = Pull()
     assert describe_pull(pull) == describe_pull(None) == ""
     for event in EVENTS:
-        pull.take(event)
+        pull.add_event(event)
     assert describe_pull(pull) == "2 of 3 layers, 2.9 MB"
 
 

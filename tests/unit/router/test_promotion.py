@@ -11,8 +11,9 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import DEFAULT_SOCKET
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine, find_endpoint
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume import Entry, Place, Snapshot, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Entry, Place, Snapshot, hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate import (
     Facts,
     check_paths,

@@ -1,0 +1,44 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Networks and volumes through the Docker Engine API: inspect, create, remove."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping, Optional
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import Connection
+
+
+class NetworksAndVolumes(Connection):
+    """The networks and volumes of one Docker Engine."""
+
+    def inspect_network(self, name: str) -> Optional[Dict[str, Any]]:
+        return self._inspect("network", "/networks/{0}", name)
+
+    def create_network(self, name: str, labels: Mapping[str, str], subnet: str = "") -> None:
+        """Create a bridge network; one that another run created in the meantime counts as success.
+
+        subnet: CIDR, for containers with fixed addresses; where it is empty, the Docker Engine chooses one.
+        """
+        ipam = {"Driver": "default", "Config": [{"Subnet": subnet}]} if subnet else None
+        try:
+            self._call_sdk("create network " + name, "create_network", name, driver="bridge", labels=dict(labels), ipam=ipam)
+        except AnvilError:
+            if self.inspect_network(name) is None:
+                raise
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network that no container is attached to; absence is success."""
+        self._call_sdk_or_none("remove network " + name, "remove_network", name)
+
+    def inspect_volume(self, name: str) -> Optional[Dict[str, Any]]:
+        return self._inspect("volume", "/volumes/{0}", name)
+
+    def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
+        self._call_sdk("create volume " + name, "create_volume", name, labels=dict(labels))
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume with its content; absence is success."""
+        self._call_sdk_or_none("remove volume " + name, "remove_volume", name)
