@@ -1,46 +1,46 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the inventory says of one host, checked and with every default decided: all mistakes at once, no I/O.
-
-``build_plan`` is the door. Each section of the inventory has a room of its own: ``plan_secrets``, ``plan_gpus``,
-``plan_engines``, ``plan_serves``, ``plan_router``, ``plan_models``; here they are put together, and what belongs to all
-of them is checked.
-"""
+"""Build the plan of one host from its inventory variables. All mistakes are reported at once. No I/O."""
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import replace
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Iterable, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
-from ansible_collections.anvil.serving.plugins.module_utils.plan.allowed_models import check_models_allowed, read_models_allowed
-from ansible_collections.anvil.serving.plugins.module_utils.plan.engine_defaults import read_engines, read_shared
-from ansible_collections.anvil.serving.plugins.module_utils.plan.gpus import read_gpus
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan, RouterPlan, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_conflicts import check_conflicts
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import (
+    read_engine_sections,
+    read_shared_settings,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_externals import read_externals
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_gpus import read_gpus
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_models_allowed import (
+    check_allowed_models,
+    read_allowed_models,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_router import read_router
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import check_secrets, read_secrets
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serve_gpus import check_vram_budgets
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serves import HostSettings, read_serves
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
     ABSOLUTE,
     CONTAINER,
     CONTAINER_RULE,
     LONGEST_WAIT_SECONDS,
-    Check,
-    Node,
-    Path,
-    shorten,
-    suggest,
+    InventoryCheck,
+    Section,
+    suggest_name,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.plan.router import read_router
-from ansible_collections.anvil.serving.plugins.module_utils.plan.secrets import check_secrets, read_secrets
-from ansible_collections.anvil.serving.plugins.module_utils.plan.selection import (
-    choose_serves,
+from ansible_collections.anvil.serving.plugins.module_utils.plan.serve_selection import (
+    find_text_key,
     merge_serves,
     read_deploy_mode,
-    read_externals,
-    text_key,
+    select_serves,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.plan.serves import HostSections, check_vram, read_serves
 
 VARIABLES = (
     "anvil_root",
@@ -61,65 +61,14 @@ VARIABLES = (
     "anvil_warmup_max_wait",
     "anvil_warmup_wait_interval",
 )
-# Variables of other parts of the collection: accepted, and not read here.
+# Variables of other parts of the collection: accepted, not read here.
 OTHER_VARIABLES: Tuple[str, ...] = ("anvil_hosts",)
-STRICTNESS = ("enforce", "warn", "off")
+COMPATIBILITY_MODES = ("enforce", "warn", "off")
 PLATFORMS = ("linux", "wsl2")
 DEFAULT_ROOT = "/opt/anvil"
 DEFAULT_NETWORK = "anvil"
 DEFAULT_MAX_WAIT = 300
 DEFAULT_WAIT_INTERVAL = 5
-
-
-def _overlap(one: str, other: str) -> bool:
-    return one == other or any(ipaddress.ip_address(bind.strip("[]")).is_unspecified for bind in (one, other))
-
-
-def _check_clashes(check: Check, serves: Sequence[ServePlan], router: Optional[RouterPlan]) -> None:
-    """Ports, container names, served names: each belongs to one."""
-    ports: List[Tuple[str, Path, str, int]] = [
-        ("serve " + serve.name, ("anvil_serves", serve.name, "port"), serve.bind, serve.port) for serve in serves
-    ]
-    containers: List[Tuple[str, Path, str]] = [
-        ("serve " + serve.name, ("anvil_serves", serve.name, "container"), serve.container) for serve in serves
-    ]
-    if router:
-        ports.append(("the router", ("anvil_router", "publish"), router.bind, router.port))
-        if router.edge:
-            for replica in router.edge.replicas:
-                containers.append(("the router", ("anvil_router", "container"), replica.container))
-            containers.append(("the edge", ("anvil_router", "edge", "container"), router.edge.container))
-        else:
-            containers.append(("the router", ("anvil_router", "container"), router.container))
-    for number, (_who, path, bind, port) in enumerate(ports):
-        for other, _path, taken, same in ports[:number]:
-            if port and port == same and _overlap(bind, taken):
-                check.wrong(path, "port {0} on {1} is taken by {2}".format(port, bind, other), "give each a port of its own")
-                break
-    _check_unique(check, "container name {0!r} is taken by {1}", containers)
-    served: List[Tuple[str, Path, str]] = [
-        ("serve " + serve.name, ("anvil_serves", serve.name, "served_name"), serve.served_name) for serve in serves
-    ]
-    _check_unique(check, "served name {0!r} is taken by {1}", served)
-    names = {serve.name for serve in serves} | ({"router"} if router else set())
-    if router and router.edge:
-        names |= {"edge", *(replica.service for replica in router.edge.replicas)}
-    for who, path, container in containers:
-        if container in names and who not in ("serve " + container, "the router", "the edge"):
-            check.wrong(
-                path,
-                "{0!r} is also the name of another service".format(container),
-                "choose another container name",
-                "on the docker network a container answers to both names, so requests would reach either",
-            )
-
-
-def _check_unique(check: Check, what: str, claims: Sequence[Tuple[str, Path, str]]) -> None:
-    first: Dict[str, str] = {}
-    for who, path, word in claims:
-        owner = first.setdefault(word, who)
-        if owner != who:
-            check.wrong(path, what.format(shorten(word), owner), "give each a name of its own")
 
 
 def _redact(problem: Problem, values: Sequence[str]) -> Problem:
@@ -133,13 +82,13 @@ def _redact(problem: Problem, values: Sequence[str]) -> Problem:
     )
 
 
-def _leaves(value: Any) -> Iterable[str]:
+def _list_texts(value: Any) -> Iterable[str]:
     if isinstance(value, Mapping):
         for item in value.values():
-            yield from _leaves(item)
+            yield from _list_texts(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _leaves(item)
+            yield from _list_texts(item)
     elif isinstance(value, str):
         yield str(value)
 
@@ -147,52 +96,52 @@ def _leaves(value: Any) -> Iterable[str]:
 def build_plan(
     host: str, variables: Mapping[str, Any], secret_facts: Mapping[str, str], secrets_required: bool = True
 ) -> HostPlan:
-    """Check and normalise all that the inventory says of one host.
+    """Check all inventory variables of one host and decide every default.
 
-    variables: the host's variables; only those that start with ``anvil_`` are looked at. ``UNREAD`` may stand for a
-    value that could not be read and was reported by the caller: nothing that depends on it is reported again.
-    secret_facts: how each entry of ``anvil_secrets`` is held: ``vault``, ``file``, ``clear``, or any other text: why it
-    has no value. secrets_required: a secret that is used and has no value is a problem (else a note).
+    variables: the variables of the host; only those that start with ``anvil_`` are read. ``UNREAD`` stands for a value that
+    could not be read and that the caller reports: nothing that depends on it is reported again.
+    secret_facts: how each entry of ``anvil_secrets`` is stored: ``vault``, ``file`` or ``clear``; any other text says why it
+    has no value. secrets_required: a used secret without a value is a problem (else a note).
     Raises AnvilError with every problem found. No value of a secret is in a problem, a note or the plan.
     """
-    check = Check()
+    check = InventoryCheck()
     _check_variables(check, variables)
-    top = Node(check, (), variables)
-    root = top.text("anvil_root", "an absolute folder on the host: " + DEFAULT_ROOT, ABSOLUTE) or DEFAULT_ROOT
-    platform = top.word("anvil_platform", PLATFORMS) or "linux"
-    network = top.text("anvil_network", "the name of a docker network: " + CONTAINER_RULE, CONTAINER) or DEFAULT_NETWORK
+    top = Section(check, (), variables)
+    root = top.read_text("anvil_root", "an absolute path on the host, such as " + DEFAULT_ROOT, ABSOLUTE) or DEFAULT_ROOT
+    platform = top.read_choice("anvil_platform", PLATFORMS) or "linux"
+    network = top.read_text("anvil_network", "the name of a Docker network: " + CONTAINER_RULE, CONTAINER) or DEFAULT_NETWORK
     secrets = read_secrets(check, variables.get("anvil_secrets"))
     gpus = read_gpus(check, variables.get("anvil_gpus"))
-    defaults = read_engines(check, variables.get("anvil_engines"))
-    shared = {name: read_shared(node, ENGINES[name], secrets) for name, node in defaults.items()}
-    unread = {name for name, node in defaults.items() if node.has("image")}
+    defaults = read_engine_sections(check, variables.get("anvil_engines"))
+    shared = {name: read_shared_settings(section, ENGINES[name], secrets) for name, section in defaults.items()}
+    unread = {name for name, section in defaults.items() if section.has("image")}
     if variables.get("anvil_engines") is not None and not isinstance(variables["anvil_engines"], Mapping):
         unread = set(ENGINES)
     mode = read_deploy_mode(top)
-    sections = HostSections(
+    settings = HostSettings(
         platform,
         gpus,
         shared,
         unread,
         secrets,
-        max_wait=top.whole("anvil_warmup_max_wait", 1, LONGEST_WAIT_SECONDS, "seconds") or DEFAULT_MAX_WAIT,
-        wait_interval=top.whole("anvil_warmup_wait_interval", 1, LONGEST_WAIT_SECONDS, "seconds") or DEFAULT_WAIT_INTERVAL,
-        part_key=text_key(mode, secrets),
+        max_wait=top.read_integer("anvil_warmup_max_wait", 1, LONGEST_WAIT_SECONDS, "seconds") or DEFAULT_MAX_WAIT,
+        wait_interval=top.read_integer("anvil_warmup_wait_interval", 1, LONGEST_WAIT_SECONDS, "seconds") or DEFAULT_WAIT_INTERVAL,
+        default_part_key=find_text_key(mode, secrets),
     )
     described = merge_serves(check, variables.get("anvil_serves"), variables.get("anvil_discovered"))
-    names, serves = read_serves(check, described, sections)
-    serves = choose_serves(check, top, mode, serves, secrets)
+    names, serves = read_serves(check, described, settings)
+    serves = select_serves(check, top, mode, serves, secrets)
     externals = read_externals(check, variables.get("anvil_external"), names or (), secrets)
-    check_vram(check, serves, gpus)
-    allowed = read_models_allowed(check, variables.get("anvil_models_allowed"))
-    check_models_allowed(check, serves, allowed)
+    check_vram_budgets(check, serves, gpus)
+    allowed = read_allowed_models(check, variables.get("anvil_models_allowed"))
+    check_allowed_models(check, serves, allowed)
     router = read_router(check, variables.get("anvil_router"), names, (*serves, *externals), secrets)
-    _check_clashes(check, serves, router)
+    check_conflicts(check, serves, router)
     check_secrets(secrets, secret_facts, secrets_required)
     if names == () and variables.get("anvil_router") is None:
-        check.note(("anvil_serves",), "the inventory describes no serves for this host")
+        check.add_note(("anvil_serves",), "the inventory has no serves for this host")
     if check.problems:
-        values = sorted({leaf for leaf in _leaves(variables.get("anvil_secrets")) if len(leaf) >= 4}, key=len, reverse=True)
+        values = sorted({leaf for leaf in _list_texts(variables.get("anvil_secrets")) if len(leaf) >= 4}, key=len, reverse=True)
         raise AnvilError(*(_redact(problem, values) for problem in dict.fromkeys(check.problems)))
     return HostPlan(
         host=host,
@@ -206,18 +155,18 @@ def build_plan(
         notes=tuple(check.notes),
         models_allowed=allowed,
         externals=externals,
-        compatibility=_read_strictness(top),
+        compatibility=_read_compatibility_mode(top),
     )
 
 
-def _read_strictness(top: Node) -> str:
+def _read_compatibility_mode(top: Section) -> str:
     if top.raw.get("anvil_compatibility") is False:  # YAML reads a bare off as false
         return "off"
-    return top.word("anvil_compatibility", STRICTNESS) or "enforce"
+    return top.read_choice("anvil_compatibility", COMPATIBILITY_MODES) or "enforce"
 
 
-def _check_variables(check: Check, variables: Mapping[str, Any]) -> None:
+def _check_variables(check: InventoryCheck, variables: Mapping[str, Any]) -> None:
     known = VARIABLES + OTHER_VARIABLES
     for name in variables:
         if isinstance(name, str) and name.startswith("anvil_") and name not in known:
-            check.wrong((str(name),), "unknown variable", suggest(str(name), known))
+            check.add_problem((str(name),), "unknown variable", suggest_name(str(name), known))

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the inventory says of one host, checked and with every default decided: the plan, as data. No I/O."""
+"""The plan of one host as data: its GPUs, serves, tiers, router and edge, with every default decided. No I/O."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.service impor
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card of the inventory. ``vram_mib`` is its total memory, ``reserve_mib`` what no serve may claim (both MiB).
+    """A card of the inventory. vram_mib: its total memory; reserve_mib: the part that no serve may claim (both MiB).
 
-    compute_capability: such as ``12.0``; empty: the inventory does not say.
+    compute_capability: such as ``12.0``; empty: not set in the inventory.
     """
 
     alias: str
@@ -36,12 +36,12 @@ class Gpu:
 class ServePlan:
     """One serve, all defaults decided.
 
-    gpu_uuids: the cards it is pinned to, in the order given. cuda_visible: what ``CUDA_VISIBLE_DEVICES`` says
-    (UUIDs, indexes, or empty: the variable is not set). vram_mib: MiB claimed on *each* of its cards.
+    gpu_uuids: the cards it is pinned to, in the order of the inventory. cuda_visible: the items of ``CUDA_VISIBLE_DEVICES``
+    (UUIDs or indexes; empty: the variable is not set). vram_mib: MiB claimed on *each* of its cards.
     secrets: environment variable -> name in ``anvil_secrets``; never a value. ready_timeout: seconds.
     residency: ``resident``, ``evictable``, ``on_demand`` or ``off``. tags: words that select it, besides its name.
-    part: ``chat``, ``tool`` or empty, for the deploy mode. models: of a server of several, name -> its options.
-    interval: the longest pause between two looks whether it is ready (seconds). warmup: it is ready once it has answered.
+    part: ``chat``, ``tool`` or empty, for the deploy mode. models: for a server with several models, name -> its options.
+    interval: the longest pause between two readiness checks (seconds). warmup: it is ready after its first real answer.
     """
 
     name: str
@@ -78,8 +78,9 @@ class ServePlan:
 
 @dataclass(frozen=True)
 class ExternalPlan:
-    """A server that is not ours: on the host itself, where containers reach it as ``host.docker.internal``. It is asked, never
-    managed. container: the name that the router's container finds it by.
+    """A server that is not managed by this collection. It gets requests, and is never started or stopped.
+
+    container: the host name or address that the router reaches it by; ``host.docker.internal`` is the host itself.
     """
 
     name: str
@@ -93,7 +94,7 @@ class ExternalPlan:
 
 @dataclass(frozen=True)
 class TierPlan:
-    """A serve as the router sees it. ``key_env`` names the router's variable that holds the serve's API key."""
+    """A serve as the router sees it. key_env: the environment variable of the router that holds the API key of the serve."""
 
     id: str
     serve: str
@@ -120,7 +121,7 @@ class ProfileEntry:
 
 @dataclass(frozen=True)
 class ReplicaPlan:
-    """One router container of several, at a fixed address of the edge's network: HAProxy holds a stale one otherwise."""
+    """One of several router containers. Its address in the edge's network is fixed: HAProxy keeps the first one it resolves."""
 
     service: str
     container: str
@@ -129,11 +130,10 @@ class ReplicaPlan:
 
 @dataclass(frozen=True)
 class EdgePlan:
-    """What stands before the replicas of a router.
+    """The HAProxy in front of the replicas of a router.
 
-    volume: its own configuration. network, subnet: the network of the edge and the replicas alone. certificates: a folder of
-    PEM files on the host, or empty: plain HTTP. check_tiers: the health check asks the tiers (gateway router), not only the
-    process.
+    volume: its configuration. network, subnet: a network for the edge and the replicas only. certificates: a folder of PEM files
+    on the host, or empty for plain HTTP. check_tiers: the health check covers the tiers (gateway router), not only the process.
     """
 
     image: str
@@ -151,11 +151,11 @@ class EdgePlan:
 class RouterPlan:
     """The router of a host. ``token`` names the entry of ``anvil_secrets`` that clients must present.
 
-    ready_timeout, request_timeout: seconds; the latter is how long a tier may take for one answer. edge: where there is
-    more than one replica; the router then has no container of the name ``container``, but those of ``edge.replicas``.
+    ready_timeout, request_timeout: seconds; the latter is how long a tier may take for one answer. edge: set if there is more
+    than one replica; then no container is named ``container``, and the containers are those of ``edge.replicas``.
     extra_hosts: ``NAME:ADDRESS`` for the router's /etc/hosts.
     generation: ``profile`` (anvil-serving 0.12 to 0.13.2) has presets and a profile; ``gateway`` (0.35.1 to 2.0.2) has
-    routes: the name that a client asks for -> the one tier that answers.
+    routes: the model name that a client sends -> the one tier that answers.
     """
 
     image: str
@@ -177,9 +177,9 @@ class RouterPlan:
 
 @dataclass(frozen=True)
 class HostPlan:
-    """All that the inventory says of one host, checked.
+    """Everything that the inventory says about one host, checked.
 
-    notes: what is not wrong but good to know. models_allowed: None allows every model.
+    notes: facts that are not mistakes but good to know. models_allowed: None allows every model.
     """
 
     host: str

@@ -1,9 +1,9 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The words of an inventory: what a value may be, how a mistake in it is told, and where it stands.
+"""Read typed values of the inventory: text, choices, numbers, images, addresses. Every mistake is collected with its path.
 
-``Check`` collects every mistake; ``Node`` is a mapping of the inventory with its path. Pure: nothing is decided here.
+``InventoryCheck`` collects the mistakes; ``Section`` is a mapping of the inventory with its path. No default is decided here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Path = Tuple[Union[str, int], ...]
 
 
 class _Unread:
-    """Stands where a value could not be read (a template failed). Its problem is reported by who tried to read it."""
+    """Stands for a value that could not be read because its template failed. The caller that templated it reports the problem."""
 
     def __repr__(self) -> str:
         return "<unread>"
@@ -29,9 +29,9 @@ class _Unread:
 UNREAD = _Unread()
 LONGEST_WAIT_SECONDS = 24 * 3600
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-NAME_RULE = "use 1 to 63 of a-z, 0-9, _ and -, starting with a letter or a digit"
+NAME_RULE = "1 to 63 of a-z, 0-9, _ and -, starting with a letter or a digit"
 CONTAINER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}")
-CONTAINER_RULE = "use 2 to 63 of a-z, A-Z, 0-9, _, . and -, starting with a letter or a digit"
+CONTAINER_RULE = "2 to 63 of a-z, A-Z, 0-9, _, . and -, starting with a letter or a digit"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ABSOLUTE = re.compile(r"/[^\0\n]*")
 ANYTHING = re.compile(r"[^\0]*", re.DOTALL)
@@ -48,16 +48,16 @@ IMAGE = re.compile(
 SIZE = re.compile(r"[0-9]{1,12}([bkmg]|[kmg]b)?", re.IGNORECASE)
 NUMBER = re.compile(r"-?[0-9]{1,15}")
 SECRET_WORDS = frozenset(("TOKEN", "KEY", "APIKEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS"))
-NOT_THE_SECRET = frozenset(("FILE", "PATH", "DIR", "URL", "NAME", "LIMIT", "COUNT", "SIZE", "ID", "TYPE", "LEN"))
-NO_SECRETS = frozenset(("", "0", "1", "true", "false"))
+NOT_SECRET_ENDINGS = frozenset(("FILE", "PATH", "DIR", "URL", "NAME", "LIMIT", "COUNT", "SIZE", "ID", "TYPE", "LEN"))
+NOT_SECRET_VALUES = frozenset(("", "0", "1", "true", "false"))
 SECRET_SHAPE = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|nvapi-[A-Za-z0-9_-]{20,})"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
 
 
-def path_text(path: Path) -> str:
-    """``anvil_serves.heavy.gpus[0]``; a key that is not a plain word stands in brackets."""
+def format_path(path: Path) -> str:
+    """The path as ``anvil_serves.heavy.gpus[0]``. A key that is not a plain word stands in brackets."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -73,8 +73,8 @@ def shorten(text: str, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def describe(value: Any) -> str:
-    """A value of the inventory in an operator's words, short enough for one line."""
+def describe_value(value: Any) -> str:
+    """A value with its type, for a message of one line: ``the text 'abc'``."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -83,11 +83,11 @@ def describe(value: Any) -> str:
         return "the text {0!r}".format(shorten(str(value)))
     if isinstance(value, (int, float)):
         return "the number {0}".format(shorten(str(value)))
-    return kind_of(value)
+    return describe_type(value)
 
 
-def kind_of(value: Any) -> str:
-    """What sort of thing a value is, without showing it."""
+def describe_type(value: Any) -> str:
+    """The type of a value, without the value."""
     if isinstance(value, str):
         return "text"
     if isinstance(value, bool):
@@ -101,155 +101,163 @@ def kind_of(value: Any) -> str:
     return "nothing" if value is None else "a {0}".format(type(value).__name__)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that was most likely meant, or nothing."""
+def find_similar(word: str, known: Iterable[str]) -> str:
+    """The known word that is most similar to ``word``, or an empty string."""
     close = difflib.get_close_matches(word[:200].lower(), list(known), 1, 0.6)
     return close[0] if close else ""
 
 
-def suggest(word: str, known: Iterable[str], nothing: str = "there are none") -> str:
+def suggest_name(word: str, known: Iterable[str], nothing: str = "none is defined") -> str:
+    """The hint for an unknown name: the most similar known one, or all of them. nothing: the hint if none is known."""
     words = list(known)
-    close = nearest(word, words)
+    close = find_similar(word, words)
     if close:
         return "did you mean {0}?".format(close)
-    return "known: {0}".format(shorten(", ".join(words), 300)) if words else nothing
+    return "use one of: {0}".format(shorten(", ".join(words), 300)) if words else nothing
 
 
-def looks_secret(name: str) -> bool:
-    """Does this variable hold a secret? ``HF_TOKEN`` does; ``KEY_FILE`` and ``TOKENIZERS_PARALLELISM`` do not."""
+def is_secret_name(name: str) -> bool:
+    """Whether a variable of this name holds a secret: ``HF_TOKEN`` does, ``KEY_FILE`` and ``TOKENIZERS_PARALLELISM`` do not."""
     words = re.split(r"[^A-Z0-9]+", name.upper())
-    return bool(SECRET_WORDS.intersection(words)) and words[-1] not in NOT_THE_SECRET
+    return bool(SECRET_WORDS.intersection(words)) and words[-1] not in NOT_SECRET_ENDINGS
 
 
 @dataclass
-class Check:
-    """What was found wrong so far, and what the operator should know although it is not wrong."""
+class InventoryCheck:
+    """The result of checking an inventory: every mistake so far, and notes on what is not wrong but good to know."""
 
     problems: List[Problem] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
 
-    def wrong(self, path: Path, what: str, hint: str = "", why: str = "") -> None:
-        self.problems.append(Problem(what=what, where=path_text(path), why=why, hint=hint))
+    def add_problem(self, path: Path, what: str, hint: str = "", why: str = "") -> None:
+        self.problems.append(Problem(what=what, where=format_path(path), why=why, hint=hint))
 
-    def note(self, path: Path, text: str) -> None:
-        self.notes.append("{0}: {1}".format(path_text(path), text))
+    def add_note(self, path: Path, text: str) -> None:
+        self.notes.append("{0}: {1}".format(format_path(path), text))
 
-    def mapping(self, path: Path, value: Any, example: str) -> Optional[Node]:
-        """The value as a mapping to read from; None if it is absent, unread or wrong."""
+    def read_mapping(self, path: Path, value: Any, example: str) -> Optional[Section]:
+        """The value as a section; None if it is absent, unread or not a mapping. example: shown as the hint."""
         if value is None or value is UNREAD:
             return None
         if not isinstance(value, Mapping):
-            self.wrong(path, "a mapping is wanted, not {0}".format(kind_of(value)), example)
+            self.add_problem(path, "must be a mapping, not {0}".format(describe_type(value)), "for example: " + example)
             return None
-        return Node(self, path, value)
+        return Section(self, path, value)
 
-    def items(self, path: Path, value: Any, example: str) -> Optional[List[Tuple[Path, Any]]]:
-        """The value as a list of (path, item); None if it is absent, unread or wrong."""
+    def read_list(self, path: Path, value: Any, example: str) -> Optional[List[Tuple[Path, Any]]]:
+        """The value as a list of (path, item); None if it is absent, unread or not a list. example: shown as the hint."""
         if value is None or value is UNREAD:
             return None
         if not isinstance(value, (list, tuple)):
-            self.wrong(path, "a list is wanted, not {0}".format(describe(value)), example)
+            self.add_problem(path, "must be a list, not {0}".format(describe_value(value)), "for example: " + example)
             return None
         return [((*path, number), item) for number, item in enumerate(value) if item is not UNREAD]
 
-    def plain(self, path: Path, value: Any, pattern: Pattern[str], rule: str) -> Optional[str]:
-        """The value as text that matches, or None after saying what is wrong."""
+    def match_text(self, path: Path, value: Any, pattern: Pattern[str], rule: str) -> Optional[str]:
+        """The value as text that matches the pattern; None if it is unread or wrong. rule: what is allowed, for the hint."""
         if value is UNREAD:
             return None
         if not isinstance(value, str):
-            self.wrong(path, "text is wanted, not {0}".format(describe(value)), rule)
+            self.add_problem(path, "must be text, not {0}".format(describe_value(value)), "use " + rule)
         elif not value:
-            self.wrong(path, "is empty", rule)
+            self.add_problem(path, "must not be empty", "use " + rule)
         elif not pattern.fullmatch(value):
-            self.wrong(path, "{0!r} will not do".format(shorten(str(value))), rule)
+            self.add_problem(path, "{0!r} is not valid".format(shorten(str(value))), "use " + rule)
         else:
             return str(value)
         return None
 
 
 @dataclass
-class Node:
-    """A mapping of the inventory with its path. A key without a value counts as a key that is not there."""
+class Section:
+    """A mapping of the inventory with its path. A key without a value counts as absent."""
 
-    check: Check
+    check: InventoryCheck
     path: Path
     raw: Mapping[Any, Any]
 
-    def at(self, key: str) -> Path:
+    def path_of(self, key: str) -> Path:
         return (*self.path, key)
 
     def has(self, key: str) -> bool:
         return self.raw.get(key) is not None
 
-    def known(self, keys: Sequence[str]) -> None:
+    def add_problem(self, key: str, what: str, hint: str = "", why: str = "") -> None:
+        self.check.add_problem(self.path_of(key), what, hint, why)
+
+    def add_note(self, key: str, text: str) -> None:
+        self.check.add_note(self.path_of(key), text)
+
+    def check_keys(self, keys: Sequence[str]) -> None:
         for key in self.raw:
             if key not in keys:
-                self.check.wrong((*self.path, str(key)), "unknown key", suggest(str(key), keys))
+                self.check.add_problem((*self.path, str(key)), "unknown key", suggest_name(str(key), keys))
 
-    def entries(self, pattern: Pattern[str], rule: str) -> List[Tuple[str, Path, Any]]:
-        """(key, path, value) of each entry whose key will do."""
+    def read_entries(self, pattern: Pattern[str], rule: str) -> List[Tuple[str, Path, Any]]:
+        """(key, path, value) of each entry whose key matches the pattern."""
         found = []
         for key, value in self.raw.items():
             path = (*self.path, str(key))
             if not isinstance(key, str):
-                self.check.wrong(path, "the name is {0}, not text".format(describe(key)), "put it in quotes")
+                self.check.add_problem(path, "the name must be text, not {0}".format(describe_value(key)), "put it in quotes")
             elif not pattern.fullmatch(key):
-                self.check.wrong(path, "{0!r} will not do as a name".format(shorten(str(key))), rule)
+                self.check.add_problem(path, "{0!r} is not a valid name".format(shorten(str(key))), "use " + rule)
             else:
                 found.append((str(key), path, value))
         return found
 
-    def text(self, key: str, rule: str, pattern: Pattern[str] = ANYTHING) -> Optional[str]:
+    def read_text(self, key: str, rule: str, pattern: Pattern[str] = ANYTHING) -> Optional[str]:
         if not self.has(key):
             return None
-        return self.check.plain(self.at(key), self.raw[key], pattern, rule)
+        return self.check.match_text(self.path_of(key), self.raw[key], pattern, rule)
 
-    def word(self, key: str, known: Sequence[str]) -> Optional[str]:
+    def read_choice(self, key: str, known: Sequence[str]) -> Optional[str]:
         value = self.raw.get(key)
         if value is None or value is UNREAD:
             return None
         if isinstance(value, str) and value in known:
             return str(value)
-        self.check.wrong(self.at(key), "unknown {0}: {1}".format(key, describe(value)), suggest(str(value), known))
+        self.add_problem(key, "unknown {0}: {1}".format(key, describe_value(value)), suggest_name(str(value), known))
         return None
 
-    def whole(self, key: str, lowest: int, highest: int, unit: str = "") -> Optional[int]:
-        """A whole number; digits in quotes will do (``-e`` gives text)."""
+    def read_integer(self, key: str, lowest: int, highest: int, unit: str = "") -> Optional[int]:
+        """A whole number. Digits in quotes are accepted, because ``-e`` passes text."""
         value = self.raw.get(key)
         if value is None or value is UNREAD:
             return None
-        rule = "a whole number{0} from {1} to {2}".format(unit and " of " + unit, lowest, highest)
+        rule = "use a whole number{0} from {1} to {2}".format(unit and " of " + unit, lowest, highest)
         if isinstance(value, str) and NUMBER.fullmatch(value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            self.check.wrong(self.at(key), "a whole number is wanted, not {0}".format(describe(value)), rule)
+            self.add_problem(key, "must be a whole number, not {0}".format(describe_value(value)), rule)
         elif not lowest <= value <= highest:
-            self.check.wrong(self.at(key), "{0} is out of range".format(shorten(str(value))), rule)
+            self.add_problem(key, "{0} is out of range".format(shorten(str(value))), rule)
         else:
             return int(value)
         return None
 
-    def boolean(self, key: str) -> Optional[bool]:
+    def read_boolean(self, key: str) -> Optional[bool]:
         value = self.raw.get(key)
         if value is None or value is UNREAD:
             return None
         if isinstance(value, bool):
             return value
-        self.check.wrong(self.at(key), "true or false is wanted, not {0}".format(describe(value)), "true or false")
+        self.add_problem(key, "must be true or false, not {0}".format(describe_value(value)), "use true or false without quotes")
         return None
 
 
-def read_image(node: Node) -> Optional[str]:
+def read_image(section: Section) -> Optional[str]:
+    """The key ``image``: a reference with a tag or a digest."""
     rule = "repository/name:tag or repository/name@sha256:…"
-    text = node.text("image", rule, IMAGE)
+    text = section.read_text("image", rule, IMAGE)
     if text is None:
         return None
     found = IMAGE.fullmatch(text)
     if found and not found.group("tag") and not found.group("digest"):
-        node.check.wrong(node.at("image"), "{0!r} has neither tag nor digest".format(shorten(text)), rule)
+        section.add_problem("image", "{0!r} has neither a tag nor a digest".format(shorten(text)), "use " + rule)
         return None
     if found and found.group("tag") == "latest" and not found.group("digest"):
-        node.check.note(node.at("image"), "the tag latest moves: a digest says which image runs")
+        section.add_note("image", "the tag latest can change at any time: a digest (name@sha256:…) pins the image")
     return text
 
 
@@ -257,11 +265,13 @@ def is_loopback(bind: str) -> bool:
     return ipaddress.ip_address(bind.strip("[]")).is_loopback
 
 
-def read_address(check: Check, path: Path, text: str) -> Optional[str]:
-    """An IP address as compose writes it: IPv6 in brackets."""
+def read_address(check: InventoryCheck, path: Path, text: str) -> Optional[str]:
+    """An IP address as compose expects it: IPv6 in brackets."""
     try:
         address = ipaddress.ip_address(text.strip("[]"))
     except ValueError:
-        check.wrong(path, "{0!r} is not an IP address".format(shorten(text)), "an address of this host: 127.0.0.1")
+        check.add_problem(
+            path, "{0!r} is not an IP address".format(shorten(text)), "use an IP address of this host, such as 127.0.0.1"
+        )
         return None
     return "[{0}]".format(address) if address.version == 6 else str(address)

@@ -19,7 +19,7 @@ import jinja2
 from ansible.errors import AnsibleError, AnsibleTemplateSyntaxError, AnsibleValueOmittedError
 from ansible.template import is_trusted_as_template
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
-from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UNREAD, kind_of, path_text
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UNREAD, describe_type, format_path
 
 try:
     from ansible._internal._datatag._tags import Origin, VaultedValue
@@ -72,7 +72,7 @@ def _read(reading: Reading, templar: Any, path: KeyPath, raw: Any) -> Any:
         reading.problems.append(
             Problem(
                 what="the value cannot be worked out",
-                where=path_text(path),
+                where=format_path(path),
                 why=str(error),
                 hint="mend the template, or define what it refers to",
             )
@@ -84,7 +84,7 @@ def _read_secrets(reading: Reading, templar: Any, raw: Any) -> None:
     """``anvil_secrets``, entry by entry: a missing file must not hide how the others are held."""
     if not isinstance(raw, Mapping):
         whole = _read(reading, templar, ("anvil_secrets",), raw)
-        reading.values["anvil_secrets"] = whole if whole is UNREAD or isinstance(whole, Mapping) else [kind_of(whole)]
+        reading.values["anvil_secrets"] = whole if whole is UNREAD or isinstance(whole, Mapping) else [describe_type(whole)]
         if whole is None or not isinstance(whole, Mapping):
             if whole is None:
                 reading.values["anvil_secrets"] = None
@@ -133,7 +133,7 @@ def how_held(templar: Any, raw: Any, value: Any) -> str:
     that variable's tags along, so ``"{{ vault_token }}"`` counts as what ``vault_token`` is.
     """
     if not isinstance(value, str):
-        return "it is {0}, not text".format(kind_of(value))
+        return "it is {0}, not text".format(describe_type(value))
     if not value.strip():
         return "it is empty"
     if _tag(VaultedValue, value) or (EncryptedString is not None and isinstance(raw, EncryptedString)):
@@ -157,7 +157,7 @@ def _vaulted(value: Any, path: KeyPath) -> Iterator[Problem]:
     elif _tag(VaultedValue, value):
         yield Problem(
             what="a secret from the vault would be written in clear into a rendered file",
-            where=path_text(path),
+            where=format_path(path),
             hint="put it in anvil_secrets and name it: secrets: {NAME: <name in anvil_secrets>}",
         )
 

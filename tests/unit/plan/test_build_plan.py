@@ -10,8 +10,8 @@ import json
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
-from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UNREAD, looks_secret
-from ansible_collections.anvil.serving.plugins.module_utils.plan.router import guess_generation
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_routing import guess_generation
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UNREAD, is_secret_name
 from planning import BASE, BIG, DROP, HF, plan, problems
 
 HEAVY, FAST, ROUTER = "anvil_serves.heavy.", "anvil_serves.fast.", "anvil_router."
@@ -49,17 +49,17 @@ MISTAKES = {
     "allowed without a name": (
         [("anvil_models_allowed", [{"revision": "a" * 40}]), (HEAVY + "model", "/models/heavy")],
         "anvil_models_allowed[0]",
-        "either a repo or a sha256",
+        "either repo or sha256",
         "anvil_models_allowed",
     ),
     "unknown engine": ([(HEAVY + "engine", "vlm")], HEAVY + "engine", "'vlm'", "did you mean vllm?"),
     "no engine": ([(HEAVY + "engine", DROP)], HEAVY + "engine", "no engine", "sglang"),
     "unknown defaults": ([("anvil_engines", {"vlm": {}})], "anvil_engines.vlm", "'vlm'", "vllm"),
-    "bad defaults": ([("anvil_engines", {"vllm": {"port": 1}})], "anvil_engines.vllm.port", "unknown key", "known"),
+    "bad defaults": ([("anvil_engines", {"vllm": {"port": 1}})], "anvil_engines.vllm.port", "unknown key", "use one of: image"),
     "unknown GPU": ([(HEAVY + "gpus", ["bigg"])], HEAVY + "gpus[0]", "'bigg'", "did you mean big?"),
     "GPU twice": ([(HEAVY + "gpus", ["big", "big"])], HEAVY + "gpus[1]", "twice", "once"),
     "GPU as text": ([(HEAVY + "gpus", "big"), (HEAVY + "vram_mib", DROP)], HEAVY + "gpus", "a list", "[alias]"),
-    "malformed UUID": ([("anvil_gpus.big.uuid", BIG[:-1])], "anvil_gpus.big.uuid", "will not do", "nvidia-smi"),
+    "malformed UUID": ([("anvil_gpus.big.uuid", BIG[:-1])], "anvil_gpus.big.uuid", "is not valid", "nvidia-smi"),
     "no UUID": ([("anvil_gpus.big.uuid", DROP)], "anvil_gpus.big.uuid", "has no uuid", "8-4-4-4-12"),
     "no VRAM": ([("anvil_gpus.big.vram_mib", DROP)], "anvil_gpus.big.vram_mib", "has no vram_mib", "MiB"),
     "same UUID": (
@@ -80,12 +80,22 @@ MISTAKES = {
     "no replica": ([(ROUTER + "replicas", 0)], ROUTER + "replicas", "out of range", "from 1 to 4"),
     "edge of one": ([(ROUTER + "edge", {})], ROUTER + "edge", "no edge", "replicas: 2"),
     "unknown edge key": ([*TWO, (ROUTER + "edge", {"cert": "/x"})], ROUTER + "edge.cert", "unknown key", "certificates"),
-    "edge subnet": ([*TWO, (ROUTER + "edge", {"subnet": "10.1.1.1/28"})], ROUTER + "edge.subnet", "no IPv4", "10.87.213.0/28"),
+    "edge subnet": (
+        [*TWO, (ROUTER + "edge", {"subnet": "10.1.1.1/28"})],
+        ROUTER + "edge.subnet",
+        "not an IPv4 network",
+        "10.87.213.0/28",
+    ),
     "public subnet": ([*TWO, (ROUTER + "edge", {"subnet": "8.8.8.0/28"})], ROUTER + "edge.subnet", "private", "10.87.213.0/28"),
     "small subnet": ([*TWO, (ROUTER + "edge", {"subnet": "10.1.1.0/30"})], ROUTER + "edge.subnet", "too few", "private"),
     "relative tls": ([*TWO, (ROUTER + "edge", {"certificates": "tls"})], ROUTER + "edge.certificates", "'tls'", "absolute"),
     "edge health": ([*TWO, (ROUTER + "edge", {"health": "tier"})], ROUTER + "edge.health", "'tier'", "did you mean tiers?"),
-    "edge image": ([*TWO, (ROUTER + "edge", {"image": "haproxy"})], ROUTER + "edge.image", "neither tag", "sha256"),
+    "edge image": (
+        [*TWO, (ROUTER + "edge", {"image": "haproxy"})],
+        ROUTER + "edge.image",
+        "neither a tag nor a digest",
+        "sha256",
+    ),
     "container of a replica": (
         [*TWO, (FAST + "container", "anvil-router-2")],
         ROUTER + "container",
@@ -102,10 +112,10 @@ MISTAKES = {
     "container named as a serve": ([(FAST + "container", "heavy")], FAST + "container", "another service", "another"),
     "served name twice": ([(FAST + "served_name", "heavy")], FAST + "served_name", "serve heavy", "own"),
     "bad container": ([(FAST + "container", "a/b")], FAST + "container", "'a/b'", "2 to 63"),
-    "bad serve name": ([("anvil_serves.Big One", {})], "anvil_serves['Big One']", "as a name", "a-z"),
+    "bad serve name": ([("anvil_serves.Big One", {})], "anvil_serves['Big One']", "not a valid name", "a-z"),
     "serve without model": ([(HEAVY + "model", DROP)], HEAVY + "model", "no model", "Hugging Face"),
     "serve without image": ([(HEAVY + "image", DROP)], HEAVY + "image", "no image", "anvil_engines.vllm.image"),
-    "image without tag": ([(HEAVY + "image", "vllm/vllm-openai")], HEAVY + "image", "neither tag", "sha256"),
+    "image without tag": ([(HEAVY + "image", "vllm/vllm-openai")], HEAVY + "image", "neither a tag nor a digest", "sha256"),
     "bad image": ([(HEAVY + "image", "Vllm/")], HEAVY + "image", "'Vllm/'", "tag"),
     "GGUF by repository": ([(FAST + "model", "org/repo")], FAST + "model", "not a path", "gguf"),
     "VRAM of two": (
@@ -178,19 +188,19 @@ MISTAKES = {
     "secret for a name": (
         [(HEAVY + "secrets", {"A": "sekret99"})],
         HEAVY + "secrets.A",
-        "what is given",
+        "the value is not the name of a secret",
         "never the secret",
     ),
     "unknown key name": (
         [(HEAVY + "api_key", HF)],
         HEAVY + "api_key",
         "not the name of a secret",
-        "known: router_token",
+        "use one of: router_token",
     ),
     "key for sglang": (
         [(HEAVY + "engine", "sglang"), (HEAVY + "api_key", "hf_token")],
         HEAVY + "api_key",
-        "cannot take a key",
+        "cannot take an API key",
         "router",
     ),
     "relative mount": ([(FAST + "volumes", ["./m:/models"])], FAST + "volumes[0]", "'./m'", "path from"),
@@ -260,8 +270,8 @@ MISTAKES = {
         "one of the two",
     ),
     "residency": ([(HEAVY + "residency", "on-demand")], HEAVY + "residency", "'on-demand'", "on_demand"),
-    "tag of a serve's name": ([(HEAVY + "tags", ["fast"])], HEAVY + "tags", "the name of a serve", "another word"),
-    "empty preset": ([(ROUTER + "presets", {"chat": []})], ROUTER + "presets.chat", "no tier", "leave the preset out"),
+    "tag of a serve's name": ([(HEAVY + "tags", ["fast"])], HEAVY + "tags", "the name of a serve", "another tag"),
+    "empty preset": ([(ROUTER + "presets", {"chat": []})], ROUTER + "presets.chat", "no tier", "remove the preset"),
 }
 ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "quality_score": 0.9, "sample_n": 4}
 ROWS = {
@@ -321,8 +331,8 @@ def test_a_missing_secret_is_a_mistake_only_where_its_value_is_needed():
     facts = {"router_token": "File not found.", "hf_token": "File not found."}
     assert [problem.where for problem in problems(facts=facts)] == ["anvil_secrets.router_token"]
     notes = plan(facts=facts, secrets_required=False).notes
-    assert any("router_token: has no value yet" in note for note in notes)
-    assert any("hf_token: nobody uses it" in note for note in notes)
+    assert any("router_token: the secret has no value yet" in note for note in notes)
+    assert any("hf_token: no key uses this secret" in note for note in notes)
 
 
 def test_values_of_secrets_are_cut_out_of_every_message():
@@ -483,7 +493,7 @@ def test_the_plan_is_plain_data():
     ],
 )
 def test_which_names_hold_secrets(name, secret):
-    assert looks_secret(name) is secret
+    assert is_secret_name(name) is secret
 
 
 # ------------------------------------------------------------------------------------------- what the cards decide
@@ -506,7 +516,8 @@ def test_the_card_decides_where_the_inventory_is_silent():
     made, environment = _heavy()
     assert environment == LINUX
     assert any(
-        "anvil_serves.heavy: by the compute capability of its cards: TORCH_CUDA_ARCH_LIST=12.0" in note for note in made.notes
+        "anvil_serves.heavy: set from the compute capability of its cards: TORCH_CUDA_ARCH_LIST=12.0" in note
+        for note in made.notes
     )
     assert any("--kv-cache-dtype fp8" in note for note in made.notes)
     assert "TORCH_CUDA_ARCH_LIST" not in made.serves[1].environment  # llama.cpp is no PyTorch
@@ -541,7 +552,7 @@ def test_without_a_capability_nothing_is_guessed():
     assert plan().serves[0].environment == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     made, environment = _heavy(("anvil_gpus.big.compute_capability", "13.9"))
     assert "FLASHINFER_CUDA_ARCH_LIST" not in environment
-    assert any("nothing is known of 13.9" in note for note in made.notes)
+    assert any("compute capability 13.9 is unknown" in note for note in made.notes)
 
 
 @pytest.mark.parametrize("value", [12.0, "sm_120", "12", ["12.0"]])
@@ -582,9 +593,9 @@ def test_a_gateway_router_has_a_route_for_each_tier_and_those_that_are_named():
         ([GATEWAY, (ROUTER + "presets", {"chat": ["heavy"]})], "presets", "a gateway router has no presets"),
         ([GATEWAY, (ROUTER + "profile", [{"tier": "heavy"}])], "profile", "a gateway router has no profile"),
         ([GATEWAY, (ROUTER + "routes", {"a": "hevy"})], "routes.a", "unknown tier 'hevy'"),
-        ([GATEWAY, (ROUTER + "routes", {"HEAVY": "heavy"})], "routes.HEAVY", "HEAVY is named already"),
-        ([GATEWAY, (ROUTER + "routes", {"-a": "heavy"})], "routes.-a", "is no name for a route"),
-        ([GATEWAY, (ROUTER + "routes", {"a": 1})], "routes.a", "the name of a tier is wanted"),
+        ([GATEWAY, (ROUTER + "routes", {"HEAVY": "heavy"})], "routes.HEAVY", "the route HEAVY exists already"),
+        ([GATEWAY, (ROUTER + "routes", {"-a": "heavy"})], "routes.-a", "is not a valid name for a route"),
+        ([GATEWAY, (ROUTER + "routes", {"a": 1})], "routes.a", "must be the id of a tier, not the number 1"),
         ([(ROUTER + "routes", {"a": "heavy"})], "routes", "a profile router has no routes"),
         ([(ROUTER + "generation", "new")], "generation", "unknown generation"),
     ],

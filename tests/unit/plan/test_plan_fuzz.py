@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import VARIABLES, build_plan
-from ansible_collections.anvil.serving.plugins.module_utils.plan.gpus import GPU_KEYS
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_gpus import GPU_KEYS
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_router import ROUTER_KEYS
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_routing import PROFILE_KEYS
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serves import SERVE_KEYS
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_tiers import TIER_KEYS
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UNREAD
-from ansible_collections.anvil.serving.plugins.module_utils.plan.router import PROFILE_KEYS, ROUTER_KEYS, TIER_KEYS
-from ansible_collections.anvil.serving.plugins.module_utils.plan.serves import SERVE_KEYS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
-from ansible_collections.anvil.serving.plugins.module_utils.plan.router import serve_context
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_tiers import read_context_limit
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_host, render_models, render_serves
 from planning import FACTS, plan, problems
 
@@ -62,7 +62,7 @@ def test_a_profile_names_which_serves_run() -> None:
     assert residencies(made) == {"small": "resident", "heavy": "off", "fast": "resident"}
     assert made.router is not None
     assert [tier.id for tier in made.router.tiers] == ["small", "fast"] and made.router.presets["chat"] == ("small", "fast")
-    assert any("heavy: does not run: profile fast-only" in note for note in made.notes)
+    assert any("heavy: this serve does not run: profile fast-only" in note for note in made.notes)
 
 
 def test_what_does_not_run_claims_no_memory() -> None:
@@ -148,7 +148,7 @@ def test_a_server_on_the_host_is_a_tier_and_told_as_not_managed() -> None:
     assert made.router is not None
     (tier,) = [tier for tier in made.router.tiers if tier.id == "mac"]
     assert (tier.base_url, tier.model) == ("http://host.docker.internal:8081/v1", "qwen")
-    assert any("anvil_external.mac: is not managed" in note for note in made.notes)
+    assert any("anvil_external.mac: this server is not managed" in note for note in made.notes)
     rendered = render_host(made)
     compose = yaml.safe_load(rendered["router"]["compose"])
     assert compose["services"]["router"]["extra_hosts"] == ["host.docker.internal:host-gateway"]
@@ -174,7 +174,7 @@ def test_launch_becomes_arguments_of_llama_cpp() -> None:
     made = plan((FAST + "args", ["-np", "2"]), (FAST + "launch", launch))
     serve = next(serve for serve in made.serves if serve.name == "fast")
     told = "--ctx-size 32768 --n-gpu-layers 99 --threads 8 --batch-size 512 --ubatch-size 256 --flash-attn on -np 2"
-    assert " ".join(serve.args) == told and serve_context(serve) == 16384
+    assert " ".join(serve.args) == told and read_context_limit(serve) == 16384
     # Its flag changed between releases; a variable that a release does not know is overlooked.
     assert (serve.environment["LLAMA_ARG_LOAD_MODE"], serve.environment["LLAMA_ARG_NO_MMAP"]) == ("none", "1")
 
@@ -274,7 +274,7 @@ def test_a_serve_of_tensorrt_llm() -> None:
     engine = [(HEAVY + "model", "/engines/sm120_trt-llm-1.1.0_cuda13.0"), (HEAVY + "args", ["--max_seq_len", "8192"])]
     made = plan(*TRT, *engine)
     serve = made.serves[0]
-    assert serve.served_name == "sm120_trt-llm-1.1.0_cuda13.0" and serve_context(serve) == 8192
+    assert serve.served_name == "sm120_trt-llm-1.1.0_cuda13.0" and read_context_limit(serve) == 8192
     service = render_serves(made).services["heavy"]
     assert service.entrypoint == ("trtllm-serve",)
     told = "/engines/sm120_trt-llm-1.1.0_cuda13.0 --host 0.0.0.0 --port 30002 --max_seq_len 8192"
@@ -291,4 +291,4 @@ def test_tensorrt_llm_has_no_key_and_stays_on_loopback() -> None:
     assert wheres(found) == [HEAVY + "publish"]
     changes, facts = parted("chat")
     made = plan(*changes, *TRT, (HEAVY + "args", []), facts=facts)
-    assert any("heavy: trtllm takes no key" in note for note in made.notes)
+    assert any("heavy: trtllm takes no API key" in note for note in made.notes)

@@ -1,0 +1,65 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check for conflicts between serves, router and edge: two owners of one port, container name or served name."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import RouterPlan, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import InventoryCheck, Path, shorten
+
+
+def _addresses_overlap(one: str, other: str) -> bool:
+    return one == other or any(ipaddress.ip_address(bind.strip("[]")).is_unspecified for bind in (one, other))
+
+
+def check_conflicts(check: InventoryCheck, serves: Sequence[ServePlan], router: Optional[RouterPlan]) -> None:
+    """Check that every port, container name and served name has one owner."""
+    ports: List[Tuple[str, Path, str, int]] = [
+        ("serve " + serve.name, ("anvil_serves", serve.name, "port"), serve.bind, serve.port) for serve in serves
+    ]
+    containers: List[Tuple[str, Path, str]] = [
+        ("serve " + serve.name, ("anvil_serves", serve.name, "container"), serve.container) for serve in serves
+    ]
+    if router:
+        ports.append(("the router", ("anvil_router", "publish"), router.bind, router.port))
+        if router.edge:
+            for replica in router.edge.replicas:
+                containers.append(("the router", ("anvil_router", "container"), replica.container))
+            containers.append(("the edge", ("anvil_router", "edge", "container"), router.edge.container))
+        else:
+            containers.append(("the router", ("anvil_router", "container"), router.container))
+    for number, (_who, path, bind, port) in enumerate(ports):
+        for other, _path, taken, same in ports[:number]:
+            if port and port == same and _addresses_overlap(bind, taken):
+                check.add_problem(
+                    path, "port {0} on {1} is taken by {2}".format(port, bind, other), "choose another port: each needs its own"
+                )
+                break
+    _check_unique(check, "container name {0!r} is taken by {1}", containers)
+    served: List[Tuple[str, Path, str]] = [
+        ("serve " + serve.name, ("anvil_serves", serve.name, "served_name"), serve.served_name) for serve in serves
+    ]
+    _check_unique(check, "served name {0!r} is taken by {1}", served)
+    names = {serve.name for serve in serves} | ({"router"} if router else set())
+    if router and router.edge:
+        names |= {"edge", *(replica.service for replica in router.edge.replicas)}
+    for who, path, container in containers:
+        if container in names and who not in ("serve " + container, "the router", "the edge"):
+            check.add_problem(
+                path,
+                "{0!r} is also the name of another service".format(container),
+                "choose another container name",
+                "on the Docker network both containers would have this name, so requests could reach either",
+            )
+
+
+def _check_unique(check: InventoryCheck, what: str, claims: Sequence[Tuple[str, Path, str]]) -> None:
+    first: Dict[str, str] = {}
+    for who, path, word in claims:
+        owner = first.setdefault(word, who)
+        if owner != who:
+            check.add_problem(path, what.format(shorten(word), owner), "choose another name: each needs its own")

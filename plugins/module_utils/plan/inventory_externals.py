@@ -1,0 +1,62 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check ``anvil_external``: servers that this collection does not manage, as backends for tiers."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import HOST_GATEWAY
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
+    CONTAINER,
+    NAME,
+    NAME_RULE,
+    NO_SPACE,
+    InventoryCheck,
+)
+
+EXTERNAL_KEYS = ("port", "served_name", "api_key", "host")
+
+
+def read_externals(
+    check: InventoryCheck, value: Any, names: Sequence[str], secrets: InventorySecrets
+) -> Tuple[ExternalPlan, ...]:
+    """Read ``anvil_external``: servers on the host or elsewhere that this collection does not manage."""
+    example = "anvil_external: {mac: {port: 8081}}"
+    section = check.read_mapping(("anvil_external",), value, example)
+    found = []
+    for name, path, raw in section.read_entries(NAME, NAME_RULE) if section else ():
+        inner = check.read_mapping(path, {} if raw is None else raw, example)
+        if inner is None:
+            continue
+        inner.check_keys(EXTERNAL_KEYS)
+        port = inner.read_integer("port", 1, 65535)
+        if not inner.has("port"):
+            check.add_problem(
+                inner.path_of("port"),
+                "external serve {0} has no port".format(name),
+                "set it to the port that the server listens on, such as 8081",
+            )
+        if name in names:
+            check.add_problem(path, "{0} is also the name of a serve".format(name), "choose another name")
+            continue
+        host = (
+            inner.read_text("host", "a host name or an address; without it, {0}".format(HOST_GATEWAY), CONTAINER) or HOST_GATEWAY
+        )
+        found.append(
+            ExternalPlan(
+                name=name,
+                container=host,
+                port=port or 0,
+                served_name=inner.read_text(
+                    "served_name", "one word without spaces: the name of the model that it serves", NO_SPACE
+                )
+                or name,
+                api_key=secrets.read_secret_name(inner.path_of("api_key"), inner.raw.get("api_key")),
+            )
+        )
+        check.add_note(path, "this server is not managed: it gets requests, but is never started, stopped or restarted")
+    return tuple(found)

@@ -1,0 +1,51 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check ``anvil_models_allowed``, the list of models that a host may download and serve, and each serve against it."""
+
+from __future__ import annotations
+
+from typing import Any, List, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import read_flag
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import COMMIT, REPO, SHA256, Origin, judge_origin
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import InventoryCheck
+
+EXAMPLE = "anvil_models_allowed: [{repo: openai/gpt-oss-120b, revision: b5c939de8f754692c1647ca79fbf85e8c1e70f8a}]"
+COMMIT_RULE = "the 40 hexadecimal digits of a commit, because a branch can change"
+
+
+def read_allowed_models(check: InventoryCheck, value: Any) -> Optional[Tuple[Origin, ...]]:
+    """The allowed models; None if the inventory has no list, which allows every model."""
+    listed = check.read_list(("anvil_models_allowed",), value, EXAMPLE)
+    if listed is None:
+        return None
+    found: List[Origin] = []
+    for path, item in listed:
+        section = check.read_mapping(path, {} if item is None else item, EXAMPLE)
+        if section is None:
+            continue
+        section.check_keys(("repo", "revision", "sha256"))
+        repo = section.read_text("repo", "a repository of the Hugging Face hub, such as openai/gpt-oss-120b", REPO)
+        revision = section.read_text("revision", COMMIT_RULE, COMMIT)
+        sha256 = section.read_text("sha256", "64 lower-case hexadecimal digits", SHA256)
+        if section.has("repo") == section.has("sha256"):
+            check.add_problem(path, "an entry must have either repo or sha256", "for example: " + EXAMPLE)
+        elif section.has("repo") and not section.has("revision"):
+            check.add_problem(section.path_of("revision"), "the entry has no exact revision", "set it to " + COMMIT_RULE)
+        elif section.has("revision") and not section.has("repo"):
+            check.add_problem(section.path_of("revision"), "the entry has a revision but no repo", "for example: " + EXAMPLE)
+        found.append(Origin(repo or "", revision or "", sha256 or ""))
+    return tuple(found)
+
+
+def check_allowed_models(check: InventoryCheck, serves: Sequence[ServePlan], allowed: Optional[Sequence[Origin]]) -> None:
+    """Refuse serves of repositories that the list does not allow. A model given by path is judged later, on its host."""
+    for serve in serves:
+        if serve.model.startswith("/"):
+            continue
+        origin = Origin(serve.model, read_flag(serve.args, "--revision") or "")
+        problem = judge_origin("", origin, allowed)
+        if problem is not None:
+            check.add_problem(("anvil_serves", serve.name, "model"), problem.what, problem.hint, problem.why)

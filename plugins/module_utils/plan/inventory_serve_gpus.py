@@ -1,0 +1,196 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check the GPUs of a serve: which cards, how they are pinned, the VRAM it claims, and whether all claims fit the cards."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.card_capabilities import find_capability, torch_environment
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine, flag_of
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import OFF, ON_DEMAND, RESIDENT
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import Gpu, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import SharedSettings
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_gpus import InventoryGpus
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
+    UNREAD,
+    InventoryCheck,
+    Section,
+    describe_value,
+    shorten,
+    suggest_name,
+)
+
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+def read_gpu_aliases(section: Section, gpus: InventoryGpus) -> Tuple[Tuple[str, ...], bool]:
+    """The aliases in ``gpus``, and whether all of them are cards without a mistake."""
+    listed = section.check.read_list(section.path_of("gpus"), section.raw.get("gpus"), "gpus: [alias]")
+    found: List[str] = []
+    for path, alias in listed or ():
+        if not isinstance(alias, str):
+            section.check.add_problem(
+                path, "must be the alias of a GPU, not {0}".format(describe_value(alias)), "for example: gpus: [big]"
+            )
+        elif alias in found:
+            section.check.add_problem(path, "GPU {0} is listed twice".format(alias), "list each GPU once")
+        elif gpus.aliases is not None and alias not in gpus.aliases:
+            hint = suggest_name(alias, gpus.aliases, "anvil_gpus has no GPU: add this one there")
+            section.check.add_problem(path, "unknown GPU {0!r}".format(shorten(alias)), hint)
+        else:
+            found.append(str(alias))
+    sound = (listed is not None or not section.has("gpus")) and all(alias in gpus.by_alias for alias in found)
+    return tuple(found), sound and len(found) == len(listed or ())
+
+
+def decide_visible_devices(section: Section, pin: str, cards: Sequence[Gpu], platform: str) -> Tuple[str, ...]:
+    """The value of ``CUDA_VISIBLE_DEVICES``; empty if the device reservation alone pins the serve.
+
+    On WSL2 a container sees every card of the host, so the indexes are those of the host. Elsewhere a container sees only its
+    own cards, numbered from 0.
+    """
+    if pin == "uuid":
+        return tuple(card.uuid for card in cards)
+    if pin == "device_ids":
+        if cards and platform == "wsl2":
+            section.add_note(
+                "gpu_pin", "on WSL2, device_ids does not pin a serve, because every container sees every card: use uuid or index"
+            )
+        return ()
+    for card in cards:
+        if card.index is None:
+            section.add_problem(
+                "gpu_pin",
+                "gpu_pin is index, but GPU {0} has no index".format(card.alias),
+                "set anvil_gpus.{0}.index to the index that nvidia-smi -L prints, or use gpu_pin: uuid".format(card.alias),
+            )
+    if platform == "wsl2":
+        return tuple(str(card.index) for card in cards)
+    return tuple(str(number) for number in range(len(cards)))
+
+
+def read_vram_claim(section: Section, cards: Sequence[Gpu], listed: bool) -> int:
+    """The claim on each card, in MiB. Without ``vram_mib`` it is the whole budget of the smallest card."""
+    claim = section.read_integer("vram_mib", 1, 10**7, "MiB")
+    if claim is not None and not listed and not section.has("gpus"):
+        section.add_problem(
+            "vram_mib",
+            "{0} MiB are claimed, but the serve has no GPU".format(claim),
+            "set gpus: [alias], or remove vram_mib",
+        )
+    if section.has("vram_mib") or not cards:
+        return claim or 0
+    budget = min(card.budget_mib for card in cards)
+    section.check.add_note(
+        section.path,
+        "vram_mib is not set, so the serve claims the whole budget of {0} ({1} MiB)".format(
+            ", ".join(card.alias for card in cards), budget
+        ),
+    )
+    return budget
+
+
+def read_memory_share(
+    section: Section, word: Optional[str], args: Sequence[str], need: int, cards: Sequence[Gpu]
+) -> Tuple[str, ...]:
+    """The arguments for ``gpu_memory_utilization``, a share of the card's total memory. ``derive`` computes it from the claim.
+
+    need: the claim on each card, in MiB. The share is rounded down to three decimals, so it never exceeds the claim. All cards
+    of a serve share one flag: the largest card decides, so the claim is exceeded on none.
+    """
+    key, value = "gpu_memory_utilization", section.raw.get("gpu_memory_utilization")
+    if value is None or value is UNREAD:
+        return ()
+    flag = ENGINES[word].share_flag if word else "?"
+    if not flag:
+        section.add_problem(key, "engine {0} has no gpu_memory_utilization".format(word), "remove it: it is for engine vllm")
+        return ()
+    if any(flag_of(arg) == flag for arg in args):
+        section.add_problem(key, "{0} is also in args".format(flag), "keep one of the two")
+        return ()
+    if value == "derive":
+        if not section.has("gpus"):
+            section.add_problem(key, "derive needs a GPU, and the serve has none", "set gpus: [alias]")
+        if not cards or not need:
+            return ()
+        value = need * 1000 // max(card.vram_mib for card in cards) / 1000
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        section.add_problem(
+            key,
+            "must be a number or the word derive, not {0}".format(describe_value(value)),
+            "use derive, or a share such as 0.88",
+        )
+        return ()
+    if not 0 < value <= 1:  # false for NaN too
+        section.add_problem(
+            key, "{0} is not a share of a card".format(describe_value(value)), "use a number above 0 and at most 1"
+        )
+        return ()
+    return (flag, "{0:g}".format(value))
+
+
+def decide_card_environment(
+    section: Section, engine: Engine, shared: SharedSettings, cards: Sequence[Gpu], platform: str
+) -> Dict[str, str]:
+    """Environment variables that follow from the compute capability of all cards of a serve. The inventory's own values take
+    precedence. A note lists what was set."""
+    versions = [card.compute_capability for card in cards if card.compute_capability]
+    if not engine.torch or not versions:
+        return {}
+    if len(versions) < len(cards):
+        section.add_note(
+            "gpus", "not every card has a compute_capability in anvil_gpus, so nothing is derived from it for this serve"
+        )
+        return {}
+    given = set(shared.environment) | set(shared.secrets)
+    if given.intersection(ALLOCATOR_VARIABLES):  # two names of one setting
+        given.update(ALLOCATOR_VARIABLES)
+    # WSL2's driver has no virtual memory management for expandable segments.
+    decided = torch_environment(versions, expandable=platform != "wsl2")
+    found = {name: value for name, value in decided.items() if name not in given}
+    if found:
+        listed = ", ".join("{0}={1}".format(name, value) for name, value in found.items())
+        section.check.add_note(section.path, "set from the compute capability of its cards: " + listed)
+    rows = [find_capability(version) for version in versions]
+    if all(row and row.fp8 for row in rows) and not any(flag_of(word) in engine.kv_flags for word in shared.args):
+        section.add_note(
+            "args", "its cards support an fp8 KV cache, which takes half the memory: {0} fp8".format(engine.kv_flags[0])
+        )
+    return found
+
+
+def check_vram_budgets(check: InventoryCheck, described: Sequence[ServePlan], gpus: InventoryGpus) -> None:
+    """Check that serves that may run at the same time fit the cards.
+
+    All resident and evictable serves run together. An on-demand serve evicts the evictable ones, so it must fit beside the
+    resident ones only.
+    """
+    serves = [serve for serve in described if serve.residency != OFF]
+    on_demand = [serve for serve in serves if serve.residency == ON_DEMAND]
+    resident = [serve for serve in serves if serve.residency == RESIDENT]
+    for alias, gpu in gpus.by_alias.items():
+        _check_vram_sum(check, [serve for serve in serves if serve.residency != ON_DEMAND], alias, gpu)
+        for serve in on_demand:
+            if alias in serve.gpus:
+                _check_vram_sum(check, [*resident, serve], alias, gpu)
+
+
+def _check_vram_sum(check: InventoryCheck, serves: Sequence[ServePlan], alias: str, gpu: Gpu) -> None:
+    claims = [serve for serve in serves if alias in serve.gpus and serve.vram_mib]
+    total = sum(serve.vram_mib for serve in claims)
+    if total <= gpu.budget_mib:
+        return
+    terms = " + ".join("serve {0} {1}".format(serve.name, serve.vram_mib) for serve in claims)
+    budget = "{0} MiB".format(gpu.budget_mib)
+    if gpu.reserve_mib:
+        budget = "{0} - {1} = {2}".format(gpu.vram_mib, gpu.reserve_mib, budget)
+    alone = len(claims) == 1
+    check.add_problem(
+        ("anvil_serves", claims[0].name, "vram_mib") if alone else ("anvil_gpus", alias),
+        "GPU {0} is over its budget: {1}{2} MiB > {3}".format(alias, terms, "" if alone else " = {0}".format(total), budget),
+        "set vram_mib to at most {0}".format(budget.rpartition("= ")[2])
+        if alone
+        else "set a smaller vram_mib (a serve without one claims the whole budget), or move a serve to another GPU",
+    )

@@ -1,0 +1,260 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check ``anvil_serves`` and decide every default of each serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine, flag_of
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import EVICTABLE, ON_DEMAND, RESIDENT
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import (
+    SHARED_KEYS,
+    SharedSettings,
+    read_shared_settings,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_gpus import InventoryGpus
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launch import launch_environment
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serve_gpus import (
+    decide_card_environment,
+    decide_visible_devices,
+    read_gpu_aliases,
+    read_memory_share,
+    read_vram_claim,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serve_models import (
+    check_model,
+    default_served_name,
+    name_arguments,
+    read_models,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
+    CONTAINER,
+    CONTAINER_RULE,
+    NAME,
+    NAME_RULE,
+    NO_SPACE,
+    UNREAD,
+    InventoryCheck,
+    Section,
+    is_loopback,
+    read_address,
+)
+
+RESIDENCIES = (RESIDENT, EVICTABLE, ON_DEMAND)
+PARTS = ("chat", "tool")
+SERVE_KEYS = (
+    *SHARED_KEYS,
+    "engine",
+    "model",
+    "served_name",
+    "container",
+    "gpus",
+    "publish",
+    "port",
+    "vram_mib",
+    "gpu_memory_utilization",
+    "residency",
+    "tags",
+    "api_key",
+    "part",
+    "models",
+    "models_max",
+    "idle_unload",
+)
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """What the rest of the inventory says about every serve of the host.
+
+    engines: engine -> its defaults. engines_with_unread_image: their image is set but could not be read. max_wait, wait_interval:
+    seconds, for a serve that sets none. default_part_key: the secret with the API key of a serve that has a ``part`` and no
+    ``api_key``.
+    """
+
+    platform: str
+    gpus: InventoryGpus
+    engines: Dict[str, SharedSettings]
+    engines_with_unread_image: Set[str]
+    secrets: InventorySecrets
+    max_wait: int = 300
+    wait_interval: int = 5
+    default_part_key: str = ""
+
+
+def _read_engine(section: Section, name: str) -> Optional[str]:
+    value = section.raw.get("engine")
+    if value is UNREAD:
+        return None
+    if value is None:
+        section.add_problem("engine", "serve {0} has no engine".format(name), "set it to one of: " + ", ".join(ENGINES))
+    else:
+        return section.read_choice("engine", tuple(ENGINES))
+    return None
+
+
+def _read_tags(section: Section) -> Tuple[str, ...]:
+    listed = section.check.read_list(section.path_of("tags"), section.raw.get("tags"), "tags: [night]")
+    words = [section.check.match_text(path, value, NAME, NAME_RULE) for path, value in listed or ()]
+    return tuple(dict.fromkeys(word for word in words if word))
+
+
+def _read_api_key(section: Section, engine: Optional[str], secrets: InventorySecrets, default: str) -> str:
+    name = secrets.read_secret_name(section.path_of("api_key"), section.raw.get("api_key") or default or None)
+    if section.has("api_key") and engine and not ENGINES[engine].key_env:
+        section.add_problem(
+            "api_key",
+            "engine {0} cannot take an API key".format(engine),
+            "remove api_key and keep publish: 127.0.0.1; clients use the router, which has a token",
+            "{0} accepts a key on the command line only, and every user of the host can read a command line".format(engine),
+        )
+        return ""
+    return name
+
+
+def _check_publish(section: Section, bind: str, engine: Optional[str]) -> None:
+    if is_loopback(bind) or section.has("api_key"):
+        return
+    takes_key = engine is None or bool(ENGINES[engine].key_env)
+    section.add_problem(
+        "publish",
+        "the serve is published on {0}, beyond loopback, without an API key".format(bind),
+        "set api_key: <name in anvil_secrets>, or publish: 127.0.0.1" if takes_key else "set publish: 127.0.0.1",
+        "everyone who can reach the port could use the GPU",
+    )
+
+
+def _merge_environment(
+    engine: Engine, shared: SharedSettings, visible: Sequence[str], gpus: bool, platform: str, by_card: Mapping[str, str]
+) -> Dict[str, str]:
+    merged: Dict[str, str] = {**engine.gpu_environment, **by_card} if gpus else {}
+    merged.update(launch_environment(shared.launch, engine))
+    if platform == "wsl2":
+        merged.update(engine.wsl2_environment)
+    merged.update(shared.environment)
+    if visible:
+        merged["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
+    return {name: value for name, value in sorted(merged.items()) if name not in shared.secrets}
+
+
+def _check_shared(section: Section, shared: SharedSettings) -> None:
+    for name in sorted(set(shared.environment) & set(shared.secrets)):
+        section.check.add_problem(
+            (*section.path_of("secrets"), name), "{0} is set in environment and in secrets".format(name), "keep one of the two"
+        )
+    if shared.ipc == "host" and shared.shm_size is not None:
+        section.add_problem(
+            "shm_size",
+            "shm_size {0} has no effect with ipc: host".format(shared.shm_size),
+            "remove shm_size, or set ipc: private",
+        )
+
+
+def _check_launch(section: Section, shared: SharedSettings, engine: Engine) -> None:
+    for key in shared.launch:
+        flags = [flag_of(word) for word in shared.args if flag_of(word) in engine.launch.get(key, ())]
+        if flags:
+            section.check.add_problem(
+                (*section.path_of("launch"), key), "{0} is also in args".format(flags[0]), "keep one of the two"
+            )
+
+
+def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
+    """One serve. After a reported mistake an empty value takes the place of the wrong one, because the plan is discarded."""
+    section.check_keys(SERVE_KEYS)
+    word = _read_engine(section, name)
+    engine = ENGINES[word] if word else Engine()
+    mine = read_shared_settings(section, engine if word else None, host.secrets)
+    shared = mine.merge_over(host.engines.get(word or "", SharedSettings()))
+    _check_shared(section, shared)
+    _check_launch(section, shared, engine)
+    # With an unknown engine, only one thing is certain: if no engine has a default image, this serve has none.
+    images = {word: shared.image} if word else {known: below.image for known, below in host.engines.items()}
+    if not section.has("image") and not any(images.values()) and not host.engines_with_unread_image & {word or "", *images}:
+        section.add_problem(
+            "image",
+            "serve {0} has no image".format(name),
+            "set image here, or anvil_engines.{0}.image".format(word or "ENGINE"),
+        )
+    if not section.has("model") and not section.has("models"):
+        hint = "set it to a Hugging Face repository, or to the path of the weights in the container"
+        section.add_problem("model", "serve {0} has no model".format(name), hint)
+    if not section.has("port"):
+        section.add_problem("port", "serve {0} has no port".format(name), "set it to a free port of the host, such as 30002")
+    model = section.read_text("model", "a Hugging Face repository, or a path in the container, without spaces", NO_SPACE)
+    check_model(section, model, engine if word else None, shared.mounts)
+    aliases, sound = read_gpu_aliases(section, host.gpus)
+    cards = tuple(host.gpus.by_alias[alias] for alias in aliases) if sound else ()
+    pin = shared.gpu_pin or ("uuid" if host.platform == "wsl2" else "device_ids")
+    visible = decide_visible_devices(section, pin, cards, host.platform)
+    by_card = decide_card_environment(section, engine, shared, cards, host.platform)
+    publish = section.read_text("publish", "an IP address of this host, such as 127.0.0.1")
+    bind = read_address(section.check, section.path_of("publish"), publish) if publish else None
+    if bind:
+        _check_publish(section, bind, word)
+    part = section.read_choice("part", PARTS) or ""
+    key = _read_api_key(section, word, host.secrets, host.default_part_key if part and engine.key_env else "")
+    models, several = read_models(section, engine, shared)
+    served = section.read_text("served_name", "one word without spaces: the model name that clients send", NO_SPACE)
+    secrets = dict(shared.secrets)
+    if key and engine.key_env:
+        secrets[engine.key_env] = key
+    ipc = shared.ipc if shared.ipc is not None else ("" if shared.shm_size else engine.ipc)
+    need = read_vram_claim(section, cards, bool(aliases))
+    return ServePlan(
+        name=name,
+        container=section.read_text("container", CONTAINER_RULE, CONTAINER) or "anvil-" + name,
+        engine=word or "",
+        image=shared.image or "",
+        model=model or "",
+        served_name=served or next(iter(models), default_served_name(model or "", engine) or name),
+        port=section.read_integer("port", 1, 65535) or 0,
+        bind=bind or "127.0.0.1",
+        gpus=aliases,
+        gpu_uuids=tuple(card.uuid for card in cards),
+        cuda_visible=visible,
+        args=several + name_arguments(served, engine) + shared.args + read_memory_share(section, word, shared.args, need, cards),
+        environment=_merge_environment(engine, shared, visible, bool(aliases), host.platform, by_card),
+        secrets=dict(sorted(secrets.items())),
+        mounts=shared.mounts,
+        entrypoint=shared.entrypoint if shared.entrypoint is not None else engine.entrypoint,
+        vram_mib=need,
+        ipc=ipc,
+        shm_size=shared.shm_size or ("" if ipc == "host" else engine.shm_size),
+        restart=shared.restart or "unless-stopped",
+        api_key=key,
+        read_only=engine.read_only,
+        cap_drop=engine.cap_drop,
+        ready_timeout=shared.ready_timeout or host.max_wait,
+        residency=section.read_choice("residency", RESIDENCIES) or RESIDENT,
+        tags=_read_tags(section),
+        part=part,
+        models=models,
+        interval=shared.ready_interval or host.wait_interval,
+        warmup=bool(shared.warmup),
+    )
+
+
+def read_serves(check: InventoryCheck, value: Any, host: HostSettings) -> Tuple[Optional[Tuple[str, ...]], List[ServePlan]]:
+    """The names of all serves (None: ``anvil_serves`` could not be read), and the serves that are mappings."""
+    example = "anvil_serves: {heavy: {engine: vllm, model: …, port: 30002}}"
+    section = check.read_mapping(("anvil_serves",), value, example)
+    if section is None:
+        return (() if value is None else None), []
+    names, serves = [], []
+    for name, path, raw in section.read_entries(NAME, NAME_RULE):
+        names.append(name)
+        inner = check.read_mapping(path, {} if raw is None else raw, example)
+        if inner:
+            serves.append(_read_serve(inner, name, host))
+    for serve in serves:
+        for tag in sorted(set(serve.tags) & set(names)):
+            check.add_problem(
+                ("anvil_serves", serve.name, "tags"), "tag {0} is also the name of a serve".format(tag), "choose another tag"
+            )
+    return tuple(names), serves

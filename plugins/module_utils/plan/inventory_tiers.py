@@ -1,0 +1,167 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check ``anvil_router.tiers`` and decide every default of each tier."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine, flag_of, read_token_flag
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import OFF
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, ServePlan, TierPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
+    ANYTHING,
+    NAME_RULE,
+    NO_SPACE,
+    Path,
+    Section,
+    shorten,
+    suggest_name,
+)
+
+TIER_KEYS = ("id", "serve", "model", "context_limit", "tool_support")
+TIER_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+DEFAULT_CONTEXT = 8192
+TierBackend = Union[ServePlan, ExternalPlan]
+
+
+def read_context_limit(serve: TierBackend) -> Optional[int]:
+    """The context of one request to this serve in tokens, if its arguments set it."""
+    engine = ENGINES.get(serve.engine, Engine())
+    context = read_token_flag(serve.args, *engine.context_flags)
+    slots = read_token_flag(serve.args, *engine.slot_flags) or 1
+    return context // slots if context else None
+
+
+def _supports_tools(serve: TierBackend) -> bool:
+    flags = ENGINES.get(serve.engine, Engine()).tool_flags
+    return not flags or any(flag_of(word) in flags for word in serve.args)
+
+
+def _read_tier_model(section: Section, serve: TierBackend) -> str:
+    """The model that a tier requests from its serve. A server with several models has one for each tier."""
+    model = section.read_text("model", "the name of one of the models of the serve, without spaces", NO_SPACE)
+    several = serve.models if isinstance(serve, ServePlan) else {}
+    known = list(several) or [serve.served_name]
+    if model and model not in known:
+        section.add_problem(
+            "model", "serve {0} has no model {1!r}".format(serve.name, shorten(model)), suggest_name(model, known)
+        )
+    return model or serve.served_name
+
+
+def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping[str, TierBackend]) -> Optional[TierPlan]:
+    section.check_keys(TIER_KEYS)
+    tier = section.read_text("id", NAME_RULE, TIER_ID)
+    name = section.read_text("serve", "the name of a serve", ANYTHING)
+    limit, tools = section.read_integer("context_limit", 1, 10**8, "tokens"), section.read_boolean("tool_support")
+    if not section.has("id") and not section.has("serve"):
+        section.check.add_problem(section.path, "the tier has no serve", "for example: {id: heavy, serve: heavy}")
+        return None
+    serve_at = section.path_of("serve" if section.has("serve") else "id")
+    if (section.has("id") and tier is None) or (section.has("serve") and name is None):
+        return None
+    name, tier = name or tier or "", tier or name or ""
+    if names is not None and name not in names:
+        hint = suggest_name(name, names, "anvil_serves has no serve: add it there")
+        section.check.add_problem(serve_at, "tier {0} has an unknown serve: {1!r}".format(shorten(tier), shorten(name)), hint)
+        return None
+    serve = serves.get(name)
+    if serve is None:
+        return TierPlan(tier, name, "", "", limit or DEFAULT_CONTEXT, bool(tools), _key_env(tier))
+    context = read_context_limit(serve)
+    model = _read_tier_model(section, serve)
+    if limit and context and limit > context and not ENGINES.get(serve.engine, Engine()).slot_flags:
+        section.add_problem(
+            "context_limit",
+            "{0} tokens are more than the context of serve {1} ({2})".format(limit, name, context),
+            "lower context_limit, or raise {0} in anvil_serves.{1}.args".format(ENGINES[serve.engine].context_flags[0], name),
+        )
+    if not limit and not context:
+        section.check.add_note(
+            section.path,
+            "the context of tier {0} is not set anywhere, so {1} tokens are assumed: set context_limit".format(
+                tier, DEFAULT_CONTEXT
+            ),
+        )
+    return TierPlan(
+        id=tier,
+        serve=name,
+        base_url="http://{0}:{1}/v1".format(serve.container, serve.port),
+        model=model,
+        context_limit=limit or context or DEFAULT_CONTEXT,
+        tool_support=_supports_tools(serve) if tools is None else tools,
+        key_env=_key_env(tier),
+        key_secret=serve.api_key,
+    )
+
+
+def _key_env(tier: str) -> str:
+    return "ANVIL_{0}_KEY".format(re.sub(r"[^A-Z0-9]", "_", tier.upper()))
+
+
+def read_tiers(
+    section: Section, names: Optional[Sequence[str]], serves: Mapping[str, TierBackend]
+) -> Tuple[Optional[Tuple[str, ...]], Tuple[TierPlan, ...]]:
+    """The ids of all tiers (None: they could not be read), and the tiers without a mistake."""
+    check, path, example = section.check, section.path_of("tiers"), "tiers: [{id: heavy, serve: heavy}]"
+    raw = section.raw.get("tiers")
+    if raw is None:
+        listed: Optional[List[Tuple[Path, Any]]] = [
+            (("anvil_serves", name), {"serve": name}) for name in (names or ()) if name in serves
+        ]
+        unknown = names is None or len(serves) < len(names)
+    else:
+        listed = check.read_list(path, raw, example)
+        unknown = listed is None or len(listed) < len(raw)
+    if not listed and not unknown:
+        check.add_problem(path, "the router has no tier", "add a serve to anvil_serves, or remove anvil_router")
+    ids: List[str] = []
+    tiers: Dict[str, TierPlan] = {}
+    keys: Dict[str, str] = {}
+    for at, value in listed or ():
+        inner = check.read_mapping(at, {} if value is None else value, example)
+        tier = _read_tier(inner, names, serves) if inner else None
+        word = tier.id if tier else _intended_id(value)
+        if word is None:
+            unknown = True
+        elif word in ids:
+            check.add_problem((*at, "id"), "two tiers have the id {0}".format(shorten(word)), "give each tier its own id")
+            continue
+        else:
+            ids.append(word)
+        if tier:
+            tiers[tier.id] = tier
+            if keys.setdefault(tier.key_env, tier.id) != tier.id:
+                check.add_problem(
+                    (*at, "id"),
+                    "tiers {0} and {1} would share the environment variable {2}".format(
+                        keys[tier.key_env], tier.id, tier.key_env
+                    ),
+                    "choose ids that differ in more than punctuation",
+                )
+    return (None if unknown else tuple(ids)), tuple(tiers.values())
+
+
+def _intended_id(value: Any) -> Optional[str]:
+    """The id that a tier with a mistake was meant to have, so that references to it are not reported too."""
+    for key in ("id", "serve"):
+        word = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(word, str):
+            return str(word)
+    return None
+
+
+def select_running_tiers(section: Section, tiers: Sequence[TierPlan], serves: Sequence[TierBackend]) -> Tuple[TierPlan, ...]:
+    """The tiers whose serve runs. A tier without a running serve is left out of the router, with a note."""
+    off = {serve.name for serve in serves if isinstance(serve, ServePlan) and serve.residency == OFF}
+    stopped = [tier for tier in tiers if tier.serve in off]
+    for tier in stopped:
+        section.add_note("tiers", "tier {0} is left out: serve {1} does not run".format(tier.id, tier.serve))
+    if stopped and len(stopped) == len(tiers):
+        section.add_problem(
+            "tiers", "no serve of any tier runs", "change anvil_profile or anvil_deploy_mode so that a serve with a tier runs"
+        )
+    return tuple(tier for tier in tiers if tier.serve not in off)
