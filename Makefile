@@ -1,6 +1,7 @@
 # Two commands matter: `make site` and `make test`. Nothing but make and a shell is taken for granted.
 VENV := .venv
 TEST_VENV := .venv-test
+DOCS_VENV := .venv-docs
 PYTHON := $(VENV)/bin/python
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -99,6 +100,12 @@ test: ## everything, on three engines at a time (but what `make llama` and `make
 .PHONY: bench
 bench: bed ## every benchmark; the last line of each is its ratios
 	@for bench in $$(find bench -type f -perm -u+x ! -name llama_image | sort); do $(T)/python $$bench || exit 1; done
+
+.PHONY: docs
+docs: ## the documentation as a site, in .cache/docs/html; a warning or a broken link fails it
+	@bootstrap/venv.sh $(DOCS_VENV) requirements/docs.txt
+	@bootstrap/link.sh
+	@docs/site/build.sh $(DOCS_VENV)
 
 .PHONY: clean
 clean: ## stop the test-bed and remove all that was generated (what `make site` started keeps running)
