@@ -167,7 +167,7 @@ seconds:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import telling
+from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import open_live_output
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.images.images import STACKS, Login, Recipe, converge_image
@@ -210,9 +210,9 @@ def work(module: AnsibleModule) -> dict:
         secrets=tuple(sorted(secrets)),
     )
     push = Login(asked["username"], asked["password"]) if asked["push"] else None
-    with telling(asked["progress"]) as teller:
+    with open_live_output(asked["progress"]) as live_output:
         engine = DockerEngine(asked["docker_host"])
-        return converge_image(engine, recipe, secrets, push, asked["timeout"], teller, module.check_mode)
+        return converge_image(engine, recipe, secrets, push, asked["timeout"], live_output, module.check_mode)
 
 
 def main() -> None:

@@ -220,7 +220,7 @@ seconds:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import ALLOWED_OPTION
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import telling
+from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import open_live_output
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.weights import model_store
@@ -252,8 +252,8 @@ OPTIONS = {
 
 
 def work(module: AnsibleModule) -> dict:
-    with telling(module.params["progress"]) as teller:
-        order = model_store.read_order(module.params, teller)
+    with open_live_output(module.params["progress"]) as live_output:
+        order = model_store.read_order(module.params, live_output)
         return model_store.carry_out(DockerEngine(module.params["docker_host"]), order, module.check_mode)
 
 

@@ -72,7 +72,7 @@ path:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
-from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_plain_module
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module_without_docker
 from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import Wanted, fetch_wheels
 
 OPTIONS = {
@@ -91,7 +91,7 @@ def work(module: AnsibleModule) -> dict:
 
 
 def main() -> None:
-    run_plain_module(OPTIONS, work)
+    run_module_without_docker(OPTIONS, work)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one error type: what failed, where, why, and how to mend it."""
+"""The one error type of this collection: what failed, where, why, and what to do."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, Dict, Iterable, List, Tuple
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, in the words an operator can act on.
+    """One thing that is wrong, in words that an operator can act on.
 
-    what: the act or the claim that failed ("serve heavy cannot start").
-    where: the path of the key, the serve, the container or the file it is about.
-    why: the cause as far as it is known, including the other program's own words.
-    hint: what to do about it.
-    log: the last lines of the container's log, if there is one to show.
+    what: the action that failed or the fact that is wrong ("serve heavy cannot start").
+    where: the path of the key, the serve, the container or the file.
+    why: the cause as far as it is known, with the message of the other program.
+    hint: what to do, as a command to type where there is one.
+    log: the last lines of the container's log, if there is one.
     """
 
     what: str
@@ -43,7 +43,7 @@ class Problem:
 
 
 class AnvilError(Exception):
-    """Every failure this collection reports: all problems of one stage at once, never only the first."""
+    """A failure that is reported to the operator: all problems of one stage at once, never only the first."""
 
     def __init__(self, *problems: Problem) -> None:
         if not problems:

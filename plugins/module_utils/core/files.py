@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files on this host: compared before they are written, written whole or not at all."""
+"""Files and locks on this host. A file is compared before it is written, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Iterator, List, Optional
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 
 
-def _trouble(act: str, path: str, exc: OSError) -> AnvilError:
+def _failure(action: str, path: str, exc: OSError) -> AnvilError:
     return fail(
-        "cannot {0} {1}".format(act, path),
+        "cannot {0} {1}".format(action, path),
         where=path,
         why=exc.strerror or str(exc),
         hint=_HINTS.get(exc.errno or 0, ""),
@@ -25,9 +25,9 @@ def _trouble(act: str, path: str, exc: OSError) -> AnvilError:
 
 
 _HINTS = {
-    13: "the task needs the rights of the folder's owner: become: true, or an anvil_root that this user may write to",
-    28: "free some room on that file system, then run again: nothing was half-written",
-    30: "that file system is mounted read-only: choose another anvil_root",
+    13: "the task needs the rights of the folder's owner: set become: true, or an anvil_root that this user may write to",
+    28: "free space on that file system, then run again; no file was left half-written",
+    30: "that file system is mounted read-only: set another anvil_root",
 }
 
 
@@ -39,11 +39,11 @@ def read_file(path: str) -> Optional[str]:
     except FileNotFoundError:
         return None
     except OSError as exc:
-        raise _trouble("read", path, exc) from exc
+        raise _failure("read", path, exc) from exc
 
 
 def differs(path: str, content: str, mode: int, owner: Optional[int] = None) -> bool:
-    """Whether writing ``content`` with ``mode`` would change anything. owner: a uid; None: whoever writes it."""
+    """Whether writing ``content`` with ``mode`` would change anything. owner: a uid; None for any owner."""
     if read_file(path) != content:
         return True
     stat = os.stat(path)
@@ -51,9 +51,9 @@ def differs(path: str, content: str, mode: int, owner: Optional[int] = None) -> 
 
 
 def write_file(path: str, content: str, mode: int, owner: Optional[int] = None) -> None:
-    """Write atomically: a temporary file beside it, fsynced, then one rename; then the folder is fsynced.
+    """Write atomically: a temporary file in the same folder, fsynced, then one rename; then the folder is fsynced.
 
-    A process killed at any line leaves the old file or the new one. Mode and owner hold from the first byte on.
+    A process killed at any line leaves the old file or the new one. The file has its mode and owner from the first byte on.
     """
     folder = os.path.dirname(path)
     temporary = ""
@@ -76,7 +76,7 @@ def write_file(path: str, content: str, mode: int, owner: Optional[int] = None) 
     except OSError as exc:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        raise _trouble("write", path, exc) from exc
+        raise _failure("write", path, exc) from exc
 
 
 def list_files(folder: str) -> List[str]:
@@ -86,7 +86,7 @@ def list_files(folder: str) -> List[str]:
     except FileNotFoundError:
         return []
     except OSError as exc:
-        raise _trouble("read", folder, exc) from exc
+        raise _failure("read", folder, exc) from exc
 
 
 def remove_file(path: str) -> None:
@@ -96,36 +96,36 @@ def remove_file(path: str) -> None:
     except FileNotFoundError:
         pass
     except OSError as exc:
-        raise _trouble("remove", path, exc) from exc
+        raise _failure("remove", path, exc) from exc
 
 
 @contextlib.contextmanager
 def hold_lock(folder: str, timeout: float) -> Iterator[int]:
-    """Hold the lock of a folder, so that two operators never converge one project at the same time.
+    """Hold the lock of a folder, so that two runs never converge one project at the same time.
 
-    Yields the descriptor that holds it. The kernel frees the lock when its last holder dies: a child that inherits the
-    descriptor holds the lock too. ``timeout``: seconds to wait for another holder.
+    Yields the descriptor that holds the lock. The kernel frees it when the last process with this descriptor ends: a child that
+    inherits the descriptor holds the lock too. timeout: seconds to wait for another holder.
     """
     path = os.path.join(folder, ".lock")
     try:
         os.makedirs(folder, mode=0o755, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as exc:
-        raise _trouble("lock", path, exc) from exc
-    with _hold(handle, path, "somebody else is converging this project", timeout):
+        raise _failure("lock", path, exc) from exc
+    with _hold(handle, path, "another run is converging this project", timeout):
         yield handle
 
 
 @contextlib.contextmanager
 def hold_folder(folder: str, what: str, timeout: float) -> Iterator[int]:
-    """As ``hold_lock``, with the folder itself as the lock: nothing is written, so whoever may read it can hold it.
+    """As ``hold_lock``, but the folder itself is the lock: nothing is written, and the right to read the folder is enough.
 
-    what: what somebody else is doing when it is not free within ``timeout`` seconds.
+    what: the message of the error when the lock is not free within ``timeout`` seconds.
     """
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as exc:
-        raise _trouble("lock", folder, exc) from exc
+        raise _failure("lock", folder, exc) from exc
     with _hold(handle, folder, what, timeout):
         yield handle
 
@@ -143,8 +143,8 @@ def _hold(handle: int, path: str, what: str, timeout: float) -> Iterator[None]:
                     raise fail(
                         what,
                         where=path,
-                        why="its lock was held for {0:.0f} s".format(timeout),
-                        hint="wait for the other run to end, then run again",
+                        why="its lock was not free for {0:.0f} s".format(timeout),
+                        hint="wait for the other run to end, then run again; to find its process: lslocks --notruncate",
                     ) from None
                 time.sleep(0.2)
         yield

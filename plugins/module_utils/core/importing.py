@@ -1,10 +1,10 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Each room is compiled once: a module imports this one first.
+"""Makes imports from a module's zip file faster: each room is compiled once instead of twice. A module imports this room first.
 
-Ansible runs a module out of a zip file, and Python compiles what it imports from there twice: once to ask for its file's name
-(``zipimporter.get_filename``), once to run it. Told the name, it asks for nothing (bench/serve_cold, bench/serve_noop).
+Ansible runs a module from a zip file, and Python compiles each file in it twice: once to find the name of the file
+(``zipimporter.get_filename``), once to run it. The finder of this room supplies the name (bench/serve_cold, bench/serve_noop).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PACKAGE = __name__.rsplit(".", 2)[0]
 
 
 class Finder:
-    """Finds the rooms of this collection in the zip file of a module; anything else is left to Python's own finders."""
+    """Finds the rooms of this collection in the zip file of a module; Python's own finders find everything else."""
 
     @staticmethod
     def find_spec(name: str, path: Optional[Sequence[str]] = None, _target: Any = None) -> Optional[ModuleSpec]:
-        """As ``importlib.abc.MetaPathFinder`` has it."""
+        """The interface of ``importlib.abc.MetaPathFinder``."""
         if not name.startswith(PACKAGE + ".") or not path:
             return None
         loader = pkgutil.get_importer(path[0])
@@ -39,5 +39,5 @@ class Finder:
         return importlib.util.spec_from_file_location(name, file, loader=loader, submodule_search_locations=[location])
 
 
-if isinstance(__spec__.loader, zipimporter):  # as a module runs; tests and the controller import from folders
+if isinstance(__spec__.loader, zipimporter):  # true in a module; tests and the controller import from folders
     sys.meta_path.insert(0, Finder)

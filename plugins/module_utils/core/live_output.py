@@ -1,10 +1,10 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Lines for the operator while a module still runs: a small file that the action plugin reads from the controller.
+"""Lines for the operator while a module still runs: a small file on the host that the action plugin reads.
 
-The controller chooses a token that nobody can guess, and with it the file's name. Telling is best effort: who cannot write
-there does not fail for it.
+The controller chooses a random token, which is part of the file's name. Writing is best effort: a failure to write a line never
+fails the module.
 """
 
 from __future__ import annotations
@@ -15,53 +15,52 @@ import re
 import time
 from typing import IO, Iterator, Optional
 
-# It becomes part of a file's name.
 TOKEN = re.compile(r"[0-9a-f]{32}")
-# A run that is killed leaves its file; the longest silence of one that lives is much shorter.
+# A file without a new line for so long was left by a killed run (seconds).
 DEAD_SECONDS = 86400.0
 
 
-def path_of(token: str) -> str:
-    """Where the lines of a run are: a folder that every user of the host may write to, whatever become makes of the module."""
+def output_path(token: str) -> str:
+    """The file with the lines of a run. Every user of the host may write to its folder, so ``become`` makes no difference."""
     return "/tmp/.anvil-progress-" + token
 
 
-def open_lines(path: str) -> IO[str]:
-    """A new file for lines, which nobody prepared as a link, in place of those that killed runs left there. Raises OSError."""
+def create_output_file(path: str) -> IO[str]:
+    """Create the file, after removing those of killed runs. Raises OSError, also where the path exists, even as a symlink."""
     with contextlib.suppress(OSError):
-        _remove_dead(*os.path.split(path))
+        _remove_dead_files(*os.path.split(path))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     return os.fdopen(descriptor, "w", encoding="utf-8")
 
 
-def _remove_dead(folder: str, name: str) -> None:
+def _remove_dead_files(folder: str, name: str) -> None:
     kind = name.rpartition("-")[0]
     for entry in os.scandir(folder):
         found, _dash, token = entry.name.rpartition("-")
         if found == kind and TOKEN.fullmatch(token):
-            with contextlib.suppress(OSError):  # another user's
+            with contextlib.suppress(OSError):  # a file of another user
                 if entry.stat(follow_symlinks=False).st_mtime < time.time() - DEAD_SECONDS:
                     os.unlink(entry.path)
 
 
-class Teller:
-    """Appends lines to the file of a token. Without a token it keeps silent."""
+class LiveOutput:
+    """Appends lines to the file of a token. Without a token it writes nothing."""
 
     def __init__(self, token: Optional[str]) -> None:
-        self.path = path_of(token) if token and TOKEN.fullmatch(token) else ""
-        self.mute = not self.path
+        self.path = output_path(token) if token and TOKEN.fullmatch(token) else ""
+        self.disabled = not self.path
         self.stream: Optional[IO[str]] = None
 
-    def say(self, line: str) -> None:
-        if self.mute:
+    def write_line(self, line: str) -> None:
+        if self.disabled:
             return
         try:
             if self.stream is None:
-                self.stream = open_lines(self.path)
+                self.stream = create_output_file(self.path)
             self.stream.write(" ".join(line.split()) + "\n")
             self.stream.flush()
         except OSError:
-            self.mute = True
+            self.disabled = True
 
     def close(self) -> None:
         if self.stream is not None:
@@ -71,10 +70,10 @@ class Teller:
 
 
 @contextlib.contextmanager
-def telling(token: Optional[str]) -> Iterator[Teller]:
-    """A teller for the time of the block; its file is gone afterwards."""
-    teller = Teller(token)
+def open_live_output(token: Optional[str]) -> Iterator[LiveOutput]:
+    """A ``LiveOutput`` for the time of the block; its file is removed at the end."""
+    output = LiveOutput(token)
     try:
-        yield teller
+        yield output
     finally:
-        teller.close()
+        output.close()

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What every module does around its one call: connection options, and errors without tracebacks."""
+"""What all modules share: common options, running the one call, and reporting errors without tracebacks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
-ENGINE_OPTIONS: Dict[str, Any] = {
+DOCKER_OPTIONS: Dict[str, Any] = {
     "docker_host": {"type": "str", "default": DEFAULT_SOCKET, "fallback": (env_fallback, ["DOCKER_HOST"])},
 }
 
@@ -32,32 +32,35 @@ PROJECT_OPTIONS: Dict[str, Any] = {
     "serves": {"type": "list", "elements": "str", "default": []},
 }
 
-# Of modules whose results anvil_report lays out: one host that cannot be looked at must hide no other.
+# For modules whose results anvil_report shows: an unreadable host must not hide the others.
 TOLERANT_OPTION: Dict[str, Any] = {"tolerant": {"type": "bool", "default": False}}
 
 
-def run_module(options: Mapping[str, Any], work: Callable[[AnsibleModule], Dict[str, Any]], **module: Any) -> None:
-    """Build the module, call ``work``, and exit with what it returns; an ``AnvilError`` fails with all its problems.
+def run_module(options: Mapping[str, Any], work: Callable[[AnsibleModule], Dict[str, Any]], **arguments: Any) -> None:
+    """Build the module, call ``work``, and exit with its result; an ``AnvilError`` fails the module with all its problems.
 
-    A ``work`` that must fail and still return facts puts ``problems`` (a list of Problem) into its result.
+    The result may hold ``warnings`` (texts) and ``problems`` (a list of Problem). With ``problems`` the module fails and still
+    returns the other keys of the result.
     """
-    run_plain_module({**ENGINE_OPTIONS, **options}, work, **module)
+    run_module_without_docker({**DOCKER_OPTIONS, **options}, work, **arguments)
 
 
-def run_plain_module(options: Mapping[str, Any], work: Callable[[AnsibleModule], Dict[str, Any]], **module: Any) -> None:
-    """As ``run_module``, for a module that talks to no engine."""
-    made = AnsibleModule(argument_spec=dict(options), supports_check_mode=True, **module)
-    if made.params.get("docker_host") == "":  # DOCKER_HOST is set, but empty
-        made.params["docker_host"] = DEFAULT_SOCKET
+def run_module_without_docker(
+    options: Mapping[str, Any], work: Callable[[AnsibleModule], Dict[str, Any]], **arguments: Any
+) -> None:
+    """As ``run_module``, for a module that does not use the Docker Engine."""
+    module = AnsibleModule(argument_spec=dict(options), supports_check_mode=True, **arguments)
+    if module.params.get("docker_host") == "":  # DOCKER_HOST is set, but empty
+        module.params["docker_host"] = DEFAULT_SOCKET
     try:
-        result = work(made)
+        result = work(module)
     except AnvilError as exc:
-        if made.params.get("tolerant"):
-            made.exit_json(changed=False, trouble=exc.as_text())
-        made.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
+        if module.params.get("tolerant"):
+            module.exit_json(changed=False, trouble=exc.as_text())
+        module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
     for warning in result.pop("warnings", ()):
-        made.warn(warning)
+        module.warn(warning)
     problems = result.pop("problems", ())
     if problems:
-        made.fail_json(msg=AnvilError(*problems).as_text(), problems=problems_as_dicts(problems), **result)
-    made.exit_json(**result)
+        module.fail_json(msg=AnvilError(*problems).as_text(), problems=problems_as_dicts(problems), **result)
+    module.exit_json(**result)

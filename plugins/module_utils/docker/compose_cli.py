@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The ``docker compose`` command line: argv lists in, exit code and text out. Progress text is never parsed."""
+"""The ``docker compose`` command line: it takes argv lists and returns exit code and text. The text is never parsed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Dict, List, Sequence
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import read_file
 
-# Where docker looks for its plugins, after the user's own folder.
+# Where the docker command looks for plugins, after the user's own folder.
 PLUGIN_FOLDERS = (
     "/usr/local/lib/docker/cli-plugins",
     "/usr/local/libexec/docker/cli-plugins",
@@ -23,8 +23,8 @@ PLUGIN_FOLDERS = (
 
 
 @dataclass(frozen=True)
-class Ran:
-    """One command as it ran. ``text`` is stderr and stdout, for people only."""
+class ComposeResult:
+    """One command that has ended. ``text`` is stderr and stdout, for the operator only."""
 
     argv: Sequence[str]
     code: int
@@ -32,7 +32,7 @@ class Ran:
 
 
 def _clean_environment() -> Dict[str, str]:
-    """The caller's environment without what would make compose read other files or talk to another engine."""
+    """The caller's environment without variables that make Compose use other files or another Docker Engine."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -41,22 +41,22 @@ def _clean_environment() -> Dict[str, str]:
 
 
 def find_plugin() -> str:
-    """The file that ``docker compose`` runs on this host; empty where only docker itself can tell."""
+    """The program that ``docker compose`` runs on this host; empty where only the docker command itself knows."""
     own = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
     try:
         if "cliPluginsExtraDirs" in (read_file(os.path.join(own, "config.json")) or ""):
             return ""
     except AnvilError:
-        return ""  # docker reads on where we may not
+        return ""  # the docker command may be able to read what this user cannot
     candidates = (os.path.join(folder, "docker-compose") for folder in (os.path.join(own, "cli-plugins"), *PLUGIN_FOLDERS))
     return next((path for path in candidates if os.access(path, os.X_OK)), "")
 
 
-def command(docker_host: str) -> List[str]:
-    """How to call Compose for an engine.
+def compose_command(docker_host: str) -> List[str]:
+    """The beginning of every Compose command line for a Docker Engine.
 
-    The plugin is a program of its own, and is called as one: docker would start it twice, first only to ask what it is
-    (60 of the 120 ms of processor time that bringing two serves up takes).
+    The plugin is called directly. The docker command would start it twice, the first time only for its metadata: that is 60
+    of the 120 ms of processor time that it takes to start two serves.
     """
     plugin = find_plugin()
     return [plugin, "-H", docker_host] if plugin else ["docker", "-H", docker_host, "compose"]
@@ -66,21 +66,21 @@ class Compose:
     """``docker compose`` for one project whose file is ``directory/compose.yaml``."""
 
     def __init__(self, project: str, directory: str, docker_host: str, timeout: int = 3600, locks: Sequence[int] = ()) -> None:
-        """``timeout``: seconds for one command.
+        """timeout: seconds for one command.
 
-        locks: descriptors that every command inherits. Where this process is killed in the middle of a command, the
-        command goes on, and so do the locks: the next run waits for it.
+        locks: descriptors that every command inherits. If this process is killed during a command, the command goes on and
+        keeps the locks, so the next run waits for it.
         """
         self.directory = directory
         self.inherited = tuple(locks)
         self.timeout = timeout
         self.commands: List[Sequence[str]] = []
-        which = ["--project-name", project, "--project-directory", directory]
+        project_options = ["--project-name", project, "--project-directory", directory]
         file = os.path.join(directory, "compose.yaml")
-        self.base = [*command(docker_host), "--ansi", "never", "--progress", "quiet", *which, "--file", file]
+        self.base = [*compose_command(docker_host), "--ansi", "never", "--progress", "quiet", *project_options, "--file", file]
 
-    def _run(self, *words: str) -> Ran:
-        argv = [*self.base, *words]
+    def _run(self, *arguments: str) -> ComposeResult:
+        argv = [*self.base, *arguments]
         self.commands.append(argv)
         try:
             done = subprocess.run(
@@ -95,7 +95,7 @@ class Compose:
             )
         except FileNotFoundError as exc:
             raise fail(
-                "the docker command is not on this host",
+                "the docker command is not installed on this host",
                 where="PATH",
                 why=str(exc),
                 hint="install the Docker CLI with the Compose v2 plugin (apt install docker-cli docker-compose)",
@@ -104,25 +104,25 @@ class Compose:
             raise fail(
                 "docker compose did not end in {0} s".format(self.timeout),
                 where=" ".join(argv),
-                hint="see what the engine is busy with (docker events, journalctl -u docker), then run again",
+                hint="find what delays the Docker Engine (journalctl -u docker, docker events --since 1h), then run again",
             ) from exc
-        return Ran(argv, done.returncode, done.stdout.decode("utf-8", "replace").strip())
+        return ComposeResult(argv, done.returncode, done.stdout.decode("utf-8", "replace").strip())
 
-    def up(self, services: Sequence[str], recreate: bool) -> Ran:
-        """Create or start just these services; with ``recreate``, replace their containers whatever compose thinks."""
+    def up(self, services: Sequence[str], recreate: bool) -> ComposeResult:
+        """Create or start only these services; ``recreate`` replaces their containers even where Compose sees no difference."""
         force = ["--force-recreate"] if recreate else []
         return self._run("up", "--detach", "--no-deps", "--pull", "never", *force, *services)
 
-    def unpause(self, services: Sequence[str]) -> Ran:
+    def unpause(self, services: Sequence[str]) -> ComposeResult:
         return self._run("unpause", *services)
 
 
 def read_version(docker_host: str, plugin: str = "compose") -> str:
-    """What a plugin of the docker command tells of its version, or an empty string where there is none."""
-    called = [*command(docker_host), "version", "--short"]
+    """The version of a plugin of the docker command; an empty string where the plugin is missing."""
+    argv = [*compose_command(docker_host), "version", "--short"]
     try:
         done = subprocess.run(
-            called if plugin == "compose" else ["docker", "-H", docker_host, plugin, "version"],
+            argv if plugin == "compose" else ["docker", "-H", docker_host, plugin, "version"],
             env=_clean_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

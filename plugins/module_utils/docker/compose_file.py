@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A compose file, parsed into services in canonical form. Pure."""
+"""Parses a compose file into services in canonical form. Pure."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ _BYTES = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
 def parse_bytes(text: Any) -> int:
-    """Turn compose's ``16g``, ``512mb``, ``1024`` into bytes. Raises ValueError on anything else."""
-    word = str(text).strip().lower()
-    if word.endswith("b") and len(word) > 1 and word[-2] in "kmg":
-        word = word[:-1]
-    if word and word[-1] in _BYTES:
-        return int(float(word[:-1]) * _BYTES[word[-1]])
-    return int(word)
+    """A size of a compose file (``16g``, ``512mb``, ``1024``) in bytes. Raises ValueError for anything else."""
+    size = str(text).strip().lower()
+    if size.endswith("b") and len(size) > 1 and size[-2] in "kmg":
+        size = size[:-1]
+    if size and size[-1] in _BYTES:
+        return int(float(size[:-1]) * _BYTES[size[-1]])
+    return int(size)
 
 
 def parse_seconds(text: Any) -> int:
-    """Turn compose's ``30s`` into seconds. Raises ValueError on what we never write (``1m30s``)."""
+    """A duration such as ``30s`` in seconds. Raises ValueError for forms that this collection never writes (``1m30s``)."""
     return int(str(text).strip().removesuffix("s"))
 
 
-def _networks(raw: Any, networks: Mapping[str, Any]) -> Tuple[Tuple[str, ...], Dict[str, str]]:
-    """The names of a service's networks, and its fixed addresses in them. Compose takes a list or a mapping."""
-    wanted = dict.fromkeys(raw) if isinstance(raw, list) else dict(raw or {})
-    names = {net: str((networks.get(net) or {}).get("name", net)) for net in wanted}
-    fixed = {names[net]: str(item["ipv4_address"]) for net, item in wanted.items() if item and item.get("ipv4_address")}
+def _parse_networks(raw: Any, networks: Mapping[str, Any]) -> Tuple[Tuple[str, ...], Dict[str, str]]:
+    """The names of a service's networks, and its fixed addresses in them. Compose accepts a list or a mapping."""
+    attached = dict.fromkeys(raw) if isinstance(raw, list) else dict(raw or {})
+    names = {net: str((networks.get(net) or {}).get("name", net)) for net in attached}
+    fixed = {names[net]: str(item["ipv4_address"]) for net, item in attached.items() if item and item.get("ipv4_address")}
     return tuple(sorted(names.values())), fixed
 
 
-def _words(value: Any) -> Optional[Tuple[str, ...]]:
+def _parse_list(value: Any) -> Optional[Tuple[str, ...]]:
     if value is None:
         return None
     if isinstance(value, str):
-        raise ValueError("a list of words is wanted, got the string {0!r}".format(value))
+        raise ValueError("expected a list of strings, not the string {0!r}".format(value))
     return tuple(str(word) for word in value)
 
 
-def _port(value: Any) -> Tuple[str, int, str]:
+def _parse_port(value: Any) -> Tuple[str, int, str]:
     if isinstance(value, Mapping):
         return (
             str(value.get("host_ip", "0.0.0.0")),
@@ -55,7 +55,7 @@ def _port(value: Any) -> Tuple[str, int, str]:
     return (bind.strip("[]") or "0.0.0.0", int(published or 0), target if "/" in target else target + "/tcp")
 
 
-def _mount(value: Any, volumes: Mapping[str, Any]) -> Mount:
+def _parse_mount(value: Any, volumes: Mapping[str, Any]) -> Mount:
     if isinstance(value, Mapping):
         kind, source = str(value.get("type", "volume")), str(value.get("source", ""))
         target, read_only = str(value["target"]), bool(value.get("read_only", False))
@@ -69,43 +69,48 @@ def _mount(value: Any, volumes: Mapping[str, Any]) -> Mount:
     return Mount(kind, source, target, read_only)
 
 
-def _device_ids(raw: Mapping[str, Any]) -> Tuple[str, ...]:
+def _read_gpu_uuids(raw: Mapping[str, Any]) -> Tuple[str, ...]:
     devices = raw.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", []) or []
     return tuple(str(uuid) for device in devices for uuid in device.get("device_ids", []) or [])
 
 
-def _undollar(value: Any) -> Any:
-    """Compose writes a literal dollar as ``$$``."""
+def _unescape_dollars(value: Any) -> Any:
+    """The value with each ``$$`` as ``$``: a compose file escapes a literal dollar so."""
     if isinstance(value, str):
         return value.replace("$$", "$")
     if isinstance(value, list):
-        return [_undollar(item) for item in value]
+        return [_unescape_dollars(item) for item in value]
     if isinstance(value, dict):
-        return {key: _undollar(item) for key, item in value.items()}
+        return {key: _unescape_dollars(item) for key, item in value.items()}
     return value
 
 
 def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
-    """Read the services of a parsed compose file (of ours: list commands, list or long ports, mapped environment)."""
+    """The services of a compose file that was read from YAML.
+
+    It understands the forms that this collection writes: commands as lists, the environment as a mapping, short or long ports.
+    """
     volumes = document.get("volumes") or {}
     networks = document.get("networks") or {}
     services = {}
-    for name, raw_dollars in (document.get("services") or {}).items():
-        raw = _undollar(raw_dollars)
+    for name, escaped in (document.get("services") or {}).items():
+        raw = _unescape_dollars(escaped)
         env_files = raw.get("env_file") or []
         health = raw.get("healthcheck") or {}
-        names, addresses = _networks(raw.get("networks"), networks)
+        names, addresses = _parse_networks(raw.get("networks"), networks)
         services[name] = Service(
             name=name,
             container=str(raw.get("container_name", "")),
             image=str(raw.get("image", "")),
-            command=_words(raw.get("command")),
-            entrypoint=_words(raw.get("entrypoint")),
+            command=_parse_list(raw.get("command")),
+            entrypoint=_parse_list(raw.get("entrypoint")),
             environment={key: str(value) for key, value in (raw.get("environment") or {}).items()},
             env_files=tuple([env_files] if isinstance(env_files, str) else env_files),
-            gpu_uuids=_device_ids(raw),
-            ports=tuple(sorted(_port(port) for port in raw.get("ports") or [])),
-            mounts=tuple(sorted((_mount(item, volumes) for item in raw.get("volumes") or []), key=lambda mount: mount.target)),
+            gpu_uuids=_read_gpu_uuids(raw),
+            ports=tuple(sorted(_parse_port(port) for port in raw.get("ports") or [])),
+            mounts=tuple(
+                sorted((_parse_mount(item, volumes) for item in raw.get("volumes") or []), key=lambda mount: mount.target)
+            ),
             networks=names,
             addresses=addresses,
             ipc=str(raw.get("ipc", "")),
@@ -118,7 +123,7 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
             stop_signal=raw.get("stop_signal"),
             stop_grace=None if raw.get("stop_grace_period") is None else parse_seconds(raw["stop_grace_period"]),
             working_dir=raw.get("working_dir"),
-            healthcheck=_words(health.get("test")),
+            healthcheck=_parse_list(health.get("test")),
             cap_drop=tuple(sorted(raw.get("cap_drop") or [])),
             security_opt=tuple(sorted(raw.get("security_opt") or [])),
             extra_hosts=tuple(sorted(raw.get("extra_hosts") or [])),

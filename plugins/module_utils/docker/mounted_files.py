@@ -1,11 +1,11 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Single files that are mounted into a container: has their content changed since it was created?
+"""Single files that are mounted into a container, and whether their content has changed since it was created.
 
-Docker and Compose do not look (docker/compose#13045): the process keeps what it read, and a file that was replaced by a
-rename even stays the old one inside. What a container was created with is written down per container id, beside the
-compose file.
+Docker and Compose do not compare them (docker/compose#13045): the process keeps what it has read, and after a replacement by
+rename the container still sees the old file. This room records what each container was created with, by container id, in a
+file beside the compose file.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.container_ins
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount
 
 RECORD = ".mounted.json"
-# A configuration is hashed; weights of many GB are known by size and time.
+# A file up to this size is hashed. A larger one, such as weights, is compared by size and time (bytes).
 HASHED_BYTES = 4 * 1024 * 1024
 
 
-def mounted_files(mounts: Sequence[Mount]) -> List[str]:
-    """The paths of this host among the mounts that are single files."""
+def list_mounted_files(mounts: Sequence[Mount]) -> List[str]:
+    """The paths on this host of the mounts that are single files."""
     return [mount.source for mount in mounts if mount.kind == "bind" and os.path.isfile(mount.source)]
 
 
 def fingerprint(path: str) -> str:
-    """What a file is, in one word; empty where it cannot be read."""
+    """A text that changes with the content of a file; empty where the file cannot be read."""
     with contextlib.suppress(OSError):
         stat = os.stat(path)
         if not stat.st_mode & 0o077:
-            # A secret: not even its hash is told. Ours are replaced when they change, and never written otherwise.
+            # A secret: not even its hash is shown. Secrets are replaced when they change and never edited in place.
             return "inode:{0},time:{1}".format(stat.st_ino, stat.st_mtime_ns)
         if stat.st_size > HASHED_BYTES:
             return "size:{0},time:{1}".format(stat.st_size, stat.st_mtime_ns)
@@ -55,17 +55,17 @@ def _read_record(directory: str) -> Dict[str, Dict[str, str]]:
     return {}
 
 
-def changed_files(
+def find_changed_files(
     directory: str, container_id: str, created: str, mounts: Sequence[Mount], texts: Mapping[str, str]
 ) -> Dict[str, Tuple[str, str]]:
-    """Path -> (what it was, what it is) of each mounted file that is not what the container was created with.
+    """Path -> (old, new) fingerprint of each mounted file that has changed since the container was created.
 
-    texts: path -> what this run is about to write there. A container that nobody wrote down is judged by time: a file written
-    after it was created counts as changed.
+    texts: path -> the text that this run will write there. Without a record of the container, a file that was written after
+    its creation counts as changed.
     """
     known = _read_record(directory).get(container_id, {})
     found = {}
-    for path in mounted_files(mounts):
+    for path in list_mounted_files(mounts):
         now = fingerprint(path)
         if path in texts:
             before, now = known.get(path, now), _fingerprint_text(texts[path])
@@ -80,13 +80,13 @@ def changed_files(
 
 
 def record_files(directory: str, mounts_of: Mapping[str, Sequence[Mount]]) -> None:
-    """Write down what these containers (id -> mounts) were created with; others are forgotten."""
+    """Record what these containers (id -> mounts) were created with; records of other containers are dropped."""
     known = _read_record(directory)
-    wanted = {}
+    records = {}
     for container_id, mounts in mounts_of.items():
         before = known.get(container_id, {})
-        here = {path: before.get(path) or fingerprint(path) for path in mounted_files(mounts)}
+        here = {path: before.get(path) or fingerprint(path) for path in list_mounted_files(mounts)}
         if here:
-            wanted[container_id] = here
-    if wanted != known:
-        files.write_file(os.path.join(directory, RECORD), json.dumps(wanted, indent=1, sort_keys=True) + "\n", 0o644)
+            records[container_id] = here
+    if records != known:
+        files.write_file(os.path.join(directory, RECORD), json.dumps(records, indent=1, sort_keys=True) + "\n", 0o644)

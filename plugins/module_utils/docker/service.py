@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One service of a compose file in canonical form: it is compared field by field with what the engine tells, and hashed. Pure."""
+"""One service of a compose file in canonical form, to be compared field by field and hashed; labels of containers. Pure."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ LABEL_SERVE = LABEL_PREFIX + "serve"
 LABEL_SPEC = LABEL_PREFIX + "spec"
 LABEL_VRAM = LABEL_PREFIX + "vram_mib"
 LABEL_RESIDENCY = LABEL_PREFIX + "residency"
-# Of an image that we built; its containers inherit them.
+# Labels of an image that this collection built; its containers inherit them.
 LABEL_CONTENT = LABEL_PREFIX + "content"
 LABEL_BASE = LABEL_PREFIX + "base"
 
-# How spec_hash is taken. Hashes of different formats are not compared: a new release of the collection restarts nothing.
+# The version of the hash. Hashes of different versions are not compared, so a new release of the collection recreates nothing.
 SPEC_FORMAT = "2"
 
 RESIDENT, EVICTABLE, ON_DEMAND = "resident", "evictable", "on_demand"
-# Not in the profile or the deploy mode of the host: it is described, and does not run.
+# A serve that is not in the profile or the deploy mode of the host: it is described and does not run.
 OFF = "off"
-# How a container finds its own host (Docker's name for it, by extra_hosts).
+# The name under which a container reaches its own host (through extra_hosts).
 HOST_GATEWAY = "host.docker.internal"
-# Of an experiment: its name, and how many seconds after its creation it may be retired.
+# Labels of an experiment: its name, and the seconds after its creation when it may be retired.
 LABEL_EXPERIMENT = LABEL_PREFIX + "experiment"
 LABEL_TTL = LABEL_PREFIX + "ttl"
 EXPERIMENT_PROJECT = "anvil-experiment-"
@@ -51,11 +51,12 @@ class Mount:
 
 @dataclass(frozen=True)
 class Service:
-    """One service of a compose file in canonical form; ``None`` means: the file does not say, the image decides.
+    """One service of a compose file in canonical form; ``None`` means that the file leaves the value to the image.
 
     ports: ``(host address, host port, container port/protocol)``. gpu_uuids: the device ids of its ``nvidia``
     reservation. secret_env: variables whose values come from the env file; the values are not part of the service. addresses:
-    network -> its fixed IPv4 address there. stop_grace: seconds between the stop signal and the kill.
+    network -> its fixed IPv4 address there. stop_grace: seconds between the stop signal and the kill. anvil: the
+    ``x-anvil`` of the service.
     """
 
     name: str
@@ -88,39 +89,39 @@ class Service:
     labels: Dict[str, str] = field(default_factory=dict)
     anvil: Dict[str, Any] = field(default_factory=dict)
 
-    def said(self) -> Dict[str, Any]:
-        """The fields that say something, as plain types."""
-        silent = asdict(Service(name="", container="", image=""))
-        return {key: value for key, value in asdict(self).items() if value != silent[key]}
+    def set_fields(self) -> Dict[str, Any]:
+        """The fields that differ from their defaults, as plain types."""
+        defaults = asdict(Service(name="", container="", image=""))
+        return {key: value for key, value in asdict(self).items() if value != defaults[key]}
 
     def spec_hash(self) -> str:
-        """``FORMAT:sha256`` of everything a container is made of.
+        """``FORMAT:sha256`` of everything that makes up the container.
 
-        Not of the labels, nor of ``x-anvil``, which are only ours, nor of where the env file lies. A field that says
-        nothing does not count, so that a field added by a later release changes the hash of no service that leaves it out.
+        Labels, ``x-anvil`` and the path of the env file do not count. A field with its default value does not count either, so
+        a field added by a later release changes no hash of a service that does not use it.
         """
-        content = {key: value for key, value in self.said().items() if key not in ("labels", "anvil", "env_files")}
+        content = {key: value for key, value in self.set_fields().items() if key not in ("labels", "anvil", "env_files")}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return "{0}:{1}".format(SPEC_FORMAT, hashlib.sha256(text.encode()).hexdigest())
 
 
 def service_as_dict(service: Service) -> Dict[str, Any]:
-    """As JSON types, without the fields that say nothing."""
+    """As JSON types, without the fields that have their default values."""
     named = {"name": service.name, "container": service.container, "image": service.image}
-    plain: Dict[str, Any] = json.loads(json.dumps({**named, **service.said()}))
+    plain: Dict[str, Any] = json.loads(json.dumps({**named, **service.set_fields()}))
     return plain
 
 
 def service_from_dict(raw: Mapping[str, Any]) -> Service:
     """The inverse of ``service_as_dict``: lists become tuples again."""
 
-    def words(key: str) -> Optional[Tuple[str, ...]]:
+    def as_tuple(key: str) -> Optional[Tuple[str, ...]]:
         value = raw.get(key)
         return None if value is None else tuple(value)
 
     plain: Dict[str, Any] = dict(raw)
     for key in ("command", "entrypoint", "healthcheck"):
-        plain[key] = words(key)
+        plain[key] = as_tuple(key)
     for key in ("env_files", "gpu_uuids", "networks", "tmpfs", "cap_drop", "security_opt", "extra_hosts"):
         plain[key] = tuple(raw.get(key) or ())
     plain["ports"] = tuple((str(port[0]), int(port[1]), str(port[2])) for port in raw.get("ports") or [])

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, cast
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import Teller
+from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import LiveOutput
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_BASE, LABEL_CONTENT
 
@@ -258,7 +258,13 @@ def explain_end(code: int, log: str) -> Tuple[str, str]:
 
 
 def _build(
-    engine: DockerEngine, recipe: Recipe, content: str, base_id: str, secrets: Mapping[str, str], timeout: int, teller: Teller
+    engine: DockerEngine,
+    recipe: Recipe,
+    content: str,
+    base_id: str,
+    secrets: Mapping[str, str],
+    timeout: int,
+    live_output: LiveOutput,
 ) -> List[str]:
     reference, _readable = references(recipe, content)
     argv = _docker(engine, "buildx", "build", "--load", "--progress=plain", "--provenance=false", "--tag", reference)
@@ -281,7 +287,7 @@ def _build(
         step = mask(step_of(line), list(secrets.values()))
         if step and step not in seen:
             seen.add(step)
-            teller.say("{0} {1}".format(reference, step))
+            live_output.write_line("{0} {1}".format(reference, step))
 
     code, text = _run(argv, timeout, told, pack_context(recipe), environment)
     if code != 0:
@@ -371,7 +377,7 @@ def converge_image(
     secrets: Mapping[str, str],
     push: Optional[Login],
     timeout: int,
-    teller: Teller,
+    live_output: LiveOutput,
     check: bool,
 ) -> Dict[str, Any]:
     """Have an image of this content, under both its names, and in the registry if asked.
@@ -410,13 +416,13 @@ def converge_image(
         return result
     began = time.monotonic()
     if decision.action == "build":
-        result["commands"].append(_build(engine, recipe, content, base_id, secrets, timeout, teller))
+        result["commands"].append(_build(engine, recipe, content, base_id, secrets, timeout, live_output))
     if readable:
         engine.tag_image(reference, readable)
     made = engine.inspect_image(reference)
     result["image_id"] = made["Id"] if made else None
     if push is not None and must_push:
-        teller.say("{0} is pushed".format(reference))
+        live_output.write_line("{0} is pushed".format(reference))
         result["digest"] = _push(engine, recipe, wanted, push, timeout)
         result["pushed"] = True
     result["seconds"] = round(time.monotonic() - began, 3)

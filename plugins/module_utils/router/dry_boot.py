@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe, Reply, run_probes
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, SideProcess, describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.router.probe_runner import run_probes
 
 LABEL_DRY_BOOT = "anvil.serving.dry-boot"
 
@@ -217,7 +219,7 @@ class DryBoot:
                 "method": probe.method,
                 "path": probe.path,
                 "body": probe.body,
-                "headers": probe.wire_headers(self.stage.token),
+                "headers": probe.request_headers(self.stage.token),
                 "timeout": probe.timeout,
             },
             probe.timeout + 10.0,

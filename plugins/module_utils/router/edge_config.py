@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe, Reply
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, confine, describe_owner
 from ansible_collections.anvil.serving.plugins.module_utils.router.dry_boot import LABEL_DRY_BOOT

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Reply, Tls, request_http
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply, Tls, request_http
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine

@@ -18,16 +18,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import (
-    Probe,
-    Reply,
-    ask_endpoint,
-    parse_probes,
-    probe_from_meta,
-    request_http,
-    run_probes,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe, parse_probes, probe_from_meta
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply, request_http
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
@@ -52,6 +45,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.dry_boot impo
     plan_stage,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import MAINT, Edge
+from ansible_collections.anvil.serving.plugins.module_utils.router.probe_runner import run_probes, send_probe
 from ansible_collections.anvil.serving.plugins.module_utils.router.promotion import (
     LIFETIME,
     Crew,
@@ -223,7 +217,7 @@ class Reader:
         endpoint = self.endpoint()
         if endpoint is None:
             return Reply(0, "it publishes no port that this host can reach")
-        return ask_endpoint(endpoint, probe, self.token())
+        return send_probe(endpoint, probe, self.token())
 
     def can_be_asked(self) -> bool:
         return self.endpoint() is not None

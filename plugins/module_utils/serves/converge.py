@@ -322,10 +322,10 @@ def _watch_settled(engine: DockerEngine, acted: Sequence[Service], outcomes: Dic
 
 def _record_mounted(reader: Reader) -> None:
     """Write down what single mounted files the containers of the project were created with."""
-    from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import mounted_files, record_files
+    from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import list_mounted_files, record_files
 
     services = reader.project.services
-    if not any(mounted_files(service.mounts) for service in services.values()):
+    if not any(list_mounted_files(service.mounts) for service in services.values()):
         return
     fresh = Reader(reader.engine, reader.project)
     seen = {name: fresh.container_of(service) for name, service in services.items()}

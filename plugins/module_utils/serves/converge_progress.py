@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import TOKEN, open_lines
+from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import TOKEN, create_output_file
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.images import Pull
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import RESIDENT, Service
@@ -93,7 +93,7 @@ def _watch(converging: DockerEngine, project: Project, path: str, over: threadin
         return
     with contextlib.suppress(AnvilError, OSError):  # who only watches never fails the task: the converge itself reports
         engine = DockerEngine(converging.docker_host)
-        with open_lines(path) as handle:
+        with create_output_file(path) as handle:
             while not over.is_set():
                 for service in project.chosen():
                     word, detail = word_for(engine, project, service, converging.pulls)

@@ -80,10 +80,10 @@ class Reader:
         return changes
 
     def _mounted_changes(self, service: Service, seen: Observed) -> List[Change]:
-        from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import changed_files
+        from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import find_changed_files
 
         texts = {os.path.join(self.project.directory, path): text for path, text in self.project.files.items()}
-        found = changed_files(self.project.directory, seen.id, seen.created, service.mounts, texts)
+        found = find_changed_files(self.project.directory, seen.id, seen.created, service.mounts, texts)
         if not found:
             return []
         before, after = ({path: pair[side] for path, pair in found.items()} for side in (0, 1))

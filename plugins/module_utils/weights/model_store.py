@@ -37,7 +37,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy
 )
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail, problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import hold_lock, read_file, write_file
-from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import Teller
+from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import LiveOutput
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.weights.hub import ask_hub, hub_error
 from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import (
@@ -107,7 +107,7 @@ class Fetching:
     """How to fetch. endpoint: of the hub, empty for the library's own. reserve_mib: room to leave on the disk.
 
     allowed: the policy; None allows every model.
-    announced: what the controller has (upload). teller: hears now and then how far it is.
+    announced: what the controller has (upload). live_output: hears now and then how far it is.
     """
 
     endpoint: str = ""
@@ -120,7 +120,7 @@ class Fetching:
     full: bool = False
     allowed: Optional[Tuple[Origin, ...]] = None
     announced: Optional[Announced] = None
-    teller: Teller = field(default_factory=lambda: Teller(None))
+    live_output: LiveOutput = field(default_factory=lambda: LiveOutput(None))
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,13 @@ def describe_pace(done: int, need: int, seconds: float) -> str:
 class Pace:
     """Tells a transfer's pace now and then."""
 
-    def __init__(self, teller: Teller, name: str, need: int) -> None:
-        self.teller, self.name, self.need, self.last = teller, name, need, 0.0
+    def __init__(self, live_output: LiveOutput, name: str, need: int) -> None:
+        self.live_output, self.name, self.need, self.last = live_output, name, need, 0.0
 
     def tell(self, done: int, seconds: float) -> None:
         if done and (seconds - self.last >= TELL_SECONDS or not self.last):
             self.last = seconds
-            self.teller.say("{0}: {1}".format(self.name, describe_pace(done, self.need, seconds)))
+            self.live_output.write_line("{0}: {1}".format(self.name, describe_pace(done, self.need, seconds)))
 
 
 def choose_files(files: Mapping[str, Any], allow: Sequence[str], ignore: Sequence[str]) -> List[str]:
@@ -882,7 +882,7 @@ def _fetch(
     if error is not None:
         raise error
 
-    pace = Pace(how.teller, place.name, need)
+    pace = Pace(how.live_output, place.name, need)
 
     def tick() -> None:
         here = _bytes_below(place.staging) - kept_bytes
@@ -956,7 +956,7 @@ def read_hub(params: Mapping[str, Any]) -> Fetching:
     return Fetching(endpoint=params["endpoint"] or "", token=token, client=params["client"] or "")
 
 
-def read_order(params: Mapping[str, Any], teller: Teller) -> Order:
+def read_order(params: Mapping[str, Any], live_output: LiveOutput) -> Order:
     """The options of a task, cross-checked; every mistake at once."""
     problems: List[Problem] = []
     handover = params["handover"] or {}
@@ -1004,7 +1004,7 @@ def read_order(params: Mapping[str, Any], teller: Teller) -> Order:
         full=params["verify"] == "full",
         allowed=read_allowed(params["allowed"]),
         announced=read_announced(handover["announced"]) if handover.get("announced") else None,
-        teller=teller,
+        live_output=live_output,
     )
     piece = Piece(**handover["piece"]) if handover.get("piece") else None
     ask_only = handover.get("step") == "ask"

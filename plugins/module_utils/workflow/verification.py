@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import request_http
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import request_http
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import published_address
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
 

@@ -22,7 +22,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import path_of
+from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import output_path
 
 # Read in the main process, before ansible forks: a worker has no terminal of its own any more.
 ON_TERMINAL = sys.stdout.isatty()
@@ -97,7 +97,7 @@ class TellingAction(ActionBase):
     _supports_async = True
 
     def tell_while(
-        self, arguments: dict[str, Any], task_vars: dict[str, Any], where: Callable[[str], str] = path_of
+        self, arguments: dict[str, Any], task_vars: dict[str, Any], where: Callable[[str], str] = output_path
     ) -> tuple[dict[str, Any], Teller]:
         """Run the module. where: the path of its progress file on the host, by the token of this run."""
         arguments.pop("progress", None)

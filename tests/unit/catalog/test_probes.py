@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import (
     Probe,
-    Reply,
     judge_reply,
     parse_probes,
     probe_from_meta,
-    run_probes,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate import Facts, Tier, check_routes, choose_probes
 from ansible_collections.anvil.serving.plugins.module_utils.router.dry_boot import plan_stage
 from ansible_collections.anvil.serving.plugins.module_utils.router.verbs import show_file
@@ -38,25 +37,18 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.verbs import 
         (Probe("p", "/", one_of={"a": ["x", "y"]}), Reply(200, '{"a": "z"}'), "a is 'z', not 'x' or 'y'"),
     ],
 )
-def test_an_answer_is_judged(probe: Probe, reply: Reply, wrong: str) -> None:
-    said = judge_reply(probe, reply)
-    assert (wrong in said) if wrong else said == ""
+def test_a_reply_is_judged(probe: Probe, reply: Reply, wrong: str) -> None:
+    found = judge_reply(probe, reply)
+    assert (wrong in found) if wrong else found == ""
 
 
-def test_a_probe_is_asked_until_it_is_answered_and_a_doubtful_status_only_warns() -> None:
-    replies = [Reply(0, "not yet"), Reply(200, "")]
-    assert run_probes([Probe("p", "/")], lambda _probe: replies.pop(0), 1.0) == ([], [])
-    problems, warnings = run_probes([Probe("p", "/", doubtful=(503,)), Probe("q", "/")], lambda _probe: Reply(503, "down"), 0.0)
-    assert [problem.where for problem in problems] == ["q"] and len(warnings) == 1 and "p: status 503" in warnings[0]
-
-
-def test_every_bad_probe_is_told_and_a_secret_is_not() -> None:
+def test_every_bad_probe_is_reported_and_a_secret_is_not() -> None:
     given: list[dict[str, Any]] = [{"path": "x"}, {"path": "/", "method": "STEAL"}, {"path": "/", "headers": {"a": "b\nc"}}]
     with pytest.raises(AnvilError) as caught:
         parse_probes(given, lambda path: path)
     assert len(caught.value.problems) == 3
     (probe,) = parse_probes([{"path": "/", "header_files": {"X-Key": "/run/key"}}], lambda _path: "s3cret\n")
-    assert probe.wire_headers("")["X-Key"] == "s3cret"
+    assert probe.request_headers("")["X-Key"] == "s3cret"
     assert "s3cret" not in repr(probe) and "s3cret" not in str(probe.as_meta())
 
 

@@ -38,7 +38,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(tmp_path: Path) -> 
     try:
         path = disk / "compose.yaml"
         files.write_file(str(path), "old", 0o644)
-        with pytest.raises(AnvilError, match="free some room"):
+        with pytest.raises(AnvilError, match="free space on that file system"):
             files.write_file(str(path), "x" * 100_000, 0o644)
         assert path.read_text() == "old" and os.listdir(disk) == ["compose.yaml"]
     finally:
@@ -73,7 +73,7 @@ def test_the_lock_of_a_dead_holder_is_free(tmp_path: Path) -> None:
     holder = take + "; print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        with pytest.raises(AnvilError, match="somebody else"), files.hold_lock(str(tmp_path), 0.3):
+        with pytest.raises(AnvilError, match="another run is converging this project"), files.hold_lock(str(tmp_path), 0.3):
             pass
         process.kill()
     with files.hold_lock(str(tmp_path), 0.3):

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import DEAD_SECONDS, open_lines
+from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import DEAD_SECONDS, create_output_file
 
 
 def test_what_killed_runs_left_goes_with_the_next_and_nothing_else(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_what_killed_runs_left_goes_with_the_next_and_nothing_else(tmp_path: Pat
     for path in (dead, other):
         os.utime(path, (time.time() - DEAD_SECONDS - 60,) * 2)
     new = tmp_path / f".progress-{'c' * 32}"
-    with open_lines(str(new)) as lines:
+    with create_output_file(str(new)) as lines:
         lines.write("heavy: ready\n")
     assert sorted(tmp_path.iterdir()) == sorted([young, other, new]) and new.read_text() == "heavy: ready\n"
 
@@ -28,5 +28,5 @@ def test_a_file_that_is_there_or_is_a_link_is_not_written_to(tmp_path: Path) -> 
     link.symlink_to(victim)
     for path in (link, victim):
         with pytest.raises(FileExistsError):
-            open_lines(str(path))
+            create_output_file(str(path))
     assert victim.read_text() == "mine"

@@ -28,10 +28,10 @@ def install(folder: Path, mode: int = 0o755) -> str:
 
 
 def test_the_users_own_plugin_comes_before_those_of_the_system(folders: dict[str, Path]) -> None:
-    assert compose_cli.command(HOST) == ["docker", "-H", HOST, "compose"]
+    assert compose_cli.compose_command(HOST) == ["docker", "-H", HOST, "compose"]
     for folder in (folders["system"], folders["local"], folders["user"] / "cli-plugins"):
         path = install(folder)
-        assert compose_cli.command(HOST) == [path, "-H", HOST]
+        assert compose_cli.compose_command(HOST) == [path, "-H", HOST]
 
 
 def test_a_file_that_cannot_be_run_is_no_plugin(folders: dict[str, Path]) -> None:

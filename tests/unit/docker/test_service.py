@@ -58,7 +58,7 @@ def test_a_doubled_dollar_is_one() -> None:
 
 
 def test_a_command_as_one_string_is_refused() -> None:
-    with pytest.raises(ValueError, match="list of words"):
+    with pytest.raises(ValueError, match="expected a list of strings, not the string"):
         parse_one(command="vllm serve x")
 
 

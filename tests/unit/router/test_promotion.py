@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import DEFAULT_SOCKET
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine

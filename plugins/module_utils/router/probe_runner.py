@@ -1,0 +1,46 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sends probes to a router and repeats each until its reply is the expected one or the time is over."""
+
+from __future__ import annotations
+
+import time
+from typing import Callable, List, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe, judge_reply
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply, send_request
+
+# How long a wrong reply is tried again (seconds): a tier may still be connecting.
+PATIENCE = 3.0
+
+
+def send_probe(endpoint: Tuple[str, int], probe: Probe, token: str) -> Reply:
+    """Send one probe to an address. token: the router's own."""
+    headers = probe.request_headers(token)
+    return send_request(endpoint, probe.method, probe.path, probe.timeout, headers=headers, content=probe.body)
+
+
+def run_probes(
+    probes: Sequence[Probe], send: Callable[[Probe], Reply], patience: float = PATIENCE
+) -> Tuple[List[Problem], List[str]]:
+    """Send each probe until its reply is the expected one or ``patience`` seconds are over; returns problems and warnings.
+
+    send: sends one probe, from this host or from inside a container.
+    """
+    problems: List[Problem] = []
+    warnings: List[str] = []
+    deadline = time.monotonic() + patience
+    for probe in probes:
+        while True:
+            reply = send(probe)
+            wrong = judge_reply(probe, reply)
+            if not wrong or reply.status in probe.doubtful or time.monotonic() >= deadline:
+                break
+            time.sleep(0.1)
+        if wrong and reply.status in probe.doubtful:
+            warnings.append("{0}: {1}".format(probe.name, wrong))
+        elif wrong:
+            problems.append(Problem("a probe did not get the expected answer", where=probe.name, why=wrong))
+    return problems, warnings
