@@ -6,15 +6,18 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """What modules have in common: the engine they talk to (ENGINE), that they only read (READS), a compose project (PROJECT),
-    its secrets and which of its serves are meant (SERVES), the hub (HUB)."""
+    """Documentation that modules share.
 
-    ENGINE = r"""
+    DOCKER_ENGINE: address of the Docker Engine. TOLERANT: failures that are only reported. READS: modules that change nothing.
+    PROJECT: a compose project. SERVES: its secrets and the selection of its serves. HUB: the Hugging Face hub.
+    """
+
+    DOCKER_ENGINE = r"""
 options:
   docker_host:
     description:
-      - Where the Docker Engine listens, as the Docker CLI's C(-H) takes it.
-      - If not given, E(DOCKER_HOST) of the target is used.
+      - Address of the Docker Engine, in the form of the Docker CLI's option C(-H).
+      - If not given, the environment variable E(DOCKER_HOST) on the target is used.
     type: str
     default: unix:///var/run/docker.sock
 requirements:
@@ -26,8 +29,8 @@ requirements:
 options:
   tolerant:
     description:
-      - Where the host cannot be looked at, succeed and say why in C(trouble), for M(anvil.serving.anvil_report), which shows it
-        beside the other hosts and fails at its end.
+      - If the host cannot be read, succeed and return the reason as C(trouble). M(anvil.serving.anvil_report) shows it beside the
+        other hosts, and fails at its end.
     type: bool
     default: false
 """
@@ -37,7 +40,7 @@ attributes:
     description: Changes nothing in any mode.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: There are no changes to show.
     support: none
   idempotent:
     description: Changes nothing.
@@ -66,11 +69,11 @@ options:
         type: str
         required: true
       services:
-        description: The services of that file in canonical form.
+        description: The services of the compose file in canonical form.
         type: dict
         required: true
       files:
-        description: Further files, path below O(project.directory) to text, that services mount from there.
+        description: Further files that services mount, as a mapping of the path below O(project.directory) to the text.
         type: dict
         default: {}
 """
@@ -78,13 +81,13 @@ options:
 options:
   secrets:
     description:
-      - Values of the secrets that the project's services name.
-      - They are written to env files of mode 0600 on the host, and nowhere else.
+      - Values of the secrets that the services of the project name.
+      - They are written only to env files of mode 0600 on the host.
     type: dict
     default: {}
   serves:
     description:
-      - Serves to act on, by name, by tag, or by the tier they serve; empty means every serve of the project.
+      - The serves to act on, by name, tag or tier. An empty list selects every serve of the project.
     type: list
     elements: str
     default: []
@@ -93,7 +96,7 @@ options:
     HUB = r"""
 options:
   endpoint:
-    description: Address of the hub or a mirror of it; the client's own default if not given.
+    description: Address of the hub or of a mirror. If not given, the client's own default is used.
     type: str
   token:
     description: Access token of the hub.
@@ -103,7 +106,8 @@ options:
     type: path
   client:
     description:
-      - Python interpreter on the host that has C(huggingface_hub) 0.30 or later, such as that of the venv which the role
-        P(anvil.serving.models#role) makes. The module's own interpreter if not given.
+      - Python interpreter on the host that has C(huggingface_hub) 0.30 or later. The role P(anvil.serving.models#role) creates a
+        virtual environment with one.
+      - If not given, the module's own interpreter is used.
     type: path
 """

@@ -79,7 +79,7 @@ options:
     type: bool
     default: true
 extends_documentation_fragment:
-  - anvil.serving.anvil.engine
+  - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.hub
   - anvil.serving.anvil.reads
 seealso:

@@ -63,7 +63,7 @@ options:
     type: float
     default: 16.0
 extends_documentation_fragment:
-  - anvil.serving.anvil.engine
+  - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.reads
 seealso:
   - module: anvil.serving.anvil_model_info

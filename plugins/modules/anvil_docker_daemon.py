@@ -52,7 +52,7 @@ options:
     type: int
     default: 60
 extends_documentation_fragment:
-  - anvil.serving.anvil.engine
+  - anvil.serving.anvil.docker_engine
 """
 
 EXAMPLES = r"""

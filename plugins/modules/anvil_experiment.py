@@ -41,7 +41,7 @@ options:
     type: path
     default: /opt/anvil
 extends_documentation_fragment:
-  - anvil.serving.anvil.engine
+  - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.tolerant
 seealso:
   - module: anvil.serving.anvil_experiment_plan

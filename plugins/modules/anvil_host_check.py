@@ -43,7 +43,7 @@ options:
     choices: [engine, compose, buildx, driver, toolkit, gpu, disk]
     default: []
 extends_documentation_fragment:
-  - anvil.serving.anvil.engine
+  - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.reads
 """
 

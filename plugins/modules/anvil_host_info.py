@@ -18,7 +18,7 @@ description:
 author:
   - the anvil.serving authors (@fakoli)
 extends_documentation_fragment:
-  - anvil.serving.anvil.engine
+  - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.reads
 """
 

@@ -98,7 +98,7 @@ options:
         output is no terminal, there is at most one line in ten seconds.
     type: str
 extends_documentation_fragment:
-  - anvil.serving.anvil.engine
+  - anvil.serving.anvil.docker_engine
 seealso:
   - name: role images
     description: Renders the Dockerfiles of this collection and builds them with this module.

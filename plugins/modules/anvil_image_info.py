@@ -39,7 +39,7 @@ options:
     type: str
     default: ""
 extends_documentation_fragment:
-  - anvil.serving.anvil.engine
+  - anvil.serving.anvil.docker_engine
 seealso:
   - module: anvil.serving.anvil_image
 """

@@ -65,7 +65,7 @@ options:
     type: int
     default: 1
 extends_documentation_fragment:
-  - anvil.serving.anvil.engine
+  - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.hub
   - anvil.serving.anvil.reads
 seealso:

@@ -127,7 +127,7 @@ options:
         output is no terminal, there is at most one line in ten seconds.
     type: str
 extends_documentation_fragment:
-  - anvil.serving.anvil.engine
+  - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.project
   - anvil.serving.anvil.serves
 seealso:

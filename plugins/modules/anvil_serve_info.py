@@ -47,7 +47,7 @@ options:
         elements: str
         default: []
 extends_documentation_fragment:
-  - anvil.serving.anvil.engine
+  - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.tolerant
   - anvil.serving.anvil.reads
   - anvil.serving.anvil.project

@@ -89,7 +89,7 @@ options:
     type: float
     default: 300
 extends_documentation_fragment:
-  - anvil.serving.anvil.engine
+  - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.project
 seealso:
   - module: anvil.serving.anvil_workflow_plan

@@ -1,7 +1,9 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a card of a given compute capability can run, and what engines want to hear about it. Pure; never goes by a name.
+"""What a card can run, by its compute capability, and the variables that tell an engine about its cards. Pure.
+
+A card's product name is never used: nothing is guessed.
 
 Sources, by column of ``CAPABILITIES``:
 
@@ -10,8 +12,8 @@ Sources, by column of ``CAPABILITIES``:
   mxfp4 and nvfp4 from 10.0. int8: 7.5 and newer (vLLM, "Supported hardware", INT8 W8A8).
 * ``yes`` means that the tensor cores take the type. Weights of another type can often still be read (Marlin kernels: fp8
   weights from 7.5, mxfp4 weights from 8.0), at the speed of bf16 or fp16: ``emulated`` names those.
-* flashinfer: the architecture as FlashInfer's ``FLASHINFER_CUDA_ARCH_LIST`` wants it. ``a`` and ``f`` are nvcc's
-  architecture-specific and family-specific targets (CUDA 12.9): without the suffix the kernels of those cards are missing.
+* flashinfer: the architecture in the form of FlashInfer's ``FLASHINFER_CUDA_ARCH_LIST``. ``a`` and ``f`` are nvcc's
+  architecture-specific and family-specific targets (CUDA 12.9); without the suffix the kernels of those cards are missing.
 """
 
 from __future__ import annotations
@@ -40,14 +42,14 @@ class Capability:
     @property
     def emulated(self) -> Tuple[str, ...]:
         """Types whose weights are read although the tensor cores do not take them."""
-        words = [] if self.fp8 else ["fp8"]
+        types = [] if self.fp8 else ["fp8"]
         if self.bf16 and not self.fp4:
-            words += ["mxfp4", "nvfp4"]
-        return tuple(words)
+            types += ["mxfp4", "nvfp4"]
+        return tuple(types)
 
     @property
     def kv_dtypes(self) -> Tuple[str, ...]:
-        """In what an engine can hold the KV cache, the smallest last."""
+        """The types in which an engine can hold the KV cache, the smallest last."""
         return ("bf16" if self.bf16 else "fp16", *(["fp8"] if self.fp8 else []))
 
 
@@ -82,12 +84,12 @@ def sm_of(version: str) -> str:
 
 
 def find_capability(version: Optional[str]) -> Optional[Capability]:
-    """The row of a compute capability such as ``12.0``; ``None`` for one that the table does not have: nothing is guessed."""
+    """The row of a compute capability such as ``12.0``; ``None`` for one that is not in the table."""
     return CAPABILITIES.get(version) if version else None
 
 
 def describe_capability(version: Optional[str]) -> Dict[str, Any]:
-    """What ``anvil_host_info`` tells of a card; every answer is null where the capability is unknown."""
+    """The part of a card's description in ``anvil_host_info``; every value is null where the capability is unknown."""
     row = find_capability(version)
     return {
         "sm": sm_of(version) if version else None,
@@ -104,27 +106,29 @@ def describe_capability(version: Optional[str]) -> Dict[str, Any]:
     }
 
 
-def _ordered(versions: Sequence[str]) -> Sequence[str]:
+def _sort_versions(versions: Sequence[str]) -> Sequence[str]:
     return sorted(set(versions), key=lambda version: [int(part) for part in version.split(".")])
 
 
 def torch_environment(versions: Sequence[str], expandable: bool) -> Dict[str, str]:
-    """What PyTorch engines want to know of *all* cards of a serve, given as their compute capabilities.
+    """Environment variables of a PyTorch engine for the compute capabilities of *all* cards of its serve.
 
-    Architectures of kernels that are compiled when the engine starts are limited to these cards. expandable: let the
-    allocator of a serve on one card grow its segments, which spares the fragmentation that ends in out of memory (on
-    several, the engines share buffers through CUDA IPC, which cannot share such segments); under both names, because
-    PyTorch up to 2.9 ignores the new one for CUDA (pytorch#183387) and later ones call the old one deprecated. A serve
-    on several Ampere or Hopper cards gets one hardware queue, so that tensor-parallel communication is launched in
-    order with what it overlaps (Megatron-Core's advice; Blackwell does without).
+    Kernels that are compiled at the start of the engine are limited to the architectures of these cards.
+
+    expandable: on one card, the allocator grows its segments, which avoids out of memory through fragmentation. On several
+    cards the engines share buffers through CUDA IPC, which cannot share such segments. The variable is set under both names:
+    PyTorch up to 2.9 ignores the new name for CUDA (pytorch#183387), and later releases call the old name deprecated.
+
+    A serve on several Ampere or Hopper cards gets one hardware queue, so that tensor-parallel communication is launched in
+    order with the work that it overlaps (advice of Megatron-Core; Blackwell does not need it).
     """
-    known = _ordered(versions)
-    made = {"TORCH_CUDA_ARCH_LIST": " ".join(known)}
+    known = _sort_versions(versions)
+    environment = {"TORCH_CUDA_ARCH_LIST": " ".join(known)}
     rows = [CAPABILITIES[version] for version in known if version in CAPABILITIES]
     if len(rows) == len(known):
-        made["FLASHINFER_CUDA_ARCH_LIST"] = " ".join(row.flashinfer for row in rows)
+        environment["FLASHINFER_CUDA_ARCH_LIST"] = " ".join(row.flashinfer for row in rows)
     if expandable and len(versions) == 1:
-        made["PYTORCH_ALLOC_CONF"] = made["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+        environment["PYTORCH_ALLOC_CONF"] = environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     if len(versions) > 1 and set(known) <= {"8.0", "9.0"}:
-        made["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
-    return made
+        environment["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
+    return environment

@@ -1,7 +1,10 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the plan knows of each engine: its entrypoint, its flags, and what its container needs."""
+"""The LLM engines (vllm, sglang, llama_cpp, trtllm): their entrypoints, their flags, and what their containers need. Pure.
+
+A new engine is a new entry of ``ENGINES``.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,19 @@ from typing import Mapping, Optional, Sequence, Tuple
 
 @dataclass(frozen=True)
 class Engine:
-    """What the plan decides for a serve of this engine when the inventory does not say.
+    """One LLM engine: its command line, and the defaults of its serves.
 
-    gpu_environment, wsl2_environment: added for serves that have GPUs, and for those on a WSL2 host.
-    key_env: the variable the engine reads its API key from; empty: it takes the key on the command line only.
-    more_keys_flag: names a file of further keys, which are as good as the first.
-    torch: it runs on PyTorch, and is told the architecture of its cards. kv_flags: what sets the type of the KV cache.
-    flags: what the plan itself sets on the command line -> the key of the inventory that says it.
-    context_flags: what limits the context of one request. slot_flags: what that is divided by.
-    tool_flags: the engine supports tools when one of these is given; none: it always does.
-    share_flag: takes the share of the card's total memory that the engine may use.
-    names_itself: it calls a model by its repository or folder unless this flag says another name.
-    launch: option of ``launch`` -> the flags that say it, the first of which the plan writes. switches: option of ``launch``
-    whose flag differs from release to release -> value -> environment: a server overlooks a variable that it does not know.
+    gpu_environment, wsl2_environment: variables for serves with GPUs, and for serves on a WSL2 host.
+    key_env: the variable from which the engine reads its API key; empty if it takes the key only on the command line.
+    more_keys_flag: the flag for a file with further API keys, which have the same rights as the first.
+    torch: the engine runs on PyTorch, so it gets the architectures of its cards. kv_flags: flags for the type of the KV cache.
+    flags: flags that the plan itself sets -> the inventory key with their value.
+    context_flags: flags that limit the context of one request. slot_flags: flags for the number by which it is divided.
+    tool_flags: the engine supports tools if one of these flags is given; empty if it always does.
+    share_flag: the flag for the share of the card's total memory that the engine may use.
+    names_itself: the flag for the model's name; without it the engine uses the repository or folder as the name.
+    launch: option of ``launch`` -> its flags; the plan writes the first. switches: option of ``launch`` whose flag differs
+    between releases -> value -> environment; a server ignores a variable that it does not know.
     """
 
     entrypoint: Tuple[str, ...] = ()
@@ -53,8 +56,8 @@ TOKENS = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([km])|([0-9]{1,12})([KM]?)")
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "K": 1024, "M": 1024**2}
 
 
-def read_tokens(text: str) -> Optional[int]:
-    """A number of tokens as vLLM reads it: 32k and 25.6k are thousands, 32K is 1024s. None for ``auto`` and the like."""
+def parse_tokens(text: str) -> Optional[int]:
+    """A number of tokens as vLLM reads it: k is 1000 (32k, 25.6k), K is 1024 (32K). None for anything else, such as ``auto``."""
     match = TOKENS.fullmatch(text)
     if match is None:
         return None
@@ -63,7 +66,7 @@ def read_tokens(text: str) -> Optional[int]:
 
 
 def flag_of(word: str) -> str:
-    """``--max_model_len=5`` -> ``--max-model-len``; empty for a word that is no flag."""
+    """The flag in a word of a command line (``--max-model-len`` for ``--max_model_len=5``); empty for a word without one."""
     if not re.match(r"--?[A-Za-z]", word):
         return ""
     flag = word.split("=", 1)[0]
@@ -71,7 +74,7 @@ def flag_of(word: str) -> str:
 
 
 def read_flag(args: Sequence[str], *flags: str) -> Optional[str]:
-    """The value of the last of these flags that has one, written as ``--flag value`` or ``--flag=value``."""
+    """The value of the last of these flags that has one; the forms are ``--flag value`` and ``--flag=value``."""
     found = None
     for number, word in enumerate(args):
         if flag_of(word) in flags:
@@ -81,8 +84,8 @@ def read_flag(args: Sequence[str], *flags: str) -> Optional[str]:
 
 
 def read_token_flag(args: Sequence[str], *flags: str) -> Optional[int]:
-    """The number of tokens behind the last of these flags; None for none, and for ``auto`` and the like."""
-    return read_tokens(read_flag(args, *flags) or "")
+    """The number of tokens after the last of these flags; None without a number (``auto``)."""
+    return parse_tokens(read_flag(args, *flags) or "")
 
 
 PCI_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -93,7 +96,7 @@ ENGINES: Mapping[str, Engine] = {
         gpu_environment=PCI_ORDER,
         torch=True,
         kv_flags=("--kv-cache-dtype",),
-        wsl2_environment={"VLLM_USE_V2_MODEL_RUNNER": "0"},  # that runner wants UVA, which WSL2 does not have
+        wsl2_environment={"VLLM_USE_V2_MODEL_RUNNER": "0"},  # that runner needs UVA, which WSL2 does not have
         key_env="VLLM_API_KEY",
         flags={"--port": "port", "--host": "publish", "--served-model-name": "served_name", "--model": "model"},
         context_flags=("--max-model-len",),
@@ -115,8 +118,8 @@ ENGINES: Mapping[str, Engine] = {
         context_flags=("--context-length",),
         tool_flags=("--tool-call-parser",),
     ),
-    # https://nvidia.github.io/TensorRT-LLM/commands/trtllm-serve: it has no API key (its issue 9950), and the memory share it
-    # takes is one of what is free once the weights are loaded, not of the card.
+    # https://nvidia.github.io/TensorRT-LLM/commands/trtllm-serve: it has no API key (its issue 9950), and its memory share is a
+    # share of the memory that is free after the weights are loaded, not of the card.
     "trtllm": Engine(
         entrypoint=("trtllm-serve",),
         ipc="host",
@@ -161,7 +164,7 @@ ENGINES: Mapping[str, Engine] = {
             "flash_attn": ("--flash-attn", "-fa"),
             "mmap": ("--load-mode", "-lm", "--no-mmap", "--mmap"),
         },
-        # --no-mmap until 2026, then --load-mode.
+        # The flag is --no-mmap in releases before 2026, and --load-mode in later ones.
         switches={
             "mmap": {
                 "true": {"LLAMA_ARG_LOAD_MODE": "mmap", "LLAMA_ARG_MMAP": "1"},

@@ -1,9 +1,9 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which models may be fetched and served. Pure.
+"""Whether a policy allows a model to be fetched and served. Pure.
 
-A policy is a list of origins, and exact: a repository at one commit, or one sha256. A branch moves, so it is no revision here.
+A policy is a list of exact origins: a repository at one commit, or one sha256. A branch can move, so it is not accepted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
-# The option of modules that takes a policy.
+# The module option for a policy.
 ALLOWED_OPTION: Dict[str, Any] = {
     "type": "list",
     "elements": "dict",
@@ -31,7 +31,7 @@ ALLOWED_OPTION: Dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Where weights come from: ``repo`` of the hub at the commit ``revision``; or ``sha256`` of the file or archive they were."""
+    """The origin of weights: ``repo`` of the hub at the commit ``revision``, or the ``sha256`` of their file or archive."""
 
     repo: str = ""
     revision: str = ""
@@ -47,7 +47,7 @@ class Origin:
 
 
 def read_allowed(entries: Optional[Sequence[Mapping[str, Any]]]) -> Optional[Tuple[Origin, ...]]:
-    """A policy out of a module's option or a plan; ``None`` allows every model, an empty list none."""
+    """The policy in a module's option or a plan. ``None`` allows every model, an empty list allows none."""
     if entries is None:
         return None
     return tuple(
@@ -57,12 +57,12 @@ def read_allowed(entries: Optional[Sequence[Mapping[str, Any]]]) -> Optional[Tup
 
 
 def judge_origin(where: str, origin: Optional[Origin], allowed: Optional[Sequence[Origin]]) -> Optional[Problem]:
-    """Why weights may not be used, or None. origin: None where nobody knows where they come from."""
+    """Why weights may not be used; None if they may. origin: None where the origin is unknown."""
     if allowed is None or origin in allowed:
         return None
     hint = "add the exact repository and commit (or the sha256) to anvil_models_allowed, or choose a model that is in it"
     if origin is None or origin == Origin():
-        return Problem("it is not known where the weights come from, so they are not allowed", where, "", hint)
+        return Problem("the origin of the weights is unknown, so they are not allowed", where, "", hint)
     commits = [entry.revision for entry in allowed if entry.repo and entry.repo == origin.repo]
     if commits:
         why = "{0} is allowed at {1}; this is {2}".format(origin.repo, " and ".join(commits), origin.revision or "no revision")

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Immutable revisions of files in a Docker volume, as data: where they lie, what they are named, which one is live. Pure.
+"""Immutable revisions of files in a Docker volume, as data: their paths, their names, and which one is live. Pure.
 
 Layout of a volume (paths relative to its root):
 
@@ -41,7 +41,10 @@ HASH = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Place:
-    """Where the files of one replica live: the volume, where its readers mount it, and the stock file names in it."""
+    """Where the files of one replica are: the volume, its mount point in containers, and the stock file names in it.
+
+    A stock path is the path at which the unchanged program of the image opens its file. Raises AnvilError for unusable names.
+    """
 
     volume: str
     mount: str
@@ -49,13 +52,13 @@ class Place:
     names: Tuple[str, ...]
 
     def __post_init__(self) -> None:
-        for what, value in (("volume", self.volume), ("replica", self.replica)):
+        for kind, value in (("volume", self.volume), ("replica", self.replica)):
             if not NAME.fullmatch(value):
                 raise fail(
-                    "not a usable {0} name".format(what),
-                    where=what,
+                    "not a usable {0} name".format(kind),
+                    where=kind,
                     why=repr(value),
-                    hint="letters, digits, dot, dash and underscore, beginning with a letter or digit",
+                    hint="use letters, digits, dot, dash and underscore; begin with a letter or digit",
                 )
         for name in self.names:
             parts = name.split("/")
@@ -64,14 +67,14 @@ class Place:
                     "not a usable destination",
                     where="files",
                     why=repr(name[:300]),
-                    hint="a path below the mount, such as haproxy.cfg or maps/hosts.map; no part may begin with a dot",
+                    hint="use a path below the mount, such as haproxy.cfg or maps/hosts.map; no part may begin with a dot",
                 )
         if not FOLDER.fullmatch(self.mount) or os.path.normpath(self.mount) != self.mount:
             raise fail(
                 "not a usable mount point",
                 where="mount",
                 why=repr(self.mount),
-                hint="an absolute path such as /etc/anvil",
+                hint="use an absolute path such as /etc/anvil",
             )
 
     @property
@@ -82,16 +85,16 @@ class Place:
         return LIVE + "/" + replica
 
     def of(self, replica: str) -> Place:
-        """The same place as another replica sees it."""
+        """The place of another replica in the same volume."""
         return replace(self, replica=replica)
 
     def stock_target(self, name: str) -> str:
-        """Where the symlink at a stock path leads."""
+        """The target of the symlink at a stock path."""
         return "../" * name.count("/") + self.live_link + "/" + name
 
 
 def hash_revision(files: Mapping[str, bytes]) -> str:
-    """The name of a revision: sha256 over names, lengths and bytes, so that no two sets of files are framed alike."""
+    """The name of a revision: sha256 over names, lengths and bytes, so that different sets of files never get the same name."""
     digest = hashlib.sha256(b"anvil.serving revision 1\n")
     for name in sorted(files):
         digest.update("{0}\n{1}\n".format(name, len(files[name])).encode("utf-8"))
@@ -101,7 +104,7 @@ def hash_revision(files: Mapping[str, bytes]) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing in the volume. kind: file, link, folder, or other. mtime: seconds since the epoch."""
+    """One path in the volume. kind: file, link, folder or other. mtime: seconds since the epoch."""
 
     kind: str
     content: bytes = b""
@@ -111,11 +114,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the volume held when it was read.
+    """The content of a volume at the time it was read.
 
-    stock: stock file name -> what is at its path (absent ones are missing).
-    inner: path relative to the volume -> what is there, for all of ``.anvil``.
-    foreign: contents behind stock paths that are symlinks of someone else.
+    stock: stock file name -> the entry at its path; absent files are missing.
+    inner: path relative to the volume -> the entry there, for everything below ``.anvil``.
+    foreign: stock file name -> the content behind a symlink that this collection did not make.
     """
 
     place: Place
@@ -125,7 +128,7 @@ class Snapshot:
 
     @property
     def live(self) -> Optional[str]:
-        """The revision that the replica's pointer names, whether or not its files are still what they were."""
+        """The revision that the replica's pointer names; its files may have been altered since."""
         return self.live_of(self.place.replica)
 
     def live_of(self, replica: str) -> Optional[str]:
@@ -173,7 +176,7 @@ class Snapshot:
         return entry is not None and entry.kind == "link" and entry.target == self.place.stock_target(name)
 
     def observed(self) -> Dict[str, bytes]:
-        """What a stock router reads at the stock paths right now, whoever put it there."""
+        """The files that a router reads at the stock paths now, whatever put them there."""
         found: Dict[str, bytes] = {}
         live = self.files_of(self.live) if self.live else {}
         for name, entry in self.stock.items():
@@ -188,26 +191,26 @@ class Snapshot:
 
     @property
     def is_ours(self) -> bool:
-        """Whether every stock path leads through the pointer, and the pointer's revision is what its name says."""
+        """Whether every stock path leads through the pointer, and the files of the live revision still have its hash."""
         if not all(self.is_linked(name) for name in self.place.names):
             return False
         return self.live is None or hash_revision(self.files_of(self.live)) == self.live
 
     def newest_change(self) -> float:
-        """When the pointer or a stock path last changed by its own age (whole seconds, so the end of that second)."""
+        """When the pointer or a plain file at a stock path last changed: the end of that second (a tar holds whole seconds)."""
         link = self.inner.get(self.place.live_link)
         return max(self.newest_plain(), link.mtime if link else 0.0) + 1.0
 
     def newest_plain(self) -> float:
-        """When the youngest plain file at a stock path was written (seconds since the epoch), 0 if there is none."""
+        """When the newest plain file at a stock path was written (seconds since the epoch); 0 if there is none."""
         return max([entry.mtime for name, entry in self.stock.items() if not self.is_linked(name)] or [0.0])
 
 
 def find_place(found: Mapping[str, Any]) -> Optional[Place]:
-    """The volume that a router's container reads its files from, by its inspect; ``None`` if from none."""
-    runs_in = str((found.get("Config") or {}).get("WorkingDir") or "/")
-    for each in found.get("Mounts") or ():
-        where = str(each.get("Destination"))
-        if each.get("Type") == "volume" and (where == MOUNT or runs_in.startswith(where + "/")):
-            return Place(str(each["Name"]), where, str(found["Name"]).lstrip("/"), ())
+    """The volume from which an inspected router container reads its files; ``None`` if there is none."""
+    working_dir = str((found.get("Config") or {}).get("WorkingDir") or "/")
+    for mount in found.get("Mounts") or ():
+        target = str(mount.get("Destination"))
+        if mount.get("Type") == "volume" and (target == MOUNT or working_dir.startswith(target + "/")):
+            return Place(str(mount["Name"]), target, str(found["Name"]).lstrip("/"), ())
     return None

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The lock on a Docker volume: a side container whose name only one run can have, and which ends with that run.
 
-It is also the program that writes (``programs/write_volume.py``): a run that has lost the lock cannot write, and no lock
-outlives its run.
+The same container runs the program that writes (``programs/write_volume.py``). So a run that has lost the lock cannot write,
+and no lock outlives its run.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def lock_name(volume: str) -> str:
 
 @dataclass(frozen=True)
 class Holder:
-    """The container that has the lock's name."""
+    """The container that holds the lock."""
 
     container_id: str
     status: str
     owner: str
 
 
-def _find_holder(engine: DockerEngine, place: Place) -> Optional[Holder]:
+def _find_holder(docker: DockerEngine, place: Place) -> Optional[Holder]:
     """The holder of the lock; a container with its name that is not a lock is an ``AnvilError``."""
     name = lock_name(place.volume)
-    found = engine.inspect_container(name)
+    found = docker.inspect_container(name)
     if found is None:
         return None
     labels = found["Config"].get("Labels") or {}
@@ -62,12 +62,12 @@ def _find_holder(engine: DockerEngine, place: Place) -> Optional[Holder]:
     return Holder(str(found["Id"]), str(found["State"]["Status"]), str(labels.get(LABEL_OWNER, "unknown")))
 
 
-def _start_lock(engine: DockerEngine, image: str, place: Place) -> Optional[SideProcess]:
+def _start_lock(docker: DockerEngine, image: str, place: Place) -> Optional[SideProcess]:
     """Start the container that is the lock; ``None`` if its name is taken."""
     from ansible_collections.anvil.serving.plugins.module_utils.docker.programs import write_volume
 
     try:
-        return engine.open_process(
+        return docker.open_process(
             image,
             ["-I", "-S", "-c", read_source(write_volume), place.mount, str(IDLE_LIMIT), SCRATCH],
             name=lock_name(place.volume),
@@ -79,7 +79,7 @@ def _start_lock(engine: DockerEngine, image: str, place: Place) -> Optional[Side
             healthcheck={"test": ["NONE"]},
             host_config=confine(
                 binds=["{0}:{1}:rw".format(place.volume, place.mount)],
-                cap_add=["DAC_OVERRIDE"],  # the folder may belong to the router's user
+                cap_add=["DAC_OVERRIDE"],  # the root folder of the volume may belong to the router's user
             ),
         )
     except AnvilError as exc:
@@ -88,7 +88,7 @@ def _start_lock(engine: DockerEngine, image: str, place: Place) -> Optional[Side
         return None
 
 
-def acquire_lock(engine: DockerEngine, image: str, place: Place, wait: float) -> Tuple[SideProcess, List[str]]:
+def acquire_lock(docker: DockerEngine, image: str, place: Place, wait: float) -> Tuple[SideProcess, List[str]]:
     """Take the lock on an existing volume; returns its process and notes for the operator.
 
     image: an image id whose python3 runs the program; nothing is pulled. wait: seconds for another holder. A lock that was
@@ -99,10 +99,10 @@ def acquire_lock(engine: DockerEngine, image: str, place: Place, wait: float) ->
     last: Optional[Holder] = None
     unchanged_since = 0.0
     while True:
-        process = _start_lock(engine, image, place)
+        process = _start_lock(docker, image, place)
         if process is not None:
             return process, notes
-        holder = _find_holder(engine, place)
+        holder = _find_holder(docker, place)
         if holder is None:
             continue
         if holder != last:
@@ -110,7 +110,7 @@ def acquire_lock(engine: DockerEngine, image: str, place: Place, wait: float) ->
         never_started = holder.status == "created" and time.monotonic() - unchanged_since > UNSTARTED_GRACE
         if never_started or holder.status in ("exited", "dead"):
             notes.append("took over the lock that {0} left behind ({1})".format(holder.owner, holder.status))
-            engine.remove_container(holder.container_id)
+            docker.remove_container(holder.container_id)
         elif time.monotonic() > deadline:
             raise fail(
                 "another promotion is under way",

@@ -15,14 +15,14 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions imp
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, describe_owner
 
 
-def read_snapshot(engine: DockerEngine, container: str, place: Place) -> Snapshot:
-    """Read the volume through a container that mounts it at ``place.mount``; the container need not run."""
-    home = engine.read_archive(container, place.mount + "/" + HOME)
+def read_snapshot(docker: DockerEngine, container: str, place: Place) -> Snapshot:
+    """Read a volume through a container, running or not, that mounts it at ``place.mount``."""
+    home = docker.read_archive(container, place.mount + "/" + HOME)
     inner = {} if home is None else _unpack(home[1])
     stock: Dict[str, Entry] = {}
     foreign: Dict[str, bytes] = {}
     for name in place.names:
-        found = engine.read_archive(container, place.mount + "/" + name)
+        found = docker.read_archive(container, place.mount + "/" + name)
         if found is None:
             continue
         stat, archive = found
@@ -35,18 +35,18 @@ def read_snapshot(engine: DockerEngine, container: str, place: Place) -> Snapsho
             )
         stock[name] = entry
         if entry.kind == "link" and entry.target != place.stock_target(name):
-            behind = engine.read_archive(container, str(stat.get("linkTarget") or place.mount + "/" + entry.target))
+            behind = docker.read_archive(container, str(stat.get("linkTarget") or place.mount + "/" + entry.target))
             for item in _unpack(behind[1]).values() if behind is not None else ():
                 if item.kind == "file":
                     foreign[name] = item.content
     return Snapshot(place=place, stock=stock, inner=inner, foreign=foreign)
 
 
-def read_unmounted_snapshot(engine: DockerEngine, image: str, place: Place) -> Snapshot:
+def read_unmounted_snapshot(docker: DockerEngine, image: str, place: Place) -> Snapshot:
     """Read a volume that no container mounts: through a container that is created, never started, and removed (17 ms)."""
-    if engine.inspect_volume(place.volume) is None:
+    if docker.inspect_volume(place.volume) is None:
         return Snapshot(place=place, stock={}, inner={}, foreign={})
-    made = engine.create_container(
+    created = docker.create_container(
         image,
         [],
         entrypoint=["/nothing-is-run"],
@@ -54,12 +54,13 @@ def read_unmounted_snapshot(engine: DockerEngine, image: str, place: Place) -> S
         host_config={"binds": ["{0}:{1}:ro".format(place.volume, place.mount)], "network_mode": "none"},
     )
     try:
-        return read_snapshot(engine, made, place)
+        return read_snapshot(docker, created, place)
     finally:
-        engine.remove_container(made)
+        docker.remove_container(created)
 
 
 def _unpack(archive: bytes) -> Dict[str, Entry]:
+    """Path -> entry of a tar archive."""
     found: Dict[str, Entry] = {}
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r") as tar:
         for member in tar:

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes the files of a Docker volume, through the side container that is the lock on it."""
+"""Writes the files of a Docker volume, through the side container that holds the lock on it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_reader
 class Writer:
     """Holds the lock on a volume and writes into it; a context manager that gives up the lock at its end."""
 
-    def __init__(self, engine: DockerEngine, process: SideProcess, place: Place, notes: Sequence[str] = ()) -> None:
-        self.engine = engine
+    def __init__(self, docker: DockerEngine, process: SideProcess, place: Place, notes: Sequence[str] = ()) -> None:
+        self.docker = docker
         self.place = place
         self.notes = tuple(notes)
         self._process = process
@@ -35,7 +35,7 @@ class Writer:
         self._process.close()
 
     def read(self) -> Snapshot:
-        return read_snapshot(self.engine, self._process.container_id, self.place)
+        return read_snapshot(self.docker, self._process.container_id, self.place)
 
     def now(self) -> float:
         """The clock of the Docker Engine's machine (seconds since the epoch), which container start times use too."""
@@ -86,15 +86,15 @@ def _describe_content(content: bytes) -> Dict[str, Any]:
     }
 
 
-def open_writer(engine: DockerEngine, image: str, place: Place, wait: float) -> Writer:
+def open_writer(docker: DockerEngine, image: str, place: Place, wait: float) -> Writer:
     """Take the lock on a volume, which is created if it is absent, and return its writer.
 
     image: an image id whose python3 runs the program; nothing is pulled. wait: seconds for another run that holds the lock.
     """
-    if engine.inspect_volume(place.volume) is None:
-        engine.create_volume(place.volume, {"anvil.serving.volume": "router-config"})
-    process, notes = acquire_lock(engine, image, place, wait)
-    writer = Writer(engine, process, place, notes)
+    if docker.inspect_volume(place.volume) is None:
+        docker.create_volume(place.volume, {"anvil.serving.volume": "router-config"})
+    process, notes = acquire_lock(docker, image, place, wait)
+    writer = Writer(docker, process, place, notes)
     try:
         writer.now()
     except AnvilError:
@@ -104,16 +104,16 @@ def open_writer(engine: DockerEngine, image: str, place: Place, wait: float) -> 
 
 
 @contextlib.contextmanager
-def block_promotions(engine: DockerEngine, containers: Sequence[str], wait: float) -> Iterator[None]:
+def block_promotions(docker: DockerEngine, containers: Sequence[str], wait: float) -> Iterator[None]:
     """Hold the lock on the volume that these containers read, so that no run promotes its files meanwhile.
 
     wait: seconds for a promotion under way. Containers that read no volume need no lock.
     """
     for container in containers:
-        found = engine.inspect_container(container)
+        found = docker.inspect_container(container)
         place = find_place(found) if found is not None else None
         if found is not None and place is not None:
-            with open_writer(engine, str(found["Image"]), place, wait):
+            with open_writer(docker, str(found["Image"]), place, wait):
                 yield
             return
     yield

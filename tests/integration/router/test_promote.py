@@ -515,7 +515,7 @@ def test_a_lock_without_an_owner_is_taken_over_and_told(site: Site, monkeypatch:
 def test_a_stranger_with_the_locks_name_is_named_and_left_alone(site: Site) -> None:
     stranger = site.engine.create_container(site.image, [], name=lock_name(site.volume), entrypoint=["/nothing"])
     refused = site.promote(config=profile_config(), profile=profile_text())
-    assert refused["failed"] and "not ours" in refused["msg"]
+    assert refused["failed"] and "another container already uses the name of the lock" in refused["msg"]
     assert site.engine.inspect_container(stranger) is not None
 
 

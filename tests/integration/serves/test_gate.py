@@ -23,7 +23,7 @@ def test_what_does_not_fit_is_refused_with_every_finding_and_nothing_is_touched(
     for finding in (
         "vllm does not serve gguf weights",
         "does not fit its share of the card",
-        "it is not known where the weights come from",
+        "the origin of the weights is unknown",
     ):
         assert finding in refused["msg"], refused["msg"]
     assert "anvil network" not in clean_bed.docker("network", "ls")

@@ -191,7 +191,7 @@ def test_a_disk_without_room_for_the_compose_file(field: Field) -> None:
                 ballast.write(bytes(1024))
         field.edit("heavy", args=("-c", "512", "-np", "1", "-t", "1"))
         failed = field.run()
-        assert failed["failed"] and "free some room on that file system" in failed["msg"], failed
+        assert failed["failed"] and "free space on that file system" in failed["msg"], failed
         (field.root / "ballast").unlink()
         assert (field.bed.started(), field.files()) == (before, files)
         assert_converges(field)

@@ -120,9 +120,7 @@ def test_the_gate_knows_weights_at_a_path_by_their_manifest(puller: Puller, hub:
     assert judge([{"repo": "org/name", "revision": "0" * 40}]) == ["the model is not allowed"]
     assert judge(None, models_allowed=[]) == ["the model is not allowed"]  # as the plan of the inventory says
     (puller.target / ".anvil-model.json").unlink()
-    assert judge([{"repo": "org/name", "revision": commit}]) == [
-        "it is not known where the weights come from, so they are not allowed"
-    ]
+    assert judge([{"repo": "org/name", "revision": commit}]) == ["the origin of the weights is unknown, so they are not allowed"]
 
 
 # ---------------------------------------------------------------------------------------------------------- inspection
