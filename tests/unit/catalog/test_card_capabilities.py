@@ -38,9 +38,9 @@ def test_the_table_has_no_other_rows() -> None:
 
 @pytest.mark.parametrize("version", ["7.0", "9.9", "13.0", None])
 def test_an_unknown_card_is_not_taken_for_another(version: str | None) -> None:
-    told = describe_capability(version)
-    assert find_capability(version) is None and set(told["can"].values()) == {None} and told["family"] is None
-    assert told["sm"] == (None if version is None else "sm_" + version.replace(".", ""))
+    described = describe_capability(version)
+    assert find_capability(version) is None and set(described["can"].values()) == {None} and described["family"] is None
+    assert described["sm"] == (None if version is None else "sm_" + version.replace(".", ""))
 
 
 def test_h200_and_h100_are_one_capability() -> None:

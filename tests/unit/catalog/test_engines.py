@@ -1,4 +1,4 @@
-"""What the engines' command lines say."""
+"""Flags and their values are read from the engines' command lines."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
 from ansible_collections.anvil.serving.plugins.module_utils.serves.host_status import (
     devices_of,
@@ -19,14 +18,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.host_status i
 from ansible_collections.anvil.serving.plugins.plugin_utils.report import status_page
 
 CARDS = [Card(0, "GPU-a", "Big", "12.0", 1000, 250, "1", "x"), Card(1, "GPU-b", "Small", "12.0", 500, None, "1", "y")]
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("1970-01-01T00:01:00.123456789Z", 60), ("0001-01-01T00:00:00Z", None), ("", None), ("2026-11-21T04:20:19Z", 1795234819)],
-)
-def test_moments_of_the_engine(text: str, seconds: int | None) -> None:
-    assert parse_timestamp(text) == seconds
 
 
 @pytest.mark.parametrize(("text", "start"), [("", 0), ("10m", 9400), ("90", 9910), ("2h", 2800), ("90s", 9910)])

@@ -11,7 +11,6 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import DEFAULT_SOCKET
-from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Entry, Place, Snapshot, hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate import (
@@ -326,27 +325,6 @@ def test_lone_surrogates_are_refused() -> None:
 )
 def test_times_of_the_engine(text: str, seconds: float) -> None:
     assert parse_time(text) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize(
-    ("ports", "config", "mode", "networks", "expected"),
-    [
-        ({"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "9000"}]}, {}, "bridge", {}, ("127.0.0.1", 9000)),
-        ({"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "9000"}]}, {}, "bridge", {}, ("127.0.0.1", 9000)),
-        ({"8000/tcp": None, "53/udp": [{"HostIp": "", "HostPort": "1"}]}, {}, "none", {}, None),
-        ({}, {"ExposedPorts": {"8000/tcp": {}}}, "host", {}, ("127.0.0.1", 8000)),
-        ({}, {"ExposedPorts": {"8000/tcp": {}}}, "x", {"x": {"IPAddress": "172.18.0.2"}}, ("172.18.0.2", 8000)),
-        ({}, {"ExposedPorts": {"8000/tcp": {}}}, "none", {"none": {"IPAddress": ""}}, None),
-        (None, {}, "bridge", None, None),
-    ],
-)
-def test_where_the_router_is_reached(ports: Any, config: Any, mode: str, networks: Any, expected: tuple[str, int] | None) -> None:
-    found = {
-        "NetworkSettings": {"Ports": ports, "Networks": networks},
-        "Config": config,
-        "HostConfig": {"NetworkMode": mode},
-    }
-    assert find_endpoint(found) == expected
 
 
 @pytest.mark.parametrize(
