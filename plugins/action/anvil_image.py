@@ -12,7 +12,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.progress impo
 
 
 class ActionModule(TellingAction):
-    """Run the module anvil_image, and tell which step it is at."""
+    """Run the module anvil_image, and print the steps of the build."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)

@@ -3,69 +3,74 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """anvil_model with progress on the operator's terminal, and with weights that only the controller has.
 
-These are announced to the module, which tells what of them it lacks; that is sent piece by piece, each with a call of the
-module that takes it, until the module has all and puts the model in place.
+The plugin announces the files to the module, which returns those that the host lacks. They are sent in pieces, one module call
+for each piece; a last call puts the model in place.
 """
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.utils.vars import merge_hash
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_store import Pace, hash_file, open_members, sign_copy
-from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads import Announced, hash_stream
+from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums import hash_file, hash_stream
+from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_progress import ProgressLines
+from ansible_collections.anvil.serving.plugins.module_utils.weights.local_files import LocalFile, compute_signature, open_files
+from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads import ControllerFiles
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.outcome import as_failure
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.progress import Screen, TellingAction, wants_lines
 
 
-def announce(path: str) -> Announced:
-    """The names and sizes of what is at a path of the controller. Raises AnvilError."""
+def list_controller_files(path: str) -> ControllerFiles:
+    """The names and sizes of the files at a path of the controller, without checksums. Raises AnvilError."""
     try:
-        with open_members(path) as members:
-            sizes = {name: size for name, size, _open in members}
-        signature = sign_copy(path)
+        with open_files(path) as files:
+            sizes = {name: size for name, size, _open in files}
+        signature = compute_signature(path)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as exc:
-        raise fail("cannot read what is to be sent", where=f"{path} on the controller", why=str(exc)) from exc
+        raise fail(
+            "the weights to send cannot be read",
+            where=f"{path} on the controller",
+            why=str(exc),
+            hint="check the permissions of the folder; an archive that was cut short must be brought again",
+        ) from exc
     if not sizes:
-        raise fail("there is nothing to send", where=f"{path} on the controller")
-    return Announced(signature, sizes, {})
+        raise fail(
+            "there is nothing to send", where=f"{path} on the controller", hint="the folder or archive is empty; check the path"
+        )
+    return ControllerFiles(signature, sizes, {})
 
 
-def hash_members(path: str) -> dict[str, str]:
-    """The sha256 of every file."""
+def hash_files(path: str) -> dict[str, str]:
+    """The sha256 of every file of a folder or archive."""
     sums = {}
-    with open_members(path) as members:
-        for name, _size, reopen in members:
-            digest = hashlib.sha256()
-            with reopen() as stream:
-                for chunk in hash_stream(stream):
-                    digest.update(chunk)
-            sums[name] = digest.hexdigest()
+    with open_files(path) as files:
+        for name, _size, open_file in files:
+            with open_file() as stream:
+                sums[name] = hash_stream(stream)
     return sums
 
 
-def cut(
-    members: Iterable[tuple[str, int, Callable[[], Any]]], begin: dict[str, int], length: int, folder: str
+def cut_into_pieces(
+    files: Iterable[LocalFile], begin: dict[str, int], length: int, folder: str
 ) -> Iterator[tuple[str, int, int, Path]]:
-    """Name, offset, length and file of each piece of the named members, from the offset on that each begins at.
+    """Name, offset, length and temporary file of each piece. begin: the files to cut, each with the offset to begin at.
 
-    Every piece lies in the same temporary file, and is gone with the next one.
+    All pieces use the same temporary file: the next one overwrites it.
     """
     piece = Path(folder) / "piece"
-    for name, size, reopen in members:
+    for name, size, open_file in files:
         at = begin.get(name)
         if at is None or at >= size > 0:
             continue
-        with reopen() as stream:
+        with open_file() as stream:
             stream.seek(at)
             while True:
                 left = length
@@ -83,7 +88,7 @@ def cut(
 
 
 class ActionModule(TellingAction):
-    """Run the module anvil_model; send it weights of the controller where it asks for them."""
+    """Run the module anvil_model, and send it weights of the controller that the host lacks."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -108,18 +113,25 @@ class ActionModule(TellingAction):
     def _upload(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         if self._task.async_val:
             raise fail(
-                "weights cannot be sent from the controller in the background", where="upload_from", hint="leave out async"
+                "weights cannot be sent from the controller in the background",
+                where="upload_from",
+                hint="remove async from the task",
             )
         try:
             path = str(self._find_needle("files", str(Path(arguments["upload_from"]).expanduser())))
         except AnsibleError as exc:
-            raise fail("there is nothing to send", where=f"{arguments['upload_from']} on the controller", why=str(exc)) from exc
-        announced = announce(path)
+            raise fail(
+                "there is nothing to send",
+                where=f"{arguments['upload_from']} on the controller",
+                why=str(exc),
+                hint="correct upload_from; a relative path is searched in files/ beside the playbook or role",
+            ) from exc
+        announced = list_controller_files(path)
         answer = self._call(task_vars, arguments, step="ask", announced=announced.as_dict())
         if answer.get("failed") or not answer["changed"]:
             return answer
         self._check_archive(path, str(arguments.get("sha256") or "").lower())
-        announced = Announced(announced.signature, announced.sizes, hash_members(path))
+        announced = ControllerFiles(announced.signature, announced.sizes, hash_files(path))
         answer = self._call(task_vars, arguments, step="ask", announced=announced.as_dict())
         if answer.get("failed") or not answer["changed"] or self._task.check_mode:
             return {key: value for key, value in answer.items() if key != "arrived"}
@@ -140,26 +152,31 @@ class ActionModule(TellingAction):
         found = hash_file(path)
         if found != sha256:
             raise fail(
-                "the archive does not have the checksum that was asked for",
+                "the archive does not have the checksum that sha256 gives",
                 where=f"{path} on the controller",
-                why=f"sha256 is {found}, {sha256} was asked for",
+                why=f"sha256 of the file is {found}, expected {sha256}",
                 hint="bring the right archive; nothing was sent",
             )
 
     def _send(
-        self, path: str, announced: Announced, asked: dict[str, Any], arguments: dict[str, Any], task_vars: dict[str, Any]
+        self,
+        path: str,
+        announced: ControllerFiles,
+        predicted: dict[str, Any],
+        arguments: dict[str, Any],
+        task_vars: dict[str, Any],
     ) -> dict[str, Any] | None:
-        """Send what the host lacks. Returns the module's answer where it refuses a piece."""
+        """Send the files that the host lacks. Returns the result of the module where it refuses a piece."""
         if self._connection._shell.tmpdir is None:
             self._make_tmp_path()
         remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "piece")
-        begin: dict[str, int] = asked["arrived"]
+        begin: dict[str, int] = predicted["arrived"]
         done, need = 0, sum(announced.sizes[name] - at for name, at in begin.items())
-        teller = Screen(str(task_vars.get("inventory_hostname", "localhost")), wants_lines(self._task))
-        pace, began = Pace(teller, asked["name"], need), time.monotonic()
+        screen = Screen(str(task_vars.get("inventory_hostname", "localhost")), wants_lines(self._task))
+        progress, began = ProgressLines(screen.say, predicted["name"], need), time.monotonic()
         length = max(1, int(arguments.get("piece_mib") or 256)) << 20
-        with tempfile.TemporaryDirectory(prefix="anvil-send-") as folder, open_members(path) as members:
-            for name, at, count, piece in cut(members, begin, length, folder):
+        with tempfile.TemporaryDirectory(prefix="anvil-send-") as folder, open_files(path) as files:
+            for name, at, count, piece in cut_into_pieces(files, begin, length, folder):
                 self._transfer_file(str(piece), remote)
                 self._fixup_perms2((self._connection._shell.tmpdir, remote), execute=False)
                 taken = {"name": name, "at": at, "size": announced.sizes[name], "sha256": announced.sums[name], "path": remote}
@@ -167,5 +184,5 @@ class ActionModule(TellingAction):
                 if answer.get("failed"):
                     return answer
                 done += count
-                pace.tell(done, time.monotonic() - began)
+                progress.report(done, time.monotonic() - began)
         return None

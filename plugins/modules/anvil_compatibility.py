@@ -10,10 +10,10 @@ module: anvil_compatibility
 short_description: Judge whether models fit their engines and cards
 version_added: 1.0.0
 description:
-  - Judges every serve of a plan before anything is downloaded or started - the weights' format against the engine, their
-    quantisation against every card of the serve, the memory they need against the share they may have, and a policy of
-    which models are allowed. All findings are reported at once.
-  - The quantisation that counts is the one in the weights' headers, not the one that a name or a flag claims.
+  - Judges every serve of a plan before anything is downloaded or started. It compares the format of the weights with the
+    engine, their quantisation with every card of the serve, the memory they need with the share they may use, and their origin
+    with the list of allowed models. All findings are reported at once.
+  - The quantisation is read from the headers of the weights, not from a name or a flag.
 author:
   - the anvil.serving authors (@fakoli)
 options:
@@ -23,16 +23,16 @@ options:
     required: true
   paths:
     description:
-      - Where the weights of a serve lie on the host, by the serve's name.
-      - If not given, they are looked for through the serve's volumes, Hugging Face caches included.
+      - Path of the weights on the host, by the name of the serve.
+      - If not given, the weights are searched in the volumes of the serve, Hugging Face caches included.
     type: dict
     default: {}
   models_allowed:
     description:
-      - The policy - what may run, exactly. If not given, that of the plan (C(anvil_models_allowed)); if that has none, every
-        model may.
+      - The models that may run, each at an exact revision or checksum. If not given, those of the plan
+        (C(anvil_models_allowed)); if the plan has none, every model may run.
       - A serve of a repository must name the commit with C(--revision). Weights at a path are judged by the manifest that
-        M(anvil.serving.anvil_model) left with them.
+        M(anvil.serving.anvil_model) wrote beside them.
     type: list
     elements: dict
     suboptions:
@@ -43,39 +43,42 @@ options:
         description: Its commit.
         type: str
       sha256:
-        description: Checksum of the file or archive that the weights came as.
+        description: Checksum of the file or archive that the weights came from.
         type: str
   gpus:
     description:
-      - Cards to judge against, as RV(anvil.serving.anvil_host_info#module:gpus) tells them.
-      - If not given, those of the host.
+      - Cards to compare with, in the form of RV(anvil.serving.anvil_host_info#module:gpus).
+      - If not given, the cards of the host.
     type: list
     elements: dict
   cuda:
-    description: The CUDA that the host's driver can run, such as V(13.0); if not given, the driver is asked, unless O(gpus) is.
+    description: >-
+      Highest CUDA that the driver of the host runs, such as V(13.0). If neither this nor O(gpus) is given, it is read from the
+      driver.
     type: str
   inspect:
     description:
-      - Look at weights that are not on the host yet, by their headers on the Hugging Face hub. A hub that cannot be asked is a
+      - Read the headers of weights that are not on the host yet from the Hugging Face hub. A hub that cannot be reached is a
         note, not a finding.
     type: bool
     default: true
   models:
     description:
-      - The host's C(models_list), so that a serve whose model is a path can be judged by the repository that will be there.
+      - The C(models_list) of the host, so that a serve whose model is a path can be judged by the repository that will be at
+        this path.
     type: list
     elements: dict
     default: []
   models_folder:
-    description: Where they will lie, as P(anvil.serving.models#role) has it.
+    description: Folder that will hold them, as in P(anvil.serving.models#role).
     type: str
     default: ""
   models_volume:
-    description: The volume they will lie in, where O(models_folder) is empty.
+    description: Volume that will hold them, where O(models_folder) is empty.
     type: str
     default: anvil-models
   enforce:
-    description: Fail when something does not fit.
+    description: Fail if there is a finding.
     type: bool
     default: true
 extends_documentation_fragment:
@@ -91,7 +94,7 @@ EXAMPLES = r"""
   anvil.serving.anvil_plan:
   register: anvil
 
-- name: Will it run here?
+- name: Check that the models run on this host
   anvil.serving.anvil_compatibility:
     plan: "{{ anvil.plan }}"
     models_allowed:
@@ -101,7 +104,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 fits:
-  description: Whether nothing was found.
+  description: Whether there is no finding.
   returned: always
   type: bool
 findings:
@@ -131,12 +134,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility_before_download import (
-    Asked,
+from ansible_collections.anvil.serving.plugins.module_utils.weights.plan_compatibility import (
+    JudgementInput,
     judge_plan,
-    read_entries,
+    read_expected_models,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_store import HUB_OPTIONS, read_hub
+from ansible_collections.anvil.serving.plugins.module_utils.weights.source import HUB_OPTIONS, read_hub_options
 
 OPTIONS = {
     "plan": {"type": "dict", "required": True},
@@ -155,17 +158,17 @@ OPTIONS = {
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
-    engine = DockerEngine(params["docker_host"])
-    entries = read_entries(engine, params["models"], params["models_folder"], params["models_volume"])
-    asked = Asked(
+    docker = DockerEngine(params["docker_host"])
+    expected = read_expected_models(docker, params["models"], params["models_folder"], params["models_volume"])
+    given = JudgementInput(
         paths=params["paths"],
         allowed=read_allowed(params["models_allowed"]),
         gpus=params["gpus"],
         cuda=params["cuda"],
-        hub=read_hub(params) if params["inspect"] else None,
-        entries=tuple(entries),
+        hub=read_hub_options(params) if params["inspect"] else None,
+        expected=tuple(expected),
     )
-    return judge_plan(engine, params["plan"], asked, params["enforce"])
+    return judge_plan(docker, params["plan"], given, params["enforce"])
 
 
 def main() -> None:

@@ -10,35 +10,35 @@ module: anvil_discover
 short_description: Turn a folder of GGUF files into serves
 version_added: 1.0.0
 description:
-  - Finds the GGUF models below a folder or in a volume of the host by their headers, and says how each would be served by
-    C(llama_cpp) - a name, a port that nobody else has, a tier, and its projector where one lies beside it.
-  - What an earlier scan decided stays - a model that is still there keeps its name, port and tier.
-  - Changes nothing. C(playbooks/discover.yml) writes the answer into the inventory, as C(anvil_discovered).
+  - Finds the GGUF models below a folder or in a volume of the host by their headers, and returns a serve of the engine
+    C(llama_cpp) for each - a name, a free port, a tier, and its projector where one lies beside it.
+  - A model that an earlier scan found keeps its name, port and tier.
+  - Changes nothing. C(playbooks/discover.yml) writes the result into the inventory, as C(anvil_discovered).
 author:
   - the anvil.serving authors (@fakoli)
 options:
   path:
-    description: The folder on the host. Not with O(volume).
+    description: Folder on the host. Not with O(volume).
     type: path
   volume:
-    description: The Docker volume that holds the models; its folder must be readable on this machine.
+    description: Docker volume that holds the models. Its folder must be readable on this machine.
     type: str
   target:
-    description: Where containers find the folder.
+    description: Path of the folder inside containers.
     type: str
     default: /models
   kept:
-    description: What the last scan found, as C(anvil_discovered) has it.
+    description: Serves of the last scan, as C(anvil_discovered) has them.
     type: dict
     default: {}
   taken:
     description:
-      - Ports that belong to others. Those that a container publishes or a process of the host listens on are found out.
+      - Ports that must not be used. Ports that a container publishes or a process of the host listens on need not be listed.
     type: list
     elements: int
     default: []
   names:
-    description: Names of serves that belong to others.
+    description: Names of serves that do not come from a scan.
     type: list
     elements: str
     default: []
@@ -47,19 +47,19 @@ options:
     type: dict
     default: {}
   first_port:
-    description: The first port to give away.
+    description: First port to use.
     type: int
     default: 8080
   last_port:
-    description: The last one; it is given away too.
+    description: Last port to use.
     type: int
     default: 8099
   fast_gib:
-    description: Weights of at most so many GiB are C(fast).
+    description: A model with weights of at most this many GiB gets the tier C(fast).
     type: float
     default: 4.0
   balanced_gib:
-    description: Weights of at most so many GiB are C(balanced), larger ones C(powerful).
+    description: A model with weights of at most this many GiB gets the tier C(balanced), a larger one C(powerful).
     type: float
     default: 16.0
 extends_documentation_fragment:
@@ -70,7 +70,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: What could be served?
+- name: List the models that can be served
   anvil.serving.anvil_discover:
     path: /srv/models
     kept: "{{ anvil_discovered | default({}) }}"
@@ -82,7 +82,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 serves:
-  description: The models as C(anvil_discovered) wants them, by name.
+  description: The serves, by name, as C(anvil_discovered) has them.
   returned: always
   type: dict
   sample:
@@ -93,17 +93,17 @@ serves:
       tags: [discovered, balanced]
       volumes: ["/srv/models:/models:ro"]
 added:
-  description: Names that the last scan did not have.
+  description: Names of serves that the last scan did not have.
   returned: always
   type: list
   elements: str
 gone:
-  description: Names of the last scan whose model is there no more.
+  description: Names of serves of the last scan whose model is no longer there.
   returned: always
   type: list
   elements: str
 notes:
-  description: What is no serve, and why.
+  description: Models that are not served, and why.
   returned: always
   type: list
   elements: str
@@ -118,7 +118,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.weights.discovery import Scan
+from ansible_collections.anvil.serving.plugins.module_utils.weights.discovered_serves import Scan
 from ansible_collections.anvil.serving.plugins.module_utils.weights.folder_scan import scan_models
 
 OPTIONS = {
@@ -137,20 +137,20 @@ OPTIONS = {
 
 
 def work(module: AnsibleModule) -> dict:
-    asked = module.params
+    params = module.params
     scan = Scan(
         folder="",
         source="",
-        target=asked["target"],
-        kept=asked["kept"],
-        taken=asked["taken"],
-        names=asked["names"],
-        defaults=asked["defaults"],
-        first_port=asked["first_port"],
-        last_port=asked["last_port"],
-        limits=(asked["fast_gib"], asked["balanced_gib"]),
+        target=params["target"],
+        kept=params["kept"],
+        taken=params["taken"],
+        names=params["names"],
+        defaults=params["defaults"],
+        first_port=params["first_port"],
+        last_port=params["last_port"],
+        limits=(params["fast_gib"], params["balanced_gib"]),
     )
-    return scan_models(DockerEngine(asked["docker_host"]), asked["volume"], asked["path"] or "", scan)
+    return scan_models(DockerEngine(params["docker_host"]), params["volume"], params["path"] or "", scan)
 
 
 def main() -> None:

@@ -7,62 +7,62 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_model
-short_description: Keep weights on a host, whole and verified
+short_description: Fetch, verify or remove the weights of a model
 version_added: 1.0.0
 description:
-  - Brings the weights of one model to a folder or a Docker volume of the host - from the Hugging Face hub, from a URL, from a
-    folder or archive that was brought to the host by hand, or from one on the controller.
-  - The files are fetched into a staging folder on the same file system, checked against the source's checksums, fsynced,
-    and put in place by one exchange, with a manifest. What was fetched before an interruption is kept and gone on from.
-  - An unchanged model costs one stat per file, however large it is. A file whose time changed is hashed.
-  - The hub's own client library does the fetching, in a process of its own, under the interpreter O(client).
+  - Brings the weights of one model to a folder or a Docker volume of the host. The source is a repository of the Hugging Face
+    hub, a URL, a folder or archive that was brought to the host by hand, or one on the controller.
+  - The files are fetched into a staging folder on the same file system, compared with the checksums of the source, fsynced,
+    and put in place in one step, with a manifest. An interrupted fetch is resumed by the next run.
+  - An unchanged model costs one stat per file, however large it is. A file whose modification time changed is hashed.
+  - The client library of the hub fetches the files, in a process of its own, under the interpreter O(client).
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
   check_mode:
-    description: Asks the source what would be fetched and how many bytes, and whether they fit; writes nothing.
+    description: Predicts the files and bytes to fetch, and whether they fit on the disk. Contacts the source; writes nothing.
     support: full
   diff_mode:
-    description: There is nothing to show beyond RV(reasons) and RV(fetch).
+    description: There is no diff beyond RV(reasons) and RV(fetch).
     support: none
   idempotent:
-    description: A second run changes nothing, and contacts nobody.
+    description: A second run changes nothing and contacts no source.
     support: full
 options:
   state:
     description:
-      - V(present) fetches what is missing or altered.
-      - V(verified) fails unless the model is there and as it was fetched; contacts nobody.
-      - V(absent) removes the model, and what was fetched of it.
+      - V(present) fetches files that are missing or altered.
+      - V(verified) fails unless the model is there, as it was fetched. It contacts no source.
+      - V(absent) removes the model, and what was fetched of it so far.
     type: str
     choices: [present, verified, absent]
     default: present
   name:
-    description: Folder of the model below O(folder) or the volume; O(repo) if not given.
+    description: Folder of the model below O(folder) or the volume. If not given, O(repo).
     type: str
   folder:
-    description: Folder on the host that holds models; with O(volume), a folder in it.
+    description: Folder on the host that holds models. With O(volume), a folder inside the volume.
     type: str
   volume:
     description:
-      - Docker volume that holds models; created if need be.
-      - It must be of a driver that keeps it in a folder of this machine, and the task must be allowed to write there.
+      - Docker volume that holds models. It is created if it does not exist.
+      - Its driver must keep it in a folder of this machine, and the task must be allowed to write there (C(become)).
     type: str
   repo:
     description: Repository of the Hugging Face hub.
     type: str
   revision:
     description:
-      - Branch, tag or commit of O(repo). A branch or tag is resolved to its commit, which is recorded, and stays at it
-        until O(refresh).
+      - Branch, tag or commit of O(repo). A branch or tag is resolved to its commit once; the model stays at this commit until
+        O(refresh).
     type: str
     default: main
   refresh:
-    description: Ask the hub where a branch or tag is now, and follow it.
+    description: Resolve a branch or tag again, and fetch the commit that it is now.
     type: bool
     default: false
   allow:
-    description: Patterns of the files to fetch, such as V(*.safetensors); all, if empty.
+    description: Patterns of the files to fetch, such as V(*.safetensors). If empty, all files.
     type: list
     elements: str
     default: []
@@ -72,50 +72,50 @@ options:
     elements: str
     default: []
   url:
-    description: Address of one file; needs O(sha256).
+    description: Address of one file. O(sha256) is required.
     type: str
   copy_from:
     description: Folder, file, tar or zip archive on the host.
     type: path
   upload_from:
     description:
-      - Folder, file, tar or zip archive on the controller, for hosts that reach no source (air gap). It is sent piece by piece
-        over the connection, files that the host has already are not sent, and an interrupted run is gone on from.
-      - While folder or archive keep their names, sizes and times, they are not read again.
+      - Folder, file, tar or zip archive on the controller, for hosts that reach no source (air gap). It is sent in pieces over
+        the connection. Files that the host already has are not sent, and an interrupted run is resumed.
+      - The files are read again only when a name, size or modification time changed.
     type: str
   piece_mib:
-    description: MiB that are sent at once with O(upload_from); so much room is needed in the temporary folders of both sides.
+    description: Size in MiB of a piece, with O(upload_from). The temporary folders of both sides need that much space.
     type: int
     default: 256
   handover:
     description: Set by the action plugin of the same name, which sends O(upload_from). Not for playbooks.
     type: dict
   sha256:
-    description: Checksum of the file at O(url), or of the archive O(copy_from) or O(upload_from).
+    description: SHA-256 of the file at O(url), or of the archive O(copy_from) or O(upload_from).
     type: str
     default: ""
   verify:
-    description: With V(full), every file is hashed again.
+    description: V(full) hashes every file again. V(quick) compares sizes and modification times first.
     type: str
     choices: [quick, full]
     default: quick
   reserve_mib:
-    description: MiB that must stay free on the file system.
+    description: MiB that stay free on the file system.
     type: int
     default: 1024
   workers:
-    description: Files fetched at once.
+    description: Files that are fetched at the same time.
     type: int
     default: 4
   timeout:
-    description: Seconds that fetching, or waiting for another run that fetches this model, may take.
+    description: Seconds for the whole fetch, and for waiting until another run has fetched this model.
     type: int
     default: 21600
   allowed:
     description:
-      - The policy - what may be here, exactly. Anything else is refused before a byte of it is fetched, and where it is here
-        already. If not given, every model may.
-      - The role P(anvil.serving.models#role) takes it from the inventory's C(anvil_models_allowed).
+      - The models that may be on the host, each at an exact revision or checksum. Any other model is refused before a byte of it
+        is fetched, and also if it is already there. If not given, every model is allowed.
+      - The role P(anvil.serving.models#role) sets it to C(anvil_models_allowed) of the inventory.
     type: list
     elements: dict
     suboptions:
@@ -126,13 +126,13 @@ options:
         description: Its commit.
         type: str
       sha256:
-        description: Checksum of a URL's file, or of the archive that was brought by hand.
+        description: SHA-256 of the file of a URL, or of an archive.
         type: str
   progress:
     description:
-      - Set by the action plugin of the same name, which prints how far a long pull is while the module runs.
-      - Environment variable E(ANVIL_PROGRESS) of the controller set to V(no) turns that off. Where the controller's standard
-        output is no terminal, there is at most one line in ten seconds.
+      - Set by the action plugin of the same name, which prints the progress of a long fetch while the module runs.
+      - Set the environment variable E(ANVIL_PROGRESS) of the controller to V(no) to turn this off. If the standard output of the
+        controller is not a terminal, at most one line is printed every ten seconds.
     type: str
 extends_documentation_fragment:
   - anvil.serving.anvil.docker_engine
@@ -142,7 +142,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Weights for the fast tier, at one commit
+- name: Fetch the weights of the fast tier, at one commit
   anvil.serving.anvil_model:
     repo: nvidia/Qwen3.6-27B-NVFP4
     revision: 8f3a1d0c7be2459a6c1f0e9d2b7a4c5e6f708192
@@ -151,26 +151,26 @@ EXAMPLES = r"""
     token_file: /etc/anvil/hf_token
     client: /opt/anvil/hub-client/bin/python
 
-- name: One GGUF file
+- name: Fetch one GGUF file
   anvil.serving.anvil_model:
     name: qwen2.5-0.5b
     url: https://models.example.com/qwen2.5-0.5b-instruct-q4_k_m.gguf
     sha256: 74a4da8c9fdbcd15bd1f6d01d621410d31c6fc00986f5eb687824e7b93d7a9db
     folder: /srv/models
 
-- name: Weights that came on a disk
+- name: Use weights that came on a disk
   anvil.serving.anvil_model:
     name: openai/gpt-oss-120b
     copy_from: /mnt/disk/gpt-oss-120b.tar
     folder: /srv/models
 
-- name: Weights that only the controller has
+- name: Send weights from the controller
   anvil.serving.anvil_model:
     name: Qwen/Qwen3-8B
     upload_from: /srv/weights/Qwen3-8B
     volume: anvil-models
 
-- name: Are they still what they were?
+- name: Verify every file of a model
   anvil.serving.anvil_model:
     state: verified
     verify: full
@@ -180,7 +180,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 target:
-  description: Folder of the model on this machine.
+  description: Folder of the model on the host.
   returned: always
   type: str
   sample: /srv/models/openai/gpt-oss-120b
@@ -189,7 +189,7 @@ name:
   returned: always
   type: str
 commit:
-  description: The commit of a repository, the sha256 of a URL's file, or a signature of what was copied.
+  description: Commit of the repository, sha256 of the file of a URL, or a signature of the copied folder or archive.
   returned: always
   type: str
 files:
@@ -202,16 +202,18 @@ bytes:
   returned: always
   type: int
 fetch:
-  description: What was fetched, or in check mode would be; in bytes.
+  description: Files and bytes that were fetched, or in check mode would be fetched.
   returned: always
   type: dict
   sample: {files: [model.safetensors], bytes: 988097824}
 reasons:
-  description: Why it changed - V(missing), V(damaged), V(source), V(foreign) (a folder without a manifest was there).
+  description: >-
+    Why the model changed - V(missing), V(damaged), V(source) (another source or revision), V(foreign) (a folder without a
+    manifest was there).
   returned: always
   type: list
 seconds:
-  description: How long listing, fetching and putting in place took, and MiB per second.
+  description: Duration of listing, fetching and putting in place in seconds, and the speed in MiB per second.
   returned: always
   type: dict
   sample: {list: 0.4, fetch: 61.2, place: 0.1, mib_per_second: 412.0}
@@ -223,7 +225,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.core import importin
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import open_live_output
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.weights import model_store
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_request import read_request
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_store import carry_out
+from ansible_collections.anvil.serving.plugins.module_utils.weights.source import HUB_OPTIONS
 
 OPTIONS = {
     "state": {"type": "str", "choices": ["present", "verified", "absent"], "default": "present"},
@@ -235,7 +239,7 @@ OPTIONS = {
     "refresh": {"type": "bool", "default": False},
     "allow": {"type": "list", "elements": "str", "default": []},
     "ignore": {"type": "list", "elements": "str", "default": []},
-    **model_store.HUB_OPTIONS,
+    **HUB_OPTIONS,
     "url": {"type": "str"},
     "copy_from": {"type": "path"},
     "upload_from": {"type": "str"},
@@ -253,8 +257,8 @@ OPTIONS = {
 
 def work(module: AnsibleModule) -> dict:
     with open_live_output(module.params["progress"]) as live_output:
-        order = model_store.read_order(module.params, live_output)
-        return model_store.carry_out(DockerEngine(module.params["docker_host"]), order, module.check_mode)
+        request = read_request(module.params, live_output)
+        return carry_out(DockerEngine(module.params["docker_host"]), request, module.check_mode)
 
 
 def main() -> None:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_model_info
-short_description: Tell what weights hold and what GPU memory they need
+short_description: Describe models and the GPU memory that they need
 version_added: 1.0.0
 description:
-  - Reads the headers of GGUF and safetensors files and of TensorRT-LLM engines on the host, never their names, and never
-    their tensors.
-  - No Python library is needed on the host for it. The collection's tests hold its readers against the C(gguf) and
+  - Reads the headers of GGUF and safetensors files and the configuration of TensorRT-LLM engines on the host. It does not rely
+    on file names, and does not read tensors.
+  - It needs no Python library on the host. The tests of the collection compare its readers with the C(gguf) and
     C(safetensors) libraries.
-  - What a header does not say is null, never guessed.
+  - A value that the header does not have is null, never guessed.
 author:
   - the anvil.serving authors (@fakoli)
 options:
@@ -25,35 +25,35 @@ options:
     type: str
   repo:
     description:
-      - Repository of the Hugging Face hub to look into instead, before it is downloaded - only its listing and the headers of
-        its files are fetched.
+      - Repository of the Hugging Face hub to describe instead, before it is downloaded. Only its listing and the headers of its
+        files are fetched.
     type: str
   revision:
     description: Branch, tag or commit of O(repo).
     type: str
     default: main
   allow:
-    description: Patterns of the files of O(repo) that count, such as V(*Q4_K_M*.gguf); all, if empty.
+    description: Patterns of the files of O(repo) to consider, such as V(*Q4_K_M*.gguf). If empty, all files.
     type: list
     elements: str
     default: []
   ignore:
-    description: Patterns of files of O(repo) that do not count.
+    description: Patterns of files of O(repo) to ignore.
     type: list
     elements: str
     default: []
   volume:
-    description: The Docker volume that holds O(path); its folder must be readable on this machine.
+    description: Docker volume that holds O(path). Its folder must be readable on this machine.
     type: str
   discover:
     description: Describe every model below O(path) instead of one.
     type: bool
     default: false
   context:
-    description: Tokens per request that the estimate is for; the model's own context if not given.
+    description: Tokens per request, for the estimate. If not given, the context of the model.
     type: int
   concurrency:
-    description: Requests at once that the estimate is for.
+    description: Requests at the same time, for the estimate.
     type: int
     default: 1
   kv_dtype:
@@ -73,7 +73,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: What does this model need for 8 requests of 32768 tokens?
+- name: Estimate the memory for 8 requests of 32768 tokens
   anvil.serving.anvil_model_info:
     path: /srv/models/qwen3-27b-q4.gguf
     context: 32768
@@ -85,12 +85,12 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     var: info.models[0].vram.arithmetic
 
-- name: And this one, which is not here yet?
+- name: Describe a model that is not downloaded yet
   anvil.serving.anvil_model_info:
     repo: Qwen/Qwen3-8B
     client: /opt/anvil/hub-client/bin/python
 
-- name: What is in the cache volume?
+- name: Describe every model in a volume
   anvil.serving.anvil_model_info:
     volume: anvil-models
     path: .
@@ -108,40 +108,40 @@ models:
       description: V(gguf), V(safetensors) or V(trtllm).
       type: str
     architecture:
-      description: As its header or config.json names it.
+      description: Name in its header or config.json.
       type: str
     kind:
       description: V(text), V(embeddings), V(mmproj), V(adapter), V(vocab) or V(imatrix).
       type: str
     parameters:
-      description: Number of parameters, counting what packed tensors hold.
+      description: Number of parameters. A packed tensor counts the values that it holds.
       type: int
     quantisation:
       description: As ggml writes it for GGUF (V(Q4_K_M), V(IQ4_XS), V(MXFP4_MOE)), else in lower case (V(nvfp4), V(fp8), V(awq)).
       type: str
     context_length:
-      description: Tokens it was made for.
+      description: Context in tokens that the model was trained for.
       type: int
     layers:
       description: Number of layers.
       type: int
     kv_bytes_per_token:
-      description: Bytes one token leaves in an attention cache of 16-bit type, over all layers.
+      description: Bytes of one token in an attention cache of a 16-bit type, over all layers.
       type: int
     chat_template:
-      description: Whether a chat template comes with it.
+      description: Whether the model has a chat template.
       type: bool
     splits:
-      description: Files it is split into.
+      description: Number of files that the model is split into.
       type: int
     missing:
-      description: Files that the others say belong to it and that are not there.
+      description: Files that belong to the model according to the others, and that are not there.
       type: list
     trt:
       description: Label, sm, CUDA, version, world size of a TensorRT-LLM engine.
       type: dict
     vram:
-      description: What each card must hold, in MiB, with the arithmetic as text.
+      description: Memory that each card needs, in MiB, with the arithmetic as text.
       type: dict
   sample:
     - format: gguf
@@ -158,11 +158,11 @@ commit:
   returned: with O(repo)
   type: str
 bytes:
-  description: With O(repo), what a download of it would fetch.
+  description: With O(repo), bytes that a download would fetch.
   returned: with O(repo)
   type: int
 unreadable:
-  description: With O(discover=true), the problems of what could not be read.
+  description: With O(discover=true), the problems of the models that could not be read.
   returned: always
   type: list
   elements: dict
@@ -172,8 +172,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.weights import hub_preview, model_store
-from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import resolve_place
+from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import resolve_path
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_description import Load, describe_models
+from ansible_collections.anvil.serving.plugins.module_utils.weights.source import HUB_OPTIONS
 
 OPTIONS = {
     "path": {"type": "str"},
@@ -182,7 +183,7 @@ OPTIONS = {
     "revision": {"type": "str", "default": "main"},
     "allow": {"type": "list", "elements": "str", "default": []},
     "ignore": {"type": "list", "elements": "str", "default": []},
-    **model_store.HUB_OPTIONS,
+    **HUB_OPTIONS,
     "discover": {"type": "bool", "default": False},
     "context": {"type": "int"},
     "concurrency": {"type": "int", "default": 1},
@@ -193,11 +194,13 @@ OPTIONS = {
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
-    load = model_store.Load(params["context"], params["concurrency"], params["kv_dtype"], params["cards"])
+    load = Load(params["context"], params["concurrency"], params["kv_dtype"], params["cards"])
     if params["repo"]:
-        return hub_preview.describe_repository(params, load)
-    path = resolve_place(DockerEngine(params["docker_host"]), params["volume"], params["path"], create=False)
-    return model_store.describe_models(path, load, params["discover"])
+        from ansible_collections.anvil.serving.plugins.module_utils.weights.repository_preview import describe_repository
+
+        return describe_repository(params, load)
+    path = resolve_path(DockerEngine(params["docker_host"]), params["volume"], params["path"], create=False)
+    return describe_models(path, load, params["discover"])
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def _judge_models(
 ) -> List[str]:
     """Do the models fit their engines and cards? Findings go to the first serve that is about to start; notes come back."""
     # Reading headers of weights pulls in much that a run without anything to start does not need.
-    from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility_on_host import judge_services
+    from ansible_collections.anvil.serving.plugins.module_utils.weights.service_compatibility import judge_services
 
     names = [service.name for service in starting if outcomes[service.name].decision.action in CHARGED]
     if not names:

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Does each model fit its engine and its cards? Every reason why not, before anything is downloaded or started. Pure.
 
-The quantisation counts that the weights have, not the one that a name or a flag claims. What is unknown (a card that the
-table does not have, weights that are not here yet) is a note, never a verdict.
+The quantisation of the weights themselves counts, not the one that a name or a flag claims. What is unknown (a card that the
+table does not have, weights that are not here yet) is a note, never a reason to refuse.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Optional, Se
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import read_flag, read_token_flag
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin, judge_origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import estimate_vram
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import TRT_LABEL, ModelFacts
 
-# Which formats an engine loads. vLLM's own GGUF loader is experimental and slow: gguf means llama.cpp here.
-# TensorRT-LLM serves its own engines, and through PyTorch (its default since 1.0) what the others do.
+# Which formats an engine loads. vLLM's own GGUF loader is experimental and slow: here gguf is for llama.cpp only.
+# TensorRT-LLM loads its own engines and, through PyTorch (its default since 1.0), safetensors.
 FORMATS = {"vllm": ("safetensors",), "sglang": ("safetensors",), "llama_cpp": ("gguf",), "trtllm": ("trtllm", "safetensors")}
 
-# What a card must be able to do for weights of a quantisation to run as they are meant to.
-NEEDS = {"nvfp4": "nvfp4", "fp8": "fp8", "mxfp4": "mxfp4", "bf16": "bf16", "int8": "int8"}
-SINCE = {
+# Quantisation of safetensors weights -> the type that a card must support to run them.
+NEEDED_TYPES = {"nvfp4": "nvfp4", "fp8": "fp8", "mxfp4": "mxfp4", "bf16": "bf16", "int8": "int8"}
+# The first cards that support a type.
+SUPPORTED_SINCE = {
     "nvfp4": "Blackwell (sm_100 and later)",
     "mxfp4": "Blackwell (sm_100 and later)",
     "fp8": "sm_89",
@@ -32,9 +34,9 @@ SINCE = {
     "int8": "sm_75",
 }
 
-# --quantization flag -> quantisations of weights it is for. Flags that quantise while loading take plain weights too.
+# Value of --quantization -> quantisations of weights that it is for. Those that quantise while loading take plain weights too.
 PLAIN = frozenset(("f32", "f16", "bf16"))
-FLAGS: Mapping[str, FrozenSet[str]] = {
+QUANTIZATION_FLAGS: Mapping[str, FrozenSet[str]] = {
     "modelopt_fp4": frozenset(("nvfp4",)),
     "modelopt": frozenset(("fp8",)),
     "fp8": PLAIN | {"fp8"},
@@ -46,35 +48,18 @@ FLAGS: Mapping[str, FrozenSet[str]] = {
     "bitsandbytes": PLAIN | {"bnb-4bit", "bnb-8bit"},
 }
 
-# vLLM takes this share of a card when it is not told. 0.90 is also what a card should give away in all:
-# alone 0.90, a chat and a tool model together 0.70 + 0.20.
+# vLLM's default for --gpu-memory-utilization. All serves on a card together should not take more either: 0.90 for one serve, or
+# 0.70 + 0.20 for a chat and a tool model.
 VLLM_SHARE = 0.90
 SHARE_LIMIT = 0.90
 HARD_LIMIT = 1.0
 
 
 @dataclass(frozen=True)
-class CardFacts:
-    """A card. sm: such as 120; can and emulated: types its tensor cores take, or whose weights are read all the same;
-    None where the capability table does not have it.
-    """
-
-    uuid: str
-    name: str = ""
-    sm: Optional[int] = None
-    vram_mib: Optional[int] = None
-    can: Optional[FrozenSet[str]] = None
-    emulated: FrozenSet[str] = frozenset()
-
-    def describe(self) -> str:
-        return "{0} ({1}, {2})".format(self.uuid, self.name or "?", "sm_{0}".format(self.sm) if self.sm else "unknown sm")
-
-
-@dataclass(frozen=True)
 class Candidate:
-    """A serve about to be started. claim_mib: what its inventory claims on each card.
+    """A serve to judge. claim_mib: what the inventory claims for it on each card.
 
-    origin: where its weights come from, facts: what they hold; None where that is not known.
+    origin: where its weights come from. facts: what they hold. None where that is not known.
     """
 
     serve: str
@@ -89,24 +74,24 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Report:
-    """problems: why the serves may not start; notes: what could not be judged; rows: one line of facts per serve."""
+    """problems: why the serves may not start. notes: what could not be judged. rows: the facts of each serve."""
 
     problems: Tuple[Problem, ...]
     notes: Tuple[str, ...]
     rows: Mapping[str, Mapping[str, Any]]
 
 
-def _number(word: Optional[str]) -> Optional[float]:
+def _read_number(word: Optional[str]) -> Optional[float]:
     try:
         return float(word) if word is not None else None
     except ValueError:
         return None
 
 
-def _share(candidate: Candidate) -> Optional[float]:
-    """The share of each card that the engine will take, where it is a share at all."""
-    told = _number(read_flag(candidate.args, "--gpu-memory-utilization", "--mem-fraction-static"))
-    return VLLM_SHARE if told is None and candidate.engine == "vllm" else told
+def _read_share(candidate: Candidate) -> Optional[float]:
+    """The share of each card's memory that the engine takes; None where it does not take a share."""
+    share = _read_number(read_flag(candidate.args, "--gpu-memory-utilization", "--mem-fraction-static"))
+    return VLLM_SHARE if share is None and candidate.engine == "vllm" else share
 
 
 def _judge_format(candidate: Candidate, facts: ModelFacts) -> List[Problem]:
@@ -119,34 +104,46 @@ def _judge_format(candidate: Candidate, facts: ModelFacts) -> List[Problem]:
                 what="{0} does not serve {1} weights".format(candidate.engine, facts.format),
                 where=where,
                 why="{0} is {1}".format(facts.path, facts.format),
-                hint="use engine {0}, or weights in {1} format".format(" or ".join(right), " or ".join(wanted)),
+                hint="set engine to {0}, or choose weights in {1} format".format(" or ".join(right), " or ".join(wanted)),
             )
         )
     if facts.kind in ("mmproj", "adapter", "vocab", "imatrix"):
-        found.append(Problem(what="this is no model but its {0}".format(facts.kind), where=where, why=facts.path))
+        found.append(
+            Problem(
+                what="the file is not a model, but its {0}".format(facts.kind),
+                where=where,
+                why=facts.path,
+                hint="set model to the file of the model itself",
+            )
+        )
     if facts.missing:
         why = ", ".join(facts.missing[:8])
         found.append(
-            Problem(what="files of the model are missing", where=where, why=why, hint="fetch them: anvil_model, state: present")
-        )
-    flag = read_flag(candidate.args, "--quantization", "-q") if facts.format == "safetensors" else None
-    if flag in FLAGS and facts.quantisation and facts.quantisation not in FLAGS[flag or ""]:
-        found.append(
             Problem(
-                what="--quantization {0} does not suit the weights".format(flag),
+                what="files of the model are missing",
                 where=where,
-                why="they are {0}".format(facts.quantisation),
-                hint="leave the flag out, or choose weights that are what their name promises",
+                why=why,
+                hint="fetch the model again with anvil_model, state: present",
             )
         )
-    asked = read_token_flag(candidate.args, "--max-model-len", "--context-length", "--max-seq-len")
-    if asked and facts.context_length and asked > facts.context_length:
+    flag = read_flag(candidate.args, "--quantization", "-q") if facts.format == "safetensors" else None
+    if flag in QUANTIZATION_FLAGS and facts.quantisation and facts.quantisation not in QUANTIZATION_FLAGS[flag or ""]:
         found.append(
             Problem(
-                what="the context asked for is longer than the model's",
+                what="--quantization {0} does not match the weights".format(flag),
                 where=where,
-                why="{0} tokens asked, {1} made for".format(asked, facts.context_length),
-                hint="ask for at most {0}".format(facts.context_length),
+                why="the weights are {0}".format(facts.quantisation),
+                hint="remove the flag, or choose weights of this quantisation",
+            )
+        )
+    context = read_token_flag(candidate.args, "--max-model-len", "--context-length", "--max-seq-len")
+    if context and facts.context_length and context > facts.context_length:
+        found.append(
+            Problem(
+                what="the requested context is longer than the model's",
+                where=where,
+                why="{0} tokens requested; the model was trained for {1}".format(context, facts.context_length),
+                hint="set at most {0} tokens".format(facts.context_length),
             )
         )
     return found
@@ -156,11 +153,11 @@ def _judge_card(candidate: Candidate, facts: ModelFacts, card: CardFacts) -> Tup
     where = "serve " + candidate.serve
     if facts.format == "trtllm":
         return _judge_trt(candidate, facts, card)
-    need = NEEDS.get(facts.quantisation or "") if facts.format == "safetensors" else None
+    need = NEEDED_TYPES.get(facts.quantisation or "") if facts.format == "safetensors" else None
     if need is None:
         return [], []
     if card.can is None:
-        return [], ["{0}: what {1} can run is not known, so {2} was not judged".format(where, card.describe(), need)]
+        return [], ["{0}: it is not known what {1} can run, so {2} was not judged".format(where, card.describe(), need)]
     if need in card.can:
         return [], []
     if need == "mxfp4" and need in card.emulated:
@@ -169,7 +166,7 @@ def _judge_card(candidate: Candidate, facts: ModelFacts, card: CardFacts) -> Tup
         Problem(
             what="{0} weights do not run on this card".format(need),
             where=where,
-            why="{0}; {1} needs {2}".format(card.describe(), need, SINCE[need]),
+            why="{0}; {1} needs {2}".format(card.describe(), need, SUPPORTED_SINCE[need]),
             hint="choose weights of another quantisation, or pin the serve to another card",
         )
     ], []
@@ -179,40 +176,42 @@ def _judge_trt(candidate: Candidate, facts: ModelFacts, card: CardFacts) -> Tupl
     where, trt = "serve " + candidate.serve, facts.trt or {}
     if trt.get("sm") is None:
         problem = Problem(
-            what="the engine's folder does not say which card it was built for",
+            what="the TensorRT-LLM engine does not say which card it was built for",
             where=where,
-            why="{0} does not match {1}".format(facts.path, TRT_LABEL.pattern),
-            hint="name it such as sm90_trt-llm-0.17.0_cuda12.8",
+            why="the name of {0} does not match {1}".format(facts.path, TRT_LABEL.pattern),
+            hint="rename the folder to what it was built for, such as sm90_trt-llm-0.17.0_cuda12.8",
         )
         return [problem], []
     if card.sm is None:
-        return [], ["{0}: the architecture of {1} is not known, so the engine was not judged".format(where, card.describe())]
+        return [], [
+            "{0}: the architecture of {1} is not known, so the TensorRT-LLM engine was not judged".format(where, card.describe())
+        ]
     if trt["sm"] != card.sm:
         problem = Problem(
-            what="the engine was built for another card",
+            what="the TensorRT-LLM engine was built for another card",
             where=where,
-            why="{0} is for sm_{1}, {2}".format(trt["label"], trt["sm"], card.describe()),
-            hint="build the engine on this card, or choose one built for sm_{0}".format(card.sm),
+            why="{0} is for sm_{1}; the card is {2}".format(trt["label"], trt["sm"], card.describe()),
+            hint="build it on this card, or choose one that was built for sm_{0}".format(card.sm),
         )
         return [problem], []
     return [], []
 
 
 def _judge_trt_cuda(candidate: Candidate, facts: ModelFacts, cuda: Optional[str]) -> Tuple[List[Problem], List[str]]:
-    """The CUDA in an engine's label must be the host's: the engine holds code compiled and tuned for that release."""
+    """The CUDA in the label of a TensorRT-LLM engine must be the host's: the engine holds code compiled for that release."""
     where, trt = "serve " + candidate.serve, facts.trt or {}
     built = trt.get("cuda")
     if built is None:
-        return [], []  # without a label, the missing sm is said already
+        return [], []  # no label: _judge_trt reports it
     if cuda is None:
-        return [], ["{0}: the CUDA of the host is not known, so that of the engine was not judged".format(where)]
+        return [], ["{0}: the CUDA of the host is not known, so the CUDA of the TensorRT-LLM engine was not judged".format(where)]
     if built.split(".")[:2] == cuda.split(".")[:2]:
         return [], []
     problem = Problem(
-        what="the engine was built for another CUDA",
+        what="the TensorRT-LLM engine was built for another CUDA",
         where=where,
-        why="{0} is for CUDA {1}, and the host's driver runs {2}".format(trt["label"], built, cuda),
-        hint="build the engine with CUDA {0}, or choose one built for it".format(cuda),
+        why="{0} is for CUDA {1}; the driver of the host runs {2}".format(trt["label"], built, cuda),
+        hint="build it with CUDA {0}, or choose one that was built with it".format(cuda),
     )
     return [problem], []
 
@@ -221,80 +220,87 @@ def _judge_memory(candidate: Candidate, facts: ModelFacts, cards: Sequence[CardF
     context = read_token_flag(candidate.args, "--max-model-len", "--context-length", "--max-seq-len", "-c", "--ctx-size")
     dtype = read_flag(candidate.args, "--kv-cache-dtype", "--cache-type-k", "-ctk") or "auto"
     try:
-        # One request of the full context is what an engine must hold to start; llama.cpp's -c is for all slots together.
+        # To start, an engine must hold one request of the full context; llama.cpp's -c is for all slots together.
         estimate = estimate_vram(facts, context or None, 1, dtype, max(1, len(cards)))
     except AnvilError as exc:
         return list(exc.problems), {}
     found = []
-    share = _share(candidate)
+    share = _read_share(candidate)
     for card in cards:
         if card.vram_mib is None:
             continue
         limit = int(card.vram_mib * (share if share is not None else 1.0))
-        told = "{0:,} MiB x {1:g}".format(card.vram_mib, share) if share is not None else "{0:,} MiB".format(card.vram_mib)
+        limited_by = "{0:,} MiB x {1:g}".format(card.vram_mib, share) if share is not None else "{0:,} MiB".format(card.vram_mib)
         if candidate.claim_mib and candidate.claim_mib < limit:
-            limit, told = candidate.claim_mib, "claimed: vram_mib"
+            limit, limited_by = candidate.claim_mib, "claimed: vram_mib"
         if estimate.total_mib > limit:
             found.append(
                 Problem(
                     what="the model does not fit its share of the card",
                     where="serve " + candidate.serve,
-                    why="it needs {0:,} MiB of {1:,} ({2}) on {3}\n{4}".format(
-                        estimate.total_mib, limit, told, card.describe(), "\n".join(estimate.arithmetic)
+                    why="it needs {0:,} MiB, but may use {1:,} MiB ({2}) of {3}\n{4}".format(
+                        estimate.total_mib, limit, limited_by, card.describe(), "\n".join(estimate.arithmetic)
                     ),
-                    hint="a shorter context, a smaller KV type, another quantisation, more cards, or a larger share",
+                    hint="choose a shorter context, a smaller KV type, another quantisation, more cards, or a larger share",
                 )
             )
     return found, estimate.as_dict()
 
 
 def _judge_shares(candidates: Sequence[Candidate], cards: Mapping[str, CardFacts]) -> Tuple[List[Problem], List[str]]:
-    """The shares of all serves on one card must add up."""
+    """The shares of all serves on a card must not exceed the card."""
     problems, notes = [], []
     for uuid, card in cards.items():
-        shares = [(c.serve, _share(c)) for c in candidates if uuid in c.cards]
+        shares = [(c.serve, _read_share(c)) for c in candidates if uuid in c.cards]
         known = [(serve, share) for serve, share in shares if share is not None]
         total = round(sum(share for _serve, share in known), 4)
-        told = " + ".join("{0} {1:.2f}".format(serve, share) for serve, share in known)
+        terms = " + ".join("{0} {1:.2f}".format(serve, share) for serve, share in known)
         for serve, share in known:
             if not 0 < share <= 1:
-                problems.append(Problem(what="not a share of a card", where="serve " + serve, why="{0:g}".format(share)))
+                problems.append(
+                    Problem(
+                        what="the share of the card's memory is not valid",
+                        where="serve " + serve,
+                        why="it is {0:g}".format(share),
+                        hint="set --gpu-memory-utilization above 0 and up to 1, such as 0.90",
+                    )
+                )
         if total > HARD_LIMIT or (len(known) > 1 and total > SHARE_LIMIT):
             problems.append(
                 Problem(
-                    what="the shares of the card's memory do not add up",
+                    what="the serves take too much of the card's memory",
                     where="GPU " + card.describe(),
-                    why="{0} = {1:.2f}, and {2:.2f} may be given away".format(told, total, SHARE_LIMIT),
-                    hint="alone 0.90; a chat and a tool model together 0.70 and 0.20 (--gpu-memory-utilization)",
+                    why="{0} = {1:.2f}; at most {2:.2f} may be taken".format(terms, total, SHARE_LIMIT),
+                    hint="set --gpu-memory-utilization to 0.90 for one serve; to 0.70 and 0.20 for a chat and a tool model",
                 )
             )
         elif total > SHARE_LIMIT:
-            notes.append("GPU {0}: {1} leaves little for CUDA contexts and the desktop".format(card.describe(), told))
+            notes.append("GPU {0}: {1} leaves little memory for CUDA contexts and the desktop".format(card.describe(), terms))
     return problems, notes
 
 
-# What leaves a part of the model in the host's memory, so that the card needs less than all of it.
-OFFLOADS = ("--cpu-moe", "-cmoe", "--n-cpu-moe", "-ncmoe", "--override-tensor", "-ot", "--cpu-offload-gb", "--fit")
+# Flags that keep a part of the model in the host's memory, so that the card holds less than all of it.
+OFFLOAD_FLAGS = ("--cpu-moe", "-cmoe", "--n-cpu-moe", "-ncmoe", "--override-tensor", "-ot", "--cpu-offload-gb", "--fit")
 
 
-def _stays_outside(candidate: Candidate, facts: ModelFacts) -> bool:
-    """Whether the arguments keep a part of the weights off the cards: how much then fits is for the engine to say."""
-    layers = _number(read_flag(candidate.args, "--n-gpu-layers", "--gpu-layers", "-ngl"))
-    some = candidate.engine == "llama_cpp" and layers is not None and layers < (facts.layers or 0)
-    return some or any(word.partition("=")[0] in OFFLOADS for word in candidate.args)
+def _is_offloaded(candidate: Candidate, facts: ModelFacts) -> bool:
+    """Whether the arguments keep a part of the weights off the cards. How much then fits, only the engine knows."""
+    layers = _read_number(read_flag(candidate.args, "--n-gpu-layers", "--gpu-layers", "-ngl"))
+    partly = candidate.engine == "llama_cpp" and layers is not None and layers < (facts.layers or 0)
+    return partly or any(word.partition("=")[0] in OFFLOAD_FLAGS for word in candidate.args)
 
 
-def judge(
+def judge_candidates(
     candidates: Sequence[Candidate],
     cards: Sequence[CardFacts],
     allowed: Optional[Sequence[Origin]] = None,
     cuda: Optional[str] = None,
     only: Optional[Collection[str]] = None,
 ) -> Report:
-    """Every reason why a serve may not start, of all serves and cards at once.
+    """Every reason why a serve may not start, for all serves and cards at once.
 
     allowed: None allows every model. cuda: the CUDA of the host's driver, such as 13.0. only: the serves that are judged; the
-    shares of the others count all the same.
+    others only count with their shares of the cards.
     """
     problems: List[Problem] = []
     notes: List[str] = []
@@ -308,7 +314,11 @@ def judge(
         problems += [refused] if refused else []
         mine = [by_uuid[uuid] for uuid in candidate.cards if uuid in by_uuid]
         problems += [
-            Problem(what="GPU {0} is not on this host".format(uuid), where=where, hint="correct the uuid in anvil_gpus")
+            Problem(
+                what="GPU {0} is not on this host".format(uuid),
+                where=where,
+                hint="correct the uuid in anvil_gpus; type: nvidia-smi -L",
+            )
             for uuid in candidate.cards
             if uuid not in by_uuid
         ]
@@ -321,21 +331,26 @@ def judge(
         notes += ["{0}: {1}".format(where, note) for note in facts.notes]
         problems += _judge_format(candidate, facts)
         for card in mine:
-            more, said = _judge_card(candidate, facts, card)
+            more, more_notes = _judge_card(candidate, facts, card)
             problems += more
-            notes += said
+            notes += more_notes
         if facts.format == "trtllm":
-            more, said = _judge_trt_cuda(candidate, facts, cuda)
+            more, more_notes = _judge_trt_cuda(candidate, facts, cuda)
             problems += more
-            notes += said
+            notes += more_notes
         world = (facts.trt or {}).get("world_size")
         if world and candidate.cards and world != len(candidate.cards):
-            why = "it was built for {0} cards and is pinned to {1}".format(world, len(candidate.cards))
-            problems.append(Problem(what="the engine wants another number of cards", where=where, why=why))
-        if mine and _stays_outside(candidate, facts):
-            notes.append("{0}: a part of the model stays in the host's memory, so memory was not judged".format(where))
+            why = "it was built for {0} cards; the serve is pinned to {1}".format(world, len(candidate.cards))
+            hint = "pin the serve to {0} cards, or choose an engine that was built for {1}".format(world, len(candidate.cards))
+            problems.append(
+                Problem(what="the TensorRT-LLM engine was built for another number of cards", where=where, why=why, hint=hint)
+            )
+        if mine and _is_offloaded(candidate, facts):
+            notes.append(
+                "{0}: the arguments keep a part of the model in the host's memory, so GPU memory was not judged".format(where)
+            )
         elif mine:
             more, row["vram"] = _judge_memory(candidate, facts, mine)
             problems += more
-    more, said = _judge_shares(candidates, by_uuid)
-    return Report(tuple(problems + more), tuple(notes + said), rows)
+    more, more_notes = _judge_shares(candidates, by_uuid)
+    return Report(tuple(problems + more), tuple(notes + more_notes), rows)

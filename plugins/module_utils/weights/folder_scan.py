@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Look into a folder of models on the host, and say how they would be served (``discovery`` decides)."""
+"""Scan a folder of models on the host, and the ports that are in use there; ``discovered_serves`` decides the rest."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, Dict, Optional, Set
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail, problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.weights.discovery import Scan, plan_discovered
-from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import resolve_place
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import discover_models
+from ansible_collections.anvil.serving.plugins.module_utils.weights.discovered_serves import Scan, plan_serves
+from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import resolve_path
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_folder import find_models
 
 
-def _in_use(engine: DockerEngine, first: int, last: int) -> Set[int]:
-    """Ports of a range that a container publishes, or that any process of this host listens on."""
+def _find_used_ports(docker: DockerEngine, first: int, last: int) -> Set[int]:
+    """Ports of a range that a container publishes, or that a process of this host listens on."""
     held = {
         int(port["PublicPort"])
-        for entry in engine.list_containers()
+        for entry in docker.list_containers()
         for port in entry.get("Ports") or []
         if port.get("PublicPort")
     }
@@ -34,18 +34,21 @@ def _in_use(engine: DockerEngine, first: int, last: int) -> Set[int]:
     return held
 
 
-def scan_models(engine: DockerEngine, volume: Optional[str], path: str, scan: Scan) -> Dict[str, Any]:
-    """The models of a folder or volume as serves. What anvil_discover returns."""
+def scan_models(docker: DockerEngine, volume: Optional[str], path: str, scan: Scan) -> Dict[str, Any]:
+    """What anvil_discover returns: the serves that the models of a folder or volume become."""
     if not 1 <= scan.first_port <= scan.last_port <= 65535:
         raise fail(
-            "not a range of ports", where="first_port, last_port", why="{0} to {1}".format(scan.first_port, scan.last_port)
+            "the range of ports is not valid",
+            where="first_port, last_port",
+            why="{0} to {1}".format(scan.first_port, scan.last_port),
+            hint="give ports from 1 to 65535, the first not above the last",
         )
-    folder = resolve_place(engine, volume, "." if volume else path, create=False)
-    found, broken = discover_models(folder)
+    folder = resolve_path(docker, volume, "." if volume else path, create=False)
+    found, broken = find_models(folder)
     kept = {int(serve["port"]) for serve in scan.kept.values() if isinstance(serve.get("port"), int)}
-    # A serve of the last scan may be running on its own port.
-    taken = {*scan.taken, *(_in_use(engine, scan.first_port, scan.last_port) - kept)}
-    decided = plan_discovered(found, replace(scan, folder=folder, source=volume or folder, taken=taken))
+    # The port of a serve of the last scan may be in use by that serve.
+    taken = {*scan.taken, *(_find_used_ports(docker, scan.first_port, scan.last_port) - kept)}
+    decided = plan_serves(found, replace(scan, folder=folder, source=volume or folder, taken=taken))
     before, after = set(scan.kept), set(decided.serves)
     return {
         "changed": False,

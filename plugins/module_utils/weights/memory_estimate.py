@@ -1,11 +1,11 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How much GPU memory a model needs: weights, attention cache and an allowance, with the arithmetic in words. Pure.
+"""How much GPU memory a model needs: weights, attention cache and an allowance, with the arithmetic as text. Pure.
 
 weights   the tensors' bytes, divided over the cards (tensor parallel)
-cache     elements per token x bytes of the KV type x tokens x requests at once; layers with a window keep its tokens
-allowance CUDA context and libraries, logits and activations of one batch. Not measured: an engine's own figure wins
+cache     elements per token x bytes of the KV type x tokens x requests at once; a layer with a window keeps only its tokens
+allowance CUDA context and libraries, logits and activations of one batch. It is not measured: prefer the engine's own figure
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ KV_BYTES: Dict[str, float] = {
 }
 
 CONTEXT_MIB = 512  # a CUDA context with cuBLAS and the engine's kernels, on each card
-BATCH_TOKENS = 512  # llama.cpp's ubatch; other engines split a long prompt into chunks too
+BATCH_TOKENS = 512  # llama.cpp's ubatch; the other engines split long prompts too
 WEIGHTS_SHARE = 0.05  # activations and fragmentation, as a share of the weights
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """MiB on *each* of ``cards`` cards; ``arithmetic`` is the same as text, line by line."""
+    """MiB on *each* of ``cards`` cards. arithmetic: how the numbers were computed, line by line."""
 
     total_mib: int
     weights_mib: int
@@ -69,15 +69,18 @@ def _mib(count: float) -> int:
 def estimate_vram(
     facts: ModelFacts, context: Optional[int] = None, concurrency: int = 1, kv_dtype: str = "auto", cards: int = 1
 ) -> Estimate:
-    """What each card must hold for ``concurrency`` requests of ``context`` tokens (default: the model's own context).
+    """The memory that each card needs for ``concurrency`` requests of ``context`` tokens (default: the model's own context).
 
-    Raises AnvilError for an unknown KV type. A model whose header says nothing of its cache counts none, and says so.
+    Raises AnvilError for an unknown KV type. Where the headers do not give the shape of the cache, none is counted, and the
+    arithmetic says so.
     """
-    word = (facts.kv_quantisation or "auto") if kv_dtype == "auto" else kv_dtype
-    if word not in KV_BYTES:
-        raise fail("not a known KV type", where="kv_dtype", why=repr(kv_dtype), hint="one of " + ", ".join(KV_BYTES))
+    kv_type = (facts.kv_quantisation or "auto") if kv_dtype == "auto" else kv_dtype
+    if kv_type not in KV_BYTES:
+        raise fail("not a known KV type", where="kv_dtype", why=repr(kv_dtype), hint="use one of " + ", ".join(KV_BYTES))
     if (context is not None and context < 1) or concurrency < 1 or cards < 1:
-        raise fail("context, concurrency and cards count from 1", where="estimate")
+        raise fail(
+            "context, concurrency and cards must be at least 1", where="estimate", hint="correct the option that is below 1"
+        )
     tokens = context or facts.context_length or 0
     weights = facts.weights_bytes / cards
     lines = [
@@ -87,23 +90,23 @@ def estimate_vram(
     ]
     cache = 0.0
     if facts.kv is None or not tokens:
-        lines.append("cache: not counted, the headers do not tell its shape")
+        lines.append("cache: not counted, because the headers do not give its shape")
     else:
-        # Heads are divided over the cards; fewer heads than cards are copied to each.
+        # Heads are divided over the cards; where there are fewer heads than cards, they are copied.
         share = 1 / min(cards, facts.kv_heads or 1)
-        width = KV_BYTES[word]
+        width = KV_BYTES[kv_type]
         cache = facts.kv.full * tokens * width * concurrency * share
-        told = "{0:,} tokens x {1}".format(tokens, facts.kv.full)
+        elements = "{0:,} tokens x {1}".format(tokens, facts.kv.full)
         if facts.kv.windowed:
             kept = min(tokens, facts.kv.window)
             cache += facts.kv.windowed * kept * width * concurrency * share
-            told = "({0} + {1:,} tokens x {2})".format(told, kept, facts.kv.windowed)
+            elements = "({0} + {1:,} tokens x {2})".format(elements, kept, facts.kv.windowed)
         lines.append(
             "cache: {0} elements [{1}] x {2:g} bytes ({3}) x {4} requests{5} = {6:,} MiB".format(
-                told,
+                elements,
                 facts.kv.text,
                 width,
-                word,
+                kv_type,
                 concurrency,
                 " / {0} cards".format(round(1 / share)) if share < 1 else "",
                 _mib(cache),
@@ -118,4 +121,4 @@ def estimate_vram(
     )
     total = _mib(weights) + _mib(cache) + _mib(allowance)
     lines.append("total{0}: {1:,} MiB".format(" on each of {0} cards".format(cards) if cards > 1 else "", total))
-    return Estimate(total, _mib(weights), _mib(cache), _mib(allowance), tokens, concurrency, word, cards, tuple(lines))
+    return Estimate(total, _mib(weights), _mib(cache), _mib(allowance), tokens, concurrency, kv_type, cards, tuple(lines))

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Weights that come from the controller: the host's side of what the action plugin of anvil_model does.
 
-The controller announces what it has, sends the files that are missing piece by piece, and asks for them to be put in place.
-A file counts only when its sha256 is the announced one; what came before an interruption is kept under that sum.
+The controller announces its files, sends those that are missing in pieces, and then asks the host to put them in place. A file
+counts only when its sha256 is the announced one; what came before an interruption is kept under that checksum.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ import hashlib
 import os
 import shutil
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Iterator, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import hold_lock
+from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums import PIECE, hash_file
 
-PIECE = 4 * 1024 * 1024
+LOCK_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Announced:
-    """What the controller has. signature: changes when its folder or archive does. sizes: bytes by name; sums: sha256 by name,
-    empty as long as nothing shows that they are needed.
+class ControllerFiles:
+    """The files that the controller announces.
+
+    signature: changes when its folder or archive does. sizes: bytes by name. sums: sha256 by name, empty until they are needed.
     """
 
     signature: str
@@ -36,14 +38,15 @@ class Announced:
         return asdict(self)
 
 
-def read_announced(raw: Mapping[str, Any]) -> Announced:
+def read_controller_files(raw: Mapping[str, Any]) -> ControllerFiles:
+    """The announcement as the action plugin sends it."""
     sizes = {str(name): int(size) for name, size in raw["sizes"].items()}
-    return Announced(str(raw["signature"]), sizes, {str(name): str(word) for name, word in raw["sums"].items()})
+    return ControllerFiles(str(raw["signature"]), sizes, {str(name): str(word) for name, word in raw["sums"].items()})
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes of a file from ``at`` on, in a temporary file on this host; the file is ``size`` bytes long in all."""
+    """Bytes of a file from ``at`` on, in a temporary file on this host; the whole file has ``size`` bytes."""
 
     name: str
     at: int
@@ -52,41 +55,32 @@ class Piece:
     path: str
 
 
-def hash_stream(stream: Any) -> Iterator[bytes]:
-    """The pieces of a stream."""
-    while True:
-        piece = stream.read(PIECE)
-        if not piece:
-            return
-        yield piece
-
-
-def _part(staging: str, name: str, sha256: str) -> str:
+def _part_path(staging: str, name: str, sha256: str) -> str:
     key = hashlib.sha256("{0}@{1}".format(name, sha256).encode("utf-8")).hexdigest()
     return os.path.join(staging, "parts", key)
 
 
-def arrived(staging: str, name: str, sha256: str) -> int:
-    """How many bytes of a file are here from earlier pieces; of one that is whole, all."""
-    part = _part(staging, name, sha256)
+def count_arrived(staging: str, name: str, sha256: str) -> int:
+    """How many bytes of a file are here from earlier pieces; of a whole file, all."""
+    part = _part_path(staging, name, sha256)
     for path in (part + ".whole", part):
         with contextlib.suppress(FileNotFoundError):
             return os.path.getsize(path)
     return 0
 
 
-def take_piece(staging: str, piece: Piece) -> None:
-    """Append a piece to what came before it; the last one makes the file count, if its sum is right. Raises AnvilError."""
-    with hold_lock(staging, 60):
-        part = _part(staging, piece.name, piece.sha256)
+def append_piece(staging: str, piece: Piece) -> None:
+    """Append a piece to what came before it. After the last piece the checksum of the file is compared. Raises AnvilError."""
+    with hold_lock(staging, LOCK_SECONDS):
+        part = _part_path(staging, piece.name, piece.sha256)
         os.makedirs(os.path.dirname(part), exist_ok=True)
-        here = arrived(staging, piece.name, piece.sha256)
+        here = count_arrived(staging, piece.name, piece.sha256)
         if here != piece.at:
             raise fail(
                 "another run sends the same file",
                 where=piece.name,
-                why="{0} bytes are here, and the piece begins at {1}".format(here, piece.at),
-                hint="let the other run end, then run again: what came is kept",
+                why="{0} bytes are here, but the piece begins at byte {1}".format(here, piece.at),
+                hint="wait for the other run to end, then run again: what came is kept",
             )
         try:
             with open(piece.path, "rb") as incoming, open(part, "ab") as outgoing:
@@ -97,33 +91,33 @@ def take_piece(staging: str, piece: Piece) -> None:
             with contextlib.suppress(OSError):
                 os.truncate(part, piece.at)
             raise fail(
-                "a piece of the weights could not be written", where=piece.name, why=str(exc), hint="run again: what came is kept"
+                "a piece of the weights could not be written",
+                where=piece.name,
+                why=str(exc),
+                hint="check the disk of the host (df), then run again: what came is kept",
             ) from exc
         if os.path.getsize(part) >= piece.size:
-            _check_whole(part, piece)
+            _check_whole_file(part, piece)
 
 
-def _check_whole(part: str, piece: Piece) -> None:
-    digest = hashlib.sha256()
-    with open(part, "rb") as stream:
-        for chunk in hash_stream(stream):
-            digest.update(chunk)
-    if digest.hexdigest() != piece.sha256:
+def _check_whole_file(part: str, piece: Piece) -> None:
+    found = hash_file(part)
+    if found != piece.sha256:
         os.unlink(part)
         raise fail(
             "a file is not what the controller announced",
             where=piece.name,
-            why="sha256 is {0}, {1} was announced".format(digest.hexdigest(), piece.sha256),
-            hint="run again: the file was thrown away and the others are kept; it was altered on its way, or while it was sent",
+            why="sha256 of the file is {0}, announced was {1}".format(found, piece.sha256),
+            hint="run again: the file was removed and the others are kept. It was altered on its way, or while it was sent",
         )
     os.rename(part, part + ".whole")
 
 
-def collect(staging: str, files: str, wanted: Mapping[str, Optional[str]]) -> Dict[str, Dict[str, Any]]:
-    """Move the files that are whole into the staged model. wanted: sha256 by name."""
+def collect_files(staging: str, files: str, wanted: Mapping[str, Optional[str]]) -> Dict[str, Dict[str, Any]]:
+    """Move the whole files into ``files``, the staged model. wanted: sha256 by name. Returns size and sha256 of each."""
     taken: Dict[str, Dict[str, Any]] = {}
     for name, sha256 in wanted.items():
-        whole, staged = _part(staging, name, str(sha256)) + ".whole", os.path.join(files, name)
+        whole, staged = _part_path(staging, name, str(sha256)) + ".whole", os.path.join(files, name)
         if not os.path.exists(whole):
             raise fail("a file did not arrive", where=name, hint="run again: what came is kept")
         os.makedirs(os.path.dirname(staged), exist_ok=True)

@@ -312,7 +312,7 @@ def test_a_url_is_resumed_checked_and_not_asked_again(puller: Puller, hub: Hub) 
     assert "bytes=1000000-" in hub.fetched("m.gguf")
     hub.requests.clear()
     assert not puller.run(**good)["changed"] and hub.requests == []
-    assert "there is no such file" in puller.run(**{**good, "name": "x", "url": url.replace("m.gguf", "n.gguf")})["msg"]
+    assert "the server has no such file" in puller.run(**{**good, "name": "x", "url": url.replace("m.gguf", "n.gguf")})["msg"]
 
 
 def test_weights_brought_by_hand_need_no_network(puller: Puller, hub: Hub, tmp_path: Path) -> None:
@@ -371,4 +371,4 @@ def test_the_gate_finds_the_weights_of_a_plan_and_judges_them_on_the_cards(
     assert run_module("anvil_compatibility", plan={"serves": [fast, tool]}, gpus=supplied)["fits"]
     policy = [{"repo": "org/x", "revision": "0" * 40}]
     refused = run_module("anvil_compatibility", plan={"serves": [tool]}, models_allowed=policy, enforce=False)
-    assert not refused["failed"] and "not known where the weights come from" in refused["findings"][0]["what"]
+    assert not refused["failed"] and "origin of the weights is unknown" in refused["findings"][0]["what"]

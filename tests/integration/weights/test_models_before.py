@@ -98,7 +98,7 @@ def test_files_and_archives_are_allowed_by_their_checksum(puller: Puller, hub: H
         tar.add(tmp_path / "config.json", "config.json")
     right = hashlib.sha256(archive.read_bytes()).hexdigest()
     by_hand = {"repo": None, "name": "m", "copy_from": str(archive)}
-    assert "not known where the weights come from" in puller.run(**by_hand, allowed=[{"sha256": right}])["msg"]
+    assert "origin of the weights is unknown" in puller.run(**by_hand, allowed=[{"sha256": right}])["msg"]
     assert "not allowed" in puller.run(**by_hand, sha256=right, allowed=[{"sha256": "0" * 64}])["msg"]
     assert puller.run(**by_hand, sha256=right, allowed=[{"sha256": right}])["changed"]
     incomplete = puller.run(**by_hand, allowed=[{"repo": "org/name"}])
@@ -155,7 +155,7 @@ def test_a_gguf_with_a_large_vocabulary_is_fetched_as_far_as_its_header_goes(pul
     hub.add("org/name", {"a-Q8_0.gguf": large, "b-Q4_K_M.gguf": gguf(2, MIB), "README.md": b"x"})
     info = {"repo": "org/name", "endpoint": hub.endpoint}
     several = run_module("anvil_model_info", **info)
-    assert several["failed"] and "a-Q8_0.gguf, b-Q4_K_M.gguf" in several["msg"] and "anvil-peek" not in several["msg"]
+    assert several["failed"] and "a-Q8_0.gguf, b-Q4_K_M.gguf" in several["msg"] and "anvil-preview" not in several["msg"]
     for one in ({"path": "a-Q8_0.gguf"}, {"allow": ["*Q8_0*"]}):
         hub.requests.clear()
         told = run_module("anvil_model_info", **info, **one)
@@ -167,7 +167,7 @@ def test_a_gguf_with_a_large_vocabulary_is_fetched_as_far_as_its_header_goes(pul
 def test_what_is_no_model_on_the_hub_is_said_without_our_folder(puller: Puller, hub: Hub) -> None:
     hub.add("org/name", {"config.json": b"{}", "model.safetensors": b"version https://git-lfs" + bytes(5000)})
     told = run_module("anvil_model_info", repo="org/name", endpoint=hub.endpoint)
-    assert told["failed"] and "not a usable safetensors file" in told["msg"] and "anvil-peek" not in told["msg"]
+    assert told["failed"] and "not a usable safetensors file" in told["msg"] and "anvil-preview" not in told["msg"]
     assert "org/name/model.safetensors" in told["msg"]
 
 

@@ -166,5 +166,5 @@ def test_an_archive_is_checked_before_anything_is_sent(sender: Sender) -> None:
     assert sender.sum_of("sub/w.safetensors") == hashlib.sha256(LARGE).hexdigest()
 
     archive.write_bytes(archive.read_bytes()[:1000])
-    assert "cannot read what is to be sent" in sender.run(**packed, name="cut")["msg"]
+    assert "the weights to send cannot be read" in sender.run(**packed, name="cut")["msg"]
     assert "there is nothing to send" in sender.run(upload_from="/no/such/folder")["msg"]

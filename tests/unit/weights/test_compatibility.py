@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
-from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import Candidate, CardFacts, judge
+from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import Candidate, judge_candidates
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import KvShape, ModelFacts
 
 GIB = 1024**3
@@ -37,7 +38,7 @@ def serve(facts: ModelFacts | None, engine: str = "vllm", name: str = "heavy", a
 
 
 def whats(*candidates: Candidate, cards: tuple[CardFacts, ...] = (card(120),), **more: Any) -> list[str]:
-    return [problem.what for problem in judge(candidates, cards, **more).problems]
+    return [problem.what for problem in judge_candidates(candidates, cards, **more).problems]
 
 
 @pytest.mark.parametrize(
@@ -53,18 +54,18 @@ def test_a_quantisation_needs_its_card(quantisation: str, runs_on: tuple[int, ..
 
 def test_every_card_of_a_serve_is_looked_at_not_only_the_first() -> None:
     two = serve(model("nvfp4"), cards=("GPU-1", "GPU-2"))
-    report = judge([two], [card(120), card(89, "GPU-2")])
+    report = judge_candidates([two], [card(120), card(89, "GPU-2")])
     assert [("GPU-2" in p.why, "sm_100" in p.why) for p in report.problems] == [(True, True)]
 
 
 def test_mxfp4_is_read_by_cards_that_do_not_compute_in_it() -> None:
-    report = judge([serve(model("mxfp4"))], [card(90)])
+    report = judge_candidates([serve(model("mxfp4"))], [card(90)])
     assert report.problems == ()
     assert "computes in 16 bits" in report.notes[0]
 
 
 def test_an_unknown_card_is_not_taken_for_another() -> None:
-    report = judge([serve(model("nvfp4"))], [card(999)])
+    report = judge_candidates([serve(model("nvfp4"))], [card(999)])
     assert report.problems == ()
     assert "is not known" in report.notes[0]
 
@@ -95,9 +96,13 @@ def test_a_gguf_of_any_quantisation_runs_on_an_old_card() -> None:
     ("trt", "cards", "what"),
     [
         ({"label": "sm90_trt-llm-0.17.0_cuda12.8", "sm": 90}, (card(90),), None),
-        ({"label": "sm90_trt-llm-0.17.0_cuda12.8", "sm": 90}, (card(89),), "the engine was built for another card"),
-        ({"label": None, "sm": None}, (card(90),), "the engine's folder does not say which card it was built for"),
-        ({"label": "x", "sm": 90, "world_size": 2}, (card(90),), "the engine wants another number of cards"),
+        ({"label": "sm90_trt-llm-0.17.0_cuda12.8", "sm": 90}, (card(89),), "the TensorRT-LLM engine was built for another card"),
+        (
+            {"label": None, "sm": None},
+            (card(90),),
+            "the TensorRT-LLM engine does not say which card it was built for",
+        ),
+        ({"label": "x", "sm": 90, "world_size": 2}, (card(90),), "the TensorRT-LLM engine was built for another number of cards"),
     ],
 )
 def test_a_tensorrt_engine_runs_on_the_card_it_was_built_for(trt: dict[str, Any], cards: Any, what: str | None) -> None:
@@ -109,15 +114,15 @@ def test_a_tensorrt_engine_runs_on_the_card_it_was_built_for(trt: dict[str, Any]
     [
         ("12.8", "12.8", None),
         ("12.8.1", "12.8", None),
-        ("12.8", "13.0", "the engine was built for another CUDA"),
-        ("13.0", "12.8", "the engine was built for another CUDA"),
+        ("12.8", "13.0", "the TensorRT-LLM engine was built for another CUDA"),
+        ("13.0", "12.8", "the TensorRT-LLM engine was built for another CUDA"),
         ("12.8", None, None),
     ],
 )
 def test_a_tensorrt_engine_wants_the_cuda_it_was_built_for(built: str, host: str | None, what: str | None) -> None:
     label = f"sm90_trt-llm-0.17.0_cuda{built}"
     engine = serve(model("fp8", "trtllm", trt={"label": label, "sm": 90, "cuda": built}), "trtllm")
-    report = judge([engine], [card(90)], cuda=host)
+    report = judge_candidates([engine], [card(90)], cuda=host)
     assert [problem.what for problem in report.problems] == ([what] if what else [])
     assert any("is not known" in note for note in report.notes) is (host is None)
 
@@ -143,7 +148,7 @@ def test_shares_of_a_card_add_up(shares: tuple[float | None, ...], fine: bool) -
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_arithmetic() -> None:
-    report = judge([serve(model("bf16", gib=80), args="--max-model-len 32768")], [card(120)])
+    report = judge_candidates([serve(model("bf16", gib=80), args="--max-model-len 32768")], [card(120)])
     (problem,) = report.problems
     assert problem.what == "the model does not fit its share of the card"
     assert "97,887 MiB x 0.9" in problem.why
@@ -189,7 +194,7 @@ FILE = Origin(sha256="c" * 64)
     ],
 )
 def test_only_what_is_allowed_may_run(allowed: Any, origin: Origin | None, why: str | None) -> None:
-    problems = judge([serve(None, origin=origin)], (card(120),), allowed).problems
+    problems = judge_candidates([serve(None, origin=origin)], (card(120),), allowed).problems
     assert [why in problem.why for problem in problems] == ([] if why is None else [True])
 
 
@@ -203,13 +208,13 @@ def test_all_findings_come_at_once() -> None:
 @pytest.mark.parametrize(
     ("args", "why"),
     [
-        ("--max-model-len 33k", "33000 tokens asked"),
-        ("--max-model-len=32.8k", "32800 tokens asked"),
-        ("--max_model_len 33K", "33792 tokens asked"),
+        ("--max-model-len 33k", "33000 tokens requested"),
+        ("--max-model-len=32.8k", "32800 tokens requested"),
+        ("--max_model_len 33K", "33792 tokens requested"),
         ("--max-model-len 32K", None),
         ("--max-model-len auto", None),
     ],
 )
 def test_a_context_is_read_as_vllm_reads_it(args: str, why: str | None) -> None:
-    problems = judge([serve(model("bf16", gib=1), args=args)], [card(120)]).problems
+    problems = judge_candidates([serve(model("bf16", gib=1), args=args)], [card(120)]).problems
     assert [str(why) in problem.why for problem in problems] == ([] if why is None else [True])

@@ -10,13 +10,9 @@ import gguf
 import pytest
 import safetensors.numpy
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.weights.headers import (
-    FILE_TYPES,
-    GGML_TYPES,
-    read_gguf,
-    read_safetensors,
-)
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import read_model
+from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_header import FILE_TYPES, GGML_TYPES, read_gguf
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_folder import read_model
+from ansible_collections.anvil.serving.plugins.module_utils.weights.safetensors_header import read_safetensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from weightfiles import write_gguf, write_safetensors

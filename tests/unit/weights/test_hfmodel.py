@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import read_model
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_folder import read_model
 from hfmodel import EOS, write_model
 from safetensors.numpy import load_file
 

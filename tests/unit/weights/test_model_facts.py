@@ -10,12 +10,9 @@ import gguf
 import numpy as np
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.weights.hugging_face_model import name_quantisation
 from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import estimate_vram
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import (
-    discover_models,
-    name_quantisation,
-    read_model,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_folder import find_models, read_model
 from weightfiles import write_gguf
 
 MIB = 1024 * 1024
@@ -287,7 +284,7 @@ def test_discovery_describes_every_model_and_names_what_is_broken(tmp_path: Path
     trt_engine(tmp_path / "sm89_trt-llm-1.0.0_cuda12.6")
     (tmp_path / "notes.txt").write_text("no model")
     (tmp_path / "cut.gguf").write_bytes(b"GGUF")
-    found, broken = discover_models(str(tmp_path))
+    found, broken = find_models(str(tmp_path))
     assert sorted(facts.format for facts in found) == ["gguf", "gguf", "safetensors", "trtllm"]
     assert [error.problems[0].where for error in broken] == [str(tmp_path / "cut.gguf")]
 

@@ -8,10 +8,16 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.action.anvil_model import announce, cut, hash_members
+from ansible_collections.anvil.serving.plugins.action.anvil_model import cut_into_pieces, hash_files, list_controller_files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_store import describe_pace, open_members
-from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads import Piece, arrived, collect, take_piece
+from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_progress import describe_progress
+from ansible_collections.anvil.serving.plugins.module_utils.weights.local_files import open_files
+from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads import (
+    Piece,
+    append_piece,
+    collect_files,
+    count_arrived,
+)
 
 CONTENT = bytes(range(256)) * 4
 SUM = hashlib.sha256(CONTENT).hexdigest()
@@ -25,23 +31,23 @@ def piece(folder: Path, at: int, content: bytes) -> Piece:
 
 def test_pieces_add_up_and_count_only_whole(tmp_path: Path) -> None:
     staging, files = str(tmp_path / "staging"), str(tmp_path / "files")
-    take_piece(staging, piece(tmp_path, 0, CONTENT[:600]))
-    assert arrived(staging, "w", SUM) == 600 and arrived(staging, "w", "0" * 64) == 0
+    append_piece(staging, piece(tmp_path, 0, CONTENT[:600]))
+    assert count_arrived(staging, "w", SUM) == 600 and count_arrived(staging, "w", "0" * 64) == 0
     with pytest.raises(AnvilError, match="did not arrive"):
-        collect(staging, files, {"w": SUM})
+        collect_files(staging, files, {"w": SUM})
     with pytest.raises(AnvilError, match="another run sends the same file"):
-        take_piece(staging, piece(tmp_path, 0, CONTENT[:600]))
-    take_piece(staging, piece(tmp_path, 600, CONTENT[600:]))
-    assert arrived(staging, "w", SUM) == len(CONTENT)
-    assert collect(staging, files, {"w": SUM}) == {"w": {"size": len(CONTENT), "sha256": SUM}}
+        append_piece(staging, piece(tmp_path, 0, CONTENT[:600]))
+    append_piece(staging, piece(tmp_path, 600, CONTENT[600:]))
+    assert count_arrived(staging, "w", SUM) == len(CONTENT)
+    assert collect_files(staging, files, {"w": SUM}) == {"w": {"size": len(CONTENT), "sha256": SUM}}
     assert (tmp_path / "files" / "w").read_bytes() == CONTENT
 
 
 def test_a_file_with_another_sum_is_thrown_away(tmp_path: Path) -> None:
     staging = str(tmp_path / "staging")
     with pytest.raises(AnvilError, match="not what the controller announced"):
-        take_piece(staging, piece(tmp_path, 0, CONTENT[::-1]))
-    assert arrived(staging, "w", SUM) == 0
+        append_piece(staging, piece(tmp_path, 0, CONTENT[::-1]))
+    assert count_arrived(staging, "w", SUM) == 0
 
 
 @pytest.mark.parametrize("form", ["folder", "tar.gz", "zip", "file"])
@@ -64,12 +70,14 @@ def test_everything_is_cut_into_pieces_that_add_up_again(tmp_path: Path, form: s
     elif form == "file":
         source = folder / "sub" / "w"
     large = "w" if form == "file" else "sub/w"
-    announced = announce(str(source))
-    assert announced.sizes[large] == len(CONTENT) and hash_members(str(source))[large] == SUM
+    announced = list_controller_files(str(source))
+    assert announced.sizes[large] == len(CONTENT) and hash_files(str(source))[large] == SUM
 
     begin = {name: 300 if name == large else 0 for name in announced.sizes if name != "config.json"}
-    with open_members(str(source)) as members:
-        pieces = [(name, at, count, path.read_bytes()) for name, at, count, path in cut(members, begin, 500, str(tmp_path))]
+    with open_files(str(source)) as files:
+        pieces = [
+            (name, at, count, path.read_bytes()) for name, at, count, path in cut_into_pieces(files, begin, 500, str(tmp_path))
+        ]
     assert {name for name, *_rest in pieces} == set(begin)
     assert [(at, count) for name, at, count, _raw in pieces if name == large] == [(300, 500), (800, 224)]
     assert b"".join(raw for name, _at, _count, raw in pieces if name == large) == CONTENT[300:]
@@ -78,7 +86,7 @@ def test_everything_is_cut_into_pieces_that_add_up_again(tmp_path: Path, form: s
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(AnvilError, match="nothing to send"):
-        announce(str(tmp_path / "nothing"))
+        list_controller_files(str(tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize(
@@ -91,4 +99,4 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_the_pace_is_told_in_words(done: int, need: int, seconds: float, told: str) -> None:
-    assert describe_pace(done, need, seconds) == told
+    assert describe_progress(done, need, seconds) == told

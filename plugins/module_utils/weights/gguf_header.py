@@ -1,28 +1,25 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The headers of weight files: GGUF and safetensors, read without a library and without touching the tensors.
+"""The header of a GGUF file, read without a library and without touching the tensors.
 
-A GPU host has neither numpy nor gguf, and both formats are a few fields; the unit tests hold these readers against the
-``gguf`` and ``safetensors`` libraries. A file is not trusted: every count is checked against the bytes that are left in
-it before anything is read, and a file that is cut short, or is no model, is an ``AnvilError`` with the offset.
+A GPU host has neither numpy nor gguf, and the format is a few fields; the unit tests compare this reader with the ``gguf``
+library. A file is not trusted: every count is checked against the bytes that are left in the file before anything is read,
+and a file that is cut short, or is not a model, is an ``AnvilError`` with the offset.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Dict, List, Mapping, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import Tensor, size_of_file, unreadable_file
 
 # What may be read of one file, whatever it claims. Real GGUF headers hold the vocabulary and end below 32 MiB.
 GGUF_HEADER_LIMIT = 256 * 1024 * 1024
-# The safetensors library's own limit.
-SAFETENSORS_HEADER_LIMIT = 100_000_000
-JSON_LIMIT = 64 * 1024 * 1024
 TEXT_LIMIT = 1024 * 1024
 # Arrays up to this many numbers are kept (per-layer head counts); longer ones, such as vocabularies, are stepped over.
 KEPT_NUMBERS = 4096
@@ -104,56 +101,13 @@ FILE_TYPES: Dict[int, str] = {
     40: "Q1_0",
 }
 
-# Bytes of one element of a safetensors dtype; those of F4, F6 are less than one and come in whole bytes only.
-SAFETENSORS_BITS: Dict[str, int] = {
-    "F4": 4,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    "BOOL": 8,
-    "U8": 8,
-    "I8": 8,
-    "F8_E5M2": 8,
-    "F8_E4M3": 8,
-    "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8,
-    "I16": 16,
-    "U16": 16,
-    "F16": 16,
-    "BF16": 16,
-    "I32": 32,
-    "U32": 32,
-    "F32": 32,
-    "I64": 64,
-    "U64": 64,
-    "F64": 64,
-    "C64": 64,
-}
-
 _FIXED = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """One tensor as its header describes it: dtype by name, shape as the format writes it, size in bytes."""
-
-    name: str
-    dtype: str
-    shape: Tuple[int, ...]
-    size: int
-
-    @property
-    def elements(self) -> int:
-        count = 1
-        for extent in self.shape:
-            count *= extent
-        return count
-
-
-@dataclass(frozen=True)
 class GgufHeader:
-    """metadata: every value but long arrays, of which only the length is kept (see ``lengths``)."""
+    """metadata: every value except long arrays, of which only the length is kept (in ``lengths``)."""
 
     version: int
     metadata: Mapping[str, Any]
@@ -166,8 +120,8 @@ class _CutShortError(AnvilError):
     """The stream ends before the header does."""
 
 
-class _Reader:
-    """Little-endian fields out of a file that is not trusted."""
+class _FieldReader:
+    """Reads little-endian fields from a file that is not trusted."""
 
     def __init__(self, stream: BinaryIO, path: str, size: int) -> None:
         self.stream, self.path, self.size, self.at = stream, path, size, 0
@@ -177,15 +131,15 @@ class _Reader:
             "not a usable GGUF file",
             where=self.path,
             why="{0} (at byte {1} of {2})".format(why, self.at, self.size),
-            hint="fetch the file again: its download was cut short, or it is not a model",
+            hint="fetch the file again: the download was cut short, or the file is not a model",
         )
 
     def expect(self, count: int, what: str) -> None:
-        """Make sure that ``count`` more bytes are there to be read."""
+        """Raise AnvilError unless ``count`` more bytes are left and within the limit of a header."""
         if count > self.size - self.at:
             raise self.broken("the file ends within {0}: {1} bytes are missing".format(what, count - (self.size - self.at)))
         if self.at + count > GGUF_HEADER_LIMIT:
-            raise self.broken("{0} goes beyond the {1} MiB a header may have".format(what, GGUF_HEADER_LIMIT >> 20))
+            raise self.broken("{0} goes beyond the {1} MiB that a header may have".format(what, GGUF_HEADER_LIMIT >> 20))
 
     def take(self, count: int, what: str) -> bytes:
         self.expect(count, what)
@@ -218,7 +172,7 @@ class _Reader:
         raise self.broken("{0} has the unknown type {1}".format(what, kind))
 
     def array(self, what: str) -> Tuple[int, Any]:
-        """The length of an array, and its numbers if they are few."""
+        """The length of an array, and its numbers unless they are many."""
         kind, length = self.number("<I", what), self.number("<Q", what)
         if kind == _STRING:
             self.expect(8 * length, what)
@@ -237,39 +191,33 @@ class _Reader:
 
 def read_gguf(path: str) -> GgufHeader:
     """Read the header of a GGUF file of version 2 or 3 (some 60 ms for a vocabulary of 150 000 tokens)."""
-    size = _size_of(path)
+    size = size_of_file(path)
     try:
         with open(path, "rb") as stream:
-            return _read_gguf(_Reader(stream, path, size))
+            return _read_header(_FieldReader(stream, path, size))
     except OSError as exc:
-        raise _unreadable(path, exc) from exc
+        raise unreadable_file(path, exc) from exc
 
 
 def holds_gguf_header(path: str, size: int) -> bool:
-    """Whether the beginning of a GGUF file of ``size`` bytes, which lies at ``path``, holds all of its header."""
+    """Whether ``path``, the beginning of a GGUF file of ``size`` bytes, holds the whole header."""
     try:
         with open(path, "rb") as stream:
-            _read_gguf(_Reader(stream, path, size))
+            _read_header(_FieldReader(stream, path, size))
     except _CutShortError:
         return False
     except OSError as exc:
-        raise _unreadable(path, exc) from exc
+        raise unreadable_file(path, exc) from exc
     return True
 
 
-def safetensors_header_size(path: str) -> int:
-    """The bytes of a safetensors file that come before its data, by its first eight."""
-    with open(path, "rb") as stream:
-        return 8 + min(int.from_bytes(stream.read(8), "little"), SAFETENSORS_HEADER_LIMIT)
-
-
-def _read_gguf(reader: _Reader) -> GgufHeader:
+def _read_header(reader: _FieldReader) -> GgufHeader:
     if reader.size < 24 or reader.take(4, "the magic") != b"GGUF":
-        raise reader.broken("it does not begin with GGUF")
+        raise reader.broken("the file does not begin with GGUF")
     version = reader.number("<I", "the version")
     if version not in (2, 3):
         known = "big-endian files" if version in (2 << 24, 3 << 24) else "version {0}".format(version)
-        raise reader.broken("{0} cannot be read, only little-endian versions 2 and 3".format(known))
+        raise reader.broken("{0} cannot be read; only little-endian versions 2 and 3 can".format(known))
     tensor_count, value_count = reader.number("<Q", "the tensor count"), reader.number("<Q", "the value count")
     # The shortest value is a key's length, a type and a byte; the shortest tensor a length, dimensions, type and offset.
     reader.expect(13 * value_count + 24 * tensor_count, "{0} values and {1} tensors".format(value_count, tensor_count))
@@ -306,78 +254,5 @@ def _read_gguf(reader: _Reader) -> GgufHeader:
         raise reader.broken("general.alignment is {0!r}".format(alignment))
     data_bytes = max(0, reader.size - -(-reader.at // alignment) * alignment)
     if end > data_bytes:
-        raise reader.broken("its tensors need {0} bytes and {1} are there".format(end, data_bytes))
+        raise reader.broken("its tensors need {0} bytes, but the file has {1}".format(end, data_bytes))
     return GgufHeader(version, metadata, lengths, tuple(tensors), data_bytes)
-
-
-def read_safetensors(path: str) -> Tuple[Tensor, ...]:
-    """Read the header of a safetensors file: 8 bytes of length, then JSON. Raises AnvilError."""
-    size = _size_of(path)
-
-    def broken(why: str) -> AnvilError:
-        return fail(
-            "not a usable safetensors file",
-            where=path,
-            why=why,
-            hint="fetch the file again: its download was cut short, or it is not a model (a Git LFS pointer, perhaps)",
-        )
-
-    try:
-        with open(path, "rb") as stream:
-            head = stream.read(8)
-            length = int.from_bytes(head, "little")
-            if len(head) < 8 or length < 2 or length > SAFETENSORS_HEADER_LIMIT or length > size - 8:
-                raise broken("its header claims {0} bytes, and the file has {1}".format(length, size))
-            raw = stream.read(length)
-    except OSError as exc:
-        raise _unreadable(path, exc) from exc
-    try:
-        header = json.loads(raw.decode("utf-8"))
-        tensors, end = [], 0
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            first, last = (int(offset) for offset in entry["data_offsets"])
-            shape = tuple(int(extent) for extent in entry["shape"])
-            tensor = Tensor(str(name), str(entry["dtype"]), shape, last - first)
-            if first < 0 or last < first or min(shape or (0,)) < 0:
-                raise ValueError("tensor {0} lies at {1} to {2}".format(name, first, last))
-            bits = SAFETENSORS_BITS.get(tensor.dtype)
-            if bits is not None and bits * tensor.elements != 8 * tensor.size:
-                raise ValueError(
-                    "tensor {0} is {1} bytes and should be {2}".format(name, tensor.size, bits * tensor.elements // 8)
-                )
-            tensors.append(tensor)
-            end = max(end, last)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ArithmeticError) as exc:
-        raise broken("its header cannot be read: {0}".format(str(exc)[:200] or type(exc).__name__)) from exc
-    if 8 + length + end != size:
-        raise broken("its tensors end at byte {0} and the file has {1}".format(8 + length + end, size))
-    return tuple(tensors)
-
-
-def read_json(path: str) -> Dict[str, Any]:
-    """A JSON object out of a file of bounded size. Raises AnvilError."""
-    if _size_of(path) > JSON_LIMIT:
-        raise fail("too much to read", where=path, why="more than {0} MiB".format(JSON_LIMIT >> 20))
-    try:
-        with open(path, "rb") as stream:
-            read = json.loads(stream.read(JSON_LIMIT).decode("utf-8"))
-    except OSError as exc:
-        raise _unreadable(path, exc) from exc
-    except (ValueError, RecursionError) as exc:
-        raise fail("not a usable JSON file", where=path, why=str(exc)[:200]) from exc
-    if not isinstance(read, dict):
-        raise fail("not a usable JSON file", where=path, why="it holds no object")
-    return read
-
-
-def _unreadable(path: str, exc: OSError) -> AnvilError:
-    return fail("cannot read a model's file", where=path, why=exc.strerror or str(exc))
-
-
-def _size_of(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError as exc:
-        raise _unreadable(path, exc) from exc

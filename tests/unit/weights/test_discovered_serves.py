@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import NAME
-from ansible_collections.anvil.serving.plugins.module_utils.weights.discovery import (
-    Found,
+from ansible_collections.anvil.serving.plugins.module_utils.weights.discovered_serves import (
     Scan,
+    ScanResult,
     name_model,
-    plan_discovered,
+    plan_serves,
     suggest_tier,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
@@ -26,8 +26,8 @@ def facts(path: str, gib: float = 1.0, quant: str = "Q4_K_M", kind: str = "text"
     return ModelFacts(f"/srv/models/{path}", "gguf", (path,), int(gib * GIB), quantisation=quant, kind=kind, **more)
 
 
-def scan(*models: ModelFacts, **changes: Any) -> Found:
-    return plan_discovered(models, replace(SCAN, **changes))
+def scan(*models: ModelFacts, **changes: Any) -> ScanResult:
+    return plan_serves(models, replace(SCAN, **changes))
 
 
 @pytest.mark.parametrize(

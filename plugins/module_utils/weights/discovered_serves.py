@@ -1,10 +1,10 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A folder of GGUF files as serves: a name, a port and a tier for each model. Pure.
+"""The serves that a folder of GGUF models becomes: a name, a port and a tier for each model. Pure.
 
-What an earlier scan decided is kept: a model that was there before has the name, the port and the tier it had, whatever came
-or went beside it. Models are known by their path; what they are is read from their headers (``modelfile``).
+What an earlier scan decided is kept: a model that was there before keeps its name, port and tier, whatever models were added
+or removed. Models are identified by their path, and described by their headers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts 
 
 FIRST_PORT, LAST_PORT = 8080, 8099
 TIERS = ("fast", "balanced", "powerful")
-# Weights up to so many GiB make a tier. Bytes are parameters times bits, and what a token costs to compute follows them.
+# A model belongs to the first tier whose limit, in GiB of weights, it does not exceed. The time per token follows the bytes.
 TIER_LIMITS = (4.0, 16.0)
 TAG = "discovered"
 GIB = 1024**3
@@ -29,11 +29,11 @@ NAME_LENGTH = 63
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan decides by.
+    """The input of a scan.
 
-    folder: where the models lie on the host; source: that folder, or the volume it is; target: where a container finds it.
-    kept: serves of the last scan, as the inventory has them. taken: ports that are others'. names: serves that are not of a
-    scan. defaults: keys that every serve gets (image, gpus, launch, …).
+    folder: where the models lie on the host. source: that folder, or the volume it is. target: where a container finds it.
+    kept: serves of the last scan, as the inventory has them. taken: ports that are in use. names: of serves that do not come
+    from a scan. defaults: keys that every serve gets (image, gpus, launch, …). limits: GiB of the tiers fast and balanced.
     """
 
     folder: str
@@ -49,8 +49,8 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Found:
-    """serves: as ``anvil_discovered`` wants them. notes: what is no serve, and why. problems: what has no port."""
+class ScanResult:
+    """serves: as ``anvil_discovered`` has them. notes: models that are not served, and why. problems: models without a port."""
 
     serves: Dict[str, Dict[str, Any]]
     notes: Tuple[str, ...]
@@ -64,20 +64,20 @@ def suggest_tier(facts: ModelFacts, limits: Sequence[float] = TIER_LIMITS) -> st
 
 
 def name_model(facts: ModelFacts) -> str:
-    """A serve's name out of the model's own name and its quantisation: ``qwen3-8b-q4_k_m``."""
+    """The name of a serve, from the model's own name and its quantisation: ``qwen3-8b-q4_k_m``."""
     stem = re.sub(r"-\d{5}-of-\d{5}$", "", os.path.splitext(os.path.basename(facts.path))[0])
-    word, quant = _slug(facts.name or stem), _slug(facts.quantisation or "")
+    word, quant = _make_slug(facts.name or stem), _make_slug(facts.quantisation or "")
     if quant and not word.endswith(quant):
         word = word[: NAME_LENGTH - len(quant) - 1].rstrip("-_") + "-" + quant
     return word[:NAME_LENGTH].rstrip("-_") or "model"
 
 
-def _slug(text: str) -> str:
+def _make_slug(text: str) -> str:
     return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")
 
 
-def _unused(word: str, used: Collection[str]) -> str:
-    """The word, or the word with the first number that makes it new."""
+def _make_unique(word: str, used: Collection[str]) -> str:
+    """The word, or the word with the first number that makes it unique."""
     number, chosen = 1, word
     while chosen in used:
         number += 1
@@ -86,8 +86,8 @@ def _unused(word: str, used: Collection[str]) -> str:
     return chosen
 
 
-def _projectors(models: Sequence[ModelFacts], notes: List[str]) -> Dict[str, str]:
-    """Path of a model -> path of the projector that lies beside it: one of each in a folder belong together."""
+def _pair_projectors(models: Sequence[ModelFacts], notes: List[str]) -> Dict[str, str]:
+    """Path of a model -> path of its projector: one model and one projector in a folder belong together."""
     found: Dict[str, str] = {}
     for facts in models:
         if facts.kind != "mmproj":
@@ -98,70 +98,71 @@ def _projectors(models: Sequence[ModelFacts], notes: List[str]) -> Dict[str, str
             found[beside[0]] = facts.path
         else:
             notes.append(
-                "{0}: a projector with {1} models beside it, so nobody's; one model and one projector in a folder belong "
-                "together".format(facts.path, len(beside))
+                "{0}: projector is not used: its folder holds {1} models; put one model and one projector into a folder".format(
+                    facts.path, len(beside)
+                )
             )
     return found
 
 
-def _sort_out(models: Sequence[ModelFacts], notes: List[str]) -> List[ModelFacts]:
-    """What can be served, in the order of its paths."""
+def _select_served(models: Sequence[ModelFacts], notes: List[str]) -> List[ModelFacts]:
+    """The models that can be served, in the order of their paths; a note for each other."""
     served = []
     for facts in sorted(models, key=lambda model: model.path):
         if facts.format != "gguf":
-            notes.append("{0}: {1}, which llama.cpp does not serve".format(facts.path, facts.format))
+            notes.append("{0}: not served: llama.cpp does not load {1}".format(facts.path, facts.format))
         elif facts.missing:
-            notes.append("{0}: not whole, {1} is missing".format(facts.path, ", ".join(facts.missing[:4])))
+            notes.append("{0}: not served: {1} is missing".format(facts.path, ", ".join(facts.missing[:4])))
         elif facts.kind in ("text", "embeddings"):
             served.append(facts)
         elif facts.kind != "mmproj":
-            notes.append("{0}: no model but its {1}".format(facts.path, facts.kind))
+            notes.append("{0}: not served: it is not a model, but a file of kind {1}".format(facts.path, facts.kind))
     return served
 
 
-def plan_discovered(models: Sequence[ModelFacts], scan: Scan) -> Found:
-    """Names, ports and tiers of the models of a folder. The same folder and the same ``kept`` give the same answer."""
+def plan_serves(models: Sequence[ModelFacts], scan: Scan) -> ScanResult:
+    """Names, ports and tiers of the models of a folder. The same folder and the same ``kept`` give the same result."""
     notes: List[str] = []
-    served = _sort_out(models, notes)
-    projectors = _projectors(models, notes)
+    served = _select_served(models, notes)
+    projectors = _pair_projectors(models, notes)
     before = {str(serve.get("model")): (name, serve) for name, serve in scan.kept.items()}
     targets = {facts.path: scan.target.rstrip("/") + "/" + os.path.relpath(facts.path, scan.folder) for facts in served}
-    stays = {before[target][0]: _port_of(before[target][1]) for target in targets.values() if target in before}
+    stays = {before[target][0]: _read_port(before[target][1]) for target in targets.values() if target in before}
     names, held = {*scan.names, *stays}, {port for port in stays.values() if port not in scan.taken}
     free = [port for port in range(scan.first_port, scan.last_port + 1) if port not in scan.taken and port not in held]
     serves: Dict[str, Dict[str, Any]] = {}
-    homeless: List[str] = []
+    without_port: List[str] = []
     for facts in served:
         name, old = before.get(targets[facts.path], ("", {}))
         if not name:
-            name = _unused(name_model(facts), names)
+            name = _make_unique(name_model(facts), names)
             names.add(name)
-        port = _port_of(old)
+        port = _read_port(old)
         if port is None or port in scan.taken:
             port = free.pop(0) if free else None
         if port is None:
-            homeless.append(name)
+            without_port.append(name)
             continue
-        serves[name] = _describe(facts, targets[facts.path], port, old, projectors.get(facts.path), scan)
+        serves[name] = _build_serve(facts, targets[facts.path], port, old, projectors.get(facts.path), scan)
     problems = []
-    if homeless:
+    if without_port:
         problems.append(
             Problem(
-                what="there are more models than ports",
+                what="there are more models than free ports",
                 where=scan.folder,
-                why="none is left from {0} to {1} for {2}".format(scan.first_port, scan.last_port, ", ".join(homeless)),
-                hint="give the scan a wider range (first_port, last_port), or move models out of the folder",
+                why="no port from {0} to {1} is left for {2}".format(scan.first_port, scan.last_port, ", ".join(without_port)),
+                hint="give anvil_discover a wider range (first_port, last_port), or move models out of the folder",
             )
         )
-    return Found(dict(sorted(serves.items())), tuple(notes), tuple(problems))
+    return ScanResult(dict(sorted(serves.items())), tuple(notes), tuple(problems))
 
 
-def _port_of(serve: Mapping[str, Any]) -> Optional[int]:
+def _read_port(serve: Mapping[str, Any]) -> Optional[int]:
     port = serve.get("port")
     return port if isinstance(port, int) and not isinstance(port, bool) else None
 
 
-def _describe(
+def _build_serve(
     facts: ModelFacts, model: str, port: int, old: Mapping[str, Any], projector: Optional[str], scan: Scan
 ) -> Dict[str, Any]:
     tags = [str(tag) for tag in old.get("tags") or ()]

@@ -1,0 +1,148 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The facts of a GGUF model, from the header of its file and of the files it is split into."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_header import FILE_TYPES, GgufHeader, read_gguf
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import GGUF_SPLIT, KvShape, ModelFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import (
+    Tensor,
+    find_dominant_type,
+    read_count,
+    read_first_count,
+)
+
+
+def _read_per_layer(value: Any, layers: int) -> Optional[List[int]]:
+    """The head count of each layer: GGUF writes one number for all, or a list."""
+    if isinstance(value, list):
+        counts = [read_count(item) for item in value]
+        return [count for count in counts if count is not None] if None not in counts else None
+    count = read_count(value)
+    return None if count is None else [count] * layers
+
+
+def _compute_kv_shape(architecture: str, meta: Mapping[str, Any]) -> Tuple[Optional[KvShape], Optional[int]]:
+    """The attention cache, as llama.cpp sizes it (llama-kv-cache), and the largest number of KV heads of a layer."""
+    layers = read_count(meta.get(architecture + ".block_count"))
+    width = read_count(meta.get(architecture + ".embedding_length"))
+    if not layers or layers > 4096:
+        return None, None
+    heads = _read_per_layer(meta.get(architecture + ".attention.head_count"), layers)
+    kv_heads = _read_per_layer(meta.get(architecture + ".attention.head_count_kv"), layers) or heads
+    if not heads or not kv_heads or not max(heads):
+        return None, None
+    latent = read_count(meta.get(architecture + ".attention.kv_lora_rank"))
+    rope = read_count(meta.get(architecture + ".rope.dimension_count"))
+    if latent and rope and meta.get(architecture + ".attention.key_length_mla"):
+        text = "{0} layers x ({1} latent + {2} rope)".format(layers, latent, rope)
+        return KvShape(layers * (latent + rope), text=text), 1
+    head = width // max(heads) if width else None
+    key = read_first_count(meta, architecture + ".attention.key_length") or head
+    value = read_first_count(meta, architecture + ".attention.value_length") or head
+    if key is None or value is None:
+        return None, None
+    total = sum(kv_heads[:layers])
+    even = len(set(kv_heads)) == 1
+    counted = (
+        "{0} layers x {1} KV heads".format(layers, kv_heads[0]) if even else "{0} KV heads over {1} layers".format(total, layers)
+    )
+    return KvShape(total * (key + value), text="{0} x ({1} K + {2} V)".format(counted, key, value)), max(kv_heads)
+
+
+def _find_kind(architecture: str, meta: Mapping[str, Any]) -> str:
+    general = meta.get("general.type", "model")
+    if architecture == "clip" or general == "mmproj":
+        return "mmproj"
+    if general in ("adapter", "vocab", "imatrix"):
+        return str(general)
+    # BERT-like models, and any model whose header has a pooling type, return embeddings.
+    pooled = meta.get(architecture + ".pooling_type")
+    return "embeddings" if isinstance(pooled, int) and pooled in (1, 2, 3, 4) else "text"
+
+
+def _find_quantisation(meta: Mapping[str, Any], tensors: Sequence[Tensor]) -> Tuple[Optional[str], Tuple[str, ...]]:
+    """The name of the quantisation mix, and a note where the header names one that its own tensors contradict."""
+    dominant = find_dominant_type(tensors)
+    claimed = FILE_TYPES.get(read_first_count(meta, "general.file_type") or 0) if "general.file_type" in meta else None
+    if claimed is None:
+        return dominant, ()
+    # The name of a mix (Q4_K_M, IQ3_M) is not the type of its tensors: only the names of plain types can be compared with them.
+    plain = {"F32", "F16", "BF16"}
+    if claimed in plain and dominant is not None and dominant != claimed:
+        return dominant, ("general.file_type is {0}, but most weights are {1}".format(claimed, dominant),)
+    if claimed not in plain and {tensor.dtype for tensor in tensors} <= plain:
+        return dominant, ("general.file_type is {0}, but no tensor is quantised".format(claimed),)
+    return claimed, ()
+
+
+def _collect_facts(path: str, headers: Sequence[GgufHeader], files: Sequence[str], missing: Sequence[str]) -> ModelFacts:
+    meta = headers[0].metadata
+    tensors = [tensor for header in headers for tensor in header.tensors]
+    architecture = meta.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise fail(
+            "not a usable GGUF file",
+            where=path,
+            why="the header has no general.architecture",
+            hint="fetch the file again, or convert the model again with llama.cpp's converter",
+        )
+    kv, kv_heads = _compute_kv_shape(architecture, meta)
+    quantisation, notes = _find_quantisation(meta, tensors)
+    name = meta.get("general.name")
+    return ModelFacts(
+        path=path,
+        format="gguf",
+        files=tuple(files),
+        weights_bytes=sum(header.data_bytes for header in headers),
+        name=name if isinstance(name, str) else None,
+        architecture=architecture,
+        parameters=sum(tensor.elements for tensor in tensors),
+        quantisation=quantisation,
+        context_length=read_count(meta.get(architecture + ".context_length")),
+        layers=read_count(meta.get(architecture + ".block_count")),
+        embedding_length=read_count(meta.get(architecture + ".embedding_length")),
+        vocabulary=headers[0].lengths.get("tokenizer.ggml.tokens") or read_count(meta.get(architecture + ".vocab_size")),
+        experts=read_count(meta.get(architecture + ".expert_count")),
+        kv_heads=kv_heads,
+        kv=kv,
+        chat_template=isinstance(meta.get("tokenizer.chat_template"), str),
+        kind=_find_kind(architecture, meta),
+        splits=len(files) + len(missing),
+        missing=tuple(missing),
+        notes=notes,
+    )
+
+
+def read_gguf_model(path: str) -> ModelFacts:
+    """The model of a GGUF file. Where its header or name says that it is one of several files, the others are read too."""
+    folder, name = os.path.split(path)
+    named = GGUF_SPLIT.fullmatch(name)
+    first = read_gguf(path)
+    counted = read_count(first.metadata.get("split.count")) or 0
+    if counted > 1 and not named:
+        raise fail(
+            "split model whose file was renamed",
+            where=path,
+            why="its header says that the model is split into {0} files".format(counted),
+            hint="rename the files to NAME-00001-of-{0:05d}.gguf and so on: llama.cpp finds them by these names".format(counted),
+        )
+    if not named or (not counted and int(named["count"]) == 1):
+        return _collect_facts(path, [first], [name], [])
+    count = int(named["count"])
+    if count > 9999 or counted not in (0, count):
+        raise fail(
+            "a split model that contradicts itself",
+            where=path,
+            why="its name says {0} files, its header {1}".format(count, counted),
+        )
+    names = ["{0}-{1:05d}-of-{2:05d}.gguf".format(named["stem"], number, count) for number in range(1, count + 1)]
+    here = [part for part in names if os.path.isfile(os.path.join(folder, part))]
+    headers = [first if part == name else read_gguf(os.path.join(folder, part)) for part in here]
+    return _collect_facts(path, headers, here, [part for part in names if part not in here])

@@ -1,0 +1,40 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The facts of models with an estimate of the GPU memory that they need: what anvil_model_info returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, Optional
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import estimate_vram
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_folder import find_models, read_model
+
+
+@dataclass(frozen=True)
+class Load:
+    """The load that an estimate is for. context: tokens per request, None for the model's own. concurrency: requests at once."""
+
+    context: Optional[int]
+    concurrency: int
+    kv_dtype: str
+    cards: int
+
+
+def describe_model(facts: ModelFacts, load: Load) -> Dict[str, Any]:
+    """The facts of one model with its estimate."""
+    estimate = estimate_vram(facts, load.context, load.concurrency, load.kv_dtype, load.cards)
+    return {**facts.as_dict(), "vram": estimate.as_dict()}
+
+
+def describe_models(path: str, load: Load, discover: bool) -> Dict[str, Any]:
+    """The model at a path, or with ``discover`` every model below it."""
+    found, broken = find_models(path) if discover else ([read_model(path)], [])
+    return {
+        "changed": False,
+        "models": [describe_model(facts, load) for facts in found],
+        "unreadable": [problem for error in broken for problem in problems_as_dicts(error.problems)],
+    }

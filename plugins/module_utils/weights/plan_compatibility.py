@@ -1,0 +1,176 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The compatibility check of a whole plan, before anything is downloaded: weights on this host, or still on the hub."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin, read_allowed
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import read_driver
+from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import describe_cards, describe_reported_cards
+from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import Candidate, judge_candidates
+from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_errors import REFUSALS, FetchError
+from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import resolve_path
+from ansible_collections.anvil.serving.plugins.module_utils.weights.source import FetchOptions, Source
+from ansible_collections.anvil.serving.plugins.module_utils.weights.weights_on_host import (
+    ServeWeights,
+    origin_of_repository,
+    path_below_mount,
+    read_weights,
+)
+
+
+@dataclass(frozen=True)
+class ExpectedModel:
+    """A model that the role ``models`` will bring. target: its folder on this host."""
+
+    target: str
+    name: str
+    source: Source
+
+
+def read_expected_models(
+    docker: DockerEngine, models: Sequence[Mapping[str, Any]], folder: str, volume: str
+) -> List[ExpectedModel]:
+    """The repositories of a ``models_list``. Nothing is created, and the hub is not contacted."""
+    root = resolve_path(docker, None if folder else volume, folder or ".", create=False, predict=True)
+    return [
+        ExpectedModel(
+            os.path.join(root, str(model.get("name") or model["repo"])),
+            str(model.get("name") or model["repo"]),
+            Source(
+                "hub",
+                repo=str(model["repo"]),
+                revision=str(model.get("revision") or "main"),
+                allow=tuple(model.get("allow") or ()),
+                ignore=tuple(model.get("ignore") or ()),
+            ),
+        )
+        for model in models
+        if model.get("repo")
+    ]
+
+
+@dataclass(frozen=True)
+class JudgementInput:
+    """What a plan is judged by.
+
+    paths: serve -> weights on this host. allowed: the policy; None takes the plan's. gpus, cuda: as anvil_host_info returns
+    them; None takes this host's. hub: how to read repositories that are not here yet; None: do not. expected: models that will
+    be brought.
+    """
+
+    paths: Mapping[str, str]
+    allowed: Optional[Tuple[Origin, ...]] = None
+    gpus: Optional[Sequence[Mapping[str, Any]]] = None
+    cuda: Optional[str] = None
+    hub: Optional[FetchOptions] = None
+    expected: Tuple[ExpectedModel, ...] = ()
+
+
+def _find_expected_model(
+    docker: DockerEngine, serve: Mapping[str, Any], expected: Sequence[ExpectedModel]
+) -> Optional[Tuple[ExpectedModel, str]]:
+    """The model that will bring the weights of a serve, and the path in it that the serve loads."""
+    model = os.path.normpath(str(serve["model"]))
+    for mount in serve.get("mounts") or []:
+        below = path_below_mount(mount, model)
+        if below is None:
+            continue
+        volume = mount["source"] if mount["kind"] == "volume" else None
+        try:
+            root = resolve_path(docker, volume, "." if volume else str(mount["source"]), create=False, predict=True)
+        except AnvilError:
+            continue
+        path = os.path.normpath(os.path.join(root, below))
+        for entry in expected:
+            if path == entry.target or path.startswith(entry.target + "/"):
+                return entry, os.path.relpath(path, entry.target)
+    return None
+
+
+def _read_weights_on_hub(source: Source, name: str, inside: str, options: Optional[FetchOptions]) -> ServeWeights:
+    """What a repository holds, from its headers. A hub that cannot be reached is a note, not a problem."""
+    pinned = Origin(source.repo, source.revision)
+    if options is None:
+        return ServeWeights(origin=pinned)
+    from ansible_collections.anvil.serving.plugins.module_utils.weights.repository_preview import read_repository_model
+
+    try:
+        facts, preview = read_repository_model(source, options, name, inside)
+    except FetchError as exc:
+        if exc.kind in REFUSALS:
+            return ServeWeights(origin=pinned, problems=exc.problems)
+        note = "{0}: {1} ({2})".format(source.repo, exc.problems[0].what, exc.problems[0].why)
+        return ServeWeights(origin=pinned, notes=(note,))
+    except AnvilError as exc:
+        return ServeWeights(origin=pinned, problems=exc.problems)
+    note = "{0}: judged by its headers on the hub at {1}".format(source.repo, preview.commit)
+    return ServeWeights(facts, Origin(source.repo, preview.commit), notes=(note,), fetch_bytes=preview.size)
+
+
+def _read_serve_weights(
+    docker: DockerEngine, serve: Mapping[str, Any], args: Sequence[str], given: JudgementInput
+) -> ServeWeights:
+    model = str(serve["model"])
+    found = read_weights(docker, serve, args, given.paths.get(serve["name"]))
+    if found is not None:
+        return found
+    origin = origin_of_repository(model, args)
+    if origin is not None:
+        source = Source("hub", repo=model, revision=origin.revision or "main")
+        return replace(_read_weights_on_hub(source, model, ".", given.hub), origin=origin)
+    expected = _find_expected_model(docker, serve, given.expected)
+    if expected is None:
+        return ServeWeights()
+    entry, inside = expected
+    return _read_weights_on_hub(entry.source, entry.name, inside, given.hub)
+
+
+def judge_plan(docker: DockerEngine, plan: Mapping[str, Any], given: JudgementInput, enforce: bool) -> Dict[str, Any]:
+    """Judge all serves of a plan. Returns what anvil_compatibility returns; with ``enforce``, problems fail the module."""
+    candidates: List[Candidate] = []
+    unusable: List[Problem] = []
+    notes: List[str] = []
+    fetch_bytes: Dict[str, int] = {}
+    for serve in plan["serves"]:
+        args = tuple(str(word) for word in serve.get("args") or ())
+        weights = _read_serve_weights(docker, serve, args, given)
+        unusable += [
+            replace(problem, where="serve {0}: {1}".format(serve["name"], problem.where)) for problem in weights.problems
+        ]
+        notes += ["serve {0}: {1}".format(serve["name"], note) for note in weights.notes]
+        fetch_bytes[serve["name"]] = weights.fetch_bytes
+        candidates.append(
+            Candidate(
+                serve=serve["name"],
+                engine=serve["engine"],
+                model=serve["model"],
+                origin=weights.origin,
+                cards=tuple(serve.get("gpu_uuids") or ()),
+                args=args,
+                claim_mib=int(serve.get("vram_mib") or 0),
+                facts=weights.facts,
+            )
+        )
+    allowed = given.allowed if given.allowed is not None else read_allowed(plan.get("models_allowed"))
+    driver = read_driver() if given.gpus is None else None
+    cards = describe_reported_cards(given.gpus) if given.gpus is not None else describe_cards(driver.cards if driver else ())
+    report = judge_candidates(candidates, cards, allowed, given.cuda or (driver.cuda if driver else None))
+    problems = (*unusable, *report.problems)
+    result: Dict[str, Any] = {
+        "changed": False,
+        "fits": not problems,
+        "findings": problems_as_dicts(problems),
+        "notes": [*notes, *report.notes],
+        "serves": {name: {**row, "fetch_bytes": fetch_bytes[name]} for name, row in report.rows.items()},
+    }
+    if enforce and problems:
+        result["problems"] = problems
+    return result

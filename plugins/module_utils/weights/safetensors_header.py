@@ -1,0 +1,95 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The header of a safetensors file, read without a library and without touching the tensors.
+
+A file is not trusted: a header that contradicts itself or the size of the file is an ``AnvilError``. The unit tests compare
+this reader with the ``safetensors`` library.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Dict, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import Tensor, size_of_file, unreadable_file
+
+# The safetensors library's own limit.
+SAFETENSORS_HEADER_LIMIT = 100_000_000
+
+# Bits of one element of a safetensors dtype; tensors of F4 and F6 come in whole bytes only.
+SAFETENSORS_BITS: Dict[str, int] = {
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "I64": 64,
+    "U64": 64,
+    "F64": 64,
+    "C64": 64,
+}
+
+
+def safetensors_header_size(path: str) -> int:
+    """The number of bytes before the data of a safetensors file; its first eight bytes say so."""
+    with open(path, "rb") as stream:
+        return 8 + min(int.from_bytes(stream.read(8), "little"), SAFETENSORS_HEADER_LIMIT)
+
+
+def read_safetensors(path: str) -> Tuple[Tensor, ...]:
+    """Read the header of a safetensors file: 8 bytes of length, then JSON. Raises AnvilError."""
+    size = size_of_file(path)
+
+    def broken(why: str) -> AnvilError:
+        return fail(
+            "not a usable safetensors file",
+            where=path,
+            why=why,
+            hint="fetch the file again: the download was cut short, or the file is not a model (perhaps a Git LFS pointer)",
+        )
+
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(8)
+            length = int.from_bytes(head, "little")
+            if len(head) < 8 or length < 2 or length > SAFETENSORS_HEADER_LIMIT or length > size - 8:
+                raise broken("its header claims {0} bytes, but the file has {1}".format(length, size))
+            raw = stream.read(length)
+    except OSError as exc:
+        raise unreadable_file(path, exc) from exc
+    try:
+        header = json.loads(raw.decode("utf-8"))
+        tensors, end = [], 0
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            first, last = (int(offset) for offset in entry["data_offsets"])
+            shape = tuple(int(extent) for extent in entry["shape"])
+            tensor = Tensor(str(name), str(entry["dtype"]), shape, last - first)
+            if first < 0 or last < first or min(shape or (0,)) < 0:
+                raise ValueError("tensor {0} lies at {1} to {2}".format(name, first, last))
+            bits = SAFETENSORS_BITS.get(tensor.dtype)
+            if bits is not None and bits * tensor.elements != 8 * tensor.size:
+                raise ValueError("tensor {0} has {1} bytes instead of {2}".format(name, tensor.size, bits * tensor.elements // 8))
+            tensors.append(tensor)
+            end = max(end, last)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ArithmeticError) as exc:
+        raise broken("its header cannot be read: {0}".format(str(exc)[:200] or type(exc).__name__)) from exc
+    if 8 + length + end != size:
+        raise broken("its tensors end at byte {0}, but the file has {1} bytes".format(8 + length + end, size))
+    return tuple(tensors)

@@ -1,0 +1,71 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The compatibility check of services that are about to start: finds their weights on this host, and lets ``compatibility``
+judge them.
+
+Nothing but this host is contacted; ``plan_compatibility`` judges weights that are not here yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import describe_cards
+from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import Candidate, judge_candidates
+from ansible_collections.anvil.serving.plugins.module_utils.weights.weights_on_host import (
+    ServeWeights,
+    origin_of_repository,
+    read_weights,
+)
+
+if TYPE_CHECKING:
+    from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
+
+
+def judge_services(
+    docker: DockerEngine,
+    services: Sequence[Service],
+    starting: Sequence[str],
+    cards: Sequence[Card],
+    allowed: Optional[Tuple[Origin, ...]],
+) -> Tuple[List[Problem], List[str]]:
+    """Judge the services that are about to start, beside those that run. Returns problems, and notes on what was not judged."""
+    candidates: List[Candidate] = []
+    problems: List[Problem] = []
+    for service in services:
+        if "model" not in service.anvil:
+            continue
+        model, args = str(service.anvil["model"]), tuple(service.command or ())
+        mounts = [{"kind": mount.kind, "source": mount.source, "target": mount.target} for mount in service.mounts]
+        weights = ServeWeights()
+        if service.name in starting:
+            found = read_weights(docker, {"model": model, "mounts": mounts}, args)
+            weights = found or ServeWeights(origin=origin_of_repository(model, args))
+        problems += [replace(problem, where="serve {0}: {1}".format(service.name, problem.where)) for problem in weights.problems]
+        candidates.append(
+            Candidate(
+                serve=service.name,
+                engine=str(service.anvil.get("engine", "")),
+                model=model,
+                origin=weights.origin,
+                cards=service.gpu_uuids,
+                args=args,
+                claim_mib=int(service.anvil.get("vram_mib") or 0),
+                facts=weights.facts,
+            )
+        )
+    cuda = None
+    if any(candidate.facts is not None and candidate.facts.trt for candidate in candidates):
+        # The driver is queried again only for TensorRT-LLM engines: they name the CUDA they were built for.
+        from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import read_driver
+
+        driver = read_driver()
+        cuda = driver.cuda if driver else None
+    report = judge_candidates(candidates, describe_cards(cards), allowed, cuda, only=starting)
+    return problems + list(report.problems), list(report.notes)
