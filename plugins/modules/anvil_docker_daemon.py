@@ -97,15 +97,15 @@ OPTIONS = {
 
 
 def work(module: AnsibleModule) -> dict:
-    asked = module.params
+    params = module.params
     wanted = DaemonSettings(
-        path=asked["path"],
-        settings=asked["settings"],
-        restart_command=tuple(asked["restart_command"]),
-        force_restart=asked["force_restart"],
-        timeout=asked["timeout"],
+        path=params["path"],
+        settings=params["settings"],
+        restart_command=tuple(params["restart_command"]),
+        force_restart=params["force_restart"],
+        timeout=params["timeout"],
     )
-    return converge_daemon(DockerEngine(asked["docker_host"]), wanted, module.check_mode)
+    return converge_daemon(DockerEngine(params["docker_host"]), wanted, module.check_mode)
 
 
 def main() -> None:

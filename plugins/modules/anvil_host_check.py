@@ -86,7 +86,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.host.host_facts import Wanted, check_host
+from ansible_collections.anvil.serving.plugins.module_utils.host.host_requirements import Requirements, check_host
 
 OPTIONS = {
     "gpus": {"type": "list", "elements": "str", "default": []},
@@ -104,15 +104,15 @@ OPTIONS = {
 
 
 def work(module: AnsibleModule) -> dict:
-    asked = module.params
-    wanted = Wanted(
-        gpus=tuple(asked["gpus"]),
-        needs_gpu=asked["needs_gpu"] or bool(asked["gpus"]),
-        folder=asked["folder"] or "",
-        free_mib=asked["free_mib"],
-        builds=asked["builds_images"],
+    params = module.params
+    requirements = Requirements(
+        gpus=tuple(params["gpus"]),
+        needs_gpu=params["needs_gpu"] or bool(params["gpus"]),
+        folder=params["folder"] or "",
+        free_mib=params["free_mib"],
+        builds=params["builds_images"],
     )
-    return check_host(DockerEngine(asked["docker_host"]), wanted, asked["tolerate"])
+    return check_host(DockerEngine(params["docker_host"]), requirements, params["tolerate"])
 
 
 def main() -> None:

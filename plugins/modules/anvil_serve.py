@@ -275,7 +275,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core import importin
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import PROJECT_OPTIONS, run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves import converge_progress, verbs
-from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Order, read_project
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import ServeOptions, read_project
 
 OPTIONS = {
     **PROJECT_OPTIONS,
@@ -308,7 +308,7 @@ OPTIONS = {
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
-    order = Order(
+    options = ServeOptions(
         state=params["state"],
         keep_container=params["keep_container"],
         containers=tuple(params["containers"]),
@@ -320,10 +320,10 @@ def work(module: AnsibleModule) -> dict:
         drain_timeout=params["drain_timeout"],
     )
     project = read_project(params["project"], params["secrets"], params["serves"])
-    watched = None if module.check_mode or params["state"] in ("down", "absent") else params["progress"]
-    engine = DockerEngine(params["docker_host"])
-    with converge_progress.told(engine, project, watched):
-        return verbs.carry_out(engine, project, order, module.check_mode)
+    progress = None if module.check_mode or params["state"] in ("down", "absent") else params["progress"]
+    docker = DockerEngine(params["docker_host"])
+    with converge_progress.report_progress(docker, project, progress):
+        return verbs.apply_state(docker, project, options, module.check_mode)
 
 
 def main() -> None:

@@ -137,23 +137,23 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import PROJECT_OPTIONS, TOLERANT_OPTION, run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.serves import host_status, verbs
+from ansible_collections.anvil.serving.plugins.module_utils.serves import host_status, serve_logs, verbs
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import read_project
 
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
     project = read_project(params["project"], params["secrets"], params["serves"])
-    engine = DockerEngine(params["docker_host"])
-    result = verbs.describe(engine, project)
+    docker = DockerEngine(params["docker_host"])
+    result = verbs.describe_serves(docker, project)
     if params["overview"]:
-        result.update(host_status.overview(engine, project.name, result["serves"], project.services))
+        result.update(host_status.read_overview(docker, project.name, result["serves"], project.services))
     if params["externals"]:
-        result["externals"] = host_status.look_at_externals(engine, params["externals"], project.secrets)
+        result["externals"] = host_status.check_externals(docker, params["externals"], project.secrets)
     if params["logs"]:
         tail, since, names = (params["logs"][key] for key in ("tail", "since", "experiments"))
-        result["logs"] = host_status.read_logs(engine, result["serves"], tail, since, project.secrets)
-        result["logs"].update(host_status.read_experiment_logs(engine, names, tail, since, project.secrets))
+        result["logs"] = serve_logs.read_logs(docker, result["serves"], tail, since, project.secrets)
+        result["logs"].update(serve_logs.read_experiment_logs(docker, names, tail, since, project.secrets))
     return result
 
 

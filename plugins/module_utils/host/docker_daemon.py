@@ -1,9 +1,9 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engine's daemon.json: merged, validated by dockerd itself, and the engine restarted only when it changed.
+"""The Docker Engine's daemon.json: merge settings into it, validate it with dockerd, and restart the engine if it changed.
 
-Whatever goes wrong after the file was written puts the old one back and starts the engine on it again.
+If the restart fails, the old file is put back and the Docker Engine is restarted with it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import read_file, remove_file, write_file
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 
-LOG_HINT = "journalctl -u docker tells more; without systemd, /var/log/docker.log"
+LOG_HINT = "read journalctl -u docker, or without systemd /var/log/docker.log"
 DEFAULT_PATH = "/etc/docker/daemon.json"
-# Stands beside the file from before it is written until the engine runs with it: a run that is killed in between leaves
-# it, and the next one restarts.
+# This file exists from before daemon.json is written until the Docker Engine runs with it: a run that is killed in between
+# leaves it, and the next run restarts the engine.
 PENDING = ".anvil-restart"
 
 
 def merge_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Dict[str, Any]:
-    """``old`` with ``new`` over it: mappings key by key, lists by adding what is not there yet, all else replaced.
+    """``old`` merged with ``new``: mappings key by key, lists by adding missing items, everything else replaced.
 
     Keys that ``new`` does not name stay as they are, in their order.
     """
@@ -45,20 +45,22 @@ def merge_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Dict[str, 
 
 
 def read_settings(path: str, text: Optional[str]) -> Dict[str, Any]:
-    """The settings in a daemon.json; an absent or empty file holds none. What is no JSON object is an AnvilError."""
+    """The settings in a daemon.json; none in an absent or empty file. Raises AnvilError if it is not a JSON object."""
     if text is None or not text.strip():
         return {}
     try:
         found = json.loads(text)
     except ValueError as exc:
         raise fail(
-            "daemon.json is broken, so nothing was merged into it",
+            "daemon.json is not valid JSON; nothing was merged into it",
             where=path,
             why=str(exc),
-            hint="mend it by hand (python3 -m json.tool {0}), or move it away; it was left as it is".format(path),
+            hint="correct it by hand (python3 -m json.tool {0} shows the error), or move it away".format(path),
         ) from exc
     if not isinstance(found, dict):
-        raise fail("daemon.json holds no JSON object, so nothing was merged into it", where=path, hint="mend it by hand")
+        raise fail(
+            "daemon.json is not a JSON object; nothing was merged into it", where=path, hint="correct it by hand, or move it away"
+        )
     return found
 
 
@@ -77,43 +79,43 @@ def _run(argv: Sequence[str], timeout: int = 120) -> subprocess.CompletedProcess
 
 
 def validate_settings(path: str, text: str) -> None:
-    """Ask dockerd whether it would start with this text. Raises AnvilError with its words."""
+    """Let dockerd validate this text. Raises AnvilError with its error."""
     with tempfile.TemporaryDirectory(prefix="anvil-") as folder:
         candidate = os.path.join(folder, "daemon.json")
         write_file(candidate, text, 0o600)
         done = _run(["dockerd", "--validate", "--config-file", candidate])
     if done.returncode != 0:
         raise fail(
-            "dockerd would not start with the merged settings, so nothing was written",
+            "dockerd rejects the merged settings; nothing was written",
             where=path,
             why=done.stdout.decode("utf-8", "replace").replace(candidate, path).strip(),
-            hint="correct docker_host_daemon, or what the file says already",
+            hint="correct docker_host_daemon, or the settings that are already in the file",
         )
 
 
 def restart_command() -> List[str]:
-    """How this host restarts its engine: systemd where it runs, else the init script (WSL2 without systemd has that)."""
+    """How this host restarts the Docker Engine: with systemd, else the init script (as on WSL2 without systemd)."""
     if os.path.isdir("/run/systemd/system"):
         return ["systemctl", "restart", "docker"]
     return ["service", "docker", "restart"]
 
 
-def _restart(engine: DockerEngine, argv: Sequence[str], timeout: int) -> None:
+def _restart_docker(docker: DockerEngine, argv: Sequence[str], timeout: int) -> None:
     done = _run(argv, timeout)
     if done.returncode != 0:
-        said = done.stdout.decode("utf-8", "replace").strip()
-        why = said or "it ended with {0} and said nothing".format(done.returncode)
-        raise fail("the engine could not be restarted", where=" ".join(argv), why=why, hint=LOG_HINT)
+        output = done.stdout.decode("utf-8", "replace").strip()
+        why = output or "it exited with {0} and printed nothing".format(done.returncode)
+        raise fail("the Docker Engine could not be restarted", where=" ".join(argv), why=why, hint=LOG_HINT)
     deadline = time.monotonic() + timeout
     while True:
         try:
-            DockerEngine(engine.docker_host, timeout=5).version()
+            DockerEngine(docker.docker_host, timeout=5).version()
             return
         except AnvilError as exc:
             if time.monotonic() >= deadline:
                 raise fail(
-                    "the engine does not answer {0} s after its restart".format(timeout),
-                    where=engine.docker_host,
+                    "the Docker Engine does not answer {0} s after its restart".format(timeout),
+                    where=docker.docker_host,
                     why=exc.problems[0].why,
                     hint=LOG_HINT,
                 ) from exc
@@ -122,7 +124,7 @@ def _restart(engine: DockerEngine, argv: Sequence[str], timeout: int) -> None:
 
 @dataclass(frozen=True)
 class DaemonSettings:
-    """What daemon.json has to hold. restart_command: empty is this host's own way. timeout: seconds of a restart."""
+    """What daemon.json must contain. restart_command: empty: the default of this host. timeout: seconds for a restart."""
 
     path: str
     settings: Mapping[str, Any]
@@ -132,7 +134,7 @@ class DaemonSettings:
 
 
 def _roll_back(
-    engine: DockerEngine, wanted: DaemonSettings, old: Optional[str], argv: Sequence[str], cause: AnvilError
+    docker: DockerEngine, wanted: DaemonSettings, old: Optional[str], argv: Sequence[str], cause: AnvilError
 ) -> AnvilError:
     problem = cause.problems[0]
     if old is None:
@@ -140,16 +142,16 @@ def _roll_back(
     else:
         write_file(wanted.path, old, 0o644)
     try:
-        _restart(engine, argv, wanted.timeout)
+        _restart_docker(docker, argv, wanted.timeout)
         remove_file(wanted.path + PENDING)
-        after = "the old daemon.json is back, and the engine runs with it"
+        after = "the old daemon.json was put back, and the Docker Engine runs with it"
     except AnvilError as exc:
-        after = "the old daemon.json is back, but the engine does not run: " + exc.problems[0].why
+        after = "the old daemon.json was put back, but the Docker Engine does not run: " + exc.problems[0].why
     return fail(problem.what, where=problem.where, why=problem.why + "\n" + after, hint=problem.hint)
 
 
-def converge_daemon(engine: DockerEngine, wanted: DaemonSettings, check: bool) -> Dict[str, Any]:
-    """Bring daemon.json to hold the settings, and restart the engine if that changed it."""
+def converge_daemon(docker: DockerEngine, wanted: DaemonSettings, check: bool) -> Dict[str, Any]:
+    """Merge the settings into daemon.json, and restart the Docker Engine if that changed the file."""
     path, pending = wanted.path, wanted.path + PENDING
     old = read_file(path)
     before = read_settings(path, old)
@@ -169,9 +171,9 @@ def converge_daemon(engine: DockerEngine, wanted: DaemonSettings, check: bool) -
         write_file(path, text, 0o644)
     argv = list(wanted.restart_command) or restart_command()
     try:
-        _restart(engine, argv, wanted.timeout)
+        _restart_docker(docker, argv, wanted.timeout)
     except AnvilError as exc:
-        raise _roll_back(engine, wanted, old, argv, exc) from exc
+        raise _roll_back(docker, wanted, old, argv, exc) from exc
     remove_file(pending)
     result["restarted"] = True
     return result

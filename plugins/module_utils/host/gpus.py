@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The NVIDIA cards of this host, as the driver tells of them. Unknown stays unknown: nothing is guessed from names."""
+"""The NVIDIA cards and MIG devices of this host, as nvidia-smi reports them. Unknown stays unknown: names prove nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUERY = (
     "pci.bus_id",
     "mig.mode.current",
 )
-# WSL2 keeps the driver's programs where no PATH of a non-interactive shell leads.
+# On WSL2 the driver's programs are in a folder that is not on the PATH of a non-interactive shell.
 WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"
 
 
@@ -35,7 +35,7 @@ WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"
 class MigDevice:
     """A slice of a card in MIG mode; ``profile`` such as ``3g.20gb``. Memory in MiB; None is unknown.
 
-    The profile's name is no measure: a 3g.20gb has 19968 MiB.
+    The profile's name is not the size: a 3g.20gb has 19968 MiB.
     """
 
     uuid: str
@@ -54,7 +54,7 @@ class MigDevice:
 class Card:
     """One card as the driver describes it. Memory in MiB; ``compute_capability`` such as ``12.0``; None is unknown.
 
-    mig: whether it is in MIG mode, where only its ``mig_devices`` can be used; None: it has no such mode.
+    mig: whether it is in MIG mode, where only its ``mig_devices`` can be used; None: it has no MIG mode.
     """
 
     index: Optional[int]
@@ -86,14 +86,14 @@ def _number(cell: str) -> Optional[int]:
 
 
 def parse_cards(text: str) -> List[Card]:
-    """Read ``nvidia-smi --query-gpu=... --format=csv,noheader,nounits``. Rows that are no card raise AnvilError."""
+    """Read ``nvidia-smi --query-gpu=... --format=csv,noheader,nounits``. Raises AnvilError for a row that is not a card."""
     cards = []
     for row in csv.reader(io.StringIO(text), skipinitialspace=True):
         if not row:
             continue
         uuid = _text(row[1]) if len(row) == len(QUERY) else None
         if uuid is None:
-            raise fail("the NVIDIA driver does not answer for every card", where="nvidia-smi", why=text.strip())
+            raise fail("the NVIDIA driver does not report every card", where="nvidia-smi", why=text.strip())
         cards.append(
             Card(
                 index=_number(row[0]),
@@ -130,10 +130,10 @@ def parse_mig_devices(text: str) -> Dict[str, Tuple[MigDevice, ...]]:
 
 def parse_mig_memory(text: str) -> Dict[str, List[Tuple[Optional[int], Optional[int]]]]:
     """Read ``nvidia-smi -q -x``: total and used MiB of each MIG device in the order of ``-L``, by the card's UUID."""
-    from xml.etree import ElementTree  # only cards in MIG mode are asked this
+    from xml.etree import ElementTree  # needed only for cards in MIG mode
 
     try:
-        root = ElementTree.fromstring(text)  # noqa: S314  the driver's own words
+        root = ElementTree.fromstring(text)  # noqa: S314  the driver's own output
     except ElementTree.ParseError as exc:
         raise fail("the NVIDIA driver does not answer", where="nvidia-smi -q -x", why=str(exc), hint=DRIVER_HINT) from exc
     found: Dict[str, List[Tuple[Optional[int], Optional[int]]]] = {}
@@ -155,7 +155,7 @@ def _mib(text: str) -> Optional[int]:
 
 @dataclass(frozen=True)
 class Device:
-    """What a serve can be pinned to: a card, or a MIG device. Memory in MiB; None is unknown."""
+    """A card or MIG device, to which a serve can be pinned. Memory in MiB; None is unknown."""
 
     uuid: str
     vram_total_mib: Optional[int]
@@ -178,8 +178,8 @@ def find_driver() -> Optional[str]:
     return shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
 
 
-def ask_driver(program: str, *words: str) -> str:
-    """What ``nvidia-smi`` prints. A driver that fails or hangs is an AnvilError with its own words; no cards are not."""
+def run_nvidia_smi(program: str, *words: str) -> str:
+    """The output of ``nvidia-smi``. Raises AnvilError with its output if it fails or hangs; a host without cards is no error."""
     try:
         done = subprocess.run(
             [program, *words],
@@ -197,7 +197,7 @@ def ask_driver(program: str, *words: str) -> str:
     return text
 
 
-DRIVER_HINT = "nvidia-smi must work on the host before a container can have a card"
+DRIVER_HINT = "make nvidia-smi work on the host first: no container can use a GPU before that"
 _UNKNOWN_FIELD = re.compile(r'Field "(?P<field>[^"]+)" is not a valid field to query')
 
 
@@ -206,7 +206,7 @@ def query_cards(program: str) -> str:
     mig.mode.current: before 450) is an empty column: unknown."""
     fields = list(QUERY)
     while True:
-        text = ask_driver(program, "--query-gpu=" + ",".join(fields), "--format=csv,noheader,nounits")
+        text = run_nvidia_smi(program, "--query-gpu=" + ",".join(fields), "--format=csv,noheader,nounits")
         unknown = _UNKNOWN_FIELD.search(text)
         if unknown is None or unknown["field"] not in fields:
             break
@@ -219,12 +219,12 @@ def query_cards(program: str) -> str:
 def _widen(row: Sequence[str], fields: Sequence[str]) -> str:
     if len(row) != len(fields):
         return ", ".join(row) + "\n"
-    told = dict(zip(fields, row))
-    return ", ".join(told.get(field, "") for field in QUERY) + "\n"
+    cells = dict(zip(fields, row))
+    return ", ".join(cells.get(field, "") for field in QUERY) + "\n"
 
 
 def read_cards() -> Optional[List[Card]]:
-    """The cards of this host; ``None`` where there is no NVIDIA driver. A driver that fails is an AnvilError."""
+    """The cards of this host; ``None`` where there is no NVIDIA driver. Raises AnvilError if the driver fails."""
     program = find_driver()
     if program is None:
         return None
@@ -232,12 +232,12 @@ def read_cards() -> Optional[List[Card]]:
     cards = [] if "No devices were found" in text else parse_cards(text)
     if not any(card.mig for card in cards):
         return cards
-    devices, memory = parse_mig_devices(ask_driver(program, "-L")), parse_mig_memory(ask_driver(program, "-q", "-x"))
+    devices, memory = parse_mig_devices(run_nvidia_smi(program, "-L")), parse_mig_memory(run_nvidia_smi(program, "-q", "-x"))
     return [replace(card, mig_devices=_with_memory(devices.get(card.uuid, ()), memory.get(card.uuid, []))) for card in cards]
 
 
 def _with_memory(devices: Tuple[MigDevice, ...], memory: Sequence[Tuple[Optional[int], Optional[int]]]) -> Tuple[MigDevice, ...]:
-    """The devices with what the other listing says of them; nothing where the two do not list the same number."""
+    """The devices with the memory from the other listing; without it where the two list a different number of devices."""
     if len(devices) != len(memory):
         return devices
     return tuple(replace(one, vram_total_mib=total, vram_used_mib=used) for one, (total, used) in zip(devices, memory))

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ports of this host that are taken although no container publishes them, and the process that holds each."""
+"""Ports of this host that a process outside Docker holds, and which process that is."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Dict, Mapping, Optional, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
 
 LISTENING = "0A"
-# What the engine runs for each published port. One without a container is left over from an engine that was killed while it
-# started one: it took the port up again when it came back, and lets go of it when it is restarted.
-ENGINE_PROXY = "docker-proxy"
+# The Docker Engine runs this program for each published port. One without a container is left over from an engine that was
+# killed while it started the container: the engine takes the port again at its next start, and frees it at the one after that.
+DOCKER_PROXY = "docker-proxy"
 
 
-def busy_ports(services: Sequence[Service], listed: Sequence[Mapping[str, object]]) -> Dict[Tuple[str, int], str]:
-    """Address -> who holds it, for what these services publish and no container of the engine's list does."""
+def find_busy_ports(services: Sequence[Service], listed: Sequence[Mapping[str, object]]) -> Dict[Tuple[str, int], str]:
+    """Address -> its holder, for the ports that these services publish and no listed container holds."""
     held = {port.get("PublicPort") for entry in listed for port in _ports(entry)}
     busy = {}
     for service in services:
@@ -42,20 +42,20 @@ def _ports(entry: Mapping[str, object]) -> Sequence[Mapping[str, object]]:
 
 
 def describe_holder(found: Optional[Tuple[str, int]], otherwise: str) -> str:
-    """found: name and pid of a process. otherwise: what is known where nobody can be named."""
+    """found: name and pid of a process. otherwise: what is known where the process is unknown."""
     if found is None:
         return "a process outside Docker ({0})".format(otherwise)
     name, pid = found
-    if name == ENGINE_PROXY:
+    if name == DOCKER_PROXY:
         return (
-            "the engine itself, for no container there is ({0}, pid {1}): it was killed while it started one, "
-            "and lets go of the port when it is restarted".format(name, pid)
+            "the Docker Engine itself, for a container that does not exist ({0}, pid {1}): it was killed while it started "
+            "the container; restart it to free the port (systemctl restart docker)".format(name, pid)
         )
     return "a process outside Docker ({0}, pid {1})".format(name, pid)
 
 
 def find_listener(port: int, proc: str = "/proc") -> Optional[Tuple[str, int]]:
-    """Name and pid of the process that listens at a TCP port; None where that cannot be seen (another user's process)."""
+    """Name and pid of the process that listens on a TCP port; None where it cannot be read (another user's process)."""
     sockets = {"socket:[{0}]".format(inode) for family in ("tcp", "tcp6") for inode in _inodes(proc, family, port)}
     for path in glob.iglob(os.path.join(proc, "[0-9]*", "fd", "*")) if sockets else ():
         try:
@@ -63,7 +63,7 @@ def find_listener(port: int, proc: str = "/proc") -> Optional[Tuple[str, int]]:
                 pid = path[len(proc) :].split("/")[1]
                 with open(os.path.join(proc, pid, "comm"), encoding="utf-8") as handle:
                     return handle.read().strip(), int(pid)
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended meanwhile
             continue
     return None
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The NVIDIA stack of this host: driver, the CUDA it can run, cards, container toolkit and CDI.
 
-NVML is asked where nvidia-ml-py can be imported (its answers do not change from driver to driver), else ``nvidia-smi``.
+NVML is used where nvidia-ml-py can be imported (its answers are the same for every driver version), else ``nvidia-smi``.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import (
     DRIVER_HINT,
     Card,
     MigDevice,
-    ask_driver,
     find_driver,
     read_cards,
+    run_nvidia_smi,
 )
 
 MIB = 1024 * 1024
@@ -42,9 +42,9 @@ class Driver:
 
 @dataclass(frozen=True)
 class Toolkit:
-    """What lets a container have a card. hook, runtime: paths; cdi_specs: files that describe the host's cards.
+    """What gives containers access to GPUs. hook, runtime: paths; cdi_specs: files that describe the GPUs of the host.
 
-    cdi_enabled: whether the engine reads such files; None: it does not tell.
+    cdi_enabled: whether the Docker Engine reads such files; None: it does not report that.
     """
 
     hook: Optional[str]
@@ -55,12 +55,12 @@ class Toolkit:
 
     @property
     def present(self) -> bool:
-        """One of both ways is open: the engine finds the hook, or has CDI on and a description of the cards."""
+        """Containers can use GPUs: the Docker Engine finds the hook, or CDI is on and describes the GPUs."""
         return self.hook is not None or bool(self.cdi_specs and self.cdi_enabled)
 
 
 def parse_cuda_version(text: str) -> Optional[str]:
-    """The newest CUDA the driver can run, out of ``nvidia-smi -q``; drivers from 595 on call it "CUDA UMD Version"."""
+    """The newest CUDA the driver can run, from ``nvidia-smi -q``; drivers from 595 on call it "CUDA UMD Version"."""
     found = re.search(r"CUDA (?:UMD )?Version\s*:\s*(\d+\.\d+)", text)
     return found[1] if found else None
 
@@ -72,10 +72,10 @@ def _plain(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _told(nvml: Any, ask: Callable[..., Any], *words: Any) -> Any:
-    """The answer, or None where the card does not have it. A lost card is no answer but an error."""
+def _read_optional(nvml: Any, read: Callable[..., Any], *arguments: Any) -> Any:
+    """The answer, or None where the card does not support the question. A lost card raises the error."""
     try:
-        return ask(*words)
+        return read(*arguments)
     except nvml.NVMLError as exc:
         if exc.value in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_NO_PERMISSION, nvml.NVML_ERROR_NOT_FOUND):
             return None
@@ -83,15 +83,15 @@ def _told(nvml: Any, ask: Callable[..., Any], *words: Any) -> Any:
 
 
 def _nvml_mig(nvml: Any, handle: Any) -> Tuple[Optional[bool], Tuple[MigDevice, ...]]:
-    mode = _told(nvml, nvml.nvmlDeviceGetMigMode, handle)
+    mode = _read_optional(nvml, nvml.nvmlDeviceGetMigMode, handle)
     if mode is None or not mode[0]:
         return (None if mode is None else False), ()
     found = []
     for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
-        device = _told(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
+        device = _read_optional(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
         if device is not None:
             name = _plain(nvml.nvmlDeviceGetName(device))
-            memory = _told(nvml, nvml.nvmlDeviceGetMemoryInfo, device)
+            memory = _read_optional(nvml, nvml.nvmlDeviceGetMemoryInfo, device)
             total, used = (None, None) if memory is None else (memory.total // MIB, memory.used // MIB)
             found.append(MigDevice(_plain(nvml.nvmlDeviceGetUUID(device)), name.rpartition("MIG ")[2], total, used))
     return True, tuple(found)
@@ -99,11 +99,11 @@ def _nvml_mig(nvml: Any, handle: Any) -> Tuple[Optional[bool], Tuple[MigDevice, 
 
 def _nvml_card(nvml: Any, index: int, driver: str) -> Card:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    capability = _told(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
-    memory = _told(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
+    capability = _read_optional(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
+    memory = _read_optional(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
     mig, devices = _nvml_mig(nvml, handle)
-    name = _told(nvml, nvml.nvmlDeviceGetName, handle)
-    pci = _told(nvml, nvml.nvmlDeviceGetPciInfo, handle)
+    name = _read_optional(nvml, nvml.nvmlDeviceGetName, handle)
+    pci = _read_optional(nvml, nvml.nvmlDeviceGetPciInfo, handle)
     return Card(
         index=index,
         uuid=_plain(nvml.nvmlDeviceGetUUID(handle)),
@@ -119,7 +119,8 @@ def _nvml_card(nvml: Any, index: int, driver: str) -> Card:
 
 
 def read_nvml() -> Optional[Driver]:
-    """What NVML tells; ``None`` where nvidia-ml-py or the driver's library is not there. A driver that fails: AnvilError."""
+    """The driver and its cards from NVML; ``None`` where nvidia-ml-py or the driver's library is missing. Raises AnvilError if
+    the driver fails."""
     try:
         import pynvml as nvml
     except ImportError:
@@ -136,21 +137,21 @@ def read_nvml() -> Optional[Driver]:
         cards = tuple(_nvml_card(nvml, index, version) for index in range(nvml.nvmlDeviceGetCount()))
         return Driver("nvml", version, "{0}.{1}".format(cuda // 1000, cuda % 1000 // 10), cards)
     except nvml.NVMLError as exc:
-        raise fail("the NVIDIA driver does not answer for every card", where="NVML", why=str(exc), hint=DRIVER_HINT) from exc
+        raise fail("the NVIDIA driver does not report every card", where="NVML", why=str(exc), hint=DRIVER_HINT) from exc
     finally:
         nvml.nvmlShutdown()
 
 
 def read_driver() -> Optional[Driver]:
-    """The driver and its cards; ``None`` where there is none. A driver that fails is an AnvilError with its text."""
-    told = read_nvml()
-    if told is not None:
-        return told
+    """The driver and its cards; ``None`` where there is none. Raises AnvilError with the driver's text if it fails."""
+    driver = read_nvml()
+    if driver is not None:
+        return driver
     cards, program = read_cards(), find_driver()
     if cards is None or program is None:
         return None
-    # COMPUTE is the shortest section; what is wanted stands above all sections.
-    text = ask_driver(program, "-q", "-d", "COMPUTE")
+    # COMPUTE is the shortest section; the CUDA version stands above all sections.
+    text = run_nvidia_smi(program, "-q", "-d", "COMPUTE")
     return Driver("nvidia-smi", cards[0].driver if cards else None, parse_cuda_version(text), tuple(cards))
 
 
@@ -171,13 +172,13 @@ def _cdi_specs(folders: Sequence[str]) -> List[str]:
 
 
 def parse_toolkit_version(text: str) -> Optional[str]:
-    """``1.17.8`` out of what ``nvidia-ctk --version`` prints."""
+    """``1.17.8`` from the output of ``nvidia-ctk --version``."""
     found = re.search(r"version (\d+\.\d+\.\d+)", text)
     return found[1] if found else None
 
 
 def read_toolkit(engine_info: Mapping[str, Any]) -> Toolkit:
-    """The container toolkit as this host has it; engine_info: what the engine says of itself (may be empty)."""
+    """The container toolkit of this host. engine_info: the Docker Engine's info (may be empty)."""
     program = shutil.which("nvidia-ctk")
     text = ""
     if program:
@@ -196,6 +197,6 @@ def read_toolkit(engine_info: Mapping[str, Any]) -> Toolkit:
         runtime=shutil.which("nvidia-container-runtime"),
         version=parse_toolkit_version(text),
         cdi_specs=tuple(_cdi_specs(folders or CDI_FOLDERS)),
-        # Engines from 25 on name their folders, and name none while the feature is off.
+        # Docker Engine 25 and later reports its CDI folders, and reports none while CDI is off.
         cdi_enabled=None if folders is None and "CDISpecDirs" not in engine_info else bool(folders),
     )

@@ -24,7 +24,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.container_ins
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import block_promotions
 from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
-from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Observed, observe
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer, observe_container
 
 # Where the edge's process listens for the runtime API; templates/edge/haproxy.cfg.j2 says the same.
 SOCKET = "/tmp/haproxy.sock"
@@ -447,13 +447,13 @@ def _restart_alone(engine: DockerEngine, replica: str, restart: Restart) -> None
     if not bound:
         return
     address = published_address(str(bound[0]["HostIp"]), int(bound[0]["HostPort"]))
-    subject = readiness.Subject(replica, replica, "health", address, "", restart.start_timeout)
+    probe = readiness.ReadinessProbe(replica, replica, "health", address, "", restart.start_timeout)
 
-    def inspect(name: str) -> Optional[Observed]:
+    def inspect(name: str) -> Optional[ObservedContainer]:
         found = engine.inspect_container(name)
-        return None if found is None else observe(found)
+        return None if found is None else observe_container(found)
 
-    verdict, _seconds = readiness.wait_ready([subject], inspect, time.monotonic, time.sleep)[replica]
+    verdict, _seconds = readiness.wait_ready([probe], inspect, time.monotonic, time.sleep)[replica]
     if verdict.outcome != readiness.READY:
         log = engine.read_log(replica, 15)
         raise fail("the router did not come up: " + verdict.state, where="container " + replica, why=verdict.why, log=log)

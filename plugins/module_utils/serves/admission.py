@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""May these serves start on this host? Every reason why not, before a container is touched. Pure."""
+"""Whether serves may start on this host: free names and ports, existing GPUs. Every reason against it is reported. Pure."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """A container that is none of the services being converged. ports: ``(host address, port)`` it holds right now."""
+class OtherContainer:
+    """A container that does not belong to the services being converged. ports: ``(host address, port)`` it holds now."""
 
     name: str
     project: str
@@ -30,31 +30,32 @@ class Neighbour:
 
 
 def addresses_overlap(one: str, other: str) -> bool:
-    """Whether two bind addresses cannot hold the same port; a wildcard overlaps with everything of its family."""
+    """Whether two bind addresses conflict on the same port; a wildcard conflicts with every address."""
     wildcards = ("0.0.0.0", "::", "")
     return one == other or one in wildcards or other in wildcards
 
 
-def _name_problems(service: Service, neighbours: Sequence[Neighbour]) -> List[Problem]:
+def _name_problems(service: Service, others: Sequence[OtherContainer]) -> List[Problem]:
     return [
         Problem(
             what="the container name {0} is taken".format(service.container),
             where="serve " + service.name,
-            why="by " + neighbour.describe(),
-            hint="retire that container, adopt it into this project, or give the serve another container name",
+            why="by " + other.describe(),
+            hint="remove it (playbooks/retire.yml -e containers={0} -e confirm=true), adopt it (playbooks/adopt.yml "
+            "-e serves={1}), or give the serve another container name".format(service.container, service.name),
         )
-        for neighbour in neighbours
-        if neighbour.name == service.container
+        for other in others
+        if other.name == service.container
     ]
 
 
-def _port_problems(service: Service, neighbours: Sequence[Neighbour], busy: Mapping[Tuple[str, int], str]) -> List[Problem]:
+def _port_problems(service: Service, others: Sequence[OtherContainer], busy: Mapping[Tuple[str, int], str]) -> List[Problem]:
     found = []
     for bind, port, _target in service.ports:
         holders = [
-            neighbour.describe()
-            for neighbour in neighbours
-            for held_bind, held_port in neighbour.ports
+            other.describe()
+            for other in others
+            for held_bind, held_port in other.ports
             if held_port == port and addresses_overlap(held_bind, bind)
         ]
         if not holders and (bind, port) in busy:
@@ -65,7 +66,7 @@ def _port_problems(service: Service, neighbours: Sequence[Neighbour], busy: Mapp
                     what="port {0}:{1} is taken".format(bind, port),
                     where="serve " + service.name,
                     why="by " + ", ".join(holders),
-                    hint="free the port, or give the serve another one",
+                    hint="stop the container or process that holds the port, or give the serve another port",
                 )
             )
     return found
@@ -77,7 +78,7 @@ def _gpu_problems(service: Service, cards: Optional[Sequence[Card]]) -> List[Pro
     if cards is None:
         return [
             Problem(
-                what="the host has no NVIDIA driver, and the serve is pinned to a GPU",
+                what="the serve is pinned to a GPU, but the host has no NVIDIA driver",
                 where="serve " + service.name,
                 why="nvidia-smi is not on PATH",
                 hint="install the driver and the container toolkit, or remove gpus from the serve",
@@ -87,10 +88,12 @@ def _gpu_problems(service: Service, cards: Optional[Sequence[Card]]) -> List[Pro
     present = ", ".join("{0} ({1})".format(card.uuid, card.name) for card in cards) or "none"
     return [
         Problem(
-            what="GPU {0} is in MIG mode, and the serve is pinned to the whole card".format(card.uuid),
+            what="the serve is pinned to the whole GPU {0}, which is in MIG mode".format(card.uuid),
             where="serve " + service.name,
             why="its MIG devices: " + (", ".join(device.uuid for device in card.mig_devices) or "none has been created"),
-            hint="pin the serve to one of them (uuid in anvil_gpus), or turn MIG off on card {0}".format(card.index),
+            hint="pin the serve to one of them (uuid in anvil_gpus), or turn MIG off (nvidia-smi -i {0} -mig 0)".format(
+                card.index
+            ),
         )
         for card in cards
         if card.mig and card.uuid in service.gpu_uuids
@@ -98,8 +101,8 @@ def _gpu_problems(service: Service, cards: Optional[Sequence[Card]]) -> List[Pro
         Problem(
             what="GPU {0} is not on this host".format(uuid),
             where="serve " + service.name,
-            why="the driver knows: " + present,
-            hint="correct the uuid in anvil_gpus, or see why the driver lost the card (nvidia-smi -L)",
+            why="the driver lists: " + present,
+            hint="correct the uuid in anvil_gpus, or find out why the driver lost the GPU (nvidia-smi -L)",
         )
         for uuid in service.gpu_uuids
         if uuid not in here
@@ -108,18 +111,18 @@ def _gpu_problems(service: Service, cards: Optional[Sequence[Card]]) -> List[Pro
 
 def admit(
     services: Sequence[Service],
-    neighbours: Sequence[Neighbour],
+    others: Sequence[OtherContainer],
     cards: Optional[Sequence[Card]],
     busy: Mapping[Tuple[str, int], str],
 ) -> Dict[str, List[Problem]]:
     """Every reason why a service may not start, by its name; empty: all are admitted.
 
-    services: those that are about to be created, replaced or started. neighbours: every other container of the host.
-    busy: ports that a process outside Docker holds, with what is known of the holder.
+    services: those that are about to be created, replaced or started. others: every other container of the host.
+    busy: ports that a process outside Docker holds, with a description of the process.
     """
     verdicts = {}
     for service in services:
-        problems = _name_problems(service, neighbours) + _port_problems(service, neighbours, busy) + _gpu_problems(service, cards)
+        problems = _name_problems(service, others) + _port_problems(service, others, busy) + _gpu_problems(service, cards)
         if problems:
             verdicts[service.name] = problems
     return verdicts

@@ -1,11 +1,11 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Does a server still answer somebody? What each engine tells of its requests in flight, and the wait until there are none.
+"""Requests in flight: how each engine counts them, and the wait until a serve has none.
 
-llama.cpp tells of each of its slots whether it is busy (``/slots``, unless started with ``--no-slots``), or counts them
-(``/metrics`` of a server started with ``--metrics``); vLLM counts them always, SGLang with ``--enable-metrics``. An engine
-that does not tell is unknown, and unknown stays unknown. Clock, sleep and request are passed in.
+llama.cpp reports for each slot whether it is busy (``/slots``, unless started with ``--no-slots``), or counts requests
+(``/metrics`` of a server started with ``--metrics``); vLLM always counts them, SGLang with ``--enable-metrics``. Without such
+a report the count is unknown. Clock, sleep and request are passed in.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Callable, Dict, List, Mapping, Optional, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
 
-# A slot is free for a moment between two requests that queue for it: only a second look that finds nothing counts.
-LOOKS = 2
-LOOK_SECONDS = 0.25
-# Too busy to answer in time: it will be asked again, which one that does not tell will not.
+# A slot is free for a moment between two queued requests: a serve is idle only after two counts of 0.
+IDLE_COUNTS = 2
+COUNT_SECONDS = 0.25
+# The serve did not answer in time, and is asked again. (A serve that cannot report its count is not.)
 NO_ANSWER = -1
 
-Question = Callable[[], Optional[int]]
+RequestCounter = Callable[[], Optional[int]]
 
 
 def count_slots(text: str) -> Optional[int]:
-    """The busy ones among llama.cpp's slots; None where this is no list of slots."""
+    """Count the busy slots in an answer of llama.cpp's ``/slots``; None where it is not a list of slots."""
     try:
         return sum(bool(slot["is_processing"]) for slot in json.loads(text))
     except (ValueError, KeyError, TypeError):
@@ -36,7 +36,7 @@ def count_slots(text: str) -> Optional[int]:
 
 
 def sum_metrics(text: str, names: Tuple[str, ...]) -> Optional[int]:
-    """The sum of all samples of these metrics (Prometheus text format); None where there is none of the first."""
+    """The sum of all samples of these metrics (Prometheus text format); None where the first metric has no sample."""
     sample = re.compile(r"^({0})(?:\{{[^}}]*\}})?\s+([0-9.eE+]+)".format("|".join(map(re.escape, names))), re.MULTILINE)
     found = sample.findall(text)
     if not any(name == names[0] for name, _value in found):
@@ -48,8 +48,8 @@ def _metrics(*names: str) -> Callable[[str], Optional[int]]:
     return lambda text: sum_metrics(text, names)
 
 
-# engine -> where to ask, and how to read the answer; the first that answers counts.
-TELLS: Mapping[str, Tuple[Tuple[str, Callable[[str], Optional[int]]], ...]] = {
+# engine -> the paths that report requests in flight, and how to read each; the first that answers counts.
+SOURCES: Mapping[str, Tuple[Tuple[str, Callable[[str], Optional[int]]], ...]] = {
     "llama_cpp": (
         ("/metrics", _metrics("llamacpp:requests_processing", "llamacpp:requests_deferred")),
         ("/slots", count_slots),
@@ -59,21 +59,21 @@ TELLS: Mapping[str, Tuple[Tuple[str, Callable[[str], Optional[int]]], ...]] = {
 }
 
 
-def question_for(
+def build_counter(
     service: Service,
-    subject: Optional[readiness.Subject],
-    fetch: Callable[[readiness.Subject, str], readiness.Answer] = readiness.fetch,
-) -> Question:
-    """How many requests a serve has in flight, as a question that can be asked again.
+    probe: Optional[readiness.ReadinessProbe],
+    fetch: Callable[[readiness.ReadinessProbe, str], readiness.Answer] = readiness.request_path,
+) -> RequestCounter:
+    """A function that counts the requests a serve has in flight.
 
-    The answer None is that it does not tell, ``NO_ANSWER`` that it took too long to.
+    It returns None where the serve does not report them, and ``NO_ANSWER`` where the serve did not answer in time.
     """
 
-    def ask() -> Optional[int]:
-        if subject is None:
+    def count_requests() -> Optional[int]:
+        if probe is None:
             return None
-        for path, read in TELLS.get(str(service.anvil.get("engine")), ()):
-            answer = fetch(subject, path)
+        for path, read in SOURCES.get(str(service.anvil.get("engine")), ()):
+            answer = fetch(probe, path)
             if answer.status == 0 and "timed out" in answer.text:
                 return NO_ANSWER
             count = read(answer.text) if answer.status == 200 else None
@@ -81,49 +81,53 @@ def question_for(
                 return count
         return None
 
-    return ask
+    return count_requests
 
 
 @dataclass(frozen=True)
-class Left:
-    """What a serve still had in flight when the wait ended; None: it does not tell, NO_ANSWER: it did not answer."""
+class InFlight:
+    """The requests a serve had in flight when the wait ended; None: not reported, NO_ANSWER: no answer in time."""
 
     requests: Optional[int]
 
 
 def wait_idle(
-    asked: Mapping[str, Question], clock: Callable[[], float], sleep: Callable[[float], None], timeout: float
-) -> Dict[str, Left]:
-    """Ask each serve until it has nothing in flight, or does not tell, or ``timeout`` seconds have passed."""
+    counters: Mapping[str, RequestCounter], clock: Callable[[], float], sleep: Callable[[float], None], timeout: float
+) -> Dict[str, InFlight]:
+    """Count the requests of each serve until it has none, or does not report them, or ``timeout`` seconds have passed."""
     deadline = clock() + timeout
-    left: Dict[str, Left] = {}
-    quiet = dict.fromkeys(asked, 0)
+    left: Dict[str, InFlight] = {}
+    idle = dict.fromkeys(counters, 0)
     while True:
         last = clock() >= deadline
-        for name, ask in asked.items():
+        for name, count_requests in counters.items():
             if name in left:
                 continue
-            count = ask()
-            quiet[name] = quiet[name] + 1 if count == 0 else 0
-            if count is None or quiet[name] >= LOOKS or last:
-                left[name] = Left(count)
-        if len(left) == len(asked):
+            count = count_requests()
+            idle[name] = idle[name] + 1 if count == 0 else 0
+            if count is None or idle[name] >= IDLE_COUNTS or last:
+                left[name] = InFlight(count)
+        if len(left) == len(counters):
             return left
-        sleep(LOOK_SECONDS)
+        sleep(COUNT_SECONDS)
 
 
-def tell(drained: Mapping[str, Left], timeout: float) -> List[str]:
-    """What an operator should know of serves that were stopped before their last request was seen to end."""
+def describe_undrained(left: Mapping[str, InFlight], timeout: float) -> List[str]:
+    """A note for each serve that was stopped before its last request was seen to end."""
     notes = []
-    for name, left in drained.items():
-        if left.requests is None:
-            notes.append("serve {0} was evicted without knowing what it had in flight: its engine does not tell".format(name))
-        elif left.requests == NO_ANSWER:
-            notes.append("serve {0} was evicted without an answer of it within {1:g} s (drain_timeout)".format(name, timeout))
-        elif left.requests:
+    for name, in_flight in left.items():
+        if in_flight.requests is None:
+            notes.append("serve {0} was evicted, perhaps with requests in flight: its engine does not report them".format(name))
+        elif in_flight.requests == NO_ANSWER:
+            notes.append(
+                "serve {0} was evicted, perhaps with requests in flight: it did not answer within {1:g} s (drain_timeout)".format(
+                    name, timeout
+                )
+            )
+        elif in_flight.requests:
             notes.append(
                 "serve {0} was evicted with {1} requests in flight: they did not end within {2:g} s (drain_timeout)".format(
-                    name, left.requests, timeout
+                    name, in_flight.requests, timeout
                 )
             )
     return notes

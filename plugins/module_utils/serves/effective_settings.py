@@ -1,9 +1,9 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Does a server that is ready run with the settings it was asked for? Pure; unknown stays unknown.
+"""Whether a ready server runs with the settings of its command line. Pure; unknown stays unknown.
 
-Sources: vLLM's ``/v1/models`` tells ``max_model_len`` of each model; llama.cpp's ``/props`` tells the context of one slot
+Sources: vLLM's ``/v1/models`` reports ``max_model_len`` of each model; llama.cpp's ``/props`` reports the context of one slot
 (``default_generation_settings.n_ctx``) and ``total_slots``. llama-server b6000 and later cap a context silently at what the
 model was trained with, and pad each slot's share to a multiple of 256.
 """
@@ -21,14 +21,14 @@ PADDING = 256
 
 @dataclass(frozen=True)
 class Difference:
-    """A flag, what it asked for, and what the server says it does."""
+    """A flag, the value asked for, and the value that the server reports."""
 
     flag: str
     asked: int
     effective: int
 
     def as_text(self) -> str:
-        return "{0} asked for {1}, and the server runs with {2}".format(self.flag, self.asked, self.effective)
+        return "{0} asks for {1}, but the server runs with {2}".format(self.flag, self.asked, self.effective)
 
 
 def _document(text: str) -> Mapping[str, Any]:
@@ -44,14 +44,14 @@ def compare_vllm(command: Sequence[str], served_name: str, models: str) -> List[
     asked = read_token_flag(command, "--max-model-len")
     listed = _document(models).get("data")
     rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
-    told = [row.get("max_model_len") for row in rows if row.get("id") == served_name]
-    if not asked or not told or not isinstance(told[0], int):
+    reported = [row.get("max_model_len") for row in rows if row.get("id") == served_name]
+    if not asked or not reported or not isinstance(reported[0], int):
         return []
-    return [Difference("--max-model-len", asked, told[0])] if told[0] != asked else []
+    return [Difference("--max-model-len", asked, reported[0])] if reported[0] != asked else []
 
 
 def compare_llama(command: Sequence[str], props: str) -> List[Difference]:
-    """``props``: the text of ``/props``. A context that is only padded upwards is what was asked for."""
+    """``props``: the text of ``/props``. A context that is only padded upwards counts as equal."""
     document = _document(props)
     slots, settings = document.get("total_slots"), document.get("default_generation_settings")
     context = settings.get("n_ctx") if isinstance(settings, dict) else None
@@ -61,7 +61,7 @@ def compare_llama(command: Sequence[str], props: str) -> List[Difference]:
     if wanted_slots and isinstance(slots, int) and slots != wanted_slots:
         found.append(Difference("-np", wanted_slots, slots))
     if wanted and isinstance(context, int):
-        # Slots either share the context (--kv-unified) or each have their part of it; which, depends on version and flags.
+        # The slots share the context (--kv-unified) or have a part of it each, depending on version and flags.
         shares = {wanted, wanted // (slots if isinstance(slots, int) and slots > 0 else 1)}
         if not any(share <= context < share + PADDING for share in shares):
             found.append(Difference("-c", wanted, context))

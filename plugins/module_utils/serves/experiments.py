@@ -1,10 +1,10 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Experiments on a host: which are there, when each expires, and how one is retired with all that it left behind.
+"""Experiments on a host: find them, with the time each expires, and retire them with their files and network.
 
-An experiment is a compose project of its own whose containers carry its name and its time to live as labels. The time
-counts from the creation of the container: so the same command typed twice changes nothing.
+An experiment is a compose project of its own whose containers have its name and its time to live as labels. The time to live
+counts from the creation of the container, so that the same command run twice changes nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment as the engine shows it. created, expires: seconds since 1970; expires None: it stays until told."""
+    """An experiment. created, expires: seconds since 1970; expires None: it stays until it is retired by name."""
 
     name: str
     containers: Tuple[str, ...]
@@ -42,7 +42,7 @@ class Experiment:
     expires: Optional[int]
     ids: Tuple[str, ...] = ()
 
-    def is_over(self, now: float) -> bool:
+    def is_expired(self, now: float) -> bool:
         return self.expires is not None and now >= self.expires
 
     def as_dict(self) -> Dict[str, Any]:
@@ -52,10 +52,10 @@ class Experiment:
 
 
 def group_experiments(listed: Sequence[Mapping[str, Any]]) -> List[Experiment]:
-    """The experiments among the containers of the engine's list call, by name. Pure.
+    """The experiments among the listed containers, by name. Pure.
 
-    Only what is labelled by us *and* lies in a project of our naming counts: a container that merely copied the label
-    (``docker commit``, a compose file pasted elsewhere) is not ours to remove.
+    A container counts only if it has our label *and* its project has our name: one that copied the label (``docker commit``,
+    a pasted compose file) is not ours to remove.
     """
     members: Dict[str, List[Mapping[str, Any]]] = {}
     for entry in listed:
@@ -81,15 +81,15 @@ def group_experiments(listed: Sequence[Mapping[str, Any]]) -> List[Experiment]:
     return found
 
 
-def find_experiments(engine: DockerEngine) -> List[Experiment]:
-    return group_experiments(engine.list_containers([LABEL_EXPERIMENT]))
+def find_experiments(docker: DockerEngine) -> List[Experiment]:
+    return group_experiments(docker.list_containers([LABEL_EXPERIMENT]))
 
 
 def _leftovers(directory: str) -> List[str]:
-    """The files an experiment has on its host: env files hold secrets, and must not outlive it."""
+    """The files of an experiment on its host. Env files hold secrets and must not outlive it."""
     own = [os.path.join(directory, name) for name in ("compose.yaml", RECORD, ".lock")]
-    told = [path for path in files.list_files(directory) if os.path.basename(path).startswith(".progress-")]
-    return [path for path in own if os.path.lexists(path)] + told + files.list_files(os.path.join(directory, "env"))
+    progress = [path for path in files.list_files(directory) if os.path.basename(path).startswith(".progress-")]
+    return [path for path in own if os.path.lexists(path)] + progress + files.list_files(os.path.join(directory, "env"))
 
 
 def _remove_files(directory: str) -> None:
@@ -98,44 +98,44 @@ def _remove_files(directory: str) -> None:
     for folder in (os.path.join(directory, "env"), directory):
         try:
             os.rmdir(folder)
-        except OSError:  # not there, or somebody keeps files of his own in it
+        except OSError:  # it does not exist, or it contains files of someone else
             continue
 
 
-def _is_unused_network(engine: DockerEngine, leaving: Sequence[Experiment]) -> bool:
-    """Whether the network of the experiments is there, was made by us, and has no container besides those that leave."""
-    found = engine.inspect_network(EXPERIMENT_NETWORK)
+def _is_unused_network(docker: DockerEngine, leaving: Sequence[Experiment]) -> bool:
+    """Whether the network of the experiments exists, is ours, and has no containers but those of the leaving experiments."""
+    found = docker.inspect_network(EXPERIMENT_NETWORK)
     if found is None or LABEL_PREFIX + "managed" not in (found.get("Labels") or {}):
         return False
     ids = {container for one in leaving for container in one.ids}
-    attached = [entry for entry in engine.list_containers() if EXPERIMENT_NETWORK in entry["NetworkSettings"]["Networks"]]
+    attached = [entry for entry in docker.list_containers() if EXPERIMENT_NETWORK in entry["NetworkSettings"]["Networks"]]
     return all(entry["Id"] in ids for entry in attached)
 
 
-def retire_experiments(engine: DockerEngine, root: str, name: str, now: float, check: bool) -> Dict[str, Any]:
-    """Remove one experiment by name, or, with an empty name, every one whose time is over. Volumes stay.
+def retire_experiments(docker: DockerEngine, root: str, name: str, now: float, check: bool) -> Dict[str, Any]:
+    """Remove one experiment by name, or, with an empty name, every expired one. Volumes stay.
 
-    Returns what ``anvil_experiment`` returns. Raises AnvilError where the engine refuses.
+    Returns what ``anvil_experiment`` returns. Raises AnvilError where the Docker Engine refuses.
     """
     if name and not NAME.fullmatch(name):
-        raise fail("{0!r} is no name of an experiment".format(name), hint="use 1 to 63 of a-z, 0-9, _ and -")
-    there = find_experiments(engine)
-    gone = [one for one in there if (one.name == name if name else one.is_over(now))]
+        raise fail("{0!r} is not a name of an experiment".format(name), hint="use 1 to 63 of a-z, 0-9, _ and -")
+    there = find_experiments(docker)
+    gone = [one for one in there if (one.name == name if name else one.is_expired(now))]
     names = [one.name for one in gone] or ([name] if name else [])
     folders = {one: os.path.join(root, EXPERIMENT_PROJECT + one) for one in names}
     changed = bool(gone) or any(_leftovers(folder) for folder in folders.values())
-    unused = len(gone) == len(there) and _is_unused_network(engine, gone)
+    unused = len(gone) == len(there) and _is_unused_network(docker, gone)
     if not check and (changed or unused):
-        # Held as by a converge: an experiment that is about to start needs the network that is about to go.
-        with engine.lock_host():
+        # The lock is that of a converge: an experiment that is about to start needs the network that is removed here.
+        with docker.lock_host():
             for one in gone:
                 for container in one.ids:
-                    engine.stop_container(container)
-                    engine.remove_container(container)
+                    docker.stop_container(container)
+                    docker.remove_container(container)
             for folder in folders.values():
                 _remove_files(folder)
-            if unused and _is_unused_network(engine, ()):
-                engine.remove_network(EXPERIMENT_NETWORK)
+            if unused and _is_unused_network(docker, ()):
+                docker.remove_network(EXPERIMENT_NETWORK)
     return {
         "changed": changed or unused,
         "retired": [one.as_dict() for one in gone],

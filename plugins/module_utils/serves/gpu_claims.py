@@ -1,23 +1,23 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who holds the cards of this host: every container with a GPU, ours or not, and what it says it needs."""
+"""Which containers hold the GPUs of this host, ours or not, and how much memory each claims."""
 
 from __future__ import annotations
 
-from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import COMPOSE_PROJECT, LABEL_VRAM
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
-from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import HOLDING
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import HOLDING
 from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import Claim
 
 
 def cards_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> Tuple[str, ...]:
-    """The UUIDs of the cards a container was given, however it asked: by UUID, by index, by count, or by runtime.
+    """The UUIDs of the GPUs of a container, whether it asked by UUID, by index, by count or by runtime.
 
-    A MIG device is a card here: it has its own UUID, its index is ``card:device``.
+    A MIG device counts as a GPU: it has its own UUID, and its index is ``card:device``.
     """
     host, config = raw["HostConfig"], raw["Config"]
     asked: List[str] = []
@@ -39,7 +39,7 @@ def cards_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> Tuple[str, ...]:
 
 
 def _usable(card: Card) -> Tuple[str, ...]:
-    """What of a card a container can hold: in MIG mode its devices, else the card."""
+    """The devices of a card that a container can hold: in MIG mode its MIG devices, else the card itself."""
     return tuple(device.uuid for device in card.mig_devices) if card.mig else (card.uuid,)
 
 
@@ -49,7 +49,7 @@ def _label_mib(labels: Mapping[str, str]) -> Optional[int]:
 
 
 def claim_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> Optional[Claim]:
-    """What a container holds, from the engine's description of it; None if it has no card."""
+    """The claim of a container, from the Docker Engine's description of it; None if it has no GPU."""
     uuids = cards_of(raw, cards)
     if not uuids:
         return None
@@ -61,15 +61,13 @@ def claim_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> Optional[Claim]:
     return Claim(holder, uuids, _label_mib(labels))
 
 
-def read_claims(
-    engine: DockerEngine, listed: Sequence[Mapping[str, Any]], cards: Sequence[Card], but: Collection[str]
-) -> Dict[str, Claim]:
-    """Container id -> what it holds, for all that hold a card now. but: ids of containers that do not count."""
+def read_claims(docker: DockerEngine, listed: Sequence[Mapping[str, Any]], cards: Sequence[Card]) -> Dict[str, Claim]:
+    """Container id -> its claim, for all containers that hold a GPU now."""
     found = {}
     for entry in listed:
-        if entry["State"] not in HOLDING or entry["Id"] in but:
+        if entry["State"] not in HOLDING:
             continue
-        raw = engine.inspect_container(str(entry["Id"]))
+        raw = docker.inspect_container(str(entry["Id"]))
         claim = None if raw is None else claim_of(raw, cards)
         if claim is not None:
             found[str(entry["Id"])] = claim

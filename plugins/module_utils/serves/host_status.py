@@ -1,20 +1,17 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an operator sees of a host at a glance: serves in numbers, cards and who holds them, experiments, servers of others.
+"""The status of a host for people: GPUs and their holders, details of each serve, experiments, and external servers.
 
-``describe`` of the room ``serves`` tells what differs; here is what only people look at, so a converge never pays for it.
+A converge needs none of it; what differs is found by ``verbs.describe_serves``.
 """
 
 from __future__ import annotations
 
-import re
-import struct
 import time
 from dataclasses import asdict
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
@@ -26,15 +23,13 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.service impor
     LABEL_VRAM,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, read_cards
-from ansible_collections.anvil.serving.plugins.module_utils.serves import drift, readiness
-from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import find_experiments, group_experiments
-
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-RUNS = ("running", "paused", "restarting")
+from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
+from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import group_experiments
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import HOLDING, observe_container
 
 
 def devices_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> List[str]:
-    """UUIDs of the cards a container holds, whatever way it asked: reservation, count, or the runtime's variable."""
+    """The UUIDs of the GPUs of a container, whether it asked by reservation, by count or by the runtime's variable."""
     found: List[str] = []
     every = [card.uuid for card in cards]
     by_index = {str(card.index): card.uuid for card in cards if card.index is not None}
@@ -55,8 +50,8 @@ def devices_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> List[str]:
     return list(dict.fromkeys(found))
 
 
-def holder_of(raw: Mapping[str, Any], project: str) -> Dict[str, Any]:
-    """Who a container is to us: a serve of the inventory, an experiment, or a stranger."""
+def describe_holder(raw: Mapping[str, Any], project: str) -> Dict[str, Any]:
+    """What a container is: a serve of the inventory, an experiment, or a squatter."""
     labels = (raw.get("Config") or {}).get("Labels") or {}
     name = str(raw.get("Name", "")).lstrip("/")
     experiment = str(labels.get(LABEL_EXPERIMENT, ""))
@@ -87,16 +82,16 @@ def _cards_with_holders(cards: Sequence[Card], held: Sequence[Tuple[Dict[str, An
     ]
 
 
-def overview(
-    engine: DockerEngine, project: str, serves: Mapping[str, Mapping[str, Any]], services: Mapping[str, Any]
+def read_overview(
+    docker: DockerEngine, project: str, serves: Mapping[str, Mapping[str, Any]], services: Mapping[str, Any]
 ) -> Dict[str, Any]:
-    """What ``anvil_serve_info`` adds with ``overview``.
+    """What ``anvil_serve_info`` returns besides with ``overview``.
 
-    serves, services: what ``serves.describe`` returned, and the rendered services. Cards are None where the host has no
+    serves, services: what ``describe_serves`` returned, and the rendered services. Cards are None where the host has no
     NVIDIA driver. Times are seconds since 1970, by the host's clock.
     """
     cards = read_cards()
-    listed = engine.list_containers()
+    listed = docker.list_containers()
     held = []
     experiments = {
         one.name: {**one.as_dict(), "ports": [], "gpu_uuids": [], "served_name": "", "health": ""}
@@ -104,21 +99,21 @@ def overview(
     }
     for entry in listed:
         labels = entry.get("Labels") or {}
-        raw = engine.inspect_container(entry["Id"])
+        raw = docker.inspect_container(entry["Id"])
         if raw is None:
             continue
         uuids = devices_of(raw, cards or [])
-        if uuids and entry["State"] in RUNS:
-            held.append((holder_of(raw, project), uuids))
+        if uuids and entry["State"] in HOLDING:
+            held.append((describe_holder(raw, project), uuids))
         one = experiments.get(str(labels.get(LABEL_EXPERIMENT, "")))
         if one is not None:
             one["gpu_uuids"] = sorted({*one["gpu_uuids"], *uuids})
             one["ports"] = sorted({*one["ports"], *_published(raw)})
             one["served_name"] = one["served_name"] or str(labels.get("anvil.serving.served_name", ""))
-            one["state"], one["ready"] = _probe(labels, raw, str(one["state"]))
+            one["state"], one["ready"] = _check_experiment(labels, raw, str(one["state"]))
             one["since"] = parse_timestamp(str((raw.get("State") or {}).get("StartedAt", "")))
             one["restarts"] = int(raw.get("RestartCount") or 0)
-    details = {name: _detail(engine, serve, services[name]) for name, serve in serves.items()}
+    details = {name: _detail(docker, serve, services[name]) for name, serve in serves.items()}
     return {
         "now": int(time.time()),
         "gpus": None if cards is None else _cards_with_holders(cards, held),
@@ -127,47 +122,47 @@ def overview(
     }
 
 
-def _probe(labels: Mapping[str, str], raw: Mapping[str, Any], state: str) -> Tuple[str, Optional[bool]]:
-    """An experiment's state as a serve's: does it answer with its model's name? Unknown (None) where we cannot ask."""
-    served, seen = str(labels.get("anvil.serving.served_name", "")), drift.observe(raw)
+def _check_experiment(labels: Mapping[str, str], raw: Mapping[str, Any], state: str) -> Tuple[str, Optional[bool]]:
+    """The state of an experiment and whether it is ready; None: unknown, because it names no model or publishes no port."""
+    served, seen = str(labels.get("anvil.serving.served_name", "")), observe_container(raw)
     if not served or not seen.ports:
         return state, None
     bind, port, _target = seen.ports[0]
-    subject = readiness.Subject(seen.name, seen.name, "models", published_address(bind, port), served, 0)
-    verdict = readiness.look(subject, seen)
+    probe = readiness.ReadinessProbe(seen.name, seen.name, "models", published_address(bind, port), served, 0)
+    verdict = readiness.check_readiness(probe, seen)
     return verdict.state, verdict.outcome == readiness.READY
 
 
-def _gateway(engine: DockerEngine) -> str:
-    """What ``host-gateway`` is in a container: the default bridge's address on this host."""
-    bridge = engine.inspect_network("bridge") or {}
+def _gateway(docker: DockerEngine) -> str:
+    """The address that ``host-gateway`` means in a container: that of the default bridge on this host."""
+    bridge = docker.inspect_network("bridge") or {}
     configs = (bridge.get("IPAM") or {}).get("Config") or []
     return next((str(config["Gateway"]) for config in configs if config.get("Gateway")), "127.0.0.1")
 
 
-def look_at_externals(
-    engine: DockerEngine, externals: Sequence[Mapping[str, Any]], secrets: Mapping[str, str]
+def check_externals(
+    docker: DockerEngine, externals: Sequence[Mapping[str, Any]], secrets: Mapping[str, str]
 ) -> Dict[str, Dict[str, Any]]:
-    """Do the servers answer that somebody else runs? One request to each, where the router's container would ask it.
+    """Check the external servers (not managed by us): one request to each, at the address that the router's container uses.
 
     externals: as the plan has them. state: ``answers``, ``silent``, ``loading``, ``refused``, ``wrong_model``, or ``unknown``
-    for one on a host whose engine is reached from afar.
+    for a server on a host whose Docker Engine is remote.
     """
     found: Dict[str, Dict[str, Any]] = {}
     for one in externals:
         name, host, port, served = str(one["name"]), str(one["container"]), int(one["port"]), str(one["served_name"])
-        told = {"endpoint": "http://{0}:{1}".format(host, port), "served_name": served, "port": port, "managed": False}
-        if host == HOST_GATEWAY and not is_local(engine.docker_host):
-            found[name] = {**told, "state": "unknown", "ready": None, "why": "only its own host can ask it"}
+        fixed = {"endpoint": "http://{0}:{1}".format(host, port), "served_name": served, "port": port, "managed": False}
+        if host == HOST_GATEWAY and not is_local(docker.docker_host):
+            found[name] = {**fixed, "state": "unknown", "ready": None, "why": "the server can be reached only from its own host"}
             continue
-        address = (_gateway(engine) if host == HOST_GATEWAY else host, port)
+        address = (_gateway(docker) if host == HOST_GATEWAY else host, port)
         key = str(secrets.get(str(one.get("api_key") or "")) or "")
-        subject = readiness.Subject(name, "", "models", address, served, 0, key)
-        answer = readiness.ask(subject)
-        verdict = readiness.judge_answer(subject, answer, "")
+        probe = readiness.ReadinessProbe(name, "", "models", address, served, 0, key)
+        answer = readiness.request_state(probe)
+        verdict = readiness.judge_answer(probe, answer, "")
         ready = verdict.outcome == readiness.READY
         state = "answers" if ready else "silent" if not answer.status else verdict.state
-        found[name] = {**told, "state": state, "ready": ready, "why": verdict.why}
+        found[name] = {**fixed, "state": state, "ready": ready, "why": verdict.why}
     return found
 
 
@@ -178,10 +173,10 @@ def _published(raw: Mapping[str, Any]) -> List[int]:
     ]
 
 
-def _detail(engine: DockerEngine, serve: Mapping[str, Any], service: Any) -> Dict[str, Any]:
-    raw = engine.inspect_container(serve["container_id"]) if serve["container_id"] else None
+def _detail(docker: DockerEngine, serve: Mapping[str, Any], service: Any) -> Dict[str, Any]:
+    raw = docker.inspect_container(serve["container_id"]) if serve["container_id"] else None
     state = (raw or {}).get("State") or {}
-    moment = state.get("StartedAt") if state.get("Status") in RUNS else state.get("FinishedAt")
+    moment = state.get("StartedAt") if state.get("Status") in HOLDING else state.get("FinishedAt")
     return {
         "since": parse_timestamp(str(moment or "")),
         "restarts": int((raw or {}).get("RestartCount") or 0),
@@ -190,70 +185,3 @@ def _detail(engine: DockerEngine, serve: Mapping[str, Any], service: Any) -> Dic
         "served_name": str(service.anvil.get("served_name", "")),
         "vram_mib": int(service.anvil.get("vram_mib") or 0),
     }
-
-
-# ---------------------------------------------------------------------------------------------------------------- logs
-
-
-def parse_since(text: str, now: float) -> int:
-    """``10m``, ``2h``, ``90`` (seconds ago) as seconds since 1970; empty is 0, the beginning. Raises AnvilError."""
-    word = text.strip()
-    if not word:
-        return 0
-    match = re.match(r"^([0-9]{1,9})([smhd]?)$", word)
-    if match is None:
-        raise fail("{0!r} is no time span".format(text), where="logs.since", hint="a number with s, m, h or d: 10m, 2h, 1d")
-    return int(now - int(match.group(1)) * SECONDS[match.group(2) or "s"])
-
-
-def split_frames(raw: bytes) -> List[Tuple[str, str]]:
-    """The engine's framed log: (``stdout`` or ``stderr``, line), in the order of the engine."""
-    found: List[Tuple[str, str]] = []
-    rest = {1: b"", 2: b""}
-    position = 0
-    while position + 8 <= len(raw):
-        stream, size = struct.unpack(">BxxxL", raw[position : position + 8])
-        if stream not in rest:
-            break
-        rest[stream] += raw[position + 8 : position + 8 + size]
-        position += 8 + size
-        *whole, rest[stream] = rest[stream].split(b"\n")
-        found.extend((_stream(stream), line.decode("utf-8", "replace").rstrip("\r")) for line in whole)
-    found.extend((_stream(key), left.decode("utf-8", "replace")) for key, left in rest.items() if left)
-    return found
-
-
-def _stream(number: int) -> str:
-    return "stderr" if number == 2 else "stdout"
-
-
-def read_logs(
-    engine: DockerEngine, serves: Mapping[str, Mapping[str, Any]], tail: int, since: str, secrets: Mapping[str, str]
-) -> Dict[str, List[Dict[str, str]]]:
-    """The last lines of each serve, both streams, oldest first; values of known secrets are blotted out."""
-    start = parse_since(since, time.time())
-    hidden = sorted((value for value in secrets.values() if len(value) >= 4), key=len, reverse=True)
-    logs = {}
-    for name, serve in serves.items():
-        raw = engine.read_log_frames(serve["container_id"], tail, start) if serve["container_id"] else b""
-        logs[name] = [{"stream": stream, "line": _blot_out(text, hidden)} for stream, text in split_frames(raw)]
-    return logs
-
-
-def read_experiment_logs(
-    engine: DockerEngine, names: Sequence[str], tail: int, since: str, secrets: Mapping[str, str]
-) -> Dict[str, Any]:
-    """As ``read_logs``, for the containers of experiments; raises AnvilError for a name that is none."""
-    there = {one.name: one for one in find_experiments(engine)}
-    missing = [name for name in names if name not in there]
-    if missing:
-        hint = "there are: " + (", ".join(there) or "none")
-        raise fail("no experiment {0} on this host".format(", ".join(missing)), where="logs.experiments", hint=hint)
-    containers = {container: {"container_id": container} for name in names for container in there[name].containers}
-    return dict(read_logs(engine, containers, tail, since, secrets))
-
-
-def _blot_out(text: str, hidden: Sequence[str]) -> str:
-    for value in hidden:
-        text = text.replace(value, "***")
-    return text

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is asked of a project's serves, and what is told of each of them afterwards."""
+"""A compose project of serves, the options of a run, and the outcome of the run for each serve."""
 
 from __future__ import annotations
 
@@ -13,27 +13,24 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import published_address
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import RESIDENT, Service, service_from_dict
 from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
-from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Decision, Observed
+from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import Decision
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer
 
 LOG_LINES = 20
 LOCK_SECONDS = 600.0
 GRACE_SECONDS = 30
 DRAIN_SECONDS = 60.0
 
-REQUESTED, RESTS_ON_DEMAND, RESTS_EVICTED, RESTS_OFF = "requested", "on_demand", "evicted", "off"
-
-NOTHING_ELSE: Mapping[str, Any] = {"created": [], "files": [], "commands": [], "evictions": [], "pulled": []}
-
 
 @dataclass(frozen=True)
-class Order:
-    """What an operator asks of a project's serves.
+class ServeOptions:
+    """What the operator asks for: the options of anvil_serve.
 
-    gpus: the cards of the inventory, as plain mappings (alias, uuid, vram_mib, reserve_mib). settle: seconds that a
-    restarted or replaced serve is watched for, and that one taken down must stay down. containers: names, for absent
-    and adopted. confirm: containers that are not ours may be removed. drain_timeout: seconds that a serve which is
-    evicted may take to end the requests it has. allowed: the models that may run (None: all). compatibility: ``enforce``,
-    ``warn`` or ``off``, of what does not fit engine and cards.
+    gpus: the GPUs of the inventory, as plain mappings (alias, uuid, vram_mib, reserve_mib). settle: seconds that a
+    restarted or replaced serve is watched, and that a serve taken down must stay down. containers: names, for absent
+    and adopted. confirm: containers that are not ours may be removed. drain_timeout: seconds that an evicted serve has to
+    end its requests. allowed: the models that may run (None: all). compatibility: ``enforce``, ``warn`` or ``off``, for
+    models that do not fit their engine or GPUs.
     """
 
     state: str = "up"
@@ -52,7 +49,7 @@ class Project:
     """A compose project as the controller rendered it, with the values of its secrets.
 
     secrets: name in ``anvil_secrets`` -> value. only: the services to act on, by name or tag; empty means all. files: path
-    below the project's folder -> text, for what services mount from there.
+    below the project's folder -> text, for files that services mount.
     """
 
     name: str
@@ -64,7 +61,7 @@ class Project:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def chosen(self) -> List[Service]:
-        return [service for service in self.services.values() if not self.only or set(words_of(service)) & set(self.only)]
+        return [service for service in self.services.values() if not self.only or set(list_selectors(service)) & set(self.only)]
 
     def residency(self, service: Service) -> str:
         return str(service.anvil.get("residency") or RESIDENT)
@@ -74,31 +71,36 @@ class Project:
         return {env: self.secrets[name] for env, name in (service.anvil.get("secrets") or {}).items()}
 
 
-def words_of(service: Service) -> List[str]:
-    """The words that select a service: its name, and its tags (the tiers it serves are among them)."""
+def list_selectors(service: Service) -> List[str]:
+    """The words that select a service: its name and its tags, among them the tiers it serves."""
     return [service.name, *(service.anvil.get("tags") or [])]
 
 
 @dataclass
 class Outcome:
-    """What became of one serve. ``replaces``: somebody else's container that is adopted."""
+    """The outcome of a run for one serve. seen: its container as last read. replaces: the container that is adopted."""
 
     decision: Decision
-    seen: Optional[Observed] = None
+    seen: Optional[ObservedContainer] = None
     state: str = ""
     ready: Optional[bool] = None
     seconds: float = 0.0
-    replaces: Optional[Observed] = None
+    replaces: Optional[ObservedContainer] = None
     problems: List[Problem] = field(default_factory=list)
+
+    def fail(self, state: str, problem: Problem) -> None:
+        """Mark the serve as not ready."""
+        self.ready, self.state = False, state
+        self.problems.append(problem)
 
 
 def read_project(raw: Mapping[str, Any], secrets: Mapping[str, str], only: Sequence[str]) -> Project:
-    """Check what the controller handed over. Raises AnvilError for unknown names and secrets that cannot be written."""
+    """Check the project that the controller rendered. Raises AnvilError for unknown names and secrets that cannot be written."""
     services = {name: service_from_dict(service) for name, service in (raw.get("services") or {}).items()}
-    words = sorted({word for service in services.values() for word in words_of(service)})
+    words = sorted({word for service in services.values() for word in list_selectors(service)})
     problems = [
         Problem(
-            what="no serve and no tag {0} in project {1}".format(name, raw["name"]),
+            what="project {1} has no serve and no tag {0}".format(name, raw["name"]),
             where="serves",
             hint="the project has: " + (", ".join(words) or "none"),
         )
@@ -115,8 +117,8 @@ def read_project(raw: Mapping[str, Any], secrets: Mapping[str, str], only: Seque
                     Problem(
                         what="secret {0} cannot be written to an env file".format(name),
                         where=where,
-                        why="it holds a line break or a single quote",
-                        hint="choose a token without them",
+                        why="the value contains a line break or a single quote",
+                        hint="choose a value without them",
                     )
                 )
     if problems:
@@ -125,12 +127,13 @@ def read_project(raw: Mapping[str, Any], secrets: Mapping[str, str], only: Seque
     return Project(name, directory, compose, services, secrets, tuple(only), dict(raw.get("files") or {}))
 
 
-def subject_of(project: Project, service: Service) -> Optional[readiness.Subject]:
+def build_probe(project: Project, service: Service) -> Optional[readiness.ReadinessProbe]:
+    """How to find out whether a serve is ready; None where it declares no readiness or publishes no port."""
     ready = service.anvil.get("ready")
     if not ready or not service.ports:
         return None
     bind, port, _target = service.ports[0]
-    return readiness.Subject(
+    return readiness.ReadinessProbe(
         name=service.name,
         container=service.container,
         kind=str(ready["kind"]),
@@ -143,28 +146,3 @@ def subject_of(project: Project, service: Service) -> Optional[readiness.Subject
         interval=float(ready.get("interval", 1.0)),
         warmup=bool(ready.get("warmup", False)),
     )
-
-
-def lay_out_result(
-    outcomes: Mapping[str, Outcome], project: Project, changed: bool, diff: Any, extra: Mapping[str, Any]
-) -> Dict[str, Any]:
-    serves = {}
-    for name, outcome in outcomes.items():
-        service, seen = project.services[name], outcome.seen
-        subject = subject_of(project, service)
-        serves[name] = {
-            "action": outcome.decision.action,
-            "reasons": list(outcome.decision.reasons),
-            "changes": {change.reason: {"before": change.before, "after": change.after} for change in outcome.decision.changes},
-            "state": outcome.state or ("absent" if seen is None else seen.state),
-            "health": "" if seen is None else seen.health,
-            "ready": outcome.ready,
-            "container": service.container,
-            "container_id": "" if seen is None else seen.id,
-            "image_id": "" if seen is None else seen.image_id,
-            "gpu_uuids": list(service.gpu_uuids),
-            "endpoint": "" if subject is None else subject.url + "/v1",
-            "seconds": round(outcome.seconds, 3),
-        }
-    problems = [problem for outcome in outcomes.values() for problem in outcome.problems]
-    return {"changed": changed, "serves": serves, "diff": diff, "problems": problems, **extra}

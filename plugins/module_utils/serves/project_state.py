@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One reading of the engine for a project: which container is whose, and in which fields it differs."""
+"""The state of a project, read once from the Docker Engine: its containers, their drift, and the other containers of the host."""
 
 from __future__ import annotations
 
@@ -13,34 +13,40 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.container_ins
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import COMPOSE_PROJECT, COMPOSE_SERVICE, Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import drift
-from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Change, Image, Observed
+from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Change
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import (
+    ObservedContainer,
+    ObservedImage,
+    observe_container,
+    observe_image,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Project
 
 if TYPE_CHECKING:
-    from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import Neighbour
+    from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import OtherContainer
 
 
-# A container that its engine restarts and kills, again and again, runs for two seconds of each round (measured, Docker 26.1).
+# A container that the Docker Engine restarts and kills again and again runs for two seconds each time (measured, Docker 26.1).
 LOOP_SECONDS = 4.0
 
 
-class Reader:
-    """One reading of the engine: the list of containers once, and the rest only as far as it is asked for."""
+class ProjectState:
+    """The list of containers is read once; containers and images are inspected only when needed."""
 
-    def __init__(self, engine: DockerEngine, project: Project) -> None:
-        self.engine = engine
+    def __init__(self, docker: DockerEngine, project: Project) -> None:
+        self.docker = docker
         self.project = project
-        self.listed = engine.list_containers()
-        self._images: Dict[str, Optional[Image]] = {}
+        self.listed = docker.list_containers()
+        self._images: Dict[str, Optional[ObservedImage]] = {}
 
-    def image(self, reference: str) -> Optional[Image]:
+    def read_image(self, reference: str) -> Optional[ObservedImage]:
         if reference not in self._images:
-            raw = self.engine.inspect_image(reference)
-            self._images[reference] = None if raw is None else drift.observe_image(raw)
+            raw = self.docker.inspect_image(reference)
+            self._images[reference] = None if raw is None else observe_image(raw)
         return self._images[reference]
 
-    def container_of(self, service: Service) -> Optional[Observed]:
-        """The service's container: by our project's labels, else by its name."""
+    def find_container(self, service: Service) -> Optional[ObservedContainer]:
+        """The service's container: by the labels of our project, else by its name."""
         labelled = [
             entry["Id"]
             for entry in self.listed
@@ -48,38 +54,38 @@ class Reader:
         ]
         named = [entry["Id"] for entry in self.listed if "/" + service.container in (entry["Names"] or [])]
         for found in labelled + named:
-            seen = inspect(self.engine, found)
+            seen = read_container(self.docker, found)
             if seen is not None:
                 return seen
         return None
 
-    def outlast(self, seen: Optional[Observed]) -> Optional[Observed]:
-        """What becomes of a container that its engine has started again just now: in a loop it looks like one that runs."""
+    def wait_out_restart(self, seen: Optional[ObservedContainer]) -> Optional[ObservedContainer]:
+        """Wait while a container has just been restarted: in a restart loop it only seems to run. Returns it as it is then."""
         deadline = time.monotonic() + LOOP_SECONDS
-        while seen is not None and _was_started_again(seen) and time.monotonic() < deadline:
+        while seen is not None and _was_just_restarted(seen) and time.monotonic() < deadline:
             time.sleep(0.1)
-            seen = inspect(self.engine, seen.id)
+            seen = read_container(self.docker, seen.id)
         return seen
 
-    def named(self, name: str) -> Optional[Observed]:
-        """The container of exactly that name."""
+    def find_by_name(self, name: str) -> Optional[ObservedContainer]:
+        """The container with exactly this name."""
         for entry in self.listed:
             if "/" + name in (entry["Names"] or []):
-                return inspect(self.engine, str(entry["Id"]))
+                return read_container(self.docker, str(entry["Id"]))
         return None
 
-    def is_ours(self, seen: Optional[Observed]) -> bool:
+    def is_ours(self, seen: Optional[ObservedContainer]) -> bool:
         return seen is not None and seen.project == self.project.name
 
-    def changes_of(self, service: Service, seen: Observed) -> List[Change]:
-        brought = self.image(seen.image_id) or Image(seen.image_id)
+    def diff_container(self, service: Service, seen: ObservedContainer) -> List[Change]:
+        brought = self.read_image(seen.image_id) or ObservedImage(seen.image_id)
         secrets = self.project.secret_environment(service)
-        changes = drift.diff_service(service, secrets, seen, brought, self.image(service.image))
+        changes = drift.diff_service(service, secrets, seen, brought, self.read_image(service.image))
         if any(mount.kind == "bind" and os.path.isfile(mount.source) for mount in service.mounts):
-            changes.extend(self._mounted_changes(service, seen))
+            changes.extend(self._diff_mounted_files(service, seen))
         return changes
 
-    def _mounted_changes(self, service: Service, seen: Observed) -> List[Change]:
+    def _diff_mounted_files(self, service: Service, seen: ObservedContainer) -> List[Change]:
         from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import find_changed_files
 
         texts = {os.path.join(self.project.directory, path): text for path, text in self.project.files.items()}
@@ -89,16 +95,16 @@ class Reader:
         before, after = ({path: pair[side] for path, pair in found.items()} for side in (0, 1))
         return [Change("mounted_file", before, after)]
 
-    def neighbours_of(self, services: Sequence[Service], but: Collection[str] = ()) -> List[Neighbour]:
-        """Every container that is none of these services' own. but: ids of others that do not count."""
-        from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import Neighbour
+    def list_other_containers(self, services: Sequence[Service], excluded: Collection[str] = ()) -> List[OtherContainer]:
+        """Every container that does not belong to these services. excluded: ids of containers to leave out."""
+        from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import OtherContainer
 
         names = {service.name for service in services}
-        leaving = {str(entry["Id"]) for entry in self.superseded(services)}
+        leaving = {str(entry["Id"]) for entry in self.list_superseded(services)}
         found = []
         for entry in self.listed:
             labels = entry["Labels"] or {}
-            if entry["Id"] in but or entry["Id"] in leaving:
+            if entry["Id"] in excluded or entry["Id"] in leaving:
                 continue
             if labels.get(COMPOSE_PROJECT) == self.project.name and labels.get(COMPOSE_SERVICE) in names:
                 continue
@@ -108,7 +114,7 @@ class Reader:
                 if port.get("PublicPort")
             }
             found.append(
-                Neighbour(
+                OtherContainer(
                     name=(entry["Names"] or ["/" + entry["Id"][:12]])[0].lstrip("/"),
                     project=str(labels.get(COMPOSE_PROJECT, "")),
                     state=str(entry["State"]),
@@ -117,8 +123,8 @@ class Reader:
             )
         return found
 
-    def orphans(self) -> List[str]:
-        """Containers of our project that are no service of it any more."""
+    def list_orphans(self) -> List[str]:
+        """Containers of our project whose service is not in it any more."""
         return sorted(
             entry["Names"][0].lstrip("/")
             for entry in self.listed
@@ -127,9 +133,11 @@ class Reader:
             and entry["Labels"].get("com.docker.compose.oneoff") != "True"
         )
 
-    def superseded(self, services: Sequence[Service]) -> List[Dict[str, Any]]:
-        """Containers of our own project that are no service of it any more and hold a port that one of these publishes:
-        the router of one container, where the edge is to stand. Nobody else could ever free that port."""
+    def list_superseded(self, services: Sequence[Service]) -> List[Dict[str, Any]]:
+        """Orphans of our project that hold a port which one of these services publishes. They have to be removed first.
+
+        An example is a router of one container that is replaced by replicas behind an edge.
+        """
         wanted = {port for service in services for _bind, port, _target in service.ports}
         return [
             entry
@@ -140,10 +148,11 @@ class Reader:
         ]
 
 
-def inspect(engine: DockerEngine, container: str) -> Optional[Observed]:
-    raw = engine.inspect_container(container)
-    return None if raw is None else drift.observe(raw)
+def read_container(docker: DockerEngine, container: str) -> Optional[ObservedContainer]:
+    """A container by id or name; None where there is none."""
+    raw = docker.inspect_container(container)
+    return None if raw is None else observe_container(raw)
 
 
-def _was_started_again(seen: Observed) -> bool:
+def _was_just_restarted(seen: ObservedContainer) -> bool:
     return seen.state == "running" and seen.restarts > 0 and time.time() - (parse_timestamp(seen.started_at) or 0) < LOOP_SECONDS

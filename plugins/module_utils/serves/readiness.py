@@ -1,9 +1,9 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Is a serve ready, may it still become so, or is it lost? Predicates, and the loop that applies them until a deadline.
+"""Whether a serve is ready, still waiting or lost: the checks, and the loop that repeats them until a deadline.
 
-The loop neither sleeps nor reads its clock by itself: both are passed in.
+Clock and sleep are passed to the loop.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp
-from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Observed
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer
 
 READY, WAITING, LOST = "ready", "waiting", "lost"
 
-# Docker restarts a container that died after 0.1 s, 0.2 s, 0.4 s: a third death is no hiccup of a start. Its count of
-# restarts is never set back, but one that has run for ten seconds is to it (and to us) no loop any more.
+# Docker restarts a container that exited after 0.1 s, 0.2 s, 0.4 s: a third exit is no accident. Docker never resets the count
+# of restarts, but neither Docker nor we call it a loop once the container has run for ten seconds.
 RESTART_LOOP, CALM_SECONDS = 3, 10
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an HTTP request brought. status 0: nothing answered, and ``text`` says why."""
+    """The answer to an HTTP request. status 0: there was no answer, and ``text`` says why."""
 
     status: int
     text: str = ""
@@ -35,7 +35,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One look at one serve. state: the word an operator reads; why: the sentence behind it."""
+    """The result of one check of a serve. outcome: READY, WAITING or LOST. state: a word for the operator. why: the evidence."""
 
     outcome: str
     state: str
@@ -43,10 +43,12 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is waited for. kind ``models``: ``/v1/models`` names ``served_name``; ``health``: ``health_path`` says 200.
+class ReadinessProbe:
+    """How to find out whether a serve is ready. kind ``models``: ``/v1/models`` lists ``served_name``; ``health``:
+    ``health_path`` answers 200.
 
-    interval: the longest pause between two looks, in seconds. warmup: it is ready once it has completed one token.
+    interval: the longest pause between two checks, in seconds. timeout: seconds. warmup: the serve is ready only after it has
+    completed one token.
     """
 
     name: str
@@ -70,27 +72,27 @@ class Subject:
         return "{0}://{1}:{2}".format("https" if self.tls else "http", *self.address)
 
 
-def ask(subject: Subject, timeout: float = 3.0) -> Answer:
-    """The request that tells whether it is ready."""
-    return fetch(subject, subject.path, timeout)
+def request_state(probe: ReadinessProbe, timeout: float = 3.0) -> Answer:
+    """The request whose answer shows whether the serve is ready."""
+    return request_path(probe, probe.path, timeout)
 
 
-def fetch(subject: Subject, path: str, timeout: float = 3.0) -> Answer:
-    """One request, straight to the published port: no proxy of the environment comes between."""
-    return _request(subject, "GET", path, timeout)
+def request_path(probe: ReadinessProbe, path: str, timeout: float = 3.0) -> Answer:
+    """One GET request to the published port; proxies of the environment are not used."""
+    return _request(probe, "GET", path, timeout)
 
 
-def _request(subject: Subject, method: str, path: str, timeout: float, body: Optional[str] = None) -> Answer:
-    headers = {"Authorization": "Bearer " + subject.key} if subject.key else {}
+def _request(probe: ReadinessProbe, method: str, path: str, timeout: float, body: Optional[str] = None) -> Answer:
+    headers = {"Authorization": "Bearer " + probe.key} if probe.key else {}
     if body is not None:
         headers["Content-Type"] = "application/json"
-    host, port = subject.address[0].strip("[]"), subject.address[1]
+    host, port = probe.address[0].strip("[]"), probe.address[1]
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
-    if subject.tls:
-        # It is asked by its address on this very host, so no certificate could name it.
-        anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=anyone)
+    if probe.tls:
+        # The request goes to an address of this host, which no certificate names.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
     try:
         connection.request(method, path, body=body, headers=headers)
         reply = connection.getresponse()
@@ -101,175 +103,185 @@ def _request(subject: Subject, method: str, path: str, timeout: float, body: Opt
         connection.close()
 
 
-def complete_one(subject: Subject, timeout: float) -> Answer:
-    """One token: the first request makes an engine load, compile and allocate what the clients would wait for."""
-    said = {"model": subject.served_name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
-    return _request(subject, "POST", "/v1/chat/completions", timeout, json.dumps(said))
+def request_one_token(probe: ReadinessProbe, timeout: float) -> Answer:
+    """Ask for one token: the engine loads, compiles and allocates at its first request, and no client has to wait for that."""
+    body = {"model": probe.served_name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
+    return _request(probe, "POST", "/v1/chat/completions", timeout, json.dumps(body))
 
 
 def judge_warmup(answer: Answer) -> Verdict:
-    """What the answer to one token decides. A 4xx will not change by asking again."""
+    """Judge the answer to the request for one token. A 4xx does not change with a second request."""
     if answer.status == 200 and '"choices"' in answer.text:
         return Verdict(READY, "ready")
-    why = "one token was asked for, and it answers {0}: {1}".format(answer.status or "nothing", answer.text[:300])
+    why = "the request for one token got {0}: {1}".format(answer.status or "no answer", answer.text[:300])
     if 400 <= answer.status < 500 and answer.status not in (404, 408, 425, 429):
         return Verdict(LOST, "no_completion", why)
     return Verdict(WAITING, "warming_up", why)
 
 
 def served_names(text: str) -> Optional[List[str]]:
-    """The model names of a ``/v1/models`` answer; None where it is no such answer."""
+    """The model names in an answer of ``/v1/models``; None where the answer is something else."""
     try:
         return [str(model["id"]) for model in json.loads(text)["data"]]
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def judge_container(seen: Optional[Observed], now: float) -> Optional[Verdict]:
-    """What the container's state alone decides; None: it runs, ask the server. now: seconds since 1970."""
+def judge_container(seen: Optional[ObservedContainer], now: float) -> Optional[Verdict]:
+    """Judge the state of the container alone; None: it runs, so the server decides. now: seconds since 1970."""
     if seen is None:
-        return Verdict(LOST, "missing", "its container is gone: somebody or something removed it")
+        return Verdict(LOST, "missing", "the container is gone: another user or program removed it")
     ended = "exit code {0}{1}".format(seen.exit_code, ": " + seen.error if seen.error else "")
     if seen.oom_killed:
-        return Verdict(LOST, "oom_killed", "the kernel killed it for want of memory ({0})".format(ended))
+        return Verdict(
+            LOST, "oom_killed", "the kernel killed it because the host or its memory limit ran out of memory ({0})".format(ended)
+        )
     looping = seen.restarts >= RESTART_LOOP
     if looping and seen.state == "running" and now - (parse_timestamp(seen.started_at) or 0) < CALM_SECONDS:
-        return Verdict(WAITING, "restarting", "it ended {0} times and was started again just now".format(seen.restarts))
+        return Verdict(
+            WAITING, "restarting", "the container has exited {0} times and was restarted a moment ago".format(seen.restarts)
+        )
     if looping and seen.state in ("restarting", "exited", "dead"):
-        return Verdict(LOST, "restart_loop", "it ended {0} times, last with {1}".format(seen.restarts, ended))
+        return Verdict(LOST, "restart_loop", "the container has exited {0} times, last with {1}".format(seen.restarts, ended))
     if seen.state == "restarting":
-        return Verdict(WAITING, "restarting", "it ended with {0} and is being restarted".format(ended))
+        return Verdict(WAITING, "restarting", "the container exited with {0} and is being restarted".format(ended))
     if seen.state in ("exited", "dead", "removing"):
-        return Verdict(LOST, "exited", "it ended with {0}".format(ended))
+        return Verdict(LOST, "exited", "the container exited with {0}".format(ended))
     if seen.state == "created":
-        return Verdict(LOST, "not_started", seen.error or "it was created but never started")
+        return Verdict(LOST, "not_started", seen.error or "the container was created but never started")
     if seen.state == "paused":
-        return Verdict(LOST, "paused", "somebody paused it while it was waited for")
+        return Verdict(LOST, "paused", "another user or program paused the container during the wait")
     return None
 
 
-def judge_deaths(verdict: Verdict, before: int, seen: Optional[Observed]) -> Verdict:
-    """``verdict``, unless the container died so often since the first look that it will do so again.
+def judge_restarts(verdict: Verdict, before: int, seen: Optional[ObservedContainer]) -> Verdict:
+    """``verdict``, or a restart loop where the container has exited too often since the first check.
 
-    before: how often it had been restarted at the first look. A server that needs more than ten seconds to find out that it
-    cannot start is restarted at once, for ever, and so hardly ever seen between two lives. In the first seconds of a life it is
-    looked at once more: between two short ones its exit code can be read.
+    before: the count of restarts at the first check. A server that fails only after ten seconds is restarted at once, every
+    time, so a check rarely meets it while it is down. For a container that was restarted a moment ago twice as many exits
+    are allowed: its next exit may show the exit code.
     """
     died = 0 if seen is None else seen.restarts - before
     if verdict.outcome != WAITING or died < RESTART_LOOP * (2 if verdict.state == "restarting" else 1):
         return verdict
-    why = "it ended {0} times since it is waited for, and was started again each time".format(died)
+    why = "the container has exited and restarted {0} times since the wait began".format(died)
     return Verdict(LOST, "restart_loop", why)
 
 
-def judge_answer(subject: Subject, answer: Answer, health: str) -> Verdict:
-    """What the server's answer decides."""
+def judge_answer(probe: ReadinessProbe, answer: Answer, health: str) -> Verdict:
+    """Judge the answer of the server."""
     if answer.status == 0:
         state = "unhealthy" if health == "unhealthy" else "starting"
-        return Verdict(WAITING, state, "nothing answers at {0}: {1}".format(subject.url, answer.text))
+        return Verdict(WAITING, state, "no answer from {0}: {1}".format(probe.url, answer.text))
     if answer.status in (401, 403):
-        return Verdict(LOST, "refused", "it answers {0} to our key: is api_key the one it runs with?".format(answer.status))
-    if answer.status == 503 and subject.kind == "health":
-        return Verdict(WAITING, "starting", "{0} answers 503: {1}".format(subject.path, answer.text.strip()[:500]))
+        return Verdict(
+            LOST,
+            "refused",
+            "the server answers {0} to the key of api_key: the server was probably started with a different key".format(
+                answer.status
+            ),
+        )
+    if answer.status == 503 and probe.kind == "health":
+        return Verdict(WAITING, "starting", "{0} answers 503: {1}".format(probe.path, answer.text.strip()[:500]))
     if answer.status == 503:
-        return Verdict(WAITING, "loading", "it answers 503: the model is loading")
+        return Verdict(WAITING, "loading", "the server answers 503: the model is loading")
     if answer.status != 200:
-        return Verdict(WAITING, "starting", "{0} answers {1}".format(subject.path, answer.status))
-    if subject.kind == "health":
+        return Verdict(WAITING, "starting", "{0} answers {1}".format(probe.path, answer.status))
+    if probe.kind == "health":
         return Verdict(READY, "ready")
     names = served_names(answer.text)
     if names is None:
-        return Verdict(WAITING, "starting", "{0} answers something that is no list of models".format(subject.path))
+        return Verdict(WAITING, "starting", "the answer of {0} is not a list of models".format(probe.path))
     if not names:
-        return Verdict(WAITING, "loading", "it serves no model yet")
-    if subject.served_name not in names:
-        return Verdict(LOST, "wrong_model", "it serves {0}, and {1} was asked for".format(", ".join(names), subject.served_name))
+        return Verdict(WAITING, "loading", "the server lists no model yet")
+    if probe.served_name not in names:
+        return Verdict(LOST, "wrong_model", "the server lists {0}, but not {1}".format(", ".join(names), probe.served_name))
     return Verdict(READY, "ready")
 
 
-def look(
-    subject: Subject,
-    seen: Optional[Observed],
-    request: Callable[[Subject], Answer] = ask,
+def check_readiness(
+    probe: ReadinessProbe,
+    seen: Optional[ObservedContainer],
+    request: Callable[[ReadinessProbe], Answer] = request_state,
     wall: Callable[[], float] = time.time,
 ) -> Verdict:
-    """One look: the container first, then, where it runs, the server."""
+    """Check once: the container first, then, where it runs, the server."""
     verdict = judge_container(seen, wall())
     health = "" if seen is None else seen.health
-    return judge_answer(subject, request(subject), health) if verdict is None else verdict
+    return judge_answer(probe, request(probe), health) if verdict is None else verdict
 
 
 def wait_ready(
-    subjects: Sequence[Subject],
-    inspect: Callable[[str], Optional[Observed]],
+    probes: Sequence[ReadinessProbe],
+    inspect: Callable[[str], Optional[ObservedContainer]],
     clock: Callable[[], float],
     sleep: Callable[[float], None],
-    request: Callable[[Subject], Answer] = ask,
-    complete: Callable[[Subject, float], Answer] = complete_one,
+    request: Callable[[ReadinessProbe], Answer] = request_state,
+    complete: Callable[[ReadinessProbe, float], Answer] = request_one_token,
 ) -> Dict[str, Tuple[Verdict, float]]:
-    """Look at every subject until each is ready, lost, or past its deadline; ready are those that want it once they answered.
+    """Check every serve until each is ready, lost, or past its deadline.
 
-    Returns the last verdict of each and the seconds it took. A deadline that passes turns ``waiting`` into ``lost``.
-    The pause between looks grows from 0.01 s to the shortest interval that is waited for.
+    Returns the last verdict of each and the seconds it took. A deadline that passes turns ``waiting`` into ``lost``. The pause
+    between checks grows from 0.01 s to the shortest interval of the serves that are still waited for.
     """
     began = clock()
     results: Dict[str, Tuple[Verdict, float]] = {}
     restarts: Dict[str, int] = {}
-    pending: Mapping[str, Subject] = {subject.name: subject for subject in subjects}
+    pending: Mapping[str, ReadinessProbe] = {probe.name: probe for probe in probes}
     pause = 0.01
     while pending:
-        for name, subject in list(pending.items()):
-            seen = inspect(subject.container)
+        for name, probe in list(pending.items()):
+            seen = inspect(probe.container)
             before = restarts.setdefault(name, 0 if seen is None else seen.restarts)
-            verdict = look(subject, seen, request)
-            if verdict.outcome == READY and subject.warmup:
-                verdict = judge_warmup(complete(subject, max(1.0, subject.timeout - (clock() - began))))
-            verdict = judge_deaths(verdict, before, seen)
+            verdict = check_readiness(probe, seen, request)
+            if verdict.outcome == READY and probe.warmup:
+                verdict = judge_warmup(complete(probe, max(1.0, probe.timeout - (clock() - began))))
+            verdict = judge_restarts(verdict, before, seen)
             seconds = clock() - began
-            if verdict.outcome == WAITING and seconds >= subject.timeout:
-                why = "not ready after {0:.0f} s (still {1}): {2}".format(subject.timeout, verdict.state, verdict.why)
+            if verdict.outcome == WAITING and seconds >= probe.timeout:
+                why = "not ready after {0:.0f} s (still {1}): {2}".format(probe.timeout, verdict.state, verdict.why)
                 verdict = Verdict(LOST, verdict.state, why)
             if verdict.outcome != WAITING:
                 results[name] = (verdict, seconds)
-        pending = {name: subject for name, subject in pending.items() if name not in results}
+        pending = {name: probe for name, probe in pending.items() if name not in results}
         if pending:
             sleep(pause)
-            pause = min(pause * 1.2, *(subject.interval for subject in pending.values()))
+            pause = min(pause * 1.2, *(probe.interval for probe in pending.values()))
     return results
 
 
-def judge_settled(before: Observed, now: Optional[Observed], wall: float) -> Optional[Verdict]:
-    """Whether a container that was ready is still the same process; None: it is.
+def judge_settled(before: ObservedContainer, now: Optional[ObservedContainer], wall: float) -> Optional[Verdict]:
+    """Whether a container that was ready still runs the same process; None: it does.
 
-    ``docker restart`` sets RestartCount to 0, so a crash loop shows in pid and start time before it shows in the count.
+    ``docker restart`` resets RestartCount to 0: a crash loop shows in pid and start time before it shows in the count.
     """
     lost = judge_container(now, wall)
     if now is None or (lost is not None and lost.outcome == LOST):
         return lost
     same = (now.id, now.pid, now.started_at) == (before.id, before.pid, before.started_at)
     if now.restarts or not same or lost is not None:
-        why = "its process ended and was started again ({0} restarts, last exit code {1})".format(now.restarts, now.exit_code)
+        why = "its process exited and was started again ({0} restarts, last exit code {1})".format(now.restarts, now.exit_code)
         return Verdict(LOST, "restarting", why)
     return None
 
 
 def watch_settled(
-    subjects: Mapping[str, Observed],
-    inspect: Callable[[str], Optional[Observed]],
+    containers: Mapping[str, ObservedContainer],
+    inspect: Callable[[str], Optional[ObservedContainer]],
     clock: Callable[[], float],
     sleep: Callable[[float], None],
     settle: float,
     wall: Callable[[], float] = time.time,
 ) -> Dict[str, Verdict]:
-    """Watch containers (by any name) for ``settle`` seconds; returns those that did not stay what they were."""
+    """Watch containers (by any name) for ``settle`` seconds; returns a verdict for each that stopped or restarted."""
     deadline = clock() + settle
     lost: Dict[str, Verdict] = {}
     while True:
         last = clock() >= deadline
-        for name, before in subjects.items():
+        for name, before in containers.items():
             verdict = None if name in lost else judge_settled(before, inspect(before.id), wall())
             if verdict is not None:
                 lost[name] = verdict
-        if last or len(lost) == len(subjects):
+        if last or len(lost) == len(containers):
             return lost
         sleep(min(0.5, max(deadline - clock(), 0.01)))

@@ -1,14 +1,14 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""restarted, recreated, adopted: what they decide, and how a container that is adopted is kept until its successor is ready.
+"""The states restarted, recreated and adopted: their decisions, and the steps of an adoption.
 
-    old container                renamed to NAME-before-adoption, stopped     (its port, name and card are free)
-    new container                created by compose, waited for, watched
-    ready                        the old one is removed (its anonymous volumes stay)
-    not ready                    the new one is removed, the old one gets its name back and is started if it ran
+    old container    is renamed to NAME-before-adoption and stopped, so that its name, ports and GPUs are free
+    new container    is created by Docker Compose, waited for and watched
+    if it is ready   the old container is removed; its anonymous volumes stay
+    if it is not     the new container is removed; the old one gets its name back and is started if it ran before
 
-A run that is killed in between leaves the old container under its kept name; the next run with the same state goes on.
+A run that is killed in between leaves the old container under the name NAME-before-adoption; the next run continues.
 """
 
 from __future__ import annotations
@@ -18,118 +18,122 @@ from typing import Dict, Optional, Sequence
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
-from ansible_collections.anvil.serving.plugins.module_utils.serves import drift
-from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Decision, Observed
-from ansible_collections.anvil.serving.plugins.module_utils.serves.project import GRACE_SECONDS, REQUESTED, Order, Outcome
-from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import Reader, inspect
+from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import REQUESTED, Decision
+from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import hide_secrets
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import HOLDING, ObservedContainer
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import GRACE_SECONDS, Outcome, ServeOptions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState, read_container
 
 KEPT_SUFFIX = "-before-adoption"
 
 
-def decide_anew(reader: Reader, services: Sequence[Service], outcomes: Dict[str, Outcome], order: Order) -> None:
-    """Change what ``up`` would do into what was ordered.
+def decide_replacement(
+    state: ProjectState, services: Sequence[Service], outcomes: Dict[str, Outcome], options: ServeOptions
+) -> None:
+    """Change the decisions of ``up`` into those of the state that the operator asked for.
 
-    A serve to be restarted that drifted is recreated: a restart would replay its old configuration.
+    A serve that differs is recreated where a restart was asked for: a restart would run its old configuration again.
     """
-    sources = _sources(services, order) if order.state == "adopted" else {}
+    sources = _sources(services, options) if options.state == "adopted" else {}
     for service in services:
         outcome = outcomes[service.name]
         decision = outcome.decision
-        if order.state == "restarted" and decision.action == drift.NONE and outcome.seen is not None:
-            outcome.decision = Decision(drift.RESTART, (REQUESTED,))
-        elif order.state == "recreated" and outcome.seen is not None:
+        if options.state == "restarted" and decision.action == decisions.NONE and outcome.seen is not None:
+            outcome.decision = Decision(decisions.RESTART, (REQUESTED,))
+        elif options.state == "recreated" and outcome.seen is not None:
             reasons = tuple(sorted({REQUESTED, *decision.reasons}))
-            outcome.decision = Decision(drift.RECREATE, reasons, decision.changes)
-        elif order.state == "adopted":
-            old = _adoptee(reader, service, sources)
+            outcome.decision = Decision(decisions.RECREATE, reasons, decision.changes)
+        elif options.state == "adopted":
+            old = _find_adopted(state, service, sources)
             if old is not None:
-                outcome.decision, outcome.replaces = _decide_adopt(reader, service, old), old
+                outcome.decision, outcome.replaces = _decide_adoption(state, service, old), old
                 outcome.seen = outcome.seen or old
 
 
-def _sources(services: Sequence[Service], order: Order) -> Dict[str, str]:
-    """Which container becomes which serve, where the names differ."""
-    if not order.containers:
+def _sources(services: Sequence[Service], options: ServeOptions) -> Dict[str, str]:
+    """Serve -> the container it adopts, where the names differ."""
+    if not options.containers:
         return {}
-    if len(services) != 1 or len(order.containers) != 1:
+    if len(services) != 1 or len(options.containers) != 1:
         raise fail(
-            "which container is to become which serve?",
+            "it is not clear which container becomes which serve",
             where="containers",
-            why="{0} serves and {1} containers were named".format(len(services), len(order.containers)),
-            hint="adopt one at a time: serves: [heavy], containers: [the name it has now]; "
-            "without containers, each serve adopts the container that has its own container name",
+            why="containers names {1} containers for {0} serves".format(len(services), len(options.containers)),
+            hint="adopt one at a time: playbooks/adopt.yml -e serves=heavy -e container=NAME; "
+            "without container, each serve adopts the container that has the serve's own container name",
         )
-    return {services[0].name: order.containers[0]}
+    return {services[0].name: options.containers[0]}
 
 
-def _adoptee(reader: Reader, service: Service, sources: Dict[str, str]) -> Optional[Observed]:
-    """The container that is to be adopted: by its name, or by the name it was kept under when a run was killed."""
+def _find_adopted(state: ProjectState, service: Service, sources: Dict[str, str]) -> Optional[ObservedContainer]:
+    """The container to adopt: by its name, or by the name under which a killed run has kept it."""
     name = sources.get(service.name, service.container)
     for candidate in (name, service.container + KEPT_SUFFIX):
-        seen = reader.named(candidate)
-        if seen is not None and not reader.is_ours(seen):
+        seen = state.find_by_name(candidate)
+        if seen is not None and not state.is_ours(seen):
             return seen
-    if name != service.container and reader.container_of(service) is None:
+    if name != service.container and state.find_container(service) is None:
         raise fail(
             "there is no container {0} to adopt".format(name),
             where="serve " + service.name,
-            hint="docker ps --all on the host tells the names",
+            hint="docker ps --all on the host lists the names",
         )
     return None
 
 
-def _decide_adopt(reader: Reader, service: Service, old: Observed) -> Decision:
-    changes = reader.changes_of(service, old)
+def _decide_adoption(state: ProjectState, service: Service, old: ObservedContainer) -> Decision:
+    changes = state.diff_container(service, old)
     reasons = {change.reason for change in changes} | {"foreign_project" if old.project else "by_hand"}
-    return Decision(drift.ADOPT, tuple(sorted(reasons)), tuple(changes))
+    return Decision(decisions.ADOPT, tuple(sorted(reasons)), tuple(changes))
 
 
-def _describe(old: Observed) -> str:
+def _describe(old: ObservedContainer) -> str:
     return "container {0} of image {1} ({2})".format(
         old.name, old.image, "project " + old.project if old.project else "no compose project"
     )
 
 
-def set_aside(engine: DockerEngine, service: Service, old: Observed) -> None:
-    """Free its name, its ports and its cards, and keep it."""
+def set_aside(docker: DockerEngine, service: Service, old: ObservedContainer) -> None:
+    """Free the name, ports and GPUs of the old container, and keep the container."""
     kept = service.container + KEPT_SUFFIX
     if old.name != kept:
-        engine.rename_container(old.id, kept)
-    if old.state in drift.HOLDING:
-        engine.stop_container(old.id, GRACE_SECONDS)
+        docker.rename_container(old.id, kept)
+    if old.state in HOLDING:
+        docker.stop_container(old.id, GRACE_SECONDS)
 
 
-def put_back(engine: DockerEngine, service: Service, old: Observed) -> Problem:
-    """Give the adopted container its name back and start it if it ran; tells how that went, as a problem to report."""
+def put_back(docker: DockerEngine, service: Service, old: ObservedContainer) -> Problem:
+    """Give the old container its name back and start it if it ran before; returns the problem to report."""
     kept = service.container + KEPT_SUFFIX
     name = service.container if old.name == kept else old.name
     by_hand = "docker rename {0} {1} && docker start {1}".format(kept, name)
-    where, ran = "serve " + service.name, old.state in drift.HOLDING
+    where, ran = "serve " + service.name, old.state in HOLDING
     try:
-        new = inspect(engine, service.container)
+        new = read_container(docker, service.container)
         if new is not None and new.id != old.id:
-            engine.remove_container(new.id)
-        engine.rename_container(old.id, name)
+            docker.remove_container(new.id)
+        docker.rename_container(old.id, name)
         if ran:
-            engine.start_container(old.id)
-        seen = inspect(engine, old.id)
+            docker.start_container(old.id)
+        seen = read_container(docker, old.id)
     except AnvilError as exc:
         return Problem(
-            "it could not be adopted, and what was there before could not be put back",
+            "the adoption failed, and the old container could not be put back",
             where,
             "{0} is kept as {1}: {2}".format(_describe(old), kept, exc.as_text()),
-            "get it back with: " + by_hand,
+            "put it back by hand: " + by_hand,
         )
     state = "gone" if seen is None else seen.state
-    told = "runs again" if ran and state == "running" else "is there again ({0})".format(state)
+    end = "runs again" if ran and state == "running" else "is back ({0})".format(state)
     return Problem(
-        "it could not be adopted; what was there before {0}".format(told),
+        "the adoption failed; the old container {0}".format(end),
         where,
-        "{0}, command: {1}".format(_describe(old), " ".join(drift.hide_secrets([*old.entrypoint, *old.command])) or "-"),
-        "mend the serve in the inventory, then adopt again; nothing of the old container was lost",
+        "{0}, command: {1}".format(_describe(old), " ".join(hide_secrets([*old.entrypoint, *old.command])) or "-"),
+        "correct the serve in the inventory, then adopt again; the old container is unchanged",
     )
 
 
-def drop_kept(engine: DockerEngine, old: Observed) -> None:
-    """Remove the container whose successor is ready. Its anonymous volumes may hold somebody's data: they stay."""
-    engine.remove_container(old.id, volumes=False)
+def remove_kept(docker: DockerEngine, old: ObservedContainer) -> None:
+    """Remove the old container after the new one is ready. Its anonymous volumes stay: they may hold data."""
+    docker.remove_container(old.id, volumes=False)

@@ -1,7 +1,10 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who claims how much of which card, and does it add up? Pure; every refusal shows its arithmetic. All amounts in MiB."""
+"""The VRAM ledger: which claims hold each GPU, and whether the serves that are about to start fit. Pure.
+
+All amounts are in MiB. Every refusal shows its arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Car
 
 @dataclass(frozen=True)
 class Budget:
-    """A card as the inventory has it: its total memory, and what of it no serve may claim."""
+    """A GPU as the inventory describes it: its total memory, and the part that no serve may claim (reserve)."""
 
     alias: str
     uuid: str
@@ -29,7 +32,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Claim:
-    """What holds cards now and keeps them. ``mib`` is claimed on each of its cards; None: nobody said how much."""
+    """A container that holds GPUs and keeps them. mib: claimed on each of its GPUs; None: unknown."""
 
     holder: str
     uuids: Tuple[str, ...]
@@ -37,8 +40,8 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Want:
-    """A serve that is about to start. ``mib`` on each of its cards: one that spans two cards is charged on both."""
+class Demand:
+    """A serve that is about to start. mib: needed on each of its GPUs; a serve on two GPUs is charged on both."""
 
     serve: str
     uuids: Tuple[str, ...]
@@ -47,14 +50,14 @@ class Want:
 
 @dataclass(frozen=True)
 class Verdict:
-    """problems: why a serve may not start, by its name. notes: what was admitted although something is unknown."""
+    """problems: serve -> why it may not start. notes: what was admitted although something is unknown."""
 
     problems: Dict[str, List[Problem]] = field(default_factory=dict)
     notes: Tuple[str, ...] = ()
 
 
 def _budget_of(uuid: str, budgets: Sequence[Budget], cards: Sequence[Card]) -> Optional[Budget]:
-    """The inventory's budget, or the whole card where the inventory does not say; None: nobody knows its size."""
+    """The budget in the inventory, else the whole GPU; None: its size is unknown."""
     for budget in budgets:
         if budget.uuid == uuid:
             return budget
@@ -63,7 +66,7 @@ def _budget_of(uuid: str, budgets: Sequence[Budget], cards: Sequence[Card]) -> O
 
 
 def _live_free(uuid: str, cards: Sequence[Card], freed: Mapping[str, Optional[int]]) -> Optional[int]:
-    """What the driver says is free, and what containers about to go will give back. None: not known."""
+    """The memory that the driver reports as free, plus what the containers to be removed give back. None: unknown."""
     device = find_device(uuid, cards)
     free = device.vram_free_mib if device else None
     given_back = freed.get(uuid, 0)
@@ -75,80 +78,88 @@ def _sum(parts: Sequence[Tuple[str, Optional[int]]]) -> str:
 
 
 def weigh(
-    wants: Sequence[Want],
+    demands: Sequence[Demand],
     claims: Sequence[Claim],
     budgets: Sequence[Budget],
     cards: Sequence[Card],
     freed: Mapping[str, Optional[int]],
 ) -> Verdict:
-    """Whether the wanted serves fit beside what holds the cards.
+    """Decide whether the serves fit beside the containers that hold the GPUs.
 
-    claims: what stays, so not the containers that are about to be replaced. freed: card -> MiB that those give back
-    when they go; None where that is not known.
+    claims: the containers that stay, so without those that are about to be replaced. freed: GPU -> MiB that the replaced
+    containers give back; None: unknown.
     """
     problems: Dict[str, List[Problem]] = {}
     notes: List[str] = []
-    for uuid in sorted({uuid for want in wants if want.mib for uuid in want.uuids}):
+    for uuid in sorted({uuid for demand in demands if demand.mib for uuid in demand.uuids}):
         budget = _budget_of(uuid, budgets, cards)
         if budget is None:
-            continue  # no such card: admission says so
-        here = [want for want in wants if uuid in want.uuids]
+            continue  # no such GPU: admission reports it
+        here = [demand for demand in demands if uuid in demand.uuids]
         held = [(claim.holder, claim.mib) for claim in claims if uuid in claim.uuids]
-        need = sum(want.mib for want in here)
+        need = sum(demand.mib for demand in here)
         total = need + sum(mib or 0 for _holder, mib in held)
         room = budget.vram_mib - budget.reserve_mib
-        arithmetic = _sum([*held, *(("serve " + want.serve, want.mib) for want in here)])
+        arithmetic = _sum([*held, *(("serve " + demand.serve, demand.mib) for demand in here)])
         unknown = [holder for holder, mib in held if mib is None]
         free = _live_free(uuid, cards, freed)
         why = hint = ""
         if total > room:
-            why = "{0} = {1} MiB, and it has {2}: {3} MiB too much".format(arithmetic, total, budget.as_text(), total - room)
-            hint = "take down or retire one of the others, or lower vram_mib"
+            why = "{0} = {1} MiB; the GPU has {2}: {3} MiB too much".format(arithmetic, total, budget.as_text(), total - room)
+            hint = "take one of them down (playbooks/down.yml -e serves=NAME), or lower vram_mib of the serve"
         elif free is not None and need > free:
-            why = "by the inventory it fits ({0} of {1} MiB), but the driver has {2} MiB left for the {3} wanted".format(
-                total, room, free, need
+            why = (
+                "the inventory allows it ({0} of {1} MiB), but the driver reports only {2} MiB free of the {3} MiB needed".format(
+                    total, room, free, need
+                )
             )
-            hint = "something holds memory that no label tells of: nvidia-smi on the host names its processes"
+            hint = "a process holds memory that no container label declares: run nvidia-smi on the host to find it"
         elif unknown and free is None:
-            why = "{0}: how much {1} needs is unknown, and the driver does not tell what is free".format(
+            why = "{0}: the need of {1} is unknown, and the driver does not report free memory".format(
                 arithmetic, " and ".join(unknown)
             )
-            hint = "give that container the label anvil.serving.vram_mib, or take it down"
+            hint = (
+                "add the label anvil.serving.vram_mib to that container, or remove it (playbooks/retire.yml -e containers=NAME)"
+            )
         elif unknown:
-            notes.append("GPU {0}: {1} holds it without saying how much; {2} MiB are free".format(budget.alias, unknown[0], free))
+            notes.append(
+                "GPU {0}: {1} holds an unknown amount of memory; the driver reports {2} MiB free".format(
+                    budget.alias, unknown[0], free
+                )
+            )
         if why:
-            for want in here:
-                what = "GPU {0} has no room for {1} MiB".format(budget.alias, want.mib)
-                problems.setdefault(want.serve, []).append(Problem(what, "serve " + want.serve, why, hint))
+            for demand in here:
+                what = "GPU {0}: {1} MiB do not fit".format(budget.alias, demand.mib)
+                problems.setdefault(demand.serve, []).append(Problem(what, "serve " + demand.serve, why, hint))
     return Verdict(problems, tuple(notes))
 
 
 def choose_evictions(
-    wants: Sequence[Want],
+    demands: Sequence[Demand],
     claims: Sequence[Claim],
     evictable: Mapping[str, Claim],
     budgets: Sequence[Budget],
     cards: Sequence[Card],
     freed: Mapping[str, Optional[int]],
 ) -> Tuple[str, ...]:
-    """The evictable serves that must go so that the wanted ones fit; none where that would not help either.
+    """Choose the evictable serves that must go so that the others fit; none where that would not help either.
 
-    evictable: serve -> its claim (which is among ``claims``). The largest go first; one whose card nobody wants never does.
+    evictable: serve -> its claim (which is among ``claims``). The largest go first; a serve on another GPU never goes.
     """
-    wanted = {uuid for want in wants for uuid in want.uuids}
-    order = sorted(evictable, key=lambda name: (-(evictable[name].mib or 0), name))
-    order = [name for name in order if wanted.intersection(evictable[name].uuids)]
+    wanted = {uuid for demand in demands for uuid in demand.uuids}
+    candidates = sorted(evictable, key=lambda name: (-(evictable[name].mib or 0), name))
+    candidates = [name for name in candidates if wanted.intersection(evictable[name].uuids)]
     gone: List[str] = []
-    for name in order:
-        if not weigh(wants, *_without(gone, claims, evictable, freed, budgets, cards)).problems:
+    for name in candidates:
+        if not weigh(demands, *_without(gone, claims, evictable, freed, budgets, cards)).problems:
             break
         gone.append(name)
-    if weigh(wants, *_without(gone, claims, evictable, freed, budgets, cards)).problems:
+    if weigh(demands, *_without(gone, claims, evictable, freed, budgets, cards)).problems:
         return ()
-    # The largest may have made one of the earlier ones needless.
+    # The last one may be large enough to keep one of those before it.
     for name in list(gone):
         fewer = [other for other in gone if other != name]
-        if not weigh(wants, *_without(fewer, claims, evictable, freed, budgets, cards)).problems:
+        if not weigh(demands, *_without(fewer, claims, evictable, freed, budgets, cards)).problems:
             gone = fewer
     return tuple(gone)
 
@@ -161,7 +172,7 @@ def _without(
     budgets: Sequence[Budget],
     cards: Sequence[Card],
 ) -> Tuple[Sequence[Claim], Sequence[Budget], Sequence[Card], Mapping[str, Optional[int]]]:
-    """The arguments of ``weigh`` after these serves have gone."""
+    """The arguments of ``weigh`` after these serves are gone."""
     left = [evictable[name] for name in gone]
     back = dict(freed)
     for claim in left:

@@ -13,12 +13,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.module_utils.core.program import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import MAINT, Edge
-from ansible_collections.anvil.serving.plugins.module_utils.serves import drift, verbs
-from ansible_collections.anvil.serving.plugins.module_utils.serves.project import LOG_LINES, Order
-from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import inspect
+from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions, verbs
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import LOG_LINES, ServeOptions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import read_container
 from ansible_collections.anvil.serving.plugins.module_utils.workflow.deployment import Deployment
 
-REPLACED = (drift.CREATE, drift.RECREATE, drift.START, drift.UNPAUSE)
+REPLACED = (decisions.CREATE, decisions.RECREATE, decisions.START, decisions.UNPAUSE)
 POLL = 0.2
 
 
@@ -26,7 +26,7 @@ def converge_services(docker: DockerEngine, deployment: Deployment, names: Seque
     """Converge these services and no others. Raises AnvilError for those that do not come up."""
     if not names:
         return
-    done = verbs.carry_out_held(docker, replace(deployment.project, only=tuple(names)), Order(), lock)
+    done = verbs.apply_state_locked(docker, replace(deployment.project, only=tuple(names)), ServeOptions(), lock)
     if done["problems"]:
         raise AnvilError(*done["problems"])
 
@@ -42,7 +42,7 @@ def roll_replicas(docker: DockerEngine, deployment: Deployment, actions: Mapping
     # Replicas that serve no request come first, so that another replica is up when one that does is replaced.
     order = sorted(
         (name for name in deployment.replicas if actions[name] in REPLACED),
-        key=lambda name: actions[name] == drift.RECREATE,
+        key=lambda name: actions[name] == decisions.RECREATE,
     )
     if edge is None:
         converge_services(docker, deployment, order, lock)
@@ -81,7 +81,7 @@ def _await_replica(docker: DockerEngine, deployment: Deployment, container: str)
     deadline = time.monotonic() + deployment.ready_timeout
     seen = ""
     while time.monotonic() < deadline:
-        observed = inspect(docker, container)
+        observed = read_container(docker, container)
         if observed is None or observed.state in ("exited", "dead") or observed.restarts >= 3:
             seen = "its process ended"
             break

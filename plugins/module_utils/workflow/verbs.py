@@ -13,9 +13,9 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.serves import drift, verbs
-from ansible_collections.anvil.serving.plugins.module_utils.serves.project import GRACE_SECONDS, LOCK_SECONDS, Order
-from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import Reader
+from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions, verbs
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import GRACE_SECONDS, LOCK_SECONDS, ServeOptions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState
 from ansible_collections.anvil.serving.plugins.module_utils.workflow import job_migration, private_files
 from ansible_collections.anvil.serving.plugins.module_utils.workflow.deployment import (
     Deployment,
@@ -58,7 +58,7 @@ def deploy_workflow(docker: DockerEngine, deployment: Deployment, check: bool) -
         if migration is not None:
             predicted["moved"] = _migrate_jobs(docker, deployment, migration, lock)
         rolled = _roll_replicas(docker, deployment, predicted, lock) if deployment.edge else []
-        done = verbs.carry_out_held(docker, deployment.project, Order(), lock)
+        done = verbs.apply_state_locked(docker, deployment.project, ServeOptions(), lock)
         if done["problems"]:
             return _merge_results(predicted, done, rolled)
         if deployment.edge:
@@ -94,14 +94,14 @@ def _migrate_jobs(docker: DockerEngine, deployment: Deployment, migration: Migra
 def _predict(docker: DockerEngine, deployment: Deployment, migration: Optional[Migration]) -> Dict[str, Any]:
     """What a run will do. A private file that will change recreates the containers that mount it."""
     project = deployment.project if migration is None else job_migration.drop_subnets(deployment.project)
-    predicted = verbs.carry_out_held(docker, project, Order(), None)
+    predicted = verbs.apply_state_locked(docker, project, ServeOptions(), None)
     stale, leftover = private_files.list_stale(deployment), private_files.list_leftover(deployment)
     for name in private_files.list_mounting_services(deployment.project, list(stale)):
         serve = predicted["serves"][name]
-        if serve["action"] == drift.NONE:
-            serve.update(action=drift.RECREATE, reasons=["mounted_file"])
+        if serve["action"] == decisions.NONE:
+            serve.update(action=decisions.RECREATE, reasons=["mounted_file"])
     # The whole compose project is ours: services of an earlier deployment that this one lacks (a replica, MLflow) are removed.
-    removed = Reader(docker, deployment.project).orphans()
+    removed = ProjectState(docker, deployment.project).list_orphans()
     predicted["files"] = sorted({*predicted["files"], *stale, *leftover})
     predicted["changed"] = predicted["changed"] or bool(stale or leftover or removed or migration)
     return {**predicted, "rolled": [], "removed": removed, "moved": 0, "warnings": []}
@@ -111,7 +111,7 @@ def _merge_results(predicted: Dict[str, Any], done: Dict[str, Any], rolled: List
     """The final state of every service, with the action that led to it."""
     for name, serve in done["serves"].items():
         first = predicted["serves"][name]
-        if serve["action"] == drift.NONE:
+        if serve["action"] == decisions.NONE:
             serve.update({key: first[key] for key in ("action", "reasons", "changes")})
     kept = {key: predicted[key] for key in ("files", "created", "diff", "removed", "moved")}
     return {**done, **kept, "warnings": [], "changed": predicted["changed"] or done["changed"], "rolled": rolled}

@@ -118,7 +118,7 @@ def test_an_engine_that_does_not_come_back_gets_its_old_file(play: Play) -> None
     play.host.run("python3", "-c", 'import sys; open("/usr/local/bin/restart", "w").write(sys.argv[1])', script)
     play.host.run("chmod", "+x", "/usr/local/bin/restart")
     told = play.run(fails=True, docker_host_daemon={"debug": True}, docker_host_restart_command=["/usr/local/bin/restart"])
-    assert "bridge is gone" in told and "the old daemon.json is back, and the engine runs with it" in told
+    assert "bridge is gone" in told and "the old daemon.json was put back, and the Docker Engine runs with it" in told
     assert play.daemon() == {"labels": ["rack=7"]}
 
 

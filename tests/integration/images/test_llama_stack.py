@@ -167,7 +167,7 @@ def test_a_serve_that_lists_its_model_and_completes_nothing_is_not_ready(field: 
     field.edit("heavy", **scripted(), warmup=True, interval=1, ready_timeout=10)
     failed = field.run()
     assert failed["failed"], failed
-    assert "one token was asked for" in failed["msg"] and "not ready after 10 s" in failed["msg"], failed["msg"]
+    assert "the request for one token got" in failed["msg"] and "not ready after 10 s" in failed["msg"], failed["msg"]
     field.edit("heavy", warmup=False)
     assert not field.run()["failed"]
 
@@ -200,7 +200,7 @@ def test_a_server_on_the_host_is_reached_through_the_router_and_left_alone(clean
     assert [line for line in host.play("status.yml").splitlines() if all(word in line for word in words)]
     clean_bed.docker("rm", "--force", "somebody")
     told = host.play("status.yml")
-    assert "silent" in told and "mac: nothing answers at http://" in told
+    assert "silent" in told and "mac: no answer from http://" in told
     with pytest.raises(AssertionError, match="mac"):
         host.play("site.yml")
 

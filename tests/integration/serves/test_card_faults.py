@@ -43,4 +43,4 @@ def test_two_cards_of_one_name_are_told_apart_by_their_uuids(field: Field) -> No
         assert uuid in field.bed.docker("exec", f"bed-{name}", "nvidia-smi", "-L")
     field.edit("fast", gpu_uuids=(HEAVY_GPU,))
     crowded = field.run()
-    assert crowded["failed"] and "GPU left has no room for 20000 MiB" in crowded["msg"]
+    assert crowded["failed"] and "GPU left: 20000 MiB do not fit" in crowded["msg"]

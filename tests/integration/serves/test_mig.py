@@ -19,7 +19,7 @@ def test_each_mig_device_is_charged_for_itself(field: Field) -> None:
     field.edit("fast", gpu_uuids=(OTHER,), vram_mib=25000)
     refused = field.foresee()
     assert refused["failed"] and field.bed.started() == {}
-    assert "serve fast: GPU quarter has no room for 25000 MiB" in refused["msg"] and "GPU half" not in refused["msg"]
+    assert "serve fast: GPU quarter: 25000 MiB do not fit" in refused["msg"] and "GPU half" not in refused["msg"]
     field.edit("fast", vram_mib=23000)
     assert not field.foresee()["failed"]
     assert [call["NVIDIA_VISIBLE_DEVICES"] for call in field.bed.hook_calls()[-2:]] in ([ONE, OTHER], [OTHER, ONE])
@@ -29,11 +29,11 @@ def test_each_mig_device_is_charged_for_itself(field: Field) -> None:
     field.edit("heavy", vram_mib=30000)
     field.edit("fast", gpu_uuids=(ONE,))
     crowded = field.run()
-    assert crowded["failed"] and "serve fast 23000" in crowded["msg"] and "= 53000 MiB, and it has 48000 MiB" in crowded["msg"]
+    assert crowded["failed"] and "serve fast 23000" in crowded["msg"] and "= 53000 MiB; the GPU has 48000 MiB" in crowded["msg"]
 
     field.edit("fast", gpu_uuids=(FAKOLI_DARK[0].uuid,))
     whole = field.run()
-    assert whole["failed"] and "is in MIG mode, and the serve is pinned to the whole card" in whole["msg"]
+    assert whole["failed"] and "which is in MIG mode" in whole["msg"]
 
 
 def test_the_gate_judges_a_mig_device_by_its_own_memory(field: Field) -> None:

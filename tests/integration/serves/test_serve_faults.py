@@ -49,13 +49,13 @@ def refused(field: Field, *words: str, **params: Any) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------- what a server does wrong
 
 SERVERS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
-    "exits at once": (scripted(LIVES="0"), "restart_loop", ["it ended", "exit code 7", "that was my life"]),
+    "exits at once": (scripted(LIVES="0"), "restart_loop", ["the container has exited", "exit code 7", "that was my life"]),
     "exits after 3 s": ({**scripted(LIVES="3", STATUS="503"), "restart": "no"}, "exited", ["exit code 7", "that was my life"]),
-    "is killed for memory": ({**scripted(EATS="64"), "restart": "no"}, "oom_killed", ["for want of memory"]),
+    "is killed for memory": ({**scripted(EATS="64"), "restart": "no"}, "oom_killed", ["ran out of memory"]),
     "never answers": ({**scripted(STATUS="mute"), "ready_timeout": 2}, "starting", ["not ready after 2 s", "nothing answers"]),
     "loads for ever": ({**scripted(STATUS="503"), "ready_timeout": 2}, "loading", ["not ready after 2 s", "answers 503"]),
-    "serves another model": (scripted(SERVES="other"), "wrong_model", ["serves other", "heavy was asked for"]),
-    "wants another key": (scripted(STATUS="401"), "refused", ["answers 401 to our key"]),
+    "serves another model": (scripted(SERVES="other"), "wrong_model", ["lists other", "but not heavy"]),
+    "wants another key": (scripted(STATUS="401"), "refused", ["answers 401 to the key of api_key"]),
 }
 
 
@@ -67,7 +67,7 @@ def test_a_server_that_does_not_get_ready(field: Field, kind: str, monkeypatch: 
     if "memory" in kind:
         limit_memory(field, monkeypatch)
     began = time.monotonic()
-    failed = refused(field, "serve heavy: it is not ready: " + state, *words)
+    failed = refused(field, "serve heavy: not ready: " + state, *words)
     assert failed["serves"]["heavy"]["state"] == state and failed["serves"]["fast"]["ready"] is True
     assert time.monotonic() - began < 12  # at once where it cannot succeed any more, else at its deadline
     monkeypatch.undo()
@@ -119,9 +119,9 @@ def registry(clean_bed: Bed) -> Iterator[str]:
 def test_manifest_unknown_and_registry_gone_are_told_apart(field: Field, registry: str) -> None:
     assert not field.run()["failed"]
     field.edit("heavy", image=f"{registry}/llama-server:9")
-    refused(field, f"image {registry}/llama-server:9 is not on this host", "the registry answers and has no such image")
+    refused(field, f"image {registry}/llama-server:9 is not on this host", "the registry has no such image")
     field.bed.docker("stop", "--time", "0", "registry")
-    refused(field, f"image {registry}/llama-server:9 is not on this host", "the registry cannot be reached from the host")
+    refused(field, f"image {registry}/llama-server:9 is not on this host", "the host cannot reach the registry")
     field.edit("heavy", **GOOD)
     assert_converges(field)
 
@@ -135,7 +135,7 @@ def test_a_card_that_is_not_there(field: Field, fault: str) -> None:
         field.bed.pull_gpu(gone)
     field.edit("heavy", gpu_uuids=(gone,), args=GOOD["args"])
     heavy = field.bed.started()["bed-heavy"]
-    refused(field, f"GPU {gone} is not on this host", "the driver knows: ")
+    refused(field, f"GPU {gone} is not on this host", "the driver lists: ")
     assert field.bed.started()["bed-heavy"] == heavy
     field.foresee()
     field.bed.gpu_table.write_text(table)
@@ -147,7 +147,7 @@ def test_no_nvidia_driver_in_the_engine(field: Field) -> None:
     field.bed.restart_engine(nvidia=False)
     try:
         failed = field.run()
-        assert failed["failed"] and "the engine has no nvidia device driver" in failed["msg"]
+        assert failed["failed"] and "the Docker Engine has no nvidia device driver" in failed["msg"]
         assert "install nvidia-container-toolkit" in failed["msg"]
     finally:
         field.bed.restart_engine()
@@ -167,7 +167,7 @@ def test_a_port_that_is_stolen_between_check_and_start(field: Field) -> None:
         wait_for(lambda: steal(thief, 30002), process)
         failed = answer_of(process)
     assert failed["failed"] and "serve heavy: port 127.0.0.1:30002 is taken" in failed["msg"], failed["msg"]
-    assert "somebody took it after it was found free" in failed["msg"] and field.bed.started()["bed-fast"] == fast
+    assert "it was free a moment before" in failed["msg"] and field.bed.started()["bed-fast"] == fast
     assert_converges(field)
 
 
@@ -209,11 +209,11 @@ def test_the_engine_is_killed_in_the_middle_of_a_bring_up(field: Field) -> None:
     field.bed.stop_engine(signal.SIGKILL)
     failed = answer_of(process)
     assert failed["failed"] and "Traceback" not in failed["msg"]
-    assert "Docker Engine does not answer" in failed["msg"] or "the engine went away" in failed["msg"], failed["msg"]
+    assert "Docker Engine does not answer" in failed["msg"] or "the Docker Engine stopped" in failed["msg"], failed["msg"]
     field.bed.start_engine()
     again = field.run()
     if again["failed"]:  # now and then the engine itself keeps the port of what it had not started yet
-        assert "lets go of the port when it is restarted" in again["msg"], again["msg"]
+        assert "restart it to free the port" in again["msg"], again["msg"]
         field.bed.restart_engine()
     assert_converges(field)
 

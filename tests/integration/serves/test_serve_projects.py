@@ -52,7 +52,7 @@ def test_of_two_at_the_same_time_exactly_one_gets_the_card(field: Field, trial: 
     assert sorted(answer["failed"] for answer in answers.values()) == [False, True], answers
     won, lost = ("field", "trial") if answers["trial"]["failed"] else ("trial", "field")
     holder = {"field": "bed-heavy (project anvil-serves", "trial": "bed-trial (project anvil-experiment-trial"}[won]
-    assert "GPU big has no room for 60000 MiB" in answers[lost]["msg"] and "container " + holder in answers[lost]["msg"]
+    assert "GPU big: 60000 MiB do not fit" in answers[lost]["msg"] and "container " + holder in answers[lost]["msg"]
     assert {serve["ready"] for serve in answers[won]["serves"].values()} == {True}
 
 
@@ -62,7 +62,8 @@ def contend(field: Field, trial: Trial, how: signal.Signals) -> tuple[dict[str, 
     Returns the answer of the inventory's run, and whether it waited for a second.
     """
     halt = "from ansible_collections.anvil.serving.plugins.module_utils.serves import converge\nimport os\n"
-    halt += f"real = converge.act\nconverge.act = lambda *words: (os.kill(os.getpid(), {int(how)}), real(*words))[1]"
+    halt += "real = converge.apply_decisions\n"
+    halt += f"converge.apply_decisions = lambda *words: (os.kill(os.getpid(), {int(how)}), real(*words))[1]"
     first = start_module(trial, halt)
     wait_for(lambda: file_of(trial).exists(), first)  # written after admission
     time.sleep(0.3)

@@ -107,7 +107,7 @@ def test_what_cannot_be_adopted_is_put_back_as_it_was(field: Field, models: Path
     old = start_by_hand(field.bed, models)
     field.edit("heavy", args=("--no-such-flag",))
     failed = field.run("adopted", serves=["heavy"])
-    assert failed["failed"] and "what was there before runs again" in failed["msg"] and "--no-such-flag" in failed["msg"]
+    assert failed["failed"] and "the old container runs again" in failed["msg"] and "--no-such-flag" in failed["msg"]
     assert [line.split()[0] for line in field.bed.started().values()] == [old]
     field.edit("heavy", args=("-c", "512"))
     assert not field.run("adopted", serves=["heavy"])["failed"]
@@ -125,7 +125,9 @@ def test_absent_removes_by_name_what_is_ours_and_by_confirmation_what_is_not(fie
     field.run()
     sleeper(field.bed, "squatter")
     refused = field.run("absent", containers=["squatter", "bed-fast"])
-    assert refused["failed"] and "squatter is not ours" in refused["msg"] and "confirm: true" in refused["msg"]
+    assert (
+        refused["failed"] and "squatter does not belong to this project" in refused["msg"] and "confirm: true" in refused["msg"]
+    )
     assert sorted(field.bed.started()) == ["bed-fast", "bed-heavy", "squatter"]
     done = field.foresee("absent", containers=["squatter", "fast", "never-was"], confirm=True)
     told = {name: (row["action"], row["state"]) for name, row in done["containers"].items()}
@@ -139,10 +141,10 @@ def test_absent_refuses_a_name_that_is_a_serve_and_another_container(field: Fiel
     sleeper(field.bed, "heavy")
     for _round in range(2):
         refused = field.run("absent", containers=["heavy"], confirm=True)
-        assert refused["failed"] and "heavy is a serve and also another container" in refused["msg"]
+        assert refused["failed"] and "heavy is the name of a serve and of another container" in refused["msg"]
         assert "heavy" in field.bed.started()
         field.run(serves=["heavy"])
-    assert field.run("absent")["msg"].startswith("containers: nothing is named")
+    assert field.run("absent")["msg"].startswith("containers: state absent needs names")
 
 
 def test_down_notices_who_brings_a_serve_back(field: Field) -> None:
@@ -162,7 +164,7 @@ def test_down_notices_who_brings_a_serve_back(field: Field) -> None:
     supervisor.start()
     failed = field.run("down", serves=["heavy"], settle=5)
     supervisor.join()
-    assert failed["failed"] and "serve heavy: it came back after it was taken down: running" in failed["msg"]
+    assert failed["failed"] and "serve heavy: the container came back after it was taken down: running" in failed["msg"]
     assert failed["serves"]["heavy"]["state"] == "running"
 
 
@@ -181,7 +183,7 @@ def test_a_group_is_chosen_by_tag(field: Field) -> None:
     assert actions(field.foresee(serves=["night"])) == {"heavy": UNCHANGED, "fast": ("create", ["missing"])}
     assert list(actions(field.foresee("down", serves=["night"]))) == ["heavy", "fast"] and field.bed.started() == {}
     refused = field.run(serves=["nihgt"])
-    assert "no serve and no tag nihgt" in refused["msg"] and "big, fast, heavy, night" in refused["msg"]
+    assert "has no serve and no tag nihgt" in refused["msg"] and "big, fast, heavy, night" in refused["msg"]
 
 
 # --------------------------------------------------------------------------------------------------- mounted files, diff
@@ -225,7 +227,7 @@ def test_the_ledger_refuses_with_its_arithmetic_before_anything_is_touched(field
     refused = field.foresee()
     assert refused["failed"] and list(field.bed.started()) == ["trial"]
     for words in (
-        "serve heavy: GPU big has no room for 80000 MiB",
+        "serve heavy: GPU big: 80000 MiB do not fit",
         "container trial (paused) 30000 + serve heavy 80000 = 110000 MiB",
         "97887 - 2048 reserve = 95839 MiB: 14161 MiB too much",
     ):
@@ -250,13 +252,13 @@ def test_a_container_that_holds_the_card_without_saying_how_much_is_told(field: 
     field.edit("heavy", vram_mib=80000)
     sleeper(field.bed, "silent", "--gpus", "all")
     admitted = field.run(serves=["heavy"])
-    assert not admitted["failed"] and "container silent (running) holds it without saying how much" in str(admitted["warnings"])
+    assert not admitted["failed"] and "container silent (running) holds an unknown amount of memory" in str(admitted["warnings"])
     table = field.bed.gpu_table.read_text()
     field.bed.gpu_table.write_text(table.replace("97887, 4,", "97887, 50000,"))
     field.edit("heavy", args=("-c", "512"), vram_mib=90000)
     field.run("down", serves=["heavy"])
     refused = field.run(serves=["heavy"])
-    assert refused["failed"] and "the driver has 47887 MiB left for the 90000 wanted" in refused["msg"]
+    assert refused["failed"] and "the driver reports only 47887 MiB free of the 90000 MiB needed" in refused["msg"]
     field.bed.gpu_table.write_text(table.replace("97887, 4,", "97887, [N/A],"))
     refused = field.run(serves=["heavy"])
     assert refused["failed"] and "container silent (running) unknown + serve heavy 90000" in refused["msg"]
@@ -332,7 +334,7 @@ def test_an_evicted_llama_server_ends_what_it_has_in_flight_before_it_is_stopped
 
 @pytest.mark.parametrize(
     ("tells", "said"),
-    [({"SLOTS": "1"}, "evicted with 1 requests in flight: they did not end within 1 s"), ({}, "its engine does not tell")],
+    [({"SLOTS": "1"}, "evicted with 1 requests in flight: they did not end within 1 s"), ({}, "its engine does not report them")],
 )
 def test_a_drain_that_cannot_be_waited_for_is_said(field: Field, tells: dict[str, str], said: str) -> None:
     add_night(field, **scripted(STREAMS="20", **tells))
@@ -383,7 +385,7 @@ def test_whoever_asks_while_a_serve_drains_is_answered_whole_until_it_is_stopped
 def test_a_context_that_the_server_silently_cut_is_an_error_with_asked_and_effective(field: Field) -> None:
     field.edit("heavy", args=("-c", "100000", "-np", "1", "-t", "1"))
     failed = field.run()
-    assert failed["failed"] and "-c asked for 100000, and the server runs with 8192" in failed["msg"]
+    assert failed["failed"] and "-c asks for 100000, but the server runs with 8192" in failed["msg"]
     assert failed["serves"]["heavy"]["state"] == "setting_ignored" and failed["serves"]["fast"]["ready"] is True
     field.edit("heavy", args=("-c", "1000", "-np", "3", "-t", "1"))  # padded to 512 for each slot
     assert not field.run()["failed"]
@@ -394,4 +396,4 @@ def test_a_vllm_that_runs_with_another_max_model_len_is_an_error(field: Field, t
     field.edit("heavy", **scripted(LEN=told), engine="vllm", args=("--max-model-len", "8192"))
     answer = field.run(serves=["heavy"], compatibility="off")  # what plays vLLM has the weights of llama.cpp
     assert answer["failed"] is fails
-    assert not fails or "--max-model-len asked for 8192, and the server runs with 4096" in answer["msg"]
+    assert not fails or "--max-model-len asks for 8192, but the server runs with 4096" in answer["msg"]

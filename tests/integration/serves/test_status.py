@@ -144,7 +144,7 @@ def test_logs_of_both_streams_without_secrets(clean_bed: Bed, models: Path, tmp_
     time.sleep(1)
     assert "said ***" not in succeed("logs", inventory, "-e", "tail=500", "-e", "since=1s")
     wrong = play("logs", inventory, "-e", "since=yesterday")
-    assert wrong.returncode and "no time span" in wrong.stdout + wrong.stderr
+    assert wrong.returncode and "is not a time span" in wrong.stdout + wrong.stderr
 
 
 def test_an_engine_that_is_gone_is_said_and_the_exit_code_tells(clean_bed: Bed, models: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_the_tier_of_a_serve_that_rests_is_not_asked(clean_bed: Bed, operator: O
 def test_a_failed_bring_up_names_the_serve_and_leaves_the_other_running(clean_bed: Bed, operator: Operator) -> None:
     broken = {"heavy": serve("heavy", args=["--no-such-flag"]), "fast": serve("fast")}
     code, printed = operator.play(*operator.override(anvil_serves=broken))
-    assert code != 0 and "serve heavy: it is not ready: restart_loop" in printed
+    assert code != 0 and "serve heavy: not ready: restart_loop" in printed
     assert "invalid argument: --no-such-flag" in printed and "Traceback" not in printed
     assert "anvil-fast" in clean_bed.docker("ps", "--format", "{{.Names}}")
     code, printed = operator.play()

@@ -216,10 +216,10 @@ def test_only_what_lies_in_a_project_of_our_naming_is_an_experiment() -> None:
     ]
     (found,) = group_experiments([*ours, *strangers])
     assert (found.name, found.ids, found.expires) == ("trial", ("a", "b"), 210)
-    assert not found.is_over(209) and found.is_over(210)
+    assert not found.is_expired(209) and found.is_expired(210)
 
 
 @pytest.mark.parametrize("ttl", ["", "0", "soon", "-5"])
 def test_without_a_time_to_live_it_stays(ttl: str) -> None:
     (found,) = group_experiments([container("a", "anvil-experiment-trial", 100, ttl)])
-    assert found.expires is None and not found.is_over(10**12)
+    assert found.expires is None and not found.is_expired(10**12)

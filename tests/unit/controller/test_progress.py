@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.images import Pull
 from ansible_collections.anvil.serving.plugins.module_utils.serves.converge_progress import (
     DETAIL_SECONDS,
-    Story,
+    ProgressLog,
     describe_bytes,
     describe_pull,
 )
@@ -62,21 +62,21 @@ def test_how_to_ask_for_quiet(word: str, wanted: bool) -> None:
     assert wants_progress(word) is wanted
 
 
-def test_a_story_tells_changes_only_and_nothing_of_a_serve_that_was_ready_all_along() -> None:
-    story = Story()
-    told = [story.tell("a", word, 1) for word in ("ready", "ready")] + [
-        story.tell("b", word, 2) for word in ("loading", "loading", "ready")
+def test_the_log_has_changes_only_and_nothing_of_a_serve_that_was_ready_all_along() -> None:
+    log = ProgressLog()
+    told = [log.add("a", word, 1) for word in ("ready", "ready")] + [
+        log.add("b", word, 2) for word in ("loading", "loading", "ready")
     ]
     assert told == [False, False, True, False, True]
-    assert story.lines == ["b: loading (2 s)", "b: ready (2 s)"]
+    assert log.lines == ["b: loading (2 s)", "b: ready (2 s)"]
 
 
 def test_how_far_a_pull_is_told_seldom_and_its_end_at_once() -> None:
-    story = Story()
+    log = ProgressLog()
     for second in range(12):
-        story.tell("a", "pulling x", second, f"{second} MB")
-    story.tell("a", "creating", 12)
-    assert story.lines == [
+        log.add("a", "pulling x", second, f"{second} MB")
+    log.add("a", "creating", 12)
+    assert log.lines == [
         "a: pulling x, 0 MB (0 s)",
         f"a: pulling x, {DETAIL_SECONDS:.0f} MB ({DETAIL_SECONDS:.0f} s)",
         f"a: pulling x, {2 * DETAIL_SECONDS:.0f} MB ({2 * DETAIL_SECONDS:.0f} s)",

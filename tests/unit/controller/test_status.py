@@ -9,12 +9,8 @@ from typing import Any
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
-from ansible_collections.anvil.serving.plugins.module_utils.serves.host_status import (
-    devices_of,
-    holder_of,
-    parse_since,
-    split_frames,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.serves.host_status import describe_holder, devices_of
+from ansible_collections.anvil.serving.plugins.module_utils.serves.serve_logs import parse_since, split_frames
 from ansible_collections.anvil.serving.plugins.plugin_utils.report import status_page
 
 CARDS = [Card(0, "GPU-a", "Big", "12.0", 1000, 250, "1", "x"), Card(1, "GPU-b", "Small", "12.0", 500, None, "1", "y")]
@@ -66,7 +62,7 @@ def test_which_cards_a_container_holds(raw: dict[str, Any], uuids: list[str]) ->
     ],
 )
 def test_who_a_container_is_to_us(labels: dict[str, str], kind: str, name: str) -> None:
-    found = holder_of({"Name": "/box", "Config": {"Labels": labels}}, "anvil-serves")
+    found = describe_holder({"Name": "/box", "Config": {"Labels": labels}}, "anvil-serves")
     assert (found["kind"], found["name"]) == (kind, name)
 
 

@@ -64,6 +64,6 @@ def test_a_restart_that_says_nothing_is_told_by_how_it_ended(tmp_path: Path) -> 
     program.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-        with pytest.raises(AnvilError, match="it ended with 3 and said nothing"):
+        with pytest.raises(AnvilError, match="it exited with 3 and printed nothing"):
             converge_daemon(DockerEngine("unix:///no/such/socket"), wanted, False)
     assert path.read_text() == "{}"

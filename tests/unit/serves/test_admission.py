@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import MigDevice, parse_cards
-from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import Neighbour, addresses_overlap, admit
+from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import OtherContainer, addresses_overlap, admit
 from nvidia_outputs import FAKOLI_DARK as TWO
 
 CARDS = parse_cards(TWO)
@@ -15,11 +15,11 @@ SERVE = Service(name="heavy", container="c", image="i", gpu_uuids=(CARDS[0].uuid
 
 
 def test_a_free_host_admits() -> None:
-    assert admit([SERVE], [Neighbour("other", "", "running", (("127.0.0.1", 1),))], CARDS, {}) == {}
+    assert admit([SERVE], [OtherContainer("other", "", "running", (("127.0.0.1", 1),))], CARDS, {}) == {}
 
 
 def test_everything_wrong_is_told_at_once() -> None:
-    squatter = Neighbour("c", "theirs", "running", (("0.0.0.0", 30002),))
+    squatter = OtherContainer("c", "theirs", "running", (("0.0.0.0", 30002),))
     wrong = Service(name="heavy", container="c", image="i", gpu_uuids=("GPU-gone",), ports=SERVE.ports)
     problems = admit([wrong], [squatter], CARDS, {})["heavy"]
     assert [problem.what for problem in problems] == [

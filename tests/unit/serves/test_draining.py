@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import draining
-from ansible_collections.anvil.serving.plugins.module_utils.serves.draining import Left
-from ansible_collections.anvil.serving.plugins.module_utils.serves.readiness import Answer, Subject
+from ansible_collections.anvil.serving.plugins.module_utils.serves.draining import InFlight
+from ansible_collections.anvil.serving.plugins.module_utils.serves.readiness import Answer, ReadinessProbe
 
 # In the form of vLLM's metrics.
 VLLM = """# HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -21,7 +21,7 @@ vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 9.0
 # In the form of llama-server's metrics and slots.
 LLAMA = "# TYPE llamacpp:requests_processing gauge\nllamacpp:requests_processing 1\nllamacpp:requests_deferred 3\n"
 SLOTS = '[{"id": 0, "is_processing": true}, {"id": 1, "is_processing": false}]'
-SUBJECT = Subject("a", "a", "models", ("127.0.0.1", 1), "a", 1)
+PROBE = ReadinessProbe("a", "a", "models", ("127.0.0.1", 1), "a", 1)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +39,13 @@ SUBJECT = Subject("a", "a", "models", ("127.0.0.1", 1), "a", 1)
     ],
 )
 def test_what_each_engine_tells(engine: str, told: dict[str, str], count: int | None) -> None:
-    def fetch(_subject: Subject, path: str) -> Answer:
+    def fetch(_subject: ReadinessProbe, path: str) -> Answer:
         return Answer(200, told[path]) if path in told else Answer(404)
 
-    assert draining.question_for(Service("a", "a", "i", anvil={"engine": engine}), SUBJECT, fetch)() == count
+    assert draining.build_counter(Service("a", "a", "i", anvil={"engine": engine}), PROBE, fetch)() == count
 
 
-def wait(counts: Iterator[int | None], timeout: float = 10) -> tuple[Left, float]:
+def wait(counts: Iterator[int | None], timeout: float = 10) -> tuple[InFlight, float]:
     now = [0.0]
 
     def sleep(seconds: float) -> None:
@@ -55,30 +55,33 @@ def wait(counts: Iterator[int | None], timeout: float = 10) -> tuple[Left, float
 
 
 def test_a_moment_between_two_requests_is_not_the_end() -> None:
-    assert wait(iter([1, 0, 2, 0, 0])) == (Left(0), 4 * draining.LOOK_SECONDS)
+    assert wait(iter([1, 0, 2, 0, 0])) == (InFlight(0), 4 * draining.COUNT_SECONDS)
 
 
 def test_who_does_not_tell_is_not_waited_for() -> None:
-    assert wait(iter([None])) == (Left(None), 0)
+    assert wait(iter([None])) == (InFlight(None), 0)
 
 
 def test_one_that_is_too_busy_to_answer_is_asked_again() -> None:
-    def fetch(_subject: Subject, _path: str) -> Answer:
+    def fetch(_subject: ReadinessProbe, _path: str) -> Answer:
         return Answer(0, "timed out")
 
-    busy = draining.question_for(Service("a", "a", "i", anvil={"engine": "vllm"}), SUBJECT, fetch)()
+    busy = draining.build_counter(Service("a", "a", "i", anvil={"engine": "vllm"}), PROBE, fetch)()
     assert busy == draining.NO_ANSWER
-    assert wait(iter([busy, 1, 0, 0])) == (Left(0), 3 * draining.LOOK_SECONDS)
+    assert wait(iter([busy, 1, 0, 0])) == (InFlight(0), 3 * draining.COUNT_SECONDS)
     left, seconds = wait(iter([busy] * 100), 1)
-    assert (left, seconds) == (Left(busy), 1)
-    assert "without an answer of it within 1 s" in draining.tell({"a": left}, 1)[0]
+    assert (left, seconds) == (InFlight(busy), 1)
+    assert "it did not answer within 1 s" in draining.describe_undrained({"a": left}, 1)[0]
 
 
 def test_the_time_is_over() -> None:
     left, seconds = wait(iter([3] * 100), 1)
-    assert (left, seconds) == (Left(3), 1)
-    assert "3 requests in flight: they did not end within 1 s" in draining.tell({"a": left}, 1)[0]
+    assert (left, seconds) == (InFlight(3), 1)
+    assert "3 requests in flight: they did not end within 1 s" in draining.describe_undrained({"a": left}, 1)[0]
 
 
 def test_nobody_is_evicted_and_nothing_is_asked() -> None:
-    assert draining.wait_idle({}, lambda: 0.0, lambda _seconds: None, 1) == {} and draining.tell({"a": Left(0)}, 1) == []
+    assert (
+        draining.wait_idle({}, lambda: 0.0, lambda _seconds: None, 1) == {}
+        and draining.describe_undrained({"a": InFlight(0)}, 1) == []
+    )

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_SPEC, LABEL_VRAM, Mount, Service
-from ansible_collections.anvil.serving.plugins.module_utils.serves import drift
+from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions, drift
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import observe_container, observe_image
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "engine-26.1.5-llama.json").read_text())
 PROJECT = "anvil-serves"
@@ -45,8 +46,8 @@ def wanted(**fields: Any) -> Service:
 
 
 def compare(service: Service, container: dict[str, Any] | None = None, **kwargs: Any) -> list[drift.Change]:
-    seen = drift.observe(container or RECORDED["container"])
-    image = drift.observe_image(RECORDED["image"])
+    seen = observe_container(container or RECORDED["container"])
+    image = observe_image(RECORDED["image"])
     return drift.diff_service(service, kwargs.get("secrets", SECRETS), seen, image, kwargs.get("wanted_image", image))
 
 
@@ -70,10 +71,10 @@ def test_labels_of_the_image_are_no_drift_and_ours_are() -> None:
     container, image = copy.deepcopy(RECORDED["container"]), copy.deepcopy(RECORDED["image"])
     image["Config"]["Labels"] = {"anvil.serving.content": "abc", "anvil.serving.engine": "vllm"}
     container["Config"]["Labels"]["anvil.serving.content"] = "abc"
-    brought = drift.observe_image(image)
-    assert drift.diff_service(wanted(), SECRETS, drift.observe(container), brought, brought) == []
+    brought = observe_image(image)
+    assert drift.diff_service(wanted(), SECRETS, observe_container(container), brought, brought) == []
     container["Config"]["Labels"]["anvil.serving.engine"] = "vllm"  # ours went missing, and the image's shines through
-    assert reasons(drift.diff_service(wanted(), SECRETS, drift.observe(container), brought, brought)) == ["labels"]
+    assert reasons(drift.diff_service(wanted(), SECRETS, observe_container(container), brought, brought)) == ["labels"]
 
 
 def test_an_image_that_is_not_here_yet_is_no_drift_while_its_name_is_the_same() -> None:
@@ -142,7 +143,7 @@ def test_a_container_changed_by_hand_is_seen(path: tuple[str, ...], value: Any, 
 
 
 def test_a_retagged_image_is_seen_by_its_id() -> None:
-    other = replace(drift.observe_image(RECORDED["image"]), id="sha256:other")
+    other = replace(observe_image(RECORDED["image"]), id="sha256:other")
     assert reasons(compare(wanted(), wanted_image=other)) == ["image"]
 
 
@@ -180,47 +181,47 @@ def test_the_vram_need_is_bookkeeping_and_restarts_nothing() -> None:
 @pytest.mark.parametrize(
     ("state", "action", "why"),
     [
-        ({}, drift.NONE, ()),
-        ({"Status": "exited"}, drift.START, ("stopped",)),
-        ({"Status": "created"}, drift.START, ("stopped",)),
-        ({"Status": "paused"}, drift.UNPAUSE, ("paused",)),
-        ({"Status": "restarting"}, drift.NONE, ()),
-        ({"Status": "dead"}, drift.RECREATE, ("dead",)),
-        ({"Health": {"Status": "unhealthy"}}, drift.RECREATE, ("unhealthy",)),
-        ({"Status": "restarting", "ExitCode": 137}, drift.RECREATE, ("killed",)),
-        ({"Status": "restarting", "ExitCode": 137, "OOMKilled": True}, drift.NONE, ()),
-        ({"Status": "restarting", "ExitCode": 7}, drift.NONE, ()),
-        ({"Health": {"Status": "starting"}}, drift.NONE, ()),
+        ({}, decisions.NONE, ()),
+        ({"Status": "exited"}, decisions.START, ("stopped",)),
+        ({"Status": "created"}, decisions.START, ("stopped",)),
+        ({"Status": "paused"}, decisions.UNPAUSE, ("paused",)),
+        ({"Status": "restarting"}, decisions.NONE, ()),
+        ({"Status": "dead"}, decisions.RECREATE, ("dead",)),
+        ({"Health": {"Status": "unhealthy"}}, decisions.RECREATE, ("unhealthy",)),
+        ({"Status": "restarting", "ExitCode": 137}, decisions.RECREATE, ("killed",)),
+        ({"Status": "restarting", "ExitCode": 137, "OOMKilled": True}, decisions.NONE, ()),
+        ({"Status": "restarting", "ExitCode": 7}, decisions.NONE, ()),
+        ({"Health": {"Status": "starting"}}, decisions.NONE, ()),
     ],
 )
 def test_state_decides_the_action(state: dict[str, Any], action: str, why: tuple[str, ...]) -> None:
     container = copy.deepcopy(RECORDED["container"])
     container["State"].update(state)
-    seen = drift.observe(container)
-    decision = drift.decide_up(compare(wanted(), container), seen, PROJECT)
+    seen = observe_container(container)
+    decision = decisions.decide_up(compare(wanted(), container), seen, PROJECT)
     assert (decision.action, decision.reasons) == (action, why)
 
 
 def test_a_missing_container_is_created() -> None:
-    assert drift.decide_up(None, None, PROJECT) == drift.Decision(drift.CREATE, ("missing",))
+    assert decisions.decide_up(None, None, PROJECT) == decisions.Decision(decisions.CREATE, ("missing",))
 
 
 def test_a_paused_container_with_drift_is_recreated_not_unpaused() -> None:
     container = copy.deepcopy(RECORDED["container"])
     container["State"]["Status"] = "paused"
     changes = compare(wanted(ipc=""), container)
-    assert drift.decide_up(changes, drift.observe(container), PROJECT).action == drift.RECREATE
+    assert decisions.decide_up(changes, observe_container(container), PROJECT).action == decisions.RECREATE
 
 
 @pytest.mark.parametrize(
     ("status", "keep", "action"),
     [
-        (None, False, drift.NONE),
-        (None, True, drift.NONE),
-        ("running", False, drift.REMOVE),
-        ("running", True, drift.STOP),
-        ("exited", True, drift.NONE),
-        ("exited", False, drift.REMOVE),
+        (None, False, decisions.NONE),
+        (None, True, decisions.NONE),
+        ("running", False, decisions.REMOVE),
+        ("running", True, decisions.STOP),
+        ("exited", True, decisions.NONE),
+        ("exited", False, decisions.REMOVE),
     ],
 )
 def test_down(status: str | None, keep: bool, action: str) -> None:
@@ -228,5 +229,5 @@ def test_down(status: str | None, keep: bool, action: str) -> None:
     if status is not None:
         container = copy.deepcopy(RECORDED["container"])
         container["State"]["Status"] = status
-        seen = drift.observe(container)
-    assert drift.decide_down(seen, keep).action == action
+        seen = observe_container(container)
+    assert decisions.decide_down(seen, keep).action == action

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.serves import drift, readiness
-from ansible_collections.anvil.serving.plugins.module_utils.serves.readiness import LOST, READY, WAITING, Answer, Subject
+from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer, observe_container
+from ansible_collections.anvil.serving.plugins.module_utils.serves.readiness import LOST, READY, WAITING, Answer, ReadinessProbe
 
-SUBJECT = Subject("heavy", "t-heavy", "models", ("127.0.0.1", 30002), "heavy", 10.0)
+PROBE = ReadinessProbe("heavy", "t-heavy", "models", ("127.0.0.1", 30002), "heavy", 10.0)
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "engine-26.1.5-llama.json").read_text())
 MODELS = json.dumps({"object": "list", "data": [{"id": "heavy"}]})
 
@@ -27,11 +28,11 @@ def stamp(moment: float) -> str:
     return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.123456789Z")
 
 
-def seen(restarts: int = 0, **state: Any) -> drift.Observed:
+def seen(restarts: int = 0, **state: Any) -> ObservedContainer:
     container = copy.deepcopy(RECORDED["container"])
     container["State"].update(state)
     container["RestartCount"] = restarts
-    return drift.observe(container)
+    return observe_container(container)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,8 @@ def seen(restarts: int = 0, **state: Any) -> drift.Observed:
         (None, Answer(0), LOST, "missing"),
     ],
 )
-def test_one_look(container: drift.Observed | None, answer: Answer, outcome: str, state: str) -> None:
-    verdict = readiness.look(SUBJECT, container, lambda subject: answer, lambda: NOW)
+def test_one_look(container: ObservedContainer | None, answer: Answer, outcome: str, state: str) -> None:
+    verdict = readiness.check_readiness(PROBE, container, lambda probe: answer, lambda: NOW)
     assert (verdict.outcome, verdict.state) == (outcome, state)
     assert verdict.outcome == READY or verdict.why
 
@@ -77,11 +78,9 @@ class Clock:
         self.now += seconds
 
 
-def wait(answers: Iterator[Answer], container: drift.Observed | None = None) -> tuple[readiness.Verdict, float]:
+def wait(answers: Iterator[Answer], container: ObservedContainer | None = None) -> tuple[readiness.Verdict, float]:
     clock = Clock()
-    found = readiness.wait_ready(
-        [SUBJECT], lambda name: container or seen(), clock.read, clock.sleep, lambda subject: next(answers)
-    )
+    found = readiness.wait_ready([PROBE], lambda name: container or seen(), clock.read, clock.sleep, lambda probe: next(answers))
     return found["heavy"]
 
 
@@ -111,15 +110,15 @@ def test_a_lost_serve_does_not_wait_for_the_deadline() -> None:
 
 
 def test_one_lost_serve_does_not_end_the_wait_for_another() -> None:
-    other = Subject("fast", "fast", "models", ("127.0.0.1", 2), "heavy", 10.0)
+    other = ReadinessProbe("fast", "fast", "models", ("127.0.0.1", 2), "heavy", 10.0)
     answers = iter([Answer(503), Answer(200, MODELS)])
     clock = Clock()
     found = readiness.wait_ready(
-        [SUBJECT, other],
+        [PROBE, other],
         lambda name: None if name == "t-heavy" else seen(),
         clock.read,
         clock.sleep,
-        lambda subject: next(answers),
+        lambda probe: next(answers),
     )
     assert {name: verdict.outcome for name, (verdict, _s) in found.items()} == {"heavy": LOST, "fast": READY}
 
@@ -142,14 +141,14 @@ def test_a_container_that_dies_again_and_again_is_not_waited_for(lives: list[tup
     """lives: at each look, how often it was started again, and for how many seconds it has run."""
     clock, looked = Clock(), []
 
-    def inspect(_name: str) -> drift.Observed:
+    def inspect(_name: str) -> ObservedContainer:
         looked.append(lives[len(looked)])
         if len(looked) == len(lives):
-            clock.now += SUBJECT.timeout  # nothing more is told: the deadline comes
+            clock.now += PROBE.timeout  # nothing more is told: the deadline comes
         restarts, seconds = looked[-1]
         return seen(restarts=restarts, StartedAt=stamp(time.time() - seconds))
 
-    found = readiness.wait_ready([SUBJECT], inspect, clock.read, clock.sleep, lambda subject: Answer(0, "refused"))
+    found = readiness.wait_ready([PROBE], inspect, clock.read, clock.sleep, lambda probe: Answer(0, "refused"))
     verdict, _seconds = found["heavy"]
     assert (verdict.outcome, verdict.state, len(looked)) == (LOST, state, looks)
 
@@ -177,18 +176,18 @@ def test_a_serve_that_wants_it_is_ready_once_it_has_completed_a_token() -> None:
     clock, answers = Clock(), iter([Answer(503), Answer(200, ""), Answer(200, '{"choices": []}')])
     asked: list[float] = []
 
-    def complete(subject: Subject, timeout: float) -> Answer:
+    def complete(probe: ReadinessProbe, timeout: float) -> Answer:
         asked.append(timeout)
         return next(answers)
 
-    warm = replace(SUBJECT, warmup=True)
+    warm = replace(PROBE, warmup=True)
     results = readiness.wait_ready([warm], lambda _c: seen(), clock.read, clock.sleep, lambda _s: Answer(200, MODELS), complete)
     assert results["heavy"][0].outcome == READY and len(asked) == 3 and asked[0] == 10.0 and asked[2] < 10.0
 
 
 def test_a_warm_up_that_never_comes_fails_at_the_deadline() -> None:
     clock = Clock()
-    warm = replace(SUBJECT, warmup=True)
+    warm = replace(PROBE, warmup=True)
     results = readiness.wait_ready(
         [warm], lambda _c: seen(), clock.read, clock.sleep, lambda _s: Answer(200, MODELS), lambda _s, _t: Answer(503)
     )
@@ -199,7 +198,7 @@ def test_a_warm_up_that_never_comes_fails_at_the_deadline() -> None:
 def test_the_pause_between_looks_is_at_most_the_interval() -> None:
     clock = Clock()
     slept: list[float] = []
-    slow = replace(SUBJECT, timeout=60.0, interval=5.0)
+    slow = replace(PROBE, timeout=60.0, interval=5.0)
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)

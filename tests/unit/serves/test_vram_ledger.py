@@ -7,7 +7,13 @@ from dataclasses import replace
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, MigDevice, parse_cards
 from ansible_collections.anvil.serving.plugins.module_utils.serves.gpu_claims import cards_of
-from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import Budget, Claim, Want, choose_evictions, weigh
+from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import (
+    Budget,
+    Claim,
+    Demand,
+    choose_evictions,
+    weigh,
+)
 from nvidia_outputs import FAKOLI_DARK as TWO
 
 CARDS = parse_cards(TWO)
@@ -20,16 +26,16 @@ def idle(used: int | None = 0) -> list[Card]:
 
 
 def test_what_fits_is_admitted_to_the_last_mib() -> None:
-    assert weigh([Want("s", (ONE,), 500)], [Claim("c", (ONE,), 400)], [BIG], idle(400), {}).problems == {}
+    assert weigh([Demand("s", (ONE,), 500)], [Claim("c", (ONE,), 400)], [BIG], idle(400), {}).problems == {}
 
 
 def test_one_mib_too_much_is_refused_with_the_arithmetic_and_every_holder() -> None:
     claims = [Claim("serve a", (ONE,), 300), Claim("container b", (ONE,), 101)]
-    verdict = weigh([Want("s", (ONE,), 500)], claims, [BIG], idle(), {})
+    verdict = weigh([Demand("s", (ONE,), 500)], claims, [BIG], idle(), {})
     (problem,) = verdict.problems["s"]
-    assert problem.what == "GPU big has no room for 500 MiB"
+    assert problem.what == "GPU big: 500 MiB do not fit"
     assert problem.why == (
-        "serve a 300 + container b 101 + serve s 500 = 901 MiB, and it has 1000 - 100 reserve = 900 MiB: 1 MiB too much"
+        "serve a 300 + container b 101 + serve s 500 = 901 MiB; the GPU has 1000 - 100 reserve = 900 MiB: 1 MiB too much"
     )
 
 
@@ -40,24 +46,24 @@ SLICED = replace(
 
 def test_a_mig_device_has_its_own_memory_and_not_its_card_s() -> None:
     held = [Claim("container c", ("MIG-1",), 20000)]
-    want = Want("s", ("MIG-2",), 23000)
+    want = Demand("s", ("MIG-2",), 23000)
     assert weigh([want], held, [], [SLICED], {}).problems == {}
     (problem,) = weigh([replace(want, uuids=("MIG-1",))], held, [], [SLICED], {}).problems["s"]
-    assert "20000 + serve s 23000 = 43000 MiB, and it has 24000 MiB: 19000 MiB too much" in problem.why
+    assert "20000 + serve s 23000 = 43000 MiB; the GPU has 24000 MiB: 19000 MiB too much" in problem.why
     # What the inventory says of the device is believed only as far as the driver has it.
     budget = Budget("half", "MIG-2", 48000)
     (problem,) = weigh([replace(want, mib=30000)], [], [budget], [SLICED], {}).problems["s"]
-    assert "the driver has 23990 MiB left for the 30000 wanted" in problem.why
+    assert "the driver reports only 23990 MiB free of the 30000 MiB needed" in problem.why
 
 
 def test_the_batch_is_summed_and_each_of_it_is_told() -> None:
-    verdict = weigh([Want("s", (ONE,), 500), Want("t", (ONE,), 500)], [], [BIG], idle(), {})
+    verdict = weigh([Demand("s", (ONE,), 500), Demand("t", (ONE,), 500)], [], [BIG], idle(), {})
     assert sorted(verdict.problems) == ["s", "t"]
 
 
 def test_a_card_without_a_budget_is_taken_whole() -> None:
-    assert weigh([Want("s", (ONE,), 1000)], [], [], idle(), {}).problems == {}
-    assert "s" in weigh([Want("s", (ONE,), 1001)], [], [], idle(), {}).problems
+    assert weigh([Demand("s", (ONE,), 1000)], [], [], idle(), {}).problems == {}
+    assert "s" in weigh([Demand("s", (ONE,), 1001)], [], [], idle(), {}).problems
 
 
 @pytest.mark.parametrize(
@@ -65,15 +71,17 @@ def test_a_card_without_a_budget_is_taken_whole() -> None:
     [(0, {}, True), (500, {}, False), (500, {ONE: 400}, True), (500, {ONE: None}, True), (None, {}, True)],
 )
 def test_the_driver_has_the_last_word_where_it_speaks(used: int | None, freed: dict[str, int | None], fits: bool) -> None:
-    assert (weigh([Want("s", (ONE,), 600)], [], [BIG], idle(used), freed).problems == {}) is fits
+    assert (weigh([Demand("s", (ONE,), 600)], [], [BIG], idle(used), freed).problems == {}) is fits
 
 
 def test_an_unknown_need_is_noted_while_the_driver_tells_and_refused_where_it_does_not() -> None:
     claims = [Claim("container x", (ONE,), None)]
-    verdict = weigh([Want("s", (ONE,), 500)], claims, [BIG], idle(100), {})
-    assert verdict.problems == {} and "container x holds it without saying how much; 900 MiB are free" in verdict.notes[0]
+    verdict = weigh([Demand("s", (ONE,), 500)], claims, [BIG], idle(100), {})
+    assert verdict.problems == {}
+    assert "container x holds an unknown amount of memory; the driver reports 900 MiB free" in verdict.notes[0]
     assert (
-        "container x unknown + serve s 500" in weigh([Want("s", (ONE,), 500)], claims, [BIG], idle(None), {}).problems["s"][0].why
+        "container x unknown + serve s 500"
+        in weigh([Demand("s", (ONE,), 500)], claims, [BIG], idle(None), {}).problems["s"][0].why
     )
 
 
@@ -83,7 +91,7 @@ def test_evictions_are_as_few_as_will_do_and_none_where_they_do_not_help() -> No
     resident = Claim("serve r", (ONE,), 250)
 
     def evict(mib: int) -> tuple[str, ...]:
-        return choose_evictions([Want("s", (ONE,), mib)], [*held.values(), resident], held, [BIG], idle(None), {})
+        return choose_evictions([Demand("s", (ONE,), mib)], [*held.values(), resident], held, [BIG], idle(None), {})
 
     assert evict(50) == () and evict(300) == ("a",) and evict(540) == ("a", "b") and evict(650) == ("a", "b", "c")
     assert evict(651) == ()

@@ -1,0 +1,167 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a Docker host must have, checked against what it has; everything that is missing is reported at once."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_cli import read_version
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.host.host_facts import read_platform
+from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import read_driver, read_toolkit
+
+MIB = 1024 * 1024
+OLDEST_DOCKER = "24.0"
+OLDEST_COMPOSE = "2.20"
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a host must have. gpus: UUIDs of GPUs. needs_gpu: a driver is required. folder: where weights are kept.
+
+    free_mib: MiB that must be free there. builds: images are built on this host.
+    """
+
+    gpus: Tuple[str, ...] = ()
+    needs_gpu: bool = False
+    folder: str = ""
+    free_mib: int = 0
+    builds: bool = False
+
+
+@dataclass(frozen=True)
+class Unmet:
+    """A requirement that is not met. kind: ``engine``, ``compose``, ``buildx``, ``driver``, ``toolkit``, ``gpu`` or ``disk``."""
+
+    kind: str
+    problem: Problem
+
+
+def is_older(version: str, oldest: str) -> bool:
+    """Whether ``version`` is lower than ``oldest``; only the leading numbers count (``26.1.5+dfsg1``, ``v2.40.3``)."""
+
+    def parts(word: str) -> List[int]:
+        return [int(number) for number in re.findall(r"\d+", re.split(r"[-+~]", word)[0])[:3]]
+
+    return parts(version) < parts(oldest)
+
+
+def free_mib(folder: str) -> int:
+    """MiB that this user can write where ``folder`` is, or would be."""
+    place = os.path.abspath(folder)
+    while not os.path.exists(place) and place != "/":
+        place = os.path.dirname(place)
+    stats = os.statvfs(place)
+    return stats.f_bavail * stats.f_frsize // MIB
+
+
+def _check_docker(engine: DockerEngine) -> Tuple[List[Unmet], Dict[str, Any]]:
+    hint = "docker_host_install: true installs it on Debian 12 and 13, Ubuntu 22.04 and 24.04"
+    where = engine.docker_host
+    try:
+        version, info = str(engine.version().get("Version")), engine.info()
+    except AnvilError as exc:
+        problem = exc.problems[0]
+        return [Unmet("engine", Problem("no Docker Engine answers", where, problem.why, problem.hint + "; " + hint))], {}
+    unmet = []
+    if is_older(version, OLDEST_DOCKER):
+        what = "Docker Engine {0} is too old".format(version)
+        unmet.append(Unmet("engine", Problem(what, where, "{0} or newer is required".format(OLDEST_DOCKER), hint)))
+    return unmet, info
+
+
+def _check_compose(docker_host: str) -> List[Unmet]:
+    version = read_version(docker_host)
+    if version and not is_older(version, OLDEST_COMPOSE):
+        return []
+    what = "Docker Compose {0} is too old".format(version) if version else "the Docker Compose plugin is missing"
+    hint = "install docker-compose-plugin (or Debian's docker-compose, Ubuntu's docker-compose-v2)"
+    return [Unmet("compose", Problem(what, "docker compose version", "{0} or newer is required".format(OLDEST_COMPOSE), hint))]
+
+
+def _check_buildx(docker_host: str) -> List[Unmet]:
+    if read_version(docker_host, "buildx"):
+        return []
+    hint = "install docker-buildx-plugin (or Debian's and Ubuntu's docker-buildx), or docker_host_install: true"
+    why = "images are built on this host, and BuildKit is reached through that plugin"
+    return [Unmet("buildx", Problem("the Docker buildx plugin is missing", "docker buildx version", why, hint))]
+
+
+def _check_gpus(required: Requirements, engine_info: Mapping[str, Any]) -> List[Unmet]:
+    try:
+        driver = read_driver()
+    except AnvilError as exc:
+        return [Unmet("driver", exc.problems[0])]
+    if driver is None:
+        if not required.needs_gpu:
+            return []
+        hint = "on WSL2 install it on Windows only" if read_platform() == "wsl2" else "install NVIDIA's driver and reboot"
+        return [Unmet("driver", Problem("there is no NVIDIA driver", "nvidia-smi", "nvidia-smi is not on PATH", hint))]
+    unmet = []
+    if not read_toolkit(engine_info).present:
+        unmet.append(
+            Unmet(
+                "toolkit",
+                Problem(
+                    "the NVIDIA container toolkit is missing",
+                    "nvidia-container-runtime-hook",
+                    "it is not on PATH, and the Docker Engine has no CDI description of the GPUs: no container can use a GPU",
+                    "install nvidia-container-toolkit, or docker_host_install: true with docker_host_toolkit_repository",
+                ),
+            )
+        )
+    here = {card.uuid for card in driver.cards} | {device.uuid for card in driver.cards for device in card.mig_devices}
+    missing = "GPU {0} is not on this host"
+    for uuid in required.gpus:
+        if uuid not in here:
+            known = "the driver lists: " + (", ".join(sorted(here)) or "none")
+            unmet.append(
+                Unmet(
+                    "gpu",
+                    Problem(
+                        missing.format(uuid), "anvil_gpus", known, "correct the uuid in anvil_gpus: nvidia-smi -L lists the UUIDs"
+                    ),
+                )
+            )
+    return unmet
+
+
+def _check_disk(required: Requirements, engine_info: Mapping[str, Any]) -> List[Unmet]:
+    folder = required.folder or str(engine_info.get("DockerRootDir") or "")
+    if not folder or not required.free_mib:
+        return []
+    free = free_mib(folder)
+    if free >= required.free_mib:
+        return []
+    why = "{0} MiB are required for weights, {1} MiB are free: {2} MiB short".format(
+        required.free_mib, free, required.free_mib - free
+    )
+    return [
+        Unmet(
+            "disk", Problem("too little disk", folder, why, "free some space, or keep weights and images on another file system")
+        )
+    ]
+
+
+def check_host(engine: DockerEngine, required: Requirements, tolerate: Sequence[str] = ()) -> Dict[str, Any]:
+    """Return what anvil_host_check returns: ``missing`` (kinds that are not met), and every problem.
+
+    tolerate: kinds that are reported but do not fail the task.
+    """
+    unmet, info = _check_docker(engine)
+    unmet += _check_compose(engine.docker_host)
+    unmet += _check_buildx(engine.docker_host) if required.builds else []
+    unmet += _check_gpus(required, info)
+    unmet += _check_disk(required, info)
+    problems = [each.problem for each in unmet]
+    result: Dict[str, Any] = {"changed": False, "platform": read_platform()}
+    result["missing"] = sorted({each.kind for each in unmet})
+    if any(each.kind not in tolerate for each in unmet):
+        return {**result, "problems": problems}
+    return {**result, "tolerated": problems_as_dicts(problems)}

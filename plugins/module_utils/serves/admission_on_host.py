@@ -1,0 +1,100 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Admission of serves on this host: names, ports, GPUs, memory and models are checked before a container is touched.
+
+The facts are read here; ``admission``, ``vram_ledger`` and ``service_compatibility`` judge them. A run with nothing to do never
+comes here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import OFF, ON_DEMAND, Service
+from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import find_busy_ports
+from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import admit
+from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import RESTS_EVICTED, Decision
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import HOLDING
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Outcome, ServeOptions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState
+
+if TYPE_CHECKING:
+    from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
+
+# After one of these a serve claims its memory anew; a serve that is unpaused or restarted has it already.
+CHARGED = (decisions.CREATE, decisions.RECREATE, decisions.START, decisions.ADOPT)
+
+
+def admit_serves(
+    state: ProjectState, services: Sequence[Service], outcomes: Dict[str, Outcome], options: ServeOptions
+) -> Tuple[List[Dict[str, object]], List[str]]:
+    """Put every reason why a serve may not start into its outcome; returns the evictions that are needed, and notes.
+
+    A serve that is evicted gets an outcome of its own. An evictable serve that the operator did not name rests while a serve
+    on demand has its GPU.
+    """
+    starting = [service for service in services if outcomes[service.name].decision.action != decisions.NONE]
+    replaced = [outcome.replaces.id for outcome in outcomes.values() if outcome.replaces is not None]
+    charged = [service for service in starting if outcomes[service.name].decision.action in CHARGED]
+    cards: Optional[Sequence[Card]] = None
+    evicted: List[Service] = []
+    memory_problems: Dict[str, List[Problem]] = {}
+    notes: List[str] = []
+    if any(service.gpu_uuids for service in starting):
+        from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import read_cards
+        from ansible_collections.anvil.serving.plugins.module_utils.serves.host_ledger import HostLedger
+
+        cards = read_cards()
+        ledger = HostLedger(state, charged, outcomes, cards or (), options)
+        verdict, resting = ledger.weigh_resting(services)
+        for name in resting:
+            outcomes[name].decision = Decision(decisions.NONE, (RESTS_EVICTED,))
+        starting = [service for service in starting if service.name not in resting]
+        evicted = ledger.choose_evictions(verdict, [service.name for service in services])
+        memory_problems, notes = {} if evicted else verdict.problems, list(verdict.notes)
+    own_ports = _list_own_ports(outcomes)
+    busy = {at: holder for at, holder in find_busy_ports(starting, state.listed).items() if at not in own_ports}
+    refused = admit(starting, state.list_other_containers(services, replaced), cards, busy)
+    for problems in (refused, memory_problems):
+        for name, found in problems.items():
+            outcomes[name].problems.extend(found)
+    if options.compatibility != "off" and starting:
+        notes += _check_models(state, starting, cards or (), options, outcomes)
+    for service in evicted:
+        outcomes[service.name] = Outcome(Decision(decisions.EVICT, (RESTS_EVICTED,)), state.find_container(service))
+    demanding = ", ".join(service.name for service in charged if state.project.residency(service) == ON_DEMAND)
+    evictions: List[Dict[str, object]] = [
+        {"serve": service.name, "container": service.container, "for": demanding, "gpu_uuids": list(service.gpu_uuids)}
+        for service in evicted
+    ]
+    return evictions, notes
+
+
+def _check_models(
+    state: ProjectState, starting: Sequence[Service], cards: Sequence[Card], options: ServeOptions, outcomes: Dict[str, Outcome]
+) -> List[str]:
+    """Check whether the models fit their engines and GPUs; returns notes. Problems go to the first serve that starts."""
+    # The rooms that read headers of weights are many: a run that starts nothing does not need them.
+    from ansible_collections.anvil.serving.plugins.module_utils.weights.service_compatibility import judge_services
+
+    names = [service.name for service in starting if outcomes[service.name].decision.action in CHARGED]
+    if not names:
+        return []
+    described = [service for service in state.project.services.values() if state.project.residency(service) != OFF]
+    problems, notes = judge_services(state.docker, described, names, cards, options.allowed)
+    if options.compatibility == "enforce" and problems:
+        outcomes[names[0]].problems.extend(problems)
+        return notes
+    return [*notes, *(problem.as_text() for problem in problems)]
+
+
+def _list_own_ports(outcomes: Dict[str, Outcome]) -> Set[Tuple[str, int]]:
+    """Ports of the containers that are about to be replaced or removed.
+
+    A container in a restart loop has its port at one moment and not at the next: the list of containers may lack it.
+    """
+    going = [seen for outcome in outcomes.values() for seen in (outcome.seen, outcome.replaces) if seen is not None]
+    return {(bind, port) for seen in going if seen.state in HOLDING for bind, port, _target in seen.ports}

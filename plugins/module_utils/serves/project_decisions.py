@@ -1,0 +1,80 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The decision for every serve of a project, from what runs, the residency of each serve and what the operator asked for."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Mapping, Sequence
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import OFF, ON_DEMAND, Service
+from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import RESTS_OFF, RESTS_ON_DEMAND, Decision
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Outcome, Project, ServeOptions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState
+
+
+def list_described(project: Project) -> List[Service]:
+    """The chosen serves that the profile and the deploy mode of this host let run."""
+    return [service for service in project.chosen() if project.residency(service) != OFF]
+
+
+def list_left_out(project: Project) -> List[Service]:
+    """The chosen serves that the profile or the deploy mode of this host leaves out."""
+    return [service for service in project.chosen() if project.residency(service) == OFF]
+
+
+def decide_project(state: ProjectState, options: ServeOptions, services: Sequence[Service]) -> Dict[str, Outcome]:
+    """The decisions for these serves, then for those that are left out."""
+    outcomes = decide_services(state, services)
+    _rest_on_demand(state.project, services, outcomes)
+    if options.state != "up":
+        from ansible_collections.anvil.serving.plugins.module_utils.serves import replacement
+
+        replacement.decide_replacement(state, services, outcomes, options)
+    outcomes.update(decide_left_out(state))
+    return outcomes
+
+
+def decide_services(state: ProjectState, services: Sequence[Service]) -> Dict[str, Outcome]:
+    """What brings each serve up."""
+    outcomes = {}
+    for service in services:
+        seen = state.find_container(service)
+        if seen is not None and not state.is_ours(seen):
+            # Another container uses the name: our container is missing, and admission reports the other one.
+            outcomes[service.name] = Outcome(Decision(decisions.CREATE, ("missing",)))
+            continue
+        seen = state.wait_out_restart(seen)
+        changes = None if seen is None else state.diff_container(service, seen)
+        outcomes[service.name] = Outcome(decisions.decide_up(changes, seen, state.project.name), seen)
+    return outcomes
+
+
+def _rest_on_demand(project: Project, services: Sequence[Service], outcomes: Mapping[str, Outcome]) -> None:
+    """A serve on demand is started only by name; one that runs is kept as the inventory has it."""
+    for service in services:
+        outcome = outcomes[service.name]
+        starts = outcome.decision.action in (decisions.CREATE, decisions.START)
+        if not project.only and starts and project.residency(service) == ON_DEMAND:
+            outcome.decision = Decision(decisions.NONE, (RESTS_ON_DEMAND,))
+
+
+def decide_left_out(state: ProjectState) -> Dict[str, Outcome]:
+    """A container of a serve that the profile or the deploy mode leaves out is taken down."""
+    outcomes = {}
+    for service in list_left_out(state.project):
+        seen = state.find_container(service)
+        ours = seen if state.is_ours(seen) else None
+        outcomes[service.name] = Outcome(Decision(decisions.EVICT if ours else decisions.NONE, (RESTS_OFF,)), ours)
+        if service.name in state.project.only:
+            outcomes[service.name].problems.append(
+                Problem(
+                    what="the serve cannot be started on this host",
+                    where="serve " + service.name,
+                    why="anvil_profile or anvil_deploy_mode of this host leaves it out",
+                    hint="choose another anvil_profile or anvil_deploy_mode, or add the serve to the profile",
+                )
+            )
+    return outcomes

@@ -1,0 +1,32 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files of a project on its host: compose file, mounted files, and env files with secrets."""
+
+from __future__ import annotations
+
+import os
+from typing import Dict, List, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.core import files
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Project
+
+
+def list_project_files(project: Project) -> Dict[str, Tuple[str, int]]:
+    """Path -> (content, mode). Secrets are single-quoted, so that Compose expands nothing in them."""
+    wanted = {os.path.join(project.directory, "compose.yaml"): (project.compose, 0o644)}
+    for path, text in project.files.items():
+        wanted[os.path.join(project.directory, path)] = (text, 0o644)
+    for service in project.services.values():
+        values = project.secret_environment(service)
+        if values:
+            text = "".join("{0}='{1}'\n".format(name, values[name]) for name in sorted(values))
+            wanted[os.path.join(project.directory, service.env_files[0])] = (text, 0o600)
+    return wanted
+
+
+def list_leftover_files(project: Project) -> List[str]:
+    """Env files of services that have no secrets any more: a secret must not outlive its use."""
+    wanted = list_project_files(project)
+    folder = os.path.join(project.directory, "env")
+    return [path for path in files.list_files(folder) if path not in wanted]

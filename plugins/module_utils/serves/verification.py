@@ -1,0 +1,100 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Verify the serves that were started: settings as asked for, no restart while they settle; finish or undo an adoption."""
+
+from __future__ import annotations
+
+import time
+from typing import Dict, List, Optional, Sequence
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.serves import effective_settings, readiness
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import (
+    LOG_LINES,
+    Outcome,
+    Project,
+    ServeOptions,
+    build_probe,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState, read_container
+
+
+def verify_serves(state: ProjectState, started: Sequence[Service], outcomes: Dict[str, Outcome], options: ServeOptions) -> None:
+    """started: the serves that this run started, or tried to start. Findings go into their outcomes."""
+    docker, project = state.docker, state.project
+    for service in started:
+        outcome = outcomes[service.name]
+        outcome.seen = read_container(docker, service.container)
+        problem = _find_ignored_settings(project, service) if outcome.ready else None
+        if problem is not None:
+            outcome.fail("setting_ignored", problem)
+    if options.state != "up":
+        _watch_settled(docker, started, outcomes, options.settle)
+    for service in started:
+        outcome = outcomes[service.name]
+        if outcome.replaces is None:
+            continue
+        from ansible_collections.anvil.serving.plugins.module_utils.serves import replacement
+
+        if outcome.ready is False:
+            outcome.problems.append(replacement.put_back(docker, service, outcome.replaces))
+            outcome.seen = read_container(docker, service.container)
+        else:
+            replacement.remove_kept(docker, outcome.replaces)
+    _record_mounted_files(state)
+
+
+def _find_ignored_settings(project: Project, service: Service) -> Optional[Problem]:
+    """A flag that the server accepted and did not follow."""
+    probe = build_probe(project, service)
+    engine, command = service.anvil.get("engine"), service.command or ()
+    found: List[effective_settings.Difference] = []
+    if probe is not None and engine == "vllm":
+        found = effective_settings.compare_vllm(command, probe.served_name, readiness.request_state(probe).text)
+    if probe is not None and engine == "llama_cpp":
+        found = effective_settings.compare_llama(command, readiness.request_path(probe, "/props").text)
+    if not found:
+        return None
+    return Problem(
+        what="the server is up but ignored a setting",
+        where="serve " + service.name,
+        why="; ".join(difference.as_text() for difference in found),
+        hint="set a value that the model and the GPU allow; the serve's log says why the flag was ignored",
+    )
+
+
+def _watch_settled(docker: DockerEngine, started: Sequence[Service], outcomes: Dict[str, Outcome], settle: float) -> None:
+    watched: Dict[str, ObservedContainer] = {}
+    for service in started:
+        outcome = outcomes[service.name]
+        if outcome.ready is not False and outcome.seen is not None:
+            watched[service.name] = outcome.seen
+    if not watched or settle <= 0:
+        return
+    lost = readiness.watch_settled(watched, lambda name: read_container(docker, name), time.monotonic, time.sleep, settle)
+    for name, verdict in lost.items():
+        problem = Problem(
+            what="the serve was ready and did not stay up for {0:g} s: {1}".format(settle, verdict.state),
+            where="serve " + name,
+            why=verdict.why,
+            hint="read the end of its log below",
+            log=tuple(docker.read_log(watched[name].id, LOG_LINES)),
+        )
+        outcomes[name].fail(verdict.state, problem)
+
+
+def _record_mounted_files(state: ProjectState) -> None:
+    """Record the content that single mounted files had when the containers of the project were created."""
+    from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import list_mounted_files, record_files
+
+    services = state.project.services
+    if not any(list_mounted_files(service.mounts) for service in services.values()):
+        return
+    fresh = ProjectState(state.docker, state.project)
+    seen = {name: fresh.find_container(service) for name, service in services.items()}
+    ours = {found.id: services[name].mounts for name, found in seen.items() if found is not None and fresh.is_ours(found)}
+    record_files(state.project.directory, ours)
