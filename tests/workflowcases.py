@@ -6,8 +6,9 @@ import copy
 from typing import Any
 
 import yaml
-from anvil_workflow.reading import WorkflowError, parse_workflow
-from anvil_workflow.workflow import Workflow
+from anvil_workflow.language.problems import WorkflowError
+from anvil_workflow.language.reading import parse_workflow
+from anvil_workflow.language.workflow import Workflow
 
 DROP = object()
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from anvil_workflow.jobs import Ending, NewJob, QueueFullError, Store, new_job_id
+from anvil_workflow.stores.jobs import Ending, NewJob, QueueFullError, Store, new_job_id
 
 
 def make_job(**words: Any) -> NewJob:

@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from anvil_workflow.executor import Executor, Progress
-from anvil_workflow.models import HttpEndpoint
-from anvil_workflow.reading import read_workflow
-from anvil_workflow.tracing import NO_SPAN
+from anvil_workflow.language.reading import read_workflow
+from anvil_workflow.runner.endpoints import HttpEndpoint
+from anvil_workflow.runner.executor import Executor, Progress
+from anvil_workflow.runner.tracing import NO_SPAN
 from bed import Host
 from harness import run_module
 from workflowsite import EXAMPLES, PHRASES, Chain, Reply, ask, changed, wait_ended, wait_for

@@ -22,8 +22,8 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from anvil_workflow.jobs import Store
-from anvil_workflow.jobs_postgres import PostgresStore
+from anvil_workflow.stores.jobs import Store
+from anvil_workflow.stores.postgres import PostgresStore
 from bed import Bed
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from workflowserver import THREE, Endpoint, Reply, Server, free_port, serving, wait_until

@@ -16,50 +16,51 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from .environment import SettingsError
-from .jobs import StoreError
-from .reading import WorkflowError, read_workflow
+from anvil_workflow.environment.variables import SettingsError
+from anvil_workflow.language.problems import WorkflowError
+from anvil_workflow.language.reading import read_workflow
+from anvil_workflow.stores.jobs import StoreError
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="anvil_workflow", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    check = verbs.add_parser("check", help="every mistake in a workflow file; exit code 2 where there is one")
+    check = verbs.add_parser("check", help="print every mistake in a workflow file; exit code 2 if there is one")
     check.add_argument("file", type=Path)
     check.add_argument("--format", choices=("text", "json"), default="text")
-    verbs.add_parser("schema", help="the JSON Schema of workflow files, for editors")
-    openapi = verbs.add_parser("openapi", help="the OpenAPI document of a workflow's server")
+    verbs.add_parser("schema", help="print the JSON Schema of workflow files, for editors")
+    openapi = verbs.add_parser("openapi", help="print the OpenAPI document of the server of a workflow")
     openapi.add_argument("file", type=Path)
-    verbs.add_parser("serve", help="answer requests; everything is set by environment variables (docs/workflow.md)")
-    move = verbs.add_parser("move", help="jobs go from one store to another; no server may run")
-    move.add_argument("source", help="sqlite:////data/jobs.sqlite, or what WORKFLOW_JOBS says: the word jobs")
-    move.add_argument("target", help="likewise")
-    arguments = parser.parse_args(words)
-    if arguments.verb == "check":
-        return print_check(arguments.file, arguments.format)
-    if arguments.verb == "schema":
-        from .schema import build_editor_schema
+    verbs.add_parser("serve", help="run the server; its settings are environment variables (docs/workflow.md)")
+    move = verbs.add_parser("move", help="move all jobs from one store to another; no server may run meanwhile")
+    move.add_argument("source", help="a URL such as sqlite:////data/jobs.sqlite, or jobs for the store in WORKFLOW_JOBS")
+    move.add_argument("target", help="as source")
+    parsed = parser.parse_args(arguments)
+    if parsed.verb == "check":
+        return print_check(parsed.file, parsed.format)
+    if parsed.verb == "schema":
+        from anvil_workflow.language.schema import build_editor_schema
 
-        return _print(build_editor_schema())
-    if arguments.verb == "serve":
+        return _print_json(build_editor_schema())
+    if parsed.verb == "serve":
         return serve()
-    if arguments.verb == "move":
-        return asyncio.run(move_between(arguments.source, arguments.target))
+    if parsed.verb == "move":
+        return asyncio.run(move_between_stores(parsed.source, parsed.target))
     try:
-        workflow = read_workflow(arguments.file)
+        workflow = read_workflow(parsed.file)
     except WorkflowError as error:
-        return _complain(error, arguments.file)
-    from .openapi import build_openapi
+        return _print_problems(error, parsed.file)
+    from anvil_workflow.server.openapi import build_openapi
 
-    return _print(build_openapi(workflow))
+    return _print_json(build_openapi(workflow))
 
 
-def _print(value: Any) -> int:
+def _print_json(value: Any) -> int:
     print(json.dumps(value, indent=2, ensure_ascii=False))
     return 0
 
 
-def _complain(error: WorkflowError, file: Path) -> int:
+def _print_problems(error: WorkflowError, file: Path) -> int:
     for problem in error.problems:
         print(problem.as_text(str(file)), file=sys.stderr)
     return 2
@@ -70,10 +71,10 @@ def print_check(file: Path, form: str) -> int:
         workflow = read_workflow(file)
     except WorkflowError as error:
         if form == "text":
-            return _complain(error, file)
+            return _print_problems(error, file)
         print(json.dumps({"ok": False, "problems": [problem.as_dict() for problem in error.problems], "workflow": None}))
         return 2
-    told = {
+    described = {
         "name": workflow.name,
         "version": workflow.version,
         "description": workflow.description,
@@ -83,19 +84,19 @@ def print_check(file: Path, form: str) -> int:
         "models": workflow.list_models(),
     }
     if form == "json":
-        print(json.dumps({"ok": True, "problems": [], "workflow": told}, ensure_ascii=False))
+        print(json.dumps({"ok": True, "problems": [], "workflow": described}, ensure_ascii=False))
     else:
         print(
-            f"{file}: workflow {workflow.name}: {len(workflow.steps)} nodes; inputs: {', '.join(workflow.inputs) or 'none'};"
+            f"{file}: workflow {workflow.name}: {len(workflow.nodes)} nodes; inputs: {', '.join(workflow.inputs) or 'none'};"
             f" outputs: {', '.join(workflow.outputs)}"
         )
     return 0
 
 
-async def move_between(source: str, target: str) -> int:
-    from .jobs import open_store
-    from .moving import move_jobs
-    from .settings import read_settings
+async def move_between_stores(source: str, target: str) -> int:
+    from anvil_workflow.environment.settings import read_settings
+    from anvil_workflow.stores.moving import move_jobs
+    from anvil_workflow.stores.opening import open_store
 
     settings = read_settings()
     urls = (settings.jobs if name == "jobs" else name for name in (source, target))
@@ -111,8 +112,8 @@ async def move_between(source: str, target: str) -> int:
 def serve() -> int:
     import uvicorn
 
-    from .server import make_app
-    from .settings import read_settings
+    from anvil_workflow.environment.settings import read_settings
+    from anvil_workflow.server.app import make_app
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -124,10 +125,10 @@ def serve() -> int:
         print(f"the settings cannot be used:\n{error}", file=sys.stderr)
         return 2
     except WorkflowError as error:
-        return _complain(error, settings.file)
+        return _print_problems(error, settings.file)
 
     class Server(uvicorn.Server):
-        """Tells the runner when it is to stop, before connections are waited for."""
+        """Drains the runner first, before it waits for connections to close."""
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             app.state.runner.drain()

@@ -1,0 +1,127 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""OpenAI-compatible endpoints: one chat completion over HTTP, and whether a failed one is worth a retry."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import httpx
+
+from anvil_workflow.environment.variables import expand, read_secret
+from anvil_workflow.language.schema import Llm
+from anvil_workflow.language.workflow import PROVIDERS
+
+LARGEST_ANSWER = 16 * 1024 * 1024
+LONGEST_DELAY = 30.0
+RETRIED_STATUSES = frozenset({408, 409, 425, 429})
+
+
+class CallError(Exception):
+    """A failed call. again: a retry may help. after: seconds that the endpoint asked to wait. status: of HTTP, 0 without one."""
+
+    def __init__(self, message: str, again: bool, after: float = 0.0, status: int = 0) -> None:
+        self.again, self.after, self.status = again, after, status
+        super().__init__(message)
+
+
+class Endpoint(Protocol):
+    async def complete(self, llm: Llm, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answer to one chat completion. Raises CallError."""
+
+
+class HttpEndpoint:
+    """Calls endpoints over one pool of connections. Keys are read once and appear in no message."""
+
+    def __init__(self, client: httpx.AsyncClient, environment: Mapping[str, str], timeout: float) -> None:
+        self._client, self._environment, self._timeout = client, environment, timeout
+        self._keys = {key: read_secret(key, environment) for _base, key, _default in PROVIDERS.values()}
+
+    def find_base(self, llm: Llm) -> str:
+        """The URL of the endpoint. Raises SettingsError where no variable names it."""
+        variable, _key, default = PROVIDERS[llm.provider or "openai"]
+        text = llm.api_base or (f"${{{variable}:-{default}}}" if default else f"${{{variable}}}")
+        return expand(text, self._environment).rstrip("/")
+
+    def make_headers(self, llm: Llm) -> dict[str, str]:
+        key = self._keys[PROVIDERS[llm.provider or "openai"][1]]
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    async def check(self, llm: Llm) -> str:
+        """Why the endpoint cannot be used; empty where it answers."""
+        url = self.find_base(llm)
+        shown = show_url(url)
+        try:
+            answer = await self._client.get(f"{url}/models", headers=self.make_headers(llm), timeout=2)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return f"{shown} does not answer: {error or type(error).__name__}"
+        if answer.status_code in (401, 403):
+            return f"{shown} refuses the key"
+        return f"{shown} answers HTTP {answer.status_code}" if answer.status_code >= 500 else ""
+
+    async def complete(self, llm: Llm, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        url = self.find_base(llm) + "/chat/completions"
+        seconds = llm.timeout or self._timeout
+        request = self._client.build_request("POST", url, json=body, headers=self.make_headers(llm), timeout=seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._send(request)
+        except TimeoutError:
+            raise CallError(f"no answer in {seconds:g} s", again=True) from None
+        except httpx.HTTPError as error:
+            raise CallError(f"the endpoint does not answer: {error or type(error).__name__}", again=True) from None
+        except httpx.InvalidURL as error:
+            raise CallError(f"{show_url(url)} is not a URL: {error}", again=False) from None
+
+    async def _send(self, request: httpx.Request) -> Mapping[str, Any]:
+        answer = await self._client.send(request, stream=True)
+        try:
+            body = bytearray()
+            async for piece in answer.aiter_bytes():
+                body += piece
+                if len(body) > LARGEST_ANSWER:
+                    raise CallError("the answer is larger than 16 MiB", again=False)
+        finally:
+            await answer.aclose()
+        if answer.status_code != 200:
+            again = answer.status_code >= 500 or answer.status_code in RETRIED_STATUSES
+            raise CallError(
+                f"HTTP {answer.status_code}{_read_reason(bytes(body))}", again, _read_delay(answer), answer.status_code
+            )
+        try:
+            reply = json.loads(body)
+        except ValueError:
+            raise CallError("the answer is not JSON", again=True) from None
+        if not isinstance(reply, dict):
+            raise CallError("the answer is not a JSON object", again=True)
+        return reply
+
+
+def show_url(url: str) -> str:
+    """The URL without the parts that may be secret: user, password, query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _read_reason(body: bytes) -> str:
+    text = body[:2000].decode("utf-8", "replace")
+    try:
+        found = json.loads(text)
+        error = found.get("error", found) if isinstance(found, dict) else text
+        text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
+    except ValueError:
+        pass
+    text = " ".join(text.split())[:300]
+    return f": {text}" if text else ""
+
+
+def _read_delay(answer: httpx.Response) -> float:
+    try:
+        return min(LONGEST_DELAY, max(0.0, float(answer.headers.get("retry-after", "0"))))
+    except ValueError:
+        return 0.0

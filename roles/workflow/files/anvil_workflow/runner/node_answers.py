@@ -1,0 +1,253 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The answer of a node: call its model until the answer is valid, let it use tools, or say why the node failed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from pydantic import ValidationError
+
+from anvil_workflow.language.field_types import dump, explain_first
+from anvil_workflow.language.workflow import CompiledNode
+from anvil_workflow.runner.answer_forms import PROMPT, AnswerForms, build_request, is_ignored, next_form, read_text
+from anvil_workflow.runner.endpoints import LONGEST_DELAY, CallError, Endpoint
+from anvil_workflow.runner.tools import BoundTool, ToolError
+from anvil_workflow.runner.tracing import NO_SPAN, Span
+
+
+class RunError(Exception):
+    """A run that failed. kind: model, timeout, tool, condition, gate, input or workflow. node: where it failed."""
+
+    def __init__(self, kind: str, message: str, node: str = "") -> None:
+        self.kind, self.message, self.node = kind, message, node
+        super().__init__(message)
+
+    def as_dict(self) -> dict[str, str]:
+        return {"kind": self.kind, "message": self.message, "node": self.node}
+
+
+class FormRefusedError(RunError):
+    """The endpoint refuses the form of the request; another form may work."""
+
+
+@dataclass
+class Usage:
+    """Tokens and calls of a node."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    calls: int = 0
+    retries: int = 0
+
+    def add(self, reported: Any) -> None:
+        if isinstance(reported, Mapping):
+            for key in ("prompt_tokens", "completion_tokens"):
+                value = reported.get(key)
+                if isinstance(value, int) and value > 0:
+                    setattr(self, key, getattr(self, key) + value)
+
+
+@dataclass
+class Reply:
+    """The checked answer of a node. values: output name -> value."""
+
+    values: dict[str, Any]
+    usage: Usage = field(default_factory=Usage)
+
+
+async def answer_node(
+    node: CompiledNode,
+    values: Mapping[str, Any],
+    endpoint: Endpoint,
+    forms: AnswerForms,
+    tools: list[BoundTool],
+    retries: int,
+    rounds: int,
+    span: Span,
+) -> Reply:
+    """Call the model until its answer is valid. Raises RunError after 1 + retries invalid answers. An answer that shows that the
+    endpoint ignores the form of the request is not counted: the next form is used.
+    """
+    messages: list[dict[str, Any]] = [{"role": "user", "content": node.prompt.render(values)}]
+    system = node.system.render(values)
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    reply = Reply({})
+    body = _begin_body(node)
+    if tools:
+        answered = await _answer_with_tools(node, body, messages, endpoint, tools, retries, rounds, reply.usage, span)
+        if answered:
+            return Reply(answered, reply.usage)
+    form = forms.find(node.llm) if node.answer is not None else PROMPT
+    left = retries
+    while True:
+        next_one = next_form(form) if node.answer is not None else None
+        asked = {"messages": messages} if node.answer is None else build_request(form, node.id, node.answer, messages)
+        refused = partial(forms.is_refused, node.llm, form)
+        try:
+            message = await _call(node, {**body, **asked}, endpoint, left, reply.usage, span, refused)
+        except FormRefusedError:
+            assert next_one is not None
+            form = next_one
+            continue
+        text = read_text(form, message)
+        found, wrong = read_answer(node, text, bool(message.get("cut")))
+        if not wrong:
+            if node.answer is not None:
+                forms.learn(node.llm, form)
+            reply.values = found
+            return reply
+        if next_one is not None and is_ignored(text):
+            reply.usage.retries += 1
+            form = next_one
+            continue
+        if left == 0:
+            raise RunError("model", f"the answer is not valid after {retries + 1} attempts: {wrong}", node.id)
+        left -= 1
+        reply.usage.retries += 1
+        messages = [*messages, {"role": "assistant", "content": str(text or "")}, _ask_again(wrong, node.answer)]
+
+
+def _ask_again(wrong: str, answer: Mapping[str, Any] | None) -> dict[str, str]:
+    """The message after an invalid answer. It contains the schema, even where another form constrains the model."""
+    form = f"with nothing but JSON that fits this JSON Schema: {json.dumps(answer)}" if answer else "with text"
+    return {"role": "user", "content": f"That answer is not valid ({wrong}). Answer again, {form}"}
+
+
+def _begin_body(node: CompiledNode) -> dict[str, Any]:
+    llm = node.llm
+    settings = {"temperature": llm.temperature, "max_tokens": llm.max_tokens, "seed": llm.seed}
+    return {"model": llm.model, **{key: value for key, value in settings.items() if value is not None}}
+
+
+async def _call(
+    node: CompiledNode,
+    body: Mapping[str, Any],
+    endpoint: Endpoint,
+    retries: int,
+    usage: Usage,
+    span: Span,
+    refused: Callable[[int], bool] = lambda status: False,
+) -> Mapping[str, Any]:
+    """One message of the model. Failed calls are retried with growing pauses.
+
+    refused: whether an HTTP status refuses the form of the request. Raises FormRefusedError for those.
+    """
+    for attempt in range(retries + 1):
+        usage.calls += 1
+        child = span.start(f"model {node.llm.model}", "CHAT_MODEL")
+        try:
+            answer = await endpoint.complete(node.llm, body)
+            message = _read_message(answer)
+        except CallError as error:
+            child.fail(str(error))
+            if refused(error.status):
+                usage.retries += 1
+                raise FormRefusedError("model", str(error), node.id) from None
+            if not error.again or attempt == retries:
+                tries = f" after {usage.calls} calls" if usage.calls > 1 else ""
+                raise RunError("model", f"model {node.llm.model}: {error}{tries}", node.id) from None
+            usage.retries += 1
+            pause = min(LONGEST_DELAY, 0.25 * 2**attempt) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+            await asyncio.sleep(max(error.after, pause))
+            continue
+        except asyncio.CancelledError:
+            child.fail("cancelled")
+            raise
+        usage.add(answer.get("usage"))
+        if child is not NO_SPAN:
+            child.finish(body["messages"] if node.traced else None, message if node.traced else None, answer.get("usage"))
+        return message
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _read_message(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = first.get("message")
+    if not isinstance(message, dict):
+        raise CallError("the answer contains no message", again=True)
+    if first.get("finish_reason") == "length":
+        return {**message, "cut": True}
+    return message
+
+
+def read_answer(node: CompiledNode, content: Any, cut: bool) -> tuple[dict[str, Any], str]:
+    """The outputs in an answer, or why it is not valid. cut: it reached max_tokens."""
+    if not isinstance(content, str):
+        return {}, "it contains no text"
+    content = content.encode("utf-8", "replace").decode()
+    if node.answer is None:
+        return ({}, "it is empty") if not content.strip() else ({node.outputs[0]: content.strip()}, "")
+    try:
+        checked = node.check.model_validate_json(_extract_object(content))
+    except ValidationError as error:
+        return {}, ("it was cut off at max_tokens; " if cut else "") + explain_first(error)
+    return {name: dump(getattr(checked, f"output_{number}")) for number, name in enumerate(node.check_names)}, ""
+
+
+def _extract_object(text: str) -> str:
+    """The JSON object alone: unconstrained answers have code fences, thoughts or other text around it."""
+    text = text.rpartition("</think>")[2]
+    start, end = text.find("{"), text.rfind("}")
+    return text[start : end + 1] if 0 <= start < end else text.strip()
+
+
+async def _answer_with_tools(
+    node: CompiledNode,
+    body: Mapping[str, Any],
+    messages: list[dict[str, Any]],
+    endpoint: Endpoint,
+    tools: list[BoundTool],
+    retries: int,
+    rounds: int,
+    usage: Usage,
+    span: Span,
+) -> dict[str, Any]:
+    """Let the model call its tools until it answers. Adds to ``messages``; returns the answer where it is valid, else nothing."""
+    offered = {tool.name: tool for tool in tools}
+    functions = [{"type": "function", "function": tool.function} for tool in tools]
+    for _unused in range(rounds):
+        message = await _call(node, {**body, "messages": messages, "tools": functions}, endpoint, retries, usage, span)
+        calls = message.get("tool_calls")
+        if not isinstance(calls, list) or not calls:
+            found, wrong = read_answer(node, message.get("content"), bool(message.get("cut")))
+            return {} if wrong else found
+        messages.append({"role": "assistant", "content": message.get("content") or "", "tool_calls": calls})
+        for call in calls:
+            messages.append(await _use_tool(node, call, offered, span))
+    raise RunError("tool", f"the model still calls tools after {rounds} rounds (config.execution.tool_rounds)", node.id)
+
+
+async def _use_tool(node: CompiledNode, call: Any, offered: Mapping[str, BoundTool], span: Span) -> dict[str, Any]:
+    found = call.get("function") if isinstance(call, dict) else None
+    function: dict[str, Any] = found if isinstance(found, dict) else {}
+    name = str(function.get("name", ""))
+    answer = {"role": "tool", "tool_call_id": str(call.get("id", "")) if isinstance(call, dict) else ""}
+    tool = offered.get(name)
+    if tool is None:
+        return {**answer, "content": f"there is no tool {name!r}; the tools are {', '.join(offered)}"}
+    try:
+        arguments = json.loads(function.get("arguments") or "{}")
+        if not isinstance(arguments, dict):
+            raise ValueError("not an object")
+    except (ValueError, TypeError) as error:
+        return {**answer, "content": f"the arguments are not a JSON object: {error}"}
+    child = span.start(f"tool {name}", "TOOL")
+    try:
+        text = await tool.call(arguments)
+    except ToolError as error:
+        child.fail(str(error))
+        if tool.on_error == "fail":
+            raise RunError("tool", str(error), node.id) from None
+        return {**answer, "content": f"the tool failed: {error}"}
+    child.finish(arguments if node.traced else None, text if node.traced else None)
+    return {**answer, "content": text}

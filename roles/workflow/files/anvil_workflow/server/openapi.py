@@ -1,0 +1,213 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The OpenAPI document of one workflow: its own inputs and outputs, not just any object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anvil_workflow.language.workflow import Workflow
+from anvil_workflow.stores.jobs import STATUSES
+
+TEXT: dict[str, Any] = {"type": "string"}
+MAYBE_TEXT: dict[str, Any] = {"type": ["string", "null"]}
+JOB_ID: dict[str, Any] = {
+    "name": "job_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+}
+
+
+def build_openapi(workflow: Workflow, keyed: bool = False, callback_hosts: tuple[str, ...] = ()) -> dict[str, Any]:
+    """keyed: it asks for a key. callback_hosts: where results may be posted; without any the header is not offered."""
+    inputs = workflow.build_input_schema()
+    definitions = inputs.pop("$defs", {})
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": workflow.name, "version": workflow.version or "1", "description": workflow.description},
+        "paths": _build_paths(keyed, callback_hosts),
+        "components": {
+            "schemas": {
+                "Inputs": inputs,
+                "Outputs": workflow.build_output_schema(),
+                "Job": _build_job(),
+                "Refusal": _object(error=_object(kind=TEXT, message=TEXT)),
+                "Invalid": _object(detail={"type": "array", "items": {"type": "object"}}),
+                "Looks": _build_looks(),
+                **definitions,
+            }
+        },
+    }
+    if keyed:
+        schemes = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        document["components"]["securitySchemes"] = schemes
+    rewritten: dict[str, Any] = _move_references(document)
+    return rewritten
+
+
+def _move_references(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: text.replace("#/$defs/", "#/components/schemas/")
+            if key == "$ref" and isinstance(text := item, str)
+            else _move_references(item)
+            for key, item in value.items()
+        }
+    return [_move_references(item) for item in value] if isinstance(value, list) else value
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _build_job() -> dict[str, Any]:
+    number = {"type": ["number", "null"]}
+    return _object(
+        job_id=TEXT,
+        status={"type": "string", "enum": list(STATUSES)},
+        created_at=TEXT,
+        started_at=MAYBE_TEXT,
+        finished_at=MAYBE_TEXT,
+        execution_time_ms=number,
+        outputs={"anyOf": [{"$ref": "#/components/schemas/Outputs"}, {"type": "null"}]},
+        error={"anyOf": [_object(kind=TEXT, message=TEXT, node=TEXT), {"type": "null"}]},
+        warnings={"type": "array", "items": TEXT},
+        at={"type": "array", "items": TEXT, "description": "The nodes that run now."},
+        nodes={
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "The nodes that ran: node, started_at, ms, tokens, retries.",
+        },
+        usage={"type": "object"},
+    )
+
+
+def _build_looks() -> dict[str, Any]:
+    return _object(status=TEXT, checks={"type": "object", "additionalProperties": TEXT})
+
+
+def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]:
+    job, refusal, invalid, looks = ({"$ref": f"#/components/schemas/{name}"} for name in ("Job", "Refusal", "Invalid", "Looks"))
+    refused = _json(refusal)
+    security: dict[str, Any] = {"security": [{"bearer": []}, {"header": []}]} if keyed else {}
+    common = {"503": _answer("The job store cannot be used.", refused), **({"401": _answer("No key.", refused)} if keyed else {})}
+    unknown = {"404": _answer("No such job.", refused)}
+
+    def operation(name: str, summary: str, answers: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return {"operationId": name, "summary": summary, "responses": {**answers, **common}, **security, **more}
+
+    headers = [
+        ("Prefer", "respond-async answers at once; wait=N waits N seconds at most (RFC 7240)", {"type": "string"}),
+        (
+            "Idempotency-Key",
+            "the same key and inputs give the same job, however often they are sent",
+            {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        ),
+    ]
+    if callback_hosts:
+        allowed = " ".join(callback_hosts)
+        headers.append(("Callback-URL", f"where the ended job is posted; to these hosts alone: {allowed}", {"type": "string"}))
+    accepted = _answer("It takes longer, or was asked to: the one execution goes on.", _json(job))
+    accepted["headers"] = {"Location": {"schema": TEXT}, "Retry-After": {"schema": TEXT}}
+    busy = _answer("Too many jobs wait.", refused)
+    busy["headers"] = {"Retry-After": {"schema": TEXT}}
+    return {
+        "/run": {
+            "post": operation(
+                "run",
+                "Run the workflow",
+                {
+                    "200": _answer("The run ended in time.", _json(job)),
+                    "202": accepted,
+                    "400": _answer("A header is wrong.", refused),
+                    "409": _answer("The job of this key was cancelled.", _json(job)),
+                    "413": _answer("The body is too large.", refused),
+                    "415": _answer("The body is not sent as JSON.", refused),
+                    "422": _answer(
+                        "The inputs are wrong: all of them; or the key was used with others.",
+                        _json({"anyOf": [invalid, refusal]}),
+                    ),
+                    "429": busy,
+                    "500": _answer("The run failed.", _json(job)),
+                    "502": _answer("The run failed: the model or a tool did.", _json(job)),
+                    "504": _answer("The run failed: it took longer than the workflow allows.", _json(job)),
+                },
+                parameters=[
+                    {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+                    for name, text, schema in headers
+                ],
+                requestBody={"required": True, "content": _json({"$ref": "#/components/schemas/Inputs"})},
+            )
+        },
+        "/status/{job_id}": {
+            "get": operation("status", "A job", {"200": _answer("The job.", _json(job)), **unknown}, parameters=[JOB_ID])
+        },
+        "/jobs": {
+            "get": operation(
+                "jobs",
+                "Jobs, the newest first",
+                {
+                    "200": _answer(
+                        "A page of jobs.", _json(_object(jobs={"type": "array", "items": {"type": "object"}}, next=MAYBE_TEXT))
+                    ),
+                    "422": _answer("A parameter is wrong.", _json(invalid)),
+                },
+                parameters=[
+                    {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(STATUSES)}},
+                    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}},
+                    {"name": "before", "in": "query", "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}},
+                ],
+            )
+        },
+        "/jobs/{job_id}/cancel": {
+            "post": operation(
+                "cancel",
+                "Cancel a job",
+                {"200": _answer("It is cancelled.", _json(job)), "409": _answer("It has ended.", refused), **unknown},
+                parameters=[JOB_ID],
+            )
+        },
+        "/jobs/{job_id}": {
+            "delete": operation(
+                "delete",
+                "Delete a job that has ended",
+                {"204": {"description": "It is gone."}, "409": _answer("It runs or waits: cancel it first.", refused), **unknown},
+                parameters=[JOB_ID],
+            )
+        },
+        "/schema": {
+            "get": operation(
+                "schema", "Inputs and declared outputs", {"200": _answer("JSON Schemas.", _json({"type": "object"}))}
+            )
+        },
+        "/health": {"get": _look("health", "Health, as the readiness sees it", looks)},
+        "/livez": {
+            "get": {
+                "operationId": "livez",
+                "summary": "Does the process answer?",
+                "responses": {"200": _answer("It does.", _json({}))},
+            }
+        },
+        "/readyz": {"get": _look("readyz", "Can it work? The job store takes a write, the model endpoint answers", looks)},
+        "/metrics": {
+            "get": operation("metrics", "For Prometheus", {"200": _answer("Metrics.", {"text/plain": {"schema": TEXT}})})
+        },
+    }
+
+
+def _look(name: str, summary: str, looks: dict[str, Any]) -> dict[str, Any]:
+    answers = {"200": _answer("All is well.", _json(looks)), "503": _answer("Not all is well: what.", _json(looks))}
+    return {"operationId": name, "summary": summary, "responses": answers}
+
+
+def _answer(description: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": content}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}

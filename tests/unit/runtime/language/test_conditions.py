@@ -1,0 +1,133 @@
+"""Conditions: what holds, what is refused, and that nothing of them is run as Python."""
+
+from __future__ import annotations
+
+import pytest
+from anvil_workflow.language.conditions import ConditionError, parse_condition
+from hypothesis import given
+from hypothesis import strategies as st
+
+STATE = {
+    "score": 7,
+    "done": False,
+    "name": "tea",
+    "tags": ["a", "b"],
+    "none": None,
+    "profile": {"age": 3, "deep": {"x": 1}},
+    "ratio": 0.5,
+}
+
+HOLDS = [
+    "score >= 7",
+    "state.score == 7",
+    "{score} > 6",
+    "{state.score} < 8",
+    "(score > 3) and (score < 9)",
+    "score > 9 or not done",
+    "(score > 9) or ((name == 'tea') and (not done))",
+    "score > 3 && !done",
+    "done || score != 8",
+    "name == 'tea' and 'a' in tags",
+    "'z' not in tags",
+    "len(tags) == 2",
+    "len(none) == 0",
+    "profile.age == 3",
+    "state.profile.deep.x == 1",
+    "tags[0] == 'a'",
+    "profile['age'] == 3",
+    "none == null",
+    "none is null",
+    "score is not None",
+    "done == false",
+    "score % 2 == 1",
+    "3 < score <= 7",
+    "-score < 0",
+    "score * 2 == 14",
+    "name in ['tea', 'milk']",
+    "lower('ABC') == 'abc'",
+    "min(score, 3) == 3",
+    "ratio * 2 == 1",
+    "score == 7.0",
+    'name == "tea"',
+    "name != 'true && false'",
+    "missing.deeper == null",
+]
+FAILS = [
+    "score < 7",
+    "not (score > 3)",
+    "none > 3",
+    "none < 3",
+    "missing > 1",
+    "name == 'Tea'",
+    "'a' in none",
+    "score > 3 and done",
+]
+
+
+@pytest.mark.parametrize("text", HOLDS)
+def test_it_holds(text: str) -> None:
+    assert parse_condition(text).holds(STATE)
+
+
+@pytest.mark.parametrize("text", FAILS)
+def test_it_does_not_hold(text: str) -> None:
+    assert not parse_condition(text).holds(STATE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "score >",
+        "score = 7",
+        "import os",
+        "__import__('os')",
+        "open('x')",
+        "(lambda: 1)()",
+        "[x for x in tags]",
+        "score ** 9",
+        "name.upper()",
+        "tags.append(1)",
+        "f'{score}'",
+        "score if done else 1",
+        "score is 7",
+        "len(tags, key=1)",
+        "a;b",
+        "x" * 1001,
+        "-" * 90 + "1",
+        "1 << 9",
+        "{score",
+        "'open",
+        "b'x' == 1",
+        "1j > 0",
+        "not " * 40 + "done",
+        "*tags",
+    ],
+)
+def test_it_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_condition(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["name > 3", "name * 3 == 'x'", "score / 0 > 1", "tags[9] == 1", "len(score) > 1", "int(name) > 1"]
+)
+def test_what_does_not_fit_is_told_and_taken_for_nothing(text: str) -> None:
+    with pytest.raises(ConditionError, match=r".+"):
+        parse_condition(text).holds(STATE)
+
+
+def test_names_are_known_before_a_run() -> None:
+    assert parse_condition("state.score > 1 and profile.age < x or len(tags)").names == {"score", "profile", "x", "tags"}
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_condition_or_refused(text: str) -> None:
+    try:
+        parsed = parse_condition(text)
+    except ValueError:
+        return
+    try:
+        parsed.evaluate(STATE)
+    except ConditionError:
+        return
