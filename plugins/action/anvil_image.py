@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.utils.vars import merge_hash
-from ansible_collections.anvil.serving.plugins.plugin_utils.report.progress import TellingAction
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.progress import ProgressAction
 
 
-class ActionModule(TellingAction):
+class ActionModule(ProgressAction):
     """Run the module anvil_image, and print the steps of the build."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        answer, _teller = self.tell_while(dict(self._task.args), task_vars or {})
+        answer, _selector = self.run_with_progress(dict(self._task.args), task_vars or {})
         return merge_hash(result, answer)

@@ -9,17 +9,17 @@ from typing import Any
 
 from ansible.utils.display import Display
 from ansible.utils.vars import merge_hash
-from ansible_collections.anvil.serving.plugins.plugin_utils.report.progress import TellingAction
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.progress import ProgressAction
 
 
-class ActionModule(TellingAction):
-    """Run the module anvil_serve, and tell how far it is."""
+class ActionModule(ProgressAction):
+    """Run the module anvil_serve, and show its progress."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         folder = (arguments.get("project") or {}).get("directory")
-        answer, teller = self.tell_while(arguments, task_vars or {}, lambda token: f"{folder}/.progress-{token}")
-        for line in teller.close(answer.get("serves") or {}):
+        answer, selector = self.run_with_progress(arguments, task_vars or {}, lambda token: f"{folder}/.progress-{token}")
+        for line in selector.describe_ends(answer.get("serves") or {}):
             Display().display(line)
         return merge_hash(result, answer)

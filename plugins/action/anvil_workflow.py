@@ -10,8 +10,9 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import merge_hash
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.plugin_utils.report.outcome import as_failure
-from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.workflow_plan import MODEL_KEY, read_env
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import failure_result
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.env_file import read_env_file
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.file_check import MODEL_KEY
 
 
 class ActionModule(ActionBase):
@@ -24,9 +25,9 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         if arguments.get("state", "present") == "present":
             try:
-                values = read_env(str(arguments.get("env_file") or ""))
+                values = read_env_file(str(arguments.get("env_file") or ""))
             except AnvilError as error:
-                return {**result, **as_failure(error)}
+                return {**result, **failure_result(error)}
             variables = arguments.get("variables") or []
             arguments["secrets"] = {name: values[name] for name in variables if values.get(name)}
             arguments["model_key"] = values.get(MODEL_KEY) or arguments.get("model_key") or ""

@@ -1,10 +1,10 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Turn the plan of a host into files: compose files, and the router's config and profile. Pure: same plan, same bytes.
+"""Render the plan of a host into files: compose files, and the router's config and profile. Pure: same plan, same bytes.
 
-Templates lay out what the plan decided; here is only what YAML and TOML ask for (quoting), and the two passes that put
-each service's own hash among its labels.
+Templates lay out what the plan decided. This room adds the quoting that YAML and TOML need, and renders twice, so that each
+service carries its own hash as a label.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ ROUTER_MOUNT = "/etc/anvil"
 ROUTER_TOKEN_ENV = "ANVIL_ROUTER_TOKEN"
 SERVES_PROJECT = "anvil-serves"
 ROUTER_PROJECT = "anvil-router"
-# Where a server of several models finds what each of them is.
+# The preset file of a llama.cpp server with several models, in its container.
 MODELS_FILE = "/etc/anvil-serve/models.ini"
 EDGE_FOLDER = EDGE_CONFIG.rpartition("/")[0]
-# A stream may last as long as a tier may take for one answer; a replica and the edge wait for it (seconds more).
+# Seconds that the edge waits beyond the time that a tier may take for one answer.
 EDGE_MARGIN = 30
 PROFILE_SCHEMA = "anvil-serving.router.profile_bootstrap/v2"
 
 
 @dataclass(frozen=True)
 class Project:
-    """A compose project, ready for ``anvil_serve``: where its file goes, its text, and its services as data.
+    """A compose project for ``anvil_serve``: the folder and text of its compose file, and its services as data.
 
-    files: path below the directory -> text, for what services mount from there.
+    files: path below the directory -> text, of files that services mount.
     """
 
     name: str
@@ -65,36 +65,40 @@ class Project:
     files: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """As an argument of a task. The services are one text: Ansible looks into every single value for a template."""
+        """The argument of a task. The services are one text, because Ansible would search every single value for a template."""
         services = json.dumps({name: service_as_dict(service) for name, service in self.services.items()})
         plain = {"name": self.name, "directory": self.directory, "compose": self.compose, "services": services}
         return {**plain, "files": self.files} if self.files else plain
 
 
 def quote(value: Any) -> str:
-    """A YAML double-quoted string; a dollar is doubled, because compose would interpolate it."""
+    """A double-quoted YAML string. A dollar is doubled, because compose would interpolate it."""
     return json.dumps(str(value), ensure_ascii=False).replace("$", "$$")
 
 
 def toml(value: Any) -> str:
-    """A TOML value: JSON's strings, numbers, booleans and lists are TOML's too."""
+    """A TOML value. Strings, numbers, booleans and lists are the same in JSON and TOML."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def block(text: str) -> str:
-    """The text of a macro without its last newline: the line that calls the macro brings one."""
+    """The text of a macro without its last newline, because the line that calls the macro ends with one."""
     return text.removesuffix("\n")
 
 
 def env_file(service: str) -> str:
-    """Where a service's secrets lie, relative to the compose file."""
+    """The env file with the secrets of a service, relative to the compose file."""
     return f"env/{service}.env"
 
 
 @functools.cache
 def _environment() -> jinja2.Environment:
     if not TEMPLATES.is_dir():
-        raise fail("the collection's templates are missing", where=str(TEMPLATES), hint="install the collection again")
+        raise fail(
+            "the templates of the collection are missing",
+            where=str(TEMPLATES),
+            hint="install it again: ansible-galaxy collection install --force anvil.serving",
+        )
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -109,7 +113,7 @@ def _environment() -> jinja2.Environment:
 
 
 def render_template(name: str, **values: Any) -> str:
-    """One template, laid out with these values."""
+    """The text of one template with these values."""
     return _environment().get_template(name).render(values)
 
 
@@ -120,7 +124,7 @@ def _volumes(mounts: list[Mount]) -> list[str]:
 def _render_project(
     template: str, name: str, plan: HostPlan, labels: dict[str, dict[str, str]], values: dict[str, Any]
 ) -> Project:
-    """Render twice: the hash of a service can only be taken once the template has laid it out."""
+    """Render twice: the hash of a service is known only after the template was rendered once."""
     environment = _environment()
 
     def lay_out() -> str:
@@ -137,7 +141,7 @@ def render_serves(plan: HostPlan) -> Project:
     return _render_serves(plan, SERVES_PROJECT, {})
 
 
-def _render_serves(plan: HostPlan, project: str, marks: dict[str, str]) -> Project:
+def _render_serves(plan: HostPlan, project: str, extra_labels: dict[str, str]) -> Project:
     labels = {
         serve.name: {
             LABEL_SERVE: serve.name,
@@ -145,7 +149,7 @@ def _render_serves(plan: HostPlan, project: str, marks: dict[str, str]) -> Proje
             LABEL_PREFIX + "served_name": serve.served_name,
             LABEL_VRAM: str(serve.vram_mib),
             LABEL_RESIDENCY: serve.residency,
-            **marks,
+            **extra_labels,
         }
         for serve in plan.serves
     }
@@ -158,7 +162,7 @@ def _render_serves(plan: HostPlan, project: str, marks: dict[str, str]) -> Proje
 
 
 def render_models(serve: ServePlan) -> str:
-    """The preset file of a llama.cpp server of several models: one section each, flags without their dashes."""
+    """The preset file of a llama.cpp server with several models: one section for each, with flags without their dashes."""
     lines = ["version = 1"]
     for name, options in serve.models.items():
         lines += ["", f"[{name}]", *(f"{key} = {value}" for key, value in options.items())]
@@ -173,7 +177,7 @@ def _mount_models(serve: ServePlan, directory: str) -> ServePlan:
 
 
 def _tags(plan: HostPlan, serve: ServePlan) -> list[str]:
-    """The words that select a serve besides its name: its tags, and the tiers it serves."""
+    """The words that select a serve, besides its name: its tags and its tiers."""
     tiers = [tier.id for tier in plan.router.tiers if tier.serve == serve.name] if plan.router else []
     names = {other.name for other in plan.serves}
     return sorted({*serve.tags, *tiers} - names)
@@ -189,17 +193,17 @@ def _router_values(router: RouterPlan) -> dict[str, Any]:
         profile=router.profile,
         secrets=secrets,
         command=["router", "run", "--host", "0.0.0.0", "--port", "8000", "--config", f"{ROUTER_MOUNT}/config.toml"],
-        # A preset of the tier's own name: a bare tier id would be classified, and may silently go elsewhere.
+        # Each tier gets a preset of its own name, because the router classifies a bare tier id and may choose another tier.
         presets={tier.id: (tier.id,) for tier in router.tiers} | router.presets,
         mounts=[Mount("volume", router.volume, ROUTER_MOUNT, read_only=True)],
-        # A gateway router ends its requests on SIGTERM; the other generation ends at once, on SIGINT without a complaint.
+        # A gateway router finishes its requests on SIGTERM. A profile router stops at once, and without an error only on SIGINT.
         stop_signal="SIGTERM" if router.generation == "gateway" else "SIGINT",
     )
     return values
 
 
 def render_edge_config(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> str:
-    """haproxy.cfg: the edge before the replicas."""
+    """haproxy.cfg of the edge in front of the replicas."""
     values = {
         "socket": EDGE_SOCKET,
         "longest": router.request_timeout + EDGE_MARGIN,
@@ -213,12 +217,12 @@ def render_edge_config(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> st
     def lay_out(revision: str) -> str:
         return render_template("edge/haproxy.cfg.j2", plan=plan, edge={**values, "revision": revision})
 
-    # The running process tells this hash (show info), so whether it has read this file can be asked.
+    # The running process reports this hash (show info), which proves that it has read this file.
     return lay_out(hashlib.sha256(lay_out("").encode()).hexdigest())
 
 
 def render_replicas(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> Project:
-    """The compose project of a router of several replicas, with the edge before them."""
+    """The compose project of a router with several replicas, and of the edge in front of them."""
     names = [*(replica.service for replica in edge.replicas), "edge"]
     labels = {name: {LABEL_SERVE: name, LABEL_PREFIX + "engine": "edge" if name == "edge" else "router"} for name in names}
     start = ["router", "run", "--host", "0.0.0.0", "--port", "8000", "--config"]
@@ -239,7 +243,7 @@ def render_replicas(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> Proje
 
 
 def live_folder(replica: str) -> str:
-    """Where a replica reads its files: through its own pointer, so that only a promotion of it switches them."""
+    """The folder that a replica reads its files from: its own symlink, which only a promotion of this replica switches."""
     return f"{ROUTER_MOUNT}/.anvil/live/{replica}"
 
 
@@ -258,14 +262,14 @@ def render_router_config(plan: HostPlan, router: RouterPlan) -> str:
         "plan": plan,
         "router": _router_values(router),
         "mapping_version": "anvil.serving/1",
-        # Replicas share the config and not the pointer: a relative path is read from the folder a replica runs in, its own.
+        # All replicas share one config. A relative path is resolved in the working folder of a replica, which is its own symlink.
         "profile_path": "profile.json" if router.edge else f"{ROUTER_MOUNT}/profile.json",
     }
     return _environment().get_template(f"router/{router.generation}.toml.j2").render(values)
 
 
 def render_router_profile(router: RouterPlan) -> str:
-    """profile.json, or an empty string where the inventory holds no measured rows."""
+    """profile.json; empty if the inventory has no measured rows."""
     if not router.profile:
         return ""
     document = {"schema": PROFILE_SCHEMA, "mode": "live", "entries": [asdict(row) for row in router.profile]}
@@ -273,10 +277,11 @@ def render_router_profile(router: RouterPlan) -> str:
 
 
 def name_containers(router: RouterPlan) -> dict[str, Any]:
-    """Who is who: ``containers`` run the router, ``edge`` stands before them (empty: nothing), ``front`` is what clients reach.
+    """The names of the router's containers: ``containers`` run the router, ``edge`` is in front of them (empty: none), ``front``
+    is the one that clients reach.
 
-    ``replicas`` is empty where there is one container and no edge. ``edge_folders``: what the edge mounts of the host, path
-    inside -> folder.
+    ``replicas`` is empty if there is one container and no edge. ``edge_folders``: path in the edge's container -> folder of the
+    host that is mounted there.
     """
     replicas = [one.container for one in router.edge.replicas] if router.edge else []
     edge = router.edge.container if router.edge else ""
@@ -293,8 +298,8 @@ def name_containers(router: RouterPlan) -> dict[str, Any]:
 def render_host(plan: HostPlan) -> dict[str, Any]:
     """Everything that the plan of a host renders to, as plain data.
 
-    ``serves`` and ``router`` are projects for ``anvil_serve`` (``None`` where the host has none); ``router_files``
-    holds the text of ``config`` and ``profile`` for ``anvil_router_promote``, and of ``edge`` for ``anvil_router_edge``.
+    ``serves`` and ``router``: projects for ``anvil_serve`` (``None`` if the host has none). ``router_files``: the text of
+    ``config`` and ``profile`` for ``anvil_router_promote``, and of ``edge`` for ``anvil_router_edge``.
     """
     router = plan.router
     return {
@@ -309,11 +314,25 @@ def render_host(plan: HostPlan) -> dict[str, Any]:
     }
 
 
+def list_rendered_files(rendered: dict[str, Any]) -> dict[str, str]:
+    """The files of one host: path -> text. rendered: the result of ``render_host``."""
+    serves, router, files = rendered["serves"] or {}, rendered["router"] or {}, rendered["router_files"]
+    texts = {
+        "serves/compose.yaml": serves.get("compose", ""),
+        "router/compose.yaml": router.get("compose", ""),
+        "router/config.toml": files["config"],
+        "router/profile.json": files["profile"],
+        "router/edge/haproxy.cfg": files["edge"],
+        **{f"serves/{name}": text for name, text in serves.get("files", {}).items()},
+    }
+    return {path: text for path, text in texts.items() if text}
+
+
 def experiment_labels(name: str, ttl: int) -> dict[str, str]:
-    """What marks a container as part of an experiment. ttl: seconds it may live; 0 is until it is told to go."""
+    """The labels that mark a container as part of an experiment. ttl: seconds it may live; 0 is no limit."""
     return {LABEL_EXPERIMENT: name} | ({LABEL_TTL: str(ttl)} if ttl else {})
 
 
 def render_experiment(plan: HostPlan, name: str, ttl: int) -> Project:
-    """The compose project of an experiment: the plan's serves, in a project of their own."""
+    """The compose project of an experiment: the serves of the plan, in a project of its own."""
     return _render_serves(plan, EXPERIMENT_PROJECT + name, experiment_labels(name, ttl))

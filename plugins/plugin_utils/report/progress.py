@@ -1,10 +1,10 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Progress on the operator's terminal: a module runs as ever, and a long one is looked at meanwhile.
+"""Show the progress of a module on the operator's terminal while it runs.
 
-A second command on the same connection reads the module's small progress file, first after two seconds: a run that has
-nothing to do never sees it. Where the connection cannot run two commands at once, or nobody wants lines, nothing is read.
+A second command on the same connection reads the progress file of the module. It reads for the first time after two seconds, so a
+run with nothing to do costs nothing. If the connection cannot run two commands at once, or progress is off, nothing is read.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import output_path
 
-# Read in the main process, before ansible forks: a worker has no terminal of its own any more.
+# Set in the main process, before Ansible forks: a worker has no terminal.
 ON_TERMINAL = sys.stdout.isatty()
-# Each command of these is a process of its own, so two may run at once.
+# On these connections each command is a process of its own, so two can run at once.
 CONNECTIONS = ("local", "ssh", "community.docker.docker")
-FIRST_LOOK, LONGEST_PAUSE, LOG_PAUSE = 2.0, 5.0, 10.0
+# Seconds: until the first reading; the longest pause between two; the shortest pause between two lines in a log.
+FIRST_READ, LONGEST_PAUSE, LOG_PAUSE = 2.0, 5.0, 10.0
 
 
-def wants_progress(word: str) -> bool:
-    """ANVIL_PROGRESS=no, 0, false, off, quiet or never turns progress off."""
+def is_progress_on(word: str) -> bool:
+    """Whether a value of ANVIL_PROGRESS turns progress on; no, 0, false, off, quiet and never turn it off."""
     return word.strip().lower() not in ("no", "0", "false", "off", "quiet", "never", "none")
 
 
-def wants_lines(task: Any) -> bool:
-    """Whether lines may be shown for a task: not for one that hides its values, looks only, or runs in the background."""
-    asked = os.environ.get("ANVIL_PROGRESS", "yes")
-    return wants_progress(asked) and not (task.no_log or task.check_mode or task.async_val)
+def shows_progress(task: Any) -> bool:
+    """Whether progress is shown for a task. It is not for one with no_log, in check mode, or in the background."""
+    setting = os.environ.get("ANVIL_PROGRESS", "yes")
+    return is_progress_on(setting) and not (task.no_log or task.check_mode or task.async_val)
 
 
-class Teller:
-    """Which of the lines read so far are to be shown now: all on a terminal, else one line in ten seconds."""
+class LineSelector:
+    """Selects which of the lines read so far to show now: all on a terminal, in a log one line in ten seconds."""
 
     def __init__(self, host: str, on_terminal: bool, clock: Callable[[], float]) -> None:
         self.host = host
@@ -52,8 +53,8 @@ class Teller:
         self.shown = 0
         self.last = float("-inf")
 
-    def close(self, serves: dict[str, Any]) -> list[str]:
-        """How the serves ended that were talked of, for a terminal; in a log the task's own line is enough."""
+    def describe_ends(self, serves: dict[str, Any]) -> list[str]:
+        """The final state of each changed serve, on a terminal that showed progress. In a log the task result is enough."""
         if not (self.on_terminal and self.shown):
             return []
         return [
@@ -62,7 +63,8 @@ class Teller:
             if end.get("action") != "none"
         ]
 
-    def choose(self, lines: list[str]) -> list[str]:
+    def select(self, lines: list[str]) -> list[str]:
+        """The lines to show now. lines: all lines read so far."""
         fresh = lines[self.shown :]
         if not fresh:
             return []
@@ -76,37 +78,37 @@ class Teller:
         return [f"[{self.host}] " + "; ".join(latest.values())]
 
 
-class Screen:
-    """Shows lines about what the controller itself does, as seldom as those of a module."""
+class ControllerOutput:
+    """Shows lines about what the controller itself does, as rarely as those of a module."""
 
-    def __init__(self, host: str, wanted: bool) -> None:
-        self.teller, self.lines = Teller(host, ON_TERMINAL, time.monotonic), list[str]()
-        self.began, self.wanted = time.monotonic(), wanted
+    def __init__(self, host: str, enabled: bool) -> None:
+        self.selector, self.lines = LineSelector(host, ON_TERMINAL, time.monotonic), list[str]()
+        self.began, self.enabled = time.monotonic(), enabled
 
-    def say(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         self.lines.append(line)
-        if self.wanted and time.monotonic() - self.began >= FIRST_LOOK:
-            for shown in self.teller.choose(self.lines):
+        if self.enabled and time.monotonic() - self.began >= FIRST_READ:
+            for shown in self.selector.select(self.lines):
                 Display().display(shown)
 
 
-class TellingAction(ActionBase):
-    """Runs a module of its own name, and shows the lines that it tells meanwhile."""
+class ProgressAction(ActionBase):
+    """Runs the module of the same name, and shows its progress meanwhile."""
 
     _supports_check_mode = True
     _supports_async = True
 
-    def tell_while(
+    def run_with_progress(
         self, arguments: dict[str, Any], task_vars: dict[str, Any], where: Callable[[str], str] = output_path
-    ) -> tuple[dict[str, Any], Teller]:
-        """Run the module. where: the path of its progress file on the host, by the token of this run."""
+    ) -> tuple[dict[str, Any], LineSelector]:
+        """Run the module. where: token of this run -> path of its progress file on the host."""
         arguments.pop("progress", None)
         over = threading.Event()
-        teller = Teller(str(task_vars.get("inventory_hostname", "localhost")), ON_TERMINAL, time.monotonic)
-        if self._can_tell():
+        selector = LineSelector(str(task_vars.get("inventory_hostname", "localhost")), ON_TERMINAL, time.monotonic)
+        if self._can_read_progress():
             arguments["progress"] = secrets.token_hex(16)
             path = where(arguments["progress"])
-            threading.Thread(target=self._tell, args=(path, teller, over), daemon=True).start()
+            threading.Thread(target=self._show_progress, args=(path, selector, over), daemon=True).start()
         wrap_async = bool(self._task.async_val) and not self._connection.has_native_async
         try:
             answer: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=task_vars, wrap_async=wrap_async)
@@ -114,16 +116,18 @@ class TellingAction(ActionBase):
             over.set()
         if not wrap_async:
             self._remove_tmp_path(self._connection._shell.tmpdir)
-        return answer, teller
+        return answer, selector
 
-    def _can_tell(self) -> bool:
+    def _can_read_progress(self) -> bool:
         return (
-            wants_lines(self._task) and self._connection.transport in CONNECTIONS and self._connection._shell.SHELL_FAMILY == "sh"
+            shows_progress(self._task)
+            and self._connection.transport in CONNECTIONS
+            and self._connection._shell.SHELL_FAMILY == "sh"
         )
 
-    def _tell(self, path: str, teller: Teller, over: threading.Event) -> None:
-        pause = FIRST_LOOK
-        # A connection of its own: without become, for the file is no secret, and no prompt must be answered.
+    def _show_progress(self, path: str, selector: LineSelector, over: threading.Event) -> None:
+        pause = FIRST_READ
+        # A copy of the connection without become: the file is not secret, and no password prompt may appear.
         connection = copy.copy(self._connection)
         connection.set_become_plugin(None)
         while not over.wait(pause):
@@ -132,6 +136,6 @@ class TellingAction(ActionBase):
             except (AnsibleError, OSError):
                 return
             if code == 0 and not over.is_set():
-                for line in teller.choose(out.decode("utf-8", "replace").splitlines()):
+                for line in selector.select(out.decode("utf-8", "replace").splitlines()):
                     Display().display(line)
-            pause = 1.0 if pause == FIRST_LOOK else min(pause * 1.2, LONGEST_PAUSE)
+            pause = 1.0 if pause == FIRST_READ else min(pause * 1.2, LONGEST_PAUSE)

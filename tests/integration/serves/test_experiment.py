@@ -93,9 +93,9 @@ def test_what_belongs_to_others_is_refused_before_anything_is_touched(clean_bed:
     clean_bed.docker("run", "--detach", "--name", "squatter", "--publish", "127.0.0.1:30010:1", *SLEEP)
     before = clean_bed.started()
     for words, said in (
-        (["-e", "experiment_port=30003"], "port 30003 is serve fast's in the inventory"),
+        (["-e", "experiment_port=30003"], "the inventory uses port 30003 for serve fast"),
         ([], "port 127.0.0.1:30010 is taken"),
-        (["-e", "extra_args=-c 512"], "quote the value once more"),
+        (["-e", "extra_args=-c 512"], "quote the value twice"),
     ):
         failed = play("experiment", inventory, *TRIAL, *words)
         assert failed.returncode and said in failed.stdout + failed.stderr, failed.stdout + failed.stderr
@@ -119,7 +119,7 @@ def test_what_is_over_is_retired_by_the_next_status_and_said(clean_bed: Bed, inv
     assert f"HIDDEN={SECRET}" in clean_bed.docker("inspect", "--format", "{{json .Config.Env}}", "anvil-experiment-other")
     assert SECRET not in clean_bed.docker("inspect", "--format", "{{json .Config.Labels}}", "anvil-experiment-other")
     time.sleep(3)
-    assert "retired: experiment other, its time was over" in succeed("status", inventory)
+    assert "retired: experiment other, its time to live was over" in succeed("status", inventory)
     assert clean_bed.started() == {} and not (inventory.parent / "anvil" / "anvil-experiment-other").exists()
     assert "anvil-experiments" not in networks(clean_bed)
 

@@ -82,7 +82,7 @@ def test_status_tells_all_that_runs_in_table_json_and_page(clean_bed: Bed, model
         "held by heavy (serve, 58.6 GiB claimed), trial (experiment, 8.8 GiB claimed)",
         "trial: expires in 1 h 5",
         "fast: squatter: by container stranger (no compose project, running)",
-        "squatter on a GPU: container stranger",
+        "squatter: container stranger uses a GPU and is not managed",
         "orphan: container anvil-old",
     ):
         assert words_ in printed, printed

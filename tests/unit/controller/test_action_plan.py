@@ -14,9 +14,9 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.vault import VaultLib, VaultSecret, VaultSecretsContext
 from ansible.template import Templar
-from ansible_collections.anvil.serving.plugins.action.anvil_plan import plan_host
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.origin import read_variables
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import plan_host
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.host_variables import read_variables
 
 REPO = Path(__file__).resolve().parents[3]
 PASSWORD = VaultSecret(b"open sesame")
@@ -96,7 +96,7 @@ anvil_secrets:
     assert held["empty"] == "it is empty"
     assert "not found" in held["missing"]
     assert "undefined" in held["undefined"]
-    assert held["broken"] == "its template is broken"
+    assert held["broken"] == "its template has a syntax error"
     assert held["number"] == "it is a number, not text"
 
 

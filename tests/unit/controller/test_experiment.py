@@ -12,8 +12,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file 
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import group_experiments
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan import experiment
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment import Wish
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan import experiment, experiment_compose, experiment_options
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_options import ExperimentOptions
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_experiment
 
 BIG, SMALL = "GPU-d0f446cf-1771-414c-e116-a39138798a8c", "GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1"
@@ -34,27 +34,27 @@ def base() -> HostPlan:
     return build_plan("h", {**INVENTORY, "anvil_router": None}, {})
 
 
-def plan_of(wish: Wish, base: HostPlan) -> HostPlan:
-    return build_plan("h", {**INVENTORY, **experiment.experiment_inventory(wish, base)}, {})
+def plan_of(options: ExperimentOptions, base: HostPlan) -> HostPlan:
+    return build_plan("h", {**INVENTORY, **experiment.experiment_variables(options, base)}, {})
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("", 0), ("never", 0), ("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200), ("1D", 86400)]
 )
 def test_time_to_live(text: str, seconds: int) -> None:
-    assert experiment.parse_ttl(text) == seconds
+    assert experiment_options.parse_ttl(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "2 h", "1w", "h", "1.5h", "٣m"])
 def test_what_is_no_time_to_live(text: str) -> None:
-    with pytest.raises(AnvilError, match="no time to live"):
-        experiment.parse_ttl(text)
+    with pytest.raises(AnvilError, match="is not a time to live"):
+        experiment_options.parse_ttl(text)
 
 
 def test_words_are_split_as_a_shell_would_and_nothing_expands() -> None:
-    assert experiment.split_words("--a 'b c' --d=\"$HOME\" `x`") == ("--a", "b c", "--d=$HOME", "`x`")
+    assert experiment_options.split_words("--a 'b c' --d=\"$HOME\" `x`") == ("--a", "b c", "--d=$HOME", "`x`")
     with pytest.raises(AnvilError, match="extra_args"):
-        experiment.split_words("--a 'b")
+        experiment_options.split_words("--a 'b")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_words_are_split_as_a_shell_would_and_nothing_expands() -> None:
     ],
 )
 def test_a_name_for_what_nobody_named(text: str, name: str) -> None:
-    assert experiment.check_name(experiment.derive_name(text)) == name
+    assert experiment_options.check_name(experiment_options.derive_name(text)) == name
 
 
 @pytest.mark.parametrize(
@@ -82,17 +82,19 @@ def test_a_name_for_what_nobody_named(text: str, name: str) -> None:
     ],
 )
 def test_a_gpu_by_alias_uuid_or_the_serve_that_has_it(base: HostPlan, words: str, cards: list[str]) -> None:
-    assert experiment.choose_cards(words, base) == cards
+    assert experiment_options.choose_gpus(words, base) == cards
 
 
 def test_an_unknown_gpu_is_refused_with_what_there_is(base: HostPlan) -> None:
     with pytest.raises(AnvilError, match="big, small, heavy, fast"):
-        experiment.choose_cards("medium", base)
+        experiment_options.choose_gpus("medium", base)
 
 
 def test_an_experiment_has_the_defaults_of_its_host_and_nothing_of_its_serves(base: HostPlan) -> None:
-    wish = Wish("trial", model="o/m", port="30010", gpu="fast", extra_args=("--x", "$y"), served_name="s", vram_mib="9000")
-    project = render_experiment(plan_of(wish, base), wish.name, 7200)
+    options = ExperimentOptions(
+        "trial", model="o/m", port="30010", gpu="fast", extra_args=("--x", "$y"), served_name="s", vram_mib="9000"
+    )
+    project = render_experiment(plan_of(options, base), options.name, 7200)
     (service,) = project.services.values()
     assert (project.name, service.container, service.restart) == ("anvil-experiment-trial", "anvil-experiment-trial", "no")
     assert service.networks == ("anvil-experiments",) and service.gpu_uuids == (SMALL,)
@@ -110,20 +112,20 @@ def test_an_experiment_has_the_defaults_of_its_host_and_nothing_of_its_serves(ba
 
 
 def test_mistakes_are_told_under_the_names_that_were_typed(base: HostPlan) -> None:
-    wish = Wish("trial", model="o/m", port="99999", extra_args=("--port", "1"), engine="sglangg")
+    options = ExperimentOptions("trial", model="o/m", port="99999", extra_args=("--port", "1"), engine="sglangg")
     with pytest.raises(AnvilError) as caught:
-        plan_of(wish, base)
-    where = {problem.where.partition("[")[0] for problem in experiment.as_typed(caught.value.problems, "trial")}
+        plan_of(options, base)
+    where = {problem.where.partition("[")[0] for problem in experiment.rename_to_options(caught.value.problems, "trial")}
     assert {"port", "engine"} <= where and not any(word.startswith("anvil_serves") for word in where), where
 
 
 def test_what_the_inventory_claims_is_refused_even_while_it_is_down() -> None:
     base = build_plan("h", INVENTORY, {})
     for port, owner in (("30002", "serve heavy"), ("8000", "the router")):
-        project = render_experiment(plan_of(Wish("trial", model="m", port=port), base), "trial", 0)
-        assert [owner in problem.what for problem in experiment.clashes(project.services.values(), base)] == [True]
-    free = render_experiment(plan_of(Wish("trial", model="m", port="30010"), base), "trial", 0)
-    assert experiment.clashes(free.services.values(), base) == []
+        project = render_experiment(plan_of(ExperimentOptions("trial", model="m", port=port), base), "trial", 0)
+        assert [owner in problem.what for problem in experiment.find_conflicts(project.services.values(), base)] == [True]
+    free = render_experiment(plan_of(ExperimentOptions("trial", model="m", port="30010"), base), "trial", 0)
+    assert experiment.find_conflicts(free.services.values(), base) == []
 
 
 COMPOSE = """
@@ -141,7 +143,7 @@ volumes: {cache: {}, shared: {external: true}}
 
 
 def test_a_compose_file_becomes_a_project_like_ours(base: HostPlan) -> None:
-    project, notes = experiment.read_compose_file(COMPOSE, Wish("trial", ttl=60), base)
+    project, notes = experiment_compose.read_compose_file(COMPOSE, ExperimentOptions("trial", ttl=60), base)
     (service,) = project.services.values()
     assert notes == []
     assert service.command == ("serve", "m", "--served-model-name", "mine")
@@ -163,10 +165,10 @@ def test_a_compose_file_becomes_a_project_like_ours(base: HostPlan) -> None:
         ("privileged: true", "privileged"),
         ("restart: always", "never restarts"),
         ("ports: ['8080:80']", "published on 0.0.0.0"),
-        ("ports: ['127.0.0.1::80']", "without a number"),
-        ("volumes: ['./here:/x']", "./here is relative"),
-        ("command: ['$MODEL']", "asks for a variable"),
-        ("environment: {A: '${B:-c}'}", "asks for a variable"),
+        ("ports: ['127.0.0.1::80']", "has no number on the host"),
+        ("volumes: ['./here:/x']", "the path ./here is relative"),
+        ("command: ['$MODEL']", "refers to a variable"),
+        ("environment: {A: '${B:-c}'}", "refers to a variable"),
         ("environment: [HF_TOKEN]", "HF_TOKEN has no value"),
         ("deploy: {replicas: 2}", "replicas"),
         ("deploy: {resources: {reservations: {devices: [{driver: nvidia, count: all}]}}}", "pinned by its UUID"),
@@ -177,7 +179,7 @@ def test_a_compose_file_becomes_a_project_like_ours(base: HostPlan) -> None:
 def test_what_a_compose_file_may_not_say(base: HostPlan, line: str, words: str) -> None:
     text = f"services:\n  model:\n    image: some/server:1\n    {line}\n"
     with pytest.raises(AnvilError) as caught:
-        experiment.read_compose_file(text, Wish("trial"), base)
+        experiment_compose.read_compose_file(text, ExperimentOptions("trial"), base)
     assert words in caught.value.as_text()
 
 
@@ -186,7 +188,7 @@ def test_what_a_compose_file_may_not_say(base: HostPlan, line: str, words: str) 
 )
 def test_what_is_no_compose_file_of_an_experiment(base: HostPlan, text: str) -> None:
     with pytest.raises(AnvilError):
-        experiment.read_compose_file(text, Wish("trial"), base)
+        experiment_compose.read_compose_file(text, ExperimentOptions("trial"), base)
 
 
 def test_all_mistakes_of_a_compose_file_at_once(base: HostPlan) -> None:
@@ -197,7 +199,7 @@ def test_all_mistakes_of_a_compose_file_at_once(base: HostPlan) -> None:
         networks: {x: {}}
     """)
     with pytest.raises(AnvilError) as caught:
-        experiment.read_compose_file(text, Wish("trial"), base)
+        experiment_compose.read_compose_file(text, ExperimentOptions("trial"), base)
     assert len(caught.value.problems) == 5
 
 

@@ -11,7 +11,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
 from ansible_collections.anvil.serving.plugins.module_utils.serves.host_status import describe_holder, devices_of
 from ansible_collections.anvil.serving.plugins.module_utils.serves.serve_logs import parse_since, split_frames
-from ansible_collections.anvil.serving.plugins.plugin_utils.report import status_page
+from ansible_collections.anvil.serving.plugins.plugin_utils.report import status_report
 
 CARDS = [Card(0, "GPU-a", "Big", "12.0", 1000, 250, "1", "x"), Card(1, "GPU-b", "Small", "12.0", 500, None, "1", "y")]
 
@@ -88,24 +88,24 @@ def card(*holders: tuple[str, int | None], used: int | None = 250, total: int | 
         ((("a", 500), ("b", 250)), [50, 25], False),
         ((("a", 900), ("b", 900)), [50, 50], True),
         ((("a", None),), [25], False),
-        ((("a", 500), ("b", None)), [50, status_page.LEAST_PERCENT], False),
+        ((("a", 500), ("b", None)), [50, status_report.LEAST_PERCENT], False),
     ],
 )
 def test_the_pieces_of_a_bar(holders: tuple[tuple[str, int | None], ...], percents: list[float], over: bool) -> None:
-    layout = status_page.lay_out_bar(card(*holders))
+    layout = status_report.lay_out_bar(card(*holders))
     assert [piece["percent"] for piece in layout["pieces"]] == percents
     assert (layout["overcommitted"], layout["used_percent"]) == (over, 25)
     assert sum(percents) + layout["free_percent"] == pytest.approx(100)
 
 
 def test_a_card_that_does_not_tell_its_memory_still_has_a_bar() -> None:
-    layout = status_page.lay_out_bar(card(("a", 5), ("b", None), used=None, total=None))
+    layout = status_report.lay_out_bar(card(("a", 5), ("b", None), used=None, total=None))
     assert [piece["percent"] for piece in layout["pieces"]] == [50, 50] and layout["used_percent"] is None
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-5, "0 s"), (59, "59 s"), (60, "1 min"), (7500, "2 h 5 min"), (90000, "1 d 1 h")])
 def test_spans(seconds: int, text: str) -> None:
-    assert status_page.span(seconds) == text
+    assert status_report.format_duration(seconds) == text
 
 
 EVIL = "<script>alert(1)</script>\"'&"
@@ -136,13 +136,13 @@ def look(**more: Any) -> dict[str, Any]:
 
 def report(**more: Any) -> dict[str, Any]:
     plan = {"gpus": {"big": {"uuid": "GPU-a"}}}
-    return status_page.report_host("box", plan, look(**more), {"skipped": True}, {"retired": [{"name": "gone"}]})
+    return status_report.report_host("box", plan, look(**more), {"skipped": True}, {"retired": [{"name": "gone"}]})
 
 
 def test_the_table_of_a_host() -> None:
-    text = status_page.as_text([report()])
+    text = status_report.render_table([report()])
     lines = text.splitlines()
-    assert lines[0] == "box" and "  retired: experiment gone, its time was over" in lines
+    assert lines[0] == "box" and "  retired: experiment gone, its time to live was over" in lines
     heads = next(line for line in lines if "STATE" in line)
     heavy = next(line for line in lines if line.startswith("  heavy "))
     for head, cell in (("STATE", "ready"), ("SINCE", "1 min"), ("DRIFT", "command, gpu"), ("GPU", "big 0.2/1.0 GiB")):
@@ -158,19 +158,19 @@ def test_a_server_of_somebody_else_is_told_as_such() -> None:
     rows = {row["serve"]: row for row in told["rows"]}
     assert [rows[name]["tone"] for name in ("mac", "nas")] == ["bad", "good"]
     assert (rows["mac"]["drift"], rows["mac"]["port"], rows["mac"]["model"]) == ("not managed", "8081", "qwen")
-    assert "mac: nothing answers" in told["notes"] and "mac (external)" in status_page.as_text([told])
-    assert ">external</span>" in status_page.as_html([told], 1000)
+    assert "mac: nothing answers" in told["notes"] and "mac (external)" in status_report.render_table([told])
+    assert ">external</span>" in status_report.render_page([told], 1000)
 
 
 def test_a_host_that_does_not_answer_is_a_sentence_and_hides_no_other() -> None:
-    silent = status_page.report_host("dark", {}, {"msg": "the engine\ndoes not answer"}, {}, {})
-    text = status_page.as_text([silent, report()])
+    silent = status_report.report_host("dark", {}, {"msg": "the engine\ndoes not answer"}, {}, {})
+    text = status_report.render_table([silent, report()])
     assert "dark\n  the engine\n  does not answer" in text and "heavy" in text
-    assert "does not answer" in status_page.as_html([silent, report()], 1000)
+    assert "does not answer" in status_report.render_page([silent, report()], 1000)
 
 
 def test_the_page_needs_nothing_else_and_nothing_in_it_is_code() -> None:
-    page = status_page.as_html([report()], 1000)
+    page = status_report.render_page([report()], 1000)
     assert "<script" not in page and "&lt;script&gt;" in page
     assert not re.search(r"""(src|href)\s*=|url\(|@import|https?:""", page)
     assert 'role="img" aria-label="0.2 of 1.0 GiB used; held by heavy (serve, 0.5 GiB claimed)"' in page
@@ -179,5 +179,5 @@ def test_the_page_needs_nothing_else_and_nothing_in_it_is_code() -> None:
 
 def test_logs_mark_the_stream() -> None:
     told = {"logs": {"heavy": [{"stream": "stdout", "line": "a"}, {"stream": "stderr", "line": "b"}], "x": []}}
-    assert status_page.log_text("box", told).splitlines() == ["box", "  heavy | a", "  heavy ! b", "  x       (nothing)"]
-    assert status_page.log_text("box", {"skipped": True}) == "box\n  no serves"
+    assert status_report.render_logs("box", told).splitlines() == ["box", "  heavy | a", "  heavy ! b", "  x       (nothing)"]
+    assert status_report.render_logs("box", {"skipped": True}) == "box\n  no serves"

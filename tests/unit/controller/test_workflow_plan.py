@@ -1,4 +1,4 @@
-"""A workflow and its operator's wishes: what is refused, what is decided, what it renders to."""
+"""A workflow and its operator's optionses: what is refused, what is decided, what it renders to."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.module_utils.images import wheels
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import find_revision
-from ansible_collections.anvil.serving.plugins.plugin_utils.workflow import workflow_plan, workflow_render
-from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.workflow_plan import Wish, WorkflowPlan, plan_workflow
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow import env_file, file_check, render
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.options import WorkflowOptions
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.plan import WorkflowPlan, plan_workflow
 from conftest import REPO
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "workflow"
@@ -53,13 +54,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def plan(**wish: Any) -> WorkflowPlan:
-    return plan_workflow(Wish(**{"workflow": LINEAR, "no_env_file": True, **wish}), "/opt/anvil", None)
+def plan(**options: Any) -> WorkflowPlan:
+    return plan_workflow(WorkflowOptions(**{"workflow": LINEAR, "no_env_file": True, **options}), "/opt/anvil", None)
 
 
-def refusals(**wish: Any) -> dict[str, str]:
+def refusals(**options: Any) -> dict[str, str]:
     with pytest.raises(AnvilError) as caught:
-        plan(**wish)
+        plan(**options)
     return {problem.where: problem.what for problem in caught.value.problems}
 
 
@@ -76,7 +77,7 @@ def test_every_mistake_of_the_file_with_its_line_and_those_of_the_options_at_onc
 
 
 @pytest.mark.parametrize(
-    ("wish", "where"),
+    ("options", "where"),
     [
         ({"name": "No Name"}, "name"),
         ({"name": "-a"}, "name"),
@@ -97,8 +98,8 @@ def test_every_mistake_of_the_file_with_its_line_and_those_of_the_options_at_onc
         ({"workflow": "nowhere.yaml"}, "nowhere.yaml"),
     ],
 )
-def test_what_is_refused(here: Path, wish: dict[str, Any], where: str) -> None:
-    assert list(refusals(**wish)) == [where]
+def test_what_is_refused(here: Path, options: dict[str, Any], where: str) -> None:
+    assert list(refusals(**options)) == [where]
 
 
 def test_a_missing_package_of_the_controller_is_named_with_its_pin(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,16 +132,16 @@ def test_a_default_counts_and_no_env_file_only_warns(here: Path) -> None:
     path.write_text(WEATHER)
     made = plan(workflow=str(path))
     assert made.variables == {"OTHER_URL": "http://o/v1", "WEATHER_URL": None}
-    assert made.notes == ("no env file was read: the workflow runs without WEATHER_URL until you deploy it with one",)
-    assert "there is no file .env" in plan(no_env_file=False).notes[0]
+    assert made.notes == ("no env file was read: the workflow runs without WEATHER_URL until it is deployed with an env file",)
+    assert "no env file .env was found" in plan(no_env_file=False).notes[0]
 
 
 def test_lines_that_are_no_variables_are_told_without_their_values() -> None:
     with pytest.raises(AnvilError) as caught:
-        workflow_plan.parse_env("GOOD=1\nhunter2\nBAD='hunter2\n1X=hunter2\n", "x.env")
+        env_file.parse_env_file("GOOD=1\nhunter2\nBAD='hunter2\n1X=hunter2\n", "x.env")
     assert [problem.where for problem in caught.value.problems] == ["x.env:2", "x.env:3", "x.env:4"]
     assert "hunter2" not in caught.value.as_text()
-    assert workflow_plan.parse_env("A='x # y'\nB=x # y\nC=\"q\"\nD=a=b\n", "x") == {"A": "x # y", "B": "x", "C": "q", "D": "a=b"}
+    assert env_file.parse_env_file("A='x # y'\nB=x # y\nC=\"q\"\nD=a=b\n", "x") == {"A": "x # y", "B": "x", "C": "q", "D": "a=b"}
 
 
 # ------------------------------------------------------------------------------------------------------------- decided
@@ -153,16 +154,16 @@ def test_models_are_asked_through_the_router_of_the_inventory(here: Path) -> Non
         "anvil_serves": {"heavy": serve},
         "anvil_router": {"image": "r:1", "token": "tok", "publish": "127.0.0.1:8000"},
     }
-    wish = Wish(LINEAR, no_env_file=True)
-    one = plan_workflow(wish, "/opt/anvil", build_plan("h", variables, {"tok": "file"}))
+    options = WorkflowOptions(LINEAR, no_env_file=True)
+    one = plan_workflow(options, "/opt/anvil", build_plan("h", variables, {"tok": "file"}))
     assert (one.model_url, one.networks, one.model_secret) == ("http://anvil-router:8000/v1", ("anvil",), "tok")
     assert one.has_model_key
-    artifacts = plan_workflow(replace(wish, standalone=True), "/opt/anvil", build_plan("h", variables, {"tok": "file"}))
+    artifacts = plan_workflow(replace(options, standalone=True), "/opt/anvil", build_plan("h", variables, {"tok": "file"}))
     assert artifacts.model_url == one.model_url and not artifacts.has_model_key
     variables["anvil_router"]["replicas"] = 2
-    two = plan_workflow(wish, "/opt/anvil", build_plan("h", variables, {"tok": "file"}))
+    two = plan_workflow(options, "/opt/anvil", build_plan("h", variables, {"tok": "file"}))
     assert (two.model_url, two.networks) == ("http://anvil-router-edge:8000/v1", ("anvil-router-edge",))
-    named = plan_workflow(replace(wish, model_url="http://x/v1"), "/opt/anvil", build_plan("h", variables, {"tok": "file"}))
+    named = plan_workflow(replace(options, model_url="http://x/v1"), "/opt/anvil", build_plan("h", variables, {"tok": "file"}))
     assert (named.model_url, named.networks, named.has_model_key) == ("http://x/v1", (), False)
 
 
@@ -170,7 +171,7 @@ def test_a_request_is_made_from_the_schema(here: Path) -> None:
     path = here / "weather.yaml"
     path.write_text(WEATHER)
     made = plan(workflow=str(path))
-    assert made.name == "weather-report" and workflow_render.sample_inputs(made.inputs) == {"town": "hello", "days": 1}
+    assert made.name == "weather-report" and render.sample_inputs(made.inputs) == {"town": "hello", "days": 1}
 
 
 def test_the_subnet_follows_from_the_name_and_holds_every_replica(here: Path) -> None:
@@ -227,7 +228,7 @@ def steady(text: str) -> str:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_compose_file_is_as_the_golden_file_says(here: Path, name: str) -> None:
-    text = steady(workflow_render.render_workflow(plan(**VARIANTS[name])).compose)
+    text = steady(render.render_workflow(plan(**VARIANTS[name])).compose)
     if os.environ.get("ANVIL_GOLDEN") == "write":
         GOLDEN.mkdir(parents=True, exist_ok=True)
         (GOLDEN / name).write_text(text)
@@ -236,12 +237,12 @@ def test_the_compose_file_is_as_the_golden_file_says(here: Path, name: str) -> N
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_docker_compose_accepts_every_file(here: Path, name: str) -> None:
-    project = workflow_render.render_workflow(plan(**VARIANTS[name]))
+    project = render.render_workflow(plan(**VARIANTS[name]))
     (here / "compose.yaml").write_text(project.compose)
     for service in project.services.values():
-        for env_file in service.env_files:
-            (here / env_file).parent.mkdir(exist_ok=True)
-            (here / env_file).touch()
+        for name_of_file in service.env_files:
+            (here / name_of_file).parent.mkdir(exist_ok=True)
+            (here / name_of_file).touch()
     argv = ["docker", "compose", "-f", str(here / "compose.yaml"), "config", "--format", "json"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -253,48 +254,48 @@ def test_docker_compose_accepts_every_file(here: Path, name: str) -> None:
 
 def test_without_mlflow_nothing_of_it_is_left(here: Path) -> None:
     made = plan(mlflow_port=0)
-    project, images = workflow_render.render_workflow(made), workflow_render.list_images(made)
+    project, images = render.render_workflow(made), render.list_images(made)
     assert "mlflow" not in project.compose.lower() and list(images) == ["server"]
     assert "mlflow" not in (images["server"].dockerfile + images["server"].requirements).lower()
-    artifacts = workflow_render.render_artifacts(made)
+    artifacts = render.render_artifacts(made)
     assert not [path for path in artifacts if "mlflow" in path]
     assert "mlflow" not in (artifacts["README.md"] + artifacts[".env.example"] + artifacts["docker-compose.yml"]).lower()
 
 
 def test_the_client_of_postgresql_is_installed_only_for_replicas(here: Path) -> None:
-    assert "asyncpg" not in workflow_render.read_requirements(plan())
-    assert "asyncpg" in workflow_render.read_requirements(plan(replicas=2))
+    assert "asyncpg" not in render.read_requirements(plan())
+    assert "asyncpg" in render.read_requirements(plan(replicas=2))
 
 
 def test_every_container_is_guarded_and_only_the_front_publishes(here: Path) -> None:
-    for wish in VARIANTS.values():
-        project = workflow_render.render_workflow(plan(**wish))
+    for options in VARIANTS.values():
+        project = render.render_workflow(plan(**options))
         for service in project.services.values():
             assert (service.read_only, service.cap_drop, service.init) == (True, ("ALL",), True), service.name
             assert service.security_opt == ("no-new-privileges:true",)
         published = {name for name, service in project.services.items() if service.ports}
-        assert published <= {"server", "edge", "mlflow"} and ("edge" in published) == (wish.get("replicas", 1) > 1)
+        assert published <= {"server", "edge", "mlflow"} and ("edge" in published) == (options.get("replicas", 1) > 1)
 
 
 def test_a_change_of_the_workflow_changes_the_images_name_and_nothing_else_does(here: Path) -> None:
     path = here / "one.yaml"
     path.write_text(Path(LINEAR).read_text())
-    one = workflow_render.server_image(plan(workflow=str(path), name="one")).reference
-    assert workflow_render.server_image(plan(workflow=str(path), name="one", port=9000, timeout=3)).reference == one
+    one = render.describe_server_image(plan(workflow=str(path), name="one")).reference
+    assert render.describe_server_image(plan(workflow=str(path), name="one", port=9000, timeout=3)).reference == one
     path.write_text(path.read_text() + "# a comment is content too\n")
-    assert workflow_render.server_image(plan(workflow=str(path), name="one")).reference != one
+    assert render.describe_server_image(plan(workflow=str(path), name="one")).reference != one
 
 
 def test_the_env_example_has_exactly_the_variables_in_use(here: Path) -> None:
     path = here / "weather.yaml"
     path.write_text(WEATHER)
-    text = workflow_render.render_artifacts(plan(workflow=str(path)))[".env.example"]
+    text = render.render_artifacts(plan(workflow=str(path)))[".env.example"]
     names = [line.lstrip("# ").split("=")[0] for line in text.splitlines() if "=" in line]
     assert names == ["OTHER_URL", "WEATHER_URL"] and "WEATHER_URL=\n" in text and "# OTHER_URL=http://o/v1" in text
 
 
 def test_the_edge_configuration_carries_its_own_hash_and_never_sends_a_run_twice(here: Path) -> None:
-    one, other = (workflow_render.render_edge(plan(replicas=count)) for count in (2, 3))
+    one, other = (render.render_edge_config(plan(replicas=count)) for count in (2, 3))
     assert find_revision(one) != find_revision(other)
     assert "disable-l7-retry if METH_POST" in one
 
@@ -315,7 +316,7 @@ def test_wheels_are_asked_for_the_images_python_and_unpinned_requirements_are_re
 
 def test_the_runtimes_own_requirements_are_pinned() -> None:
     for name in ("requirements.txt", "requirements-postgres.txt", "mlflow-requirements.txt"):
-        wheels.check_pins((workflow_plan.RUNTIME / name).read_text())
+        wheels.check_pins((file_check.RUNTIME / name).read_text())
 
 
 def test_the_same_wheels_give_the_same_tar(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.action.anvil_model import cut_into_pieces, hash_files, list_controller_files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_progress import describe_progress
 from ansible_collections.anvil.serving.plugins.module_utils.weights.local_files import open_files
@@ -17,6 +16,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads impo
     append_piece,
     collect_files,
     count_arrived,
+)
+from ansible_collections.anvil.serving.plugins.plugin_utils.weights.upload import (
+    cut_into_pieces,
+    hash_files,
+    list_controller_files,
 )
 
 CONTENT = bytes(range(256)) * 4

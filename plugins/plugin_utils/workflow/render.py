@@ -1,10 +1,10 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Turn the plan of a workflow into files: build contexts, compose file, edge configuration, README. Same plan, same bytes.
+"""Render the plan of a workflow into files: build contexts, compose file, edge configuration, README. Same plan, same bytes.
 
-An image is named by the hash of what it is built from, so that the compose file is known before anything is built, and
-changes exactly when the content does. The wheels are no part of the hash: the pins in the requirements decide them.
+The tag of an image is the hash of its build context, so the compose file is known before anything is built, and changes exactly
+when the content does. The wheels are not part of the hash, because the pins in the requirements determine them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,18 @@ from ansible_collections.anvil.serving.plugins.module_utils.images.images import
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import CONFIG as EDGE_CONFIG
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import SOCKET as EDGE_SOCKET
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import EDGE_FOLDER, Project, render_template
-from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.workflow_plan import (
-    MODEL_KEY,
-    MODEL_URL,
-    PACKAGE,
-    RUNTIME,
-    WorkflowPlan,
-)
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.file_check import MODEL_KEY, MODEL_URL, PACKAGE, RUNTIME
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.plan import WorkflowPlan
 
 UID = 10001
 STACK = "workflow"
 PRIVATE = "/run/secrets"
-# Seconds that a container has to end: the server hands its runs over within ten, PostgreSQL writes what it holds.
+# Seconds that a container has to stop: the server hands over its runs within ten, PostgreSQL writes its data to disk.
 GRACE = 30
 MARGIN = 20
-# What the trimmed server of MLflow takes, with room for the next release.
+# The size of the trimmed MLflow server in units of 10**6 bytes, with room for the next release.
 MLFLOW_SIZE_LIMIT = 400
-# It starts in seconds on a machine that is idle, and in minutes on one that is not.
+# Seconds: MLflow starts in seconds on an idle machine, and in minutes on a busy one.
 MLFLOW_READY_TIMEOUT = 300
 DATABASE, DATABASE_USER = "jobs", "jobs"
 DOCKERIGNORE = """# Secrets, and what the server does not read.
@@ -49,7 +44,7 @@ wheels
 README.md
 docker-compose.yml
 """
-# A connection, a line, a word: no library is imported every ten seconds for this.
+# The health check of a container. It runs every ten seconds, so it imports as little as possible.
 LIVE = (
     "import socket,sys\n"
     "s=socket.create_connection(('127.0.0.1',{port}),2)\n"
@@ -60,7 +55,7 @@ LIVE = (
 
 @dataclass(frozen=True)
 class Image:
-    """What an image is built from. name, tag: as anvil_image takes them; files: path in the context -> text."""
+    """The build context of an image. name, tag: as anvil_image takes them. files: path in the context -> text."""
 
     name: str
     tag: str
@@ -87,25 +82,25 @@ def _read(name: str) -> str:
 
 
 def _package() -> dict[str, str]:
-    """The files of the runtime, as they go into the image."""
+    """The files of the runtime in the image: path -> text."""
     folder = RUNTIME / PACKAGE
     paths = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     return {f"{PACKAGE}/{path.relative_to(folder).as_posix()}": path.read_text(encoding="utf-8") for path in sorted(paths)}
 
 
 def read_requirements(plan: WorkflowPlan) -> str:
-    """The pins of the server: those of PostgreSQL's client only where jobs are kept there."""
+    """The pinned packages of the server; the client of PostgreSQL is among them only if jobs are stored there."""
     text = _read("requirements.txt")
     return text + _read("requirements-postgres.txt") if plan.edge else text
 
 
-def _tagged(name: str, base: str, dockerfile: str, files: dict[str, str], requirements: str) -> Image:
+def _name_by_content(name: str, base: str, dockerfile: str, files: dict[str, str], requirements: str) -> Image:
     recipe = Recipe(name=name, stack=STACK, dockerfile=dockerfile, base=base, network="none", files=files)
     return Image(name, content_hash(recipe)[:16], base, dockerfile, files, requirements)
 
 
-def server_image(plan: WorkflowPlan) -> Image:
-    """The image of the workflow itself: runtime, requirements, workflow file."""
+def describe_server_image(plan: WorkflowPlan) -> Image:
+    """The image of the workflow: runtime, requirements, workflow file."""
     requirements = read_requirements(plan)
     dockerfile = render_template(
         "workflow/Dockerfile.j2", plan=plan, uid=UID, healthcheck=_healthcheck(8000, "/livez"), variables=sorted(plan.variables)
@@ -117,11 +112,11 @@ def server_image(plan: WorkflowPlan) -> Image:
         "data/.keep": "",
         **_package(),
     }
-    return _tagged(f"anvil.local/workflow-{plan.name}", plan.base, dockerfile, files, requirements)
+    return _name_by_content(f"anvil.local/workflow-{plan.name}", plan.base, dockerfile, files, requirements)
 
 
-def mlflow_image(plan: WorkflowPlan) -> Image:
-    """The image of the MLflow server: the same for every workflow on that base."""
+def describe_mlflow_image(plan: WorkflowPlan) -> Image:
+    """The image of the MLflow server. It is the same for every workflow on the same base."""
     requirements = _read("mlflow-requirements.txt")
     dockerfile = render_template(
         "workflow/mlflow.Dockerfile.j2",
@@ -136,18 +131,18 @@ def mlflow_image(plan: WorkflowPlan) -> Image:
         "start.py": _read("mlflow_start.py"),
         "data/.keep": "",
     }
-    return _tagged("anvil.local/mlflow", plan.base, dockerfile, files, requirements)
+    return _name_by_content("anvil.local/mlflow", plan.base, dockerfile, files, requirements)
 
 
 def list_images(plan: WorkflowPlan) -> dict[str, Image]:
-    return {"server": server_image(plan)} | ({"mlflow": mlflow_image(plan)} if plan.mlflow else {})
+    return {"server": describe_server_image(plan)} | ({"mlflow": describe_mlflow_image(plan)} if plan.mlflow else {})
 
 
 # ---------------------------------------------------------------------------------------------------------- environment
 
 
 def _server_environment(plan: WorkflowPlan, service: str) -> dict[str, str]:
-    """What the runtime reads; no secret is here."""
+    """The environment variables of a server, without secrets."""
     values = {
         "WORKFLOW_JOB_TTL": str(plan.job_ttl),
         "WORKFLOW_JOBS": "sqlite:////data/jobs.sqlite",
@@ -185,13 +180,13 @@ def _environments(plan: WorkflowPlan) -> dict[str, dict[str, str]]:
     if plan.mlflow:
         found["mlflow"] = {"MLFLOW_HOSTS": f"{plan.project}-mlflow:5000"}
     if plan.mlflow_auth:
-        # Whoever reaches it under whatever name has to know the password.
+        # Any host name is accepted, because the password protects the server.
         found["mlflow"] = {"MLFLOW_HOSTS": "*", "MLFLOW_PASSWORD_FILE": f"{PRIVATE}/mlflow_password"}
     return found
 
 
-def private_files(plan: WorkflowPlan) -> dict[str, list[str]]:
-    """Service -> the private files that it reads. jobs_password and mlflow_password are made on the host, at random."""
+def list_private_files(plan: WorkflowPlan) -> dict[str, list[str]]:
+    """Service -> the private files that it reads. jobs_password and mlflow_password are generated on the host."""
     server = [
         name
         for name, wanted in (
@@ -214,7 +209,7 @@ def _mounts(plan: WorkflowPlan) -> dict[str, list[Mount]]:
     here = "." if plan.standalone else plan.directory
     found: dict[str, list[Mount]] = {
         service: [Mount("bind", f"{here}/private/{name}", f"{PRIVATE}/{name}", read_only=True) for name in names]
-        for service, names in private_files(plan).items()
+        for service, names in list_private_files(plan).items()
     }
     if plan.edge:
         found["edge"] = [Mount("bind", f"{here}/edge", EDGE_FOLDER, read_only=True)]
@@ -226,21 +221,21 @@ def _mounts(plan: WorkflowPlan) -> dict[str, list[Mount]]:
     return found
 
 
-# -------------------------------------------------------------------------------------------------------------- projects
+# --------------------------------------------------------------------------------------------------------------- project
 
 
-def render_edge(plan: WorkflowPlan) -> str:
-    """haproxy.cfg, with the hash of the rest in it: the running process tells it (show info)."""
+def render_edge_config(plan: WorkflowPlan) -> str:
+    """haproxy.cfg with the hash of its content, which the running process reports (show info)."""
 
     def lay_out(revision: str) -> str:
-        edge = {"revision": revision, "socket": EDGE_SOCKET, "longest": longest(plan)}
+        edge = {"revision": revision, "socket": EDGE_SOCKET, "longest": longest_answer_seconds(plan)}
         return render_template("workflow/haproxy.cfg.j2", plan=plan, edge=edge)
 
     return lay_out(hashlib.sha256(lay_out("").encode()).hexdigest())
 
 
-def longest(plan: WorkflowPlan) -> int:
-    """Seconds that the longest answer takes: the time-out, after which there is a 202."""
+def longest_answer_seconds(plan: WorkflowPlan) -> int:
+    """Seconds that the longest answer takes: after the time-out the answer is a 202."""
     return plan.timeout + MARGIN
 
 
@@ -282,7 +277,7 @@ def render_workflow(plan: WorkflowPlan) -> Project:
         for service in parse_compose(yaml_load(lay_out())).values():
             labels[service.name][LABEL_SPEC] = service.spec_hash()
     text = lay_out()
-    files = {"edge/haproxy.cfg": render_edge(plan)} if plan.edge else {}
+    files = {"edge/haproxy.cfg": render_edge_config(plan)} if plan.edge else {}
     return Project(plan.project, plan.directory, text, parse_compose(yaml_load(text)), files)
 
 
@@ -290,17 +285,17 @@ def render_workflow(plan: WorkflowPlan) -> Project:
 
 
 def render_artifacts(plan: WorkflowPlan) -> dict[str, str]:
-    """Everything that builds and runs the workflow without Ansible: path -> text."""
+    """All files that build and run the workflow without Ansible: path -> text."""
     plan = replace(plan, standalone=True)
     images, project = list_images(plan), render_workflow(plan)
     server = images["server"]
     values = {
         "plan": plan,
         "variables": plan.variables,
-        "private": sorted({name for names in private_files(plan).values() for name in names}),
+        "private": sorted({name for names in list_private_files(plan).values() for name in names}),
         "body": json.dumps(sample_inputs(plan.inputs), ensure_ascii=False),
         "model_key": MODEL_KEY,
-        "longest": longest(plan),
+        "longest": longest_answer_seconds(plan),
     }
     found = {
         "Dockerfile": server.dockerfile,
@@ -320,17 +315,17 @@ def render_artifacts(plan: WorkflowPlan) -> dict[str, str]:
     return found
 
 
-# The least that a field of a type may be given, for the one request that shows that the service works.
+# A value for each JSON type, for the one request that proves that the workflow works.
 _SAMPLES: dict[str, Any] = {"string": "hello", "integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}}
 
 
 def sample_inputs(schema: dict[str, Any]) -> dict[str, Any]:
-    """A request body for the inputs of a workflow (their JSON Schema): only what is required, of the right types."""
+    """A request body for the inputs of a workflow (a JSON Schema): the required fields only, with values of the right type."""
     properties = schema.get("properties") or {}
-    return {name: sample(properties.get(name) or {}) for name in schema.get("required") or []}
+    return {name: sample_value(properties.get(name) or {}) for name in schema.get("required") or []}
 
 
-def sample(schema: dict[str, Any]) -> Any:
+def sample_value(schema: dict[str, Any]) -> Any:
     for key in ("default", "const"):
         if key in schema:
             return schema[key]
@@ -341,5 +336,5 @@ def sample(schema: dict[str, Any]) -> Any:
     if kind == "object":
         return sample_inputs(schema)
     if kind == "array" and schema.get("minItems"):
-        return [sample(schema.get("items") or {})]
+        return [sample_value(schema.get("items") or {})]
     return _SAMPLES.get(str(kind), "hello")

@@ -1,9 +1,9 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the hosts told, laid out for people: a report as data, as a text table, as one HTML page. Pure.
+"""Report the status of hosts: as data, as a text table, as one HTML page; and the logs of serves as text. Pure.
 
-The report decides every word and width; the text and the page only lay it out.
+``report_host`` decides every word; the table and the page only lay it out.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ HEADS = {"gpu": "GPU", **{name: name.upper() for name in COLUMNS if name != "gpu
 NUMBERS = ("port", "restarts")
 GOOD, WAIT, BAD = "good", "wait", "bad"
 WAITING = ("starting", "loading", "restarting", "created", "paused", "running")
-# A holder that does not tell its need still gets a piece of the bar that can be seen, in percent.
+# The smallest piece of a bar in percent, so that a container whose need is unknown is still visible.
 LEAST_PERCENT = 6.0
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """``45 s``, ``12 min``, ``3 h 5 min``, ``2 d 4 h``."""
     whole = max(0, int(seconds))
     if whole < 60:
@@ -37,44 +37,45 @@ def span(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def gib(mib: float | None) -> str:
+def format_gib(mib: float | None) -> str:
+    """MiB as GiB with one decimal; ``?`` if unknown."""
     return "?" if mib is None else f"{mib / 1024:.1f}"
 
 
-def moment(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _tone(state: str, ready: bool | None) -> str:
+def _choose_tone(state: str, ready: bool | None) -> str:
     if ready:
         return GOOD
     return WAIT if state in WAITING else BAD
 
 
-def card_label(uuid: str, cards: Sequence[Mapping[str, Any]], aliases: Mapping[str, str]) -> str:
-    """``rtx5090 3.1/31.8 GiB``: the alias of the inventory where it has one, and how full the card is now."""
+def label_card(uuid: str, cards: Sequence[Mapping[str, Any]], aliases: Mapping[str, str]) -> str:
+    """``rtx5090 3.1/31.8 GiB``: the alias of the card in the inventory (else its UUID), and its used and total memory."""
     name = aliases.get(uuid, uuid[:12])
     for card in cards:
         if card["uuid"] == uuid:
-            return f"{name} {gib(card['vram_used_mib'])}/{gib(card['vram_total_mib'])} GiB"
+            return f"{name} {format_gib(card['vram_used_mib'])}/{format_gib(card['vram_total_mib'])} GiB"
     return f"{name} (not on this host)"
 
 
 def lay_out_bar(card: Mapping[str, Any]) -> dict[str, Any]:
-    """The pieces of a card's bar, in percent of its memory: who claims how much, and what is used now.
+    """The pieces of the bar of a card, in percent of its memory: the claim of each container, and the memory used now.
 
-    Claims are what serves said they need; a holder that says nothing shares what is used beyond the claims. Where
-    the claims are more than the card has, all are drawn smaller, and ``overcommitted`` says so.
+    Containers without a claim share the memory that is used beyond the claims. If the claims exceed the card, all pieces are
+    scaled down, and ``overcommitted`` is true.
     """
     total, used = card["vram_total_mib"], card["vram_used_mib"]
     holders = card["holders"]
     claimed = sum(holder["vram_mib"] or 0 for holder in holders)
-    silent = sum(1 for holder in holders if not holder["vram_mib"])
+    unclaimed = sum(1 for holder in holders if not holder["vram_mib"])
     pieces = []
     for holder in holders:
-        mib = holder["vram_mib"] or (max(0, (used or 0) - claimed) / silent)
+        mib = holder["vram_mib"] or (max(0, (used or 0) - claimed) / unclaimed)
         percent = max(LEAST_PERCENT, 100 * mib / total) if total else 100 / len(holders)
-        need = f"{gib(holder['vram_mib'])} GiB claimed" if holder["vram_mib"] else "need unknown"
+        need = f"{format_gib(holder['vram_mib'])} GiB claimed" if holder["vram_mib"] else "need unknown"
         pieces.append({**{key: holder[key] for key in ("name", "kind", "state")}, "need": need, "percent": percent})
     whole = sum(piece["percent"] for piece in pieces)
     for piece in pieces:
@@ -89,7 +90,7 @@ def lay_out_bar(card: Mapping[str, Any]) -> dict[str, Any]:
 
 def _card(card: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
     layout = lay_out_bar(card)
-    held = ", ".join(f"{piece['name']} ({piece['kind']}, {piece['need']})" for piece in layout["pieces"]) or "nobody"
+    held = ", ".join(f"{piece['name']} ({piece['kind']}, {piece['need']})" for piece in layout["pieces"]) or "no container"
     used, total = card["vram_used_mib"], card["vram_total_mib"]
     return {
         "alias": aliases.get(card["uuid"], ""),
@@ -97,7 +98,7 @@ def _card(card: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]
         "name": card["name"] or "unknown card",
         "used_mib": used,
         "total_mib": total,
-        "memory": f"{gib(used)} of {gib(total)} GiB used",
+        "memory": f"{format_gib(used)} of {format_gib(total)} GiB used",
         "held_by": held,
         **layout,
     }
@@ -110,10 +111,10 @@ def _row(name: str, kind: str, serve: Mapping[str, Any], detail: Mapping[str, An
         "serve": name,
         "kind": kind,
         "state": serve["state"],
-        "tone": _tone(serve["state"], serve.get("ready")),
+        "tone": _choose_tone(serve["state"], serve.get("ready")),
         "ready": serve.get("ready"),
         "since_at": since,
-        "since": span(now - since) if since else "-",
+        "since": format_duration(now - since) if since else "-",
         "health": serve.get("health") or "-",
         "drift": ", ".join(drift) or "-",
         "gpu": gpu or "-",
@@ -126,56 +127,59 @@ def _row(name: str, kind: str, serve: Mapping[str, Any], detail: Mapping[str, An
 def _experiment_row(one: Mapping[str, Any], now: float, gpu: str) -> dict[str, Any]:
     row = _row(one["name"], "experiment", one, one, now, gpu)
     if one["expires"] is None:
-        row["expires"] = "stays until it is taken down"
+        row["expires"] = "has no time limit"
     elif one["expires"] <= now:
-        row["expires"] = "its time is over: the next run retires it"
+        row["expires"] = "its time to live is over: the next run of status.yml or site.yml retires it"
     else:
-        row["expires"] = f"expires in {span(one['expires'] - now)}, {moment(one['expires'])}"
+        row["expires"] = f"expires in {format_duration(one['expires'] - now)}, {format_time(one['expires'])}"
     row["expires_at"] = one["expires"]
     return row
 
 
 def _external_row(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
-    """A server that somebody else runs: of it is known whether it answers, and no more."""
+    """The row of a server that is not managed. Only whether it answers is known."""
     row = _row(name, "external", {**one, "health": ""}, {"ports": [one["port"]], "served_name": one["served_name"]}, 0, "")
     return {**row, "drift": "not managed", "restarts": "-"}
 
 
-def _trouble(look: Mapping[str, Any]) -> str:
-    """Why a host could not be looked at: what the module said, or ansible where the host was not even reached."""
-    return str(look.get("trouble") or look.get("msg") or "it could not be looked at")
+def _describe_failure(info: Mapping[str, Any]) -> str:
+    """Why the status of a host could not be read: the error of the module, or of Ansible if the host was not reached."""
+    return str(info.get("trouble") or info.get("msg") or "the host could not be read, and gave no reason")
 
 
 def report_host(
-    host: str, plan: Mapping[str, Any], look: Mapping[str, Any], router: Mapping[str, Any], retired: Mapping[str, Any]
+    host: str, plan: Mapping[str, Any], info: Mapping[str, Any], router: Mapping[str, Any], retired: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What one host told, decided down to the words. A host that could not be looked at has ``trouble``."""
-    gone = [one["name"] for one in retired.get("retired") or []]
-    base: dict[str, Any] = {"host": host, "trouble": "", "rows": [], "cards": [], "notes": [], "retired": gone}
-    if "serves" not in look:
-        return {**base, "trouble": _trouble(look), "has_driver": False, "now": None}
-    now = look["now"]
+    """The report of one host. A host whose status could not be read has ``trouble``.
+
+    info, router: results of anvil_serve_info for its serves and its router. retired: the result of anvil_experiment.
+    """
+    retired_names = [one["name"] for one in retired.get("retired") or []]
+    base: dict[str, Any] = {"host": host, "trouble": "", "rows": [], "cards": [], "notes": [], "retired": retired_names}
+    if "serves" not in info:
+        return {**base, "trouble": _describe_failure(info), "has_driver": False, "now": None}
+    now = info["now"]
     aliases = {gpu["uuid"]: alias for alias, gpu in (plan.get("gpus") or {}).items()}
-    cards = look["gpus"] or []
+    cards = info["gpus"] or []
 
     def labels(uuids: Sequence[str]) -> str:
-        return ", ".join(card_label(uuid, cards, aliases) for uuid in uuids)
+        return ", ".join(label_card(uuid, cards, aliases) for uuid in uuids)
 
     rows = [
-        _row(name, "serve", serve, look["details"][name], now, labels(serve["gpu_uuids"]))
-        for name, serve in look["serves"].items()
+        _row(name, "serve", serve, info["details"][name], now, labels(serve["gpu_uuids"]))
+        for name, serve in info["serves"].items()
     ]
     rows += [
         _row(name, "router", serve, (router.get("details") or {}).get(name, {}), now, "")
         for name, serve in (router.get("serves") or {}).items()
     ]
-    externals = look.get("externals") or {}
+    externals = info.get("externals") or {}
     rows += [_external_row(name, one) for name, one in externals.items()]
-    rows += [_experiment_row(one, now, labels(one["gpu_uuids"])) for one in look["experiments"]]
-    notes = [f"{name}: squatter: {why}" for name, who in (look.get("squatters") or {}).items() for why in who]
+    rows += [_experiment_row(one, now, labels(one["gpu_uuids"])) for one in info["experiments"]]
+    notes = [f"{name}: squatter: {why}" for name, who in (info.get("squatters") or {}).items() for why in who]
     notes += [f"{name}: {one['why']}" for name, one in externals.items() if one["why"]]
-    notes += [f"squatter on a GPU: container {name}" for name in _gpu_squatters(cards)]
-    notes += [f"orphan: container {name} is no serve of the inventory any more" for name in look.get("orphans") or []]
+    notes += [f"squatter: container {name} uses a GPU and is not managed" for name in _gpu_squatters(cards)]
+    notes += [f"orphan: container {name} is no longer a serve of the inventory" for name in info.get("orphans") or []]
     if retired.get("trouble"):
         notes.append(f"experiments could not be retired: {retired['trouble']}")
     return {
@@ -184,7 +188,7 @@ def report_host(
         "cards": [_card(card, aliases) for card in cards],
         "notes": notes,
         "now": now,
-        "has_driver": look["gpus"] is not None,
+        "has_driver": info["gpus"] is not None,
     }
 
 
@@ -195,8 +199,8 @@ def _gpu_squatters(cards: Sequence[Mapping[str, Any]]) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- layouts
 
 
-def as_text(hosts: Sequence[Mapping[str, Any]]) -> str:
-    """A table per host, for a terminal; no colours, no wider than its content."""
+def render_table(hosts: Sequence[Mapping[str, Any]]) -> str:
+    """One table for each host, as text without colours."""
     return "\n\n".join(_host_text(host) for host in hosts)
 
 
@@ -204,7 +208,7 @@ def _host_text(host: Mapping[str, Any]) -> str:
     lines = [host["host"]]
     if host["trouble"]:
         return "\n".join([*lines, *("  " + line for line in host["trouble"].splitlines())])
-    lines += [f"  retired: experiment {name}, its time was over" for name in host["retired"]]
+    lines += [f"  retired: experiment {name}, its time to live was over" for name in host["retired"]]
     for card in host["cards"]:
         name = card["alias"] or card["uuid"]
         more = " OVERCOMMITTED" if card["overcommitted"] else ""
@@ -229,8 +233,8 @@ def _host_text(host: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *([""] if endings else []), *endings])
 
 
-def as_html(hosts: Sequence[Mapping[str, Any]], now: float) -> str:
-    """One page that needs nothing else: no script, no font, no image from anywhere."""
+def render_page(hosts: Sequence[Mapping[str, Any]], now: float) -> str:
+    """One self-contained HTML page: no script, and no font or image from elsewhere."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -238,18 +242,18 @@ def as_html(hosts: Sequence[Mapping[str, Any]], now: float) -> str:
         lstrip_blocks=True,
         autoescape=True,
     )
-    values = {"hosts": hosts, "columns": COLUMNS, "heads": HEADS, "numbers": NUMBERS, "made": moment(now)}
+    values = {"hosts": hosts, "columns": COLUMNS, "heads": HEADS, "numbers": NUMBERS, "made": format_time(now)}
     return environment.get_template("status.html.j2").render(values)
 
 
-def log_text(host: str, look: Mapping[str, Any]) -> str:
-    """The logs of a host's serves; ``|`` marks standard output, ``!`` standard error."""
-    if "logs" not in look:
-        trouble = "no serves" if look.get("skipped") else _trouble(look)
+def render_logs(host: str, info: Mapping[str, Any]) -> str:
+    """The logs of the serves of a host as text. ``|`` marks standard output, ``!`` standard error."""
+    if "logs" not in info:
+        trouble = "no serves" if info.get("skipped") else _describe_failure(info)
         return "\n".join([host, *("  " + line for line in trouble.splitlines())])
-    width = max((len(name) for name in look["logs"]), default=0)
+    width = max((len(name) for name in info["logs"]), default=0)
     lines = [host]
-    for name, entries in look["logs"].items():
+    for name, entries in info["logs"].items():
         lines += [f"  {name.ljust(width)} {'!' if one['stream'] == 'stderr' else '|'} {one['line']}" for one in entries]
         if not entries:
             lines.append(f"  {name.ljust(width)}   (nothing)")

@@ -1,0 +1,36 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Build the plan of a host from its Ansible variables. Every mistake has the file and line where its key was written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.host_variables import read_variables
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.source_lines import add_source_lines
+
+
+def plan_host(templar: Any, host: str, variables: dict[str, Any], secrets_required: bool) -> HostPlan:
+    """The plan of a host. Raises AnvilError with every mistake, each with its file and line."""
+    read = read_variables(templar, variables)
+    problems = list(read.problems)
+    try:
+        plan = build_plan(host, read.values, read.facts, secrets_required)
+    except AnvilError as error:
+        known = {problem.where for problem in error.problems}
+        problems = [problem for problem in problems if problem.where not in known] + list(error.problems)
+    if problems:
+        raise AnvilError(*add_source_lines(problems, read.raw))
+    return plan
+
+
+def list_gpus(plan: HostPlan) -> list[dict[str, Any]]:
+    """The cards of the inventory with their budgets, for the VRAM ledger of anvil_serve."""
+    return [
+        {"alias": gpu.alias, "uuid": gpu.uuid, "vram_mib": gpu.vram_mib, "reserve_mib": gpu.reserve_mib}
+        for gpu in plan.gpus.values()
+    ]

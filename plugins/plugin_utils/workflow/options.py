@@ -1,0 +1,124 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check the options of a workflow as they were typed: ports, addresses, replicas, limits. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+NAME_RULE = "1 to 40 of a-z, 0-9 and -, as in a host name"
+# Not 8000, which is the port of the router on the host.
+DEFAULT_PORT = 8100
+DEFAULT_MLFLOW_PORT = 5000
+MAX_REPLICAS = 16
+
+
+@dataclass(frozen=True)
+class WorkflowOptions:
+    """The options of a workflow. An empty text is not given. timeout, job_ttl: seconds; size_limit: units of 10**6 bytes.
+
+    standalone: the files run without Ansible.
+    """
+
+    workflow: str
+    name: str = ""
+    port: int = DEFAULT_PORT
+    bind: str = "127.0.0.1"
+    mlflow_port: int = DEFAULT_MLFLOW_PORT
+    mlflow_bind: str = "127.0.0.1"
+    no_mlflow: bool = False
+    timeout: int = 30
+    concurrency: int = 0
+    job_ttl: int = 86400
+    ready_timeout: int = 120
+    replicas: int = 1
+    subnet: str = ""
+    base: str = ""
+    edge_image: str = ""
+    postgres_image: str = ""
+    size_limit: int = 200
+    env_file: str = ""
+    no_env_file: bool = False
+    model_url: str = ""
+    networks: tuple[str, ...] = ()
+    has_api_key: bool = False
+    standalone: bool = False
+
+
+def is_loopback(bind: str) -> bool:
+    return bind == "localhost" or ipaddress.ip_address(bind).is_loopback
+
+
+def _check_port(word: str, port: int, lowest: int) -> Iterator[Problem]:
+    if not lowest <= port <= 65535:
+        yield Problem(
+            f"{port} is not a port", word, hint="use 1 to 65535" + (", or 0 to run without MLflow" if lowest == 0 else "")
+        )
+
+
+def _check_bind(word: str, bind: str) -> Iterator[Problem]:
+    try:
+        ipaddress.ip_address(bind)
+    except ValueError:
+        yield Problem(
+            f"{bind} is not an IP address",
+            word,
+            hint="use 127.0.0.1 (this host only), 0.0.0.0 (every network), or an address of the host",
+        )
+
+
+def check_options(options: WorkflowOptions) -> Iterator[Problem]:
+    """Every mistake in the options, except in ``subnet``."""
+    if options.name and not NAME.fullmatch(options.name):
+        yield Problem(f"{options.name!r} is not a valid name for a workflow", "name", hint="use " + NAME_RULE)
+    yield from _check_port("port", options.port, 1)
+    yield from _check_port("mlflow_port", options.mlflow_port, 0)
+    wrong_binds = [*_check_bind("bind", options.bind), *_check_bind("mlflow_bind", options.mlflow_bind)]
+    yield from wrong_binds
+    if not options.no_mlflow and options.port == options.mlflow_port:
+        yield Problem(
+            f"port and mlflow_port are both {options.port}", "mlflow_port", hint="choose another port, or 0 to run without MLflow"
+        )
+    for word, value, least in (
+        ("timeout", options.timeout, 1),
+        ("job_ttl", options.job_ttl, 60),
+        ("concurrency", options.concurrency, 0),
+        ("ready_timeout", options.ready_timeout, 1),
+    ):
+        if value < least:
+            yield Problem(f"{value} is too small", word, hint=f"use {least} or more")
+    if not 1 <= options.replicas <= MAX_REPLICAS:
+        yield Problem(f"{options.replicas} replicas are not possible", "replicas", hint=f"use 1 to {MAX_REPLICAS}")
+    if options.size_limit < 1:
+        yield Problem(
+            f"{options.size_limit} MB is not a size limit for an image",
+            "size_limit",
+            hint="use 1 or more; 200 is enough for most workflows",
+        )
+    if not wrong_binds and not is_loopback(options.bind) and not options.has_api_key:
+        hint = "set workflow_api_key, from a file or a vault, or use bind=127.0.0.1"
+        yield Problem(f"the workflow would be published on {options.bind} without an API key", "bind", hint=hint)
+    if options.model_url and urlsplit(options.model_url).scheme not in ("http", "https"):
+        yield Problem(f"{options.model_url} is not a URL", "model_url", hint="use http://HOST:PORT/v1")
+
+
+def check_subnet(options: WorkflowOptions) -> Iterator[Problem]:
+    """Every mistake in ``subnet``."""
+    hint = (
+        "use a private IPv4 network that nothing else on the host uses, with 6 addresses more than replicas, such as 10.88.1.0/27"
+    )
+    try:
+        subnet = ipaddress.IPv4Network(options.subnet)
+    except ValueError as error:
+        yield Problem(f"{options.subnet} is not an IPv4 network", "subnet", str(error), hint)
+        return
+    if not subnet.is_private or subnet.num_addresses < options.replicas + 6:
+        yield Problem(f"{options.subnet} is not private, or too small", "subnet", hint=hint)
