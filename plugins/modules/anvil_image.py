@@ -7,21 +7,21 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_image
-short_description: Build an image unless one of that content exists
+short_description: Build an image unless one of the same content exists
 version_added: 1.0.0
 description:
-  - Builds an image out of a context that holds what is named here and nothing else, and tags it with the hash of its content -
-    Dockerfile, files, folders, arguments, base. Where an image of that content exists nothing is built.
-  - A local base image that was replaced counts as a change; name a remote one by digest.
-  - Pushes only when asked. What was pushed is pulled again by its digest.
+  - Builds an image from a context that holds only the files given here, and tags it with the hash of its content - Dockerfile,
+    files, folders, arguments, base. If an image of this content exists, nothing is built.
+  - A local base image that was replaced counts as a change. Name a remote base image by its digest.
+  - Pushes only if O(push). The pushed image is pulled again by its digest, as a check.
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
   check_mode:
-    description: Predicts the action and its reasons, and builds and pushes nothing.
+    description: Predicts the action and its reasons; builds and pushes nothing.
     support: full
   diff_mode:
-    description: There is nothing to show; the reasons are in the result.
+    description: There is no diff; the result has the reasons.
     support: none
   idempotent:
     description: A second run changes nothing.
@@ -37,7 +37,7 @@ options:
     required: true
     choices: [vllm, trt, tool, sglang, llama_cpp, workflow]
   tag:
-    description: A readable tag, behind the prefix of the stack; the tag with the content's hash is always there.
+    description: A readable tag, added to the prefix of the stack. The image always gets the tag with the hash of its content too.
     type: str
     default: ""
   dockerfile:
@@ -45,34 +45,35 @@ options:
     type: str
     required: true
   files:
-    description: Other files of the context, path to text. A text that begins with C(#!) becomes executable.
+    description: Other files of the context, as path to text. A file that begins with C(#!) becomes executable.
     type: dict
     default: {}
   folders:
-    description: Named build contexts for C(COPY --from=NAME), name to folder on the host. All of their files are read and hashed.
+    description: Named build contexts for C(COPY --from=NAME), as name to folder on the host. All their files are read and hashed.
     type: dict
     default: {}
   base:
-    description: The base image, as build argument C(BASE).
+    description: The base image. It becomes the build argument C(BASE).
     type: str
     default: ""
   build_args:
-    description: Build arguments. They can be read in the image's history, so no secrets here.
+    description: Build arguments. They are visible in the history of the image; do not use them for secrets.
     type: dict
     default: {}
   build_secrets:
     description:
-      - Secrets for C(RUN --mount=type=secret,id=NAME), name to value. They are in no layer, no history and no command line.
-      - Their values are no part of the content.
+      - Secrets for C(RUN --mount=type=secret,id=NAME), as name to value. They do not appear in a layer, the history or a command
+        line.
+      - Their values are not part of the content.
     type: dict
     default: {}
   network:
-    description: Network of the build's commands.
+    description: Network for the commands of the build.
     type: str
     choices: [default, none, host]
     default: default
   platform:
-    description: Platform to build for; empty is the engine's own.
+    description: Platform to build for. If empty, the platform of the Docker Engine.
     type: str
     default: ""
   push:
@@ -84,7 +85,7 @@ options:
     type: str
     default: ""
   password:
-    description: Password or token of that user. The client reads it from standard input, and no file of it outlives the push.
+    description: Password or token of that user. It is passed through standard input, and no file keeps it after the push.
     type: str
     default: ""
   timeout:
@@ -94,8 +95,8 @@ options:
   progress:
     description:
       - Set by the action plugin of the same name, which prints the steps of a long build while the module runs.
-      - Environment variable E(ANVIL_PROGRESS) of the controller set to V(no) turns that off. Where the controller's standard
-        output is no terminal, there is at most one line in ten seconds.
+      - Set the environment variable E(ANVIL_PROGRESS) of the controller to V(no) to turn this off. If the standard output of the
+        controller is not a terminal, at most one line is printed every ten seconds.
     type: str
 extends_documentation_fragment:
   - anvil.serving.anvil.docker_engine
@@ -106,7 +107,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Our vLLM image
+- name: Build an image of vLLM
   anvil.serving.anvil_image:
     name: registry.example.com/serving
     stack: vllm
@@ -131,11 +132,11 @@ action:
   returned: always
   type: str
 reasons:
-  description: Why - V(missing), V(content), V(base) or V(tag).
+  description: Why the image changed - V(missing), V(content), V(base) or V(tag).
   returned: always
   type: list
 reference:
-  description: The image's name by its content.
+  description: Name of the image with the hash of its content.
   returned: always
   type: str
   sample: registry.example.com/serving:vllm-0d8f2c6a41b7e935
@@ -144,19 +145,19 @@ tags:
   returned: always
   type: list
 image_id:
-  description: Id of the image; null if it is not built yet.
+  description: Id of the image. Null if it is not built yet.
   returned: always
   type: str
 digest:
-  description: Digest in the registry; null if it was never pushed from here.
+  description: Digest in the registry. Null if this host never pushed it.
   returned: always
   type: str
 pushed:
-  description: Whether it was pushed, and pulled by its digest.
+  description: Whether the image was pushed, and pulled by its digest.
   returned: always
   type: bool
 commands:
-  description: The build's command line as run; secrets by name only.
+  description: Command line of the build. Secrets appear by name only.
   returned: always
   type: list
 seconds:
@@ -170,7 +171,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.core import importin
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import open_live_output
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.images.images import STACKS, Login, Recipe, converge_image
+from ansible_collections.anvil.serving.plugins.module_utils.images.converge import converge_image
+from ansible_collections.anvil.serving.plugins.module_utils.images.recipe import STACKS, Recipe
+from ansible_collections.anvil.serving.plugins.module_utils.images.registry import Login
 
 OPTIONS = {
     "name": {"type": "str", "required": True},
@@ -193,26 +196,26 @@ OPTIONS = {
 
 
 def work(module: AnsibleModule) -> dict:
-    asked = module.params
-    secrets = {name: str(value) for name, value in asked["build_secrets"].items()}
+    params = module.params
+    secrets = {name: str(value) for name, value in params["build_secrets"].items()}
     module.no_log_values.update(value for value in secrets.values() if value)
     recipe = Recipe(
-        name=asked["name"],
-        stack=asked["stack"],
-        dockerfile=asked["dockerfile"],
-        tag=asked["tag"],
-        base=asked["base"],
-        platform=asked["platform"],
-        network=asked["network"],
-        files={path: str(text) for path, text in asked["files"].items()},
-        folders={name: str(folder) for name, folder in asked["folders"].items()},
-        build_args={name: str(value) for name, value in asked["build_args"].items()},
+        name=params["name"],
+        stack=params["stack"],
+        dockerfile=params["dockerfile"],
+        tag=params["tag"],
+        base=params["base"],
+        platform=params["platform"],
+        network=params["network"],
+        files={path: str(text) for path, text in params["files"].items()},
+        folders={name: str(folder) for name, folder in params["folders"].items()},
+        build_args={name: str(value) for name, value in params["build_args"].items()},
         secrets=tuple(sorted(secrets)),
     )
-    push = Login(asked["username"], asked["password"]) if asked["push"] else None
-    with open_live_output(asked["progress"]) as live_output:
-        engine = DockerEngine(asked["docker_host"])
-        return converge_image(engine, recipe, secrets, push, asked["timeout"], live_output, module.check_mode)
+    push = Login(params["username"], params["password"]) if params["push"] else None
+    with open_live_output(params["progress"]) as live_output:
+        docker = DockerEngine(params["docker_host"])
+        return converge_image(docker, recipe, secrets, push, params["timeout"], live_output, module.check_mode)
 
 
 def main() -> None:

@@ -7,26 +7,26 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_image_info
-short_description: Tell what an image is, and which Python it has
+short_description: Describe an image and the Python in it
 version_added: 1.0.0
 description:
-  - Size and processor of an image on the host, and the version of its C(python3), which a throwaway container tells.
-  - What is built on it needs wheels for just that version (M(anvil.serving.anvil_wheels)).
+  - Returns size and processor of an image on the host, and the version of its C(python3), which a temporary container prints.
+  - An image that is built on it needs wheels for exactly this version (M(anvil.serving.anvil_wheels)).
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
   check_mode:
-    description: Pulls nothing. An image that is there is asked for its Python all the same.
+    description: Pulls nothing. The temporary container still runs if the image is there.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: There is no diff.
     support: none
   idempotent:
     description: A second run changes nothing.
     support: full
 options:
   name:
-    description: The image.
+    description: Name of the image.
     type: str
     required: true
   pull:
@@ -35,7 +35,7 @@ options:
     default: true
   base:
     description:
-      - The base that the image is built on. Then only RV(fresh) is told, and nothing is pulled or started.
+      - The base image that the image is built on. If given, only RV(fresh) is returned, and nothing is pulled or started.
     type: str
     default: ""
 extends_documentation_fragment:
@@ -45,7 +45,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Look at the base
+- name: Describe the base image
   anvil.serving.anvil_image_info:
     name: python:3.13-slim
   register: base
@@ -53,7 +53,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 fresh:
-  description: Whether the image is on the host, and was built on the base as it is now.
+  description: Whether the image is on the host and was built on the base image as it is now.
   returned: when O(base) is given
   type: bool
 exists:
@@ -61,19 +61,19 @@ exists:
   returned: unless O(base) is given
   type: bool
 image_id:
-  description: Its id; null if it is not there.
+  description: Id of the image. Null if it is not there.
   returned: unless O(base) is given
   type: str
 mb:
-  description: Its size in units of 10**6 bytes, as C(docker image ls) shows it.
+  description: Size of the image in units of 10**6 bytes, as C(docker image ls) shows it.
   returned: unless O(base) is given
   type: float
 machine:
-  description: Its processor, such as V(x86_64); empty if it is not there.
+  description: Processor of the image, such as V(x86_64). Empty if it is not there.
   returned: unless O(base) is given
   type: str
 python:
-  description: Version of its Python, such as V(3.11); empty where it has none.
+  description: Version of its Python, such as V(3.11). Empty if it has none.
   returned: unless O(base) is given
   type: str
 """
@@ -82,7 +82,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.images.images import describe_image, is_fresh
+from ansible_collections.anvil.serving.plugins.module_utils.images.image_info import describe_image, is_fresh
 
 OPTIONS = {
     "name": {"type": "str", "required": True},
@@ -92,11 +92,11 @@ OPTIONS = {
 
 
 def work(module: AnsibleModule) -> dict:
-    asked = module.params
-    engine = DockerEngine(asked["docker_host"])
-    if asked["base"]:
-        return {"changed": False, "fresh": is_fresh(engine, asked["name"], asked["base"])}
-    return describe_image(engine, asked["name"], asked["pull"], module.check_mode)
+    params = module.params
+    docker = DockerEngine(params["docker_host"])
+    if params["base"]:
+        return {"changed": False, "fresh": is_fresh(docker, params["name"], params["base"])}
+    return describe_image(docker, params["name"], params["pull"], module.check_mode)
 
 
 def main() -> None:

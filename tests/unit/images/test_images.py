@@ -8,17 +8,16 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.images.images import (
-    LABEL_BASE,
-    LABEL_CONTENT,
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_BASE, LABEL_CONTENT
+from ansible_collections.anvil.serving.plugins.module_utils.images.build import explain_failure
+from ansible_collections.anvil.serving.plugins.module_utils.images.converge import decide_action
+from ansible_collections.anvil.serving.plugins.module_utils.images.docker_cli import mask_secrets
+from ansible_collections.anvil.serving.plugins.module_utils.images.recipe import (
     Recipe,
     check_recipe,
-    content_hash,
-    decide,
-    explain_end,
-    mask,
+    hash_content,
+    name_image,
     pack_context,
-    references,
 )
 
 RECIPE = Recipe(
@@ -44,16 +43,16 @@ def _image(content: str = "c", base: str = "sha256:b", image_id: str = "sha256:1
     ],
 )
 def test_decisions(image: object, readable: object, base: str, action: str, reasons: tuple[str, ...]) -> None:
-    decided = decide("c", image, readable, tag=True, base_id=base)
+    decided = decide_action("c", image, readable, tag=True, base_id=base)
     assert (decided.action, decided.reasons) == (action, reasons)
 
 
 def test_names_begin_with_the_stack_and_the_hash_names_the_content() -> None:
-    content = content_hash(RECIPE)
-    assert references(RECIPE, content) == (f"r:5000/team/serving:trt-{content[:16]}", "r:5000/team/serving:trt-v1")
-    assert references(replace(RECIPE, tag=""), content)[1] is None
-    assert content_hash(replace(RECIPE, name="elsewhere", tag="v2")) == content
-    assert content_hash(replace(RECIPE, base="y")) != content != content_hash(replace(RECIPE, files={}))
+    content = hash_content(RECIPE)
+    assert name_image(RECIPE, content) == (f"r:5000/team/serving:trt-{content[:16]}", "r:5000/team/serving:trt-v1")
+    assert name_image(replace(RECIPE, tag=""), content)[1] is None
+    assert hash_content(replace(RECIPE, name="elsewhere", tag="v2")) == content
+    assert hash_content(replace(RECIPE, base="y")) != content != hash_content(replace(RECIPE, files={}))
 
 
 def test_the_context_holds_what_is_named_and_is_the_same_every_time() -> None:
@@ -75,7 +74,7 @@ def test_a_tag_that_is_none_is_refused() -> None:
 
 
 def test_secrets_are_masked_the_longer_first() -> None:
-    assert mask("hf_abc and hf_abcdef", ["hf_abc", "hf_abcdef", ""]) == "******** and ********"
+    assert mask_secrets("hf_abc and hf_abcdef", ["hf_abc", "hf_abcdef", ""]) == "******** and ********"
 
 
 @pytest.mark.parametrize(
@@ -91,13 +90,13 @@ def test_secrets_are_masked_the_longer_first() -> None:
         (
             1,
             "ERROR: failed to receive status: rpc error: code = Unavailable desc = error reading from server: EOF",
-            "engine",
+            "Docker Engine ended",
             "-u",
         ),
-        (1, "ERROR: failed to solve: Unavailable: error reading from server: EOF", "engine", "-u"),
+        (1, "ERROR: failed to solve: Unavailable: error reading from server: EOF", "Docker Engine ended", "-u"),
         (1, "docker: 'buildx' is not a docker command.", "no buildx", "docker-buildx-plugin"),
     ],
 )
 def test_each_end_of_a_build_has_its_words(code: int, log: str, why: str, hint: str) -> None:
-    told = explain_end(code, log)
+    told = explain_failure(code, log)
     assert why in told[0] and hint in told[1]

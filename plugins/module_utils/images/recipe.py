@@ -1,0 +1,122 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The recipe of an image: all that decides its content, hashed to its name and packed as the build context.
+
+The context is a tar in memory that holds only named files: no killed run leaves a folder behind. Secrets are not part of the
+content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+import tarfile
+from dataclasses import asdict, dataclass, field
+from typing import Iterator, List, Mapping, Optional, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+
+# What an image is for -> the prefix of its tags.
+STACKS: Mapping[str, str] = {
+    "vllm": "vllm-",
+    "trt": "trt-",
+    "tool": "tool-",
+    "sglang": "sglang-",
+    "llama_cpp": "llama-",
+    "workflow": "workflow-",
+}
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the content of an image.
+
+    files: path in the context -> text. folders: name of a build context -> folder on this host. base: becomes the build
+    argument ``BASE``. secrets: names only; the values are not part of the content.
+    """
+
+    name: str
+    stack: str
+    dockerfile: str
+    tag: str = ""
+    base: str = ""
+    platform: str = ""
+    network: str = "default"
+    files: Mapping[str, str] = field(default_factory=dict)
+    folders: Mapping[str, str] = field(default_factory=dict)
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    secrets: Tuple[str, ...] = ()
+
+
+def _list_files(folder: str) -> Iterator[Tuple[str, str]]:
+    """(path relative to the folder, absolute path) of every file in it, in the same order on every host."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(place, name)
+            yield os.path.relpath(path, folder), path
+
+
+def _hash_file(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        for piece in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _hash_folder(name: str, folder: str) -> List[Tuple[str, int, str]]:
+    if not os.path.isdir(folder):
+        raise fail(
+            "the folder of build context {0} is not there".format(name),
+            where=folder,
+            why="its files become part of the image, so they must be on this host before the build",
+            hint="bring the folder to this host first, or remove the context (weights: mounted)",
+        )
+    try:
+        return [(inner, stat.S_IMODE(os.stat(path).st_mode), _hash_file(path)) for inner, path in _list_files(folder)]
+    except OSError as exc:
+        raise fail("cannot read build context " + name, where=exc.filename or folder, why=exc.strerror or str(exc)) from exc
+
+
+def hash_content(recipe: Recipe) -> str:
+    """sha256 of everything that decides the content: not the name and tag, and no value of a secret."""
+    content = asdict(recipe)
+    for key in ("name", "tag"):
+        content.pop(key)
+    content["folders"] = {name: _hash_folder(name, folder) for name, folder in recipe.folders.items()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def name_image(recipe: Recipe, content: str) -> Tuple[str, Optional[str]]:
+    """The image's name by its content, and its readable name (``None`` without a tag), both with the prefix of the stack."""
+    prefix = recipe.name + ":" + STACKS[recipe.stack]
+    return prefix + content[:16], (prefix + recipe.tag if recipe.tag else None)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise AnvilError for a tag or file that cannot be used, before BuildKit fails on it."""
+    if recipe.tag and not TAG.fullmatch(recipe.tag):
+        raise fail("{0!r} is not a valid tag".format(recipe.tag), where="tag", hint="use only letters, digits, '_', '.' and '-'")
+    for path in recipe.files:
+        if os.path.isabs(path) or ".." in path.split("/") or path in ("", "Dockerfile"):
+            hint = "give a path below the context, other than Dockerfile"
+            raise fail("{0!r} is not a valid path in a build context".format(path), where="files", hint=hint)
+
+
+def pack_context(recipe: Recipe) -> bytes:
+    """The build context: the Dockerfile and the named files, as a tar without owners and times."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for path, text in sorted({**recipe.files, "Dockerfile": recipe.dockerfile}.items()):
+            raw = text.encode()
+            member = tarfile.TarInfo(path)
+            member.size, member.mode = len(raw), 0o755 if text.startswith("#!") else 0o644
+            tar.addfile(member, io.BytesIO(raw))
+    return packed.getvalue()
