@@ -97,7 +97,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Check the workflow and render what is made of it
+- name: Check the workflow and render its project
   anvil.serving.anvil_workflow_plan:
     workflow: article.yaml
   register: planned

@@ -1,8 +1,8 @@
-"""What the stages of an image do that a Dockerfile cannot say without a shell. Part of the build context, not of the image.
+"""Build steps of an image that would need a shell in the Dockerfile. Part of the build context, not of the image.
 
-usage: build.py install REQUIREMENTS WHEELS TARGET   packages from the wheels if there are any, else from pip's own index
-       build.py warm PATH [NAME=VALUE...] COMMAND... start the server on port 8000, look at PATH until it answers 200, end it
-       build.py measure                              fail if this image holds more than $SIZE_LIMIT_MB (of 10**6 bytes)
+usage: build.py install REQUIREMENTS WHEELS TARGET   install packages from the wheels if there are any, else from pip's index
+       build.py warm PATH [NAME=VALUE...] COMMAND... start the server on port 8000, request PATH until it answers 200, stop it
+       build.py measure                              fail if this image is larger than $SIZE_LIMIT_MB (of 10**6 bytes)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PORT = 8000
 
 
 def find_wheels(folder: Path, scratch: Path) -> list[Path]:
-    """The wheels in a folder; they may come as one tar, which is one file to copy to a host."""
+    """The wheels in a folder. They may be packed in one tar file, which is one file to copy to a host."""
     for packed in sorted(folder.glob("*.tar")):
         with tarfile.open(packed) as tar:
             for member in tar:
@@ -36,15 +36,15 @@ def find_wheels(folder: Path, scratch: Path) -> list[Path]:
 
 
 def install(requirements: str, wheels: str, target: str) -> None:
-    """Install exactly what is pinned, and drop what a server never reads."""
+    """Install exactly what is pinned, and remove files that a server never reads."""
     with tempfile.TemporaryDirectory() as scratch:
         found = find_wheels(Path(wheels), Path(scratch))
-        # A base without pip uses the wheel of pip itself: it runs as it is.
+        # In a base image without pip, pip is run from its own wheel.
         pips = [wheel for wheel in found if wheel.name.startswith("pip-")]
         pip = [sys.executable, str(pips[0] / "pip")] if pips else [sys.executable, "-m", "pip"]
         where = ["--no-index", *(f"--find-links={folder}" for folder in (wheels, scratch))] if found else []
         options = ["--no-deps", "--no-compile", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore"]
-        # --isolated would also forget the index that a build secret names
+        # No --isolated: it would ignore the index that a build secret names.
         subprocess.run([*pip, "install", "-q", *options, *where, "--target", target, "-r", requirements], check=True)
     for path in sorted(Path(target).rglob("*"), reverse=True):
         if path.is_dir() and path.name in UNUSED:
@@ -54,8 +54,8 @@ def install(requirements: str, wheels: str, target: str) -> None:
     shutil.rmtree(Path(target) / "bin", ignore_errors=True)
 
 
-def ask(path: str) -> int:
-    """The status of a GET on the server under test; 0 where nothing answers."""
+def request_status(path: str) -> int:
+    """The status of a GET on the server; 0 where nothing answers."""
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5)
     try:
         connection.request("GET", path)
@@ -66,18 +66,20 @@ def ask(path: str) -> int:
         connection.close()
 
 
-def warm(path: str, *words: str) -> None:
-    """An image whose server does not answer is not built; and what it imported is there as byte code."""
-    settings = dict(word.split("=", 1) for word in itertools.takewhile(lambda word: "=" in word, words))
+def warm(path: str, *arguments: str) -> None:
+    """Start the server until it answers. It fails the build of a broken image, and leaves byte code of all imports."""
+    settings = dict(argument.split("=", 1) for argument in itertools.takewhile(lambda argument: "=" in argument, arguments))
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", **settings}
-    server = subprocess.Popen(words[len(settings) :], env=environment)
+    server = subprocess.Popen(arguments[len(settings) :], env=environment)
     deadline = time.monotonic() + WARM_SECONDS
     try:
-        while ask(path) != 200:
+        while request_status(path) != 200:
             if server.poll() is not None:
-                raise SystemExit(f"the server ended with {server.returncode} while it was started")
+                raise SystemExit(
+                    f"the server ended with exit code {server.returncode} before it answered {path}; its output is above"
+                )
             if time.monotonic() > deadline:
-                raise SystemExit(f"{path} did not answer 200 within {WARM_SECONDS} s")
+                raise SystemExit(f"{path} did not answer 200 within {WARM_SECONDS} s; the output of the server is above")
             time.sleep(0.1)
     finally:
         server.terminate()
@@ -85,7 +87,7 @@ def warm(path: str, *words: str) -> None:
 
 
 def measure() -> None:
-    """Add up every file of this root file system, each once."""
+    """Add up the sizes of all files of this root file system, each once."""
     limit = os.environ["SIZE_LIMIT_MB"]
     seen: dict[tuple[int, int], int] = {}
     for place, folders, names in os.walk("/"):
@@ -96,7 +98,9 @@ def measure() -> None:
     megabytes = sum(seen.values()) / 1e6
     print(f"{megabytes:.1f} MB in this image")
     if megabytes > float(limit):
-        raise SystemExit(f"the image would hold {megabytes:.1f} MB, and {limit} MB is the limit (build argument SIZE_LIMIT_MB)")
+        raise SystemExit(
+            f"the image is too large: it holds {megabytes:.1f} MB, and {limit} MB is the limit (build argument SIZE_LIMIT_MB)"
+        )
 
 
 if __name__ == "__main__":

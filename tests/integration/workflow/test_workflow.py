@@ -155,7 +155,7 @@ def test_structured_outputs_of_the_built_image_through_the_router(chain: Chain) 
     reply = ask(8104, "POST", "/run", {"text": "Ada was calm."})
     assert reply.status == 200 and set(reply.body["outputs"]) == {"people", "mood", "place"}, reply
     told = chain.bed.run("docker", "logs", "anvil-workflow-extract").stderr
-    assert told.count("from now on it is asked by a tool that it must call") == 1
+    assert told.count("from now on its answers are requested by a tool that the model must call") == 1
     chain.deploy("extract", state="absent", purge=True)
 
 

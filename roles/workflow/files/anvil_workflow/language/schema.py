@@ -27,21 +27,21 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
 
 
-def _listed(value: Any) -> Any:
+def _one_to_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _named(value: Any) -> Any:
+def _names_to_tools(value: Any) -> Any:
     return [{"name": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
 
 
-def _written_out(value: Any) -> Any:
-    # 1.0 without quotes is a number to YAML.
+def _number_to_text(value: Any) -> Any:
+    # YAML reads 1.0 without quotes as a number.
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
-Text = Annotated[str, BeforeValidator(_written_out)]
-OneOrMore = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
+Text = Annotated[str, BeforeValidator(_number_to_text)]
+OneOrMore = Annotated[list[str], BeforeValidator(_one_to_list), Field(min_length=1)]
 
 
 class Flow(Section):
@@ -145,7 +145,7 @@ class Node(Section):
     system: str = Field("", description="The system message; fields are replaced as in the prompt.")
     output_schema: OutputSchema
     outputs: list[str] = Field(min_length=1)
-    tools: Annotated[list[Tool], BeforeValidator(_named)] = Field(default_factory=list)
+    tools: Annotated[list[Tool], BeforeValidator(_names_to_tools)] = Field(default_factory=list)
     llm: Llm | None = None
     log_prompts: bool | None = Field(None, description="false keeps prompts and answers of this node out of the traces.")
 
@@ -241,7 +241,7 @@ class Config(Section):
 class WorkflowFile(Section):
     """workflow.yaml"""
 
-    schema_version: Annotated[Literal["1.0"], BeforeValidator(_written_out)]
+    schema_version: Annotated[Literal["1.0"], BeforeValidator(_number_to_text)]
     flow: Flow
     state: State
     nodes: list[Node] = Field(min_length=1)

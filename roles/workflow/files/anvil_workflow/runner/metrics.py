@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What /metrics shows."""
+"""The metrics of this replica, for Prometheus."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class Metrics:
-    """A registry of its own: two servers in one process do not share numbers."""
+    """The metrics in a registry of their own: two servers in one process do not share numbers."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._registry = registry
-        self.submitted = Counter("workflow_jobs_submitted", "Jobs taken in by this replica.", registry=registry)
+        self.submitted = Counter("workflow_jobs_submitted", "Jobs accepted by this replica.", registry=registry)
         self.ended = Counter("workflow_jobs_ended", "Jobs ended by this replica.", ["status"], registry=registry)
         self.refused = Counter("workflow_requests_refused", "Requests refused.", ["reason"], registry=registry)
-        self.running = Gauge("workflow_jobs_running", "Jobs that run on this replica now.", registry=registry)
-        self.waiting = Gauge("workflow_jobs_pending", "Jobs that wait, in the whole store.", registry=registry)
-        self.seconds = Histogram("workflow_run_seconds", "Time from start to end of a run.", buckets=SECONDS, registry=registry)
-        self.callbacks = Counter("workflow_callbacks", "Callbacks.", ["result"], registry=registry)
+        self.running = Gauge("workflow_jobs_running", "Jobs that run on this replica.", registry=registry)
+        self.waiting = Gauge("workflow_jobs_pending", "Pending jobs in the store, of all replicas.", registry=registry)
+        self.seconds = Histogram("workflow_run_seconds", "Duration of a run on this replica.", buckets=SECONDS, registry=registry)
+        self.callbacks = Counter("workflow_callbacks", "Attempts to deliver a callback.", ["result"], registry=registry)
         self.tokens = Counter("workflow_tokens", "Tokens that model endpoints reported.", ["kind"], registry=registry)
-        self.spans = Gauge("workflow_trace_spans", "Spans sent to MLflow, and dropped.", ["result"], registry=registry)
+        self.spans = Gauge("workflow_trace_spans", "Spans sent to MLflow, and spans dropped.", ["result"], registry=registry)
 
     def count_tokens(self, prompt: int, completion: int) -> None:
         if prompt:

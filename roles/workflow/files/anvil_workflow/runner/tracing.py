@@ -1,10 +1,10 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Traces of runs, nodes and model calls, posted as OTLP to MLflow's own endpoint.
+"""Traces of runs, nodes and model calls, posted as OTLP to MLflow.
 
-A run only appends to a list. One task posts what gathered, and drops what MLflow does not take: a dead or slow MLflow
-costs a run nothing. The few protobuf messages are written by hand; the SDK would be a third of the image's Python.
+A run only appends spans to a list. One task posts them, and drops what MLflow refuses: a dead or slow MLflow never delays a
+run. The few protobuf messages are encoded here; the SDK would be a third of the Python in the image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LONGEST_PAUSE = 60.0
 
 @dataclass
 class Span:
-    """One piece of work. start() makes a child; fail() or finish() ends it, once."""
+    """One traced piece of work. start() creates a child; fail() or finish() ends it, once."""
 
     tracer: Tracer | None
     name: str
@@ -68,7 +68,7 @@ class Span:
 
 
 class _NoSpan(Span):
-    """Tracing is off: nothing is kept."""
+    """The span when tracing is off: nothing is recorded."""
 
     def start(self, name: str, kind: str) -> Span:
         return self
@@ -84,7 +84,7 @@ NO_SPAN: Span = _NoSpan(None, "", "", b"", b"", b"", 0)
 
 
 class Tracer:
-    """Gathers finished spans and posts them. sent, dropped: how many spans; error: why the last post failed."""
+    """Collects finished spans and posts them. sent, dropped: numbers of spans. error: why the last post failed."""
 
     def __init__(
         self, uri: str, experiment: str, service: str, auth: tuple[str, str] | None = None, trust: ssl.SSLContext | None = None
@@ -100,7 +100,7 @@ class Tracer:
         self.error = ""
 
     def begin(self, name: str, job: str) -> Span:
-        """The span of a whole run. Both its ids come from the job's, so that a run which is resumed goes on in its own trace."""
+        """The span of a whole run. Both ids derive from the id of the job, so a resumed run continues its trace."""
         trace = bytes.fromhex(job)
         span = Span(self, name, "CHAIN", trace, trace[8:], b"", time.time_ns())
         span.attributes["anvil.job"] = job
@@ -117,7 +117,7 @@ class Tracer:
         self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:
-        """Post what is left, for two seconds at most."""
+        """Post the remaining spans, for at most two seconds."""
         if self._task is None or self._client is None:
             return
         self._task.cancel()
@@ -135,7 +135,7 @@ class Tracer:
             pause = 1.0 if await self._post_all() else min(LONGEST_PAUSE, pause * 2)
 
     async def _post_all(self) -> bool:
-        """Did MLflow take everything? What it refuses for good is dropped; what it was too slow for waits."""
+        """Post every span; returns whether that worked. Spans that MLflow refuses for good are dropped, others are kept."""
         while self._waiting:
             batch = self._waiting[:BATCH]
             try:
@@ -180,7 +180,7 @@ class Tracer:
 
 def _to_json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
-    # Cut text is no JSON any more, so it is sent as a JSON text.
+    # Truncated JSON is not valid, so it is sent as a JSON string.
     return text if len(text) <= LONGEST_TEXT else json.dumps(text[:LONGEST_TEXT] + " … cut", ensure_ascii=False)
 
 

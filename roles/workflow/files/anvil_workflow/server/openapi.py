@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The OpenAPI document of one workflow: its own inputs and outputs, not just any object."""
+"""The OpenAPI document of a workflow, with its own inputs and outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JOB_ID: dict[str, Any] = {
 
 
 def build_openapi(workflow: Workflow, keyed: bool = False, callback_hosts: tuple[str, ...] = ()) -> dict[str, Any]:
-    """keyed: it asks for a key. callback_hosts: where results may be posted; without any the header is not offered."""
+    """keyed: requests need an API key. callback_hosts: allowed hosts of callbacks; without any, the header is left out."""
     inputs = workflow.build_input_schema()
     definitions = inputs.pop("$defs", {})
     document: dict[str, Any] = {
@@ -35,7 +35,7 @@ def build_openapi(workflow: Workflow, keyed: bool = False, callback_hosts: tuple
                 "Job": _build_job(),
                 "Refusal": _object(error=_object(kind=TEXT, message=TEXT)),
                 "Invalid": _object(detail={"type": "array", "items": {"type": "object"}}),
-                "Looks": _build_looks(),
+                "Looks": _build_checks(),
                 **definitions,
             }
         },
@@ -87,34 +87,39 @@ def _build_job() -> dict[str, Any]:
     )
 
 
-def _build_looks() -> dict[str, Any]:
+def _build_checks() -> dict[str, Any]:
     return _object(status=TEXT, checks={"type": "object", "additionalProperties": TEXT})
 
 
 def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]:
-    job, refusal, invalid, looks = ({"$ref": f"#/components/schemas/{name}"} for name in ("Job", "Refusal", "Invalid", "Looks"))
+    job, refusal, invalid, checks = ({"$ref": f"#/components/schemas/{name}"} for name in ("Job", "Refusal", "Invalid", "Looks"))
     refused = _json(refusal)
     security: dict[str, Any] = {"security": [{"bearer": []}, {"header": []}]} if keyed else {}
-    common = {"503": _answer("The job store cannot be used.", refused), **({"401": _answer("No key.", refused)} if keyed else {})}
-    unknown = {"404": _answer("No such job.", refused)}
+    common = {
+        "503": _answer("The job store cannot be used.", refused),
+        **({"401": _answer("The API key is missing or wrong.", refused)} if keyed else {}),
+    }
+    unknown = {"404": _answer("There is no job with this id.", refused)}
 
     def operation(name: str, summary: str, answers: dict[str, Any], **more: Any) -> dict[str, Any]:
         return {"operationId": name, "summary": summary, "responses": {**answers, **common}, **security, **more}
 
     headers = [
-        ("Prefer", "respond-async answers at once; wait=N waits N seconds at most (RFC 7240)", {"type": "string"}),
+        ("Prefer", "respond-async: answer at once. wait=N: wait at most N seconds (RFC 7240)", {"type": "string"}),
         (
             "Idempotency-Key",
-            "the same key and inputs give the same job, however often they are sent",
+            "requests with the same key and inputs get the same job",
             {"type": "string", "pattern": "^[!-~]{1,255}$"},
         ),
     ]
     if callback_hosts:
         allowed = " ".join(callback_hosts)
-        headers.append(("Callback-URL", f"where the ended job is posted; to these hosts alone: {allowed}", {"type": "string"}))
-    accepted = _answer("It takes longer, or was asked to: the one execution goes on.", _json(job))
+        headers.append(
+            ("Callback-URL", f"the URL to which the ended job is posted; allowed hosts: {allowed}", {"type": "string"})
+        )
+    accepted = _answer("The run has not ended in time, or respond-async was sent. It goes on.", _json(job))
     accepted["headers"] = {"Location": {"schema": TEXT}, "Retry-After": {"schema": TEXT}}
-    busy = _answer("Too many jobs wait.", refused)
+    busy = _answer("The queue is full.", refused)
     busy["headers"] = {"Retry-After": {"schema": TEXT}}
     return {
         "/run": {
@@ -122,20 +127,20 @@ def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]
                 "run",
                 "Run the workflow",
                 {
-                    "200": _answer("The run ended in time.", _json(job)),
+                    "200": _answer("The run has ended.", _json(job)),
                     "202": accepted,
-                    "400": _answer("A header is wrong.", refused),
-                    "409": _answer("The job of this key was cancelled.", _json(job)),
+                    "400": _answer("A header is not valid.", refused),
+                    "409": _answer("The job of this Idempotency-Key was cancelled.", _json(job)),
                     "413": _answer("The body is too large.", refused),
-                    "415": _answer("The body is not sent as JSON.", refused),
+                    "415": _answer("The Content-Type is not application/json.", refused),
                     "422": _answer(
-                        "The inputs are wrong: all of them; or the key was used with others.",
+                        "The inputs are not valid (every mistake is listed), or the Idempotency-Key was used with other inputs.",
                         _json({"anyOf": [invalid, refusal]}),
                     ),
                     "429": busy,
                     "500": _answer("The run failed.", _json(job)),
-                    "502": _answer("The run failed: the model or a tool did.", _json(job)),
-                    "504": _answer("The run failed: it took longer than the workflow allows.", _json(job)),
+                    "502": _answer("The run failed because a model or a tool failed.", _json(job)),
+                    "504": _answer("The run failed because it exceeded its time limit.", _json(job)),
                 },
                 parameters=[
                     {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
@@ -145,17 +150,19 @@ def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]
             )
         },
         "/status/{job_id}": {
-            "get": operation("status", "A job", {"200": _answer("The job.", _json(job)), **unknown}, parameters=[JOB_ID])
+            "get": operation(
+                "status", "Status of a job", {"200": _answer("The job.", _json(job)), **unknown}, parameters=[JOB_ID]
+            )
         },
         "/jobs": {
             "get": operation(
                 "jobs",
-                "Jobs, the newest first",
+                "List of jobs, the newest first",
                 {
                     "200": _answer(
                         "A page of jobs.", _json(_object(jobs={"type": "array", "items": {"type": "object"}}, next=MAYBE_TEXT))
                     ),
-                    "422": _answer("A parameter is wrong.", _json(invalid)),
+                    "422": _answer("A parameter is unknown or not valid.", _json(invalid)),
                 },
                 parameters=[
                     {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(STATUSES)}},
@@ -168,7 +175,11 @@ def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]
             "post": operation(
                 "cancel",
                 "Cancel a job",
-                {"200": _answer("It is cancelled.", _json(job)), "409": _answer("It has ended.", refused), **unknown},
+                {
+                    "200": _answer("The job is cancelled.", _json(job)),
+                    "409": _answer("The job has already ended.", refused),
+                    **unknown,
+                },
                 parameters=[JOB_ID],
             )
         },
@@ -176,32 +187,43 @@ def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]
             "delete": operation(
                 "delete",
                 "Delete a job that has ended",
-                {"204": {"description": "It is gone."}, "409": _answer("It runs or waits: cancel it first.", refused), **unknown},
+                {
+                    "204": {"description": "The job is deleted."},
+                    "409": _answer("The job has not ended: cancel it first.", refused),
+                    **unknown,
+                },
                 parameters=[JOB_ID],
             )
         },
         "/schema": {
             "get": operation(
-                "schema", "Inputs and declared outputs", {"200": _answer("JSON Schemas.", _json({"type": "object"}))}
+                "schema",
+                "JSON Schemas of the inputs and the declared outputs",
+                {"200": _answer("JSON Schemas.", _json({"type": "object"}))},
             )
         },
-        "/health": {"get": _look("health", "Health, as the readiness sees it", looks)},
+        "/health": {"get": _build_check_operation("health", "Health: the checks of /readyz, and facts about the server", checks)},
         "/livez": {
             "get": {
                 "operationId": "livez",
-                "summary": "Does the process answer?",
-                "responses": {"200": _answer("It does.", _json({}))},
+                "summary": "Whether the process answers",
+                "responses": {"200": _answer("The process answers.", _json({}))},
             }
         },
-        "/readyz": {"get": _look("readyz", "Can it work? The job store takes a write, the model endpoint answers", looks)},
+        "/readyz": {
+            "get": _build_check_operation("readyz", "Readiness: the job store takes a write, the model endpoints answer", checks)
+        },
         "/metrics": {
-            "get": operation("metrics", "For Prometheus", {"200": _answer("Metrics.", {"text/plain": {"schema": TEXT}})})
+            "get": operation("metrics", "Metrics for Prometheus", {"200": _answer("Metrics.", {"text/plain": {"schema": TEXT}})})
         },
     }
 
 
-def _look(name: str, summary: str, looks: dict[str, Any]) -> dict[str, Any]:
-    answers = {"200": _answer("All is well.", _json(looks)), "503": _answer("Not all is well: what.", _json(looks))}
+def _build_check_operation(name: str, summary: str, checks: dict[str, Any]) -> dict[str, Any]:
+    answers = {
+        "200": _answer("Every check is ok.", _json(checks)),
+        "503": _answer("A check failed; the body says which.", _json(checks)),
+    }
     return {"operationId": name, "summary": summary, "responses": answers}
 
 
