@@ -15,7 +15,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_lock import lock_name
 from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_reader import read_unmounted_snapshot
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge import SOCKET, Edge
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import SOCKET_PATH
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_template
 from harness import run_module
 from load import Load
@@ -157,7 +158,7 @@ class Replicas:
 
     def edge_config(self) -> str:
         servers = [{"container": router, "address": f"{self.subnet}.{10 + number}"} for number, router in enumerate(self.routers)]
-        values = {"socket": SOCKET, "longest": 330, "certificates": "", "tls_folder": "", "check_path": "/healthz",
+        values = {"socket": SOCKET_PATH, "longest": 330, "certificates": "", "tls_folder": "", "check_path": "/healthz",
                   "check_token": False, "revision": "1", "replicas": servers}  # fmt: skip
         return render_template("edge/haproxy.cfg.j2", plan={"host": "test"}, edge=values)
 

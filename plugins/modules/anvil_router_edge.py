@@ -182,7 +182,7 @@ problems:
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge_config import converge_edge
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_promotion import run_edge_module
 
 OPTIONS = {
     "state": {"type": "str", "choices": ["present", "rolled_back"], "default": "present"},
@@ -204,7 +204,7 @@ OPTIONS = {
 
 
 def work(module):
-    return converge_edge(DockerEngine(module.params["docker_host"]), module.params, module.check_mode, module._diff)
+    return run_edge_module(DockerEngine(module.params["docker_host"]), module.params, module.check_mode, module._diff)
 
 
 def main():

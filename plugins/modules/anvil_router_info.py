@@ -157,9 +157,15 @@ from dataclasses import asdict
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge import describe_edge
-from ansible_collections.anvil.serving.plugins.module_utils.router.tier_answers import Question, Trust, ask_tiers, find_front
-from ansible_collections.anvil.serving.plugins.module_utils.router.verbs import read_router, setting_from
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_report import describe_edge
+from ansible_collections.anvil.serving.plugins.module_utils.router.module_parameters import parse_settings
+from ansible_collections.anvil.serving.plugins.module_utils.router.router_report import describe_router
+from ansible_collections.anvil.serving.plugins.module_utils.router.tier_completions import (
+    CompletionRequest,
+    EdgeTrust,
+    find_client_endpoint,
+    request_completions,
+)
 
 OPTIONS = {
     "container": {"type": "str", "default": "anvil-router"},
@@ -179,17 +185,18 @@ OPTIONS = {
 
 def work(module):
     given = module.params
-    engine, setting = DockerEngine(given["docker_host"]), setting_from(given)
-    router = read_router(engine, setting)
-    edge = describe_edge(engine, given["edge"]) if given["edge"] else None
+    docker = DockerEngine(given["docker_host"])
+    router = describe_router(docker, parse_settings(given))
+    edge = describe_edge(docker, given["edge"]) if given["edge"] else None
     answers = {}
     if given["ask"] and not module.check_mode:
-        question = Question(given["ask"], given["prompt"], given["max_tokens"], given["token"] or "", given["ask_timeout"])
-        trust = Trust(given["ca_file"] or "", given["server_name"])
-        front = find_front(engine, given["container"], given["edge"], trust)
-        answers = ask_tiers(engine, given["container"], front, question)
-    told = {model: asdict(answer) for model, answer in answers.items()}
-    return {"changed": False, "router": router, "edge": edge, "answers": told}
+        token, timeout = given["token"] or "", given["ask_timeout"]
+        request = CompletionRequest(given["ask"], given["prompt"], given["max_tokens"], token, timeout)
+        trust = EdgeTrust(given["ca_file"] or "", given["server_name"])
+        endpoint = find_client_endpoint(docker, given["container"], given["edge"], trust)
+        completions = request_completions(docker, given["container"], endpoint, request)
+        answers = {model: asdict(completion) for model, completion in completions.items()}
+    return {"changed": False, "router": router, "edge": edge, "answers": answers}
 
 
 def main():

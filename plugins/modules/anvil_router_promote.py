@@ -332,12 +332,7 @@ problems:
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.router.verbs import (
-    describe_outcome,
-    order_from,
-    promote_router,
-    setting_from,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.router.router_promotion import run_promotion_module
 
 OPTIONS = {
     "state": {"type": "str", "choices": ["present", "rolled_back"], "default": "present"},
@@ -397,9 +392,8 @@ OPTIONS = {
 
 
 def work(module):
-    order = order_from(module.params, module.check_mode)
-    outcome = promote_router(DockerEngine(module.params["docker_host"]), setting_from(module.params), order)
-    return {**describe_outcome(outcome, with_diff=module._diff), "warnings": list(outcome.warnings)}
+    docker = DockerEngine(module.params["docker_host"])
+    return run_promotion_module(docker, module.params, module.check_mode, module._diff)
 
 
 def main():

@@ -91,7 +91,11 @@ problems:
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Restart, check_replicas, restart_replicas
+from ansible_collections.anvil.serving.plugins.module_utils.router.replica_restart import (
+    RestartTimeouts,
+    check_replicas,
+    restart_replicas,
+)
 
 OPTIONS = {
     "replicas": {"type": "list", "elements": "str", "default": ["anvil-router"]},
@@ -105,12 +109,12 @@ OPTIONS = {
 
 def work(module):
     given = module.params
-    engine = DockerEngine(given["docker_host"])
+    docker = DockerEngine(given["docker_host"])
     if module.check_mode:
-        check_replicas(engine, given["edge"], given["replicas"])
+        check_replicas(docker, given["edge"], given["replicas"])
         return {"changed": True, "seconds": {}}
-    restart = Restart(given["drain_timeout"], given["grace"], given["start_timeout"], given["lock_timeout"])
-    seconds = restart_replicas(engine, given["edge"], given["replicas"], restart)
+    timeouts = RestartTimeouts(given["drain_timeout"], given["grace"], given["start_timeout"], given["lock_timeout"])
+    seconds = restart_replicas(docker, given["edge"], given["replicas"], timeouts)
     return {"changed": True, "seconds": seconds}
 
 

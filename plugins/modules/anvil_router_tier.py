@@ -112,7 +112,7 @@ problems:
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.router.tier_control import Order, steer_tier
+from ansible_collections.anvil.serving.plugins.module_utils.router.tier_transitions import TierRequest, set_tier_state
 
 OPTIONS = {
     "containers": {"type": "list", "elements": "str", "default": ["anvil-router"]},
@@ -128,8 +128,8 @@ OPTIONS = {
 def work(module):
     given = module.params
     names = ("tier", "state", "reason", "drain_timeout", "retry", "token")
-    order = Order(check=module.check_mode, **{name: given[name] for name in names})
-    return steer_tier(DockerEngine(given["docker_host"]), given["containers"], order)
+    request = TierRequest(check_mode=module.check_mode, **{name: given[name] for name in names})
+    return set_tier_state(DockerEngine(given["docker_host"]), given["containers"], request)
 
 
 def main():

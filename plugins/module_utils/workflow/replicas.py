@@ -12,7 +12,8 @@ from typing import List, Mapping, Optional, Sequence
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.program import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge import MAINT, Edge
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_servers import MAINT
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions, verbs
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import LOG_LINES, ServeOptions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import read_container

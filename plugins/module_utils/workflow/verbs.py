@@ -62,7 +62,7 @@ def deploy_workflow(docker: DockerEngine, deployment: Deployment, check: bool) -
         if done["problems"]:
             return _merge_results(predicted, done, rolled)
         if deployment.edge:
-            from ansible_collections.anvil.serving.plugins.module_utils.router.edge import reload_edge
+            from ansible_collections.anvil.serving.plugins.module_utils.router.edge_reload import reload_edge
 
             reloaded = bool(reload_edge(docker, deployment.edge, False, 30, 30, False)["changed"])
             predicted["changed"] = reloaded or predicted["changed"]

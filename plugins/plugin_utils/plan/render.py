@@ -34,9 +34,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.service impor
     service_as_dict,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import EdgePlan, HostPlan, RouterPlan, ServePlan
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge import CONFIG as EDGE_CONFIG
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge import SOCKET as EDGE_SOCKET
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge import TLS_FOLDER
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_PATH, SOCKET_PATH, TLS_FOLDER
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 ROUTER_MOUNT = "/etc/anvil"
@@ -45,7 +43,7 @@ SERVES_PROJECT = "anvil-serves"
 ROUTER_PROJECT = "anvil-router"
 # The preset file of a llama.cpp server with several models, in its container.
 MODELS_FILE = "/etc/anvil-serve/models.ini"
-EDGE_FOLDER = EDGE_CONFIG.rpartition("/")[0]
+EDGE_FOLDER = CONFIG_PATH.rpartition("/")[0]
 # Seconds that the edge waits beyond the time that a tier may take for one answer.
 EDGE_MARGIN = 30
 PROFILE_SCHEMA = "anvil-serving.router.profile_bootstrap/v2"
@@ -205,7 +203,7 @@ def _router_values(router: RouterPlan) -> dict[str, Any]:
 def render_edge_config(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> str:
     """haproxy.cfg of the edge in front of the replicas."""
     values = {
-        "socket": EDGE_SOCKET,
+        "socket": SOCKET_PATH,
         "longest": router.request_timeout + EDGE_MARGIN,
         "certificates": edge.certificates,
         "tls_folder": TLS_FOLDER,
@@ -233,7 +231,7 @@ def render_replicas(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> Proje
         "router": _router_values(router),
         "edge": edge,
         "edge_mounts": mounts,
-        "edge_command": ["-W", "-db", "-f", EDGE_CONFIG],
+        "edge_command": ["-W", "-db", "-f", CONFIG_PATH],
         "edge_secrets": {ROUTER_TOKEN_ENV: router.token} if edge.check_tiers and router.token else {},
         "commands": {one.service: [*start, f"{live_folder(one.container)}/config.toml"] for one in edge.replicas},
         "folders": {one.service: live_folder(one.container) for one in edge.replicas},

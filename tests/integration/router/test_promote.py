@@ -158,8 +158,8 @@ def test_gateway_router_is_promoted_without_a_profile(make_site: Callable[..., S
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"config": "[router\n"}, "loader refuses it"),
-        ({"config": gateway_config()}, "loader refuses it"),
+        ({"config": "[router\n"}, "loader refuses the file"),
+        ({"config": gateway_config()}, "loader refuses the file"),
         ({"config": profile_config(profile_path=None)}, "would never be read"),
         ({"config": profile_config(profile_path="/etc/anvil/other.json")}, "would never be read"),
         ({"config": '[server]\nauth_env = "NO_SUCH_TOKEN"\n' + profile_config()}, "NO_SUCH_TOKEN is not set"),
@@ -564,7 +564,7 @@ def test_info_of_an_absent_router_is_no_failure_and_asking_it_is(site: Site) -> 
     told = site.info()
     assert not told["failed"] and not told["router"]["exists"] and told["router"]["state"] == "absent"
     asked = site.info(ask=["planning"])
-    assert asked["failed"] and "cannot be asked" in asked["msg"]
+    assert asked["failed"] and "no request can be sent to the router" in asked["msg"]
 
 
 def test_asking_a_router_without_a_backend_names_every_tier_and_no_token(running: Site) -> None:
@@ -616,7 +616,7 @@ def test_an_operator_recovers_with_nothing_but_a_shell(running: Site) -> None:
         said = re.sub(r"\b(V|R|IMAGE|SHA)\b", lambda match: words[match.group()], command)
         return subprocess.run(["sh", "-c", said], check=True, capture_output=True, text=True).stdout
 
-    assert kill_before(running.spawn, ("router.verbs", "Reader", "verify", 1), profile=profile_text(0.5))
+    assert kill_before(running.spawn, ("router.promoted_container", "PromotedContainer", "verify", 1), profile=profile_text(0.5))
     said = type_in(look)
     assert '"state": "switching"' in said and first in said and "profile.json -> .anvil/live/" in said
     for command in (end, switch, restart):
@@ -635,7 +635,7 @@ def test_an_operator_recovers_with_nothing_but_a_shell(running: Site) -> None:
 def test_an_image_that_is_about_to_replace_the_running_one_validates(running: Site) -> None:
     given = {"image": NEW_IMAGE, "reload": False}
     refused = running.promote(config=profile_config(), **given)
-    assert refused["failed"] and "loader refuses it" in refused["msg"]
+    assert refused["failed"] and "loader refuses the file" in refused["msg"]
     done = running.promote(config=gateway_config(), **given)
     assert done["changed"] and not done["reloaded"], done
     assert running.live_files() == {"config.toml": gateway_config()}

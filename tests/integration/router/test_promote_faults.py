@@ -16,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion import LIFETIME, parse_journal
-from ansible_collections.anvil.serving.plugins.module_utils.router.verbs import parse_time
+from ansible_collections.anvil.serving.plugins.module_utils.router.journal import parse_journal
+from ansible_collections.anvil.serving.plugins.module_utils.router.promoted_container import parse_time
+from ansible_collections.anvil.serving.plugins.module_utils.router.replica import OBSERVATION
 from bed import Bed
 from routersite import (
     ALTER,
@@ -54,19 +55,25 @@ def asks(*numbers: int) -> list[Step]:
 
 
 BEGIN: list[Step] = [
-    ("router.verbs", "Router", "validate", 1),
-    ("router.verbs", "Router", "rehearse", 1),
+    ("router.router_container", "RouterContainer", "validate", 1),
+    ("router.router_container", "RouterContainer", "start_dry_boot", 1),
     ("router.promotion", "", "open_writer", 1),
 ]
-VERIFY: Step = ("router.verbs", "Reader", "verify", 1)
+VERIFY: Step = ("router.promoted_container", "PromotedContainer", "verify", 1)
 # sweep, revision, journal, pointer
-SWITCH: list[Step] = [*asks(2, 4, 6, 7), ("router.verbs", "Reader", "reload", 1), VERIFY]
+SWITCH: list[Step] = [*asks(2, 4, 6, 7), ("router.promoted_container", "PromotedContainer", "reload", 1), VERIFY]
 STEPS: dict[str, list[Step]] = {
-    "good": [*BEGIN, *SWITCH, *asks(8), ("router.promotion", "_Promotion", "_close", 1)],
+    "good": [*BEGIN, *SWITCH, *asks(8), ("router.promotion_run", "PromotionRun", "_close", 1)],
     # Until it is loaded it is like a good one. journal, pointer; journal
-    "bad": [VERIFY, *asks(9, 10), ("router.verbs", "Reader", "reload", 2), ("router.verbs", "Reader", "verify", 2), *asks(11)],
+    "bad": [
+        VERIFY,
+        *asks(9, 10),
+        ("router.promoted_container", "PromotedContainer", "reload", 2),
+        ("router.promoted_container", "PromotedContainer", "verify", 2),
+        *asks(11),
+    ],
     # sweep, a link for each file, revision, journal, pointer, journal
-    "first": [*BEGIN, *asks(2, 3, 4, 6, 8, 9, 10), ("router.promotion", "_Promotion", "_close", 1)],
+    "first": [*BEGIN, *asks(2, 3, 4, 6, 8, 9, 10), ("router.promotion_run", "PromotionRun", "_close", 1)],
 }
 BARE = profile_config(profile_path=None)
 QUICK = {"settle": 0.1, "grace": 1}
@@ -80,7 +87,7 @@ def test_killed_before_every_step_the_next_run_finishes(site: Site, kind: str) -
     candidate = profile_config("2", profile_path=None) if kind == "good" else CRASHING
     for step in STEPS[kind]:
         # A dry boot would stop the bad one before anything of interest is reached.
-        assert kill_before(site.spawn, step, config=candidate, dry_boot=step[2] == "rehearse", **QUICK), step
+        assert kill_before(site.spawn, step, config=candidate, dry_boot=step[2] == "start_dry_boot", **QUICK), step
         assert_whole(site, {"config.toml": BARE}, {"config.toml": candidate})
         if kind == "good":
             wait_until(lambda: site.healthz() == 200)
@@ -93,7 +100,7 @@ def test_killed_before_every_step_the_next_run_finishes(site: Site, kind: str) -
 def test_killed_before_every_step_of_a_first_promotion(make_site: Callable[..., Site]) -> None:
     for step in STEPS["first"]:
         site = make_site()
-        assert kill_before(site.spawn, step, config=BARE, dry_boot=step[2] == "rehearse"), step
+        assert kill_before(site.spawn, step, config=BARE, dry_boot=step[2] == "start_dry_boot"), step
         assert_whole(site, {}, {"config.toml": BARE})
         done = site.promote(config=BARE)
         assert not done["failed"], (step, done)
@@ -257,7 +264,7 @@ def test_image_retagged_in_the_middle_the_running_one_judges(site: Site) -> None
         halted = halt_before(site.spawn, "router.promotion", "", "open_writer", config=profile_config("2", None), **QUICK)
         site.api.tag("anvil.local/edge:1", tag, "1")
         done = halted.finish()
-        assert done["changed"] and "validated with what it runs" in json.dumps(done["warnings"]), done
+        assert done["changed"] and "validated with the image that runs" in json.dumps(done["warnings"]), done
         assert site.healthz() == 200
     finally:
         site.api.remove_image(site.image, force=True)
@@ -325,9 +332,9 @@ def actor(site: Site) -> Site:
 @pytest.mark.parametrize(
     ("version", "settle", "why"),
     [
-        ("die 0", 0.4, "it did not come up"),
-        ("die 1", 2.0, "it did not come up"),
-        ("die 5", None, "it did not come up"),
+        ("die 0", 0.4, "the container did not come up"),
+        ("die 1", 2.0, "the container did not come up"),
+        ("die 5", None, "the container did not come up"),
         ("refuse", 0.4, "did not answer"),
         ("mute", 0.4, "did not answer"),
     ],
@@ -364,22 +371,22 @@ def test_what_is_watched_for_long_once_is_not_watched_again(actor: Site) -> None
     other = profile_config("2", None)
     began = time.monotonic()
     first = actor.promote(config=other, settle=None, dry_boot=True)
-    assert first["changed"] and time.monotonic() - began >= LIFETIME, first
+    assert first["changed"] and time.monotonic() - began >= OBSERVATION, first
     # Back to a config that nobody has watched; without a dry boot the router itself is watched.
     back = actor.promote(config=BARE, settle=None)
-    assert back["verified"]["seconds"] >= LIFETIME, back
-    # Each has lived.
+    assert back["verified"]["seconds"] >= OBSERVATION, back
+    # Each was observed in full before.
     for given in ({"config": other}, {"config": BARE}):
         again = actor.promote(**given, settle=None)
-        assert again["changed"] and 2.0 <= again["verified"]["seconds"] < LIFETIME, again
+        assert again["changed"] and 2.0 <= again["verified"]["seconds"] < OBSERVATION, again
 
 
 def test_profiles_are_quick_one_after_the_other_on_a_config_that_has_lived(running: Site) -> None:
-    wait_until(lambda: time.time() - parse_time(running.inspect()["State"]["StartedAt"]) > LIFETIME)
+    wait_until(lambda: time.time() - parse_time(running.inspect()["State"]["StartedAt"]) > OBSERVATION)
     # The first is spoken for by the process that runs, the second by what the first inherited of it.
     for score in (0.5, 0.6):
         done = running.promote(profile=profile_text(score), settle=None)
-        assert done["changed"] and 2.0 <= done["verified"]["seconds"] < LIFETIME, done
+        assert done["changed"] and 2.0 <= done["verified"]["seconds"] < OBSERVATION, done
 
 
 def test_a_restart_that_fails_is_told_and_the_next_run_goes_on(site: Site) -> None:
@@ -389,14 +396,14 @@ def test_a_restart_that_fails_is_told_and_the_next_run_goes_on(site: Site) -> No
     site.wait_healthy()
     shutil.rmtree(folder)  # now no start can succeed: neither the candidate's, nor that of the way back
     failed = site.promote(config=profile_config("2", None), **QUICK)
-    assert failed["failed"] and "the way back to" in failed["msg"], failed
+    assert failed["failed"] and "the roll back to" in failed["msg"], failed
     journal = parse_journal(site.snapshot().journal, "")
     assert journal is not None and journal.state == "going back"
     assert_whole(site, {"config.toml": BARE})
     Path(folder).mkdir()
     site.api.start(site.name)
     done = site.promote(config=profile_config("2", None), **QUICK)
-    assert done["changed"] and site.healthz() == 200 and "going on" in json.dumps(done["warnings"]), done
+    assert done["changed"] and site.healthz() == 200 and "this run continues it" in json.dumps(done["warnings"]), done
     shutil.rmtree(folder)
 
 
@@ -418,7 +425,7 @@ def test_an_old_revision_that_is_broken_does_not_bar_a_good_candidate(site: Site
     site.write_plain({"config.toml": CRASHING})
     site.start_router()
     wait_until(lambda: site.inspect()["RestartCount"] > 0)
-    assert kill_before(site.spawn, ("router.verbs", "Reader", "verify", 1), config=BARE)
+    assert kill_before(site.spawn, ("router.promoted_container", "PromotedContainer", "verify", 1), config=BARE)
     done = site.promote(config=profile_config("3", None), **QUICK)
     assert done["changed"] and site.healthz() == 200, done
     assert "does not come up" in json.dumps(done["warnings"])
@@ -433,7 +440,7 @@ def test_eight_concurrent_promotions_are_serialised(running: Site) -> None:
     pairs = {answer["revision"]["new"]: answer["revision"]["old"] for answer in answers}
     assert len(set(pairs.values())) == 8, "each replaced what another had made live"
     journal = parse_journal(running.snapshot().journal, "")
-    assert journal is not None and set(pairs) <= {lived.revision for lived in journal.history}
+    assert journal is not None and set(pairs) <= {verified.revision for verified in journal.history}
     assert running.healthz() == 200
 
 

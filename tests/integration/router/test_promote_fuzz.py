@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.core.program import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import SideProcess
-from ansible_collections.anvil.serving.plugins.module_utils.router.candidate import VALIDATOR, facts_from, judge
+from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_checks import check_candidate, parse_facts
+from ansible_collections.anvil.serving.plugins.module_utils.router.programs import read_candidate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from routersite import OLD_IMAGE, new_site, profile_config
@@ -62,7 +64,7 @@ def validator() -> Iterator[SideProcess]:
     engine = new_site().engine
     process = engine.open_process(
         OLD_IMAGE,
-        ["-c", VALIDATOR],
+        ["-c", read_source(read_candidate)],
         entrypoint=["python3"],
         user="65534:65534",
         host_config={"network_mode": "none", "tmpfs": {MOUNT: "size=8m,mode=0700,uid=65534,gid=65534"}},
@@ -80,10 +82,10 @@ def examine(process: SideProcess, config: str, profile: str) -> None:
     request: dict[str, Any] = {"config": config, "profile": profile}
     request |= {"config_path": MOUNT + "/config.toml", "profile_path": MOUNT + "/profile.json"}
     process.send(json.dumps(request).encode() + b"\n")
-    facts = facts_from(json.loads(process.read_line(10)))
+    facts = parse_facts(json.loads(process.read_line(10)))
     SEEN["cases"] += 1
     try:
-        verdict = judge(facts, files, ("config.toml", "profile.json"), MOUNT + "/profile.json", OLD_IMAGE)
+        verdict = check_candidate(facts, files, ("config.toml", "profile.json"), MOUNT + "/profile.json", OLD_IMAGE)
     except AnvilError as exc:
         assert all(problem.what and problem.where for problem in exc.problems)
     else:

@@ -98,21 +98,21 @@ def test_a_replica_that_dies_while_the_next_is_promoted_takes_all_back(rolled: R
     wait_until(rolled.is_up)
 
 
-CLOSE = ("router.promotion", "_Promotion", "_close", 1)
+CLOSE = ("router.promotion_run", "PromotionRun", "_close", 1)
 FIRST = [
     ("docker.volume_writer", "Writer", "_request", 7),
-    ("router.verbs", "EdgeGate", "close", 1),
-    ("router.verbs", "Reader", "reload", 1),
+    ("router.edge_traffic", "EdgeTraffic", "drain", 1),
+    ("router.promoted_container", "PromotedContainer", "reload", 1),
 ]
 # Of a good candidate the second reload is that of the second replica; of a bad one it is that of the way back.
 SECOND = [
-    ("router.verbs", "Reader", "verify", 1),
-    ("router.verbs", "EdgeGate", "open", 1),
-    ("router.verbs", "Reader", "reload", 2),
-    ("router.verbs", "Reader", "verify", 2),
+    ("router.promoted_container", "PromotedContainer", "verify", 1),
+    ("router.edge_traffic", "EdgeTraffic", "readmit", 1),
+    ("router.promoted_container", "PromotedContainer", "reload", 2),
+    ("router.promoted_container", "PromotedContainer", "verify", 2),
 ]
 # Until it is verified a bad candidate is like a good one.
-STEPS = {"good": [*FIRST, *SECOND, ("router.verbs", "EdgeGate", "close", 2), CLOSE], "bad": SECOND}
+STEPS = {"good": [*FIRST, *SECOND, ("router.edge_traffic", "EdgeTraffic", "drain", 2), CLOSE], "bad": SECOND}
 
 
 @pytest.mark.parametrize("kind", ["good", "bad"])

@@ -16,7 +16,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import open_writer
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge, describe_edge, find_revision
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import parse_config_hash
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_report import describe_edge
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_host
 from bed import Bed
 from harness import run_module
@@ -139,7 +141,7 @@ def test_the_edges_configuration_is_promoted_under_long_streams_and_taken_back(h
     streams = make_load("http://127.0.0.1:8123", 4, streams=1.0, stream_seconds=20).start()
     short = make_load("http://127.0.0.1:8123", 8, streams=0.0).start()
     wait_until(lambda: sum(server.sessions for server in edge.read_servers()) >= 4)
-    first = edge.loaded_revision()
+    first = edge.read_loaded_hash()
     host.router["request_timeout"] = 301
     predicted = host.promote_edge(check=True, diff=True)
     assert predicted["changed"] and "timeout server 331s" in predicted["diff"][0]["after"], predicted
@@ -147,8 +149,8 @@ def test_the_edges_configuration_is_promoted_under_long_streams_and_taken_back(h
     assert done["changed"] and done["reloaded"] and done["revision"] == predicted["revision"], done
     assert streams.report().streams == 0, "every stream is older than the reload"
     assert not host.promote_edge()["changed"]
-    second = edge.loaded_revision()
-    assert second == edge.written_revision() != first
+    second = edge.read_loaded_hash()
+    assert second == edge.read_written_hash() != first
 
     refused = host.promote_edge(config=host.render()["router_files"]["edge"] + "  no-such-word\n")
     assert refused["failed"] and "no-such-word" in str(refused["problems"]), refused
@@ -156,15 +158,15 @@ def test_the_edges_configuration_is_promoted_under_long_streams_and_taken_back(h
     cannot = host.render()["router_files"]["edge"].replace("bind :8000", "bind :8000\n    bind 203.0.113.9:8001")
     failed = host.promote_edge(config=cannot)
     assert failed["failed"] and "throwaway edge" in failed["msg"] and "203.0.113.9" in str(failed["problems"]), failed
-    assert edge.loaded_revision() == second == edge.written_revision()
+    assert edge.read_loaded_hash() == second == edge.read_written_hash()
     back = host.promote_edge(state="rolled_back", config=None)
-    assert back["changed"] and edge.loaded_revision() == first, back
+    assert back["changed"] and edge.read_loaded_hash() == first, back
     assert run_module("anvil_router_edge", container=EDGE, force=True)["changed"]
     assert [load.stop().failed for load in (short, streams)] == [0, 0], (short.report(), streams.report())
     assert streams.report().streams >= 4 and short.report().short > 50
     failed = host.promote_edge(config=cannot, timeout=3, dry_boot=False)
     assert failed["failed"] and "rolled back to" in failed["msg"], failed
-    assert edge.loaded_revision() == first == edge.written_revision()
+    assert edge.read_loaded_hash() == first == edge.read_written_hash()
     assert host.started() == started
 
 
@@ -191,9 +193,9 @@ def test_an_edge_waits_for_a_promotion_and_no_reload_forgets_a_drained_replica(h
 
 EDGE_STEPS = [
     ("docker.volume_writer", "Writer", "_request", 5),
-    ("router.edge_config", "EdgeReader", "reload", 1),
-    ("router.verbs", "Reader", "verify", 1),
-    ("router.promotion", "_Promotion", "_close", 1),
+    ("router.edge_container", "EdgeContainer", "reload", 1),
+    ("router.promoted_container", "PromotedContainer", "verify", 1),
+    ("router.promotion_run", "PromotionRun", "_close", 1),
 ]
 
 
@@ -206,7 +208,10 @@ def test_an_edge_promotion_that_is_killed_is_finished_by_the_next(host: Host) ->
         given = {"container": EDGE, "image": EDGE_IMAGE, "writer_image": ROUTER_IMAGE, "settle": 0.3, "config": config}
         assert kill_before(lambda before, **more: spawn_module("anvil_router_edge", before, more), step, **given), step
         done = host.promote_edge()
-        assert not done["failed"] and edge.loaded_revision() == edge.written_revision() == find_revision(config), (step, done)
+        assert not done["failed"] and edge.read_loaded_hash() == edge.read_written_hash() == parse_config_hash(config), (
+            step,
+            done,
+        )
         assert not host.promote_edge()["changed"], step
     assert host.started() == started
 

@@ -16,7 +16,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount, service_as_dict, service_from_dict
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan, ServePlan
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge import find_revision
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import parse_config_hash
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_edge_config, render_host, render_serves
 from conftest import COLLECTIONS, REPO
 from hypothesis import given
@@ -187,7 +187,7 @@ def test_the_hash_in_the_edge_configuration_is_that_of_the_rest() -> None:
         for router in (host.router, replace(host.router, request_timeout=301))
         if router.edge is not None
     ]
-    one, other = (find_revision(text) for text in texts)
+    one, other = (parse_config_hash(text) for text in texts)
     assert len(one) == len(other) == 64 and one != other
 
 

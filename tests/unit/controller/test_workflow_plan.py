@@ -16,7 +16,7 @@ import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.images import wheels
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge import find_revision
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import parse_config_hash
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow import env_file, file_check, render
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.options import WorkflowOptions
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.plan import WorkflowPlan, plan_workflow
@@ -296,7 +296,7 @@ def test_the_env_example_has_exactly_the_variables_in_use(here: Path) -> None:
 
 def test_the_edge_configuration_carries_its_own_hash_and_never_sends_a_run_twice(here: Path) -> None:
     one, other = (render.render_edge_config(plan(replicas=count)) for count in (2, 3))
-    assert find_revision(one) != find_revision(other)
+    assert parse_config_hash(one) != parse_config_hash(other)
     assert "disable-l7-retry if METH_POST" in one
 
 

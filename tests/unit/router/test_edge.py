@@ -1,9 +1,10 @@
-"""What HAProxy says of its servers, read."""
+"""The answers of HAProxy's runtime API are parsed."""
 
 from __future__ import annotations
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Server, find_revision, parse_servers
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import parse_config_hash
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_servers import Server, parse_servers
 
 # HAProxy 3.0: `show stat -1 4 -1`, its first columns.
 SAID = """# pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,wredis,status,weight,
@@ -27,5 +28,5 @@ def test_what_is_no_list_of_servers_is_an_error(text: str) -> None:
 
 
 def test_a_configuration_without_a_hash_has_none() -> None:
-    assert find_revision("description anvil " + "a" * 64) == "a" * 64
-    assert find_revision("description mine") == ""
+    assert parse_config_hash("description anvil " + "a" * 64) == "a" * 64
+    assert parse_config_hash("description mine") == ""

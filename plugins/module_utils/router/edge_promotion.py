@@ -1,0 +1,62 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Promote, roll back or reload the edge's own configuration, as ``anvil_router_edge`` does."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_container import (
+    CONFIG_FOLDER,
+    CONFIG_NAME,
+    EdgeContainer,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_PATH
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_reload import ReplicaLock, reload_edge
+from ansible_collections.anvil.serving.plugins.module_utils.router.module_parameters import (
+    parse_promotion_request,
+    parse_settings,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.router.module_results import format_result
+from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_result import PromotionResult
+from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.router.router_promotion import promote_group
+from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
+
+
+def run_edge_module(docker: DockerEngine, options: Mapping[str, Any], check_mode: bool, with_diff: bool) -> Dict[str, Any]:
+    """The return values of ``anvil_router_edge``: promote the given configuration, or reload the written one."""
+    values: Dict[str, Any] = {"changed": False}
+    if options["config"] is not None or options["state"] == "rolled_back":
+        settings, request = parse_edge_options(options, check_mode)
+        result = promote_edge(docker, settings, request)
+        values = format_result(result, with_diff)
+        if result.reloaded or not options["force"]:
+            return values
+    reloaded = reload_edge(
+        docker, options["container"], options["force"], options["timeout"], options["lock_timeout"], check_mode
+    )
+    return {**reloaded, **values, "changed": values["changed"] or reloaded["changed"]}
+
+
+def parse_edge_options(options: Mapping[str, Any], check_mode: bool) -> Tuple[RouterSettings, PromotionRequest]:
+    """The settings and the request in the options of ``anvil_router_edge``."""
+    validator = ["haproxy", "-c", "-f", CONFIG_PATH]
+    own = {"mount": CONFIG_FOLDER, "validator": validator}
+    settings = parse_settings({**options, **own, "reload_signal": "SIGUSR2", "start_timeout": options["timeout"]})
+    files = [{"dest": CONFIG_NAME, "content": options["config"]}] if options["config"] is not None else None
+    request = {"validate_only": False, **options, **own, "config": None, "profile": None, "files": files}
+    return settings, parse_promotion_request(request, check_mode)
+
+
+def promote_edge(docker: DockerEngine, settings: RouterSettings, request: PromotionRequest) -> PromotionResult:
+    """Promote the edge's configuration. While it is reloaded, no replica behind it is promoted or drained."""
+    lock = ReplicaLock(docker, settings.container, request.lock_wait)
+    group = ReplicaGroup((EdgeContainer(docker, settings, request),), lock)
+    try:
+        return promote_group(docker, settings, request, group)
+    finally:
+        lock.release()

@@ -1,0 +1,50 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The state of the edge and of the replicas behind it, for ``anvil_router_info``."""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge, has_tls, loaded_hash
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import parse_config_hash
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_servers import UP
+
+
+def describe_edge(docker: DockerEngine, container: str) -> Dict[str, Any]:
+    """The edge as found; an absent one is not a failure. problem: why a running one could not be read."""
+    inspected = docker.inspect_container(container)
+    report: Dict[str, Any] = {
+        "exists": inspected is not None,
+        "container": container,
+        "state": "absent" if inspected is None else str(inspected["State"]["Status"]),
+        "started_at": "" if inspected is None else str(inspected["State"]["StartedAt"]),
+        "restarts": 0 if inspected is None else int(inspected.get("RestartCount") or 0),
+        "image_id": "" if inspected is None else str(inspected["Image"]),
+        "version": "",
+        "loaded": None,
+        "tls": False,
+        "healthy": False,
+        "replicas": [],
+        "problem": "",
+    }
+    if report["state"] != "running":
+        return report
+    edge = Edge(docker, container)
+    try:
+        servers, info = edge.read_servers(), edge.read_info()
+        config = edge.read_config()
+        report["loaded"] = loaded_hash(info) == parse_config_hash(config)
+        report["tls"] = has_tls(config)
+    except AnvilError as exc:
+        report["problem"] = exc.as_text()
+        return report
+    report["version"] = info.get("Version", "")
+    report["healthy"] = any(server.status == UP for server in servers)
+    report["replicas"] = [
+        {"name": each.name, "status": each.status, "sessions": each.sessions, "queued": each.queued} for each in servers
+    ]
+    return report

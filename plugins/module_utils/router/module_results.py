@@ -1,0 +1,57 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The result of a promotion as the modules return it, with the diff of its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, Dict, Optional
+
+from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_checks import PROFILE_FILE
+from ansible_collections.anvil.serving.plugins.module_utils.router.journal import shorten_revision
+from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_result import PromotionResult
+
+
+def format_for_diff(name: str, content: Optional[bytes]) -> str:
+    """A file as the diff shows it: a profile as one sorted line per tier and work class, so that a changed route stands out."""
+    text = (content or b"").decode("utf-8", "replace")
+    if name != PROFILE_FILE or not text:
+        return text
+    try:
+        profile = json.loads(text)
+        lines = []
+        for entry in profile["entries"]:
+            keys = [key for key in sorted(entry) if key not in ("tier_id", "work_class", "decision")]
+            rest = ", ".join("{0}={1}".format(key, json.dumps(entry[key])) for key in keys)
+            lines.append("{0} / {1}: {2} ({3})".format(entry["tier_id"], entry["work_class"], entry["decision"], rest))
+        head = ["{0}: {1}".format(key, json.dumps(profile[key])) for key in sorted(profile) if key != "entries"]
+    except (ValueError, KeyError, TypeError):
+        return text
+    return "\n".join([*head, *sorted(lines)]) + "\n"
+
+
+def format_result(result: PromotionResult, with_diff: bool) -> Dict[str, Any]:
+    """The return values. The files name only the variables of secrets: a diff may show them."""
+    values: Dict[str, Any] = {
+        "changed": result.changed,
+        "revision": {"old": result.old, "new": result.new},
+        "actions": list(result.actions),
+        "reloaded": result.reloaded,
+        "verified": None if result.proof is None else asdict(result.proof),
+        "history": list(result.history),
+        "warnings": list(result.warnings),
+    }
+    if with_diff:
+        values["diff"] = [
+            {
+                "before_header": "{0} ({1})".format(name, shorten_revision(result.old)),
+                "after_header": "{0} ({1})".format(name, shorten_revision(result.new)),
+                "before": format_for_diff(name, result.before.get(name)),
+                "after": format_for_diff(name, result.after.get(name)),
+            }
+            for name in sorted({*result.before, *result.after})
+            if result.before.get(name) != result.after.get(name)
+        ]
+    return values

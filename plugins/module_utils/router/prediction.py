@@ -1,0 +1,72 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a promotion would do, for check mode and ``validate_only``: the candidate is validated and nothing is written."""
+
+from __future__ import annotations
+
+from typing import Mapping, Optional
+
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Snapshot, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_files import select_base, select_candidate
+from ansible_collections.anvil.serving.plugins.module_utils.router.evidence import choose_observation
+from ansible_collections.anvil.serving.plugins.module_utils.router.history import list_history
+from ansible_collections.anvil.serving.plugins.module_utils.router.journal import Journal, shorten_revision
+from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_result import PromotionResult
+from ansible_collections.anvil.serving.plugins.module_utils.router.replica import ContainerState
+from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup
+
+RESTORE_PLAIN_FILES = "hand the volume back as plain files"
+
+
+def predict_promotion(
+    group: ReplicaGroup,
+    snapshot: Snapshot,
+    journal: Optional[Journal],
+    states: Mapping[str, ContainerState],
+    request: PromotionRequest,
+) -> PromotionResult:
+    """The result that the promotion would have. Raises ``AnvilError`` for a candidate that does not pass the validation."""
+    before = select_base(snapshot, journal)
+    if request.only_restores_plain_files:
+        return PromotionResult(True, snapshot.live, snapshot.live, before, before, actions=(RESTORE_PLAIN_FILES,))
+    candidate = group.first.validate(select_candidate(group, request, snapshot, journal))
+    warnings = candidate.warnings
+    if request.validate_only and not request.check_mode:
+        observation = choose_observation(group, snapshot, journal, states, candidate, request)
+        dry_boot = group.first.start_dry_boot(candidate, observation)
+        if dry_boot is not None:
+            try:
+                warnings += dry_boot.confirm()
+            finally:
+                dry_boot.close()
+    new = hash_revision(candidate.files)
+    old = hash_revision(before) if before else None
+    reload = request.reload and any(state.is_up for state in states.values())
+    actions = ["validate revision " + shorten_revision(new)]
+    changed = not request.validate_only
+    if changed:
+        interrupted = journal is not None and journal.in_flight
+        if interrupted:
+            actions.append("finish or undo an interrupted promotion")
+        if not snapshot.is_ours:
+            actions.append("lay out the volume in revisions")
+        if new != old:
+            actions.append("switch from {0} to {1}".format(shorten_revision(old), shorten_revision(new)))
+        if reload:
+            actions += ["reload", "verify"]
+        if request.plain_layout:
+            actions.append(RESTORE_PLAIN_FILES)
+        elif not reload and snapshot.is_ours and not interrupted:
+            changed = any(snapshot.live_of(replica.name) != new for replica in group.replicas)
+    return PromotionResult(
+        changed=changed,
+        old=old,
+        new=new,
+        before=before,
+        after=candidate.files,
+        actions=tuple(actions),
+        history=list_history(snapshot, journal),
+        warnings=warnings,
+    )

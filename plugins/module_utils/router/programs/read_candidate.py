@@ -1,0 +1,151 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads candidates with the loader of the router's own image, and reports what it found. It judges nothing.
+
+One line of JSON in, one line of JSON out, until its input ends. In: ``config`` and ``profile`` (texts or null), with
+``config_path`` and ``profile_path``. Out: the fields of ``candidate_checks.CandidateFacts``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import Any, Callable, Dict, Tuple
+
+Facts = Dict[str, Any]
+
+
+def attempt(facts: Facts, where: str, act: Callable[..., Any], *values: Any) -> Any:
+    """The result of a call of the loader; None if it fails, with its message in ``errors``."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return act(*values)
+    except (Exception, SystemExit) as exc:
+        error = {"where": where, "why": "{0}: {1}".format(type(exc).__name__, exc)}
+        if error not in facts["errors"]:
+            facts["errors"].append(error)
+    return None
+
+
+def attempt_quietly(act: Callable[..., Any], *values: Any) -> None:
+    """For facts that only sharpen the verification: their absence must not refuse a candidate."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            act(*values)
+    except Exception as exc:
+        print("{0}: {1}".format(type(exc).__name__, exc), file=sys.stderr)
+
+
+def add_routes(facts: Facts, router: Any, store: Any) -> None:
+    """A profile router's own decision for every name that a client may request, with every tier up."""
+    from anvil_serving.router import intent, internal, policy
+
+    for model in [*router.presets, *facts["tier_ids"]]:
+        asked = internal.InternalRequest(model=model, messages=[], stream=False, dialect="route", raw={})
+        decided = policy.route(intent.resolve(asked, router), router, store)
+        facts["routes"].append([str(model), [str(tier) for tier in decided.tiers]])
+
+
+def add_identity(facts: Facts, router: Any) -> None:
+    """A gateway router's routes, and the hash that it will report of this config."""
+    facts["routes"] = [[str(alias), [str(tier)]] for alias, tier in dict(router.model_routes).items()]
+    from anvil_serving.router import model_metadata
+
+    facts["config_sha256"] = model_metadata.build_router_status(router, started_at=0.0)["config_sha256"]
+
+
+def add_tiers(facts: Facts, router: Any) -> None:
+    facts["tier_ids"] = [str(tier.id) for tier in router.tiers]
+    facts["profile_path"] = getattr(router, "profile_path", None)
+    facts["tiers"] = [
+        {
+            "id": str(tier.id),
+            "base_url": str(getattr(tier, "base_url", "") or ""),
+            "steady": getattr(tier, "privacy", "") == "local" and not getattr(tier, "health_path", None),
+        }
+        for tier in router.tiers
+    ]
+
+
+def write_files(request: Dict[str, Any]) -> None:
+    for name in ("config", "profile"):
+        if request[name] is not None:
+            with open(request[name + "_path"], "w", encoding="utf-8", newline="") as stream:
+                stream.write(request[name])
+
+
+def find_generation(facts: Facts) -> Tuple[Any, Any]:
+    """The two modules that read a profile; None for a gateway router, which has none."""
+    try:
+        from anvil_serving.router import classify, profile_bootstrap, profile_store
+    except ImportError:
+        facts["generation"] = "gateway"
+        return None, None
+    facts["generation"] = "profile"
+    facts["work_classes"] = [str(name) for name in classify.WORK_CLASSES]
+    facts["decisions"] = [str(name) for name in profile_store.DECISIONS]
+    return profile_bootstrap, profile_store
+
+
+def examine(request: Dict[str, Any], facts: Facts) -> None:
+    """Fill in the facts about one candidate."""
+    try:
+        from anvil_serving.router import config as loader
+    except ImportError as exc:
+        facts["errors"].append({"where": "image", "why": "ImportError: {0}".format(exc)})
+        return
+    profile_bootstrap, profile_store = find_generation(facts)
+    import importlib.metadata
+
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        facts["version"] = importlib.metadata.version("anvil-serving")
+    write_files(request)
+    router = server = store = None
+    if request["config"] is not None:
+        path = request["config_path"]
+        router = attempt(facts, "config.toml", loader.load, path)
+        server = attempt(facts, "config.toml", loader.load_server_config, path)
+        if router is not None:
+            add_tiers(facts, router)
+        if server is not None:
+            facts["token_variable"] = getattr(server, "auth_env", None)
+    if request["profile"] is not None and profile_bootstrap is not None:
+        document = attempt(facts, "profile.json", json.loads, request["profile"])
+        if document is not None:
+            store = attempt(facts, "profile.json", profile_bootstrap.store_from_profile, document)
+    if router is not None and profile_bootstrap is not None:
+        if request["profile"] is None:
+            store = profile_store.default_profile()
+        if store is not None:
+            attempt_quietly(add_routes, facts, router, store)
+    elif router is not None:
+        attempt_quietly(add_identity, facts, router)
+
+
+def new_facts() -> Facts:
+    return {
+        "generation": None,
+        "version": None,
+        "tier_ids": [],
+        "work_classes": [],
+        "decisions": [],
+        "profile_path": None,
+        "token_variable": None,
+        "tiers": [],
+        "routes": [],
+        "config_sha256": None,
+        "errors": [],
+    }
+
+
+def main() -> None:
+    for line in sys.stdin.buffer:
+        facts = new_facts()
+        examine(json.loads(line.decode("utf-8")), facts)
+        print(json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    main()

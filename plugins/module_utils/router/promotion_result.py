@@ -1,0 +1,44 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a promotion did, or would do: its result, and the notes that are taken while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Snapshot
+from ansible_collections.anvil.serving.plugins.module_utils.router.history import list_history
+from ansible_collections.anvil.serving.plugins.module_utils.router.journal import Journal
+from ansible_collections.anvil.serving.plugins.module_utils.router.replica import Proof
+
+
+@dataclass(frozen=True)
+class PromotionResult:
+    """What was done, or in check mode what would be. old, new: revisions. before, after: the files, for a diff."""
+
+    changed: bool
+    old: Optional[str]
+    new: Optional[str]
+    before: Mapping[str, bytes]
+    after: Mapping[str, bytes]
+    actions: Tuple[str, ...] = ()
+    reloaded: bool = False
+    proof: Optional[Proof] = None
+    history: Tuple[Dict[str, Any], ...] = ()
+    warnings: Tuple[str, ...] = ()
+
+
+@dataclass
+class PromotionNotes:
+    """The actions and warnings of a promotion so far."""
+
+    actions: List[str] = field(default_factory=list)
+    warnings: List[str] = field(default_factory=list)
+
+
+def unchanged_result(snapshot: Snapshot, journal: Optional[Journal]) -> PromotionResult:
+    """The result of a promotion that had nothing to do."""
+    files = snapshot.observed()
+    return PromotionResult(False, snapshot.live, snapshot.live, files, files, history=list_history(snapshot, journal))

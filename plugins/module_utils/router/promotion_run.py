@@ -1,0 +1,221 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One promotion under the lock: recover, validate, write the revision, switch, close the journal."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Mapping, Optional, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, Snapshot, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import Writer
+from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_files import is_up_to_date, select_candidate
+from ansible_collections.anvil.serving.plugins.module_utils.router.evidence import (
+    choose_observation,
+    has_earlier_evidence,
+    is_loaded,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.router.history import choose_pruned, list_history
+from ansible_collections.anvil.serving.plugins.module_utils.router.journal import (
+    DONE,
+    SWITCHING,
+    WRITTEN,
+    Journal,
+    parse_journal,
+    shorten_revision,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_result import (
+    PromotionNotes,
+    PromotionResult,
+    unchanged_result,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.router.recovery import FINISH, UNDO, decide_recovery
+from ansible_collections.anvil.serving.plugins.module_utils.router.replica import DryBoot, ValidatedCandidate
+from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.router.revision_store import RevisionStore
+from ansible_collections.anvil.serving.plugins.module_utils.router.rollout import Rollout
+
+
+class PromotionRun:
+    """The steps of one promotion, from the lock to the last line of the journal."""
+
+    def __init__(self, group: ReplicaGroup, place: Place, request: PromotionRequest, writer: Writer) -> None:
+        self.group = group
+        self.place = place
+        self.request = request
+        self.writer = writer
+        self.notes = PromotionNotes(warnings=list(writer.notes))
+        self.store = RevisionStore(writer, place, [replica.name for replica in group.replicas], self.notes.actions)
+        self.rollout = Rollout(group, place, request, self.store, self.notes)
+        self.dry_boot: Optional[DryBoot] = None
+
+    def run(self, validated: Optional[ValidatedCandidate], dry_boot: Optional[DryBoot]) -> PromotionResult:
+        """validated, dry_boot: what was found out before the lock was taken; used if the same files are still the candidate."""
+        if dry_boot is not None:
+            self.notes.warnings.extend(dry_boot.confirm())
+        self.writer.sweep()
+        snapshot, journal = self._read()
+        # Another run may have promoted the same files while this one waited for the lock.
+        if is_up_to_date(self.group, snapshot, journal, self.rollout.states, self.request):
+            return unchanged_result(snapshot, journal)
+        if journal is not None:
+            self.store.continue_journal(journal)
+        if self.request.only_restores_plain_files and journal is not None and not journal.in_flight:
+            return self._restore_plain_files(unchanged_result(snapshot, journal))
+        files = select_candidate(self.group, self.request, snapshot, journal)
+        live = [snapshot.live_of(replica.name) for replica in self.group.replicas]
+        reached = journal.new if journal is not None and journal.new in live else live[0]
+        recovery = decide_recovery(journal, reached, hash_revision(files), self.rollout.states[self.group.first.name])
+        if recovery.reason:
+            self.notes.warnings.append(recovery.reason)
+            self.rollout.put_drained_first()
+        if journal is not None and recovery.action == FINISH:
+            before = snapshot.files_of(journal.old) if journal.old else {}
+            meta = self.store.metas.get(journal.new or "", {})
+            is_proven = meta.get("proved_by") == meta.get("image")
+            self.rollout.observation = 0.0 if is_proven else self.request.observation
+            return self._roll_out(journal.old, journal.new, before, files)
+        if journal is not None and recovery.action == UNDO:
+            self.rollout.undo(journal, snapshot)
+            snapshot, journal = self._read()
+            # Select again: no file of the undone switch may stay in the candidate.
+            if not self.request.rollback_to:
+                files = select_candidate(self.group, self.request, snapshot, journal)
+            if is_up_to_date(self.group, snapshot, journal, self.rollout.states, self.request):
+                return self._with_notes(replace(unchanged_result(snapshot, journal), changed=True))
+        if self.request.only_restores_plain_files:
+            return self._restore_plain_files(unchanged_result(snapshot, journal))
+        candidate = self._validate(files, validated, dry_boot, snapshot, journal)
+        self.notes.warnings.extend(candidate.warnings)
+        self.notes.actions.append("validated")
+        result = self._switch(snapshot, journal, candidate)
+        return self._restore_plain_files(result) if self.request.plain_layout else result
+
+    def _read(self) -> Tuple[Snapshot, Optional[Journal]]:
+        self.rollout.states = self.group.read_states()
+        snapshot = self.store.read()
+        journal = parse_journal(snapshot.journal, "volume " + self.place.volume)
+        for replica in self.group.replicas:
+            live = snapshot.live_of(replica.name)
+            if live is not None:
+                replica.apply_meta(self.store.metas.get(live, {}), is_candidate=False)
+        return snapshot, journal
+
+    def _validate(
+        self,
+        files: Mapping[str, bytes],
+        validated: Optional[ValidatedCandidate],
+        dry_boot: Optional[DryBoot],
+        snapshot: Snapshot,
+        journal: Optional[Journal],
+    ) -> ValidatedCandidate:
+        """The validated candidate: the one known already if it is about the same files. Sets for how long it is observed."""
+        states = self.rollout.states
+        is_proven = dry_boot is not None and dry_boot.observation > 0
+        if validated is None or validated.input_hash != hash_revision(files):
+            validated = self.group.first.validate(files)
+            if dry_boot is not None:
+                dry_boot.close()
+                dry_boot = None
+            observation = choose_observation(self.group, snapshot, journal, states, validated, self.request)
+            again = self.group.first.start_dry_boot(validated, observation)
+            if again is not None:
+                try:
+                    self.notes.warnings.extend(again.confirm())
+                finally:
+                    again.close()
+            is_proven = again is not None and observation > 0
+        self.dry_boot = dry_boot
+        # Noted in the revision: the process that is the evidence now is replaced before the next promotion.
+        if is_proven or has_earlier_evidence(self.group, snapshot, journal, states, validated, time.time()):
+            return replace(validated, meta={**validated.meta, "proved_by": validated.meta.get("image")})
+        self.rollout.observation = choose_observation(self.group, snapshot, journal, states, validated, self.request)
+        return validated
+
+    def _switch(self, snapshot: Snapshot, journal: Optional[Journal], candidate: ValidatedCandidate) -> PromotionResult:
+        before = snapshot.observed()
+        new = hash_revision(candidate.files)
+        replicas, rollout, store = self.group.replicas, self.rollout, self.store
+        is_live = snapshot.is_ours and all(snapshot.live_of(replica.name) == new for replica in replicas)
+        if is_live and not rollout.is_any_up():
+            # Everything is in place; only the image that starts next had not validated it.
+            store.write_revision(snapshot, candidate.files, "promoted", candidate.meta)
+            return self._with_notes(unchanged_result(snapshot, journal))
+        is_healthy = all(
+            rollout.is_up(replica)
+            and is_loaded(journal, snapshot, rollout.states[replica.name], replica.name)
+            and replica.is_healthy(rollout.states[replica.name])
+            for replica in replicas
+        )
+        if journal is not None and journal.state == WRITTEN and is_healthy:
+            # The replicas were started after the promotion that wrote these files, and they are healthy.
+            store.record_verified(snapshot.live, journal.at)
+        old = store.lay_out(snapshot)
+        origin = "rolled back" if self.request.rollback_to else "promoted"
+        store.write_revision(snapshot, candidate.files, origin, candidate.meta)
+        if new == old and is_healthy and all(snapshot.live_of(replica.name) in (None, new) for replica in replicas):
+            # Only the layout of the volume changed; the running replicas have read these very bytes.
+            store.record_verified(new, snapshot.newest_plain())
+            store.moved.clear()
+            done = store.write_journal(DONE, old, new, journal.at if journal else snapshot.newest_plain())
+            return self._close(done, before, candidate.files)
+        if self.dry_boot is not None:
+            self.notes.warnings.extend(self.dry_boot.confirm())
+            self.dry_boot.close()
+        store.moved.clear()
+        store.signalled.clear()
+        store.were_up = tuple(replica.name for replica in replicas if rollout.is_up(replica))
+        store.write_journal(SWITCHING, old, new, self.writer.now())
+        if new != old:
+            self.notes.actions.append("switched from {0} to {1}".format(shorten_revision(old), shorten_revision(new)))
+        return self._roll_out(old, new, before, candidate.files)
+
+    def _roll_out(
+        self, old: Optional[str], new: Optional[str], before: Mapping[str, bytes], after: Mapping[str, bytes]
+    ) -> PromotionResult:
+        self.rollout.switch_all(old, new)
+        at = min(self.store.moved.values())
+        if not self.rollout.proofs:
+            status = ", ".join(sorted({state.status for state in self.rollout.states.values()}))
+            why = "not loaded: the container is " + status if self.request.reload else "not loaded, as asked"
+            self.notes.actions.append(why)
+            return self._close(self.store.write_journal(WRITTEN, old, new, at), before, after)
+        self.notes.actions += ["reloaded", "verified"]
+        self.store.record_verified(new, at)
+        return self._close(self.store.write_journal(DONE, old, new, at), before, after)
+
+    def _close(self, journal: Journal, before: Mapping[str, bytes], after: Mapping[str, bytes]) -> PromotionResult:
+        """Prune, and put the result together."""
+        snapshot = self.writer.read()
+        pruned = choose_pruned(snapshot, journal, self.request.keep)
+        for name in pruned:
+            self.store.remove_revision(name)
+            self.notes.actions.append("pruned " + shorten_revision(name))
+        for name in self.place.names:
+            # A removed file must not stay as a link that leads nowhere: some programs read whole folders.
+            if self.request.replace_all and name not in after and name in snapshot.stock and journal.state == DONE:
+                self.writer.remove(name)
+        proofs = list(self.rollout.proofs.values())
+        return self._with_notes(
+            PromotionResult(
+                changed=True,
+                old=journal.old,
+                new=journal.new,
+                before=before,
+                after=after,
+                reloaded=bool(proofs),
+                proof=proofs[-1] if proofs else None,
+                history=tuple(row for row in list_history(snapshot, journal) if row["revision"] not in pruned),
+            )
+        )
+
+    def _restore_plain_files(self, result: PromotionResult) -> PromotionResult:
+        self.store.restore_plain_files()
+        actions = (*result.actions, "handed the volume back as plain files")
+        return replace(result, changed=True, actions=actions, warnings=tuple(self.notes.warnings))
+
+    def _with_notes(self, result: PromotionResult) -> PromotionResult:
+        return replace(result, actions=tuple(self.notes.actions), warnings=tuple(self.notes.warnings))

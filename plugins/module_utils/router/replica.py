@@ -1,0 +1,145 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a promotion needs of a container that reads the promoted files: its state, how it is checked, reloaded and verified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place
+
+# A process that started less than this before the pointer moved may have read the new files (seconds).
+READ_LAG = 30.0
+# A candidate with no earlier evidence is observed for this long: some die only after a few seconds (docs/promotion.md).
+OBSERVATION = 8.0
+# A container that its restart policy started within this many seconds counts as a crash loop.
+CRASH_WINDOW = 10.0
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """The container that reads the files, as Docker reports it. started_at: seconds since the epoch, 0 if never."""
+
+    exists: bool
+    status: str = "absent"
+    container_id: str = ""
+    image_id: str = ""
+    started_at: float = 0.0
+    pid: int = 0
+    restarts: int = 0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the container runs, or its restart policy keeps starting it: then a new revision needs a reload."""
+        return self.status in ("running", "restarting")
+
+    def is_crash_looping(self, now: float) -> bool:
+        """Whether its restart policy has just started it. now: seconds since the epoch."""
+        return self.status == "restarting" or (self.restarts > 0 and now - self.started_at < CRASH_WINDOW)
+
+    def may_have_loaded(self, at: float) -> bool:
+        """Whether its process may have read the files that became live at ``at``."""
+        return self.is_up and (self.status == "restarting" or self.started_at >= at - READ_LAG)
+
+    def has_loaded(self, at: float) -> bool:
+        """Whether its process has certainly read the files that became live at ``at``."""
+        return self.is_up and self.started_at > at
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A reload that was verified. seconds: from the start of the verification to the end of the settle time."""
+
+    started_at: str
+    pid: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ValidatedCandidate:
+    """Files that passed the validation.
+
+    input_hash: the hash of the files as they were given to the validation.
+    files: the files to write, without those that the container does not read.
+    meta: facts for the revision's meta.json.
+    """
+
+    input_hash: str
+    files: Mapping[str, bytes]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Tuple[str, ...] = ()
+
+
+class DryBoot(Protocol):
+    """A throwaway container that runs on the candidate until it is closed. observation: seconds it must stay alive."""
+
+    observation: float
+
+    def confirm(self) -> Tuple[str, ...]:
+        """Wait until the candidate has passed and return warnings, or raise ``AnvilError``. May be called again."""
+
+    def close(self) -> None: ...
+
+
+class Replica(Protocol):
+    """A container that reads the files. Every method may raise ``AnvilError``.
+
+    name: the container, and its pointer in the volume. warnings: what to report although nothing failed.
+    """
+
+    warnings: List[str]
+
+    @property
+    def name(self) -> str: ...
+
+    def read_state(self) -> ContainerState: ...
+
+    def apply_meta(self, meta: Mapping[str, Any], is_candidate: bool) -> None:
+        """Take what ``reload`` and ``verify`` need from the meta.json of the revision that is loaded next.
+
+        is_candidate: whether that is the requested revision, as opposed to one that was live before.
+        """
+
+    def find_image(self) -> str:
+        """The id of the image to validate with."""
+
+    def is_healthy(self, state: ContainerState) -> bool:
+        """Whether it answers now; waits for a container that has just started."""
+
+    def adapt_files(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
+        """The files as a revision stores them."""
+
+    def validate(self, files: Mapping[str, bytes]) -> ValidatedCandidate: ...
+
+    def select_startup_files(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
+        """The files that can end a process after it came up, without those that it only looks values up in."""
+
+    def start_dry_boot(self, candidate: ValidatedCandidate, observation: float) -> Optional[DryBoot]:
+        """Start a throwaway container on the candidate; ``None`` if that is turned off."""
+
+    def reload(self, patient: bool) -> bool:
+        """Make the container read its files again. patient: whether requests in flight get the grace period.
+
+        Returns True after a restart, False where the running process read them again.
+        """
+
+    def verify(self, place: Place, revision: Optional[str], switched_at: float, observation: float) -> Proof:
+        """Check that it came up on ``revision`` after ``switched_at`` and stays up, for ``observation`` seconds at least."""
+
+    def recheck(self, proof: Proof) -> None:
+        """Check that the process that was verified still runs and is healthy."""
+
+
+class TrafficControl(Protocol):
+    """What is done to a replica's clients before and after it is reloaded."""
+
+    def find_drained(self) -> Sequence[str]:
+        """The replicas that get no requests because they were drained."""
+
+    def drain(self, replica: str) -> None:
+        """Send the replica no new requests, and wait until it has none in flight."""
+
+    def readmit(self, replica: str) -> None:
+        """Send the replica requests again, and wait until it takes them."""

@@ -1,0 +1,100 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restart a router replica by replica, each drained first, as ``anvil_router_restart`` does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Dict, Optional, Sequence
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import published_address
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import block_promotions
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
+from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer, observe_container
+
+
+@dataclass(frozen=True)
+class RestartTimeouts:
+    """Seconds: for requests in flight to end, for the process to end, for it to answer again, for a promotion to end."""
+
+    drain: float
+    grace: int
+    start: float
+    lock: float
+
+
+def check_replicas(docker: DockerEngine, edge: str, replicas: Sequence[str]) -> None:
+    """Raise one ``AnvilError`` with every replica that does not exist, or that the edge does not know. Changes nothing."""
+    problems = [
+        Problem(
+            "the replica cannot be restarted",
+            where="container " + replica,
+            why="No such container: " + replica,
+            hint="playbooks/router_status.yml shows the replicas of this host",
+        )
+        for replica in replicas
+        if docker.inspect_container(replica) is None
+    ]
+    if edge:
+        front = Edge(docker, edge)
+        servers = front.read_servers()
+        for replica in replicas:
+            try:
+                front.find_server(replica, servers)
+            except AnvilError as exc:
+                problems.extend(exc.problems)
+    if problems:
+        raise AnvilError(*problems)
+
+
+def restart_replicas(docker: DockerEngine, edge: str, replicas: Sequence[str], timeouts: RestartTimeouts) -> Dict[str, float]:
+    """Restart replica by replica, each drained first and readmitted before the next; returns the seconds of each.
+
+    Without an edge there is one container: it is restarted, and ``/healthz`` must answer. The first failure ends the
+    restart; the replicas after it are not touched. No promotion of their files runs meanwhile.
+    """
+    check_replicas(docker, edge, replicas)
+    seconds: Dict[str, float] = {}
+    with block_promotions(docker, replicas, timeouts.lock):
+        for replica in replicas:
+            began = time.monotonic()
+            if edge:
+                _restart_behind_edge(docker, Edge(docker, edge), replica, timeouts)
+            else:
+                _restart_alone(docker, replica, timeouts)
+            seconds[replica] = round(time.monotonic() - began, 3)
+    return seconds
+
+
+def _restart_behind_edge(docker: DockerEngine, edge: Edge, replica: str, timeouts: RestartTimeouts) -> None:
+    edge.drain(replica, timeouts.drain)
+    try:
+        docker.restart_container(replica, timeouts.grace)
+    finally:
+        # Also after a failure: otherwise the replica would stay drained. Its health check decides whether it gets requests.
+        edge.readmit(replica, timeouts.start)
+
+
+def _restart_alone(docker: DockerEngine, replica: str, timeouts: RestartTimeouts) -> None:
+    docker.restart_container(replica, timeouts.grace)
+    raw = docker.inspect_container(replica)
+    bound = [b for bindings in ((raw or {}).get("NetworkSettings") or {}).get("Ports", {}).values() for b in bindings or ()]
+    if not bound:
+        return
+    address = published_address(str(bound[0]["HostIp"]), int(bound[0]["HostPort"]))
+    probe = readiness.ReadinessProbe(replica, replica, "health", address, "", timeouts.start)
+
+    def inspect(name: str) -> Optional[ObservedContainer]:
+        found = docker.inspect_container(name)
+        return None if found is None else observe_container(found)
+
+    verdict, _seconds = readiness.wait_ready([probe], inspect, time.monotonic, time.sleep)[replica]
+    if verdict.outcome != readiness.READY:
+        log = docker.read_log(replica, 15)
+        what = "the router did not come up after the restart: " + verdict.state
+        raise fail(what, where="container " + replica, why=verdict.why, hint="docker logs " + replica, log=log)

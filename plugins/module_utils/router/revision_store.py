@@ -1,0 +1,166 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every change of a config volume during a promotion: revisions, pointers, the journal, and the layout of the volume.
+
+Each change is one fsynced rename; docs/promotion.md says what a crash after each one leaves behind.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import (
+    HOME,
+    JOURNAL,
+    META,
+    REVISIONS,
+    Place,
+    Snapshot,
+    hash_revision,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import Writer
+from ansible_collections.anvil.serving.plugins.module_utils.router.journal import (
+    Journal,
+    VerifiedRevision,
+    shorten_revision,
+)
+
+HISTORY_LENGTH = 100
+
+
+class RevisionStore:
+    """The volume under the lock, with what the next journal entry says. replicas: their names, the first one first.
+
+    metas: revision -> its meta.json. history, moved, signalled, were_up: as in ``Journal``.
+    """
+
+    def __init__(self, writer: Writer, place: Place, replicas: Sequence[str], actions: List[str]) -> None:
+        self.writer = writer
+        self.place = place
+        self.replicas = tuple(replicas)
+        self.actions = actions
+        self.metas: Dict[str, Mapping[str, Any]] = {}
+        self.history: Tuple[VerifiedRevision, ...] = ()
+        self.moved: Dict[str, float] = {}
+        self.signalled: Dict[str, float] = {}
+        self.were_up: Tuple[str, ...] = ()
+
+    def read(self) -> Snapshot:
+        snapshot = self.writer.read()
+        self.metas.update({name: snapshot.meta_of(name) for name in snapshot.revisions})
+        return snapshot
+
+    def continue_journal(self, journal: Journal) -> None:
+        """Keep what the journal recorded for the entries that follow."""
+        self.history, self.moved, self.signalled = journal.history, dict(journal.moved), dict(journal.signalled)
+        self.were_up = journal.were_up if journal.in_flight else ()
+
+    # ------------------------------------------------------------------------------------------------------- revisions
+
+    def write_revision(self, snapshot: Snapshot, files: Mapping[str, bytes], origin: str, meta: Mapping[str, Any]) -> str:
+        """Write a revision once; of one that is held intact only the meta.json is updated. Returns its name."""
+        revision = hash_revision(files)
+        folder = "{0}/{1}".format(REVISIONS, revision)
+        held = snapshot.meta_of(revision)
+        known = {
+            "schema": 1,
+            "origin": origin,
+            "created_at": self.writer.now(),
+            "owner": describe_owner(),
+            **held,
+            **meta,
+        }
+        content = _encode_meta(known)
+        self.metas[revision] = known
+        if held and hash_revision(snapshot.files_of(revision)) == revision:
+            if known != held:
+                self.writer.put_file("{0}/{1}".format(folder, META), content)
+        else:
+            self.writer.put_folder(folder, {**files, META: content})
+        return revision
+
+    def mark_proven(self, revision: str) -> None:
+        """Note in the revision's meta.json that it was observed in full: it need not be observed so long again."""
+        meta = self.metas[revision]
+        self.metas[revision] = {**meta, "proved_by": meta.get("image")}
+        self.writer.put_file("{0}/{1}/{2}".format(REVISIONS, revision, META), _encode_meta(self.metas[revision]))
+
+    def remove_revision(self, revision: str) -> None:
+        self.writer.remove("{0}/{1}".format(REVISIONS, revision))
+
+    # ------------------------------------------------------------------------------------------- pointers and journal
+
+    def point_to(self, replica: str, revision: Optional[str]) -> float:
+        """Move a replica's pointer, the one act that makes files live. Returns when, by the Docker host's clock."""
+        link = self.place.link_of(replica)
+        at = self.writer.remove(link) if revision is None else self.writer.put_link(link, "../revisions/" + revision)
+        self.moved[replica] = at
+        self.signalled.pop(replica, None)
+        return at
+
+    def write_journal(self, state: str, old: Optional[str], new: Optional[str], at: float) -> Journal:
+        journal = Journal(
+            state=state,
+            old=old,
+            new=new,
+            at=at,
+            owner=describe_owner(),
+            history=self.history,
+            moved={name: when for name, when in self.moved.items() if name in self.replicas and when >= at},
+            signalled={name: when for name, when in self.signalled.items() if name in self.replicas},
+            were_up=self.were_up,
+        )
+        self.writer.put_file(JOURNAL, journal.as_bytes())
+        return journal
+
+    def record_verified(self, revision: Optional[str], at: float) -> None:
+        """Add a revision to the history that the next journal entry holds."""
+        if revision is not None:
+            others = [verified for verified in self.history if verified.revision != revision]
+            self.history = (*others, VerifiedRevision(revision, at))[-HISTORY_LENGTH:]
+
+    # ---------------------------------------------------------------------------------------------------------- layout
+
+    def lay_out(self, snapshot: Snapshot) -> Optional[str]:
+        """Bring the volume into its layout; every replica reads the same bytes at any moment. Returns the live revision."""
+        observed = snapshot.observed()
+        old = hash_revision(observed) if observed else None
+        if old is not None and (old != snapshot.live or not snapshot.is_ours):
+            self.write_revision(snapshot, observed, "taken over", {})
+            # Stock paths that already lead through the pointer give the same bytes before and after it moves.
+            self.point_to(self.place.replica, old)
+            self.actions.append("took over the live files as revision " + shorten_revision(old))
+            if not any(verified.revision == old for verified in self.history):
+                self.record_verified(old, snapshot.newest_plain())
+        elif old is None and snapshot.live is not None:
+            self.point_to(self.place.replica, None)
+        for name in self.replicas[1:]:
+            # A new replica starts on the files that the others read.
+            if old is not None and snapshot.live_of(name) is None:
+                self.point_to(name, old)
+        for name in self.place.names:
+            if not snapshot.is_linked(name):
+                self.writer.put_link(name, self.place.stock_target(name))
+        return old
+
+    def remove_links(self) -> None:
+        """Remove the stock paths: no file is live."""
+        for name in self.place.names:
+            self.writer.remove(name)
+
+    def restore_plain_files(self) -> None:
+        """Leave plain files with the same bytes and remove ``.anvil``; one rename for each file."""
+        files = self.writer.read().observed()
+        for name in self.place.names:
+            if name in files:
+                self.writer.put_file(name, files[name])
+            else:
+                self.writer.remove(name)
+        self.writer.remove(HOME)
+
+
+def _encode_meta(meta: Mapping[str, Any]) -> bytes:
+    return json.dumps(meta, indent=1, sort_keys=True).encode("utf-8")

@@ -1,0 +1,196 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One real chat completion per tier, requested where clients connect: at the router's published port or its edge's, with TLS."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply, Tls, request_http
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import TLS_FOLDER
+
+# A request to a tier that is not ready (503, or no answer) is repeated for this long (seconds).
+RETRY_TIME = 10.0
+RETRY_PAUSE = 0.5
+COMPLETIONS_PATH = "/v1/chat/completions"
+# X509_V_FLAG_PARTIAL_CHAIN: a certificate that is trusted by itself, whoever signed it. Python names it from 3.10 on.
+PARTIAL_CHAIN = 0x80000
+CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The answer to one chat completion. status 0: no answer. seconds: until the whole answer was there."""
+
+    ok: bool
+    status: int
+    text: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """What is requested of each tier. timeout: seconds per completion."""
+
+    models: Sequence[str]
+    prompt: str
+    max_tokens: int
+    token: str = field(default="", repr=False)
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class EdgeTrust:
+    """How the edge's certificate is checked.
+
+    ca_file: certificates (PEM) on this host that the edge's must be signed by, or be. Empty: those in the folder that the
+    edge itself reads. server_name: the name that its certificate must be for; empty: any.
+    """
+
+    ca_file: str = ""
+    server_name: str = ""
+
+
+@dataclass(frozen=True)
+class ClientEndpoint:
+    """Where clients connect. tls: None where the connection is plain HTTP."""
+
+    container: str
+    address: Tuple[str, int]
+    tls: Optional[Tls] = None
+
+    @property
+    def url(self) -> str:
+        return "{0}://{1}:{2}".format("https" if self.tls else "http", *self.address)
+
+
+def find_client_endpoint(docker: DockerEngine, container: str, edge: str, trust: EdgeTrust) -> ClientEndpoint:
+    """The endpoint of the router, or of the edge in front of it (a name; empty: none). Raises ``AnvilError`` if it has none."""
+    name = edge or container
+    inspected = docker.inspect_container(name)
+    state = "absent" if inspected is None else str(inspected["State"]["Status"])
+    address = find_endpoint(inspected) if inspected is not None and is_local(docker.docker_host) else None
+    if inspected is None or state != "running" or address is None:
+        why = "the container is " + state if state != "running" else "it publishes no port that this host can reach"
+        log = docker.read_log(name, lines=15) if inspected is not None else []
+        hint = "playbooks/router_status.yml shows the router; playbooks/site.yml brings it up"
+        raise fail("no request can be sent to the router", where="container " + name, why=why, hint=hint, log=log)
+    has_tls = bool(edge) and Edge(docker, edge).has_tls()
+    tls = Tls(build_tls_context(inspected, trust), trust.server_name) if has_tls else None
+    return ClientEndpoint(name, address, tls)
+
+
+def build_tls_context(inspected: Mapping[str, Any], trust: EdgeTrust) -> ssl.SSLContext:
+    """What the edge's certificate is checked against. inspected: the edge's inspect."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = bool(trust.server_name)
+    context.verify_flags |= PARTIAL_CHAIN
+    mounts = inspected.get("Mounts") or ()
+    folder = next((str(each["Source"]) for each in mounts if each.get("Destination") == TLS_FOLDER), "")
+    source = trust.ca_file or folder
+    try:
+        names = [source] if trust.ca_file else [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+        # Only the certificates: the files hold private keys too.
+        found = [text for name in names if os.path.isfile(name) for text in CERTIFICATE.findall(_read(name))]
+        context.load_verify_locations(cadata="\n".join(found))
+    except (OSError, ValueError) as exc:
+        raise fail(
+            "no certificate to check the edge's against",
+            where=source or TLS_FOLDER,
+            why=str(exc) or type(exc).__name__,
+            hint="set ca_file to a file with the edge's certificate, or with the certificate that signed it",
+        ) from exc
+    return context
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii", errors="replace") as stream:
+        return stream.read()
+
+
+def request_completions(
+    docker: DockerEngine, container: str, endpoint: ClientEndpoint, request: CompletionRequest
+) -> Dict[str, Completion]:
+    """One chat completion per model through the router; an ``AnvilError`` names every one that failed.
+
+    container: a router, whose log the error shows.
+    """
+    if not (request.token.isascii() and request.token.isprintable()):
+        why = "it holds characters that no HTTP header may hold"
+        raise fail("the token is not usable", where="token", why=why, hint="does it end with a line end?")
+
+    def complete(model: str) -> Completion:
+        messages = [{"role": "user", "content": request.prompt}]
+        body = {"model": model, "messages": messages, "max_tokens": request.max_tokens, "stream": False}
+        deadline = time.monotonic() + min(request.timeout, RETRY_TIME)
+        while True:
+            began = time.monotonic()
+            reply = request_http(
+                endpoint.address,
+                "POST",
+                COMPLETIONS_PATH,
+                request.timeout,
+                body=body,
+                token=request.token,
+                tls=endpoint.tls,
+            )
+            seconds = round(time.monotonic() - began, 3)
+            is_final = reply.status not in (0, 503) or "CERTIFICATE_VERIFY_FAILED" in reply.body
+            if is_final or time.monotonic() + RETRY_PAUSE > deadline:
+                return parse_completion(reply, seconds)
+            time.sleep(RETRY_PAUSE)
+
+    with ThreadPoolExecutor(max_workers=max(1, min(8, len(request.models)))) as pool:
+        completions = dict(zip(request.models, pool.map(complete, request.models)))
+    failed = [model for model in request.models if not completions[model].ok]
+    if failed:
+        log = tuple(docker.read_log(container, lines=15))
+        raise AnvilError(
+            *[
+                Problem(
+                    "no completion through the router",
+                    where="model {0} at {1}".format(model, endpoint.url),
+                    why="status {0}: {1}".format(completions[model].status, completions[model].text[:300]),
+                    hint=_advise(completions[model], request.token),
+                    log=log if model == failed[-1] else (),
+                )
+                for model in failed
+            ]
+        )
+    return completions
+
+
+def parse_completion(reply: Reply, seconds: float) -> Completion:
+    """A reply as a completion; one without text is not ok."""
+    try:
+        text = json.loads(reply.body)["choices"][0]["message"]["content"] if reply.status == 200 else None
+    except (ValueError, KeyError, IndexError, TypeError):
+        text = None
+    if isinstance(text, str) and text.strip():
+        return Completion(True, reply.status, text, seconds)
+    return Completion(False, reply.status, reply.body, seconds)
+
+
+def _advise(completion: Completion, token: str) -> str:
+    if completion.status in (401, 403):
+        return "the router refused this token: give the one that it has" if token else "the router requires a token: give it"
+    if completion.status in (404, 400):
+        return "is this model in the router's config? its /v1/models lists the models"
+    if completion.status == 503:
+        return "the tier is down, or the profile denies it for this request: playbooks/status.yml shows the serves"
+    if "CERTIFICATE_VERIFY_FAILED" in completion.text:
+        return "after a renewal, playbooks/router_reload.yml makes the edge read the new certificate; or set ca_file"
+    return "read the router's log (playbooks/router_logs.yml) and that of the serve of this tier (playbooks/logs.yml)"
