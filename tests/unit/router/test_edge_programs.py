@@ -58,7 +58,7 @@ def test_the_child_is_killed_when_the_input_ends() -> None:
         pid = int(process.stdout.readline())
         assert Path(f"/proc/{pid}").exists()
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert process.wait(10) in (0, 1), "1 if it sees its child end before it ends itself"
         assert not process.stdout.read(), "the pipe is closed: the child has ended"
 
 

@@ -8,12 +8,12 @@ Perl, because the image has neither python nor socat: Ansible packs only ``.py``
 
 from __future__ import annotations
 
-# Arguments: the command to start. Exits with 1 when that ends by itself.
+# Arguments: the command to start. Exits with 1 when that ends by itself. The handler is set first: a command may end at once.
 PERL = r"""
+$SIG{CHLD} = sub { waitpid(-1, 0); exit(1); };
 my $child = fork();
 die "fork: $!\n" unless defined $child;
 if (!$child) { open(STDIN, "<", "/dev/null"); exec { $ARGV[0] } @ARGV; die "$ARGV[0]: $!\n"; }
-$SIG{CHLD} = sub { waitpid($child, 0); exit(1); };
 1 while sysread(STDIN, my $unused, 1);
 kill("KILL", $child);
 """
