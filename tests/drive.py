@@ -27,6 +27,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         **os.environ,
         "HOME": str(folder),
         "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
         "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         **more,
     }

@@ -44,6 +44,7 @@ class Chain:
         environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
             "HOME": str(self.folder),
             **self.environment,

@@ -63,6 +63,7 @@ def play_images(*entries: dict[str, object], **more: object) -> subprocess.Compl
     environment = {
         **os.environ,
         "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
         "ANSIBLE_COLLECTIONS_PATH": str(REPO / ".cache" / "collections"),
     }
     with tempfile.TemporaryDirectory() as name:

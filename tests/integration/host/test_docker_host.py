@@ -35,6 +35,7 @@ class Play:
         environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         }
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)

@@ -267,6 +267,7 @@ def test_the_role_builds_a_server_that_is_not_root(images: Bed, tmp_path: Path) 
         environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         }
         return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)

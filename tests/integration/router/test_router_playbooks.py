@@ -46,6 +46,7 @@ class Operator:
             "PWD": str(self.folder),
             "ROUTER_TOKEN": TOKEN,
             "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         }
 

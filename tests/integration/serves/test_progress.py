@@ -52,7 +52,7 @@ def on_terminal(inventory: Path, *words: str, playbook: Path = REPO / "playbooks
     """What a playbook prints on a terminal."""
     outer, inner = pty.openpty()
     argv = [str(PLAYBOOK), str(playbook), "-i", str(inventory), *words]
-    plain = environment(inventory.parent, ANSIBLE_NOCOLOR="1")
+    plain = environment(inventory.parent, ANSIBLE_NOCOLOR="1", ANSIBLE_STDOUT_CALLBACK="anvil.serving.calm")
     running = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=inner, stderr=inner, env=plain, cwd=inventory.parent)
     os.close(inner)
     printed = b""

@@ -60,6 +60,7 @@ class Fleet:
             "PWD": str(self.folder),
             "FLEET_TOKEN": TOKEN,
             "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         }
         return subprocess.run(argv, env=environment, cwd=self.folder, capture_output=True, text=True, check=False)

@@ -28,6 +28,7 @@ class Operator:
         environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         }
         playbook = str(Path(sys.executable).with_name("ansible-playbook"))

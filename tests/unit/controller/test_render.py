@@ -36,6 +36,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
         **os.environ,
         "HOME": str(folder),
         "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
         "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
     }
     done = subprocess.run([*argv, "-e", f"output={folder}"], env=environment, capture_output=True, text=True, check=False)

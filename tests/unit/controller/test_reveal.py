@@ -28,6 +28,7 @@ def command(tmp_path: Path) -> tuple[list[str], dict[str, str]]:
         **os.environ,
         "HIDDEN": SECRET,
         "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
         "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         "ANSIBLE_LOG_PATH": str(tmp_path / "log"),
     }

@@ -1,0 +1,97 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The end of a run: for each host what changed and what failed, and the command to type next. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.typed_command import ELISION, TypedCommand
+
+GOOD, CHANGED, FAILED, UNREACHABLE = "good", "changed", "failed", "unreachable"
+MOST_SUBJECTS = 8
+LONGEST_REASON = 100
+
+
+@dataclass
+class HostRecord:
+    """What became of one host. changes: the names of what changed. reason: the first line of what failed last.
+
+    stopped: the run ended for it because another host failed. silent: it was unreachable, and that was ignored.
+    """
+
+    changes: list[str] = field(default_factory=list)
+    reason: str = ""
+    warnings: int = 0
+    failed: bool = False
+    unreachable: bool = False
+    stopped: bool = False
+    silent: bool = False
+    rescued: int = 0
+    ignored: int = 0
+
+    @property
+    def outcome(self) -> str:
+        if self.unreachable:
+            return UNREACHABLE
+        if self.failed:
+            return FAILED
+        return CHANGED if self.changes else GOOD
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether there is nothing to report."""
+        return self == HostRecord()
+
+
+def count_of(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def list_subjects(subjects: Sequence[str]) -> str:
+    names = list(dict.fromkeys(subjects))
+    more = len(names) - MOST_SUBJECTS
+    return ", ".join(names) if more <= 1 else ", ".join(names[:MOST_SUBJECTS]) + f" and {more} more"
+
+
+def summarise_host(record: HostRecord, check: bool) -> str:
+    """``changed heavy, fast; 1 warning``."""
+    reason = record.reason if len(record.reason) <= LONGEST_REASON else record.reason[: LONGEST_REASON - 3] + "..."
+    changed = f"{'would change' if check else 'changed'} {list_subjects(record.changes)}" if record.changes else ""
+    if record.unreachable:
+        parts = ["unreachable", changed]
+    elif record.failed:
+        parts = [f"failed: {reason}", f"before that {changed}" if changed else ""]
+    elif record.silent:
+        parts = ["unreachable, ignored", changed]
+    elif record.stopped:
+        parts = ["stopped, because another host failed", changed]
+    else:
+        parts = [changed or ("nothing would change" if check else "nothing to do")]
+    parts += [f"{count_of(record.ignored, 'failure')} ignored"] if record.ignored else []
+    parts += [f"{count_of(record.rescued, 'failure')} rescued"] if record.rescued else []
+    parts += [count_of(record.warnings, "warning")] if record.warnings else []
+    return "; ".join(part for part in parts if part)
+
+
+def next_steps(command: TypedCommand | None, records: Mapping[str, HostRecord], check: bool, broken_off: bool) -> list[str]:
+    """The lines that say what to type next. broken_off: the run ended before every host had its turn."""
+    if command is None:
+        return []
+    failed = [host for host, record in records.items() if record.failed or record.unreachable]
+    if failed:
+        whole = broken_off or len(failed) == len(records)
+        return _as_lines("To try again:", command if whole else command.limited_to(failed))
+    if check:
+        changes = any(record.changes for record in records.values())
+        return _as_lines("To do it:", command.for_real()) if changes else []
+    status = command.status()
+    return _as_lines("To see what runs:", status) if status else []
+
+
+def _as_lines(purpose: str, command: TypedCommand) -> list[str]:
+    text = command.as_text()
+    note = [f"  ({ELISION} stands for what you typed; it may be secret, and is not repeated)"] if ELISION in text else []
+    return [purpose, "  " + text, *note]
