@@ -35,6 +35,8 @@ def main(endpoint: str, token_file: str, *tiers: str) -> int:
         except OSError as e:
             print(f"  {tier:8} no answer: {e}")
             failed = True
+    if failed:
+        print("\nTo see what runs:\n  .venv/bin/ansible-playbook playbooks/status.yml -i inventory/local")
     body = json.dumps({"model": tiers[0], "messages": [{"role": "user", "content": "Who answers?"}]})
     print(f"""
 Repeat it:

@@ -22,5 +22,7 @@ make_model fast "the fast tier answers from the quick card"
 token=$CACHE/router.token
 [ -s "$token" ] || (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$token.part" && mv "$token.part" "$token")
 
-PATH=$venv/bin:$PATH ansible-playbook site.yml -i inventory/local "$@"
+say "bringing this machine to the state of inventory/local: two tiers behind the router"
+# By its path: the commands that it says to type next then work without the virtual environment on PATH.
+"$venv/bin/ansible-playbook" site.yml -i inventory/local "$@"
 exec "$venv/bin/python" bootstrap/ask.py http://127.0.0.1:8000 .cache/router.token heavy fast

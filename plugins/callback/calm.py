@@ -110,8 +110,9 @@ PRINTERS = ("anvil_report", "anvil_reveal", "debug")
 
 
 def module_of(task: Task) -> str:
-    """The module's name without the collection's."""
-    return str(getattr(task, "resolved_action", None) or task.action).rpartition(".")[2]
+    """The name of a module of this collection, or ``debug``; empty for any other module."""
+    collection, _dot, name = str(task.resolved_action or task.action).rpartition(".")
+    return name if collection == "anvil.serving" or name == "debug" else ""
 
 
 class CallbackModule(CallbackBase):
@@ -136,8 +137,6 @@ class CallbackModule(CallbackBase):
         self._broken_off = False
         self._printed = False
         self._retried: set[tuple[str, str]] = set()
-
-    # ------------------------------------------------------------------------------------------------------------ lines
 
     def _print(self, text: str, color: str | None = None, stderr: bool = False) -> None:
         self._display.display(text, color=color, stderr=stderr)
@@ -184,7 +183,7 @@ class CallbackModule(CallbackBase):
             self._print_body(rest, stderr=True)
 
     def _report_changes(self, result: CallbackTaskResult) -> None:
-        check = bool(result.task_fields.get("check_mode", result.task.check_mode))
+        check = bool(result.task_fields.get("check_mode"))
         self._print_changes(result, self._describe(result, check), check)
         if self._display.verbosity:
             self._print_result(self.host_label(result), "changed", result, constants.COLOR_CHANGED)

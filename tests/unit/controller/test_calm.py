@@ -37,9 +37,9 @@ class Run:
             "show_custom_stats": False,
         }  # fmt: skip
 
-    def result(self, host: str, action: str, result: dict[str, Any], **keywords: Any) -> CallbackTaskResult:
-        task = Task.load({"name": f"Task of {action}", "action": {"module": action}, **keywords})
-        task.resolved_action = action
+    def result(self, host: str, action: str, result: dict[str, Any]) -> CallbackTaskResult:
+        task = Task.load({"name": f"Task of {action}", "action": "ansible.builtin.ping"})
+        task._resolved_action = action
         where = Host(host)
         self.callback.v2_runner_on_start(where, task)
         self.stats.processed[host] = 1
@@ -75,8 +75,12 @@ def test_a_change_of_our_module_of_another_and_of_one_that_hides_its_values() ->
 
 def test_a_result_of_another_shape_is_a_plain_change() -> None:
     run = Run()
-    run.ok("box", "another.collection.anvil_serve", changed=True, serves=["heavy"])
-    assert run.end()[0] == "  box  changed: Task of another.collection.anvil_serve"
+    run.ok("box", "another.collection.anvil_serve", changed=True, serves={"heavy": {"action": "recreate"}})
+    run.ok("box", "anvil.serving.anvil_serve", changed=True, serves=["heavy"])
+    assert run.end()[:2] == [
+        "  box  changed: Task of another.collection.anvil_serve",
+        "  box  changed: Task of anvil.serving.anvil_serve",
+    ]
 
 
 def test_nothing_to_do_is_a_line_and_a_message_alone_needs_none() -> None:
