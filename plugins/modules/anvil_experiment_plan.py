@@ -10,98 +10,98 @@ module: anvil_experiment_plan
 short_description: Plan and render an experiment, on the controller
 version_added: 1.0.0
 description:
-  - An experiment is a model server that is in no inventory - a one-off in a compose project of its own
-    (C(anvil-experiment-NAME)), on a network of its own, which never restarts by itself.
-  - Planned as a serve of the host's inventory would be, with the host's engine defaults - image, volumes, secrets, the
-    variables of WSL2. Or read from a compose file, whose every key must be one that can be compared with a container.
-  - Runs on the controller and contacts nothing. A name or port that the inventory claims is refused here.
+  - An experiment is a model server that is in no inventory. It has a compose project of its own
+    (C(anvil-experiment-NAME)), is on a network for experiments, and never restarts by itself.
+  - It is planned like a serve of the host's inventory, with the engine defaults of the host (image, volumes, secrets, the
+    variables for WSL2). Or it is read from a compose file, in which every key must be comparable with a container.
+  - Runs on the controller and contacts no host. A container name or port that the inventory uses is refused.
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
   check_mode:
-    description: Changes nothing in any mode.
+    description: Changes nothing in check mode or without it.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: There is no diff.
     support: none
   idempotent:
     description: The same parameters give the same project.
     support: full
 options:
   name:
-    description: Name of the experiment. If not given, it is made from the last word of O(model) or O(compose).
+    description: Name of the experiment. If not given, it is derived from the last part of O(model) or O(compose).
     type: str
     default: ""
   model:
-    description: The Hugging Face repository, or the path of the weights in the container. Either this or O(compose).
+    description: The Hugging Face repository, or the path of the weights in the container. Give either this or O(compose).
     type: str
     default: ""
   compose:
     description:
-      - A compose file on the controller, to be run as an experiment. Ports must be published on loopback, GPUs pinned by UUID.
-      - Its C(restart) and container names are replaced; volumes that it does not call external are named
+      - A compose file on the controller to run as an experiment. Ports must be published on loopback, and GPUs pinned by UUID.
+      - Its C(restart) and its container names are replaced. A volume that is not external gets the name
         C(anvil-experiment-NAME_VOLUME).
-      - Variables of secrets come from C(x-anvil.secrets) of a service, a mapping of a variable to a name in C(anvil_secrets).
+      - Secrets come from C(x-anvil.secrets) of a service, a mapping of an environment variable to a name in C(anvil_secrets).
     type: path
   engine:
-    description: The engine, as C(anvil_serves) has it - V(vllm), V(sglang) or V(llama_cpp).
+    description: The engine as in C(anvil_serves), such as V(vllm), V(sglang) or V(llama_cpp).
     type: str
     default: vllm
   image:
-    description: The image; if not given, the one of C(anvil_engines).
+    description: The image. If not given, the one in C(anvil_engines).
     type: str
     default: ""
   served_name:
-    description: The model name clients ask for; if not given, the name of the experiment.
+    description: The model name that clients send. If not given, the name of the experiment.
     type: str
     default: ""
   port:
-    description: A free port of the host, published on 127.0.0.1.
+    description: A free port of the host. It is published on 127.0.0.1.
     type: str
     default: ""
   gpu:
     description:
-      - An alias or a UUID of C(anvil_gpus), or the name of a serve, whose cards are meant; several with commas.
+      - An alias or a UUID of C(anvil_gpus), or the name of a serve for its GPUs. Several are separated by commas.
       - If not given, the experiment has no GPU.
     type: str
     default: ""
   extra_args:
-    description: Arguments for the server in one line, split as a shell would split them; no shell runs.
+    description: Arguments for the server in one line, split as a shell would split them. No shell runs.
     type: str
     default: ""
   environment:
-    description: Environment variables, over those of C(anvil_engines).
+    description: Environment variables. They override those of C(anvil_engines).
     type: dict
     default: {}
   volumes:
-    description: Volumes as C(anvil_serves) has them, over those of C(anvil_engines).
+    description: Volumes as in C(anvil_serves). They override those of C(anvil_engines) with the same path in the container.
     type: list
     elements: str
     default: []
   vram_mib:
-    description: MiB of VRAM claimed on each card; if not given, all that the smallest of them has to give.
+    description: VRAM claimed on each GPU, in MiB. If not given, the whole budget of the smallest of them.
     type: str
     default: ""
   ready_timeout:
-    description: Seconds until the experiment must answer.
+    description: Seconds after which an experiment that does not answer fails.
     type: str
     default: ""
   ttl:
     description:
-      - Time to live since the creation of the container - V(90), V(30m), V(2h), V(1d). When it is over, the next
+      - Time to live from the creation of the container, such as V(90), V(30m), V(2h) or V(1d). After it, the next
         M(anvil.serving.anvil_experiment) retires the experiment.
-      - If not given, or V(never), it stays until it is taken down.
+      - If not given, or V(never), the experiment has no time limit.
     type: str
     default: ""
 notes:
-  - The module only holds the documentation; the action plugin of the same name does the work.
+  - An action plugin of the same name does the work. The module contains the documentation only.
 seealso:
   - module: anvil.serving.anvil_experiment
   - module: anvil.serving.anvil_serve
 """
 
 EXAMPLES = r"""
-- name: Plan an experiment on the card of the fast tier
+- name: Plan an experiment on the GPU of the serve fast
   anvil.serving.anvil_experiment_plan:
     model: openai/gpt-oss-20b
     gpu: fast
@@ -110,7 +110,7 @@ EXAMPLES = r"""
     ttl: 2h
   register: planned
 
-- name: Run it
+- name: Run the experiment
   anvil.serving.anvil_serve:
     project: "{{ planned.project }}"
     secrets: "{{ anvil_secrets | default({}) }}"
@@ -127,17 +127,17 @@ project:
   returned: success
   type: dict
 gpus:
-  description: The cards of the inventory with their budgets, for O(anvil.serving.anvil_serve#module:gpus).
+  description: The GPUs of the inventory with their budgets, for O(anvil.serving.anvil_serve#module:gpus).
   returned: success
   type: list
   elements: dict
 endpoints:
-  description: Base URLs of its API, as reached from the host.
+  description: The base URLs of its API, as seen from the host.
   returned: success
   type: list
   elements: str
 notes:
-  description: What is not wrong but good to know.
+  description: Facts that are not mistakes but good to know.
   returned: success
   type: list
   elements: str
@@ -146,11 +146,11 @@ root:
   returned: success
   type: str
 ttl:
-  description: Time to live in seconds; 0 is without end.
+  description: Time to live in seconds. 0 is no limit.
   returned: success
   type: int
 problems:
-  description: Every mistake, as M(anvil.serving.anvil_plan) returns them, under the names of the options above.
+  description: Every mistake, as M(anvil.serving.anvil_plan) returns them. C(where) is an option of this module.
   returned: failure
   type: list
   elements: dict
@@ -158,7 +158,7 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule
 
-# The action plugin of this name reads them from here.
+# The action plugin of the same name imports them.
 OPTIONS = {
     "name": {"type": "str", "default": ""},
     "model": {"type": "str", "default": ""},
@@ -179,7 +179,7 @@ OPTIONS = {
 
 def main():
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
-    module.fail_json(msg="anvil_experiment_plan is an action: it runs on the controller, through ansible-playbook")
+    module.fail_json(msg="anvil_experiment_plan is an action plugin and runs on the controller only: use it in a playbook")
 
 
 if __name__ == "__main__":

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_plan
-short_description: Check a host's inventory and render its files, on the controller
+short_description: Check the inventory of a host and render its files, on the controller
 version_added: 1.0.0
 description:
   - Reads the C(anvil_*) variables of the host, checks them, and decides every default. All mistakes are reported at
-    once, each with the path of its key, where it was written, and what would be right.
-  - Runs on the controller and contacts nothing. No value of a secret is in what it returns.
+    once, each with the path of the key, the file and line, and what to write instead.
+  - Runs on the controller and contacts no host. No returned value contains a secret.
   - C(docs/inventory.md) describes the variables.
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
   check_mode:
-    description: With O(output), tells whether files would change; otherwise there is nothing to change.
+    description: With O(output), reports whether files would change. Without it, nothing can change.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: There is no diff.
     support: none
   idempotent:
     description: The same variables give the same plan and the same files.
@@ -29,29 +29,29 @@ attributes:
 options:
   secrets:
     description:
-      - What to do about a secret that is needed and has no value, because its file is not there yet.
-      - V(required) makes it a mistake; V(optional) makes it a note, for a plan that is only rendered.
-      - A secret written in clear is a mistake either way.
+      - How to treat a used secret without a value, for example because its file does not exist yet.
+      - With V(required) it is a mistake. With V(optional) it is a note, for a plan that is only rendered.
+      - A secret written in clear is always a mistake.
     type: str
     choices: [required, optional]
     default: required
   inventory:
-    description: Variables that take the place of the host's variables of the same names.
+    description: Variables that override the variables of the host with the same names.
     type: dict
     default: {}
   output:
-    description: A folder of the controller to write the rendered files to, each host into a folder of its own.
+    description: Folder on the controller for the rendered files. Each host gets a subfolder with its name.
     type: path
 notes:
-  - The module only holds the documentation; the action plugin of the same name does the work.
+  - An action plugin of the same name does the work. The module contains the documentation only.
 """
 
 EXAMPLES = r"""
-- name: Plan and render, in a play of its own with any_errors_fatal, so that no host is contacted before all are checked
+- name: Plan and render in a play with any_errors_fatal, so that no host is contacted before all inventories are checked
   anvil.serving.anvil_plan:
   register: anvil
 
-- name: Plan without the secrets
+- name: Plan without secrets
   anvil.serving.anvil_plan:
     secrets: optional
   register: anvil
@@ -59,12 +59,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: The inventory of the host, checked and with every default decided. Secrets by name only.
+  description: The checked inventory of the host with every default decided. Secrets appear by name only.
   returned: success
   type: dict
   sample: {"host": "fakoli-dark", "root": "/opt/anvil", "serves": [{"name": "heavy", "port": 30002}]}
 notes:
-  description: What is not wrong but good to know, such as a serve that claims a whole GPU for want of C(vram_mib).
+  description: Facts that are not mistakes but good to know, such as a serve without C(vram_mib), which claims a whole GPU.
   returned: success
   type: list
   elements: str
@@ -77,26 +77,26 @@ router:
   returned: success
   type: dict
 gpus:
-  description: The cards of the inventory with their budgets, for O(anvil.serving.anvil_serve#module:gpus).
+  description: The GPUs of the inventory with their budgets, for O(anvil.serving.anvil_serve#module:gpus).
   returned: success
   type: list
   elements: dict
 router_names:
   description:
-    - The router's containers. C(containers) run it; C(replicas) are the same where there is more than one, else empty;
-      C(edge) stands before them, or is empty; C(front) is the one that clients reach; C(edge_folders) is what the edge
-      mounts of the host, path inside to folder. V(none) if the host has no router.
+    - The names of the router's containers. C(containers) run the router. C(replicas) are the same if there is more than one,
+      else empty. C(edge) is in front of them, or empty. C(front) is the container that clients reach. C(edge_folders) maps a
+      path in the edge's container to the folder of the host that is mounted there. V(none) if the host has no router.
   returned: success
   type: dict
   sample: {"containers": ["anvil-router"], "replicas": [], "edge": "", "front": "anvil-router"}
 router_files:
   description:
-    - The text of the router's C(config) and C(profile), for M(anvil.serving.anvil_router_promote), and of its edge's
-      configuration C(edge), for M(anvil.serving.anvil_router_edge). Empty where there is none.
+    - The text of the router's C(config) and C(profile), for M(anvil.serving.anvil_router_promote), and of the configuration
+      of its edge, C(edge), for M(anvil.serving.anvil_router_edge). Empty if there is none.
   returned: success
   type: dict
 files:
-  description: The files that O(output) holds for this host.
+  description: The paths of the files of this host in O(output).
   returned: when O(output) is given
   type: list
   elements: str
@@ -111,23 +111,23 @@ problems:
       type: str
       sample: anvil_serves.heavy.gpus[0]
     what:
-      description: What is wrong, with the value.
+      description: The mistake, with the value.
       type: str
     why:
-      description: Where it was written, and the cause where there is more to say.
+      description: The file and line of the key, and the cause if it is known.
       type: str
     hint:
-      description: What would be right.
+      description: What to write instead.
       type: str
     log:
-      description: Empty.
+      description: Always empty.
       type: list
       elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
-# The action plugin of this name reads them from here.
+# The action plugin of the same name imports them.
 OPTIONS = {
     "secrets": {"type": "str", "choices": ["required", "optional"], "default": "required", "no_log": False},
     "inventory": {"type": "dict", "default": {}},
@@ -137,7 +137,7 @@ OPTIONS = {
 
 def main():
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
-    module.fail_json(msg="anvil_plan is an action: it runs on the controller, through ansible-playbook")
+    module.fail_json(msg="anvil_plan is an action plugin and runs on the controller only: use it in a playbook")
 
 
 if __name__ == "__main__":

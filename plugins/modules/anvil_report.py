@@ -7,19 +7,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_report
-short_description: Print what hosts told - a status table, JSON, an HTML page, or logs
+short_description: Print the status of hosts as a table or as JSON, write it as an HTML page, or print logs
 version_added: 1.0.0
 description:
-  - Lays out the results of M(anvil.serving.anvil_serve_info) of all hosts of a play, on the controller. It contacts nothing.
-  - Fails after printing if a host could not be looked at, so that the playbook's exit code tells.
+  - Prints the results of M(anvil.serving.anvil_serve_info) of all hosts of a play, on the controller. It contacts no host.
+  - Fails after printing if the status of a host could not be read, so that the exit code of the playbook is not 0.
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
   check_mode:
-    description: Works in check mode as it does otherwise, for it changes no host.
+    description: Works the same in check mode, because it changes no host.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: There is no diff.
     support: none
   idempotent:
     description: Changes no host.
@@ -31,45 +31,45 @@ options:
     choices: [status, logs]
     default: status
   hosts:
-    description: Names of the hosts.
+    description: The names of the hosts.
     type: list
     elements: str
     required: true
   looks:
     description:
-      - For each host the result of M(anvil.serving.anvil_serve_info), with C(overview) or C(logs), and C(tolerant), so that a
-        host that cannot be looked at is shown as such beside the others.
+      - For each host, the result of M(anvil.serving.anvil_serve_info) with C(overview) or C(logs). With C(tolerant) a host whose
+        status cannot be read is shown with the reason, beside the other hosts.
     type: list
     elements: dict
     required: true
   plans:
-    description: For each host its plan, RV(anvil.serving.anvil_plan#module:plan); it brings the aliases of the cards.
+    description: For each host, its plan RV(anvil.serving.anvil_plan#module:plan), which contains the aliases of the GPUs.
     type: list
     elements: dict
     default: []
   routers:
-    description: For each host the result of M(anvil.serving.anvil_serve_info) for the project of its router.
+    description: For each host, the result of M(anvil.serving.anvil_serve_info) for the project of its router.
     type: list
     elements: dict
     default: []
   retired:
-    description: For each host the result of M(anvil.serving.anvil_experiment).
+    description: For each host, the result of M(anvil.serving.anvil_experiment).
     type: list
     elements: dict
     default: []
   format:
-    description: How the status is printed.
+    description: The format in which the status is printed.
     type: str
     choices: [table, json]
     default: table
   html:
-    description: A file of the controller for the status as one self-contained HTML page.
+    description: File on the controller for the status as one self-contained HTML page.
     type: path
   json:
-    description: A file of the controller for the status as JSON.
+    description: File on the controller for the status as JSON.
     type: path
 notes:
-  - The module only holds the documentation; the action plugin of the same name does the work.
+  - An action plugin of the same name does the work. The module contains the documentation only.
 """
 
 EXAMPLES = r"""
@@ -83,12 +83,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 hosts:
-  description: The report, host by host - C(cards), C(rows), C(notes), C(retired), and C(trouble) where there is any.
+  description: The report of each host - C(cards), C(rows), C(notes), C(retired), and C(trouble) if its status could not be read.
   returned: with O(show=status)
   type: list
   elements: dict
 files:
-  description: The files that were written.
+  description: The paths of the files that were written.
   returned: with O(show=status)
   type: list
   elements: str
@@ -96,7 +96,7 @@ files:
 
 from ansible.module_utils.basic import AnsibleModule
 
-# The action plugin of this name reads them from here.
+# The action plugin of the same name imports them.
 OPTIONS = {
     "show": {"type": "str", "choices": ["status", "logs"], "default": "status"},
     "hosts": {"type": "list", "elements": "str", "required": True},
@@ -112,7 +112,7 @@ OPTIONS = {
 
 def main():
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
-    module.fail_json(msg="anvil_report is an action: it runs on the controller, through ansible-playbook")
+    module.fail_json(msg="anvil_report is an action plugin and runs on the controller only: use it in a playbook")
 
 
 if __name__ == "__main__":

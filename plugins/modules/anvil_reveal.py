@@ -12,13 +12,13 @@ version_added: 1.0.0
 author:
   - The anvil.serving authors (@fakoli)
 description:
-  - Writes a secret to the terminal that C(ansible-playbook) was started from. It is in no result, passes no callback and
-    no log, and a redirected output does not hold it.
-  - Refused where there is no terminal, as in a pipeline of a build server.
-  - An action; nothing runs on the host.
+  - Writes a secret to the terminal in which C(ansible-playbook) was started. The secret is in no result, no callback and no
+    log, and redirected output does not contain it.
+  - Fails if there is no terminal, for example on a build server.
+  - Runs on the controller; nothing runs on the host.
 options:
   name:
-    description: What to call it.
+    description: The name to print before the secret.
     type: str
     required: true
   secret:
@@ -28,10 +28,10 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Shows it in any mode; nothing is changed.
+    description: Shows the secret in check mode too. Nothing is changed.
   diff_mode:
     support: none
-    description: Nothing to compare.
+    description: There is no diff.
 requirements:
   - C(ps) on the controller
 """
@@ -45,14 +45,14 @@ EXAMPLES = r"""
 
 RETURN = r"""
 msg:
-  description: Why it was not shown.
+  description: Why the secret was not shown.
   returned: failure
   type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
-# The action plugin of this name reads them from here.
+# The action plugin of the same name imports them.
 OPTIONS = {
     "name": {"type": "str", "required": True},
     "secret": {"type": "str", "required": True, "no_log": True},
@@ -61,7 +61,7 @@ OPTIONS = {
 
 def main():
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
-    module.fail_json(msg="anvil_reveal is an action: it runs on the controller, through ansible-playbook")
+    module.fail_json(msg="anvil_reveal is an action plugin and runs on the controller only: use it in a playbook")
 
 
 if __name__ == "__main__":

@@ -7,88 +7,88 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_workflow_plan
-short_description: Check a workflow and render all that is made of it, on the controller
+short_description: Check a workflow and render its files, on the controller
 version_added: 1.0.0
 description:
-  - The workflow file is judged by the very program that will run it, so the controller needs that program's pydantic and PyYAML.
-    Every mistake is reported at once, with its line, together with those in the options and in the env file.
-  - Decides every default, names the images by their content, and renders the compose project.
-  - Runs on the controller and contacts nothing. No value of the env file is in what it returns.
+  - The program that will run the workflow also checks its file, so the controller needs pydantic and PyYAML. All mistakes in
+    the file (with their lines), in the options and in the env file are reported at once.
+  - Decides every default, tags the images with the hash of their content, and renders the compose project.
+  - Runs on the controller and contacts no host. No returned value contains a value of the env file.
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
   check_mode:
-    description: Tells whether artifacts would change, and writes none.
+    description: Reports whether files would change, and writes none.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: There is no diff.
     support: none
   idempotent:
     description: The same file and options give the same project.
     support: full
 options:
   workflow:
-    description: The workflow file on the controller.
+    description: The workflow file, on the controller.
     type: path
     default: ""
   name:
-    description: Name of project, containers and image; made from the workflow's own name where it is empty.
+    description: Name of the project, its containers and its image. If empty, it is derived from the name in the workflow file.
     type: str
     default: ""
   port:
-    description: Port of the host.
+    description: Port of the host on which the workflow is published.
     type: int
     default: 8100
   bind:
-    description: Address of the host that O(port) is published on. Wider than loopback needs O(has_api_key).
+    description: Address of the host on which O(port) is published. Any other than loopback needs O(has_api_key).
     type: str
     default: 127.0.0.1
   has_api_key:
-    description: Whether clients must present a key, which M(anvil.serving.anvil_workflow) is given.
+    description: Whether clients must present an API key, which is an option of M(anvil.serving.anvil_workflow).
     type: bool
     default: false
   mlflow_port:
-    description: Port of MLflow; V(0) leaves it out of everything.
+    description: Port of the host on which MLflow is published. With V(0) there is no MLflow.
     type: int
     default: 5000
   mlflow_bind:
-    description: Address that MLflow is published on. Wider than loopback, it wants a password.
+    description: Address of the host on which MLflow is published. On any other than loopback, MLflow requires a password.
     type: str
     default: 127.0.0.1
   no_mlflow:
-    description: As V(0) for O(mlflow_port).
+    description: The same as O(mlflow_port=0).
     type: bool
     default: false
   timeout:
-    description: Seconds after which a caller gets a 202.
+    description: Seconds after which a caller gets a 202 instead of the result.
     type: int
     default: 30
   concurrency:
-    description: Runs at a time in one server; V(0) is what the workflow file says.
+    description: Number of runs at the same time in one server. V(0) uses the value of the workflow file.
     type: int
     default: 0
   job_ttl:
-    description: Seconds that a finished job is kept.
+    description: Seconds for which a finished job is kept.
     type: int
     default: 86400
   ready_timeout:
-    description: Seconds until it must be ready.
+    description: Seconds after which a workflow that is not ready fails.
     type: int
     default: 120
   replicas:
-    description: Servers. More than one stand behind an edge and keep their jobs in PostgreSQL.
+    description: Number of servers. Several servers are behind an edge and keep their jobs in PostgreSQL.
     type: int
     default: 1
   subnet:
-    description: Network of edge and replicas; chosen by the name in 10.88.0.0/16 where it is empty.
+    description: Subnet of the network of edge and replicas. If empty, it is chosen in 10.88.0.0/16 by the name.
     type: str
     default: ""
   base:
-    description: The image to build on; C(anvil.local/base:1), or C(python:3.13-slim) with O(generate_only), where it is empty.
+    description: The base image. If empty, C(anvil.local/base:1), or C(python:3.13-slim) with O(generate_only).
     type: str
     default: ""
   edge_image:
-    description: The image of HAProxy.
+    description: The image of the edge, with HAProxy.
     type: str
     default: ""
   postgres_image:
@@ -96,11 +96,11 @@ options:
     type: str
     default: ""
   size_limit:
-    description: Units of 10**6 bytes that the image may hold.
+    description: The largest size of the image, in units of 10**6 bytes.
     type: int
     default: 200
   env_file:
-    description: The env file on the controller; C(.env) beside the workflow or in the current folder where it is empty.
+    description: The env file, on the controller. If empty, C(.env) beside the workflow or in the current folder.
     type: path
     default: ""
   no_env_file:
@@ -108,11 +108,11 @@ options:
     type: bool
     default: false
   model_url:
-    description: The OpenAI-compatible endpoint; C(OPENAI_BASE_URL) of the env file, or the router of the host, where it is empty.
+    description: The OpenAI-compatible endpoint. If empty, C(OPENAI_BASE_URL) of the env file, else the router of the host.
     type: str
     default: ""
   networks:
-    description: Networks of the host's engine to join; the router's where it is empty and the router is asked.
+    description: Docker networks of the host to join. If empty, the network of the router, if the models are called through it.
     type: list
     elements: str
     default: []
@@ -121,11 +121,11 @@ options:
     type: str
     default: /opt/anvil
   generate_only:
-    description: Render what runs without Ansible, and write it.
+    description: Write files that build and run the workflow without Ansible.
     type: bool
     default: false
   output:
-    description: Folder on the controller for the artifacts; C(deploy) with O(generate_only), and none without, where it is empty.
+    description: Folder on the controller for these files. If empty, C(deploy) with O(generate_only), else none are written.
     type: path
     default: ""
 seealso:
@@ -133,13 +133,13 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Check a workflow and render what is made of it
+- name: Check a workflow and render its files
   anvil.serving.anvil_workflow_plan:
     workflow: article.yaml
     replicas: 2
   register: planned
 
-- name: Only write the artifacts
+- name: Only write the files that run without Ansible
   anvil.serving.anvil_workflow_plan:
     workflow: article.yaml
     generate_only: true
@@ -148,7 +148,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: Everything decided - names, ports, networks, replicas, variables, inputs and outputs.
+  description: The plan - names, ports, networks, replicas, variables, inputs and outputs.
   returned: success
   type: dict
 project:
@@ -156,26 +156,26 @@ project:
   returned: success
   type: dict
 images:
-  description: What each image is built from, by C(server) and C(mlflow); for M(anvil.serving.anvil_image).
+  description: The build context of each image, C(server) and C(mlflow), for M(anvil.serving.anvil_image).
   returned: success
   type: dict
 private:
-  description: Service to the private files that it reads, by name.
+  description: For each service, the names of the private files that it reads.
   returned: success
   type: dict
   sample: {server: [api_key, model_key]}
 request:
-  description: The least that the workflow's inputs allow, for one real request.
+  description: A minimal request body, for one real request.
   returned: success
   type: dict
   sample: {topic: hello}
 files:
-  description: The artifacts.
-  returned: when artifacts are written
+  description: The paths of the files.
+  returned: when files are written
   type: list
   elements: str
 problems:
-  description: Every mistake - what, where, why, hint.
+  description: Every mistake, with C(what), C(where), C(why) and C(hint).
   returned: failure
   type: list
   elements: dict
@@ -183,7 +183,7 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule
 
-# The action plugin of this name reads them from here.
+# The action plugin of the same name imports them.
 OPTIONS = {
     "workflow": {"type": "path", "default": ""},
     "name": {"type": "str", "default": ""},
@@ -215,7 +215,7 @@ OPTIONS = {
 
 def main():
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
-    module.fail_json(msg="anvil_workflow_plan is an action: it runs on the controller, through ansible-playbook")
+    module.fail_json(msg="anvil_workflow_plan is an action plugin and runs on the controller only: use it in a playbook")
 
 
 if __name__ == "__main__":
