@@ -82,7 +82,12 @@ def _hash_folder(name: str, folder: str) -> List[Tuple[str, int, str]]:
     try:
         return [(inner, stat.S_IMODE(os.stat(path).st_mode), _hash_file(path)) for inner, path in _list_files(folder)]
     except OSError as exc:
-        raise fail("cannot read build context " + name, where=exc.filename or folder, why=exc.strerror or str(exc)) from exc
+        raise fail(
+            "cannot read build context " + name,
+            where=exc.filename or folder,
+            why=exc.strerror or str(exc),
+            hint="check the permissions of the folder; with become: true, root reads it",
+        ) from exc
 
 
 def hash_content(recipe: Recipe) -> str:

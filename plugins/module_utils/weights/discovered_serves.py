@@ -184,6 +184,6 @@ def _build_serve(
     if args:
         serve["args"] = args
     if serve.get("gpus") and "vram_mib" not in serve:
-        asked = (serve.get("launch") or {}).get("context")
-        serve["vram_mib"] = estimate_vram(facts, asked, 1, "auto", len(serve["gpus"])).total_mib
+        context = (serve.get("launch") or {}).get("context")
+        serve["vram_mib"] = estimate_vram(facts, context, 1, "auto", len(serve["gpus"])).total_mib
     return serve

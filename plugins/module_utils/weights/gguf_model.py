@@ -138,9 +138,10 @@ def read_gguf_model(path: str) -> ModelFacts:
     count = int(named["count"])
     if count > 9999 or counted not in (0, count):
         raise fail(
-            "a split model that contradicts itself",
+            "split model contradicts itself",
             where=path,
             why="its name says {0} files, its header {1}".format(count, counted),
+            hint="fetch the files again, under the names that they have at their source",
         )
     names = ["{0}-{1:05d}-of-{2:05d}.gguf".format(named["stem"], number, count) for number in range(1, count + 1)]
     here = [part for part in names if os.path.isfile(os.path.join(folder, part))]

@@ -142,12 +142,17 @@ def choose_safetensors(folder: str, names: Sequence[str]) -> Tuple[List[str], Li
     if index in names:
         weight_map = read_json(os.path.join(folder, index)).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise fail("not a usable index", where=os.path.join(folder, index), why="weight_map is missing")
+            raise fail(
+                "not a usable index", where=os.path.join(folder, index), why="weight_map is missing", hint="fetch the file again"
+            )
         wanted = sorted({str(name) for name in weight_map.values()})
         stray = [name for name in wanted if "/" in name or name in ("", ".", "..")]
         if stray:
             raise fail(
-                "not a usable index", where=os.path.join(folder, index), why="weight_map names the file {0!r}".format(stray[0])
+                "not a usable index",
+                where=os.path.join(folder, index),
+                why="weight_map names the file {0!r}, which is not in the folder of the index".format(stray[0]),
+                hint="do not use this model: its files must lie in one folder",
             )
         return [name for name in wanted if name in names], [name for name in wanted if name not in names]
     return [name for name in names if name.endswith(".safetensors")], []

@@ -24,7 +24,12 @@ def _list_files(folder: str) -> List[str]:
     try:
         return sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
     except OSError as exc:
-        raise fail("cannot read a model's folder", where=folder, why=exc.strerror or str(exc)) from exc
+        raise fail(
+            "cannot read the folder of the model",
+            where=folder,
+            why=exc.strerror or str(exc),
+            hint="check the path and its permissions: ls -ld " + folder,
+        ) from exc
 
 
 def read_model(path: str) -> ModelFacts:
@@ -56,7 +61,7 @@ def read_model(path: str) -> ModelFacts:
         else "the folder holds no GGUF file, no safetensors files with config.json and no TensorRT-LLM engine"
     )
     raise fail(
-        "cannot tell which model this is" if ggufs else "there is no model here",
+        "it is not clear which model to use" if ggufs else "there is no model here",
         where=path,
         why=why,
         hint="give the path of one of these files"

@@ -60,22 +60,32 @@ def read_first_count(values: Mapping[str, Any], *keys: str) -> Optional[int]:
 def read_json(path: str) -> Dict[str, Any]:
     """A JSON object from a file of at most ``JSON_LIMIT`` bytes. Raises AnvilError."""
     if size_of_file(path) > JSON_LIMIT:
-        raise fail("JSON file is too large to be read", where=path, why="it has more than {0} MiB".format(JSON_LIMIT >> 20))
+        raise fail(
+            "JSON file is too large to be read",
+            where=path,
+            why="it has more than {0} MiB".format(JSON_LIMIT >> 20),
+            hint="fetch the file again, or choose another model: configuration files are much smaller",
+        )
     try:
         with open(path, "rb") as stream:
             read = json.loads(stream.read(JSON_LIMIT).decode("utf-8"))
     except OSError as exc:
         raise unreadable_file(path, exc) from exc
     except (ValueError, RecursionError) as exc:
-        raise fail("not a usable JSON file", where=path, why=str(exc)[:200]) from exc
+        raise fail("not a usable JSON file", where=path, why=str(exc)[:200], hint="fetch the file again") from exc
     if not isinstance(read, dict):
-        raise fail("not a usable JSON file", where=path, why="its content is not an object")
+        raise fail("not a usable JSON file", where=path, why="its content is not an object", hint="fetch the file again")
     return read
 
 
 def unreadable_file(path: str, exc: OSError) -> AnvilError:
     """The error for a file that the system does not let us read."""
-    return fail("cannot read a file of the model", where=path, why=exc.strerror or str(exc))
+    return fail(
+        "cannot read a file of the model",
+        where=path,
+        why=exc.strerror or str(exc),
+        hint="check the path and its permissions: ls -l " + path,
+    )
 
 
 def size_of_file(path: str) -> int:

@@ -65,7 +65,7 @@ def test_an_engine_is_judged_by_the_cuda_of_the_hosts_driver(field: Field, tmp_p
         mount = Mount("bind", str(tmp_path / "engines"), "/engines", True)
         field.edit("heavy", engine="trtllm", model=f"/engines/{folder.name}", mounts=(mount,))
         answer = field.run(check=True, serves=["heavy"])
-        assert ("is for CUDA 12.8, and the host's driver runs 13.0" in answer.get("msg", "")) is (cuda == "12.8"), answer
+        assert ("is for CUDA 12.8; the driver of the host runs 13.0" in answer.get("msg", "")) is (cuda == "12.8"), answer
         assert not [note for note in _warnings(answer) if "CUDA of the host is not known" in note]
 
 

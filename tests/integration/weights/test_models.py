@@ -344,7 +344,7 @@ def test_weights_brought_by_hand_need_no_network(puller: Puller, hub: Hub, tmp_p
     assert hub.requests == []
 
 
-def test_the_gate_finds_the_weights_of_a_plan_and_judges_them_on_the_cards(
+def test_the_weights_of_a_plan_are_found_and_judged_on_the_cards(
     puller: Puller, hub: Hub, clean_bed: Bed, models: Path, tmp_path: Path
 ) -> None:
     header = json.dumps({"a.weight": {"dtype": "U8", "shape": [64, 32], "data_offsets": [0, 2048]}}).encode()

@@ -105,7 +105,7 @@ def test_files_and_archives_are_allowed_by_their_checksum(puller: Puller, hub: H
     assert incomplete["failed"] and "revision" in incomplete["msg"]
 
 
-def test_the_gate_knows_weights_at_a_path_by_their_manifest(puller: Puller, hub: Hub) -> None:
+def test_the_origin_of_weights_at_a_path_is_read_from_their_manifest(puller: Puller, hub: Hub) -> None:
     commit = hub.add("org/name", {"m.gguf": gguf(2, 64)})
     assert puller.run()["changed"]
     mount = {"kind": "bind", "source": str(puller.folder), "target": "/models", "read_only": True}
@@ -171,7 +171,7 @@ def test_what_is_no_model_on_the_hub_is_said_without_our_folder(puller: Puller, 
     assert "org/name/model.safetensors" in told["msg"]
 
 
-def test_the_gate_judges_what_is_still_on_the_hub(puller: Puller, hub: Hub, clean_bed: Bed, tmp_path: Path) -> None:
+def test_weights_that_are_still_on_the_hub_are_judged(puller: Puller, hub: Hub, clean_bed: Bed, tmp_path: Path) -> None:
     clean_bed.write_gpus((ADA,))
     config = json.dumps(LLAMA).encode()
     nvfp4 = {"config.json": config, "hf_quant_config.json": b'{"quantization": {"quant_algo": "NVFP4"}}'}

@@ -1,4 +1,4 @@
-"""The gate: engine x quantisation x card x memory, every finding at once."""
+"""The compatibility check: engine x quantisation x card x memory, every finding at once."""
 
 from __future__ import annotations
 

@@ -292,7 +292,7 @@ def test_discovery_describes_every_model_and_names_what_is_broken(tmp_path: Path
 def test_two_models_in_a_folder_are_not_guessed_at(tmp_path: Path) -> None:
     write_gguf(tmp_path / "one.gguf")
     write_gguf(tmp_path / "two.gguf")
-    with pytest.raises(AnvilError, match="cannot tell which model"):
+    with pytest.raises(AnvilError, match="it is not clear which model to use"):
         read_model(str(tmp_path))
 
 

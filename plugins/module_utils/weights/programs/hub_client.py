@@ -190,7 +190,7 @@ class HubClient:
         return {"commit": info.sha, "files": files, "client": huggingface_hub.__version__}
 
     def _locate(self, name: str) -> Tuple[Any, Dict[str, str]]:
-        """What the hub says of a file, with its location; and the headers to ask for it. Another host gets no token."""
+        """The metadata of a file, with its location, and the headers of a request for it. Another server never gets the token."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.utils import build_hf_headers
 
