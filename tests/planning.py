@@ -48,6 +48,12 @@ BASE = {
 
 DROP = object()
 
+# Prefixes of key paths.
+HEAVY, FAST, ROUTER = "anvil_serves.heavy.", "anvil_serves.fast.", "anvil_router."
+# A change: two replicas behind an edge. A row of the measured profile.
+TWO_REPLICAS = (ROUTER + "replicas", 2)
+PROFILE_ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "quality_score": 0.9, "sample_n": 4}
+
 
 def changed(*changes):
     """BASE with (dotted path, value) changes; DROP takes the key away."""
@@ -72,3 +78,15 @@ def problems(*changes, facts=None, **options):
     with pytest.raises(AnvilError) as caught:
         plan(*changes, facts=facts, **options)
     return caught.value.problems
+
+
+def deploy_mode(mode, key=True):
+    """Changes for a deploy mode with a chat and a tool serve, and the facts of the secrets."""
+    secrets = {"router_token": None, "hf_token": None, **({"text_api_key": None} if key else {})}
+    changes = [
+        ("anvil_secrets", secrets),
+        (HEAVY + "part", "chat"),
+        (FAST + "part", "tool"),
+        ("anvil_deploy_mode", mode),
+    ]
+    return changes, {**FACTS, "text_api_key": "vault"}

@@ -1,0 +1,93 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The router: tiers, routes, the measured profile, replicas and the edge."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_routing import guess_generation
+from planning import HEAVY, PROFILE_ROW, ROUTER, TWO_REPLICAS, plan, problems
+
+
+def test_the_router_gets_a_tier_for_each_serve_with_the_context_its_arguments_tell():
+    router = plan().router
+    assert [(tier.id, tier.base_url, tier.context_limit, tier.tool_support, tier.key_env) for tier in router.tiers] == [
+        ("heavy", "http://anvil-heavy:30002/v1", 131072, True, "ANVIL_HEAVY_KEY"),
+        ("fast", "http://anvil-fast:30003/v1", 2048, True, "ANVIL_FAST_KEY"),
+    ]
+    assert router.token == "router_token"
+    assert set(router.presets) == {"planning", "quick-edit", "review", "chat", "chat-fast", "long-context"}
+    assert set(router.presets.values()) == {("heavy", "fast")}
+
+
+@pytest.mark.parametrize(("text", "tokens"), [("32k", 32000), ("32K", 32768), ("25.6k", 25600), ("auto", 8192)])
+def test_vllm_writes_contexts_in_thousands(text, tokens):
+    assert plan((HEAVY + "args", ["--max-model-len=" + text])).router.tiers[0].context_limit == tokens
+
+
+def test_a_key_of_a_serve_reaches_its_tier():
+    tier = plan((HEAVY + "publish", "::"), (HEAVY + "api_key", "hf_token")).router.tiers[0]
+    assert tier.key_secret == "hf_token"
+
+
+def test_moments_that_yaml_read_become_text_again():
+    moment = datetime.datetime(2026, 7, 4, 2, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
+    rows = plan((ROUTER + "profile", [{**PROFILE_ROW, "last_measured": moment}])).router.profile
+    assert rows[0].last_measured == "2026-07-04T00:00:00Z"
+
+
+GATEWAY = (ROUTER + "image", "anvil.local/router:2.0.2")
+
+
+@pytest.mark.parametrize(
+    ("image", "generation"),
+    [
+        ("anvil.local/router:0.13.2", "profile"),
+        ("anvil.local/router:2.0.2", "gateway"),
+        ("r:5000/router:v0.35.1-cuda", "gateway"),
+        ("r:5000/router:2", "profile"),
+        ("r:5000/router:2.0.2@sha256:" + "a" * 64, "gateway"),
+        ("r:5000/router@sha256:" + "a" * 64, "profile"),
+    ],
+)
+def test_the_generation_of_a_router_is_told_by_its_tag(image, generation):
+    assert guess_generation(image) == generation
+
+
+def test_a_gateway_router_has_a_route_for_each_tier_and_those_that_are_named():
+    router = plan(GATEWAY, (ROUTER + "routes", {"llm.Primary": "heavy"})).router
+    assert (router.generation, router.routes) == ("gateway", {"heavy": "heavy", "fast": "fast", "llm.Primary": "heavy"})
+    assert plan(GATEWAY, TWO_REPLICAS).router.edge.check_tiers
+    assert plan((ROUTER + "generation", "profile"), GATEWAY).router.routes == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "said"),
+    [
+        ([GATEWAY, (ROUTER + "presets", {"chat": ["heavy"]})], "presets", "a gateway router has no presets"),
+        ([GATEWAY, (ROUTER + "profile", [{"tier": "heavy"}])], "profile", "a gateway router has no profile"),
+        ([GATEWAY, (ROUTER + "routes", {"a": "hevy"})], "routes.a", "unknown tier 'hevy'"),
+        ([GATEWAY, (ROUTER + "routes", {"HEAVY": "heavy"})], "routes.HEAVY", "the route HEAVY exists already"),
+        ([GATEWAY, (ROUTER + "routes", {"-a": "heavy"})], "routes.-a", "is not a valid name for a route"),
+        ([GATEWAY, (ROUTER + "routes", {"a": 1})], "routes.a", "must be the id of a tier, not the number 1"),
+        ([(ROUTER + "routes", {"a": "heavy"})], "routes", "a profile router has no routes"),
+        ([(ROUTER + "generation", "new")], "generation", "unknown generation"),
+    ],
+)
+def test_what_the_generations_do_not_share_is_told(given, where, said):
+    found = {problem.where: problem.what for problem in problems(*given)}
+    assert said in found[ROUTER + where]
+
+
+def test_replicas_and_the_edge_have_every_default_decided() -> None:
+    edge = plan(TWO_REPLICAS).router.edge
+    assert [(one.service, one.container, one.address) for one in edge.replicas] == [
+        ("router-1", "anvil-router-1", "10.87.213.3"),
+        ("router-2", "anvil-router-2", "10.87.213.4"),
+    ]
+    assert (edge.image, edge.container, edge.network) == ("anvil.local/edge:1", "anvil-router-edge", "anvil-router-edge")
+    assert (edge.subnet, edge.address, edge.certificates, edge.check_tiers) == ("10.87.213.0/28", "10.87.213.2", "", False)
+    assert plan().router.edge is None and plan((ROUTER + "replicas", 1)).router.edge is None

@@ -1,0 +1,156 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Serves: the defaults of engines and cards, pinning, claims of VRAM."""
+
+from __future__ import annotations
+
+import pytest
+from planning import BASE, BIG, DROP, HEAVY, plan, problems
+
+
+def test_wsl2_pins_by_uuid_and_leaves_the_v2_runner_off():
+    serve = plan(("anvil_platform", "wsl2")).serves[0]
+    assert serve.environment == {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": BIG,
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+    }
+    assert serve.gpu_uuids == (BIG,)
+
+
+@pytest.mark.parametrize(
+    ("platform", "pin", "visible"),
+    [("linux", "device_ids", ()), ("linux", "uuid", (BIG,)), ("linux", "index", ("0",)), ("wsl2", "index", ("1",))],
+)
+def test_an_index_counts_the_cards_that_the_container_sees(platform, pin, visible):
+    serve = plan(("anvil_platform", platform), (HEAVY + "gpu_pin", pin)).serves[0]
+    assert serve.cuda_visible == visible
+    assert serve.environment.get("CUDA_VISIBLE_DEVICES") == (",".join(visible) or None)
+
+
+def test_a_serve_without_a_claim_takes_the_whole_budget_and_a_note_says_so():
+    made = plan((HEAVY + "vram_mib", DROP))
+    assert made.serves[0].vram_mib == 95839
+    assert any("anvil_serves.heavy" in note and "95839" in note for note in made.notes)
+
+
+def test_the_share_of_a_card_is_derived_from_its_total_memory_and_rounded_down():
+    derived = plan((HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "vram_mib", 86141))
+    assert derived.serves[0].args[-2:] == ("--gpu-memory-utilization", "0.88")
+    assert 0.88 * 97887 <= 86141  # of the total 97887 MiB: by the budget of 95839 it would have been 0.898
+    whole = plan((HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "vram_mib", DROP))
+    assert whole.serves[0].args[-1] == "0.979"
+    two = plan((HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "gpus", ["big", "small"]), (HEAVY + "vram_mib", 9999))
+    assert two.serves[0].args[-1] == "0.102"  # one flag for two cards: the larger one decides, so neither is exceeded
+
+
+def test_serves_on_demand_need_room_beside_the_resident_ones_only():
+    night = {**BASE["anvil_serves"]["heavy"], "port": 30009, "vram_mib": 90000, "residency": "on_demand"}
+    room = plan(("anvil_serves.night", night), (HEAVY + "residency", "evictable"))
+    assert [serve.residency for serve in room.serves] == ["evictable", "resident", "on_demand"]
+    (problem,) = [found for found in problems(("anvil_serves.night", night)) if "over its budget" in found.what]
+    assert "serve heavy 60000 + serve night 90000 = 150000 MiB > 97887 - 2048 = 95839 MiB" in problem.what
+
+
+def test_the_serve_stands_above_the_defaults_of_its_engine():
+    defaults = {
+        "image": "a/b:1",
+        "environment": {"A": "1", "B": 2},
+        "volumes": ["cache:/cache", "old:/old"],
+        "args": ["--one"],
+        "secrets": {"HF_TOKEN": "hf_token"},
+    }
+    serve = plan(
+        ("anvil_engines", {"vllm": defaults}),
+        (HEAVY + "environment", {"B": 3.5}),
+        (HEAVY + "volumes", ["/new:/old:ro"]),
+        (HEAVY + "args", ["--two", 2]),
+        (HEAVY + "image", DROP),
+        (HEAVY + "api_key", "router_token"),
+    ).serves[0]
+    assert serve.image == "a/b:1"
+    assert (serve.environment["A"], serve.environment["B"]) == ("1", "3.5")
+    assert [(mount.kind, mount.source, mount.read_only) for mount in serve.mounts] == [
+        ("volume", "cache", False),
+        ("bind", "/new", True),
+    ]
+    assert serve.args == ("--one", "--two", "2")
+    assert serve.secrets == {"HF_TOKEN": "hf_token", "VLLM_API_KEY": "router_token"}
+
+
+def test_engines_bring_their_own_defaults():
+    made = plan((HEAVY + "engine", "sglang"))
+    assert (made.serves[0].ipc, made.serves[0].shm_size, made.serves[0].entrypoint) == ("", "16g", ())
+    assert (made.serves[1].read_only, made.serves[1].cap_drop, made.serves[1].entrypoint) == (True, ("ALL",), ())
+    vllm = plan().serves[0]
+    assert (vllm.ipc, vllm.shm_size, vllm.entrypoint, vllm.read_only) == ("host", "", ("vllm",), False)
+
+
+def test_a_bare_no_is_a_restart_policy_and_digits_in_quotes_are_a_number():
+    serve = plan((HEAVY + "restart", False), (HEAVY + "port", "30002")).serves[0]
+    assert (serve.restart, serve.port) == ("no", 30002)
+
+
+LINUX = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "FLASHINFER_CUDA_ARCH_LIST": "12.0f",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    "TORCH_CUDA_ARCH_LIST": "12.0",
+}
+
+
+def _heavy(*changes):
+    made = plan(("anvil_gpus.big.compute_capability", "12.0"), *changes)
+    return made, made.serves[0].environment
+
+
+def test_the_card_decides_where_the_inventory_is_silent():
+    made, environment = _heavy()
+    assert environment == LINUX
+    assert any(
+        "anvil_serves.heavy: set from the compute capability of its cards: TORCH_CUDA_ARCH_LIST=12.0" in note
+        for note in made.notes
+    )
+    assert any("--kv-cache-dtype fp8" in note for note in made.notes)
+    assert "TORCH_CUDA_ARCH_LIST" not in made.serves[1].environment  # llama.cpp is no PyTorch
+
+
+def test_what_the_inventory_says_stands():
+    _made, environment = _heavy((HEAVY + "environment", {"TORCH_CUDA_ARCH_LIST": "9.0", "PYTORCH_CUDA_ALLOC_CONF": "x:1"}))
+    assert environment["TORCH_CUDA_ARCH_LIST"] == "9.0" and environment["PYTORCH_CUDA_ALLOC_CONF"] == "x:1"
+    assert "PYTORCH_ALLOC_CONF" not in environment and environment["FLASHINFER_CUDA_ARCH_LIST"] == "12.0f"
+
+
+def test_a_kv_type_that_is_said_is_no_note():
+    made, _environment = _heavy((HEAVY + "args", ["--kv-cache-dtype=auto"]))
+    assert not any("half the memory" in note for note in made.notes)
+
+
+def test_wsl2_has_no_expandable_segments():
+    _made, environment = _heavy(("anvil_platform", "wsl2"))
+    assert "PYTORCH_ALLOC_CONF" not in environment and environment["TORCH_CUDA_ARCH_LIST"] == "12.0"
+
+
+def test_all_cards_of_a_serve_are_looked_at_and_not_the_first():
+    both = (HEAVY + "gpus", ["big", "small"]), (HEAVY + "vram_mib", 9000), ("anvil_serves.fast.vram_mib", 9000)
+    _made, environment = _heavy(*both, ("anvil_gpus.small.compute_capability", "8.9"))
+    assert (environment["TORCH_CUDA_ARCH_LIST"], environment["FLASHINFER_CUDA_ARCH_LIST"]) == ("8.9 12.0", "8.9 12.0f")
+    made, environment = _heavy(*both)
+    assert "TORCH_CUDA_ARCH_LIST" not in environment
+    assert any("not every card has a compute_capability" in note for note in made.notes)
+
+
+def test_without_a_capability_nothing_is_guessed():
+    assert plan().serves[0].environment == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    made, environment = _heavy(("anvil_gpus.big.compute_capability", "13.9"))
+    assert "FLASHINFER_CUDA_ARCH_LIST" not in environment
+    assert any("compute capability 13.9 is unknown" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("value", [12.0, "sm_120", "12", ["12.0"]])
+def test_a_capability_is_two_numbers_in_quotes(value):
+    assert [problem.where for problem in problems(("anvil_gpus.big.compute_capability", value))] == [
+        "anvil_gpus.big.compute_capability"
+    ]
