@@ -16,6 +16,12 @@ FLAGS += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", "
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), "Space": (32, " ")}
 
 
+def keep_for_docs(shot: Path, name: str) -> None:
+    """With ``ANVIL_SCREENSHOTS=FOLDER`` in the environment, copy a screenshot there: docs/development.md says how."""
+    if folder := os.environ.get("ANVIL_SCREENSHOTS"):
+        shutil.copyfile(shot, Path(folder) / name)
+
+
 class Browser:
     """One page. problems: what its console and its network complained about."""
 

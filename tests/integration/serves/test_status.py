@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from bed import FAKOLI_DARK, Bed
+from browser import keep_for_docs
 from conftest import REPO
 from drive import play, succeed, write_inventory
 
 BIG, SMALL = (gpu.uuid for gpu in FAKOLI_DARK)
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--window-size=1280,900", "--hide-scrollbars"]
+FLAGS += ["--disable-component-update", "--disable-sync", "--window-size=1280,690", "--hide-scrollbars"]
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +105,7 @@ def test_status_tells_all_that_runs_in_table_json_and_page(clean_bed: Bed, model
         shot.unlink(missing_ok=True)
         browse(chromium, page, f"--screenshot={shot}", *more)
         assert shot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and shot.stat().st_size > 20000
+    keep_for_docs(shots / "status-light.png", "status.png")
 
 
 class Reader(html.parser.HTMLParser):

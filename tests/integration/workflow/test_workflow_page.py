@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser
+from browser import Browser, keep_for_docs
 from conftest import REPO
 from workflowserver import Endpoint, Reply, Server, serving, wait_until
 
@@ -69,6 +69,7 @@ def test_a_run_with_the_keyboard_alone(tmp_path: Path, endpoint: Endpoint, brows
         assert browser.evaluate("document.querySelectorAll('#result ol li').length") == 3
         browser.wait_for("document.querySelectorAll('#jobs tr').length === 1")
         browser.shoot(SHOTS / "workflow-done.png")
+        keep_for_docs(SHOTS / "workflow-done.png", "workflow.png")
         browser.shoot(SHOTS / "workflow-dark.png", dark=True)
         browser.tab_to("#jobs button")
         browser.press("Enter")
