@@ -8,13 +8,14 @@ Nothing is fetched while the site is built or read: no web font, no script or st
 
 from __future__ import annotations
 
-import zlib
+import re
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
 
 SOURCE = Path(__file__).parent
@@ -22,15 +23,15 @@ SOURCE = Path(__file__).parent
 project = "anvil.serving"
 author = "the anvil.serving authors"
 project_copyright = "the anvil.serving authors, GPL-3.0-or-later"
-extensions = ["myst_parser", "sphinx.ext.intersphinx", "sphinx_antsibull_ext"]
+extensions = ["myst_parser", "sphinx_antsibull_ext"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-exclude_patterns = ["reference/environment_variables.rst"]
 language = "en"
 smartquotes = False
 highlight_language = "text"
 pygments_style = "friendly"
 pygments_dark_style = "native"
-suppress_warnings: list[str] = []
+# Environment variables of Ansible itself stay without a link.
+nitpick_ignore_regex = [("envvar", "ANSIBLE_.*")]
 
 myst_heading_anchors = 3
 
@@ -43,32 +44,32 @@ html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": False, "top_of_page_buttons": []}
 antsibull_ext_color_scheme = "default-autodark"
 
-# Labels of Ansible's own documentation that the reference names. An inventory of them is written here: theirs would be fetched.
+# Labels of Ansible's own documentation that the reference names. Sphinx would fetch an inventory of them.
 ANSIBLE = "https://docs.ansible.com/ansible-core/devel/"
 ANSIBLE_LABELS = {
     "action_plugins": "plugins/action.html",
+    "callback_plugins": "plugins/callback.html",
     "common_return_values": "reference_appendices/common_return_values.html",
     "ansible_configuration_settings": "reference_appendices/config.html",
 }
 
 
-def write_inventory(path: Path) -> str:
-    lines = [f"{label} std:label -1 {page} {label}" for label, page in ANSIBLE_LABELS.items()]
-    head = "# Sphinx inventory version 2\n# Project: ansible\n# Version: devel\n# The rest is compressed with zlib.\n"
-    content = head.encode() + zlib.compress("".join(f"{line}\n" for line in lines).encode())
-    if not path.exists() or path.read_bytes() != content:
-        path.write_bytes(content)
-    return str(path)
-
-
-intersphinx_mapping = {"ansible": (ANSIBLE, write_inventory(SOURCE / "ansible.inv"))}
+def link_to_ansible(
+    app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.Element
+) -> nodes.reference | None:
+    """A label that is not on this site leads to Ansible's, if it is one of theirs."""
+    label = str(node["reftarget"])
+    builtin = re.fullmatch(r"ansible_collections\.ansible\.builtin\.(\w+)", label)
+    page = f"collections/ansible/builtin/{builtin[1]}.html" if builtin else ANSIBLE_LABELS.get(label)
+    return nodes.reference("", "", content, internal=False, refuri=ANSIBLE + page) if page else None
 
 
 def page_of(name: str) -> str:
-    """The page of the reference for a module (its short name will do) or a role (by its full name), or nothing."""
-    kind = "role" if name.startswith(COLLECTION) and name.removeprefix(COLLECTION) not in MODULES else "module"
-    page = f"reference/{name.removeprefix(COLLECTION)}_{kind}"
-    return page if (SOURCE / f"{page}.rst").exists() else ""
+    """The page of the reference for a module (its short name will do), a role or a callback (by its full name), or nothing."""
+    short = name.removeprefix(COLLECTION)
+    kinds = ("module", "role", "callback") if name != short else ("module",)
+    pages = [f"reference/{short}_{kind}" for kind in kinds]
+    return next((page for page in pages if (SOURCE / f"{page}.rst").exists()), "")
 
 
 class LinkReference(SphinxTransform):
@@ -90,9 +91,9 @@ class LinkReference(SphinxTransform):
 
 
 COLLECTION = "anvil.serving."
-MODULES = {path.name.removesuffix("_module.rst") for path in (SOURCE / "reference").glob("*_module.rst")}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_transform(LinkReference)
+    app.connect("missing-reference", link_to_ansible)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

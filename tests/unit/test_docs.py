@@ -72,10 +72,10 @@ def test_every_page_that_the_code_names_is_there() -> None:
     assert not {name for name in names if not (REPO / name).exists()}
 
 
-@pytest.mark.parametrize("kind", ["plugins/modules/*.py", "roles/*", "playbooks/*.yml"])
+@pytest.mark.parametrize("kind", ["plugins/modules/*.py", "plugins/callback/*.py", "roles/*", "playbooks/*.yml"])
 def test_every_module_role_and_playbook_is_described(kind: str) -> None:
     page = (DOCS / "reference.md").read_text()
-    prefix = "anvil.serving." if kind.startswith("roles") else ""
+    prefix = "anvil.serving." if kind.startswith(("roles", "plugins/callback")) else ""
     names = [path.name.removesuffix(".py") for path in sorted(REPO.glob(kind))]
     assert names
     assert not [name for name in names if f"`{prefix}{name}`" not in page]
