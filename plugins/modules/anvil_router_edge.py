@@ -7,19 +7,21 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_router_edge
-short_description: Promote the edge's configuration, with no connection dropped
+short_description: Promote the edge's configuration without dropping a connection
 version_added: 1.0.0
 author:
   - The anvil.serving authors (@fakoli)
 description:
-  - The edge is the HAProxy before a router's replicas. With O(config), its configuration is promoted as
-    M(anvil.serving.anvil_router_promote) promotes a router's - HAProxy's own check in a side container, an immutable
-    revision in the edge's volume, one rename, a reload, and the way back, verified, if anything fails.
-  - A reload is HAProxy's own. A new process takes over the listening sockets while the old one ends its requests. The
-    new one must tell that it has read this very configuration, and stay.
-  - Without O(config) it only looks whether the process has read the file that is written, and reloads it if not.
-  - While the edge is reloaded it holds the lock of the replicas' config volume, so that nobody promotes or restarts one;
-    it is refused while a replica is drained, because the new process would lead clients to it.
+  - The edge is the HAProxy in front of a router's replicas. With O(config), its configuration is promoted as
+    M(anvil.serving.anvil_router_promote) promotes a router's. HAProxy checks it in a side container, it becomes an
+    immutable revision in the edge's volume, one rename makes it live, and HAProxy is reloaded. If anything fails, the
+    old configuration is made live again, and that is verified.
+  - HAProxy reloads itself. A new process takes over the listening sockets while the old one ends its requests. The new
+    process must report the hash of this configuration, and stay up.
+  - Without O(config) the module compares the configuration in memory with the written file, and reloads HAProxy if they
+    differ.
+  - The module holds the lock of the replicas' config volume during the reload, so that no replica is promoted or
+    restarted. It refuses to reload while a replica is drained, because the new process would send it requests.
 options:
   state:
     description:
@@ -30,7 +32,7 @@ options:
     default: present
   container:
     description:
-      - The edge's container. If it does not exist or is stopped, the configuration is made live for its next start.
+      - The edge's container. If it does not exist or is stopped, the configuration becomes live at its next start.
     type: str
     default: anvil-router-edge
   config:
@@ -44,58 +46,59 @@ options:
     default: anvil-router-edge-cfg
   image:
     description:
-      - The edge's image, used to validate where no container exists, or where O(reload=false) says that the container
-        is about to be replaced. Never pulled.
+      - The edge's image. It validates the configuration if no container exists, or if O(reload=false) says that the
+        container is about to be replaced. The module never pulls it.
     type: str
     default: ''
   writer_image:
     description:
-      - An image with C(python3) that writes into the volume; the router's will do. Never pulled.
+      - An image with C(python3) that writes into the volume, such as the router's. The module never pulls it.
     type: str
     default: ''
   folders:
     description:
-      - What a container that is not there yet will mount read-only, path inside to folder of the host, such as the
-        folder of the certificates; HAProxy's check needs to see it.
+      - Folders that the container will mount read-only once it exists, such as the folder of the certificates. A
+        mapping of the path inside the container to the folder of the host. HAProxy's check needs them.
     type: dict
     default: {}
   dry_boot:
     description:
-      - Whether a throwaway HAProxy must first come up on the configuration. Its check opens no sockets.
+      - Whether a throwaway HAProxy must first come up on the configuration. HAProxy's own check opens no sockets.
     type: bool
     default: true
   revision:
     description:
-      - What O(state=rolled_back) goes back to, V(previous) or the beginning of a revision's sha256.
+      - The revision for O(state=rolled_back), V(previous) or the beginning of a revision's sha256.
     type: str
     default: previous
   keep:
     description:
-      - How many revisions the volume holds; the live one and the one before it are never removed.
+      - The number of revisions that the volume keeps. The live one and the one before it are never removed.
     type: int
     default: 10
   reload:
     description:
-      - Whether to reload a running edge. With V(false) the configuration is live for its next start.
+      - Whether to reload a running edge. With V(false) it reads the configuration at its next start.
     type: bool
     default: true
   force:
     description:
-      - Reload although the configuration is the same, to read a renewed certificate.
+      - Whether to reload although the configuration is the same, to read a renewed certificate.
     type: bool
     default: false
   timeout:
     description:
-      - Seconds within which the new process must have taken over.
+      - Seconds within which the new process must take over.
     type: float
     default: 15
   settle:
     description:
-      - Seconds for which it must then stay. Left out, it is 2 s for a configuration that has lived, and 8 s for another.
+      - Seconds for which the new process must then stay up. Without it, a configuration that has run for 8 s before is
+        observed for 2 s, and any other for 8 s.
     type: float
   lock_timeout:
     description:
-      - Seconds to wait for a promotion or a restart of the replicas to end.
+      - Seconds to wait for a running promotion or restart of the replicas to end.
     type: float
     default: 60
   docker_host:
@@ -106,7 +109,7 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Lets HAProxy check the configuration, and changes nothing.
+    description: HAProxy checks the configuration, and nothing is changed.
   diff_mode:
     support: full
     description: Shows the configuration before and after.
@@ -119,18 +122,18 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: The edge runs on the configuration that the inventory renders
+- name: Promote the configuration that the inventory renders
   anvil.serving.anvil_router_edge:
     config: "{{ anvil.router_files.edge }}"
     image: anvil.local/edge:1
     writer_image: anvil.local/router:0.13.2
 
-- name: Back to the configuration before
+- name: Roll back to the previous configuration
   anvil.serving.anvil_router_edge:
     state: rolled_back
     writer_image: anvil.local/router:0.13.2
 
-- name: The edge presents the renewed certificate
+- name: Make the edge present a renewed certificate
   anvil.serving.anvil_router_edge:
     force: true
 """
@@ -138,42 +141,42 @@ EXAMPLES = r"""
 RETURN = r"""
 revision:
   description:
-    - With O(config) or O(state=rolled_back) the live revision before and after. Otherwise the hash of the configuration
-      in memory, and of the one that is written.
+    - With O(config) or O(state=rolled_back), the live revision before and after. Otherwise the hash of the
+      configuration in memory, and of the written one.
   returned: success
   type: dict
   sample: {"old": "1f0c3e8f6a0c1c9d", "new": "9c0e3f0d7bb0c5e2"}
 actions:
-  description: What was done, or in check mode what would be, in order.
+  description: The actions taken, or in check mode the actions that would be taken, in order.
   returned: success, with O(config) or O(state=rolled_back)
   type: list
   elements: str
   sample: ["validated", "switched from 1f0c3e8f6a0c to 9c0e3f0d7bb0", "reloaded", "verified"]
 reloaded:
-  description: Whether the running edge was reloaded. False where it does not run.
+  description: Whether the running edge was reloaded; false if it does not run.
   returned: success, with O(config) or O(state=rolled_back)
   type: bool
 verified:
-  description: The proof that it took the configuration and stayed up; null where nothing was reloaded.
+  description: The proof that it read the configuration and stayed up; null if nothing was reloaded.
   returned: success, with O(config) or O(state=rolled_back)
   type: dict
 history:
-  description: Every revision held, the live one first.
+  description: Every revision in the volume, the live one first.
   returned: success, with O(config) or O(state=rolled_back)
   type: list
   elements: dict
 warnings:
-  description: What an operator should know although nothing failed.
+  description: Facts that an operator should know although nothing failed.
   returned: success
   type: list
   elements: str
 seconds:
-  description: How long the reload of O(force), or of a file that was not read yet, took.
-  returned: success, where nothing was promoted
+  description: How long a reload without a promotion took, in seconds.
+  returned: success, if nothing was promoted
   type: float
   sample: 0.31
 problems:
-  description: Everything that is wrong, each with C(what), C(where), C(why), C(hint) and C(log).
+  description: All problems, each with C(what), C(where), C(why), C(hint) and C(log).
   returned: failure
   type: list
   elements: dict

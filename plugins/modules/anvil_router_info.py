@@ -7,16 +7,16 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_router_info
-short_description: The router's state, its live revision, and real answers through it
+short_description: Report a router's state and live revision, and request real completions through it
 version_added: 1.0.0
 author:
   - The anvil.serving authors (@fakoli)
 description:
-  - Tells whether the router runs and answers, where, on which revision of its files, and which other revisions are
-    held.
-  - With O(ask) it also sends one real chat completion per model through the router, and fails unless every one is
+  - Reports whether the router runs and answers, where, on which revision of its files, and which other revisions the
+    volume holds.
+  - With O(ask) it also requests one real chat completion per model through the router, and fails unless each is
     answered.
-  - An absent router is not a failure, unless it is asked something.
+  - An absent router is not a failure, except with O(ask).
 options:
   container:
     description:
@@ -25,13 +25,13 @@ options:
     default: anvil-router
   edge:
     description:
-      - The container of the edge, where the router has replicas; O(container) is then one of them. O(ask) goes where
-        clients go, to the edge's published port, with TLS where it has certificates.
+      - The container of the edge, for a router with replicas. O(container) is then one of them. O(ask) connects where
+        clients do, to the edge's published port, with TLS if it has certificates.
     type: str
     default: ''
   image:
     description:
-      - The router's image, needed to read the volume's history where no container exists.
+      - The router's image. It is needed to read the volume if no container exists.
     type: str
     default: ''
   volume:
@@ -46,7 +46,7 @@ options:
     default: /etc/anvil
   ask:
     description:
-      - The models (presets or routes of the router) that one chat completion each is sent to.
+      - The models (presets or routes of the router) to request one chat completion each from.
     type: list
     elements: str
     default: []
@@ -56,38 +56,39 @@ options:
     type: str
   prompt:
     description:
-      - What O(ask) says to each of them.
+      - The prompt of O(ask).
     type: str
     default: Say hello.
   max_tokens:
     description:
-      - How long an answer may be.
+      - The longest answer, in tokens.
     type: int
     default: 32
   ask_timeout:
     description:
-      - Seconds for each completion. A tier that is not ready yet is asked again for 10 seconds at most.
+      - Seconds for each completion. A request to a tier that is not ready is repeated for 10 seconds at most.
     type: float
     default: 60
   ca_file:
     description:
-      - A PEM file on the host with the certificate that the edge's must be, or must be signed by, for O(ask). Left out, the
-        edge must present one of the certificates in the folder that it mounts.
+      - A PEM file on the host for O(ask), with the edge's certificate or the one that signed it. Without it the edge must
+        present one of the certificates in the folder that it mounts.
     type: path
   server_name:
     description:
-      - The name that the edge is asked for, and that its certificate must be for. Left out, any name will do.
+      - The server name to request from the edge (SNI). Its certificate must be for this name. Without it any name is
+        accepted.
     type: str
     default: ''
   docker_host:
     description:
-      - The Docker Engine. Its published ports are asked only if it is a local socket.
+      - The Docker Engine. Requests are sent to published ports only if it is a local socket.
     type: str
     default: unix:///var/run/docker.sock
 attributes:
   check_mode:
     support: full
-    description: Changes nothing in any mode; in check mode nothing is asked.
+    description: Changes nothing in any mode. In check mode O(ask) sends no request.
   diff_mode:
     support: none
     description: Changes nothing.
@@ -99,11 +100,11 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: What does the router do?
+- name: Read the router's state
   anvil.serving.anvil_router_info:
   register: router
 
-- name: Every tier answers through the router
+- name: Request a completion from every tier through the router
   anvil.serving.anvil_router_info:
     ask: [planning, chat]
     token: "{{ router_token }}"
@@ -118,35 +119,35 @@ router:
     exists: {description: Whether the container exists., type: bool, returned: always}
     state: {description: The container's state; V(absent) if there is none., type: str, returned: always}
     container_id: {description: The container's id., type: str, returned: always}
-    image_id: {description: The id of the image that it runs., type: str, returned: always}
+    image_id: {description: The id of the image that the container runs., type: str, returned: always}
     started_at: {description: When it was started., type: str, returned: always}
-    restarts: {description: How often its policy restarted it., type: int, returned: always}
+    restarts: {description: How often its restart policy started it again., type: int, returned: always}
     healthy: {description: Whether C(/healthz) answers 200., type: bool, returned: always}
     endpoint: {description: Where this host reaches it., type: str, returned: always}
-    unauthorized_status: {description: What a request without token gets; 401 is wanted., type: int, returned: always}
-    token_set: {description: Whether it wants a token; null if it does not answer., type: bool, returned: always}
-    revision: {description: The live revision; null is no file., type: str, returned: always}
+    unauthorized_status: {description: The status of a request without a token; it should be 401., type: int, returned: always}
+    token_set: {description: Whether it requires a token; null if it does not answer., type: bool, returned: always}
+    revision: {description: The live revision; null means no file., type: str, returned: always}
     loaded: {description: Whether the running process has read it; null if nothing runs., type: bool, returned: always}
-    in_flight: {description: The step of a promotion under way or interrupted., type: str, returned: always}
+    in_flight: {description: The step of a promotion that runs or was interrupted., type: str, returned: always}
     generation: {description: V(profile) or V(gateway) as its image was validated., type: str, returned: always}
     version: {description: The anvil-serving version that validated it., type: str, returned: always}
-    history: {description: Every revision held., type: list, elements: dict, returned: always}
+    history: {description: Every revision in the volume., type: list, elements: dict, returned: always}
   sample: {"exists": true, "state": "running", "healthy": true, "endpoint": "http://127.0.0.1:8000", "token_set": true}
 edge:
   description:
-    - The edge and the health of each replica as it sees them; null without O(edge).
-    - C(loaded) tells whether it has read the configuration that is written, C(problem) why it could not be asked.
+    - The edge, and the health of each replica as the edge sees it; null without O(edge).
+    - C(loaded) is whether it has read the written configuration, C(problem) why it could not be read.
   returned: success
   type: dict
   sample: {"exists": true, "state": "running", "healthy": true, "loaded": true, "tls": false, "version": "3.0.11",
     "replicas": [{"name": "anvil-router-1", "status": "UP", "sessions": 3, "queued": 0}]}
 answers:
-  description: What each model of O(ask) said, with C(ok), C(status), C(text) and C(seconds).
+  description: The answer of each model of O(ask), with C(ok), C(status), C(text) and C(seconds).
   returned: success
   type: dict
   sample: {"planning": {"ok": true, "status": 200, "text": "Hello.", "seconds": 0.21}}
 problems:
-  description: Everything that is wrong, each with C(what), C(where), C(why), C(hint) and C(log).
+  description: All problems, each with C(what), C(where), C(why), C(hint) and C(log).
   returned: failure
   type: list
   elements: dict

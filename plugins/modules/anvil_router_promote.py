@@ -14,29 +14,28 @@ author:
 description:
   - Validates a router's configuration (and quality profile) with the loader of the image that the router runs, writes
     it into the router's config volume as an immutable revision, switches to it with one C(rename(2)), restarts the
-    router and proves that it stays up.
-  - Anything that fails after the switch is undone and that is verified too; the module then fails with the reason, the
-    end of the router's log and what is live. A first promotion is undone to no file at all.
-  - A run that was killed is finished or undone by the next one. Promotions of one volume never overlap, whoever runs
-    them.
-  - A volume laid out by C(anvil-serving router promote) (plain files) is taken over at the first promotion.
+    router, and verifies that it stays up.
+  - If anything fails after the switch, the old revision is made live again and verified. The module then fails with the
+    reason, the end of the router's log, and the revision that is live. A first promotion goes back to no file.
+  - If a run is killed, the next run finishes or undoes it. Promotions of one volume never overlap.
+  - The first promotion takes over a volume with the plain files of C(anvil-serving router promote).
 options:
   state:
     description:
       - V(present) makes O(config) and O(profile) live.
-      - V(rolled_back) makes the revision named by O(revision) live again, with the same care.
+      - V(rolled_back) makes the revision named by O(revision) live again, with the same checks.
     type: str
     choices: [present, rolled_back]
     default: present
   container:
     description:
-      - The router's container. If it does not exist or is stopped, the files are made live for its next start.
+      - The router's container. If it does not exist or is stopped, it reads the files at its next start.
     type: str
     default: anvil-router
   image:
     description:
-      - The router's image, used to validate where no container exists, or where O(reload=false) says that the
-        container is about to be replaced. Otherwise the image that the container runs is used. Never pulled.
+      - The router's image. It validates the files if no container exists, or if O(reload=false) says that the container
+        is about to be replaced. Otherwise the image that the container runs does. The module never pulls it.
     type: str
     default: ''
   volume:
@@ -51,12 +50,12 @@ options:
     default: /etc/anvil
   config:
     description:
-      - The text of C(config.toml). Left out, the live one is kept. It names secrets' environment variables, never
-        secrets.
+      - The text of C(config.toml). Without it the live one is kept. It names the environment variables of secrets,
+        never their values.
     type: str
   profile:
     description:
-      - The text of C(profile.json), for profile routers (anvil-serving up to 0.13.2). Left out, the live one is kept.
+      - The text of C(profile.json), for profile routers (anvil-serving up to 0.13.2). Without it the live one is kept.
     type: str
   config_src:
     description:
@@ -68,94 +67,93 @@ options:
     type: path
   files:
     description:
-      - For a container that is no router, all the files that its configuration is made of. Files of an earlier
-        revision that are not named here are not kept.
+      - For a container that is no router, all files of its configuration. Files of an earlier revision that are not
+        named here are removed.
     type: list
     elements: dict
     suboptions:
       dest:
         description:
-          - Where it lies below O(mount), with subfolders; a path below O(mount) may also be given in full.
+          - The path of the file below O(mount), relative or in full.
         type: str
         required: true
       content:
         description:
-          - Its text, with line ends normalised.
+          - The text of the file. Line ends are normalised.
         type: str
       src:
         description:
-          - A file on the host with its text.
+          - A file on the host with the text.
         type: path
   validator:
     description:
-      - For a container that is no router, a command of its own image that ends with 0 if the files at O(mount) are
-        good. It runs as a list of words, without a shell, without network, and read-only.
+      - For a container that is no router, a command of its image that exits with 0 if the files at O(mount) are valid.
+        It runs without a shell, without network, and read-only.
     type: list
     elements: str
   reload_signal:
     description:
-      - A signal that makes the container read its files again, such as V(SIGUSR2). Left out, it is restarted.
+      - A signal that makes the container read its files again, such as V(SIGUSR2). Without it the container is restarted.
     type: str
     default: ''
   health_path:
     description:
-      - For a container that is no router, a path that answers 200 when it is well. A router's is C(/healthz).
+      - For a container that is no router, a path that answers 200 when it is healthy. A router's is C(/healthz).
     type: str
     default: ''
   writer_image:
     description:
-      - An image with C(python3) that writes into the volume, where the container's own has none. Never pulled.
+      - An image with C(python3) that writes into the volume, if the container's own has none. The module never pulls it.
     type: str
     default: ''
   layout:
     description:
       - V(revisions) keeps the volume in immutable revisions.
-      - V(plain) hands it back as plain files, as C(anvil-serving router promote) lays it out, and forgets history.
-        With O(config) or O(profile) these are promoted first.
+      - V(plain) leaves plain files, as C(anvil-serving router promote) does, and removes the history. O(config) and
+        O(profile) are promoted first if they are given.
     type: str
     choices: [revisions, plain]
     default: revisions
   replicas:
     description:
-      - Containers that share O(volume), each with a pointer of its own below C(.anvil/live/); its command names
-        C(.anvil/live/NAME/config.toml). They are promoted one after the other, and a bad candidate does not get past
-        the first. Replaces O(container).
+      - Containers that share O(volume), instead of O(container). Each reads C(.anvil/live/NAME/config.toml) through its
+        own pointer. They are promoted one after the other, and a bad candidate does not get past the first.
     type: list
     elements: str
     default: []
   edge:
     description:
-      - The container of the HAProxy in front of O(replicas). Each replica is drained before it is restarted, and
-        readmitted after it was verified.
+      - The container of the HAProxy in front of O(replicas). Each replica is drained before its restart, and readmitted
+        after it was verified.
     type: str
     default: ''
   drain_timeout:
     description:
-      - Seconds within which the requests that a replica carries must have ended.
+      - Seconds within which the requests in flight of a replica must end.
     type: float
     default: 330
   dry_boot:
     description:
       - Whether a throwaway container of the router's image, environment and networks must first come up on the
-        candidate and pass the probes. Not for a container that is no router.
+        candidate and pass the probes. Only for routers.
     type: bool
     default: true
   environment:
     description:
-      - What a router that is not there yet will have in its environment, for O(dry_boot).
+      - The environment of a router that does not exist yet, for O(dry_boot).
     type: dict
     default: {}
   probes:
     description:
-      - Requests that the candidate must answer as told, in the dry boot and after the restart, beside those that are
-        always asked (see the notes).
+      - Requests that the candidate must answer as specified, in the dry boot and after the restart, in addition to the
+        built-in ones (see the notes).
     type: list
     elements: dict
     default: []
     suboptions:
       name:
         description:
-          - What it is called in messages.
+          - The name of the probe in messages.
         type: str
       method:
         description:
@@ -164,37 +162,37 @@ options:
         default: GET
       path:
         description:
-          - The path, with its query.
+          - The path, with the query.
         type: str
         required: true
       headers:
         description:
-          - Headers that may be seen.
+          - Headers that are not secret.
         type: dict
         default: {}
       header_files:
         description:
-          - Headers that are secret, each with the file on the host that holds its value.
+          - Secret headers, each with the file on the host that holds its value.
         type: dict
         default: {}
       body:
         description:
-          - The body; a mapping is sent as JSON.
+          - The body. A mapping is sent as JSON.
         type: raw
       status:
         description:
-          - The statuses that are good.
+          - The expected statuses.
         type: list
         elements: int
         default: [200]
       json:
         description:
-          - Dotted path in the answer's JSON, and the value that must be there.
+          - Dotted paths in the JSON of the answer, each with the expected value.
         type: dict
         default: {}
       token:
         description:
-          - Whether to send the router's own token, taken from its environment.
+          - Whether to send the router's token, which is read from its environment.
         type: bool
         default: true
       timeout:
@@ -204,28 +202,28 @@ options:
         default: 10
   revision:
     description:
-      - What O(state=rolled_back) goes back to, V(previous) or the beginning of a revision's sha256.
+      - The revision for O(state=rolled_back), V(previous) or the beginning of a revision's sha256.
     type: str
     default: previous
   keep:
     description:
-      - How many revisions the volume holds; the live one and the one before it are never removed.
+      - The number of revisions that the volume keeps. The live one and the one before it are never removed.
     type: int
     default: 10
   reload:
     description:
-      - Whether to restart and verify a running router. With V(false) the files are live for its next start, and the
-        next run knows that they were not loaded.
+      - Whether to restart and verify a running router. With V(false) it reads the files at its next start, and the next
+        run knows that they are not loaded yet.
     type: bool
     default: true
   validate_only:
     description:
-      - Validate and change nothing.
+      - Whether to validate only and change nothing.
     type: bool
     default: false
   grace:
     description:
-      - Seconds that the router gets to end its requests when it is restarted.
+      - Seconds that a router gets to end its requests when it is restarted.
     type: int
     default: 10
   start_timeout:
@@ -235,9 +233,10 @@ options:
     default: 30
   settle:
     description:
-      - Seconds for which it must then stay up and answer. Left out, it is 2 s where something speaks for the candidate (a
-        process that has lived on this very config, be it another profile), and what nothing speaks for must have lived for
-        8 s, in the dry boot before anything is touched, or without one in the first replica.
+      - Seconds for which the router must then stay up and answer.
+      - Without it the router is observed for 2 s. A candidate with no earlier evidence is observed for 8 s, in the dry boot,
+        or without one in the first replica. Earlier evidence is a process that ran on this config for 8 s, even with another
+        profile.
     type: float
   lock_timeout:
     description:
@@ -246,13 +245,13 @@ options:
     default: 60
   docker_host:
     description:
-      - The Docker Engine. Its published ports are asked only if it is a local socket.
+      - The Docker Engine. Requests are sent to published ports only if it is a local socket.
     type: str
     default: unix:///var/run/docker.sock
 attributes:
   check_mode:
     support: full
-    description: Validates for real, in a side container that sees no volume, and changes nothing.
+    description: Validates the files in a side container without the volume, and changes nothing.
   diff_mode:
     support: full
     description: Shows the files before and after.
@@ -260,30 +259,30 @@ requirements:
   - Docker Engine 24 or newer
   - Docker SDK for Python
 notes:
-  - A profile router (up to 0.13.2) is asked for its routing decision per tier and preset, and each must be what the
-    image's own code decides with the candidate's files; no model is asked.
-  - A gateway router has no such request. It must tell the hash of the candidate as the config it has in memory, and its
-    tiers.
+  - Built-in probes of a profile router (up to 0.13.2) request its routing decision per tier and preset. Each must be the
+    decision of the image's own code with the candidate's files. No request reaches a model.
+  - Built-in probes of a gateway router request the hash of the config in memory, which must be the candidate's, and the
+    health of its tiers.
 seealso:
   - module: anvil.serving.anvil_router_info
 """
 
 EXAMPLES = r"""
-- name: The router's files are live
+- name: Promote the router's files
   anvil.serving.anvil_router_promote:
     image: anvil.local/router:0.13.2
     config: "{{ lookup('ansible.builtin.template', 'config.toml.j2') }}"
     profile: "{{ lookup('ansible.builtin.file', 'profile.json') }}"
 
-- name: A freshly measured profile, with the config that is live
+- name: Promote a freshly measured profile and keep the live config
   anvil.serving.anvil_router_promote:
     profile: "{{ lookup('ansible.builtin.file', 'measured.json') }}"
 
-- name: Back to what was live before
+- name: Roll back to the previous revision
   anvil.serving.anvil_router_promote:
     state: rolled_back
 
-- name: Would the router accept this?
+- name: Check whether the router would accept a config
   anvil.serving.anvil_router_promote:
     config: "{{ lookup('ansible.builtin.file', 'config.toml') }}"
     validate_only: true
@@ -291,39 +290,39 @@ EXAMPLES = r"""
 
 RETURN = r"""
 revision:
-  description: The live revision before and after, by sha256; null is no file.
+  description: The live revision before and after, by sha256; null means no file.
   returned: success
   type: dict
   sample: {"old": null, "new": "4f0c3e8f6a0c1c9d0e3f0d7bb0c5e2a4a6f2bb0b2c6e3f1d7a9b8c7d6e5f4a3b"}
 actions:
-  description: What was done, or in check mode what would be, in order.
+  description: The actions taken, or in check mode the actions that would be taken, in order.
   returned: success
   type: list
   elements: str
   sample: ["validated", "switched from no file to 4f0c3e8f6a0c", "reloaded", "verified"]
 reloaded:
-  description: Whether the router was restarted on the new revision. False where it does not run yet.
+  description: Whether the router was restarted on the new revision; false if it does not run.
   returned: success
   type: bool
 verified:
-  description: The proof that it came up and stayed up; null where nothing was reloaded.
+  description: The proof that it came up and stayed up; null if nothing was reloaded.
   returned: success
   type: dict
   sample: {"started_at": "2026-07-04T10:00:00.123456789Z", "pid": 4242, "seconds": 2.41}
 history:
-  description: Every revision held, the live one first.
+  description: Every revision in the volume, the live one first.
   returned: success
   type: list
   elements: dict
   sample: [{"revision": "4f0c3e8f6a0c", "live": true, "verified_at": 1783159200.1, "created_at": 1783159197.2,
     "origin": "promoted", "files": ["config.toml", "profile.json"]}]
 warnings:
-  description: What an operator should know although nothing failed.
+  description: Facts that an operator should know although nothing failed.
   returned: success
   type: list
   elements: str
 problems:
-  description: Everything that is wrong, each with C(what), C(where), C(why), C(hint) and C(log).
+  description: All problems, each with C(what), C(where), C(why), C(hint) and C(log).
   returned: failure
   type: list
   elements: dict
@@ -347,11 +346,7 @@ OPTIONS = {
     "files": {
         "type": "list",
         "elements": "dict",
-        "options": {
-            "dest": {"type": "str", "required": True},
-            "content": {"type": "str"},
-            "src": {"type": "path"},
-        },
+        "options": {"dest": {"type": "str", "required": True}, "content": {"type": "str"}, "src": {"type": "path"}},
     },
     "validator": {"type": "list", "elements": "str"},
     "reload_signal": {"type": "str", "default": ""},

@@ -12,41 +12,41 @@ version_added: 1.0.0
 author:
   - The anvil.serving authors (@fakoli)
 description:
-  - With an edge, each replica is drained, restarted, and given requests again when its health check passes, before the
-    next one is touched; no client notices. A replica that fails ends it, and the others are left as they are.
+  - With an edge, each replica is drained, restarted, and readmitted when its health check passes, before the next one is
+    touched. No client notices. The first replica that fails ends the restart; those after it are not touched.
   - Without an edge the one container is restarted, and C(/healthz) must answer on its published port.
-  - Changes no file. Use M(anvil.serving.anvil_router_promote) for those.
+  - Changes no file. Use M(anvil.serving.anvil_router_promote) for that.
 options:
   replicas:
     description:
-      - The router's containers, in this order.
+      - The router's containers, in the order of the restart.
     type: list
     elements: str
     default: [anvil-router]
   edge:
     description:
-      - The edge's container; empty where there is none.
+      - The edge's container; empty if there is none.
     type: str
     default: ''
   drain_timeout:
     description:
-      - Seconds that the requests of a replica get to end. A replica that is not drained then gets requests again, is
+      - Seconds within which the requests in flight of a replica must end. Otherwise the replica gets requests again, is
         not restarted, and the module fails.
     type: float
     default: 330
   grace:
     description:
-      - Seconds that the process gets to end by itself.
+      - Seconds that the process gets to end by itself before it is killed.
     type: int
     default: 10
   start_timeout:
     description:
-      - Seconds within which it must answer again.
+      - Seconds within which the restarted container must answer.
     type: float
     default: 60
   lock_timeout:
     description:
-      - Seconds to wait for a promotion of the router's files to end; none begins while it restarts.
+      - Seconds to wait for a running promotion of the router's files to end. None can begin during the restart.
     type: float
     default: 60
   docker_host:
@@ -57,7 +57,7 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Tells that it would restart, and does nothing.
+    description: Checks that the replicas exist and reports a change; restarts nothing.
   diff_mode:
     support: none
     description: Nothing to compare.
@@ -77,12 +77,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 seconds:
-  description: How long each replica took, drain included.
+  description: Seconds that each replica took, including the drain.
   returned: success
   type: dict
   sample: {"anvil-router-1": 2.91, "anvil-router-2": 2.68}
 problems:
-  description: Everything that is wrong, each with C(what), C(where), C(why), C(hint) and C(log).
+  description: All problems, each with C(what), C(where), C(why), C(hint) and C(log).
   returned: failure
   type: list
   elements: dict

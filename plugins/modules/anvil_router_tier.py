@@ -14,14 +14,14 @@ author:
 description:
   - Quiesces, drains and readmits a tier through the router's transition API, so that the serve behind it can be
     replaced without a failed request.
-  - Needs a router that has a token (C([server].auth_env)). A router without this API is told by its answer.
-  - The router readmits only a tier whose serve names the configured model. The tier's config needs C(health_path) and
-    C(model_identity) for that; without them the module says so.
-  - A router keeps these states in memory. A restarted router has admitted every tier again.
+  - The router needs a token (C([server].auth_env)). The module fails with a hint if the router has no such API.
+  - The router readmits a tier only if the serve behind it reports the configured model. For that the tier's config needs
+    C(health_path) and C(model_identity); the module fails with a hint if they are missing.
+  - A router keeps these states in memory. After a restart every tier is admitted again.
 options:
   containers:
     description:
-      - The router's containers, every replica of it. They do not tell each other.
+      - The router's containers. Name every replica, because they do not share these states.
     type: list
     elements: str
     default: [anvil-router]
@@ -32,27 +32,27 @@ options:
     default: ''
   state:
     description:
-      - V(status) only looks.
-      - V(quiesced) gives the tier no new requests.
-      - V(drained) also waits until it carries none.
-      - V(admitted) gives it requests again, once the router has seen the configured model behind it.
+      - V(status) only reports.
+      - V(quiesced) sends the tier no new requests.
+      - V(drained) also waits until it has no requests in flight.
+      - V(admitted) sends it requests again, once the router has found the configured model behind it.
     type: str
     choices: [status, quiesced, drained, admitted]
     default: status
   reason:
     description:
-      - What the router notes as the reason.
+      - The reason that the router records.
     type: str
     default: operator
   drain_timeout:
     description:
-      - Seconds that requests in flight get to end, 0 to 3600. A tier that is not drained then stays quiesced, and the
-        module fails.
+      - Seconds within which requests in flight must end, 0 to 3600. Otherwise the tier stays quiesced, and the module
+        fails.
     type: int
     default: 330
   retry:
     description:
-      - Seconds for which a readmission is tried again, while the router or the serve behind the tier is still starting.
+      - Seconds for which a readmission is repeated while the router or the serve behind the tier is still starting.
     type: float
     default: 60
   token:
@@ -62,19 +62,19 @@ options:
     required: true
   docker_host:
     description:
-      - The Docker Engine, on this very host.
+      - The Docker Engine of this host.
     type: str
     default: unix:///var/run/docker.sock
 attributes:
   check_mode:
     support: full
-    description: Looks at the tier, and tells whether it would change.
+    description: Reads the tier's state and reports whether it would change.
   diff_mode:
     support: none
     description: Nothing to compare.
   idempotent:
     support: full
-    description: A tier that is in that state is left as it is.
+    description: A tier that is already in the state is not changed.
 requirements:
   - Docker Engine 24 or newer
 seealso:
@@ -82,14 +82,14 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: No request is in flight to the heavy tier
+- name: Drain the heavy tier
   anvil.serving.anvil_router_tier:
     tier: heavy
     state: drained
     drain_timeout: 600
     token: "{{ router_token }}"
 
-- name: The heavy tier gets requests again
+- name: Readmit the heavy tier
   anvil.serving.anvil_router_tier:
     tier: heavy
     state: admitted
@@ -98,12 +98,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 routers:
-  description: The tiers as each router sees them.
+  description: The tiers as each router reports them.
   returned: success
   type: dict
   sample: {"anvil-router": [{"tier_id": "heavy", "state": "quiesced", "reason": "operator", "active_requests": 0}]}
 problems:
-  description: Everything that is wrong, each with C(what), C(where), C(why), C(hint) and C(log).
+  description: All problems, each with C(what), C(where), C(why), C(hint) and C(log).
   returned: failure
   type: list
   elements: dict
