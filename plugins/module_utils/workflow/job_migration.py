@@ -22,7 +22,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project impor
 
 DATABASE = "jobs"
 FILE = "sqlite:////data/jobs.sqlite"
-# The word by which the runtime's ``move`` names the store that its environment describes.
+# The name of the store that the environment of the container describes, in the runtime's command ``move``.
 DESCRIBED = "jobs"
 PREFIX = "WORKFLOW_"
 # The servers release their runs within ten seconds.

@@ -39,7 +39,7 @@ class Answer:
 def verify_workflow(service: Service, key: str, inputs: Mapping[str, Any], timeout: float) -> Dict[str, Any]:
     """Run the workflow once, to its end; returns ``outputs`` and ``seconds``. Raises AnvilError if it does not complete."""
     began = time.monotonic()
-    port = service.ports[0][1]
+    bind, port, _target = service.ports[0]
     where = "POST /run on port {0}".format(port)
     answer = _send(service, "POST", "/run", key, inputs)
     while answer.status == 202 or (answer.status == 200 and answer.job_status not in ("", *ENDED)):
@@ -65,8 +65,8 @@ def verify_workflow(service: Service, key: str, inputs: Mapping[str, Any], timeo
             "the workflow is up, but its test request failed",
             where=where,
             why="HTTP {0}: {1}".format(answer.status, text[:1000]),
-            hint="check that the models answer: curl -sS http://127.0.0.1:{0}/readyz; set other inputs with workflow_request, or"
-            " skip the test request with workflow_verify=false".format(port),
+            hint="check that the models answer: curl -sS http://{0}:{1}/readyz; then set other inputs with workflow_request, or"
+            " skip the test request with workflow_verify=false".format(*published_address(bind, port)),
         )
     outputs = answer.body.get("outputs", answer.body) if isinstance(answer.body, Mapping) else answer.body
     return {"outputs": outputs, "seconds": round(time.monotonic() - began, 3)}

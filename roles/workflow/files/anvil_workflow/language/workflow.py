@@ -170,15 +170,15 @@ def _build_inputs(file: WorkflowFile, inputs: tuple[str, ...]) -> type[BaseModel
         python_type = field.field_type.build_type(f"Input_{name}")
         if field.max_length is not None:
             python_type = Annotated[python_type, Field(max_length=field.max_length)]
-        words: dict[str, Any] = {"alias": name}
+        settings: dict[str, Any] = {"alias": name}
         if field.description:
-            words["description"] = field.description
+            settings["description"] = field.description
         if field.required:
-            members[f"input_{number}"] = (python_type, Field(**words))
+            members[f"input_{number}"] = (python_type, Field(**settings))
         elif field.default is None:
-            members[f"input_{number}"] = (python_type | None, Field(default=None, **words))
+            members[f"input_{number}"] = (python_type | None, Field(default=None, **settings))
         else:
-            members[f"input_{number}"] = (python_type, Field(default=field.default, **words))
+            members[f"input_{number}"] = (python_type, Field(default=field.default, **settings))
     return create_model("Inputs", __config__=STRICT, **members)
 
 

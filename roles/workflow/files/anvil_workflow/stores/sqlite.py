@@ -205,10 +205,10 @@ class SqliteStore:
     async def purge(self, before: float) -> int:
         # In pieces: one long transaction would delay every request.
         statement = "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished_at < ? LIMIT 500)"
-        gone = 0
+        deleted = 0
         while self._read("SELECT 1 FROM jobs WHERE finished_at < ? LIMIT 1", (before,)):
-            gone += await self.writer.execute(lambda connection: connection.execute(statement, (before,)).rowcount)
-        return gone
+            deleted += await self.writer.execute(lambda connection: connection.execute(statement, (before,)).rowcount)
+        return deleted
 
     async def get(self, job: str) -> Job | None:
         rows = self._read(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", (job,))
