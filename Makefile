@@ -1,11 +1,11 @@
-# Two commands matter: `make site` and `make test`. Nothing but make and a shell is taken for granted.
+# The two main commands are `make site` and `make test`. Only make and a shell must be installed beforehand.
 VENV := .venv
 TEST_VENV := .venv-test
 DOCS_VENV := .venv-docs
 PYTHON := $(VENV)/bin/python
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-# Where it is set, hundreds of runs of ansible-playbook would each compile all that they import.
+# With it set, each of hundreds of ansible-playbook runs would compile every module that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
@@ -13,45 +13,45 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  %-14s %s\n' "$$t" "$$d"; done
 
 .PHONY: venv
-venv: ## the controller's virtual environment, pinned
+venv: ## create the controller's virtual environment with pinned versions
 	@bootstrap/venv.sh $(VENV) requirements/site.txt
 	@bootstrap/link.sh
 
 .PHONY: site
-site: ## from a bare machine to an answer: two tiers behind the router, on this machine (options: ARGS=...)
+site: ## bring up two tiers behind the router on this machine and ask each one (options: ARGS=...)
 	@VENV=$(VENV) bootstrap/site.sh $(ARGS)
 
 .PHONY: testbed-up
-testbed-up: venv ## the tests' own Docker Engine, with simulated GPUs
+testbed-up: venv ## start the test-bed: a Docker Engine of its own with simulated GPUs
 	@$(PYTHON) tests/testbed/bed.py up
 
 .PHONY: testbed-down
-testbed-down: ## stop that engine and all that runs in it
+testbed-down: ## stop the test-bed and everything that runs in it
 	@test ! -x $(PYTHON) || $(PYTHON) tests/testbed/bed.py down
 
-# --- tests: `make test` runs them all and sets up what they need; `make unit` is for the daily loop ---
+# --- tests: `make test` installs what the tests need and runs all of them; `make unit` is the daily check ---
 T = $(TEST_VENV)/bin
 BED = $(T)/python tests/testbed/bed.py
-# What takes too long for everybody: `make llama`, `make vllm`.
+# Molecule scenarios that take too long for `make test`; `make llama` and `make vllm` run them.
 OPTIONAL := --exclude llama --exclude vllm
-# ansible-lint and molecule install a copy of the collection into HOME, and would find an old one there.
+# ansible-lint and molecule install a copy of the collection into HOME and prefer an older copy that is already there.
 SCRATCH_HOME := $(CURDIR)/.cache/home
 export PATH := $(CURDIR)/$(TEST_VENV)/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
 
-# Of the thousands of files in it few are ever imported, and those are compiled then: half of the time.
+# --no-compile: few of the thousands of installed files are ever imported. Compiling them at import time halves the install time.
 .PHONY: test-venv
 test-venv:
 	@bootstrap/venv.sh $(TEST_VENV) requirements/test.txt --no-compile
 	@bootstrap/link.sh
 
 .PHONY: unit
-unit: test-venv ## unit tests (seconds)
+unit: test-venv ## run the unit tests (seconds)
 	@bootstrap/docker.sh --client
 	@pytest -n auto tests/unit
 
 .PHONY: lint
-lint: test-venv ## ruff, mypy --strict, yamllint, ansible-lint (production), shellcheck
+lint: test-venv ## run ruff, mypy --strict, yamllint, ansible-lint (production) and shellcheck
 	ruff check .
 	ruff format --check .
 	cd .cache/collections && mypy --config-file $(CURDIR)/pyproject.toml -p ansible_collections.anvil.serving.plugins.module_utils
@@ -63,7 +63,7 @@ lint: test-venv ## ruff, mypy --strict, yamllint, ansible-lint (production), she
 	git ls-files -z --cached --others --exclude-standard | xargs -0 grep -lZE '^#!.*\b(ba)?sh\b' | xargs -0 shellcheck
 
 .PHONY: sanity
-sanity: test-venv ## ansible-test sanity, on a copy
+sanity: test-venv ## run ansible-test sanity on a copy of the checkout
 	@tests/testbed/ansible-test/sanity.sh $(TEST_VENV)
 
 .PHONY: bed
@@ -73,41 +73,41 @@ bed: test-venv
 	@$(T)/python tests/testbed/wheels.py
 
 .PHONY: integration
-integration: bed ## integration tests on a real Docker Engine with simulated GPUs
+integration: bed ## run the integration tests on a real Docker Engine with simulated GPUs
 	@$(BED) run -- pytest tests/integration
 
 .PHONY: molecule
-molecule: bed ## molecule scenarios on simulated hosts
+molecule: bed ## run the molecule scenarios on simulated hosts
 	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --all $(OPTIONAL)
 
 .PHONY: llama
-llama: bed ## llama.cpp really compiled (minutes, once): the image, the molecule scenario on it, its speed
+llama: bed ## compile llama.cpp (minutes, once), then test its image, run its molecule scenario and measure its speed
 	@$(T)/python tests/testbed/compiled.py fetch
 	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --scenario-name llama
 	@$(BED) run -- pytest tests/integration/images/test_llama_compiled.py
 	@$(T)/python bench/llama_image
 
 .PHONY: vllm
-vllm: bed ## the real vLLM, on the CPU and behind the router (600 MB of wheels and some minutes, once)
+vllm: bed ## run the molecule scenario on the real vLLM, on the CPU, behind the router (600 MB of wheels and some minutes, once)
 	@$(T)/python tests/testbed/cpuvllm.py fetch
 	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --scenario-name vllm
 
 .PHONY: test
-test: ## everything, on three engines at a time (but what `make llama` and `make vllm` try); they are stopped at the end
+test: ## run every test except `make llama` and `make vllm`, on three Docker Engines in parallel; stop them at the end
 	@{ tests/testbed/tools.sh && bootstrap/roots.sh registry builder dockerhost; } & $(MAKE) --no-print-directory test-venv && wait $$!
 	@$(T)/python tests/testbed/lanes.py $(OPTIONAL)
 
 .PHONY: bench
-bench: bed ## every benchmark; the last line of each is its ratios
+bench: bed ## run every benchmark; the last line of each holds its ratios as JSON
 	@for bench in $$(find bench -type f -perm -u+x ! -name llama_image | sort); do $(T)/python $$bench || exit 1; done
 
 .PHONY: docs
-docs: ## the documentation as a site, in .cache/docs/html; a warning or a broken link fails it
+docs: ## build the documentation site in .cache/docs/html; a warning or a broken link fails the build
 	@bootstrap/venv.sh $(DOCS_VENV) requirements/docs.txt
 	@bootstrap/link.sh
 	@docs/site/build.sh $(DOCS_VENV)
 
 .PHONY: clean
-clean: ## stop the test-bed and remove all that was generated (what `make site` started keeps running)
+clean: ## stop the test-bed and remove all generated files (containers that `make site` started keep running)
 	@test ! -x $(PYTHON) || $(PYTHON) tests/testbed/bed.py down --purge
 	rm -rf .cache .venv .venv-*

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a bed, timed tasks, a table, and one JSON object as the last line."""
+"""Functions shared by the benchmarks: the test-bed, timed tasks, a table, and one JSON object as the last line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSIBLE = Path(sys.executable).parent / "ansible-playbook"
 
 
 def enter_bed(*images: str) -> Bed:
-    """Start the bed and run this very program again inside it."""
+    """Start the bed with these images and run this program again inside it; inside the bed, return it."""
     bed = Bed()
     if bed.is_inside():
         pytest_configure()
@@ -32,7 +32,7 @@ def enter_bed(*images: str) -> Bed:
 
 
 def play(folder: Path, tasks: list[dict[str, Any]], **variables: Any) -> list[dict[str, Any]]:
-    """Run tasks against this machine and return, per task, its name, seconds and result."""
+    """Run tasks on this machine and return the name, seconds and result of each."""
     (folder / "vars.json").write_text(json.dumps(variables))
     playbook = [{"hosts": "localhost", "gather_facts": False, "vars_files": ["vars.json"], "tasks": tasks}]
     (folder / "play.yml").write_text(json.dumps(playbook))
@@ -62,7 +62,7 @@ def _timed(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def medians(timed: list[dict[str, Any]]) -> dict[str, float]:
-    """Median seconds of the tasks of one name; the first of each name only warms up."""
+    """Median seconds per task name; the first run of each task is a warm-up and does not count."""
     by_name: dict[str, list[float]] = {}
     for task in timed:
         by_name.setdefault(task["name"], []).append(task["seconds"])
@@ -70,7 +70,7 @@ def medians(timed: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def report(title: str, rows: dict[str, float], ratios: dict[str, float]) -> None:
-    """A table for people, and the ratios as the last line for machines."""
+    """Print a table of seconds, then the ratios as JSON on the last line."""
     print(title)
     for name, seconds in rows.items():
         print(f"  {name:<44}{seconds * 1000:>9.0f} ms")

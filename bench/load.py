@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Load on a router, bounded: N concurrent clients, half of them short requests, half of them streams; what failed, and p50/p99.
+"""Put bounded load on a router: N concurrent clients, half with short requests, half with streams. Reports failures and p50/p99.
 
     bench/load.py URL --clients 32 --seconds 10 --stream 2 [--token-file FILE] [--model heavy] [--new-connections 0.5]
 
-No client retries: whatever is not a whole answer counts as failed. Loopback only. As a module: ``Load(...).start()``,
+No client retries: any incomplete answer counts as failed. URL must be on loopback. Use as a module: ``Load(...).start()``,
 ``.stop()``, ``.report()``.
 """
 
@@ -22,13 +22,13 @@ from urllib.parse import urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MOST_CLIENTS = 256
-# How long a client that got no answer waits before it asks again (seconds).
+# Seconds that a client waits after a failed request.
 AFTER_FAILURE = 0.1
 
 
 @dataclass
 class Report:
-    """What the clients saw. Times are milliseconds; failures: (kind: reason) -> how often."""
+    """What the clients measured. Times are milliseconds; failures maps "kind: reason" to a count."""
 
     short: int = 0
     streams: int = 0
@@ -42,12 +42,12 @@ class Report:
 
 
 def percentile(values: list[float], part: float) -> float:
-    """The value below which this part of the values lies; 0 where there are none."""
+    """The value (seconds) below which this part of the values lies, in milliseconds; 0 if there are no values."""
     return round(sorted(values)[min(len(values) - 1, int(len(values) * part))] * 1000, 2) if values else 0.0
 
 
 class Load:
-    """Clients in threads, each asking again as soon as it was answered, or a pause later."""
+    """Clients in threads. Each sends its next request when it has the answer to the last one, or a pause later."""
 
     def __init__(
         self,
@@ -61,13 +61,13 @@ class Load:
         timeout: float = 60.0,
         pause: float = 0.0,
     ) -> None:
-        """new_connections: the part of the clients that opens one for each request. streams: the part that streams. pause:
-        seconds of a short one between an answer and its next request."""
+        """new_connections: share of the clients that open a connection per request. streams: share of the clients that stream.
+        pause: seconds that a client with short requests waits after each answer."""
         parts = urlsplit(url)
         if parts.hostname not in LOOPBACK:
-            raise ValueError(f"{url}: load goes to loopback only")
+            raise ValueError(f"{url}: the URL must be on loopback")
         if not 1 <= clients <= MOST_CLIENTS:
-            raise ValueError(f"{clients} clients: 1 to {MOST_CLIENTS}")
+            raise ValueError(f"{clients} clients: the number must be 1 to {MOST_CLIENTS}")
         self.host, self.port = parts.hostname, parts.port or 80
         self.headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
         self.timeout, self.pause = timeout, pause
@@ -91,7 +91,7 @@ class Load:
         return self
 
     def stop(self) -> Report:
-        """Let every client end the request that it has begun."""
+        """Let every client finish its request, then report."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(self.timeout + 5)
@@ -125,7 +125,7 @@ class Load:
                 connection = None
                 with self._lock:
                     self.failures[f"{'stream' if streams else 'short'}: {type(exc).__name__}: {exc}"[:120]] += 1
-                # Or a port that refuses everybody at once would be counted by how fast it refuses.
+                # Without this wait, a port that refuses at once would count thousands of failures.
                 self._stopping.wait(AFTER_FAILURE)
                 continue
             with self._lock:
@@ -140,8 +140,8 @@ class Load:
             if self.pause and not streams:
                 self._stopping.wait(self.pause)
 
-    def _ask(self, connection: http.client.HTTPConnection, said: str, stream: bool) -> http.client.HTTPResponse:
-        body = {"model": self.model, "messages": [{"role": "user", "content": said}], "max_tokens": 16, "stream": stream}
+    def _send(self, connection: http.client.HTTPConnection, content: str, stream: bool) -> http.client.HTTPResponse:
+        body = {"model": self.model, "messages": [{"role": "user", "content": content}], "max_tokens": 16, "stream": stream}
         connection.request("POST", "/v1/chat/completions", json.dumps(body), self.headers)
         reply = connection.getresponse()
         if reply.status != 200:
@@ -149,14 +149,14 @@ class Load:
         return reply
 
     def _short(self, connection: http.client.HTTPConnection) -> float:
-        answer = json.loads(self._ask(connection, "hello", False).read())
+        answer = json.loads(self._send(connection, "hello", False).read())
         if not answer["choices"][0]["message"]["content"]:
             raise ValueError("an answer without text")
         return time.monotonic()
 
     def _stream(self, connection: http.client.HTTPConnection) -> float:
-        """When the first piece came; a stream that does not end with [DONE] was cut."""
-        reply = self._ask(connection, f"{self.stream_seconds:g}", True)
+        """Return the time of the first piece. A stream that does not end with [DONE] is a failure."""
+        reply = self._send(connection, f"{self.stream_seconds:g}", True)
         first, last = 0.0, b""
         while line := reply.readline():
             if line.startswith(b"data:"):
@@ -171,7 +171,7 @@ def main() -> int:
     parser.add_argument("url")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--stream", type=float, default=2, help="seconds of a stream")
+    parser.add_argument("--stream", type=float, default=2, help="seconds that each stream lasts")
     parser.add_argument("--token-file", type=Path)
     parser.add_argument("--model", default="heavy")
     parser.add_argument("--new-connections", type=float, default=0.5)

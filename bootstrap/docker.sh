@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# docker.sh [--client] : a running Docker Engine with Compose v2 and buildx; with --client the engine need not run.
-# Does nothing where they are there. ANVIL_INSTALL_DOCKER=no forbids installing.
+# docker.sh [--client] : installs and starts a Docker Engine with Compose v2 and buildx; with --client the engine need not run.
+# Does nothing if they are present. ANVIL_INSTALL_DOCKER=no forbids installing.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 [ "${1:-}" = --client ] && needs_engine=no || needs_engine=yes
 
-# What counts is whether the client in use can do it: an old `docker` earlier on PATH may lack plugins that another one has.
-missing() { # at once: each is the start of a client
+# Prints which parts are missing. It runs the client itself: an old `docker` earlier on PATH may lack plugins that another one has.
+missing() { # in parallel: each check starts a client
   docker compose version >/dev/null 2>&1 || echo compose &
   docker buildx version >/dev/null 2>&1 || echo buildx &
   [ "$needs_engine" = no ] || docker version >/dev/null 2>&1 || echo engine &
@@ -17,11 +17,11 @@ packages() {
   case "$(os_release ID):$(os_release VERSION_CODENAME)" in
     ubuntu:*) echo docker.io docker-compose-v2 docker-buildx iptables ;;
     debian:bookworm | debian:*) echo docker.io docker-cli docker-compose docker-buildx iptables ;;
-    *) die "this installs Docker on Debian and Ubuntu only; please install Docker Engine, Compose v2 and buildx on $(os_release PRETTY_NAME)" ;;
+    *) die "this script installs Docker on Debian and Ubuntu only; on $(os_release PRETTY_NAME), please install Docker Engine, Compose v2 and buildx by hand" ;;
   esac
 }
 
-# Debian 12 has no Compose v2: the four docker packages come from trixie, and nothing else does, so that libc stays.
+# Debian 12 has no Compose v2: only the four docker packages come from trixie, so that libc is not replaced.
 add_trixie() {
   cat > /etc/apt/sources.list.d/anvil-trixie.sources <<SOURCE
 Types: deb
@@ -59,26 +59,26 @@ start_engine() {
     setsid --fork dockerd >>/var/log/dockerd.log 2>&1 </dev/null
   fi
   for _ in $(seq 120); do docker version >/dev/null 2>&1 && return; sleep .25; done
-  die "the Docker Engine does not answer; see: journalctl -u docker, or /var/log/dockerd.log"
+  die "the Docker Engine does not answer; read its log: journalctl -u docker, or /var/log/dockerd.log"
 }
 
 lacking=$(missing | paste -sd' ')
 [ -n "$lacking" ] || exit 0
 
-# An engine elsewhere is not ours to start.
-[ -z "${DOCKER_HOST:-}" ] || die "DOCKER_HOST=$DOCKER_HOST is missing: $lacking; start or mend that one, or unset DOCKER_HOST"
+# This script never starts or installs a Docker Engine that DOCKER_HOST names.
+[ -z "${DOCKER_HOST:-}" ] || die "DOCKER_HOST=$DOCKER_HOST lacks: $lacking; start or repair that Docker Engine, or unset DOCKER_HOST"
 if ! is_root || [ "${ANVIL_INSTALL_DOCKER:-yes}" = no ]; then
   {
     is_root && why="ANVIL_INSTALL_DOCKER=no" || why="not root"
-    echo "error: Docker is missing: $lacking ($why, so nothing was installed). Run as root:"
+    echo "error: Docker lacks: $lacking. Nothing was installed ($why). Run as root:"
     echo "    $ROOT/bootstrap/docker.sh"
     if [ "$(os_release VERSION_CODENAME)" = bookworm ]; then
-      echo "(Debian 12 has no Compose v2: that script adds trixie as a source for the docker packages, and for nothing else)"
+      echo "(Debian 12 has no Compose v2: the script adds trixie as an apt source for the docker packages only)"
     else
       echo "or, by hand:"
       echo "    apt-get install $(packages) && systemctl enable --now docker"
     fi
-    is_root || echo "If only the right to use the engine is missing: usermod -aG docker $(id -un), and log in again."
+    is_root || echo "If Docker is installed and you only lack permission to use it: usermod -aG docker $(id -un), then log in again."
   } >&2
   exit 1
 fi
@@ -86,4 +86,4 @@ fi
 case $lacking in *compose* | *buildx*) install_docker ;; *) have dockerd || install_docker ;; esac
 [ "$needs_engine" = no ] || docker version >/dev/null 2>&1 || start_engine
 lacking=$(missing | paste -sd' ')
-[ -z "$lacking" ] || die "$(command -v docker) still lacks: $lacking; an older client earlier on PATH hides the installed one"
+[ -z "$lacking" ] || die "$(command -v docker) still lacks: $lacking; an older client earlier on PATH hides the installed one: remove it or change PATH"

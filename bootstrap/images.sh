@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# images.sh [router:VERSION | llama-server:1 | edge:1 | base:1 | postgres:1 | builder:1]... : makes sure that these images are there, as
-# anvil.local/NAME.
-# Public images are their base where a registry answers, the distribution's packages where none does.
-#   ANVIL_REGISTRY=none   never ask a registry         ANVIL_REGISTRY=HOST[:PORT]   ask this mirror instead of the usual ones
-#   PYTHON                a python with pip and the docker SDK (the venv's)
+# images.sh [router:VERSION | llama-server:1 | edge:1 | base:1 | postgres:1 | builder:1]... : builds the images anvil.local/NAME that
+# are missing or out of date.
+# The base is a public image if a registry answers, else the distribution's packages.
+#   ANVIL_REGISTRY=none   use no registry              ANVIL_REGISTRY=HOST[:PORT]   use this mirror instead of the public registries
+#   PYTHON                a Python with pip and the docker SDK (that of the venv)
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 [ $# -gt 0 ] || set -- router:0.13.2 llama-server:1
 PYTHON=${PYTHON:-python3}
 here=$ROOT/bootstrap
-recipe=$(cat "$here"/images/* "$here/roots.sh" | sha256sum | cut -c1-16) # an image of an older recipe is built again
+recipe=$(cat "$here"/images/* "$here/roots.sh" | sha256sum | cut -c1-16) # an image with another recipe is rebuilt
 
 is_built() { [ "$(docker image inspect -f '{{index .Config.Labels "anvil.recipe"}}' "anvil.local/$1" 2>/dev/null)" = "$recipe" ]; }
 
@@ -21,8 +21,9 @@ build() { # build NAME DOCKERFILE CONTEXT [docker build options...]
     -t "anvil.local/$name" -f "$here/images/$file" "$context" >/dev/null
 }
 
-# public REFERENCE : prints what to pull if the *engine* gets an answer from that registry within seconds.
-public() {
+# pull_public REFERENCE : pulls the image and prints its reference, if the Docker Engine (not this script) reaches the registry
+# within 8 s; fails otherwise.
+pull_public() {
   local reference=$1
   case ${ANVIL_REGISTRY:-} in
     none) return 1 ;;
@@ -32,17 +33,17 @@ public() {
     docker pull --quiet "$reference" >/dev/null && echo "$reference"
 }
 
-download_wheels() { # the wheel of pip itself installs the others, so the image needs none
+download_wheels() { # includes pip's own wheel, which installs the others: the image needs no pip
   if compgen -G "$CACHE/wheels/anvil_serving-$1-*.whl" && compgen -G "$CACHE/wheels/pip-*.whl"; then return; fi >/dev/null
   "$PYTHON" -m pip download -qq --disable-pip-version-check --no-deps --dest "$CACHE/wheels" "anvil-serving==$1" pip==26.0
 }
 
-# build_on NAME PUBLIC ROOT [docker build options...] : on the public image where a registry answers; where none does, of a
-# root file system from the distribution's packages. The two have a recipe each: NAME.public.Dockerfile and NAME.Dockerfile.
+# build_on NAME PUBLIC ROOT [docker build options...] : builds NAME.public.Dockerfile on the public image if a registry answers,
+# else NAME.Dockerfile on a root file system made of the distribution's packages.
 build_on() {
   local name=$1 reference=$2 root=$3 base
   shift 3
-  if base=$(public "$reference"); then
+  if base=$(pull_public "$reference"); then
     build "$name" "${name%:*}.public.Dockerfile" "$here/images" --build-arg "BASE=$base"
   else
     "$here/roots.sh" "$root"
@@ -72,6 +73,6 @@ for name in "$@"; do
     builder:1)
       "$here/roots.sh" builder
       build "$name" builder.Dockerfile "$CACHE/roots" ;;
-    *) die "no such image: $name" ;;
+    *) die "no such image: $name; the first lines of bootstrap/images.sh list the names" ;;
   esac
 done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# link.sh : lets Ansible find this checkout as the collection anvil.serving (ansible.cfg names .cache/collections).
+# link.sh : links this checkout into .cache/collections, so that Ansible finds it as the collection anvil.serving (see ansible.cfg).
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 link=$CACHE/collections/ansible_collections/anvil/serving

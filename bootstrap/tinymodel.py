@@ -1,13 +1,13 @@
-"""Generate a tiny llama-architecture GGUF that answers every prompt with one phrase of its own.
+"""Generate a tiny llama-architecture GGUF that answers every prompt with one fixed phrase.
 
-Nothing is downloaded and nothing is random: the weights hold a table of which token follows which. Attention and
-feed-forward are zero, so the last token alone decides: a piece of the phrase leads to the next piece, the last piece
-to the end of text, and any other token to the phrase's beginning. The margins are so wide that sampling at temperature
-1 says the same as greedy decoding. Under a grammar (JSON schema), where the phrase may not be legal, closing characters
-are the next likeliest, so constrained answers end too.
+Nothing is downloaded and nothing is random. The weights hold a table of which token follows which. Attention and
+feed-forward are zero, so the next token depends on the last token alone: a piece of the phrase is followed by the next
+piece, the last piece by the end of text, and any other token by the beginning of the phrase. The margins are so wide that
+sampling at temperature 1 gives the same text as greedy decoding. Under a grammar (JSON schema) that forbids the phrase,
+closing characters have the next highest logits, so constrained answers end too.
 
-With --tools its chat template knows tools, as those of most instruct models do, and it calls the first tool that it is
-offered, until it was told a result. llama-server's grammar then writes the arguments as it would any JSON.
+With --tools the chat template supports tools, as that of most instruct models does. The model calls the first tool that
+the request offers, until the conversation holds a tool result. llama-server's grammar produces the arguments.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ FIRST_BYTE = len(CONTROL_TOKENS)
 FIRST_PIECE = FIRST_BYTE + 256
 SPACE = "\u2581"  # how a sentencepiece vocabulary writes a space
 
-# Logits. All that is not named has 0; there are some 270 tokens, so e**12 leaves the rest 0.2 %.
+# Logits. Every other token has 0; there are about 270 tokens, so at e**12 the others together get 0.2 %.
 NEVER = -40.0  # control tokens
 NEXT_PIECE = 24.0
 END_OF_TEXT = 30.0  # after the phrase
-CLOSING_QUOTE = 18.0  # after the phrase, where the text may not end: inside a JSON string
-CLOSERS = {"}": 14.0, "]": 14.0, '"': 13.0, ",": 12.0, ":": 12.0}  # wherever a grammar forbids the phrase
-CLOSING_CALL = 12.5  # of "<": one call is enough, where a grammar lets a list of them follow
+CLOSING_QUOTE = 18.0  # after the phrase, if the text may not end there: inside a JSON string
+CLOSERS = {"}": 14.0, "]": 14.0, '"': 13.0, ",": 12.0, ":": 12.0}  # if a grammar forbids the phrase
+CLOSING_CALL = 12.5  # of "<": ends the call after the first one if a grammar allows a list of calls
 
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
 CALL = "<tool_call>\n"
-CALL_MARK = "|"  # ends a prompt that offers tools, and so leads to a call
+CALL_MARK = "|"  # ends a prompt that offers tools; the model answers it with a call
 TOOLS_TEMPLATE = (
     "{% if tools %}system: tools: {{ tools | tojson }}\n{% endif %}"
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] or '' }}{% for c in m['tool_calls'] or [] %}" + CALL + "{"
@@ -46,10 +46,10 @@ TOOLS_TEMPLATE = (
 
 
 def split_phrase(phrase: str) -> list[str]:
-    """Cut a phrase into pieces, no two alike: a piece is a state, and must say where in the phrase it stands.
+    """Cut a phrase into distinct pieces. Each piece is one token, and its position in the phrase must be unambiguous.
 
-    No piece is shorter than three characters, and then no prompt contains one: the tokenizer builds words by merging
-    pairs that are themselves in the vocabulary, and starts from single characters, so a prompt stays bytes.
+    Every piece has at least three characters, so that no prompt is tokenized into one: the tokenizer starts from single
+    characters and merges only pairs that are in the vocabulary, so a prompt remains bytes.
     """
     pieces: list[str] = []
     piece = ""
@@ -66,15 +66,15 @@ def split_phrase(phrase: str) -> list[str]:
 
 
 def bigram_tables(pieces: list[str], tools: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The embedding and the output matrix, one row a token; the width is a direction per piece and one for all else.
+    """Return the embedding and the output matrix: one row per token, one column per piece plus one for every other token.
 
-    tools: two directions more, for the mark after which a call begins and for the character that ends one; and a token
-    more, the beginning of a call.
+    tools: add two columns, for the mark that starts a call and for the character that ends one, and one token, the
+    beginning of a call.
     """
     vocabulary = FIRST_PIECE + len(pieces) + tools
     width = -(-(len(pieces) + 1 + 2 * tools) // 32) * 32
 
-    # Row t of the embedding says which state token t leads to; RMS norm scales that unit vector to sqrt(width).
+    # Row t of the embedding is the unit vector of the state that token t leads to; RMS norm scales it to sqrt(width).
     state = np.zeros(vocabulary, dtype=int)
     state[FIRST_PIECE : FIRST_PIECE + len(pieces)] = np.arange(1, len(pieces) + 1)
     marked, called = len(pieces) + 1, len(pieces) + 2
@@ -99,7 +99,7 @@ def bigram_tables(pieces: list[str], tools: bool) -> tuple[np.ndarray, np.ndarra
 
 
 def write_model(path: Path, name: str, phrase: str, context: int = 8192, tools: bool = False) -> None:
-    """Write the model: the same arguments give the same bytes."""
+    """Write the model. The same arguments give the same bytes."""
     pieces = split_phrase(phrase)
     words = [*pieces, CALL] if tools else pieces
     tokens = [*CONTROL_TOKENS, *(f"<0x{b:02X}>".encode() for b in range(256)), *(word.encode() for word in words)]
@@ -156,15 +156,15 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--phrase", required=True, help="what the model answers, whatever it is asked")
+    parser.add_argument("--phrase", required=True, help="the answer to every prompt")
     parser.add_argument("--name", required=True, help="general.name of the model")
     parser.add_argument("--context", type=int, default=8192, help="context length in tokens")
-    parser.add_argument("--tools", action="store_true", help="it knows tools, and calls the first one it is offered")
+    parser.add_argument("--tools", action="store_true", help="support tools: call the first tool of a request")
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = arguments.out.with_suffix(".part")
     write_model(unfinished, arguments.name, arguments.phrase, arguments.context, arguments.tools)
-    unfinished.chmod(0o644)  # a container reads it under another uid
+    unfinished.chmod(0o644)  # a container with another uid reads it
     unfinished.replace(arguments.out)
 
 

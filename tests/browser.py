@@ -1,4 +1,4 @@
-"""A real headless Chromium of the distribution, driven over its debugging pipe: keys pressed, pages looked at."""
+"""A headless Chromium of the distribution, controlled over its debugging pipe."""
 
 from __future__ import annotations
 
@@ -17,44 +17,42 @@ KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), "Space": (32, " ")}
 
 
 def keep_for_docs(shot: Path, name: str) -> None:
-    """With ``ANVIL_SCREENSHOTS=FOLDER`` in the environment, copy a screenshot there: docs/development.md says how."""
+    """Copy a screenshot into the folder that the environment variable ANVIL_SCREENSHOTS names; see docs/development.md."""
     if folder := os.environ.get("ANVIL_SCREENSHOTS"):
         shutil.copyfile(shot, Path(folder) / name)
 
 
 class Browser:
-    """One page. problems: what its console and its network complained about."""
+    """One page. problems: the errors of its console. requests: the URLs that it requested."""
 
     def __init__(self, folder: Path, width: int = 1280, height: int = 900) -> None:
         found = shutil.which("chromium")
-        assert found, "the page's test needs chromium: run tests/testbed/tools.sh, or make integration"
+        assert found, "chromium is not installed; run: tests/testbed/tools.sh"
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
 
         def place_pipes() -> None:
-            # Chromium reads from 3 and writes to 4. Copies first: either end may already be there.
+            # Chromium reads from descriptor 3 and writes to 4. Copy first, because one of the pipes may already be 3 or 4.
             first, second = os.dup(theirs_in), os.dup(theirs_out)
             os.dup2(first, 3)
             os.dup2(second, 4)
 
-        words = [found, *FLAGS, f"--window-size={width},{height}", f"--user-data-dir={folder / 'profile'}", "about:blank"]
+        argv = [found, *FLAGS, f"--window-size={width},{height}", f"--user-data-dir={folder / 'profile'}", "about:blank"]
         with (folder / "chromium.log").open("wb") as log:
-            self.process = subprocess.Popen(  # the child only places its pipes
-                words, close_fds=False, preexec_fn=place_pipes, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(argv, close_fds=False, preexec_fn=place_pipes, stdout=log, stderr=log)
         os.close(theirs_in)
         os.close(theirs_out)
         self._out, self._in = os.fdopen(ours_out, "wb", buffering=0), os.fdopen(ours_in, "rb", buffering=0)
         self._buffer, self._number, self._session = b"", 0, ""
         self.problems: list[str] = []
         self.requests: list[str] = []
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
-            self.ask(f"{domain}.enable")
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+            self.call(f"{domain}.enable")
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
-    def ask(self, method: str, **params: Any) -> dict[str, Any]:
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
         if self._session:
@@ -84,11 +82,11 @@ class Browser:
         return message
 
     def open(self, url: str) -> None:
-        self.ask("Page.navigate", url=url)
+        self.call("Page.navigate", url=url)
         self.wait_for("document.readyState === 'complete'")
 
     def evaluate(self, expression: str) -> Any:
-        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
@@ -98,35 +96,35 @@ class Browser:
             if found := self.evaluate(expression):
                 return found
             time.sleep(0.05)
-        raise AssertionError(f"{expression}: never; the page: {self.evaluate('document.body.innerText')}")
+        raise AssertionError(f"{expression}: timed out after {seconds:g} s; the page: {self.evaluate('document.body.innerText')}")
 
     def press(self, key: str, shift: bool = False) -> None:
         code, text = KEYS[key]
-        words = {
+        event = {
             "key": " " if key == "Space" else key,
             "code": key,
             "windowsVirtualKeyCode": code,
             "modifiers": 8 if shift else 0,
         }
-        self.ask("Input.dispatchKeyEvent", type="keyDown", **words, **({"text": text} if text else {}))
-        self.ask("Input.dispatchKeyEvent", type="keyUp", **words)
+        self.call("Input.dispatchKeyEvent", type="keyDown", **event, **({"text": text} if text else {}))
+        self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def write(self, text: str) -> None:
-        self.ask("Input.insertText", text=text)
+        self.call("Input.insertText", text=text)
 
     def tab_to(self, selector: str, most: int = 40) -> None:
-        """With the Tab key alone."""
+        """Press Tab until an element that matches has the focus."""
         for _unused in range(most):
             if self.evaluate(f"document.activeElement.matches({selector!r})"):
                 return
             self.press("Tab")
-        raise AssertionError(f"Tab does not come to {selector}")
+        raise AssertionError(f"Tab does not reach {selector}")
 
-    def shoot(self, path: Path, dark: bool = False) -> None:
+    def save_screenshot(self, path: Path, dark: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.ask("Emulation.setEmulatedMedia", features=scheme)
-        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+        self.call("Emulation.setEmulatedMedia", features=scheme)
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
 
     def close(self) -> None:
         self.process.kill()

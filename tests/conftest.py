@@ -1,4 +1,4 @@
-"""Make this checkout importable as the collection ``anvil.serving``, whatever folder it lies in."""
+"""Make this checkout importable as the collection ``anvil.serving``, from any folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLLECTIONS = REPO / ".cache" / "collections"
 
 
 def pytest_configure() -> None:
-    # A loaded machine is no failure; what must be fast has a benchmark.
+    # No deadlines: a loaded machine must not fail a test; bench/ measures speed.
     hypothesis.settings.register_profile("anvil", deadline=None)
     hypothesis.settings.load_profile("anvil")
     link = COLLECTIONS / "ansible_collections" / "anvil" / "serving"
@@ -23,5 +23,5 @@ def pytest_configure() -> None:
         sys.path.insert(0, str(COLLECTIONS))
 
 
-# conftest.py of a folder below is imported before any hook is called.
+# pytest imports the conftest.py of a subfolder, which needs the collection, before it calls hooks.
 pytest_configure()

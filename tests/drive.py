@@ -1,4 +1,4 @@
-"""Run the collection's playbooks as an operator does: ansible-playbook, an inventory folder, the words he types."""
+"""Run the collection's playbooks as an operator does: ansible-playbook, an inventory, and arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 
 
 def write_inventory(folder: Path, **variables: Any) -> Path:
-    """An inventory of one host, ``box``, which is this machine."""
+    """Write an inventory of one host, ``box``, which is this machine."""
     host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, **variables}
     path = folder / "inventory.json"
     path.write_text(json.dumps({"all": {"hosts": {"box": host}}}))
@@ -33,17 +33,17 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     }
 
 
-def play(name: str, inventory: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """``ansible-playbook playbooks/NAME.yml -i inventory WORDS``; what it printed and its exit code."""
-    argv = [str(PLAYBOOK), str(REPO / "playbooks" / f"{name}.yml"), "-i", str(inventory), *words]
+def play(name: str, inventory: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run ``ansible-playbook playbooks/NAME.yml -i INVENTORY ARGUMENTS``; more: additional environment variables."""
+    argv = [str(PLAYBOOK), str(REPO / "playbooks" / f"{name}.yml"), "-i", str(inventory), *arguments]
     folder = inventory.parent
     return subprocess.run(
         argv, env=environment(folder, **more), capture_output=True, text=True, check=False, cwd=folder, timeout=300
     )
 
 
-def succeed(name: str, inventory: Path, *words: str, **more: str) -> str:
-    """As ``play``, for a playbook that must work; returns what it printed."""
-    done = play(name, inventory, *words, **more)
+def succeed(name: str, inventory: Path, *arguments: str, **more: str) -> str:
+    """Run a playbook as ``play`` does, assert that it succeeds, and return its output."""
+    done = play(name, inventory, *arguments, **more)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

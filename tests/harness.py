@@ -1,4 +1,4 @@
-"""Drive a module the way Ansible does, in this process: arguments in, its JSON answer out."""
+"""Run a module in this process as Ansible does: arguments in, JSON result out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ansible.module_utils.testing import patch_module_args
 
 
 def run_module(which: str, /, check: bool = False, diff: bool = False, **params: Any) -> dict[str, Any]:
-    """Run ``anvil.serving.<which>`` and return what it printed. ``failed`` tells a failure from a success."""
+    """Run the module ``anvil.serving.<which>`` and return its result; ``failed`` is always set."""
     module = importlib.import_module(f"ansible_collections.anvil.serving.plugins.modules.{which}")
     printed = io.StringIO()
     arguments = {**params, "_ansible_check_mode": check, "_ansible_diff": diff}
@@ -23,4 +23,4 @@ def run_module(which: str, /, check: bool = False, diff: bool = False, **params:
             answer: dict[str, Any] = json.loads(printed.getvalue())
             answer["failed"] = bool(ended.code)
             return answer
-    raise AssertionError(f"{which} returned without an answer")
+    raise AssertionError(f"{which} returned without a result")

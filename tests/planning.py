@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An inventory with two cards and two serves, and its plan after some changes."""
+"""An inventory with two cards and two serves, and its plan after changes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ PROFILE_ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "
 
 
 def changed(*changes):
-    """BASE with (dotted path, value) changes; DROP takes the key away."""
+    """Return BASE with changes, each a (dotted path, value); DROP removes the key."""
     tree = copy.deepcopy(BASE)
     for path, value in changes:
         *parents, last = path.split(".")

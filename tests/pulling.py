@@ -1,4 +1,4 @@
-"""anvil_model against the bed's hub, in this process or in one that can be killed."""
+"""Run anvil_model against the bed's hub, in this process or in a separate one that a test can kill."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hub import Hub
 
 
 class Puller:
-    """anvil_model with the options that all tests share."""
+    """Runs anvil_model with the options that all tests share."""
 
     def __init__(self, hub: Hub, folder: Path) -> None:
         self.hub, self.folder = hub, folder
@@ -28,7 +28,7 @@ class Puller:
         return run_module("anvil_model", check=check, **self.options(**params))
 
     def start(self, **params: Any) -> subprocess.Popen[str]:
-        """The same in a process of its own, which can be killed."""
+        """Start the module in a separate process, which a test can kill."""
         program = (
             "import sys, json; sys.path[:0] = json.loads(sys.argv[1]); from harness import run_module; "
             "print(json.dumps(run_module('anvil_model', **json.loads(sys.argv[2]))))"

@@ -1,4 +1,4 @@
-"""Two real routers behind the real edge, with a backend whose streams last as long as the request says."""
+"""Two real routers behind the real edge. The backend's streams last as long as the request says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from routersite import NAMES, spawn_promotion, wait_until
 ROUTER_IMAGE, EDGE_IMAGE = "anvil.local/router:0.13.2", "anvil.local/edge:1"
 TOKEN = "t0ken"
 
-# An OpenAI server: answers at once, or as a stream of ten pieces over the seconds that the last message names.
+# An OpenAI server. It answers at once, or with a stream of ten pieces over as many seconds as the last message says.
 BACKEND = r"""
 import json, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
 
-ThreadingHTTPServer.request_queue_size = 256  # 32 clients at once are more than the 5 that it has by itself
+ThreadingHTTPServer.request_queue_size = 256  # the default of 5 is too small for 32 clients at once
 ThreadingHTTPServer(("0.0.0.0", 9000), Handler).serve_forever()
 """
 
@@ -95,13 +95,13 @@ chat = ["heavy"]
 
 
 def make_load(url: str, clients: int, **options: Any) -> Load:
-    """Clients that leave the machine some time for what is tested under them."""
+    """Clients with pauses, which leave processor time for the tested programs."""
     return Load(url, clients, token=TOKEN, pause=0.05, **options)
 
 
 @dataclass
 class Replicas:
-    """A network of its own with a fixed subnet; the backend, two routers and the edge on it."""
+    """The backend, two routers and the edge on a network of their own with a fixed subnet."""
 
     api: docker.APIClient
     engine: DockerEngine
@@ -118,7 +118,7 @@ class Replicas:
         return [f"{self.name}-1", f"{self.name}-2"]
 
     def url(self, container: str = "") -> str:
-        """Where a container is reached; the edge if none is named."""
+        """The URL of a container; without a name, that of the edge."""
         found = self.api.inspect_container(container or self.name + "-edge")
         bound = found["NetworkSettings"]["Ports"]["8000/tcp"][0]["HostPort"]
         return f"http://127.0.0.1:{bound}"
@@ -190,14 +190,14 @@ def profile(score: float = 0.9) -> str:
     return json.dumps({"schema": "anvil-serving.router.profile_bootstrap/v2", "mode": "live", "entries": [entry]})
 
 
-# The loader accepts it, and no start does. (What names our own place is put right for replicas.)
+# The loader accepts this config; a router that starts with it exits.
 CRASHING_PAIR = config("2", "/nowhere/profile.json")
 STOCK = "/etc/anvil/profile.json"
 
 
 @dataclass
 class Rolled(Replicas):
-    """The replicas on one config volume, each in the folder of its own pointer. bare: without a profile."""
+    """The replicas on one config volume, each with a live pointer of its own. bare: without a profile."""
 
     bare: bool = False
 
@@ -236,7 +236,7 @@ class Rolled(Replicas):
                 host={
                     "restart_policy": {"Name": "unless-stopped"},
                     "binds": [f"{self.volume}:/etc/anvil:ro"],
-                    "port_bindings": {8000: ("127.0.0.1",)},  # so that the edge can be compared with none
+                    "port_bindings": {8000: ("127.0.0.1",)},  # to compare requests with and without the edge
                 },
             )
         self.start_edge(self.edge_config())
@@ -256,7 +256,7 @@ class Rolled(Replicas):
         return [self.live_of(router) for router in self.routers]
 
     def live_of(self, router: str) -> dict[str, str]:
-        """The files that a replica sees; its revision is what its name says."""
+        """The files that a replica sees; asserts that the hash of the live revision is its name."""
         snapshot = read_unmounted_snapshot(self.engine, ROUTER_IMAGE, Place(self.volume, "/etc/anvil", router, NAMES))
         files = snapshot.files_of(snapshot.live or "")
         assert snapshot.live is None or hash_revision(files) == snapshot.live
@@ -273,7 +273,7 @@ class Rolled(Replicas):
 
 
 def make_certificate(folder: Path, name: str) -> None:
-    """A new self-signed certificate with its key, as the one PEM file in a folder."""
+    """Write a new self-signed certificate with its key as edge.pem, the only file in the folder."""
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
     made = ["-keyout", str(folder / "key"), "-out", str(folder / "crt"), "-subj", f"/CN={name}"]

@@ -1,4 +1,4 @@
-"""One router and its config volume, for the tests that promote: what it is made of, and how it is looked at."""
+"""One router and its config volume for promotion tests, with functions that inspect, stop and kill promotions."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def profile_text(score: float = 0.9, **changes: Any) -> str:
     return json.dumps({"schema": schema, "mode": "live", "entries": [{**entry, **changes}]})
 
 
-CRASHING = profile_config(profile_path="/nowhere/profile.json")  # the loader accepts it, the start does not
+CRASHING = profile_config(profile_path="/nowhere/profile.json")  # the loader accepts it; a router that starts with it exits
 
 
-# The launcher's, not the product's: the process ends by SIGKILL before the Nth call of one function of the product.
+# Code that the launcher runs first: the process kills itself before the Nth call of one function of the product.
 DIE_BEFORE = """
 owner = importlib.import_module(base + 'module_utils.{room}')
 for part in '{owner}'.split('.') if '{owner}' else ():
@@ -76,7 +76,7 @@ setattr(owner, '{name}', counted)
 """
 
 
-# As above, but it only stops, at every call: what it has begun can be looked at, and it goes on with SIGCONT.
+# The same, but the process stops before every call, so that a test can inspect the state; SIGCONT lets it continue.
 STOP_BEFORE = DIE_BEFORE.replace("len(calls) == {nth}", "True").replace("SIGKILL", "SIGSTOP")
 
 
@@ -85,7 +85,7 @@ def spawn_promotion(before: str, given: dict[str, Any]) -> subprocess.Popen[str]
 
 
 def spawn_module(which: str, before: str, given: dict[str, Any]) -> subprocess.Popen[str]:
-    """A module in a process of its own; ``before`` is run in it first."""
+    """Run a module in a separate process; ``before`` is code that runs there first."""
     code = (
         f"import sys, json, os, signal, importlib\nsys.path.insert(0, {str(COLLECTIONS)!r})\n"
         "from ansible.module_utils.testing import patch_module_args\n"
@@ -117,7 +117,7 @@ class Site:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Quick: a test that is about the dry boot or the time that a candidate is watched asks for them."""
+        """Parameters of a quick promotion; a test of the dry boot or of the observation time overrides them."""
         base = {"container": self.name, "volume": self.volume, "image": self.image}
         return {**base, "settle": 0.1, "grace": 5, "dry_boot": False}
 
@@ -131,8 +131,8 @@ class Site:
     def start_router(
         self, environment: dict[str, str] | None = None, command: list[str] | None = None, mounts: list[Any] | None = None
     ) -> str:
-        """Its container names no stop signal: what ends it without waiting is the product's to know. An engine that is stopped
-        does not know it either, and waits for the stop timeout."""
+        """Start the router without a stop signal in its container: the product must know the signal that ends it at once. A
+        Docker Engine that shuts down does not know that signal and waits for the stop timeout, which is therefore short."""
         made = self.api.create_container(
             self.image,
             command,
@@ -164,7 +164,7 @@ class Site:
                 return int(answer.status)
         except urllib.error.HTTPError as exc:
             return exc.code
-        except (OSError, KeyError, TypeError, docker.errors.APIError):  # it has no port while it does not run
+        except (OSError, KeyError, TypeError, docker.errors.APIError):  # a container that does not run has no port
             return 0
 
     def wait_healthy(self) -> None:
@@ -177,7 +177,7 @@ class Site:
         return {name: content.decode() for name, content in self.snapshot().observed().items()}
 
     def write_plain(self, files: dict[str, str]) -> None:
-        """Lay the volume out as anvil-serving itself does: plain files."""
+        """Write plain files into the volume, as anvil-serving itself does."""
         script = "import json,sys,pathlib\n[pathlib.Path('/v',n).write_text(t) for n,t in json.loads(sys.argv[1]).items()]"
         self.engine.run_side_container(
             self.image,
@@ -188,7 +188,7 @@ class Site:
         )
 
     def spawn(self, before: str = "", **given: Any) -> subprocess.Popen[str]:
-        """The module in a process of its own, so that it can be killed; ``before`` is run in it first."""
+        """Run the module in a separate process, which a test can kill; ``before`` is code that runs there first."""
         return spawn_promotion(before, {**self.parameters, **given})
 
     def clean(self) -> None:
@@ -201,21 +201,21 @@ class Site:
 def wait_until(condition: Callable[[], Any], seconds: float = 20.0, every: float = 0.05) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "not within the deadline"
+        assert time.monotonic() < deadline, f"timed out after {seconds:g} s"
         time.sleep(every)
 
 
 def new_site(image: str = OLD_IMAGE) -> Site:
     address = os.environ.get("DOCKER_HOST")
     if not address:
-        pytest.fail("DOCKER_HOST must name the engine of the test-bed: tests/testbed/bed.py run -- pytest ...")
+        pytest.fail("DOCKER_HOST does not name the test-bed's Docker Engine; run: tests/testbed/bed.py run -- pytest ...")
     return Site(
         docker.APIClient(base_url=address, version="1.43"), DockerEngine(address), "promote-" + uuid.uuid4().hex[:10], image
     )
 
 
 def assert_whole(site: Site, *allowed: dict[str, str]) -> None:
-    """The volume holds exactly one of the allowed sets of files, and its live revision is what its name says."""
+    """Assert that the volume holds exactly one of the allowed sets of files, and that the live revision is named by its hash."""
     files = site.live_files()
     assert files in allowed, files
     snapshot = site.snapshot()
@@ -231,7 +231,8 @@ def journal_state(site: Site) -> str:
 
 
 def make_folder_after_the_first_failure(folder: str) -> str:
-    """The launcher's: a restart that the engine refuses for want of a folder is the only one, because the folder comes back."""
+    """Code that the launcher runs first: it creates the missing folder after the first restart, which the Docker Engine refuses
+    because of it. Later restarts succeed."""
     return f"""
 engine = importlib.import_module(base + 'module_utils.docker.docker_engine')
 restart = engine.DockerEngine.restart_container
@@ -244,7 +245,7 @@ engine.DockerEngine.restart_container = mended
 """
 
 
-# The launcher's: what is announced of a file is not what is sent.
+# Code that the launcher runs first: the announced description of a file differs from the sent content.
 ALTER = """
 volume_writer = importlib.import_module(base + 'module_utils.docker.volume_writer')
 describe = volume_writer._describe_content
@@ -257,7 +258,7 @@ volume_writer._describe_content = altered
 
 
 def kill_before(spawn: Callable[..., subprocess.Popen[str]], step: tuple[str, str, str, int], **given: Any) -> bool:
-    """Run a promotion that is killed before this call of that function; whether it came so far."""
+    """Run a promotion that is killed before the Nth call of a function; return whether it got that far."""
     room, owner, name, nth = step
     killed = spawn(DIE_BEFORE.format(room=room, owner=owner, name=name, nth=nth), **given)
     killed.communicate(timeout=120)
@@ -265,12 +266,12 @@ def kill_before(spawn: Callable[..., subprocess.Popen[str]], step: tuple[str, st
 
 
 def halt_before(spawn: Callable[..., subprocess.Popen[str]], room: str, owner: str, name: str, **given: Any) -> Halted:
-    """Begin a promotion that stops before every call of that function; it stands before the first when this returns."""
+    """Start a promotion that stops before every call of a function; returns when it has stopped before the first."""
     return Halted(spawn(STOP_BEFORE.format(room=room, owner=owner, name=name), **given))
 
 
 class Halted:
-    """A promotion that stands still."""
+    """A stopped promotion."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -279,15 +280,15 @@ class Halted:
     def _wait(self) -> None:
         stat = Path(f"/proc/{self.process.pid}/stat")
         wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] in "TZ")
-        assert self.process.poll() is None, "it ended before it came there"
+        assert self.process.poll() is None, "the promotion ended before it called the function"
 
     def go_on(self) -> None:
-        """To the next call."""
+        """Continue to the next call."""
         self.process.send_signal(signal.SIGCONT)
         self._wait()
 
     def finish(self) -> dict[str, Any]:
-        """To its end, where that function is not called again; its answer."""
+        """Continue to the end, with no further call of the function; return the module's result."""
         self.process.send_signal(signal.SIGCONT)
         answer: dict[str, Any] = json.loads(self.process.communicate(timeout=60)[0])
         return answer

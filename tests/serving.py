@@ -1,4 +1,4 @@
-"""Serves for integration tests: two real llama-servers in the bed, and the ways to act on them."""
+"""Two serves with real llama-servers in the bed, for integration tests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECRET = "s3cret$value-that-must-not-leak"
 
 @dataclass
 class Field:
-    """Two serves of a test, and the ways to act on them."""
+    """The two serves of a test, and methods that run the modules on them."""
 
     bed: Bed
     root: Path
@@ -46,7 +46,7 @@ class Field:
         self.serves[name] = replace(self.serves[name], **fields)
 
     def add(self, **keys: Any) -> None:
-        """Keys of heavy's service in the compose file that no inventory can say; a key of None goes."""
+        """Set keys of heavy's service in the compose file that no inventory can set; None removes a key."""
         self.more.update(keys)
 
     def project(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Field:
         return replace(rendered, compose=yaml.safe_dump(document), services=parse_compose(document)).as_dict()
 
     def params(self, state: str = "up", **params: Any) -> dict[str, Any]:
-        """The module's parameters; the settle time is short, because nothing but a test's own doing disturbs the bed."""
+        """The module's parameters. The settle time is short, because only the test itself changes the bed."""
         defaults = {"project": self.project(), "secrets": self.secrets, "gpus": self.gpus, "settle": 0.6}
         return {**defaults, "state": state, **params}
 
@@ -70,8 +70,8 @@ class Field:
         return run_module("anvil_serve", check=check, diff=True, **self.params(state, **params))
 
     def foresee(self, state: str = "up", **params: Any) -> dict[str, Any]:
-        """Run in check mode and for real: both must say the same, word for word, but for what only the real run can know.
-        Check mode must touch nothing."""
+        """Run in check mode, then for real. Assert that check mode touches nothing and that both results are equal, except for
+        the values that only a real run can know. Return the result of the real run."""
         before, files = self.bed.started(), self.files()
         predicted = self.run(state, check=True, **params)
         assert (self.bed.started(), self.files()) == (before, files)
@@ -80,7 +80,7 @@ class Field:
         return done
 
     def files(self) -> dict[str, tuple[int, int]]:
-        """Every file below the root, with its time and size; the lock is not counted."""
+        """Every file below the root except the lock, with its modification time and size."""
         there = [path for path in self.root.rglob("*") if path.is_file() and path.name != ".lock"]
         return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in there}
 
@@ -89,7 +89,7 @@ class Field:
 
 
 def make_field(bed: Bed, models: Path, root: Path) -> Field:
-    """Two serves, heavy and fast, each with a card of its own and a real llama-server."""
+    """Make two serves, heavy and fast, each with a card of its own and a real llama-server."""
 
     def serve(name: str, port: int, gpu: str) -> ServePlan:
         return ServePlan(
@@ -114,12 +114,12 @@ def make_field(bed: Bed, models: Path, root: Path) -> Field:
     return Field(bed, root, serves, models)
 
 
-# What a run finds out by doing it: the commands it ran, and what became of each serve.
+# Values of each serve that only a real run knows.
 COMES = ("state", "health", "ready", "container_id", "image_id", "seconds")
 
 
 def foreseeable(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer without what only a real run can know."""
+    """A result without the values that only a real run knows."""
     kept = {key: value for key, value in answer.items() if key not in ("commands", "invocation")}
     for group in ("serves", "containers"):
         if group in kept:
@@ -140,8 +140,8 @@ def void(_value: object) -> None:
     """Ignore what a command printed."""
 
 
-# A server that does as its environment says: SERVES its model's name, LEN its max_model_len, STATUS its answer, LIVES for so
-# many seconds, EATS so many MiB, STREAMS a completion for so many seconds, tells its SLOTS.
+# A server that its environment controls. SERVES: name of its model. LEN: its max_model_len. STATUS: status of its answers, or
+# "mute". LIVES: seconds until it exits. EATS: MiB of memory. STREAMS: seconds of a completion. SLOTS: it reports its slots.
 SERVER = """
 import http.server, json, os, sys, threading, time
 words = dict(zip(sys.argv, sys.argv[1:]))
@@ -178,7 +178,7 @@ PYTHON_IMAGE = "anvil.local/router:0.13.2"
 
 
 def scripted(**environment: str) -> dict[str, Any]:
-    """Fields of a serve that runs ``SERVER`` in place of a model server."""
+    """Fields of a serve that runs ``SERVER`` instead of a model server."""
     return {"image": PYTHON_IMAGE, "entrypoint": ("python3", "-c", SERVER), "environment": environment, "cap_drop": ()}
 
 
@@ -192,7 +192,7 @@ print(json.dumps(run_module("anvil_serve", **json.load(sys.stdin))))
 
 
 def start_module(field: Field, first: str = "", start_new_session: bool = False, **params: Any) -> subprocess.Popen[bytes]:
-    """Start the module as a process of its own, so that a test can interfere while it runs. first: code that runs before it."""
+    """Start the module in a separate process, so that a test can interfere while it runs. first: code that runs before it."""
     code = MODULE.format(paths=[str(COLLECTIONS), str(Path(__file__).parent)], first=first)
     argv, pipe = [sys.executable, "-c", code], subprocess.PIPE
     process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, start_new_session=start_new_session)
@@ -203,7 +203,7 @@ def start_module(field: Field, first: str = "", start_new_session: bool = False,
 
 
 def wait_for(seen: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Wait until something is seen, or the module has ended."""
+    """Wait until the condition holds or the module has ended."""
     deadline = time.monotonic() + 20
     while not seen() and process.poll() is None:
         assert time.monotonic() < deadline

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Small GGUF and safetensors files, written by the libraries."""
+"""Write small GGUF and safetensors files with their libraries."""
 
 from __future__ import annotations
 

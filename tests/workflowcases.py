@@ -1,4 +1,4 @@
-"""A small workflow for the tests, and changes to it."""
+"""A small workflow and variants of it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BASE: dict[str, Any] = {
 
 
 def changed(*changes: tuple[str, Any]) -> dict[str, Any]:
-    """BASE with (dotted path, value) changes; numbers are positions in lists, DROP takes away."""
+    """Return BASE with changes, each a (dotted path, value); numbers are positions in lists, DROP removes the value."""
     tree = copy.deepcopy(BASE)
     for path, value in changes:
         steps = [int(step) if step.isdecimal() else step for step in path.split(".")]
@@ -66,7 +66,7 @@ def read(*changes: tuple[str, Any]) -> Workflow:
 
 
 def problems(*changes: tuple[str, Any]) -> list[tuple[str, str, str]]:
-    """(path, what, do) of each problem."""
+    """Return (path, what, do) of each problem."""
     try:
         read(*changes)
     except WorkflowError as error:

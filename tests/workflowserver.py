@@ -1,4 +1,4 @@
-"""A real server process of a workflow, and a real endpoint on loopback that answers, or misbehaves, as a test says."""
+"""A real server process of a workflow, and a model endpoint on loopback whose answers and faults a test chooses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from conftest import REPO
 
 PACKAGE = REPO / "roles" / "workflow" / "files"
 
-# Three nodes, so that a kill can come between them; what each says goes into the next one's prompt.
+# Three nodes, so that a kill can happen between them. Every prompt holds the topic.
 THREE = """
 schema_version: "1.0"
 flow: {name: three, version: "1"}
@@ -54,12 +54,12 @@ def wait_until(holds: Callable[[], Any], seconds: float = 20.0, every: float = 0
         if found := holds():
             return found
         time.sleep(every)
-    raise AssertionError(f"it did not come about in {seconds:g} s")
+    raise AssertionError(f"the condition did not hold within {seconds:g} s")
 
 
 @dataclass
 class Reply:
-    """How the endpoint answers one call. cut: it ends the connection in the middle of the body."""
+    """How the endpoint answers one call. cut: it closes the connection in the middle of the body."""
 
     text: str | None = None
     status: int = 200
@@ -70,7 +70,7 @@ class Reply:
 
 
 def fill(schema: dict[str, Any]) -> Any:
-    """A value that fits a JSON Schema of ours."""
+    """A value that is valid for one of our JSON Schemas."""
     if "enum" in schema:
         return schema["enum"][0]
     if schema.get("type") == "object":
@@ -79,7 +79,7 @@ def fill(schema: dict[str, Any]) -> Any:
 
 
 class Endpoint:
-    """Chat completions on loopback. behave: from the prompt to a reply; None is a good answer. calls: the prompts."""
+    """Chat completions on loopback. behave: maps a prompt to a reply; None is a good answer. calls: the prompts."""
 
     def __init__(self) -> None:
         self.behave: Callable[[str], Reply | None] = lambda prompt: None
@@ -92,7 +92,7 @@ class Endpoint:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # else each answer's body waits 40 ms for its headers to be acknowledged
+            disable_nagle_algorithm = True  # else each body waits 40 ms until the client acknowledges the headers
 
             def setup(self) -> None:
                 super().setup()
@@ -126,7 +126,7 @@ class Endpoint:
             request_queue_size = 1024
 
             def handle_error(self, *_words: Any) -> None:
-                """A client that was killed is what these tests are about."""
+                """Print nothing: these tests kill clients on purpose."""
 
         self.server = Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
@@ -143,7 +143,7 @@ class Endpoint:
             reply = self.behave(prompt) or Reply()
             time.sleep(reply.delay)
         finally:
-            with self._lock:  # before the answer goes out: with it in hand, a client may be back at once
+            with self._lock:  # before the answer is sent: the client may send its next request at once
                 self.open -= 1
         text = reply.text
         if text is None:
@@ -158,7 +158,7 @@ class Endpoint:
         return sum(prompt.startswith(start) for prompt in list(self.calls))
 
     def close(self) -> None:
-        """Gone at once, for those too who hold a connection."""
+        """Stop the server and close every open connection."""
         self.server.shutdown()
         self.server.server_close()
         for connection in list(self._connections):
@@ -167,7 +167,7 @@ class Endpoint:
 
 
 class Server:
-    """``python -m anvil_workflow serve`` as a process of its own."""
+    """``python -m anvil_workflow serve`` in a separate process."""
 
     def __init__(self, folder: Path, workflow: str, endpoint: str, **environment: str) -> None:
         self.folder, self.port = folder, free_port()
@@ -229,7 +229,7 @@ class Server:
         return found
 
     def wait_for(self, job: str, seconds: float = 30.0) -> dict[str, Any]:
-        """The job once it has ended."""
+        """Wait until the job has ended and return it."""
         ended = wait_until(lambda: (found := self.status(job))["status"] not in ("pending", "running") and found, seconds)
         return dict(ended)
 

@@ -1,4 +1,4 @@
-"""The whole chain for workflow tests: two real llama-servers and the router by site.yml, and workflows in front of them."""
+"""The whole chain for workflow tests: two real llama-servers and the router, deployed by site.yml, and workflows on top."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from conftest import COLLECTIONS, REPO
 EXAMPLES = REPO / "examples" / "workflows"
 FILES = REPO / "roles" / "workflow" / "files"
 WHEELS = REPO / ".cache" / "workflow-wheels"
-# Router 0.13.2 drops response_format. The fast tier knows tools, and is made to call one; the heavy tier does not, and what
-# it says is JSON by itself.
+# Router 0.13.2 drops response_format. The fast tier supports tools and is made to call one; the heavy tier does not, and its
+# phrase is JSON.
 PHRASES = {"heavy": '{"title": "the heavy tier answers"}', "fast": "the fast tier answers"}
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 
@@ -33,7 +33,7 @@ def changed(printed: str) -> int:
 
 @dataclass
 class Chain:
-    """One host (this bed), its router, and an operator who deploys workflows on it."""
+    """One host (this bed) with its router, on which playbooks deploy workflows."""
 
     bed: Bed
     folder: Path
@@ -49,13 +49,13 @@ class Chain:
             "HOME": str(self.folder),
             **self.environment,
         }
-        told = {"cache_dir": str(self.folder), "workflow_wheels": str(WHEELS), **(variables or {})}
-        argv = [str(PLAYBOOK), str(REPO / "playbooks" / playbook), "-i", str(self.inventory), "-e", json.dumps(told)]
+        extra = {"cache_dir": str(self.folder), "workflow_wheels": str(WHEELS), **(variables or {})}
+        argv = [str(PLAYBOOK), str(REPO / "playbooks" / playbook), "-i", str(self.inventory), "-e", json.dumps(extra)]
         done = subprocess.run([*argv, *words], env=environment, capture_output=True, text=True, check=False, cwd=self.folder)
         return done.returncode, done.stdout + done.stderr
 
     def deploy(self, workflow: str | Path, *words: str, **variables: Any) -> str:
-        """A deployment that must work; returns what was printed."""
+        """Deploy a workflow, assert that it succeeds, and return the output."""
         code, printed = self.try_deploy(workflow, *words, **variables)
         assert code == 0, printed[-6000:]
         return printed
@@ -66,7 +66,7 @@ class Chain:
 
 
 def make_chain(bed: Bed, folder: Path) -> Chain:
-    """Router and two tiers, up and answering."""
+    """Start the router and two tiers; returns when they answer."""
     folder.chmod(0o755)
     (folder / "models").mkdir()
     for name, phrase in PHRASES.items():
@@ -89,7 +89,7 @@ class Reply:
 
 
 def ask(port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 60) -> Reply:
-    """One request on loopback; OSError where nothing answers."""
+    """Send one request on loopback; raises OSError if nothing answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         text = None if body is None else json.dumps(body)
@@ -110,12 +110,12 @@ def wait_for(what: str, condition: Any, seconds: float = 30.0, every: float = 0.
                 return
         except (OSError, http.client.HTTPException):
             pass
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        assert time.monotonic() < deadline, f"{what}: timed out after {seconds} s"
         time.sleep(every)
 
 
 def wait_ended(port: int, location: str, seconds: float = 60.0, headers: dict[str, str] | None = None) -> Any:
-    """The job at that location, when it is over."""
+    """Wait until the job at that location has ended and return it."""
     deadline = time.monotonic() + seconds
     body: Any = None
     while time.monotonic() < deadline:
@@ -132,8 +132,7 @@ def wait_ended(port: int, location: str, seconds: float = 60.0, headers: dict[st
 
 @dataclass
 class Load:
-    """Clients that run the workflow again and again, with a pause between; each second one opens a connection for each
-    request."""
+    """Clients that run the workflow repeatedly with a pause; every second client opens a new connection per request."""
 
     port: int
     clients: int = 6
@@ -162,12 +161,12 @@ class Load:
                 body = json.dumps({"topic": f"load {number}"})
                 connection.request("POST", "/run", body, {"Content-Type": "application/json"})
                 reply = connection.getresponse()
-                told = json.loads(reply.read())
+                answer = json.loads(reply.read())
                 if reply.status in (200, 202):
                     self.done += 1
-                    self.locations.append(f"/status/{told['job_id']}")
+                    self.locations.append(f"/status/{answer['job_id']}")
                 else:
-                    self.failures.append(f"{reply.status}: {told}"[:300])
+                    self.failures.append(f"{reply.status}: {answer}"[:300])
             except (OSError, http.client.HTTPException, ValueError) as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
                 connection.close()

@@ -1,4 +1,4 @@
-"""What any job store promises: each promise is a test that takes an open, empty store."""
+"""The contract of a job store: each promise is a test that takes an open, empty store."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def one_key_is_one_job(store: Store) -> None:
     assert found is not None and found.id == kept
 
 
-async def the_queue_has_an_end(store: Store) -> None:
+async def a_full_queue_refuses_jobs(store: Store) -> None:
     for _unused in range(3):
         await store.submit(make_job(), None, 3)
     with pytest.raises(QueueFullError):
@@ -85,7 +85,7 @@ async def many_writes_at_once_each_have_their_own_answer(store: Store) -> None:
 
 
 async def finishing_twice_is_finishing_once(store: Store) -> None:
-    """A write whose answer was lost is repeated."""
+    """A client repeats a write if it lost the answer."""
     job = make_job()
     await store.submit(job, "a", 10)
     assert await store.finish(end(job, 1)) and await store.finish(end(job, 1))
@@ -102,7 +102,7 @@ async def a_cancelled_job_has_no_owner(store: Store) -> None:
     assert await store.claim("b", 10) == [] and await store.cancel(job.id) is False
 
 
-async def only_what_has_ended_is_deleted(store: Store) -> None:
+async def only_ended_jobs_are_deleted(store: Store) -> None:
     job, old, new = make_job(), make_job(), make_job()
     for one in (job, old, new):
         await store.submit(one, "a", 10)
@@ -123,7 +123,7 @@ async def lists_go_page_by_page(store: Store) -> None:
     assert [job.id for job in await store.list_jobs("completed", None, 9)] == [jobs[0].id]
 
 
-async def a_callback_is_due_once_at_a_time(store: Store) -> None:
+async def one_runner_at_a_time_claims_a_callback(store: Store) -> None:
     job, silent = make_job(callback_url="http://x/"), make_job()
     for one in (job, silent):
         await store.submit(one, "a", 10)
@@ -137,8 +137,8 @@ async def a_callback_is_due_once_at_a_time(store: Store) -> None:
     assert await store.claim_callbacks(1000.0, 2000.0, 9) == []
 
 
-async def what_another_store_had_is_taken_once(store: Store) -> None:
-    """Its own jobs, moved onto itself under the eyes of whoever ran them."""
+async def jobs_of_another_store_are_adopted_once(store: Store) -> None:
+    """The store adopts its own jobs while a runner holds one of them."""
     ran, ended, due = make_job(key="k"), make_job(), make_job(callback_url="http://x/")
     for one in (ran, ended, due):
         await store.submit(one, "a", 10)
@@ -159,13 +159,13 @@ async def what_another_store_had_is_taken_once(store: Store) -> None:
     assert [job.id for job in (await store.find_key("k"), await store.get(ended.id)) if job] == [ran.id, ended.id]
 
 
-async def it_takes_a_write(store: Store) -> None:
+async def an_open_store_accepts_a_write(store: Store) -> None:
     await store.check()
     await store.flush()
 
 
 def keep(promise: Callable[[Store], Awaitable[None]], store: Store) -> None:
-    """Hold a store that is not yet open to a promise."""
+    """Open a store, test one promise on it, and close it."""
 
     async def go() -> None:
         await store.open()
@@ -180,15 +180,15 @@ def keep(promise: Callable[[Store], Awaitable[None]], store: Store) -> None:
 PROMISES = [
     a_job_is_kept_as_it_was_given,
     one_key_is_one_job,
-    the_queue_has_an_end,
+    a_full_queue_refuses_jobs,
     claims_do_not_overlap_and_keep_the_order,
     an_old_fence_writes_nothing,
     many_writes_at_once_each_have_their_own_answer,
     finishing_twice_is_finishing_once,
     a_cancelled_job_has_no_owner,
-    only_what_has_ended_is_deleted,
+    only_ended_jobs_are_deleted,
     lists_go_page_by_page,
-    a_callback_is_due_once_at_a_time,
-    what_another_store_had_is_taken_once,
-    it_takes_a_write,
+    one_runner_at_a_time_claims_a_callback,
+    jobs_of_another_store_are_adopted_once,
+    an_open_store_accepts_a_write,
 ]

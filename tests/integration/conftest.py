@@ -19,7 +19,7 @@ PHRASES = {"heavy": "the heavy tier answers", "fast": "the fast tier answers"}
 
 @pytest.fixture(scope="session")
 def bed() -> Bed:
-    """The bed's engine; never another one."""
+    """The test-bed; ends the session outside of it, so that no other Docker Engine is ever used."""
     found = Bed()
     if not found.is_inside():
         pytest.exit("integration tests run inside the test-bed: make integration", returncode=2)
@@ -28,7 +28,7 @@ def bed() -> Bed:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one tiny model per tier; each answers with its own phrase."""
+    """A folder with one tiny model per tier; each answers with a phrase of its own."""
     folder = tmp_path_factory.mktemp("models")
     folder.chmod(0o755)
     for name, phrase in PHRASES.items():
@@ -39,7 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clean_bed(bed: Bed) -> Iterator[Bed]:
-    """A bed without containers, volumes and networks of earlier tests, with both cards in place."""
+    """A bed without containers, volumes and networks of earlier tests, with both cards."""
     bed.start_engine()
     bed.clear()
     bed.write_gpus(FAKOLI_DARK)
@@ -51,7 +51,7 @@ def clean_bed(bed: Bed) -> Iterator[Bed]:
 
 @pytest.fixture
 def field(clean_bed: Bed, models: Path, tmp_path: Path) -> Any:
-    """Two serves, not yet started."""
+    """Two serves that are not started."""
     from serving import make_field  # the collection is importable only once tests/conftest.py has run
 
     return make_field(clean_bed, models, tmp_path / "anvil")
@@ -59,7 +59,7 @@ def field(clean_bed: Bed, models: Path, tmp_path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def chain(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Router and tiers that stay up for all tests of a file, for workflows in front of them."""
+    """A router and tiers that run for all tests of a file, with workflows on top of them."""
     from workflowsite import make_chain
 
     bed.start_engine()
@@ -70,7 +70,7 @@ def chain(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    """A model endpoint on loopback that answers as the test says."""
+    """A model endpoint on loopback whose answers a test chooses."""
     made = Endpoint()
     yield made
     made.close()
@@ -96,7 +96,7 @@ def site(make_site: Callable[..., Site]) -> Site:
 
 @pytest.fixture
 def running(site: Site) -> Site:
-    """A profile router, up on a first revision."""
+    """A profile router that runs its first revision."""
     assert site.promote(config=profile_config(), profile=profile_text())["changed"]
     site.start_router()
     site.wait_healthy()

@@ -1,14 +1,16 @@
-"""The test-bed: a real Docker Engine of our own, simulated GPUs behind its real `nvidia` driver, and hosts in it.
+"""The test-bed: a real Docker Engine of its own, simulated GPUs behind its real `nvidia` driver, and simulated hosts.
 
-    bed.py up [IMAGE...]      start the engine and make its images (all of them, or those named)
-    bed.py copy BED...        give new beds of those names the same images
-    bed.py run -- CMD...      run CMD in the bed's network, against its engine: 127.0.0.1:PORT is what the bed publishes
-    bed.py env                print the same environment as shell exports (only `run` enters the network)
+    bed.py up [IMAGE...]      start the Docker Engine and make its images (all of them, or those named)
+    bed.py copy BED...        create beds with these names from the data of this bed
+    bed.py run -- CMD...      run CMD in the bed's network with its Docker Engine: 127.0.0.1:PORT reaches published ports
+    bed.py env                print the environment of `run` as shell exports (only `run` enters the network)
     bed.py images [IMAGE...]  make images
-    bed.py down [--purge]     remove all containers and volumes, stop the engine; --purge removes its data too
+    bed.py down [--purge]     remove all containers and volumes, stop the Docker Engine; --purge removes its data too
+    bed.py host-up NAME [IMAGE...]   start a simulated host with two GPUs and these images
+    bed.py host-down NAME            remove a simulated host and its data
 
-It touches no other engine: data root, socket, containerd and network namespace are its own. In that namespace there is
-nothing but loopback and Docker's bridges, so no test can lean on the outside. $ANVIL_BED names another bed.
+The bed has a data root, socket, containerd and network namespace of its own and never touches another Docker Engine. The
+namespace holds only loopback and Docker's bridges, so no test can depend on the outside. $ANVIL_BED names another bed.
 """
 
 from __future__ import annotations
@@ -39,17 +41,17 @@ SIMULATED_GPUS = HERE / "gpus"
 BOOTSTRAP_IMAGES = ("router:0.13.2", "router:2.0.2", "llama-server:1", "edge:1", "base:1", "postgres:1", "builder:1")
 OWN_IMAGES = ("registry:2", "dockerhost:1")
 ALL_IMAGES = (*BOOTSTRAP_IMAGES, *OWN_IMAGES)
-OPTIONAL_IMAGES = ("python-pip:1",)  # made only when they are named
+OPTIONAL_IMAGES = ("python-pip:1",)  # made only if they are named
 HOST_NETWORK = "anvil-hosts"
-# Docker's programs are in Go, live for a moment each, and would spend a third of that collecting garbage. lanes.py sets it.
+# Docker's programs are short-lived Go programs that would spend a third of their time on garbage collection. lanes.py sets this.
 GO = {"GOGC": "off", "GOMEMLIMIT": "1GiB"}
 BUILT_IN_NETWORKS = ("bridge", "host", "none")
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A row of the simulated driver's table; memory in MiB; mig: its MIG devices as PROFILE=UUID, or PROFILE=UUID=TOTAL=USED
-    in MiB (none: MIG is off).
+    """A row of the simulated driver's table. memory is in MiB. mig lists the MIG devices as PROFILE=UUID, or as
+    PROFILE=UUID=TOTAL=USED in MiB; if it is empty, MIG is off.
     """
 
     uuid: str
@@ -68,11 +70,11 @@ FAKOLI_DARK = (
 
 
 class BedError(Exception):
-    """Something the bed needs is missing or did not come up; the message says what."""
+    """Something that the bed needs is missing or did not start; the message names it."""
 
 
 def format_gpus(gpus: Iterable[Gpu]) -> str:
-    """The table that the simulated nvidia-smi and hook read."""
+    """Return the table that the simulated nvidia-smi and the hook read."""
     return "".join(
         f"{i}, {g.uuid}, {g.name}, {g.memory}, {g.memory_used}, {g.driver}, 00000000:{i + 1:02d}:00.0, {g.compute_cap}, "
         f"{' '.join(g.mig)}\n"
@@ -81,7 +83,7 @@ def format_gpus(gpus: Iterable[Gpu]) -> str:
 
 
 def call(*argv: str | Path, **options: object) -> str:
-    """Run a command and return what it printed; raise BedError with its stderr when it fails."""
+    """Run a command and return its output; raise BedError with its stderr if it fails."""
     done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
     if done.returncode:
         raise BedError(f"{shlex.join(str(a) for a in argv)}: {(done.stderr or done.stdout).strip()}")
@@ -93,18 +95,18 @@ def wait_until(what: str, predicate: Callable[[], bool], seconds: float = 30.0) 
     deadline = time.monotonic() + seconds
     while not predicate():
         if time.monotonic() > deadline:
-            raise BedError(f"{what}: not within {seconds:.0f} s")
+            raise BedError(f"{what}: timed out after {seconds:.0f} s")
         time.sleep(0.05)
 
 
 class Bed:
-    """One engine with its network namespace, its GPUs and its simulated hosts."""
+    """One Docker Engine with its network namespace, its GPUs and its simulated hosts."""
 
     def __init__(self, name: str | None = None) -> None:
         name = name or os.environ.get("ANVIL_BED") or "testbed"
         self.cache = REPO / ".cache"
         self.data = self.cache / name / "engine"
-        # A unix socket's path has at most 107 characters, so what holds sockets lives under a short name.
+        # A unix socket's path has at most 107 characters: the folder of the sockets needs a short name.
         self.run_dir = Path("/run") / f"anvil-bed-{hashlib.sha256(f'{REPO}:{name}'.encode()).hexdigest()[:8]}"
         self.socket = self.run_dir / "docker.sock"
         self.pid_file = self.run_dir / "dockerd.pid"
@@ -117,7 +119,7 @@ class Bed:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client of this bed sets on top of its own environment."""
+        """The variables that a client of this bed adds to its environment."""
         path = os.environ["PATH"]
         if not path.startswith(f"{SIMULATED_GPUS}:"):
             path = f"{SIMULATED_GPUS}:{path}"
@@ -130,12 +132,12 @@ class Bed:
         }
 
     def argv_inside(self, argv: Sequence[str]) -> list[str]:
-        """The command line that runs `argv` inside the bed's network namespace (not `ip netns exec`: that one remounts
-        /sys and hides the v1 cgroups)."""
+        """Return the command line that runs `argv` inside the bed's network namespace. It does not use `ip netns exec`, which
+        remounts /sys and hides the v1 cgroups."""
         return list(argv) if self.is_inside() else ["nsenter", f"--net={self.namespace}", "--", *argv]
 
     def is_inside(self) -> bool:
-        """Whether this process already is in the bed's network namespace."""
+        """Whether this process is in the bed's network namespace."""
         with contextlib.suppress(OSError):
             mine, bed = os.stat("/proc/self/ns/net"), self.namespace.stat()
             return (mine.st_ino, mine.st_dev) == (bed.st_ino, bed.st_dev)
@@ -144,7 +146,7 @@ class Bed:
     def run(
         self, *argv: str, check: bool = True, env: Mapping[str, str] | None = None, timeout: float | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside the bed, output captured."""
+        """Run a command inside the bed and capture its output."""
         full = {**os.environ, **self.environment, **(env or {})}
         done = subprocess.run(self.argv_inside(argv), capture_output=True, text=True, check=False, env=full, timeout=timeout)
         if check and done.returncode:
@@ -152,12 +154,12 @@ class Bed:
         return done
 
     def docker(self, *argv: str) -> str:
-        """Run `docker ARGV...` against the bed's engine and return its output."""
+        """Run `docker ARGV...` on the bed's Docker Engine and return its output."""
         return call("docker", *argv, env={**os.environ, **self.environment})
 
     def get(self, path: str) -> Any:
-        """What the engine's API answers to a GET: of what every test asks, docker's client would cost more than the engine.
-        Raises OSError when no engine answers.
+        """Return the JSON that the Docker Engine's API answers to a GET. Every test needs it, and starting docker's client costs
+        more than the request. Raises OSError if no Docker Engine answers.
         """
         connection = http.client.HTTPConnection("engine", timeout=60)
         connection.sock = socket.socket(socket.AF_UNIX)
@@ -171,7 +173,7 @@ class Bed:
         return json.loads(body)
 
     def started(self) -> dict[str, str]:
-        """Container name -> its id, start time and status: all three stay as they are where nothing is touched."""
+        """Map each container's name to its id, start time and status. All three stay equal if nothing touches the container."""
         seen = [self.get(f"/containers/{container['Id']}/json") for container in self.get("/containers/json?all=1")]
         return {
             one["Name"].removeprefix("/"): f"{one['Id']} {one['State']['StartedAt']} {one['State']['Status']}" for one in seen
@@ -180,7 +182,7 @@ class Bed:
     # -- network and engine --------------------------------------------------------------------------------------
 
     def create_namespace(self) -> None:
-        """Make the network namespace, held by a bind mount, with loopback up."""
+        """Create the network namespace with loopback up; a bind mount keeps it alive."""
         self.run_dir.mkdir(mode=0o755, exist_ok=True)
         if os.path.ismount(self.namespace):
             return
@@ -189,13 +191,13 @@ class Bed:
         call("nsenter", f"--net={self.namespace}", "ip", "link", "set", "lo", "up")
 
     def is_up(self) -> bool:
-        """Whether the engine answers."""
+        """Whether the Docker Engine answers."""
         with contextlib.suppress(OSError, http.client.HTTPException, BedError):
             return bool(self.get("/version"))
         return False
 
     def engine_pid(self) -> int | None:
-        """The pid of the bed's dockerd, if it lives."""
+        """The pid of the bed's dockerd, or None if it does not run."""
         with contextlib.suppress(OSError, ValueError):
             pid = int(self.pid_file.read_text())
             command, state = Path(f"/proc/{pid}/stat").read_text().split()[1:3]
@@ -204,14 +206,14 @@ class Bed:
         return None
 
     def start_engine(self, nvidia: bool = True) -> None:
-        """Start dockerd and wait until it answers; without `nvidia` it has no device driver of that name."""
+        """Start dockerd and wait until it answers; nvidia: whether it has a device driver of that name."""
         if self.is_up():
             return
         self.create_namespace()
         self.data.mkdir(parents=True, exist_ok=True)
         if not self.gpu_table.exists():
             self.write_gpus(FAKOLI_DARK)
-        # A file of our own, or the machine's /etc/docker/daemon.json would apply.
+        # Without --config-file the machine's /etc/docker/daemon.json would apply.
         config = self.run_dir / "daemon.json"
         config.write_text(json.dumps({"insecure-registries": ["registry:5000", "172.16.0.0/12"], "log-level": "warn"}))
         self.pid_file.unlink(missing_ok=True)
@@ -225,28 +227,28 @@ class Bed:
         with self.log.open("a") as log:
             subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True)
         try:
-            wait_until("the bed's engine", self.is_up)
+            wait_until("start of the bed's Docker Engine", self.is_up)
         except BedError as e:
             raise BedError(f"{e}; the end of {self.log}:\n{self.log.read_text()[-2000:]}") from None
 
     def stop_engine(self, sig: signal.Signals = signal.SIGTERM) -> None:
-        """Stop dockerd (or, with SIGKILL, let it crash) and wait until it is gone."""
+        """Stop dockerd (with SIGKILL: crash it) and wait until it has ended."""
         pid = self.engine_pid()
         if pid is None:
             return
         os.kill(pid, sig)
-        wait_until("the bed's engine to end", lambda: self.engine_pid() is None, 60)
+        wait_until("end of the bed's Docker Engine", lambda: self.engine_pid() is None, 60)
         if sig == signal.SIGKILL:
-            # Its containerd dies with it, but is a zombie until init looks: the next dockerd would wait 10 s for it.
+            # containerd dies with dockerd but is a zombie until init reaps it; the next dockerd would wait 10 s for it.
             (self.run_dir / "exec/containerd/containerd.pid").unlink(missing_ok=True)
 
     def restart_engine(self, nvidia: bool = True) -> None:
-        """Stop and start dockerd, with or without its nvidia driver."""
+        """Stop dockerd and start it again, with or without its nvidia driver."""
         self.stop_engine()
         self.start_engine(nvidia)
 
     def clear(self) -> None:
-        """Remove every container, volume and network of the bed; images stay."""
+        """Remove every container, volume and network of the bed; keep the images."""
         containers = [container["Id"] for container in self.get("/containers/json?all=1")]
         if containers:
             self.docker("rm", "--force", "--volumes", *containers)
@@ -257,9 +259,9 @@ class Bed:
             self.docker("network", "prune", "--force")
 
     def up(self, images: Sequence[str] = ALL_IMAGES) -> None:
-        """Everything: the tools, the engine, the images. Takes about two seconds when the data is there."""
+        """Install the tools, start the Docker Engine, make the images. Takes about 2 s if the data exists."""
         if os.geteuid():
-            raise BedError("the test-bed starts an engine and a network namespace of its own: run it as root")
+            raise BedError("the test-bed creates a Docker Engine and a network namespace: run it as root")
         plugins = "docker compose version && docker buildx version"
         if not shutil.which("dockerd") or subprocess.run(["sh", "-c", plugins], capture_output=True, check=False).returncode:
             subprocess.run([BOOTSTRAP / "docker.sh"], check=True)
@@ -268,26 +270,26 @@ class Bed:
             subprocess.run(["bash", "-c", ensure], check=True)
         if not self.is_up():
             self.start_engine()
-            self.clear()  # what a killed session left behind
+            self.clear()  # a killed session leaves containers behind
         self.ensure_images(images)
 
     def copy_to(self, others: Sequence[Bed]) -> None:
-        """Give other beds this one's data in place of their own, while its engine is stopped: seconds, where to save and load
-        the images takes most of a minute. What runs in any of them ends."""
+        """Replace the data of other beds by a copy of this bed's data. Stops everything that runs in any of them. Takes seconds;
+        saving and loading the images would take most of a minute."""
         self.down()
         for other in others:
             other.down(purge=True)
             other.data.parent.mkdir(parents=True, exist_ok=True)
             call("cp", "--archive", "--reflink=auto", self.data, other.data)
-            (other.data / "engine-id").unlink(missing_ok=True)  # it makes one of its own
+            (other.data / "engine-id").unlink(missing_ok=True)  # each Docker Engine must have an id of its own
         self.start_engine()
 
     def down(self, purge: bool = False) -> None:
-        """Remove containers and volumes, stop the engine, take the namespace away; with `purge` also the data root."""
+        """Remove containers and volumes, stop the Docker Engine, remove the namespace; with `purge` also the data root."""
         if self.is_up():
             self.clear()
         self.stop_engine()
-        with contextlib.suppress(OSError, ValueError):  # a killed dockerd leaves its containerd
+        with contextlib.suppress(OSError, ValueError):  # a killed dockerd leaves containerd running
             os.kill(int((self.run_dir / "exec/containerd/containerd.pid").read_text()), signal.SIGTERM)
         ours = (f"{self.run_dir}/", f"{self.data}/")
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
@@ -300,26 +302,26 @@ class Bed:
     # -- GPUs ----------------------------------------------------------------------------------------------------
 
     def write_gpus(self, gpus: Iterable[Gpu]) -> None:
-        """Set the table of simulated cards; takes effect at once."""
+        """Set the simulated cards; takes effect at once."""
         self.gpu_table.write_text(format_gpus(gpus))
 
     def pull_gpu(self, uuid: str) -> None:
-        """Take one card out of the running machine."""
+        """Remove one card from the running machine."""
         rows = self.gpu_table.read_text().splitlines(keepends=True)
         self.gpu_table.write_text("".join(row for row in rows if uuid not in row))
 
     def hook_calls(self) -> list[dict[str, str]]:
-        """What the simulated driver was asked for, oldest first: id, NVIDIA_VISIBLE_DEVICES, capabilities."""
+        """The requests to the simulated driver, oldest first: id, NVIDIA_VISIBLE_DEVICES, capabilities."""
         return [json.loads(line) for line in self.hook_log.read_text().splitlines()] if self.hook_log.exists() else []
 
     # -- images --------------------------------------------------------------------------------------------------
 
     def ensure_images(self, names: Sequence[str] = ALL_IMAGES) -> None:
-        """Make sure of images `anvil.local/NAME`; .cache/roots shares their root file systems with `make site`."""
+        """Build the images `anvil.local/NAME` that are missing or out of date; `make site` uses the same .cache/roots."""
         known = (*ALL_IMAGES, *OPTIONAL_IMAGES)
         unknown = set(names) - set(known)
         if unknown:
-            raise BedError(f"no such image: {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
+            raise BedError(f"no such image: {', '.join(sorted(unknown))}; known images: {', '.join(known)}")
         env = {"PYTHON": sys.executable, **os.environ, **self.environment}
         recipe = self._recipe()
         own = [n for n in names if n not in BOOTSTRAP_IMAGES and self._image_recipe(n) != recipe]
@@ -357,10 +359,10 @@ class Bed:
         mounts: Sequence[str] = (),
         dockerd_args: str = "",
     ) -> Host:
-        """Start a Docker host of that name: an engine of its own in a privileged container, with these GPUs and images.
+        """Start a simulated host: a Docker Engine in a privileged container, with these GPUs and images.
 
-        `images` are full references on the bed's engine, `mounts` are `docker run --volume` values. Hosts see each
-        other by name. A host that is there already is replaced.
+        `images` are full references on the bed's Docker Engine, `mounts` are `docker run --volume` values. Hosts resolve
+        each other's names. An existing host of that name is replaced.
         """
         self.host_down(name)
         if not self.docker("network", "ls", "--quiet", "--filter", f"name=^{HOST_NETWORK}$"):
@@ -373,19 +375,19 @@ class Bed:
             "--env", f"DOCKERD_ARGS={dockerd_args}", *passed_on, *volumes, "anvil.local/dockerhost:1",
         )  # fmt: skip
         host = Host(self, name)
-        wait_until(f"the engine of {name}", host.is_up)
+        wait_until(f"start of the Docker Engine of {name}", host.is_up)
         if images:
             host.load_images(images)
         return host
 
     def host_down(self, name: str) -> None:
-        """Remove a simulated host and all it holds; nothing happens when there is none."""
+        """Remove a simulated host and its data, if it exists."""
         self.docker("rm", "--force", "--volumes", name)
 
 
 @dataclass(frozen=True)
 class Host:
-    """A simulated Docker host: a privileged container on the bed's engine."""
+    """A simulated Docker host: a privileged container on the bed's Docker Engine."""
 
     bed: Bed
     name: str
@@ -399,7 +401,7 @@ class Host:
         return self.run("docker", *argv)
 
     def is_up(self) -> bool:
-        """Whether the host's engine answers; raises BedError when the host itself has ended."""
+        """Whether the host's Docker Engine answers; raises BedError if the host itself has ended."""
         if self.bed.docker("inspect", "--format", "{{.State.Running}}", self.name) != "true":
             raise BedError(f"{self.name} has ended: {self.bed.docker('logs', '--tail', '20', self.name)}")
         with contextlib.suppress(BedError):
@@ -407,11 +409,11 @@ class Host:
         return False
 
     def ip(self) -> str:
-        """The host's address in the bed."""
+        """The host's IP address in the bed."""
         return self.bed.docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", self.name)
 
     def load_images(self, images: Sequence[str]) -> None:
-        """Copy images from the bed's engine to the host's."""
+        """Copy images from the bed's Docker Engine to that of the host."""
         env = {**os.environ, **self.bed.environment}
         with subprocess.Popen(["docker", "save", *images], env=env, stdout=subprocess.PIPE) as save:
             call("docker", "exec", "--interactive", self.name, "docker", "load", "--quiet", env=env, stdin=save.stdout)
@@ -455,9 +457,9 @@ def main() -> int:
             case "run":
                 argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
                 if not argv:
-                    parser.error("run: what? (bed.py run -- CMD...)")
+                    parser.error("run needs a command: bed.py run -- CMD...")
                 if not bed.is_up():
-                    raise BedError("the bed is not up; run: bed.py up")
+                    raise BedError("the test-bed is not running; start it with: bed.py up")
                 inside = bed.argv_inside(argv)
                 os.execvpe(inside[0], inside, {**os.environ, **bed.environment})
     except (BedError, subprocess.CalledProcessError) as e:

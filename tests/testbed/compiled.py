@@ -1,10 +1,10 @@
-"""llama.cpp compiled in an image by the role `images`, out of the source distribution of llama-cpp-python.
+"""Compile llama.cpp into an image with the role `images`, from the source distribution of llama-cpp-python.
 
-    compiled.py fetch           get the source (before the bed is entered: inside it is no network)
+    compiled.py fetch           download the source, outside the bed (inside it there is no network)
     compiled.py build [native]  build anvil.local/llama:llama-VERSION (or llama-native), inside the bed; minutes, once
 
-The builder downloads the archive from a server on loopback, as it would from a mirror. What was compiled lies beside the
-archive, so that another bed loads it: it is used only if the role finds in it what it would build.
+The build downloads the archive from a server on loopback, as from a mirror. The built image is saved next to the archive so
+that another bed can load it; the role rebuilds it if its content is out of date.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ VERSION = "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 FOLDER = REPO / ".cache" / "llama.cpp"
 ARCHIVE = FOLDER / f"llama_cpp_python-{VERSION}.tar.gz"
-PORT = 18098  # always the same: the address is part of the image's content
+PORT = 18098  # fixed, because the URL is part of the image's content hash
 IMAGE = f"anvil.local/llama:llama-{VERSION}"
 NATIVE = "anvil.local/llama:llama-native"
 
 
 def fetch() -> None:
-    """Have the archive, checked."""
+    """Download the archive, if it is not there, and check it."""
     if not ARCHIVE.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
         options = ["--quiet", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", str(FOLDER)]
         subprocess.run([sys.executable, "-m", "pip", "download", *options, f"llama-cpp-python=={VERSION}"], check=True)
     if hashlib.sha256(ARCHIVE.read_bytes()).hexdigest() != SHA256:
-        sys.exit(f"{ARCHIVE} is not what was pinned; remove it")
+        sys.exit(f"{ARCHIVE}: the checksum is not the pinned one; remove the file and run compiled.py fetch again")
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A file server that says nothing."""
+    """A file server without a log."""
 
     def log_message(self, *_words: object) -> None:
         pass
 
 
 def serve_folder(folder: Path, port: int = 0) -> http.server.ThreadingHTTPServer:
-    """A file server on loopback, in a thread."""
+    """Start a file server on loopback in a thread."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), functools.partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
 
 def play_images(*entries: dict[str, object], **more: object) -> subprocess.CompletedProcess[str]:
-    """The role `images` with these entries, on this machine; more: further variables of the role."""
+    """Run the role `images` with these entries on this machine; more: further variables of the role."""
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": [{"role": "anvil.serving.images"}]}
     variables = {**more, "images_list": entries, "ansible_python_interpreter": sys.executable}
     environment = {
@@ -74,7 +74,7 @@ def play_images(*entries: dict[str, object], **more: object) -> subprocess.Compl
 
 
 def build(native: bool = False) -> str:
-    """The image's name; nothing is compiled that was compiled before."""
+    """Build the image, if it is missing or out of date, and return its name."""
     bed, image, port = Bed(), NATIVE if native else IMAGE, PORT + native
     saved = FOLDER / f"{image.rpartition(':')[2]}.tar"
     if saved.exists() and not bed.docker("images", "--quiet", image):

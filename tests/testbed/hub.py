@@ -1,6 +1,6 @@
-"""A small hub: the part of the Hugging Face hub's HTTP interface that fetching models needs, with faults on demand.
+"""A small model hub: the part of the Hugging Face hub's HTTP API that downloads need, with faults on demand.
 
-Large files are answered as the real one does: the hub names their sha256 and redirects to a "CDN" path, which knows ranges.
+Large files work as on the real hub: it returns their sha256 and redirects to a "CDN" path, which supports ranges.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LARGE = 4096
 
 @dataclass
 class Repo:
-    """A repository: commits by revision name, files by commit. gated: the token that may read it."""
+    """A repository: commits by revision name, files by commit. gated: the token that is needed to read it."""
 
     revisions: dict[str, str]
     files: dict[str, dict[str, bytes]]
@@ -27,19 +27,19 @@ class Repo:
 
 @dataclass
 class Faults:
-    """What goes wrong next; each is used up."""
+    """Faults of the next requests. Each count is used up."""
 
-    too_many: int = 0  # answers of 429 with Retry-After
+    too_many: int = 0  # answers with status 429 and Retry-After
     retry_after: int = 0
     cuts: int = 0  # connections closed in the middle of a large file
     cut_after: int = 0
     gone_after_cuts: bool = False  # once all cuts are used up, every connection is closed without an answer
-    altered: set[str] = field(default_factory=set)  # files whose bytes are not what the hub announces
-    stall: threading.Event | None = None  # large files wait for it in the middle
+    altered: set[str] = field(default_factory=set)  # files whose bytes differ from the announced checksum
+    stall: threading.Event | None = None  # large files wait for this event in the middle
 
 
 class Hub:
-    """The server. ``requests`` holds (method, path, Range) of all that was asked."""
+    """The server. ``requests`` holds (method, path, Range) of every request."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -64,9 +64,9 @@ class Hub:
             daemon_threads = True
 
             def handle_error(self, *_where: Any) -> None:
-                pass  # clients that are killed are part of the tests
+                pass  # tests kill clients on purpose
 
-        # The client follows redirects within the hub by itself: a CDN is another origin.
+        # Two origins: the client treats redirects within the hub and to a CDN differently.
         self.servers = [Server(("127.0.0.1", 0), Handler) for _origin in ("hub", "cdn")]
         self.endpoint, self.cdn = (f"http://127.0.0.1:{server.server_port}" for server in self.servers)
         for server in self.servers:
@@ -87,14 +87,14 @@ class Hub:
         return commit
 
     def sha256(self, content: bytes) -> str:
-        """The checksum of a file, worked out once."""
+        """The checksum of a file, computed once."""
         if id(content) not in self.sums:
             self.sums[id(content)] = (hashlib.sha256(content).hexdigest(), content)
         return self.sums[id(content)][0]
 
     def fetched(self, name: str) -> list[str]:
-        """The ranges that a file's content was asked for with; empty text: all of it."""
-        return [wanted for method, path, wanted in self.requests if method == "GET" and path.endswith("/" + name)]
+        """The Range headers of the requests for a file's content; an empty text asks for all of it."""
+        return [ranges for method, path, ranges in self.requests if method == "GET" and path.endswith("/" + name)]
 
     # ------------------------------------------------------------------------------------------------------------
 
@@ -219,5 +219,5 @@ class Hub:
 
 
 def git_blob(content: bytes) -> str:
-    """The hash git knows a file by."""
+    """The hash of a file as a git blob."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

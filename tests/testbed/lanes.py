@@ -1,16 +1,16 @@
-"""Run every test of the project: several jobs at a time, on lanes that have an engine of their own.
+"""Run every test of the project as parallel jobs on lanes; each lane has a Docker Engine of its own.
 
     lanes.py [--lanes N] [--exclude JOB] [JOB...]
 
-A job is a target of the Makefile that needs no engine (lint, unit, sanity), one file of tests/integration or one molecule
-scenario. The former run one after the other on the last lane, before its engine is started. A lane takes the next of the
-latter when it is free, the longest first (by the seconds of the last run, or of the table below), so that all end at about
-the same time. What a job prints goes to .cache/lanes/JOB.log, and to the screen when it fails. Three lanes suit two cores: a
-good part of the tests' time is spent waiting.
+A job is a Makefile target that needs no Docker Engine (lint, unit, sanity), one file of tests/integration or one molecule
+scenario. The Makefile targets run one after the other on the last lane, before its Docker Engine starts. A free lane takes the
+longest waiting job (by the seconds of the last run, or of the table below), so that all lanes end at about the same time. The
+output of a job goes to .cache/lanes/JOB.log, and to the screen if the job fails. Three lanes suit two cores, because the tests
+spend a good part of their time waiting.
 
-A job that failed on a lane is run once more at the end, alone; of a file only the tests that failed. A test that passes then
-is unstable, which is a bug of the test or of the product: the last lines name each one with its first error, and its first log
-is kept. More than MOST_UNSTABLE of them fail the run.
+A job that failed on a lane runs once more at the end, alone; of a file only the tests that failed. A test that passes then is
+unstable, which is a bug of the test or of the product: the last lines name each one with its first error, and its first log is
+kept. More than MOST_UNSTABLE of them fail the run.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ CHECKS = ("lint", "unit", "sanity")
 MOST_UNSTABLE = 2
 # pytest's line for a test that failed: `FAILED path::test - error`.
 FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) \S*?([\w.\[\]/-]+::.*)$", re.MULTILINE)
-FIRST_BED = "testbed"  # the one that `make integration` uses too
-# Seconds of what takes longest: what is still unknown is put in order by them.
+FIRST_BED = "testbed"  # `make integration` uses the same bed
+# Seconds of the longest jobs; they order jobs that have not run on this machine.
 LONG = {
     "test_workflow": 410, "test_promote_faults": 390, "test_workflow_replicas": 290, "test_promote": 250, "test_replicas": 240,
     "test_promote_replicas": 230, "test_serve": 180, "site": 180, "test_router_playbooks": 150, "test_workflow_server": 150,
@@ -47,13 +47,13 @@ LONG = {
     "test_serve_verbs": 100, "test_llama_stack": 100, "test_workflow_faults": 90, "test_upload": 90,
     "test_workflow_artifacts": 90, "test_llama_sources": 90, "test_docker_host": 90, "test_image": 75, "test_experiment": 70,
 }  # fmt: skip
-# They build the same images, which takes longer than some of them do, from the same wheels: the first lane has them all.
+# These jobs build the same images from the same wheels, so all of them run on the first lane and the images are built once.
 TOGETHER = ("test_workflow", "test_workflow_artifacts", "test_workflow_page", "test_workflow_replicas")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one lane runs at a time; guess: the seconds it may take, only good to compare jobs by."""
+    """A unit of work for one lane. guess: expected seconds, used only to order jobs."""
 
     name: str
     argv: tuple[str, ...]
@@ -69,13 +69,13 @@ class Job:
 
 
 def failures(log: str, name: str) -> list[str]:
-    """The failed tests of a job's log, each with its error; the job itself with its last line where it names no test."""
+    """Return the failed tests in a job's log, each with its error; if the log names no test, the job with its last line."""
     lines = log.rstrip().splitlines() or ["no output"]
     return FAILED_TEST.findall(log) or [f"{name} - {lines[-1].strip(' =')}"]
 
 
 def find_jobs(only: Sequence[str], excluded: Sequence[str]) -> list[Job]:
-    """All jobs but the excluded, or those named; the longest first."""
+    """Return the named jobs (all, if none is named) without the excluded ones, longest first."""
     known = {**LONG, **(json.loads(SECONDS.read_text()) if SECONDS.exists() else {})}
     jobs = [Job(name, ("make", "--no-print-directory", name), 0) for name in CHECKS]
     for path in sorted(REPO.glob("extensions/molecule/*/molecule.yml")):
@@ -85,13 +85,14 @@ def find_jobs(only: Sequence[str], excluded: Sequence[str]) -> list[Job]:
         jobs.append(Job(path.stem, ("pytest", str(path)), known.get(path.stem, 60)))
     unknown = {*only, *excluded} - {job.name for job in jobs}
     if unknown:
-        raise SystemExit(f"lanes.py: no such job: {', '.join(sorted(unknown))}; there are: {', '.join(job.name for job in jobs)}")
+        names = ", ".join(job.name for job in jobs)
+        raise SystemExit(f"lanes.py: no such job: {', '.join(sorted(unknown))}; known jobs: {names}")
     chosen = [job for job in jobs if job.name not in excluded and (not only or job.name in only)]
     return sorted(chosen, key=lambda job: -job.guess)
 
 
 class Lanes:
-    """The jobs that wait, and how those that ran went."""
+    """The waiting jobs, and the results of those that ran."""
 
     def __init__(self, jobs: Sequence[Job], lanes: int) -> None:
         self.checks = [job for job in jobs if not job.needs_engine]
@@ -105,7 +106,7 @@ class Lanes:
         self.images_made = threading.Event()
 
     def run(self) -> None:
-        """Run everything; returns when nothing runs any more."""
+        """Run all jobs, run those that failed once more, stop the beds."""
         with ThreadPoolExecutor(max(1, len(self.beds))) as pool:
             running = [*(pool.submit(self.run_lane, bed) for bed in self.beds[:-1]), pool.submit(self.run_checks, self.beds[-1:])]
         for one in running:
@@ -115,14 +116,14 @@ class Lanes:
             self._run(f"{bed}-down", (*BED, "down"), {"ANVIL_BED": bed})
 
     def run_checks(self, beds: Sequence[str]) -> None:
-        """What needs no engine, one after the other; then the lane of the bed, if there is one."""
+        """Run the jobs that need no Docker Engine, one after the other; then run the lane of the bed, if there is one."""
         for job in self.checks:
             self._run(job.name, job.argv)
         for bed in beds:
             self.run_lane(bed)
 
     def run_lane(self, bed: str) -> None:
-        """Bring the lane's bed up and run jobs on it until none waits."""
+        """Start the lane's bed and run jobs on it until none is left."""
         if not self._bring_up(bed):
             return
         while job := self._take(bed):
@@ -138,7 +139,7 @@ class Lanes:
         return None
 
     def run_again(self, jobs: Sequence[Job]) -> None:
-        """Run once more, alone, what failed on a lane: of a file only the tests that failed."""
+        """Run failed jobs once more, alone; of a file only the tests that failed."""
         for job in jobs:
             log = LOGS / f"{job.name}.log"
             first = log.replace(log.with_suffix(".first.log"))
@@ -148,7 +149,8 @@ class Lanes:
                 self.unstable += failures(first.read_text(errors="replace"), job.name)
 
     def _bring_up(self, bed: str) -> bool:
-        """The first lane makes the images, copies them to the others, and fetches the wheels; the others wait for the images."""
+        """Start a bed. The first lane makes the images, copies them to the others and downloads the wheels; the others wait for
+        the images."""
         env = {"ANVIL_BED": bed}
         if bed != FIRST_BED:
             self.images_made.wait()
@@ -161,8 +163,8 @@ class Lanes:
         return came_up and self._run("wheels", WHEELS, env)
 
     def _run_job(self, job: Job, bed: str) -> bool:
-        # ansible-lint and molecule install a copy of the collection into HOME: each job has a home of its own, and so
-        # have pytest's notes of what failed.
+        # ansible-lint and molecule install a copy of the collection into HOME, so each job has a home of its own. The same folder
+        # holds pytest's cache of failed tests.
         own = LOGS / "home" / job.name
         own.mkdir(parents=True, exist_ok=True)
         argv = (*job.argv, "-o", f"cache_dir={own}") if job.is_file else job.argv
@@ -187,7 +189,7 @@ class Lanes:
 
 
 def main() -> int:
-    """The command line: 0 when every job passed, and none was left."""
+    """The command line: 0 if every job ran and passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lanes", type=int, default=3, metavar="N")
     parser.add_argument("--exclude", action="append", default=[], metavar="JOB")
@@ -202,7 +204,7 @@ def main() -> int:
 
 
 def report(lanes: Lanes) -> int:
-    """Print the last lines of the run; returns its exit code."""
+    """Print the last lines of the run and return its exit code."""
     left = [job.name for job in lanes.waiting]
     if lanes.unstable:
         print(f"unstable, passed only when run again alone (first logs: {LOGS}/*.first.log):", file=sys.stderr)

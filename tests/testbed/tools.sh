@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tools.sh : what the tests call besides Docker, from the distribution. Before the bed is entered: inside it is no network.
+# tools.sh : installs the programs that the tests call besides Docker, outside the bed (inside it there is no network).
 set -euo pipefail
 . "$(dirname "$0")/../../bootstrap/lib.sh"
 
@@ -9,5 +9,5 @@ ensure openssl openssl
 ensure dpkg-deb dpkg
 ensure ssh openssh-client
 ensure chromium chromium fonts-dejavu-core
-# Not for its service, which stays as the distribution left it: the tests start one of their own.
+# The tests start a PostgreSQL server of their own; the distribution's service is left as it is.
 [ -n "$(compgen -G '/usr/lib/postgresql/*/bin/postgres')" ] || apt_install postgresql

@@ -1,4 +1,4 @@
-"""Fetch the wheels that the workflow tests build images from, before the bed is entered: inside it is no network.
+"""Download the wheels that the workflow tests build images from, outside the bed (inside it there is no network).
 
 usage: wheels.py     prints the folder that holds them
 """
@@ -19,7 +19,7 @@ BASE = "anvil.local/base:1"
 
 
 def main() -> None:
-    """The server's with and without PostgreSQL, and MLflow's."""
+    """Download the wheels of the server, with and without PostgreSQL, and those of MLflow."""
     version = Bed().docker("run", "--rm", BASE, "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
     server, postgres, mlflow = (
         (FILES / name).read_text() for name in ("requirements.txt", "requirements-postgres.txt", "mlflow-requirements.txt")

@@ -59,7 +59,7 @@ def test_a_run_with_the_keyboard_alone(tmp_path: Path, endpoint: Endpoint, brows
         browser.tab_to("#go")
         browser.press("Enter")
         browser.wait_for("document.querySelector('#state')?.textContent.startsWith('running: write_draft')")
-        browser.shoot(SHOTS / "workflow-running.png")
+        browser.save_screenshot(SHOTS / "workflow-running.png")
         browser.wait_for("document.querySelector('#state')?.dataset.status === 'completed'")
         assert browser.evaluate("[...document.querySelectorAll('#outputs dt')].map(one => one.textContent)") == [
             "draft",
@@ -68,9 +68,9 @@ def test_a_run_with_the_keyboard_alone(tmp_path: Path, endpoint: Endpoint, brows
         ]
         assert browser.evaluate("document.querySelectorAll('#result ol li').length") == 3
         browser.wait_for("document.querySelectorAll('#jobs tr').length === 1")
-        browser.shoot(SHOTS / "workflow-done.png")
+        browser.save_screenshot(SHOTS / "workflow-done.png")
         keep_for_docs(SHOTS / "workflow-done.png", "workflow.png")
-        browser.shoot(SHOTS / "workflow-dark.png", dark=True)
+        browser.save_screenshot(SHOTS / "workflow-dark.png", dark=True)
         browser.tab_to("#jobs button")
         browser.press("Enter")
         browser.wait_for("document.querySelector('#state')?.textContent.startsWith('completed in')")
@@ -93,7 +93,7 @@ def test_every_kind_of_input_and_every_kind_of_mistake(tmp_path: Path, endpoint:
         browser.tab_to("#go")
         browser.press("Enter")
         browser.wait_for("document.querySelector('#in-tags').getAttribute('aria-invalid') === 'true'")
-        browser.shoot(SHOTS / "workflow-mistakes.png")
+        browser.save_screenshot(SHOTS / "workflow-mistakes.png")
         browser.evaluate("document.querySelector('#in-tags').focus()")
         focus_and_type(browser, "tags", '["x", "y"]')
         browser.tab_to("#go")
@@ -122,7 +122,7 @@ def test_a_failure_and_a_cancel(tmp_path: Path, endpoint: Endpoint, browser: Bro
         browser.press("Enter")
         browser.wait_for("document.querySelector('#state')?.dataset.status === 'failed'")
         assert "bad key" in browser.evaluate("document.querySelector('#result').textContent")
-        browser.shoot(SHOTS / "workflow-failed.png")
+        browser.save_screenshot(SHOTS / "workflow-failed.png")
         browser.evaluate("document.querySelector('#in-topic').focus()")
         focus_and_type(browser, "topic", "slow")
         browser.tab_to("#go")
@@ -141,5 +141,5 @@ def test_the_api_page_needs_nobody_else(tmp_path: Path, endpoint: Endpoint, brow
         browser.wait_for("document.querySelectorAll('section').length === 10")
         text = browser.evaluate("document.body.innerText")
         assert f"curl -sS -X POST '{server.url}/run'" in text and "Idempotency-Key" in text
-        browser.shoot(SHOTS / "workflow-api.png")
+        browser.save_screenshot(SHOTS / "workflow-api.png")
         check_quiet(browser, server)

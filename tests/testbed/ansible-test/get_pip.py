@@ -1,6 +1,6 @@
-"""Stands in for the pip bootstrap script that ansible-test would download: unpacks the wheel of pip that sanity.sh fetched once.
+"""Replaces the pip bootstrap script that ansible-test would download: it unpacks the wheel of pip that sanity.sh downloaded.
 
-ansible-test makes a virtual environment for each test and Python, a dozen: ensurepip and pip would take eight seconds for each.
+ansible-test makes a dozen virtual environments, one for each test and Python; ensurepip and pip would take 8 s for each.
 """
 
 import sysconfig
