@@ -7,15 +7,16 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_docker_daemon
-short_description: Merge settings into the engine's daemon.json
+short_description: Merge settings into the Docker Engine's daemon.json
 version_added: 1.0.0
 description:
-  - Merges O(settings) into C(daemon.json) and leaves all else in it as it is. Mappings are merged key by key, lists get what
-    they lack, other values are replaced.
-  - C(dockerd --validate) judges the result before it is written. The engine is restarted only if the file changed, and must
-    answer again; else the old file is put back and the engine restarted on it.
-  - A restart of the engine stops its containers, unless C(live-restore) is on; those with a restart policy come back.
-  - A C(daemon.json) that cannot be read as JSON is an error, and is left as it is.
+  - Merges O(settings) into C(daemon.json) and keeps everything else in it. Mappings are merged key by key, missing items are
+    added to lists, other values are replaced.
+  - C(dockerd --validate) checks the result before it is written. The Docker Engine is restarted only if the file changed. If it
+    does not answer after the restart, the old file is put back and the Docker Engine is restarted with it.
+  - A restart of the Docker Engine stops its containers, unless C(live-restore) is on. Containers with a restart policy start
+    again.
+  - A C(daemon.json) that is not valid JSON is an error, and is not changed.
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
@@ -30,25 +31,25 @@ attributes:
     support: full
 options:
   settings:
-    description: What the file has to hold.
+    description: The settings that the file must contain.
     type: dict
     required: true
   path:
-    description: The file.
+    description: Path of the file.
     type: path
     default: /etc/docker/daemon.json
   force_restart:
-    description: Restart the engine even if the file holds everything, as is needed after the container toolkit was installed.
+    description: Restart the Docker Engine even if the file does not change. Needed after the container toolkit was installed.
     type: bool
     default: false
   restart_command:
-    description: How to restart the engine, word by word. By default C(systemctl restart docker) where systemd runs, else
-      C(service docker restart).
+    description: Command that restarts the Docker Engine, as a list of words. The default is C(systemctl restart docker) if
+      systemd runs, else C(service docker restart).
     type: list
     elements: str
     default: []
   timeout:
-    description: Seconds within which the restarted engine must answer.
+    description: Seconds within which the restarted Docker Engine must answer.
     type: int
     default: 60
 extends_documentation_fragment:
@@ -56,7 +57,7 @@ extends_documentation_fragment:
 """
 
 EXAMPLES = r"""
-- name: The engine knows the NVIDIA runtime and keeps containers over its own restarts
+- name: Register the NVIDIA runtime, and keep containers running while the Docker Engine restarts
   anvil.serving.anvil_docker_daemon:
     settings:
       live-restore: true
@@ -67,11 +68,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 restarted:
-  description: Whether the engine was restarted.
+  description: Whether the Docker Engine was restarted.
   returned: always
   type: bool
 settings:
-  description: All that the file holds now, or would hold.
+  description: All settings in the file now, or in check mode after a run.
   returned: always
   type: dict
   sample: {live-restore: true}

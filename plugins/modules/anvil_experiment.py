@@ -7,29 +7,29 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_experiment
-short_description: Retire experiments - those whose time is over, or one by name
+short_description: Retire expired experiments, or one experiment by name
 version_added: 1.0.0
 description:
-  - Removes the containers of experiments and the files they had on the host, env files first of all; with the last of them
-    goes the network they shared. Volumes stay - they hold downloaded weights.
-  - Only projects that C(playbooks/experiment.yml) made are touched, never a serve of the inventory or anybody else's container.
+  - Removes the containers of experiments and their files on the host, among them env files with secrets. The network that
+    experiments share is removed with the last one. Volumes stay, because they hold downloaded weights.
+  - Only projects that C(playbooks/experiment.yml) created are changed, never a serve of the inventory or another container.
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
   check_mode:
-    description: Tells which would be retired.
+    description: Reports which experiments would be retired.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: There are no changes to show.
     support: none
   idempotent:
-    description: An experiment that is not there is retired already.
+    description: An experiment that does not exist is not changed.
     support: full
 options:
   state:
     description:
       - V(expired) retires every experiment whose time to live is over.
-      - V(absent) retires the one called O(name), whatever its time.
+      - V(absent) retires the experiment O(name), whatever its time to live.
     type: str
     choices: [expired, absent]
     default: expired
@@ -48,11 +48,11 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Retire the experiments whose time is over
+- name: Retire the expired experiments
   anvil.serving.anvil_experiment:
     root: "{{ anvil.plan.root }}"
 
-- name: Retire one
+- name: Retire one experiment
   anvil.serving.anvil_experiment:
     root: "{{ anvil.plan.root }}"
     name: gpt-oss-20b
@@ -61,11 +61,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 trouble:
-  description: Why the host could not be looked at; then nothing else is returned.
-  returned: with O(tolerant), where there is trouble
+  description: Why the host could not be read. Nothing else is returned then.
+  returned: with O(tolerant), if the host could not be read
   type: str
 retired:
-  description: The experiments that were (or in check mode would be) removed.
+  description: The experiments that were removed, or in check mode would be.
   returned: success
   type: list
   elements: dict
@@ -78,16 +78,16 @@ retired:
       type: list
       elements: str
     state:
-      description: The engine's words for them.
+      description: The container states that the Docker Engine reports.
       type: str
     created:
-      description: When it was created, in seconds since 1970.
+      description: Time of creation, in seconds since 1970.
       type: int
     expires:
-      description: When its time was over, in seconds since 1970; null where it has no time to live.
+      description: Time of expiry, in seconds since 1970; null if the experiment has no time to live.
       type: int
 experiments:
-  description: The experiments that are still there, in the same form.
+  description: The experiments that remain, in the same form.
   returned: success
   type: list
   elements: dict

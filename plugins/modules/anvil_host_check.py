@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_host_check
-short_description: Tell everything a Docker host lacks
+short_description: Check the requirements of a Docker host
 version_added: 1.0.0
 description:
-  - Docker Engine 24 or newer, Compose 2.20 or newer, and as asked for the NVIDIA driver, its container toolkit or CDI, the GPUs
-    of the inventory, and room for weights. Everything that is missing is told at once.
-  - A host that has an NVIDIA driver must have the toolkit too, whether or not O(needs_gpu) is set.
+  - Checks for Docker Engine 24 or newer and Compose 2.20 or newer. Optionally also checks for the NVIDIA driver, its container
+    toolkit or CDI, the GPUs of the inventory, and free space for weights. Everything that is missing is reported at once.
+  - A host with an NVIDIA driver must have the toolkit too, whether or not O(needs_gpu) is set.
 author:
   - the anvil.serving authors (@fakoli)
 options:
@@ -22,22 +22,22 @@ options:
     elements: str
     default: []
   needs_gpu:
-    description: Whether a host without an NVIDIA driver will not do. Implied by O(gpus).
+    description: Whether the host must have an NVIDIA driver. Implied by O(gpus).
     type: bool
     default: false
   folder:
-    description: Where weights are kept. By default the engine's data folder, which holds the volumes.
+    description: Folder of the weights. The default is the data folder of the Docker Engine, which holds the volumes.
     type: path
   free_mib:
     description: MiB that must be free in O(folder).
     type: int
     default: 0
   builds_images:
-    description: Whether images will be built on the host, which takes the buildx plugin.
+    description: Whether images are built on the host, which requires the buildx plugin.
     type: bool
     default: false
   tolerate:
-    description: What may be missing without a failure; it is told in RV(missing) and RV(tolerated) all the same.
+    description: Requirements that may be missing without a failure. They are still reported in RV(missing) and RV(tolerated).
     type: list
     elements: str
     choices: [engine, compose, buildx, driver, toolkit, gpu, disk]
@@ -48,31 +48,31 @@ extends_documentation_fragment:
 """
 
 EXAMPLES = r"""
-- name: The host has what the inventory needs
+- name: Check that the host has what the inventory needs
   anvil.serving.anvil_host_check:
     gpus: "{{ anvil_gpus.values() | map(attribute='uuid') }}"
     folder: /srv/models
     free_mib: 200000
 
-- name: Look only
+- name: Read what is missing, without a failure
   anvil.serving.anvil_host_check:
     tolerate: [engine, compose, driver, toolkit, gpu, disk]
-  register: look
+  register: requirements
 """
 
 RETURN = r"""
 missing:
-  description: What is missing, as words of O(tolerate).
+  description: The requirements that are missing, with the names used in O(tolerate).
   returned: always
   type: list
   sample: [compose, toolkit]
 problems:
-  description: Every problem with its place, its cause and what to do.
+  description: Every problem with its place, its cause and a hint.
   returned: on failure
   type: list
   elements: dict
 tolerated:
-  description: As RV(problems), where all of them are tolerated.
+  description: As RV(problems), if all of them are tolerated.
   returned: on success
   type: list
   elements: dict

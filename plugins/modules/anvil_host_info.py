@@ -7,14 +7,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_host_info
-short_description: Tell what a Docker host can run
+short_description: Read what a Docker host can run
 version_added: 1.0.0
 description:
-  - Docker Engine, Compose, the NVIDIA driver and its container toolkit as far as the host has them, and every GPU with its
-    UUID, its MIG devices and what it can run.
-  - What a GPU can run comes from a table keyed on its compute capability, never on its name; see C(docs/hosts.md).
-  - The driver is asked through NVML where nvidia-ml-py can be imported, else through C(nvidia-smi).
-  - What is unknown is null, never guessed. A host without GPUs is no failure; a driver that does not answer is.
+  - Returns the versions of the Docker Engine, Compose, the NVIDIA driver and its container toolkit, and every GPU with its UUID,
+    its MIG devices and what it can run.
+  - What a GPU can run comes from a table by compute capability, never from its name; see C(docs/hosts.md).
+  - The driver is read through NVML if nvidia-ml-py can be imported, else through C(nvidia-smi).
+  - Unknown values are null, never guessed. A host without GPUs is not a failure; a driver that does not answer is.
 author:
   - the anvil.serving authors (@fakoli)
 extends_documentation_fragment:
@@ -23,11 +23,11 @@ extends_documentation_fragment:
 """
 
 EXAMPLES = r"""
-- name: Look at the host
+- name: Read the host
   anvil.serving.anvil_host_info:
   register: host
 
-- name: Show its cards
+- name: Show its GPUs
   ansible.builtin.debug:
     var: host.gpus
 """
@@ -39,7 +39,7 @@ engine:
   type: dict
   sample: {version: 26.1.5, api_version: "1.45", data_root: /var/lib/docker, storage_driver: overlay2, runtimes: [runc]}
 compose:
-  description: Version of the Compose plugin; empty where there is none.
+  description: Version of the Compose plugin; empty if there is none.
   returned: always
   type: str
 platform:
@@ -47,14 +47,14 @@ platform:
   returned: always
   type: str
 nvidia:
-  description: Whether the host has an NVIDIA driver, its version, the newest CUDA it can run, and who told.
+  description: Whether the host has an NVIDIA driver, its version, the newest CUDA it can run, and its source.
   returned: always
   type: dict
   sample: {present: true, driver: 580.95.05, cuda: "13.0", source: nvidia-smi}
 toolkit:
   description:
-    - What lets a container have a card - the container toolkit's hook on C(PATH), or CDI with a description of the cards.
-    - C(cdi_enabled) is null where the engine is too old to tell.
+    - What gives containers access to GPUs - the hook of the container toolkit on C(PATH), or CDI with a description of the GPUs.
+    - C(cdi_enabled) is null if the Docker Engine is too old to report it.
   returned: always
   type: dict
   sample:
@@ -65,7 +65,7 @@ toolkit:
     cdi_enabled: false
     cdi_specs: []
 gpus:
-  description: Every card; memory in MiB, null where the driver does not tell or the table does not know.
+  description: Every GPU; memory in MiB. A value is null if the driver does not report it or the table does not have it.
   returned: always
   type: list
   sample:

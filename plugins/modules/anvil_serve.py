@@ -10,18 +10,19 @@ module: anvil_serve
 short_description: Converge the serves of a compose project
 version_added: 1.0.0
 description:
-  - Brings all serves of one compose project to the wanted state in one call, and touches only those that differ.
-  - What differs is found by comparing the rendered services with what the engine says of each container, field by field;
-    acting is left to C(docker compose up), which never replays an old container.
-  - After O(state=up) each serve has answered with its model's name, or the task fails with the reason and the end of
-    the serve's log. Other serves are left running.
-  - Before a container is touched all is admitted - GPUs exist, the memory of each card adds up, names and ports are free -
-    or the task fails with every conflict and who holds what.
+  - Brings the serves of one compose project to a state in one call, and changes only the serves that differ.
+  - The rendered services are compared field by field with the containers that the Docker Engine reports. Containers are
+    created by C(docker compose up), so that an old configuration is never started again.
+  - After O(state=up) each serve has answered with the name of its model, or the task fails with the reason and the end of
+    the serve's log. Other serves keep running.
+  - Before a container is changed, the module checks that the GPUs exist, that the claims on the memory of each GPU fit, and
+    that names and ports are free. Otherwise the task fails, and lists every conflict with the container or process that
+    causes it.
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
   check_mode:
-    description: Predicts every action and reason, and touches nothing.
+    description: Predicts every action and its reasons, and changes nothing.
     support: full
   diff_mode:
     description: Shows the compose file, and for each serve the fields that differ; environment variables by name only.
@@ -32,84 +33,86 @@ attributes:
 options:
   state:
     description:
-      - V(up) creates, replaces, starts or unpauses what differs, and waits until every serve is ready. A serve with
-        C(residency=on_demand) is started only when O(serves) chooses it.
-      - V(down) removes the containers of the serves; files, volumes and the network stay. A serve that is back within
-        O(settle) seconds is a failure.
-      - V(restarted) restarts what is as the inventory says, and does what V(up) does with the rest, because a restart would
-        replay an old configuration. Then every serve must be ready and stay the same process for O(settle) seconds.
-      - V(recreated) replaces the containers whether they differ or not, and watches them likewise.
-      - V(adopted) replaces a container that was started by hand or by another project with one of ours. The old one is
-        renamed and stopped until the new one is ready; if it does not get ready, the old one is put back and started.
+      - V(up) creates, replaces, starts or unpauses the serves that differ, and waits until every serve is ready. A serve with
+        C(residency=on_demand) is started only if O(serves) selects it.
+      - V(down) removes the containers of the serves; files, volumes and the network stay. The task fails if a container is
+        back within O(settle) seconds.
+      - V(restarted) restarts the serves that do not differ from the inventory, and does what V(up) does with the others, because
+        a restart keeps the old configuration. Then every serve must be ready and run the same process for O(settle) seconds.
+      - V(recreated) replaces the containers even if they do not differ, and watches them in the same way.
+      - V(adopted) replaces a container that was started by hand or by another project with a serve of this project. The old
+        container is renamed and stopped until the new one is ready. If the new one does not get ready, the old one is put back
+        and started.
       - V(absent) removes the O(containers).
     type: str
     choices: [up, down, restarted, recreated, adopted, absent]
     default: up
   keep_container:
-    description: With O(state=down), only stop the containers.
+    description: With O(state=down), stop the containers and keep them.
     type: bool
     default: false
   containers:
     description:
-      - With O(state=absent), the names of containers or serves that must not be there, in the inventory or not. A name that
-        is a serve and also another container is refused.
-      - With O(state=adopted), the name the container has now, if it is not the serve's own; one container for one serve.
+      - With O(state=absent), the names of containers or serves to remove, in the inventory or not. The name of a serve that is
+        also the name of another container is refused.
+      - With O(state=adopted), the present name of the container, if it is not the serve's container name. Then exactly one serve
+        must be selected.
     type: list
     elements: str
     default: []
   models_allowed:
     description:
-      - Origins that may be served, as C(anvil_models_allowed) has them. If not given, every model may.
-      - A serve that runs already is left alone.
+      - Origins of models that may be served, in the form of C(anvil_models_allowed). If not given, every model may be served.
+      - A serve that runs already is not stopped.
     type: list
     elements: dict
     suboptions:
       repo:
-        description: Repository of the hub; needs C(revision).
+        description: Repository of the hub; requires C(revision).
         type: str
       revision:
-        description: The commit.
+        description: The commit of the repository.
         type: str
       sha256:
-        description: Of a file or archive from elsewhere.
+        description: Checksum of a file or archive from another source.
         type: str
   compatibility:
     description:
-      - What to do with a serve about to start whose model does not fit its engine or its cards, as
-        M(anvil.serving.anvil_compatibility) judges it - nothing is touched and all findings are told (V(enforce)), they are
-        warnings (V(warn)), or nobody looks (V(off)).
+      - What to do if the model of a serve that is about to start does not fit its engine or its GPUs, as judged by
+        M(anvil.serving.anvil_compatibility).
+      - V(enforce) fails with all findings and changes nothing. V(warn) turns the findings into warnings. V(off) skips the check.
     type: str
     choices: [enforce, warn, "off"]
     default: enforce
   confirm:
-    description: With O(state=absent), also remove containers that are not of this project.
+    description: With O(state=absent), also remove containers that do not belong to this project.
     type: bool
     default: false
   settle:
-    description: Seconds that a serve is watched for after it was restarted, replaced, adopted or taken down.
+    description: Seconds for which a serve is watched after it was restarted, replaced, adopted or taken down.
     type: float
     default: 2
   drain_timeout:
     description:
-      - Seconds that a serve which makes room for one on demand may take to end the requests it has in flight, as its engine
-        tells them (llama.cpp, vLLM, and SGLang with C(--enable-metrics)). It is told to stop once it has none, or when the
-        time is over.
+      - Seconds that an evicted serve has to end its requests in flight. The engine reports how many there are (llama.cpp, vLLM,
+        and SGLang with C(--enable-metrics)).
+      - The serve is stopped when it has no requests in flight, or when the time is over.
     type: float
     default: 60
   gpus:
     description:
-      - The cards of the inventory, as RV(anvil.serving.anvil_plan#module:gpus) has them, for the memory ledger.
-      - The whole memory of a card that is not named here is its budget.
+      - The GPUs of the inventory, as in RV(anvil.serving.anvil_plan#module:gpus), with their budgets for the memory ledger.
+      - The budget of a GPU that is not listed is its whole memory.
     type: list
     elements: dict
     default: []
     suboptions:
       alias:
-        description: Its name in the inventory.
+        description: Name of the GPU in the inventory.
         type: str
         required: true
       uuid:
-        description: UUID of the card.
+        description: UUID of the GPU.
         type: str
         required: true
       vram_mib:
@@ -117,14 +120,14 @@ options:
         type: int
         required: true
       reserve_mib:
-        description: What of it no serve may claim, in MiB.
+        description: Memory in MiB that no serve may claim.
         type: int
         default: 0
   progress:
     description:
-      - Set by the action plugin of the same name, which prints one line for each serve and change while the module runs.
-      - Environment variable E(ANVIL_PROGRESS) of the controller set to V(no) turns that off. Where the controller's standard
-        output is no terminal, there is at most one line in ten seconds.
+      - Set by the action plugin of the same name, which prints a line for each change of a serve while the module runs.
+      - Set the environment variable E(ANVIL_PROGRESS) to V(no) on the controller to turn that off. If the standard output of the
+        controller is not a terminal, there is at most one line in ten seconds.
     type: str
 extends_documentation_fragment:
   - anvil.serving.anvil.docker_engine
@@ -152,7 +155,7 @@ EXAMPLES = r"""
     gpus: "{{ anvil.gpus }}"
     serves: [night]
 
-- name: Take over a container that somebody started by hand
+- name: Adopt a container that was started by hand
   anvil.serving.anvil_serve:
     project: "{{ anvil.serves }}"
     secrets: "{{ anvil_secrets | default({}) }}"
@@ -161,7 +164,7 @@ EXAMPLES = r"""
     containers: [vllm-by-hand]
     state: adopted
 
-- name: Retire a container that squats on a port
+- name: Retire a container that holds a port of a serve
   anvil.serving.anvil_serve:
     project: "{{ anvil.serves }}"
     secrets: "{{ anvil_secrets | default({}) }}"
@@ -169,7 +172,7 @@ EXAMPLES = r"""
     confirm: true
     state: absent
 
-- name: Free the cards of the heavy tier
+- name: Free the GPUs of the heavy tier
   anvil.serving.anvil_serve:
     project: "{{ anvil.serves }}"
     secrets: "{{ anvil_secrets | default({}) }}"
@@ -179,7 +182,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 serves:
-  description: What was done with each serve, and what it is now.
+  description: The action for each serve, its reasons, and the state of the serve afterwards.
   returned: always
   type: dict
   contains:
@@ -189,69 +192,69 @@ serves:
       type: str
     reasons:
       description:
-        - Why, as words of a fixed vocabulary.
-        - Of the container's state - V(missing), V(stopped), V(paused), V(unhealthy), V(dead), V(removing),
-          V(killed) where it is restarted and killed again and again, and not for want of memory;
-          V(present), V(running), V(restarting) where it is taken down.
-        - Of a field that differs - V(image), V(command), V(entrypoint), V(environment), V(env_file), V(gpu), V(ports),
+        - The reasons for the action, from a fixed vocabulary.
+        - From the state of the container - V(missing), V(stopped), V(paused), V(unhealthy), V(dead), V(removing);
+          V(killed) if it is killed after each restart, and not because of memory;
+          V(present), V(running), V(restarting) if it is taken down.
+        - From a field that differs - V(image), V(command), V(entrypoint), V(environment), V(env_file), V(gpu), V(ports),
           V(mounts), V(mounted_file), V(networks), V(addresses), V(ipc), V(shm), V(limits), V(restart_policy), V(user),
           V(read_only), V(tmpfs), V(init), V(working_dir), V(healthcheck), V(stop_signal), V(stop_grace), V(capabilities),
           V(security_opt), V(extra_hosts), V(labels), V(name).
-        - V(mounted_file) is a single file that is mounted and whose content is not what the container was created with;
-          V(stale_container) is a service whose hash differs where no field tells why.
-        - Of whose it is - V(foreign_project), V(by_hand).
-        - V(requested) - it was restarted or recreated because that was ordered.
-        - V(on_demand) - nobody named it, so it rests; V(evicted) - it made room for a serve on demand.
+        - V(mounted_file) - the content of a mounted file differs from the content when the container was created.
+          V(stale_container) - the hash of the service differs, but no field does.
+        - From the owner of the container - V(foreign_project), V(by_hand).
+        - V(requested) - the operator asked for a restart or recreation.
+        - V(on_demand) - the serve starts only when it is named. V(evicted) - the serve makes room for a serve on demand.
       type: list
     changes:
-      description: Before and after of each field that differed; environment variables by name only.
+      description: Value before and after of each field that differed; environment variables by name only.
       type: dict
     state:
       description:
-        - V(ready), or what it is instead - V(starting), V(loading), V(unhealthy), V(refused), V(wrong_model), V(exited),
+        - V(ready), or another verdict - V(starting), V(loading), V(unhealthy), V(refused), V(wrong_model), V(exited),
           V(restarting), V(restart_loop), V(oom_killed), V(not_started), V(paused), V(missing), V(setting_ignored).
-        - Otherwise the engine's word for the container's state, or V(absent).
+        - Otherwise the container state that the Docker Engine reports, or V(absent).
       type: str
     health:
-      description: The engine's health word, empty where the container has no health check.
+      description: Health that the Docker Engine reports; empty if the container has no health check.
       type: str
     ready:
-      description: Whether the serve answered with its model's name; null in check mode.
+      description: Whether the serve answered with the name of its model; null in check mode.
       type: bool
     container:
       description: Name of the container.
       type: str
     container_id:
-      description: Id of the container; empty where there is none.
+      description: Id of the container; empty if there is none.
       type: str
     image_id:
-      description: Id of the image the container was made of.
+      description: Id of the image that the container was created from.
       type: str
     gpu_uuids:
-      description: The cards the serve is pinned to.
+      description: UUIDs of the GPUs that the serve is pinned to.
       type: list
     endpoint:
       description: Base URL of its OpenAI-compatible API, as reached from the host.
       type: str
     seconds:
-      description: How long it took until it was ready.
+      description: Seconds until the serve was ready.
       type: float
   sample:
     heavy: {action: recreate, reasons: [command], state: ready, ready: true, endpoint: "http://127.0.0.1:30002/v1"}
 containers:
-  description: With O(state=absent), what was done with each name.
+  description: With O(state=absent), the action for each name.
   returned: when O(state=absent)
   type: dict
   sample:
     old-llm: {action: remove, reasons: [present], state: absent, image: "vllm/vllm-openai:v0.19.1", project: ""}
 evictions:
-  description: Serves that were taken down to make room for a serve on demand.
+  description: Serves that were taken down to make room for a serve on demand, or because the host's profile leaves them out.
   returned: always
   type: list
   elements: dict
   sample: [{serve: fast, container: anvil-fast, for: night, gpu_uuids: [GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1]}]
 pulled:
-  description: Images that were pulled, because the host lacked them.
+  description: Images that were pulled because the host did not have them.
   returned: always
   type: list
   elements: str

@@ -7,42 +7,44 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_serve_info
-short_description: Tell what the serves of a project are and how they differ from the inventory
+short_description: Read the state of the serves of a project and how they differ from the inventory
 version_added: 1.0.0
 description:
-  - For each serve of a compose project - does it run, does it answer, and in which fields does its container differ from
-    the inventory. Also who sits on a serve's name or port, and which containers of the project are in no inventory.
-  - Absence is no failure.
+  - Reports for each serve of a compose project whether it runs, whether it answers, and the fields in which its container
+    differs from the inventory.
+  - Also reports other containers that hold a name or port of a serve, and containers of the project that are not in the
+    inventory.
+  - A serve that does not exist is not a failure.
 author:
   - the anvil.serving authors (@fakoli)
 options:
   overview:
     description:
-      - Also tell what only people look at - the cards and who holds them, the experiments, and of each serve since when it
-        runs, how often it restarted, its port and model.
+      - Also return what a status page shows - the GPUs and the containers that hold them, the experiments, and for each serve its
+        start time, restarts, port and model.
     type: bool
     default: false
   externals:
     description:
-      - The servers of C(anvil_external), as RV(anvil.serving.anvil_plan#module:plan) has them. Each is asked once for its models,
-        and told in RV(externals).
+      - The external servers of C(anvil_external), as in RV(anvil.serving.anvil_plan#module:plan). Each gets one request for its
+        models; the results are in RV(externals).
     type: list
     elements: dict
     default: []
   logs:
-    description: Also read the end of each serve's log, both streams. Values of O(secrets) in it are blotted out.
+    description: Also read the end of each serve's log, both streams. The values of O(secrets) are masked in it.
     type: dict
     suboptions:
       tail:
-        description: How many lines of each serve.
+        description: Number of lines for each serve.
         type: int
         default: 50
       since:
-        description: Only what is younger than this - V(90s), V(10m), V(2h), V(1d); empty is from the beginning.
+        description: Only lines younger than this, such as V(90s), V(10m), V(2h) or V(1d). If empty, the whole log.
         type: str
         default: ""
       experiments:
-        description: Names of experiments whose logs to read too.
+        description: Names of experiments whose logs are read too.
         type: list
         elements: str
         default: []
@@ -57,33 +59,33 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Look at the model tiers
+- name: Read the state of the model tiers
   anvil.serving.anvil_serve_info:
     project: "{{ anvil.serves }}"
     secrets: "{{ anvil_secrets | default({}) }}"
-  register: look
+  register: status
 
-- name: Look at the model tiers, the cards and the experiments
+- name: Read the state of the model tiers, the GPUs and the experiments
   anvil.serving.anvil_serve_info:
     project: "{{ anvil.serves }}"
     secrets: "{{ anvil_secrets | default({}) }}"
     externals: "{{ anvil.plan.externals }}"
     overview: true
-  register: look
+  register: status
 
-- name: The last ten minutes of one serve
+- name: Read the log of one serve for the last ten minutes
   anvil.serving.anvil_serve_info:
     project: "{{ anvil.serves }}"
     secrets: "{{ anvil_secrets | default({}) }}"
     serves: [heavy]
     logs: {tail: 50, since: 10m}
-  register: look
+  register: status
 """
 
 RETURN = r"""
 trouble:
-  description: Why the host could not be looked at; then nothing else is returned.
-  returned: with O(tolerant), where there is trouble
+  description: Why the host could not be read. Nothing else is returned then.
+  returned: with O(tolerant), if the host could not be read
   type: str
 serves:
   description:
@@ -92,29 +94,29 @@ serves:
   returned: always
   type: dict
 squatters:
-  description: For each serve, who else holds its container name or port.
+  description: For each serve, the other containers that hold its container name or port.
   returned: always
   type: dict
 orphans:
-  description: Containers of the project that are no serve of the inventory any more.
+  description: Containers of the project that are not in the inventory any more.
   returned: always
   type: list
 externals:
   description:
-    - Of each server that somebody else runs its C(state) - V(answers), V(silent), V(loading), V(refused), V(wrong_model), or
-      V(unknown) where only its own host could ask it.
+    - The C(state) of each external server - V(answers), V(silent), V(loading), V(refused), V(wrong_model), or V(unknown) if the
+      server can be reached only from its own host.
     - Also C(ready), C(why), C(endpoint), C(port), C(served_name), and C(managed), which is false.
   returned: with O(externals)
   type: dict
 details:
-  description: Of each serve C(since) (seconds since 1970), C(restarts), C(ports), C(model), C(served_name), C(vram_mib).
+  description: For each serve C(since) (seconds since 1970), C(restarts), C(ports), C(model), C(served_name), C(vram_mib).
   returned: with O(overview)
   type: dict
 gpus:
   description:
-    - The cards as M(anvil.serving.anvil_host_info) tells them, each with its C(holders) - C(name), C(kind) (V(serve),
-      V(experiment) or V(squatter)), C(container), C(project), C(state) and the VRAM it claims.
-    - Null where the host has no NVIDIA driver.
+    - The GPUs as in M(anvil.serving.anvil_host_info), each with its C(holders) - C(name), C(kind) (V(serve),
+      V(experiment) or V(squatter)), C(container), C(project), C(state) and C(vram_mib), the memory it claims.
+    - Null if the host has no NVIDIA driver.
   returned: with O(overview)
   type: list
   elements: dict
