@@ -39,8 +39,8 @@ class Change:
 
 def _environment_change(wanted: Mapping[str, str], seen: Mapping[str, str], image: ObservedImage) -> Optional[Change]:
     """Compare values, report only names: values may be secrets."""
-    brought = read_environment(list(image.environment))
-    here = {name for name, value in seen.items() if name in wanted or brought.get(name) != value}
+    inherited = read_environment(list(image.environment))
+    here = {name for name, value in seen.items() if name in wanted or inherited.get(name) != value}
     marks = []
     for name in sorted(here | set(wanted)):
         if name not in seen:
@@ -80,9 +80,9 @@ def _labels(labels: Mapping[str, str]) -> Dict[str, str]:
     return {name: value for name, value in labels.items() if name.startswith(LABEL_PREFIX) and name not in kept}
 
 
-def _own_labels(labels: Mapping[str, str], wanted: Mapping[str, str], brought: ObservedImage) -> Dict[str, str]:
+def _own_labels(labels: Mapping[str, str], wanted: Mapping[str, str], origin_image: ObservedImage) -> Dict[str, str]:
     """The labels that do not come from the image: images that ``anvil_image`` builds have labels too."""
-    inherited = dict(brought.labels)
+    inherited = dict(origin_image.labels)
     return {name: value for name, value in labels.items() if name in wanted or inherited.get(name) != value}
 
 
@@ -118,15 +118,15 @@ def diff_service(
     service: Service,
     secrets: Mapping[str, str],
     seen: ObservedContainer,
-    brought: ObservedImage,
+    origin_image: ObservedImage,
     wanted_image: Optional[ObservedImage],
 ) -> List[Change]:
     """Every field in which the container differs from the service.
 
-    secrets: the variables of its env file, with values. brought: the image that the container was created from. wanted_image:
+    secrets: the variables of its env file, with values. origin_image: the image that the container was created from. wanted_image:
     the image that the service's reference names on this host now; None where the host does not have it yet.
     """
-    silent = wanted_image or brought
+    silent = wanted_image or origin_image
     entrypoint = silent.entrypoint if service.entrypoint is None else service.entrypoint
     default_command = silent.command if service.entrypoint is None else ()
     command = default_command if service.command is None else service.command
@@ -136,7 +136,7 @@ def diff_service(
         ("entrypoint", list(seen.entrypoint), list(entrypoint)),
         ("gpu", sorted(seen.gpu_uuids) or ["all"] * bool(seen.gpu_count), sorted(service.gpu_uuids)),
         ("ports", [list(port) for port in seen.ports], [list(port) for port in service.ports]),
-        ("mounts", _mount_rows(seen.mounts, brought), _mount_rows(service.mounts, silent)),
+        ("mounts", _mount_rows(seen.mounts, origin_image), _mount_rows(service.mounts, silent)),
         ("networks", list(seen.networks), list(service.networks)),
         ("addresses", dict(seen.addresses), dict(service.addresses)),
         ("stop_signal", seen.stop_signal or SIGTERM, service.stop_signal or silent.stop_signal or SIGTERM),
@@ -154,7 +154,7 @@ def diff_service(
         ("security_opt", _security(seen.security_opt), _security(service.security_opt)),
         ("extra_hosts", list(seen.extra_hosts), [entry.replace("=", ":", 1) for entry in service.extra_hosts]),
         ("limits", {"memory": seen.memory_bytes, **seen.other_limits}, {"memory": service.memory_bytes}),
-        ("labels", _labels(_own_labels(seen.labels, service.labels, brought)), _labels(service.labels)),
+        ("labels", _labels(_own_labels(seen.labels, service.labels, origin_image)), _labels(service.labels)),
         ("name", seen.name, service.container),
     ]
     changes = [_as_shown(reason, before, after) for reason, before, after in pairs if before != after]
@@ -162,10 +162,12 @@ def diff_service(
         changes.append(Change("image", seen.image_id, wanted_image.id))
     wanted_plain = {name: value for name, value in service.environment.items() if name not in secrets}
     seen_plain = {name: value for name, value in seen.environment.items() if name not in secrets}
-    plain = _environment_change(wanted_plain, seen_plain, brought)
+    plain = _environment_change(wanted_plain, seen_plain, origin_image)
     if plain is not None:
         changes.append(plain)
-    secret = _environment_change(secrets, {name: value for name, value in seen.environment.items() if name in secrets}, brought)
+    secret = _environment_change(
+        secrets, {name: value for name, value in seen.environment.items() if name in secrets}, origin_image
+    )
     if secret is not None:
         changes.append(Change("env_file", secret.before, secret.after))
     wanted_spec, seen_spec = service.labels.get(LABEL_SPEC, ""), seen.labels.get(LABEL_SPEC, "")

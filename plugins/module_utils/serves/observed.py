@@ -107,8 +107,8 @@ def _mounts(raw: Optional[List[Mapping[str, Any]]]) -> Tuple[Mount, ...]:
 def _addresses(raw: Mapping[str, Any]) -> Dict[str, str]:
     """The fixed addresses; an address that the Docker Engine chose is not among them."""
     attached = (raw.get("NetworkSettings") or {}).get("Networks") or {}
-    asked = {name: ((end or {}).get("IPAMConfig") or {}).get("IPv4Address") for name, end in attached.items()}
-    return {name: str(address) for name, address in asked.items() if address}
+    fixed = {name: ((end or {}).get("IPAMConfig") or {}).get("IPv4Address") for name, end in attached.items()}
+    return {name: str(address) for name, address in fixed.items() if address}
 
 
 def observe_image(raw: Mapping[str, Any]) -> ObservedImage:
@@ -150,7 +150,9 @@ def _limits(host: Mapping[str, Any]) -> Dict[str, Any]:
 def observe_container(raw: Mapping[str, Any]) -> ObservedContainer:
     """Read the Docker Engine's description of a container."""
     state, config, host = raw["State"], raw["Config"], raw["HostConfig"]
-    requests = [ask for ask in host.get("DeviceRequests") or [] if (ask.get("Driver") or "nvidia") in ("nvidia", "cdi")]
+    requests = [
+        request for request in host.get("DeviceRequests") or [] if (request.get("Driver") or "nvidia") in ("nvidia", "cdi")
+    ]
     labels = config.get("Labels") or {}
     return ObservedContainer(
         id=str(raw["Id"]),
@@ -170,8 +172,8 @@ def observe_container(raw: Mapping[str, Any]) -> ObservedContainer:
         command=tuple(config.get("Cmd") or ()),
         entrypoint=tuple(config.get("Entrypoint") or ()),
         environment=read_environment(config.get("Env")),
-        gpu_uuids=tuple(uuid for ask in requests for uuid in ask.get("DeviceIDs") or []),
-        gpu_count=sum(int(ask.get("Count") or 0) for ask in requests),
+        gpu_uuids=tuple(uuid for request in requests for uuid in request.get("DeviceIDs") or []),
+        gpu_count=sum(int(request.get("Count") or 0) for request in requests),
         ports=_ports(host.get("PortBindings")),
         mounts=_mounts(raw.get("Mounts")),
         networks=tuple(sorted((raw.get("NetworkSettings") or {}).get("Networks") or {})),

@@ -78,9 +78,9 @@ class ProjectState:
         return seen is not None and seen.project == self.project.name
 
     def diff_container(self, service: Service, seen: ObservedContainer) -> List[Change]:
-        brought = self.read_image(seen.image_id) or ObservedImage(seen.image_id)
+        origin_image = self.read_image(seen.image_id) or ObservedImage(seen.image_id)
         secrets = self.project.secret_environment(service)
-        changes = drift.diff_service(service, secrets, seen, brought, self.read_image(service.image))
+        changes = drift.diff_service(service, secrets, seen, origin_image, self.read_image(service.image))
         if any(mount.kind == "bind" and os.path.isfile(mount.source) for mount in service.mounts):
             changes.extend(self._diff_mounted_files(service, seen))
         return changes
