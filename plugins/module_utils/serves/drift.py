@@ -123,8 +123,8 @@ def diff_service(
 ) -> List[Change]:
     """Every field in which the container differs from the service.
 
-    secrets: the variables of its env file, with values. origin_image: the image that the container was created from. wanted_image:
-    the image that the service's reference names on this host now; None where the host does not have it yet.
+    secrets: the variables of its env file, with values. origin_image: the image that the container was created from.
+    wanted_image: the image that the service's reference names on this host now; None where the host does not have it yet.
     """
     silent = wanted_image or origin_image
     entrypoint = silent.entrypoint if service.entrypoint is None else service.entrypoint

@@ -33,7 +33,7 @@ def test_each_mig_device_is_charged_for_itself(field: Field) -> None:
 
     field.edit("fast", gpu_uuids=(FAKOLI_DARK[0].uuid,))
     whole = field.run()
-    assert whole["failed"] and "which is in MIG mode" in whole["msg"]
+    assert whole["failed"] and "pinned to the whole GPU" in whole["msg"] and "which is in MIG mode" in whole["msg"]
 
 
 def test_the_gate_judges_a_mig_device_by_its_own_memory(field: Field) -> None:

@@ -98,7 +98,7 @@ def test_adopted_by_the_name_it_has_now(field: Field, models: Path) -> None:
     start_by_hand(field.bed, models, name="llm-of-old")
     done = field.foresee("adopted", serves=["heavy"], containers=["llm-of-old"])
     assert done["serves"]["heavy"]["action"] == "adopt" and list(field.bed.started()) == ["bed-heavy"]
-    assert field.run("adopted", containers=["a", "b"])["msg"].startswith("containers: which container")
+    assert field.run("adopted", containers=["a", "b"])["msg"].startswith("containers: it is not clear which container")
     field.run("down", serves=["heavy"])
     assert "no container llm-of-old" in field.run("adopted", serves=["heavy"], containers=["llm-of-old"])["msg"]
 
@@ -172,7 +172,7 @@ def test_a_serve_that_is_only_stopped_and_restarts_always_is_warned_of(field: Fi
     field.edit("heavy", restart="always")
     field.run()
     stopped = field.foresee("down", keep_container=True)
-    assert "serve heavy is stopped, and its restart policy is always" in str(stopped["warnings"])
+    assert "serve heavy is stopped, but its restart policy is always" in str(stopped["warnings"])
     assert "serve fast" not in str(stopped["warnings"])
 
 
