@@ -52,7 +52,7 @@ SERVERS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "exits at once": (scripted(LIVES="0"), "restart_loop", ["the container has exited", "exit code 7", "that was my life"]),
     "exits after 3 s": ({**scripted(LIVES="3", STATUS="503"), "restart": "no"}, "exited", ["exit code 7", "that was my life"]),
     "is killed for memory": ({**scripted(EATS="64"), "restart": "no"}, "oom_killed", ["ran out of memory"]),
-    "never answers": ({**scripted(STATUS="mute"), "ready_timeout": 2}, "starting", ["not ready after 2 s", "nothing answers"]),
+    "never answers": ({**scripted(STATUS="mute"), "ready_timeout": 2}, "starting", ["not ready after 2 s", "no answer from"]),
     "loads for ever": ({**scripted(STATUS="503"), "ready_timeout": 2}, "loading", ["not ready after 2 s", "answers 503"]),
     "serves another model": (scripted(SERVES="other"), "wrong_model", ["lists other", "but not heavy"]),
     "wants another key": (scripted(STATUS="401"), "refused", ["answers 401 to the key of api_key"]),
@@ -305,7 +305,12 @@ def test_a_foreign_container_of_that_name_is_left_as_it_is(field: Field) -> None
     field.run(serves=["fast"])
     field.bed.docker("run", "--detach", "--init", "--name", "bed-heavy", "--entrypoint", "sleep", PYTHON_IMAGE, "600")
     foreign = field.bed.started()["bed-heavy"]
-    refused(field, "the container name bed-heavy is taken", "retire that container, adopt it")
+    refused(
+        field,
+        "the container name bed-heavy is taken",
+        "playbooks/retire.yml -e containers=bed-heavy",
+        "playbooks/adopt.yml -e serves=heavy",
+    )
     assert field.bed.started()["bed-heavy"] == foreign
     field.run("absent", containers=["bed-heavy"], confirm=True)
     assert_converges(field)
