@@ -41,8 +41,9 @@ def _name_problems(service: Service, others: Sequence[OtherContainer]) -> List[P
             what="the container name {0} is taken".format(service.container),
             where="serve " + service.name,
             why="by " + other.describe(),
-            hint="remove it (playbooks/retire.yml -e containers={0} -e confirm=true), adopt it (playbooks/adopt.yml "
-            "-e serves={1}), or give the serve another container name".format(service.container, service.name),
+            hint="retire it: ansible-playbook playbooks/retire.yml -e containers={0} -e confirm=true\n"
+            "or adopt it: ansible-playbook playbooks/adopt.yml -e serves={1}\n"
+            "or give the serve another container name".format(service.container, service.name),
         )
         for other in others
         if other.name == service.container

@@ -60,7 +60,7 @@ def _sources(services: Sequence[Service], options: ServeOptions) -> Dict[str, st
             "it is not clear which container becomes which serve",
             where="containers",
             why="containers names {1} containers for {0} serves".format(len(services), len(options.containers)),
-            hint="adopt one at a time: playbooks/adopt.yml -e serves=heavy -e container=NAME; "
+            hint="adopt one at a time: ansible-playbook playbooks/adopt.yml -e serves=SERVE -e container=NAME\n"
             "without container, each serve adopts the container that has the serve's own container name",
         )
     return {services[0].name: options.containers[0]}

@@ -149,9 +149,8 @@ def _resolve(state: ProjectState, project: Project, name: str, confirm: bool) ->
             why="the serve's container is {0} (image {1}); container {2} is a different one (image {3})".format(
                 own.name, own.image, named.name, named.image
             ),
-            hint="take the serve down (playbooks/down.yml -e serves={0}), or rename the other container and retire it".format(
-                name
-            ),
+            hint="take the serve down: ansible-playbook playbooks/down.yml -e serves={0}\n"
+            "or rename the other container and retire it".format(name),
         )
     if named is not None and service is not None and service.container != name:
         raise fail(
@@ -171,9 +170,8 @@ def _resolve(state: ProjectState, project: Project, name: str, confirm: bool) ->
             why="image {0}, {1}, {2}".format(
                 seen.image, "project " + seen.project if seen.project else "no compose project", seen.state
             ),
-            hint="to remove it anyway, set confirm: true (playbooks/retire.yml -e containers={0} -e confirm=true)".format(
-                seen.name
-            ),
+            hint="to remove it anyway (confirm: true): "
+            "ansible-playbook playbooks/retire.yml -e containers={0} -e confirm=true".format(seen.name),
         )
     return Target(name, seen, ours)
 

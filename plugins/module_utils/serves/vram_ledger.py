@@ -106,7 +106,7 @@ def weigh(
         why = hint = ""
         if total > room:
             why = "{0} = {1} MiB; the GPU has {2}: {3} MiB too much".format(arithmetic, total, budget.as_text(), total - room)
-            hint = "take one of them down (playbooks/down.yml -e serves=NAME), or lower vram_mib of the serve"
+            hint = "take one of them down: ansible-playbook playbooks/down.yml -e serves=NAME\nor lower vram_mib of the serve"
         elif free is not None and need > free:
             why = (
                 "the inventory allows it ({0} of {1} MiB), but the driver reports only {2} MiB free of the {3} MiB needed".format(
@@ -119,7 +119,8 @@ def weigh(
                 arithmetic, " and ".join(unknown)
             )
             hint = (
-                "add the label anvil.serving.vram_mib to that container, or remove it (playbooks/retire.yml -e containers=NAME)"
+                "add the label anvil.serving.vram_mib to that container\n"
+                "or remove it: ansible-playbook playbooks/retire.yml -e containers=NAME -e confirm=true"
             )
         elif unknown:
             notes.append(

@@ -308,7 +308,7 @@ def test_a_foreign_container_of_that_name_is_left_as_it_is(field: Field) -> None
     refused(
         field,
         "the container name bed-heavy is taken",
-        "playbooks/retire.yml -e containers=bed-heavy",
+        "retire it: ansible-playbook playbooks/retire.yml -e containers=bed-heavy",
         "playbooks/adopt.yml -e serves=heavy",
     )
     assert field.bed.started()["bed-heavy"] == foreign
