@@ -18,7 +18,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.images.registry impo
     Login,
     find_pushed_digest,
     is_pushed,
-    push_image,
 )
 
 
@@ -108,6 +107,8 @@ def converge_image(
     made = docker.inspect_image(reference)
     result["image_id"] = made["Id"] if made else None
     if push is not None and must_push:
+        from ansible_collections.anvil.serving.plugins.module_utils.images.push import push_image
+
         live_output.write_line("{0} is pushed".format(reference))
         result["digest"] = push_image(docker, recipe.name, names, push, timeout)
         result["pushed"] = True
