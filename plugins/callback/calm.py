@@ -130,6 +130,7 @@ class CallbackModule(CallbackBase):
         self._fatal: list[tuple[str, set[str]]] = []  # a host that failed for all, and those hosts
         self._warned: set[str] = set()
         self._foretold: set[tuple[str, str]] = set()
+        self._failed_loops: set[tuple[str, str]] = set()  # host and task of which an item failed
         self._play_id = ""
         self._play_hosts: set[str] = set()
         self._width = 0
@@ -162,7 +163,7 @@ class CallbackModule(CallbackBase):
 
     def _name_task(self, result: CallbackTaskResult) -> str:
         """The task's name, with the item where it is one of a loop."""
-        name = str(result.task_fields.get("name") or result.task.name or result.task.get_name())
+        name = str(result.task_name)
         return f"{name} ({self._get_item_label(result.result)})" if "ansible_loop_var" in result.result else name
 
     # ---------------------------------------------------------------------------------------------------------- results
@@ -183,7 +184,7 @@ class CallbackModule(CallbackBase):
             self._print_body(rest, stderr=True)
 
     def _report_changes(self, result: CallbackTaskResult) -> None:
-        check = bool(result.task_fields.get("check_mode"))
+        check = bool(result.task.check_mode)
         self._print_changes(result, self._describe(result, check), check)
         if self._display.verbosity:
             self._print_result(self.host_label(result), "changed", result, constants.COLOR_CHANGED)
@@ -289,17 +290,15 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_on_failed(self, result: CallbackTaskResult, ignore_errors: bool = False) -> None:
         self._warn(result)
-        loop = result.task.loop and any(
-            isinstance(one, dict) and (one.get("failed") or one.get("unreachable")) for one in result.result.get("results") or ()
-        )
         self._note_failure(result, ignore_errors)
-        if not loop:
+        if (result.host.get_name(), result.task._uuid) not in self._failed_loops:
             self._print_changes(result, describe_changes_of_failure(module_of(result.task), result.result))
             self._report_failure(result, "failed, ignored" if ignore_errors else "failed", self._color_of(ignore_errors))
 
     def v2_runner_item_on_failed(self, result: CallbackTaskResult) -> None:
         self._warn(result)
-        ignored = bool(result.task_fields.get("ignore_errors"))
+        ignored = result.task.ignore_errors is True
+        self._failed_loops.add((result.host.get_name(), result.task._uuid))
         self._report_failure(result, "failed, ignored" if ignored else "failed", self._color_of(ignored))
         if not ignored:
             self._record(result).reason = f"{self._name_task(result)}: {failure_lines(result.result)[0]}"
@@ -308,7 +307,7 @@ class CallbackModule(CallbackBase):
         record = self._record(result)
         if ignored:
             return
-        if not (result.result.get("results") and record.reason):  # an item of a loop says more than the loop
+        if (result.host.get_name(), result.task._uuid) not in self._failed_loops:  # an item says more than its loop
             record.reason = failure_lines(result.result)[0]
         self._note_fatal(result)
 

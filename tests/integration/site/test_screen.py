@@ -80,7 +80,8 @@ class Operator:
         return self.clean(printed.decode().replace("\r\n", "\n"))
 
     def clean(self, text: str) -> str:
-        return text.replace(str(self.folder), "FOLDER")
+        newer = "The command exited with a non-zero return code."
+        return text.replace(str(self.folder), "FOLDER").replace(newer, "non-zero return code")
 
 
 @pytest.fixture
