@@ -1,4 +1,4 @@
-"""The role docker_host on simulated hosts: what is missing is told at once, daemon.json is merged, the toolkit comes by apt."""
+"""The role docker_host on simulated hosts: it reports everything that is missing, merges daemon.json and installs the toolkit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UUIDS = [gpu.uuid for gpu in FAKOLI_DARK]
 
 
 class Play:
-    """Plays the role against the simulated host, as a user's playbook would."""
+    """Runs the role on the simulated host, as a user's playbook would."""
 
     def __init__(self, host: Host, folder: Path) -> None:
         self.host, self.folder = host, folder
@@ -85,7 +85,7 @@ def test_settings_are_merged_once_and_the_engine_restarts_once(play: Play) -> No
     assert "changed=0" in play.run(docker_host_daemon=wanted) and play.started() == after
 
 
-def test_a_run_killed_between_file_and_restart_is_finished_by_the_next(play: Play) -> None:
+def test_the_next_run_restarts_the_engine_after_a_run_killed_before_the_restart(play: Play) -> None:
     wanted = {"labels": ["anvil=yes"]}
     play.write_daemon(json.dumps(wanted))
     play.host.run("touch", "/etc/docker/daemon.json.anvil-restart")
@@ -94,7 +94,7 @@ def test_a_run_killed_between_file_and_restart_is_finished_by_the_next(play: Pla
     assert "changed=0" in play.run(docker_host_daemon=wanted)
 
 
-def test_a_broken_daemon_json_is_left_as_it_is(play: Play) -> None:
+def test_a_broken_daemon_json_is_not_changed(play: Play) -> None:
     play.write_daemon('{"labels": [')
     before = play.started()
     told = play.run(fails=True, docker_host_daemon={"debug": True})
@@ -110,8 +110,8 @@ def test_settings_that_dockerd_refuses_are_not_written(play: Play) -> None:
     assert play.daemon() == {} and play.started() == before
 
 
-def test_an_engine_that_does_not_come_back_gets_its_old_file(play: Play) -> None:
-    """A valid file that the engine cannot start with: its flag and the file disagree, which --validate cannot know."""
+def test_an_engine_that_does_not_start_gets_its_old_daemon_json_back(play: Play) -> None:
+    """The file is valid, but dockerd cannot start with it, as if it contradicts a flag; --validate does not notice that."""
     play.write_daemon('{"labels": ["rack=7"]}')
     script = (
         '#!/bin/sh\ngrep -q debug /etc/docker/daemon.json && { echo "bridge is gone"; exit 1; }\nexec /usr/local/bin/service\n'
@@ -123,7 +123,7 @@ def test_an_engine_that_does_not_come_back_gets_its_old_file(play: Play) -> None
     assert play.daemon() == {"labels": ["rack=7"]}
 
 
-def test_everything_that_is_missing_is_told_at_once(play: Play) -> None:
+def test_everything_that_is_missing_is_reported_at_once(play: Play) -> None:
     hidden = {
         "/usr/local/bin/nvidia-container-runtime-hook": "/root/hook",
         "/usr/libexec/docker/cli-plugins/docker-compose": "/root/compose",
@@ -145,7 +145,7 @@ def test_everything_that_is_missing_is_told_at_once(play: Play) -> None:
             play.host.run("mv", away, path)
 
 
-def test_a_host_without_cards_needs_none_until_it_is_asked_for(bed: Bed, tmp_path: Path) -> None:
+def test_a_host_without_cards_is_accepted_unless_cards_are_requested(bed: Bed, tmp_path: Path) -> None:
     bare = bed.host_up(HOST + "-cpu")
     try:
         play = Play(bare, tmp_path)
@@ -165,7 +165,7 @@ HOOK = "/usr/local/bin/nvidia-container-runtime-hook"
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A signed flat apt repository with a container toolkit in it, as NVIDIA's is laid out, and its public key."""
+    """A signed flat apt repository with a container toolkit, in the layout of NVIDIA's, and its public key."""
     folder = tmp_path_factory.mktemp("repository")
     package, home = folder / "package", folder / "gpg"
     (package / "DEBIAN").mkdir(parents=True)
@@ -196,7 +196,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return repo, key
 
 
-def test_the_toolkit_is_installed_and_the_engine_then_gives_out_cards(play: Play, bed: Bed, repository: tuple[Path, str]) -> None:
+def test_the_toolkit_is_installed_and_containers_then_get_cards(play: Play, bed: Bed, repository: tuple[Path, str]) -> None:
     repo, key = repository
     play.host.load_images(["anvil.local/llama-server:1"])
     hide = f"cd /usr/local/bin; mv {HOOK} simulated-hook; mv {HOOK}.py simulated-hook.py"

@@ -1,4 +1,4 @@
-"""anvil_host_info on a host with two cards, without a driver, and with a driver that fails."""
+"""anvil_host_info on hosts with two cards, without a driver, and with a failing driver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SLICE = {"uuid": "MIG-c7384736-a75d-5afc-978f-d2f1294409fd", "profile": "1g.24gb
 UNKNOWN = Gpu("GPU-00000000-0000-0000-0000-000000000139", "NVIDIA Something New", compute_cap="13.9")
 
 
-def test_two_cards(clean_bed: Bed) -> None:
+def test_two_cards_are_reported_with_their_capabilities(clean_bed: Bed) -> None:
     host = run_module("anvil_host_info")
     assert [gpu["uuid"] for gpu in host["gpus"]] == [gpu.uuid for gpu in FAKOLI_DARK]
     first = host["gpus"][0]
@@ -30,26 +30,26 @@ def test_two_cards(clean_bed: Bed) -> None:
     assert int(host["engine"]["version"].split(".")[0]) >= 24 and host["compose"] and not host["changed"]
 
 
-def test_a_pulled_card_is_gone_at_once(clean_bed: Bed) -> None:
+def test_a_removed_card_is_not_reported(clean_bed: Bed) -> None:
     clean_bed.pull_gpu(FAKOLI_DARK[0].uuid)
     assert [gpu["uuid"] for gpu in run_module("anvil_host_info")["gpus"]] == [FAKOLI_DARK[1].uuid]
 
 
 @pytest.mark.usefixtures("clean_bed")
-def test_no_driver_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_a_driver_has_no_cards_and_does_not_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     without = [folder for folder in os.environ["PATH"].split(":") if not (Path(folder) / "nvidia-smi").exists()]
     monkeypatch.setenv("PATH", ":".join(without))
     host = run_module("anvil_host_info")
     assert not host["failed"] and not host["nvidia"]["present"] and host["gpus"] == []
 
 
-def test_a_driver_that_fails_is_an_error_with_its_own_words(clean_bed: Bed) -> None:
+def test_a_failing_driver_is_an_error_with_the_drivers_message(clean_bed: Bed) -> None:
     clean_bed.gpu_table.unlink()
     host = run_module("anvil_host_info")
     assert host["failed"] and "couldn't communicate with the NVIDIA driver" in host["msg"]
 
 
-def test_mig_devices_are_told_and_a_card_of_unknown_kind_stays_unknown(clean_bed: Bed) -> None:
+def test_mig_devices_are_reported_and_an_unknown_card_has_unknown_capabilities(clean_bed: Bed) -> None:
     clean_bed.write_gpus([replace(FAKOLI_DARK[0], mig=("1g.24gb=MIG-c7384736-a75d-5afc-978f-d2f1294409fd",)), UNKNOWN])
     sliced, unknown = run_module("anvil_host_info")["gpus"]
     assert sliced["mig"] and sliced["mig_devices"] == [{**SLICE, "vram_total_mib": None, "vram_used_mib": None}]

@@ -1,4 +1,4 @@
-"""anvil_image on a real engine and a real registry: content decides, secrets stay out, a killed builder leaves nothing."""
+"""anvil_image on a real Docker Engine and registry: it rebuilds only on changes, leaks no secret, survives a killed builder."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def images(clean_bed: Bed) -> Iterator[Bed]:
     remove()
 
 
-def test_built_once_and_then_found(images: Bed) -> None:
+def test_an_image_is_built_once(images: Bed) -> None:
     predicted = image(check=True)
     assert (predicted["changed"], predicted["action"], predicted["image_id"]) == (True, "build", None)
     built = image()
@@ -77,7 +77,7 @@ def test_built_once_and_then_found(images: Bed) -> None:
     assert images.docker("run", "--rm", f"{REPOSITORY}:vllm-v1") == f"10001 {len(TOKEN)}"
 
 
-def test_every_change_of_content_is_another_image(images: Bed, tmp_path: Path) -> None:
+def test_every_change_of_content_makes_another_image(images: Bed, tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "model.gguf").write_text("GGUF")
     first = image()
@@ -92,25 +92,25 @@ def test_every_change_of_content_is_another_image(images: Bed, tmp_path: Path) -
     seen.add(image(check=True, folders={"weights": str(tmp_path / "weights")})["reference"])
     assert len(seen) == 5
     assert image(check=True, tag="v2")["action"] == "tag"
-    # A token that was renewed is the same image.
+    # Another value of a secret is no change.
     assert not image(build_secrets={"hf_token": TOKEN[::-1]})["changed"]
 
 
-def test_a_base_that_was_replaced_is_a_reason(images: Bed) -> None:
+def test_a_replaced_base_is_a_reason_to_build(images: Bed) -> None:
     images.docker("tag", BASE, "anvil.test/base/image:1")
     image(base="anvil.test/base/image:1")
     images.docker("tag", "anvil.local/registry:2", "anvil.test/base/image:1")
     assert image(base="anvil.test/base/image:1", check=True)["reasons"] == ["base"]
 
 
-def test_a_moved_tag_is_put_back(images: Bed) -> None:
+def test_a_moved_tag_is_set_again(images: Bed) -> None:
     image()
     images.docker("tag", BASE, f"{REPOSITORY}:vllm-v1")
     moved = image()
     assert (moved["action"], moved["reasons"]) == ("tag", ["tag"]) and not image()["changed"]
 
 
-def test_no_layer_and_no_history_holds_a_secret(images: Bed, tmp_path: Path) -> None:
+def test_no_layer_and_no_history_contains_a_secret(images: Bed, tmp_path: Path) -> None:
     built = image()
     assert TOKEN not in json.dumps(built)
     with (tmp_path / "image.tar").open("wb") as saved:
@@ -127,7 +127,7 @@ def test_no_layer_and_no_history_holds_a_secret(images: Bed, tmp_path: Path) -> 
     assert TOKEN not in images.docker("image", "inspect", built["reference"])
 
 
-def test_a_build_that_fails_shows_the_end_of_its_log_and_leaves_no_image(images: Bed) -> None:
+def test_a_failed_build_shows_the_end_of_its_log_and_leaves_no_image(images: Bed) -> None:
     broken = DOCKERFILE.replace("mkdir /out", "cat /run/secrets/hf_token && echo before-the-end && false")
     failed = image(dockerfile=broken)
     assert failed["failed"] and "before-the-end" in failed["msg"] and TOKEN not in json.dumps(failed)
@@ -135,12 +135,12 @@ def test_a_build_that_fails_shows_the_end_of_its_log_and_leaves_no_image(images:
     assert image()["action"] == "build"
 
 
-def test_a_weights_folder_that_is_not_there_is_said_before_the_build(images: Bed) -> None:
+def test_a_missing_weights_folder_is_an_error_before_the_build(images: Bed) -> None:
     failed = image(folders={"weights": "/no/such/folder"})
     assert failed["failed"] and "is not there" in failed["msg"] and "/no/such/folder" in failed["msg"]
 
 
-def test_baked_weights_are_in_the_image_once(images: Bed, tmp_path: Path) -> None:
+def test_an_image_contains_its_weights_once(images: Bed, tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "model.gguf").write_bytes(os.urandom(8 << 20))
     dockerfile = "ARG BASE\nFROM ${BASE}\nCOPY --from=weights --chown=10001:10001 / /models/\nUSER 10001:10001\n"
@@ -150,7 +150,7 @@ def test_baked_weights_are_in_the_image_once(images: Bed, tmp_path: Path) -> Non
 
 
 def _pid_of(*words: str) -> int:
-    """The process whose command line holds all of the words; 0 if there is none."""
+    """The pid of a process whose command line contains all of the words; 0 if there is none."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             line = path.read_bytes()
@@ -160,9 +160,9 @@ def _pid_of(*words: str) -> int:
 
 
 def _megabytes(bed: Bed) -> int:
-    """What the engine keeps of images, containers and build cache; not what it has mounted."""
+    """MiB of the Docker Engine's images, containers and build cache, without its mounts."""
     argv = ("du", "--summarize", "--one-file-system", "--block-size=1M", str(bed.data))
-    return int(bed.run(*argv, check=False).stdout.split()[0])  # it complains of what is removed meanwhile
+    return int(bed.run(*argv, check=False).stdout.split()[0])  # du fails on files that are removed while it runs
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def _megabytes(bed: Bed) -> int:
     [("run", ""), ("client", "docker buildx build was killed by signal 9"), ("engine", "the image could not be built")],
 )
 def test_a_killed_builder_leaves_nothing_and_the_next_run_converges(images: Bed, victim: str, told: str) -> None:
-    pause = f"4.{time.time_ns() % 10**6:06d}"  # no earlier run's build cache knows it
+    pause = f"4.{time.time_ns() % 10**6:06d}"  # unique, so that no build cache of an earlier run has the step
     slow = DOCKERFILE.replace("mkdir /out", f"mkdir /out && head -c 100000000 /dev/urandom > /big && sleep {pause} && rm /big")
     script = (
         "import json, sys; sys.path[:0] = json.loads(sys.argv[1]); import test_image as t; "
@@ -195,7 +195,7 @@ def test_a_killed_builder_leaves_nothing_and_the_next_run_converges(images: Bed,
     assert REPOSITORY not in images.docker("images", "--format", "{{.Repository}}") and not images.docker(
         "ps", "--all", "--quiet"
     )
-    wait_until("the engine to throw away what was half built", lambda: _megabytes(images) < before + 50, 60)
+    wait_until("removal of the unfinished build", lambda: _megabytes(images) < before + 50, 60)
     assert image(dockerfile=slow)["action"] == "build" and not image(dockerfile=slow)["changed"]
 
 
@@ -207,7 +207,7 @@ HTPASSWD = "ci:$2b$04$2Lzo09aBy3R9TCNHjSAVRO.rR3pql5yuMEJjdOYNVrOabUPIZ9lPe\n"
 
 @pytest.fixture
 def registry(images: Bed, tmp_path: Path) -> str:
-    """A registry that wants a password; returns its address as the engine sees it."""
+    """A registry with a password; its address as the Docker Engine sees it."""
     (tmp_path / "htpasswd").write_text(HTPASSWD)
     images.docker(
         "run", "--detach", "--name", "registry", "--volume", f"{tmp_path}:/auth:ro",
@@ -219,7 +219,7 @@ def registry(images: Bed, tmp_path: Path) -> str:
     return f"{address}:5000"
 
 
-def test_a_registry_that_is_away_for_a_moment_is_asked_again(images: Bed, registry: str) -> None:
+def test_a_push_is_retried_while_the_registry_restarts(images: Bed, registry: str) -> None:
     images.docker("stop", "--time", "1", "registry")
     login = {"name": f"{registry}/team/image", "push": True, "username": "ci", "password": "let me in"}
     back = threading.Timer(1.0, images.docker, ("start", "registry"))
@@ -229,7 +229,7 @@ def test_a_registry_that_is_away_for_a_moment_is_asked_again(images: Bed, regist
     assert pushed.get("pushed") and pushed["digest"].startswith("sha256:"), pushed
 
 
-def test_pushed_when_asked_and_pulled_by_digest(images: Bed, registry: str) -> None:
+def test_an_image_is_pushed_with_credentials_and_not_pushed_twice(images: Bed, registry: str) -> None:
     name = f"{registry}/team/image"
     assert not image(name=name)["pushed"]
     refused = image(name=name, push=True, username="ci", password="wrong")
@@ -248,7 +248,7 @@ def test_pushed_when_asked_and_pulled_by_digest(images: Bed, registry: str) -> N
 # ---------------------------------------------------------------------------------------------------------------- role
 
 
-def test_the_role_builds_a_server_that_is_not_root(images: Bed, tmp_path: Path) -> None:
+def test_the_role_builds_an_image_that_does_not_run_as_root(images: Bed, tmp_path: Path) -> None:
     entry = {
         "name": REPOSITORY,
         "stack": "llama_cpp",

@@ -1,4 +1,4 @@
-"""The llama.cpp image that was really compiled: `make llama`. It takes minutes, so `make test` does without."""
+"""The compiled image of llama.cpp. It takes minutes to build, so only `make llama` runs these tests."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MEGABYTE = 1_000_000
 @pytest.fixture(scope="module", autouse=True)
 def compiled(bed: Bed) -> None:
     if not bed.docker("images", "--quiet", IMAGE):
-        pytest.skip("not compiled here: make llama")
+        pytest.skip("the image is not built; run: make llama")
 
 
 def complete(url: str, model: str) -> str:
-    """What a model answers."""
+    """Return the answer of a model."""
     body = {"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": "Who are you?"}]}
     request = urllib.request.Request(
         f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -59,7 +59,7 @@ def logs(bed: Bed) -> str:
     return done.stdout + done.stderr
 
 
-def test_it_is_small_and_holds_the_server_and_its_libraries_alone(bed: Bed, content: Path) -> None:
+def test_the_image_is_small_and_holds_only_the_server_and_its_libraries(bed: Bed, content: Path) -> None:
     assert int(bed.docker("image", "inspect", "--format", "{{.Size}}", IMAGE)) <= 60 * MEGABYTE
     with tarfile.open(content) as tar:
         files = {member.name for member in tar if member.isfile()}
@@ -70,7 +70,7 @@ def test_it_is_small_and_holds_the_server_and_its_libraries_alone(bed: Bed, cont
     assert bed.docker("image", "inspect", "--format", "{{.Config.User}} {{.Config.StopSignal}}", IMAGE) == "10001:10001 SIGTERM"
 
 
-def test_it_answers_without_any_right_and_chooses_its_variant_when_it_starts(server: Bed) -> None:
+def test_the_server_runs_without_capabilities_and_picks_its_cpu_variant(server: Bed) -> None:
     assert "the fast tier answers" in complete("http://127.0.0.1:8080", "fast")
     maps = server.docker("top", "compiled", "-o", "pid,comm").splitlines()
     pid = next(line.split()[0] for line in maps if "llama-server" in line)
@@ -86,7 +86,7 @@ def test_it_answers_without_any_right_and_chooses_its_variant_when_it_starts(ser
     )
 
 
-def test_a_build_that_is_there_already_makes_the_same_image(bed: Bed, content: Path, tmp_path: Path) -> None:
+def test_an_image_is_made_from_a_prebuilt_archive(bed: Bed, content: Path, tmp_path: Path) -> None:
     subprocess.run(["tar", "--extract", "--file", content, "--directory", tmp_path, "opt/llama"], check=True)
     with tarfile.open(tmp_path / "llama.tar.gz", "w:gz") as packed:
         packed.add(tmp_path / "opt" / "llama", "release")

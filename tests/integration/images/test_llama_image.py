@@ -1,4 +1,4 @@
-"""Images of llama.cpp that must not come about: what is in them is checked while they are built."""
+"""Builds of llama.cpp images that must fail: the content is checked during the build."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUILDER = {"build_base": "anvil.local/builder:1", "build_packages": []}
 
 
 def pack(folder: Path, **files: bytes) -> dict[str, str]:
-    """A tar archive in a folder that is served: what `prebuilt` says of it, but for the address."""
+    """Write a tar archive into the served folder; return its entry for `prebuilt`, without the URL."""
     path = folder / "llama.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         for name, content in files.items():
@@ -30,7 +30,7 @@ def pack(folder: Path, **files: bytes) -> dict[str, str]:
 
 
 def build(folder: Path, source: dict[str, str], **changes: Any) -> str:
-    """Run the role; returns what it printed, and fails if it went well."""
+    """Run the role, assert that it fails, and return its output."""
     with serve_folder(folder) as server:
         prebuilt = {**source, "url": f"http://127.0.0.1:{server.server_address[1]}/llama.tar.gz"}
         llama = {"prebuilt": prebuilt, **BUILDER, **changes}
@@ -45,7 +45,7 @@ def bed_without_images(clean_bed: Bed) -> Iterator[Bed]:
     assert REPOSITORY not in clean_bed.docker("images", "--format", "{{.Repository}}")
 
 
-def test_the_binary_of_a_mac_fails_the_build_and_says_why(bed_without_images: Bed, tmp_path: Path) -> None:
+def test_the_binary_of_a_mac_fails_the_build_with_an_explanation(bed_without_images: Bed, tmp_path: Path) -> None:
     told = build(tmp_path, pack(tmp_path, llama_server=bytes.fromhex("cffaedfe0c000001") + bytes(4096)))
     assert "macOS program (Mach-O)" in told and "Exec format error" in told and "leave the server on the Mac" in told
 
@@ -56,12 +56,12 @@ def test_the_binary_of_another_processor_fails_the_build(bed_without_images: Bed
     assert "built for another processor" in build(tmp_path, pack(tmp_path, llama_server=foreign))
 
 
-def test_a_library_that_is_missing_fails_the_build(bed_without_images: Bed, tmp_path: Path) -> None:
+def test_a_missing_library_fails_the_build(bed_without_images: Bed, tmp_path: Path) -> None:
     raw = Path("/bin/ls").read_bytes().replace(b"libc.so.6\0", b"libx.so.6\0")
     assert "needs libx.so.6" in build(tmp_path, pack(tmp_path, llama_server=raw))
 
 
-def test_an_archive_that_is_not_the_pinned_one_fails_the_build(bed_without_images: Bed, tmp_path: Path) -> None:
+def test_an_archive_with_another_checksum_fails_the_build(bed_without_images: Bed, tmp_path: Path) -> None:
     told = build(tmp_path, {**pack(tmp_path, llama_server=b""), "sha256": "0" * 64})
     assert re.search(r"/archive: FAILED", told) and "computed checksum did NOT match" in told
 
@@ -76,7 +76,7 @@ def test_an_archive_that_is_not_the_pinned_one_fails_the_build(bed_without_image
         {"git": {"url": "u", "ref": "r"}, "gpu": "cuda"},
     ],
 )
-def test_what_an_image_is_made_from_is_said_once_and_whole(bed_without_images: Bed, llama: dict[str, Any]) -> None:
+def test_an_image_needs_exactly_one_complete_source(bed_without_images: Bed, llama: dict[str, Any]) -> None:
     done = play_images({"name": REPOSITORY, "stack": "llama_cpp", "base": "scratch", "llama": llama})
     told = " ".join((done.stdout + done.stderr).split())
     assert done.returncode and "llama.cpp comes from exactly one of git, archive, sdist, prebuilt, packages" in told

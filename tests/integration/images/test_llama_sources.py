@@ -1,5 +1,5 @@
-"""Images of llama.cpp from each of their sources, and for each kind of card, really built: out of a project that compiles in a
-second and tells the options that it was configured with. llama.cpp itself is compiled by `make llama`.
+"""Images of llama.cpp are built from each source and for each kind of card. The source is a small project that compiles in a
+second and prints the options that it was configured with; `make llama` compiles llama.cpp itself.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def refuse(*asked: dict[str, Any], **variables: Any) -> str:
     return " ".join((done.stdout + done.stderr).split())
 
 
-def tell(bed: Bed, tag: str) -> str:
-    """What the server of an image prints."""
+def run_server(bed: Bed, tag: str) -> str:
+    """Return what the server of an image prints."""
     return bed.docker("run", "--rm", "--read-only", "--cap-drop", "ALL", f"{REPOSITORY}:llama-{tag}")
 
 
 def pack(source: Path) -> str:
-    """The source as an archive beside it; returns its checksum."""
+    """Pack the source into an archive beside it; return its checksum."""
     with tarfile.open(source.parent / "source.tar.gz", "w:gz") as packed:
         packed.add(source, "tiny-1")
     return hashlib.sha256((source.parent / "source.tar.gz").read_bytes()).hexdigest()
@@ -99,19 +99,20 @@ VARIANTS: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
-def test_an_archive_is_compiled_for_what_was_asked(images: Bed, source: Path) -> None:
+def test_an_archive_is_compiled_with_the_requested_options(images: Bed, source: Path) -> None:
     sha256 = pack(source)
     with serve_folder(source.parent) as server:
         archive = {"url": f"http://127.0.0.1:{server.server_address[1]}/source.tar.gz", "sha256": sha256}
-        build(*(entry(tag, {"archive": archive, **options}, base) for tag, (options, base, _told) in VARIANTS.items()))
-        assert {tag: tell(images, tag) for tag in VARIANTS} == {tag: told for tag, (_options, _base, told) in VARIANTS.items()}
+        build(*(entry(tag, {"archive": archive, **options}, base) for tag, (options, base, _printed) in VARIANTS.items()))
+        expected = {tag: printed for tag, (_options, _base, printed) in VARIANTS.items()}
+        assert {tag: run_server(images, tag) for tag in VARIANTS} == expected
         refused = refuse(entry("wrong", {"archive": {**archive, "sha256": "0" * 64}}))
     assert "/archive: FAILED" in refused and "computed checksum did NOT match" in refused
 
 
 @pytest.fixture
 def repository(source: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """A git repository with the tag v1, served on loopback: its address and commit."""
+    """Serve a git repository with the tag v1 on loopback; its URL and commit."""
     git = ["git", "-C", str(source), "-c", "user.name=bed", "-c", "user.email=bed@localhost"]
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "tiny"], ["tag", "v1"]):
         subprocess.run([*git, *words], check=True, capture_output=True)
@@ -132,11 +133,11 @@ def repository(source: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
         daemon.terminate()
 
 
-def test_a_git_tag_is_compiled_and_one_that_was_moved_is_not(images: Bed, repository: tuple[str, str]) -> None:
+def test_a_git_tag_is_compiled_and_a_moved_tag_is_refused(images: Bed, repository: tuple[str, str]) -> None:
     url, commit = repository
     pinned = {"url": url, "ref": "v1", "commit": commit}
     build(entry("git", {"git": pinned}, network="host"))
-    assert "native=OFF variants=ON" in tell(images, "git")
+    assert "native=OFF variants=ON" in run_server(images, "git")
     refused = refuse(entry("moved", {"git": {**pinned, "commit": "0" * 40}}, network="host"))
     assert f"v1 is not commit {'0' * 40}: the tag was moved" in refused
 
@@ -152,7 +153,7 @@ def prepare_metadata_for_build_wheel(folder, settings=None):
 def build_wheel(*_words):
     raise SystemExit("only the source is wanted")
 """
-# A builder with a Python, of the same release, and pip.
+# A builder with pip and the Python of the same release.
 WITH_PIP = """\
 ARG BASE
 FROM ${BASE}
@@ -164,7 +165,7 @@ ENV PYTHONPATH=/pip.whl
 
 @pytest.fixture
 def sdist(source: Path, tmp_path: Path) -> Path:
-    """llama-cpp-python's source distribution in an index: it brings llama.cpp along, and pip asks its backend for its name."""
+    """An index with a source distribution of llama-cpp-python, which contains llama.cpp; pip reads its name from its backend."""
     root, simple = tmp_path / "sdist", tmp_path / "simple" / "llama-cpp-python"
     (root / "vendor").mkdir(parents=True)
     simple.mkdir(parents=True)
@@ -179,9 +180,7 @@ def sdist(source: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_source_distribution_is_compiled_and_one_that_is_not_the_pinned_one_is_not(
-    images: Bed, sdist: Path, tmp_path: Path
-) -> None:
+def test_a_source_distribution_is_compiled_and_another_checksum_is_refused(images: Bed, sdist: Path, tmp_path: Path) -> None:
     (pip,) = (REPO / ".cache" / "wheels").glob("pip-*.whl")
     wheels = tmp_path / "wheels"
     wheels.mkdir()
@@ -193,7 +192,7 @@ def test_a_source_distribution_is_compiled_and_one_that_is_not_the_pinned_one_is
     with serve_folder(tmp_path) as server:
         secrets = {"pip_conf": f"[global]\nindex-url = http://127.0.0.1:{server.server_address[1]}/simple/\n"}
         build(base, entry("sdist", llama, network="host"), images_secrets=secrets)
-        assert "native=OFF variants=ON" in tell(images, "sdist")
+        assert "native=OFF variants=ON" in run_server(images, "sdist")
         other = {**llama, "sdist": {**pinned, "sha256": "0" * 64}}
         refused = refuse(entry("other", other, network="host"), images_secrets=secrets)
     assert "DO NOT MATCH THE HASHES" in refused and "0" * 64 in refused
@@ -208,7 +207,7 @@ cc -o /package/usr/bin/llama-server /source/server.c /package/usr/lib/libggml.so
 
 @pytest.fixture
 def packages(bed: Bed, source: Path, tmp_path: Path) -> Path:
-    """A flat apt repository with a package that brings a server and its library, as the distribution's own does."""
+    """A flat apt repository with a package of a server and its library, like that of the distribution."""
     package, repo = tmp_path / "package", tmp_path / "repo"
     for folder in (package / "DEBIAN", package / "usr/bin", package / "usr/lib", repo):
         folder.mkdir(parents=True)
@@ -225,7 +224,7 @@ def packages(bed: Bed, source: Path, tmp_path: Path) -> Path:
     return repo
 
 
-def test_packages_of_the_distribution_are_installed_and_their_server_is_taken(images: Bed, packages: Path) -> None:
+def test_the_server_is_taken_from_packages_of_the_distribution(images: Bed, packages: Path) -> None:
     with serve_folder(packages) as server:
         line = f"deb [trusted=yes] http://127.0.0.1:{server.server_address[1]}/ ./"
         dockerfile = f"ARG BASE\nFROM ${{BASE}}\nRUN mkdir -p /etc/apt && echo '{line}' > /etc/apt/sources.list\n"
@@ -233,7 +232,7 @@ def test_packages_of_the_distribution_are_installed_and_their_server_is_taken(im
         of_base = {"build_base": f"{REPOSITORY}:tool-apt"}
         build(base, entry("apt", {"packages": ["tiny-llama"], **of_base}, network="host"))
         refused = refuse(entry("unknown", {"packages": ["no-such-llama"], **of_base}, network="host"))
-    assert tell(images, "apt") == "packaged"
+    assert run_server(images, "apt") == "packaged"
     assert "Unable to locate package no-such-llama" in refused
 
 
@@ -249,8 +248,8 @@ ENV LD_LIBRARY_PATH=/usr/local/lib
 """
 
 
-def test_a_server_that_exists_already_is_taken_with_its_libraries(images: Bed, models: Path, tmp_path: Path) -> None:
-    """The base has the distribution's llama-server in it, as it would be once apt has installed `packages`."""
+def test_an_existing_server_is_taken_with_its_libraries(images: Bed, models: Path, tmp_path: Path) -> None:
+    """The base contains the distribution's llama-server, as after apt has installed `packages`."""
     base = {"name": REPOSITORY, "stack": "tool", "tag": "server", "base": "anvil.local/llama-server:1", "dockerfile": TOOLS}
     made = images.docker("create", "anvil.local/llama-server:1")
     (tmp_path / "release").mkdir()
@@ -262,8 +261,8 @@ def test_a_server_that_exists_already_is_taken_with_its_libraries(images: Bed, m
         prebuilt = {"url": f"http://127.0.0.1:{server.server_address[1]}/llama.tar.gz", "sha256": sha256}
         of_base = {"build_base": f"{REPOSITORY}:tool-server"}
         build(base, entry("packages", {"packages": [], **of_base}), entry("prebuilt", {"prebuilt": prebuilt, **of_base}))
-    told = images.run("docker", "run", "--rm", "--read-only", f"{REPOSITORY}:llama-prebuilt", "--version")
-    assert "version" in told.stdout + told.stderr
+    version = images.run("docker", "run", "--rm", "--read-only", f"{REPOSITORY}:llama-prebuilt", "--version")
+    assert "version" in version.stdout + version.stderr
     run = ["run", "--detach", "--name", "taken", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--publish"]
     volume = ["127.0.0.1:8095:8080", "--volume", f"{models}:/m:ro"]
     images.docker(*run, *volume, f"{REPOSITORY}:llama-packages", "--model", "/m/fast.gguf", "-c", "512")

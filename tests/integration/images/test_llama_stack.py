@@ -1,4 +1,4 @@
-"""llama.cpp as a stack: a folder of models as serves with ports that stay, profiles, one server of several, servers of others."""
+"""llama.cpp end to end: discovery of a folder with fixed ports, profiles, one server with several models, external servers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKEN = "a-token-of-the-tests"
 
 
 def complete(url: str, model: str, key: str = "") -> str:
-    """What a model answers."""
+    """Return the answer of a model."""
     body = {"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": "Who are you?"}]}
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)
@@ -45,7 +45,7 @@ class Host:
         (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"here": {"ansible_connection": "local"}}}}))
         (folder / "token").write_text(TOKEN)
         (folder / "token").chmod(0o600)
-        self.say(
+        self.set_variables(
             anvil_root=str(folder / "anvil"),
             anvil_engines={"llama_cpp": {"image": LLAMA, "ready_timeout": 60}},
             discover_folder=str(self.models),
@@ -53,12 +53,12 @@ class Host:
             **variables,
         )
 
-    def say(self, **variables: Any) -> None:
+    def set_variables(self, **variables: Any) -> None:
         path = self.variables / "main.yml"
         known = yaml.safe_load(path.read_text()) if path.exists() else {}
         path.write_text(yaml.safe_dump({**known, **variables, "ansible_python_interpreter": sys.executable}))
 
-    def play(self, name: str, *words: str) -> str:
+    def play(self, name: str, *arguments: str) -> str:
         environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
@@ -66,7 +66,7 @@ class Host:
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         }
         playbook = str(Path(sys.executable).with_name("ansible-playbook"))
-        argv = [playbook, str(REPO / "playbooks" / name), "-i", str(self.folder / "hosts.yml"), *words]
+        argv = [playbook, str(REPO / "playbooks" / name), "-i", str(self.folder / "hosts.yml"), *arguments]
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
         printed = done.stdout + done.stderr
         assert done.returncode == 0, printed
@@ -89,7 +89,7 @@ def running(bed: Bed) -> dict[str, str]:
     return dict(row.split() for row in rows)
 
 
-def test_a_folder_becomes_serves_and_a_profile_says_which_run(clean_bed: Bed, host: Host) -> None:
+def test_a_folder_becomes_serves_and_a_profile_selects_which_run(clean_bed: Bed, host: Host) -> None:
     stranger = ["run", "--detach", "--name", "stranger", "--publish", "127.0.0.1:8080:8080", "-v", f"{host.models}:/m:ro"]
     clean_bed.docker(*stranger, LLAMA, "--model", "/m/fast.gguf", "--port", "8080", "-c", "512")
     host.play("discover.yml")
@@ -97,7 +97,7 @@ def test_a_folder_becomes_serves_and_a_profile_says_which_run(clean_bed: Bed, ho
     assert {name: serve["port"] for name, serve in first.items()} == {"fast-f32": 8081, "heavy-f32": 8082}
     assert "changed=0" in host.play("discover.yml") and host.discovered() == first
 
-    # A model more, and one whose name comes first: nobody's port moves.
+    # One more model, whose name sorts first: the ports of the others do not change.
     shutil.copy(host.models / "fast.gguf", host.models / "another.gguf")
     (host.models / "broken.gguf").write_bytes(b"GGUF\x03\0\0\0")
     printed = host.play("discover.yml")
@@ -107,26 +107,28 @@ def test_a_folder_becomes_serves_and_a_profile_says_which_run(clean_bed: Bed, ho
     (extra,) = set(second) - set(first)
     assert second[extra]["port"] == 8083
 
-    host.say(anvil_profiles={"development": ["fast-f32"], "production": ["fast-f32", "heavy-f32"]}, anvil_profile="production")
+    host.set_variables(
+        anvil_profiles={"development": ["fast-f32"], "production": ["fast-f32", "heavy-f32"]}, anvil_profile="production"
+    )
     host.play("up.yml")
     up = running(clean_bed)
     assert set(up) == {"stranger", "anvil-fast-f32", "anvil-heavy-f32"}
     assert "the fast tier answers" in complete("http://127.0.0.1:8081", "fast-f32")
     assert "the heavy tier answers" in complete("http://127.0.0.1:8082", "heavy-f32")
 
-    host.say(anvil_profile="development")
+    host.set_variables(anvil_profile="development")
     assert "changed=1" in host.play("up.yml", "--check") and running(clean_bed) == up
     assert "changed=1" in host.play("up.yml")
     assert running(clean_bed) == {name: up[name] for name in ("stranger", "anvil-fast-f32")}
     assert "changed=0" in host.play("up.yml")
 
-    # Stop all: ours, and nobody else's.
+    # down.yml stops only our serves.
     host.play("down.yml")
     assert set(running(clean_bed)) == {"stranger"}
     assert "the fast tier answers" in complete("http://127.0.0.1:8080", "any")
 
 
-def test_a_folder_of_variables_hides_no_file_of_them(host: Host, tmp_path: Path) -> None:
+def test_discovery_refuses_a_folder_that_would_hide_a_file_of_variables(host: Host, tmp_path: Path) -> None:
     (tmp_path / "host_vars" / "here.yml").write_text("{}")
     with pytest.raises(AssertionError, match="would no longer be read"):
         host.play("discover.yml")
@@ -140,12 +142,12 @@ def test_one_server_of_several_models_answers_by_name(field: Field) -> None:
     assert "the heavy tier answers" in complete("http://127.0.0.1:30002", "heavy")
     assert "the fast tier answers" in complete("http://127.0.0.1:30002", "fast")
     assert actions(field.foresee())["heavy"] == ("none", [])
-    # What a model is started with is in a mounted file: it counts as much as an argument.
+    # The settings of a model are in a mounted file; a change of it is a reason as much as a changed argument.
     field.edit("heavy", models={**several, "fast": {**several["fast"], "ctx-size": "2048"}})
     assert actions(field.foresee())["heavy"] == ("recreate", ["mounted_file"])
 
 
-def test_further_keys_of_a_file_are_good_and_a_change_of_it_counts(field: Field, tmp_path: Path) -> None:
+def test_keys_from_a_file_are_accepted_and_a_changed_file_recreates_the_serve(field: Field, tmp_path: Path) -> None:
     del field.serves["fast"]
     keys = tmp_path / "keys"
     keys.write_text("a-further-key\n")
@@ -185,7 +187,7 @@ def test_a_server_on_the_host_is_reached_through_the_router_and_left_alone(clean
     ours = ["run", "--detach", "--name", "somebody", "--network", "host", "-v", f"{host.models}:/m:ro", LLAMA]
     clean_bed.docker(*ours, "--model", "/m/heavy.gguf", "--alias", "qwen", "--port", "8091", "-c", "1024")
     wait_until("the host's own server", lambda: "qwen" in _models("http://127.0.0.1:8091"))
-    host.say(
+    host.set_variables(
         anvil_secrets={"router_token": "{{ lookup('ansible.builtin.file', inventory_dir ~ '/token') }}"},
         anvil_external={"mac": {"port": 8091, "served_name": "qwen"}},
         anvil_router={"image": "anvil.local/router:0.13.2"},

@@ -1,4 +1,4 @@
-"""Promotion in waves over four simulated hosts: it stops at the first that fails, and takes earlier ones back when asked."""
+"""Promotion in waves over four simulated hosts: it stops at the first failed host and rolls earlier hosts back on request."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Fleet:
         return subprocess.run(argv, env=environment, cwd=self.folder, capture_output=True, text=True, check=False)
 
     def timeouts(self) -> list[int]:
-        """What each host's live config says, seen from inside its router."""
+        """The relay timeout in each host's live config, read inside its router."""
         found = []
         for host in self.hosts:
             lines = host.docker("exec", "anvil-router", "cat", "/etc/anvil/config.toml").splitlines()
@@ -92,7 +92,7 @@ def fleet(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]
         )
         return host
 
-    start_first = start(NAMES[0])  # it makes the hosts' network
+    start_first = start(NAMES[0])  # it creates the network of the hosts
     with ThreadPoolExecutor(3) as pool:
         made = Fleet(folder, [start_first, *pool.map(start, NAMES[1:])])
     done = made.play("setup.yml")
@@ -106,7 +106,7 @@ QUICK = ("-e", "settle=0.5")
 PROMOTE = str(REPO / "playbooks/promote.yml")
 
 
-def test_waves_stop_at_the_first_host_that_fails_and_go_back_when_asked(fleet: Fleet) -> None:
+def test_waves_stop_at_the_first_failed_host_and_roll_back_on_request(fleet: Fleet) -> None:
     assert fleet.timeouts() == [300] * 4
 
     done = fleet.play(PROMOTE, "-e", "router_patience=310", *QUICK)
@@ -116,7 +116,7 @@ def test_waves_stop_at_the_first_host_that_fails_and_go_back_when_asked(fleet: F
 
     config = fleet.hosts[0].docker("exec", "anvil-router", "cat", "/etc/anvil/config.toml")
     fleet.folder.joinpath("good.toml").write_text(config.replace("= 310", "= 320"))
-    # It loads, and does not start: only the router itself finds out.
+    # The loader accepts this config, but a router that starts with it exits.
     broken = config.replace("= 310", '= 320\nprofile_path = "/nowhere/profile.json"')
     fleet.folder.joinpath("broken.toml").write_text(broken)
     fleet.folder.joinpath("host_vars").mkdir()
@@ -142,7 +142,7 @@ def test_waves_stop_at_the_first_host_that_fails_and_go_back_when_asked(fleet: F
     assert fleet.timeouts()[0] != 320
 
 
-def test_restart_restarts_every_router_one_host_at_a_time(fleet: Fleet) -> None:
+def test_router_restart_restarts_only_the_routers_of_the_limited_hosts(fleet: Fleet) -> None:
     before = fleet.started()
     done = fleet.play(str(REPO / "playbooks/router_restart.yml"), "--limit", f"{NAMES[0]}:{NAMES[3]}")
     assert done.returncode == 0, done.stdout[-2000:]

@@ -1,4 +1,4 @@
-"""site.yml as an operator types it: a first run, a second, and what happens when something is wrong."""
+"""site.yml as an operator runs it: a first run, a second run, and runs with mistakes or failures."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_check_predicts_the_first_run_and_the_second_changes_nothing(clean_bed: 
     assert "a-token-of-the-tests" not in predicted + done + again
 
 
-def test_the_tier_of_a_serve_that_rests_is_not_asked(clean_bed: Bed, operator: Operator) -> None:
+def test_the_tier_of_a_serve_that_does_not_run_gets_no_test_request(clean_bed: Bed, operator: Operator) -> None:
     resting = {"heavy": serve("heavy"), "fast": serve("fast", residency="on_demand")}
     code, printed = operator.play(*operator.override(anvil_serves=resting))
     assert code == 0, printed
     assert sorted(clean_bed.docker("ps", "--format", "{{.Names}}").split()) == ["anvil-heavy", "anvil-router"]
 
 
-def test_a_failed_bring_up_names_the_serve_and_leaves_the_other_running(clean_bed: Bed, operator: Operator) -> None:
+def test_a_failed_serve_is_named_and_the_other_keeps_running(clean_bed: Bed, operator: Operator) -> None:
     broken = {"heavy": serve("heavy", args=["--no-such-flag"]), "fast": serve("fast")}
     code, printed = operator.play(*operator.override(anvil_serves=broken))
     assert code != 0 and "serve heavy: not ready: restart_loop" in printed
@@ -86,7 +86,7 @@ def test_a_failed_bring_up_names_the_serve_and_leaves_the_other_running(clean_be
     assert code == 0, printed
 
 
-def test_one_wrong_inventory_stops_every_host_before_it_is_contacted(clean_bed: Bed, operator: Operator) -> None:
+def test_one_mistake_in_an_inventory_stops_every_host_before_it_is_contacted(clean_bed: Bed, operator: Operator) -> None:
     folder = operator.cache / "two-hosts"
     folder.mkdir()
     (folder / "hosts.yml").write_text("all: {hosts: {good: {ansible_host: 192.0.2.1}, bad: {ansible_host: 192.0.2.2}}}\n")
@@ -104,7 +104,7 @@ def test_one_wrong_inventory_stops_every_host_before_it_is_contacted(clean_bed: 
     assert clean_bed.docker("ps", "--all", "--quiet") == ""
 
 
-def test_a_new_router_image_is_judged_by_its_own_loader(clean_bed: Bed, operator: Operator) -> None:
+def test_a_new_router_image_checks_the_config_with_its_own_loader(clean_bed: Bed, operator: Operator) -> None:
     assert operator.play()[0] == 0
     clean_bed.docker("tag", "anvil.local/router:0.13.2", "anvil.local/router:again")
     router = {"image": "anvil.local/router:again", "token": "router_token"}

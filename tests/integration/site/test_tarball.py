@@ -1,4 +1,4 @@
-"""The collection as users install it: built, installed elsewhere, and used without the checkout."""
+"""The collection as users install it: built, installed in another folder, and used without the checkout."""
 
 from __future__ import annotations
 

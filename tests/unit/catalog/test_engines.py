@@ -1,11 +1,11 @@
-"""Flags and their values are read from the engines' command lines."""
+"""Flags and values are read from the command lines of the engines."""
 
 from __future__ import annotations
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import flag_of, read_flag, read_token_flag
 
 
-def test_the_last_of_the_flags_that_has_a_value_counts_in_either_spelling() -> None:
+def test_the_last_flag_with_a_value_counts_with_dashes_or_underscores() -> None:
     assert read_flag(["--a", "1", "--a=2"], "--a") == "2"
     assert read_flag(["--a_b", "1", "--a-b=2_c"], "--a-b") == "2_c"
     assert read_flag(["--a", "1", "-b", "2"], "--a", "-b") == "2"
@@ -13,11 +13,11 @@ def test_the_last_of_the_flags_that_has_a_value_counts_in_either_spelling() -> N
     assert read_flag(["--a"], "--a") is None and read_flag(["--b", "--c"], "--a") is None
 
 
-def test_what_is_no_number_of_tokens_is_none_even_behind_one() -> None:
+def test_a_last_value_that_is_no_number_of_tokens_is_none() -> None:
     assert read_token_flag(["--max-model-len", "32k"], "--max-model-len") == 32000
     assert read_token_flag(["-c", "4096", "--ctx-size=8192"], "-c", "--ctx-size") == 8192
     assert read_token_flag(["--max-model-len=4096", "--max-model-len", "auto"], "--max-model-len") is None
 
 
-def test_a_flag_is_named_by_its_dashes() -> None:
+def test_an_argument_with_leading_dashes_is_a_flag() -> None:
     assert [flag_of(word) for word in ("--max_model_len=5", "-c", "-1", "model", "")] == ["--max-model-len", "-c", "", "", ""]

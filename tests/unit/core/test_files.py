@@ -1,4 +1,4 @@
-"""Files on the host: whole or not at all."""
+"""Files on the host are written whole or not at all; a lock serialises runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 
 
-def test_written_with_its_mode_and_nothing_left_beside_it(tmp_path: Path) -> None:
+def test_a_file_has_its_mode_and_no_temporary_file_is_left(tmp_path: Path) -> None:
     path = tmp_path / "env" / "heavy.env"
     files.write_file(str(path), "A='1'\n", 0o600)
     assert path.read_text() == "A='1'\n" and path.stat().st_mode & 0o777 == 0o600
@@ -23,13 +23,13 @@ def test_written_with_its_mode_and_nothing_left_beside_it(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("content", "mode"), [("other", 0o600), ("same", 0o644)])
-def test_content_and_mode_both_count(tmp_path: Path, content: str, mode: int) -> None:
+def test_a_file_differs_if_its_content_or_its_mode_differs(tmp_path: Path, content: str, mode: int) -> None:
     path = str(tmp_path / "f")
     files.write_file(path, "same", 0o600)
     assert files.differs(path, content, mode)
 
 
-def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_file_and_the_error_names_the_remedy(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() != 0:
@@ -45,13 +45,13 @@ def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(tmp_path: Path) -> 
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_folder_in_the_way_is_an_error_without_traceback(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_a_plain_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(AnvilError, match="cannot write"):
         files.write_file(str(tmp_path / "file" / "below"), "x", 0o644)
 
 
-def test_the_lock_is_exclusive_and_waits(tmp_path: Path) -> None:
+def test_a_second_holder_waits_for_the_lock(tmp_path: Path) -> None:
     order = []
 
     def second() -> None:
@@ -67,7 +67,7 @@ def test_the_lock_is_exclusive_and_waits(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
-def test_the_lock_of_a_dead_holder_is_free(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
     path = str(tmp_path / ".lock")
     take = f"import fcntl, os, time; f = os.open({path!r}, os.O_CREAT | os.O_RDWR); fcntl.flock(f, 2)"
     holder = take + "; print('held', flush=True); time.sleep(60)"

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One request to a real server on this machine, and to an address where nothing listens."""
+"""Requests to a real server on this machine, and to an address where nothing listens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GET = "GET / Connection=close - -"
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers with what it was sent."""
+    """Answers with the request that it received."""
 
     def do_GET(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()

@@ -1,4 +1,4 @@
-"""Rooms out of a zip file, as Ansible ships them: each is compiled once, and keeps its file's name."""
+"""Rooms are imported from a zip file, as Ansible ships them: each is compiled once and keeps the name of its file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from ansible_collections.anvil.serving.plugins.module_utils.core import importing
 
 PACKAGE = importing.PACKAGE.replace(".", "/")
-# Run by a Python of its own, because what is imported once is imported.
+# It runs in a separate Python, because this one has imported the rooms already.
 COUNT = """
 import json, sys, zipimport
 real, compiled = zipimport._compile_source, []
@@ -43,6 +43,6 @@ def test_a_room_is_compiled_once_and_keeps_its_name(tmp_path: Path) -> None:
     assert names == [f"{archive}/{PACKAGE}/wing/room.py"] * 3
 
 
-def test_what_lies_in_folders_is_left_to_python() -> None:
+def test_rooms_in_folders_and_other_modules_are_imported_by_python() -> None:
     assert importing.Finder.find_spec(f"{importing.PACKAGE}.core.errors", [str(Path(importing.__file__).parent)]) is None
     assert importing.Finder.find_spec("json", None) is None

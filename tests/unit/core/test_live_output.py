@@ -1,4 +1,4 @@
-"""The small files that lines for the operator are read from."""
+"""The files from which the controller reads lines for the operator while a module runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import DEAD_SECONDS, create_output_file
 
 
-def test_what_killed_runs_left_goes_with_the_next_and_nothing_else(tmp_path: Path) -> None:
+def test_the_next_run_removes_only_the_files_of_killed_runs(tmp_path: Path) -> None:
     dead, young, other = (tmp_path / name for name in (f".progress-{'a' * 32}", f".progress-{'b' * 32}", ".progress-of-mine"))
     for path in (dead, young, other):
         path.touch()
@@ -22,7 +22,7 @@ def test_what_killed_runs_left_goes_with_the_next_and_nothing_else(tmp_path: Pat
     assert sorted(tmp_path.iterdir()) == sorted([young, other, new]) and new.read_text() == "heavy: ready\n"
 
 
-def test_a_file_that_is_there_or_is_a_link_is_not_written_to(tmp_path: Path) -> None:
+def test_an_existing_file_or_link_is_refused_and_not_written(tmp_path: Path) -> None:
     victim, link = tmp_path / "victim", tmp_path / f".progress-{'a' * 32}"
     victim.write_text("mine")
     link.symlink_to(victim)

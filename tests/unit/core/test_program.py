@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A program is read as the text of its file, from a folder and from a zip file."""
+"""The source of a program is read from a folder and from a zip file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times and addresses of inspected containers."""
+"""Timestamps and addresses of inspected containers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_timestamp_is_whole_seconds_and_the_zero_time_is_none(text: str, secon
         (None, {}, "bridge", None, None),
     ],
 )
-def test_the_endpoint_is_a_published_port_or_the_own_address(
+def test_the_endpoint_is_a_published_port_or_the_containers_address(
     ports: Any, config: Any, mode: str, networks: Any, expected: tuple[str, int] | None
 ) -> None:
     found = {

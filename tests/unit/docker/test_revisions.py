@@ -19,7 +19,9 @@ FILES = st.dictionaries(st.text(st.characters(codec="utf-8", exclude_characters=
 
 
 @given(FILES, FILES)
-def test_revisions_have_one_name_if_and_only_if_their_files_are_the_same(one: dict[str, bytes], other: dict[str, bytes]) -> None:
+def test_revisions_have_the_same_name_if_and_only_if_their_files_are_equal(
+    one: dict[str, bytes], other: dict[str, bytes]
+) -> None:
     assert (hash_revision(one) == hash_revision(other)) == (one == other)
 
 
@@ -28,7 +30,7 @@ def test_the_order_of_files_does_not_matter(files: dict[str, bytes]) -> None:
     assert hash_revision(files) == hash_revision(dict(reversed(list(files.items()))))
 
 
-def test_bytes_cannot_move_between_files() -> None:
+def test_bytes_moved_from_one_file_to_another_change_the_hash() -> None:
     assert hash_revision({"a": b"b\n1\nx"}) != hash_revision({"a": b"", "b": b"x"})
 
 
@@ -40,7 +42,7 @@ def snapshot(stock: dict[str, Entry], inner: dict[str, Entry]) -> Snapshot:
 
 
 def ours(files: dict[str, bytes], name: str | None = None) -> Snapshot:
-    """A volume laid out by us, with ``files`` live."""
+    """A volume in our layout whose live revision has these files."""
     revision = name or hash_revision(files)
     inner = {".anvil/live/router": Entry("link", target="../revisions/" + revision)}
     inner[".anvil/revisions/" + revision] = Entry("folder")
@@ -49,28 +51,28 @@ def ours(files: dict[str, bytes], name: str | None = None) -> Snapshot:
     return snapshot(stock, inner)
 
 
-def test_what_is_observed_through_our_links_is_the_live_revision() -> None:
+def test_files_read_through_our_links_are_the_live_revision() -> None:
     seen = ours({"config.toml": b"c"})
     assert seen.observed() == {"config.toml": b"c"} and seen.is_ours and seen.live == hash_revision(seen.observed())
 
 
-def test_altered_revisions_are_not_ours() -> None:
+def test_an_altered_revision_is_not_ours() -> None:
     assert not ours({"config.toml": b"c"}, "a" * 64).is_ours
 
 
-def test_a_plain_file_over_a_link_is_observed_and_not_ours() -> None:
+def test_a_plain_file_in_place_of_a_link_is_read_and_is_not_ours() -> None:
     seen = ours({"config.toml": b"c", "profile.json": b"p"})
     mixed = snapshot({**seen.stock, "profile.json": Entry("file", b"peer")}, dict(seen.inner))
     assert mixed.observed() == {"config.toml": b"c", "profile.json": b"peer"} and not mixed.is_ours
 
 
 @pytest.mark.parametrize("target", ["../revisions/zzz", "/etc", "../revisions/../" + "a" * 64, "a" * 64])
-def test_a_pointer_to_anything_else_names_no_revision(target: str) -> None:
+def test_a_pointer_outside_the_revisions_names_no_live_revision(target: str) -> None:
     assert snapshot({}, {".anvil/live/router": Entry("link", target=target)}).live is None
 
 
 @pytest.mark.parametrize("bad", ["", "a/b", "..", "-x", "$(id)", "a\nb", ";rm -rf /", "x" * 300, "a\udcff"])
-def test_names_that_are_no_names_are_refused(bad: str) -> None:
+def test_invalid_volume_and_container_names_are_refused(bad: str) -> None:
     with pytest.raises(AnvilError):
         Place(bad, "/etc/anvil", "router", ())
     with pytest.raises(AnvilError):
@@ -78,6 +80,6 @@ def test_names_that_are_no_names_are_refused(bad: str) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "/", "etc", "/etc/../x", "/etc/", "//etc", "/etc/anvil:rw"])
-def test_mounts_that_are_no_folders_are_refused(bad: str) -> None:
+def test_invalid_mount_points_are_refused(bad: str) -> None:
     with pytest.raises(AnvilError):
         Place("cfg", bad, "router", ())

@@ -1,4 +1,4 @@
-"""Compose files in canonical form."""
+"""Services of compose files in canonical form."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def parse_one(**raw: Any) -> Service:
 @pytest.mark.parametrize(
     ("text", "size"), [("16g", 16 << 30), ("512mb", 512 << 20), ("1.5k", 1536), ("10b", 10), (7, 7), ("64m", 64 << 20)]
 )
-def test_sizes(text: Any, size: int) -> None:
+def test_sizes_are_read_as_bytes(text: Any, size: int) -> None:
     assert parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "g", "lots", "1 parsec"])
-def test_a_size_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"could not convert|invalid literal"):
         parse_bytes(text)
 
@@ -43,17 +43,17 @@ def test_a_size_that_is_none_is_refused(text: str) -> None:
         ({"target": 5, "published": "6", "host_ip": "127.0.0.1", "mode": "ingress"}, ("127.0.0.1", 6, "5/tcp")),
     ],
 )
-def test_ports(port: Any, canonical: tuple[str, int, str]) -> None:
+def test_every_spelling_of_a_port_has_one_form(port: Any, canonical: tuple[str, int, str]) -> None:
     assert parse_one(ports=[port]).ports == (canonical,)
 
 
-def test_volumes_and_networks_go_by_their_real_names() -> None:
+def test_volumes_and_networks_have_their_real_names() -> None:
     service = parse_one(volumes=["v:/a", "/b:/b:ro"], networks=["n"])
     assert service.mounts == (Mount("volume", "real", "/a"), Mount("bind", "/b", "/b", True))
     assert service.networks == ("net",)
 
 
-def test_a_doubled_dollar_is_one() -> None:
+def test_a_doubled_dollar_is_read_as_one() -> None:
     assert parse_one(command=["$$HOME"], environment={"A": "$$x"}).command == ("$HOME",)
 
 
@@ -62,7 +62,7 @@ def test_a_command_as_one_string_is_refused() -> None:
         parse_one(command="vllm serve x")
 
 
-def test_gpu_reservation() -> None:
+def test_gpus_are_read_from_the_reservation() -> None:
     devices = [{"driver": "nvidia", "device_ids": ["GPU-b", "GPU-a"], "capabilities": ["gpu"]}]
     service = parse_one(deploy={"resources": {"reservations": {"devices": devices}}})
     assert service.gpu_uuids == ("GPU-b", "GPU-a")
@@ -77,7 +77,7 @@ WORDS = st.lists(st.text(max_size=8), max_size=4)
     shm=st.integers(1, 1 << 40),
     read_only=st.booleans(),
 )
-def test_the_way_to_the_host_and_back_loses_nothing(
+def test_a_service_survives_the_conversion_to_a_dict_and_back(
     command: list[str] | None, environment: dict[str, str], shm: int, read_only: bool
 ) -> None:
     service = Service(
@@ -95,7 +95,7 @@ def test_the_way_to_the_host_and_back_loses_nothing(
     assert again == service and again.spec_hash() == service.spec_hash()
 
 
-def test_the_hash_ignores_labels_and_our_own_notes() -> None:
+def test_the_hash_ignores_labels_and_x_anvil() -> None:
     one = parse_one(image="i", labels={"a": "1"}, **{"x-anvil": {"ready": {"timeout": 5}}})
     other = parse_one(image="i", labels={"a": "2"}, **{"x-anvil": {"ready": {"timeout": 9}}})
     assert one.spec_hash() == other.spec_hash() != parse_one(image="j").spec_hash()

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The program that writes into a volume: run on a folder as a side container runs it, and its functions one by one."""
+"""The program that writes into a volume: run on a folder as in a side container, and its functions one by one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROGRAM = read_source(write_volume)
 
 
 def talk(folder: Path, stream: bytes, idle: float = 10) -> tuple[int, list[dict[str, Any]]]:
-    """Feed the program a stream of bytes; its exit code and its answers."""
+    """Send the program a stream of bytes; return its exit code and its answers."""
     argv = [sys.executable, "-I", "-S", "-c", PROGRAM, str(folder), str(idle), ".anvil/tmp"]
     done = subprocess.run(argv, input=stream, capture_output=True, check=False, timeout=30)
     assert done.stderr == b"", done.stderr.decode()
@@ -69,7 +69,7 @@ def test_files_folders_and_links_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 5, 30, 60])
-def test_a_stream_that_is_cut_writes_nothing(tmp_path: Path, cut: int) -> None:
+def test_an_incomplete_request_writes_nothing(tmp_path: Path, cut: int) -> None:
     (tmp_path / "config.toml").write_text("old")
     stream = framed(action="put_file", path="config.toml", file=content_of(b"new content"))
     code, answers = talk(tmp_path, stream[:-cut])
@@ -87,7 +87,7 @@ def test_a_stream_that_is_cut_writes_nothing(tmp_path: Path, cut: int) -> None:
         {},
     ],
 )
-def test_content_that_is_short_or_altered_is_refused(tmp_path: Path, item: dict[str, Any]) -> None:
+def test_content_that_differs_from_its_description_is_refused(tmp_path: Path, item: dict[str, Any]) -> None:
     (tmp_path / "config.toml").write_text("old")
     _code, answers = talk(
         tmp_path,
@@ -113,7 +113,7 @@ def test_paths_outside_the_volume_are_refused(tmp_path: Path, path: str) -> None
     assert everything(tmp_path) == {}
 
 
-def test_an_existing_revision_is_left_alone_and_an_altered_one_replaced(tmp_path: Path) -> None:
+def test_an_existing_revision_is_kept_and_an_altered_one_replaced(tmp_path: Path) -> None:
     write = framed(action="put_folder", path=".anvil/revisions/a", files={"x": content_of(b"1")})
     talk(tmp_path, write)
     folder = tmp_path / ".anvil/revisions/a"
@@ -126,7 +126,7 @@ def test_an_existing_revision_is_left_alone_and_an_altered_one_replaced(tmp_path
     assert everything(tmp_path) == {".anvil/revisions/a/x": "1"}
 
 
-def test_sweep_removes_what_an_interrupted_write_left(tmp_path: Path) -> None:
+def test_sweep_removes_the_files_of_an_interrupted_write(tmp_path: Path) -> None:
     left = tmp_path / ".anvil/tmp/revision"
     left.mkdir(parents=True)
     (left / "x").write_text("half")
@@ -134,7 +134,7 @@ def test_sweep_removes_what_an_interrupted_write_left(tmp_path: Path) -> None:
     assert everything(tmp_path) == {} and not left.exists()
 
 
-def test_removing_takes_files_links_and_folders_and_absence_is_fine(tmp_path: Path) -> None:
+def test_remove_deletes_links_and_folders_and_accepts_a_missing_path(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "x").write_text("1")
     os.symlink("folder", tmp_path / "link")
@@ -169,7 +169,7 @@ def test_a_path_that_leaves_the_volume_is_an_error(path: str) -> None:
         write_volume.check_path(path)
 
 
-def test_content_is_decoded_only_as_it_was_described() -> None:
+def test_content_is_decoded_only_if_it_fits_its_description() -> None:
     assert write_volume.decode_content("x", content_of(b"whole")) == b"whole"
     with pytest.raises(ValueError, match="x arrived altered: 5 bytes, 4 were announced"):
         write_volume.decode_content("x", content_of(b"whole", length=4))
@@ -200,7 +200,7 @@ def test_deleting_a_symlink_leaves_its_target(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_the_scratch_path_is_free_and_one_folder_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scratch_path_is_emptied_and_one_level_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp" / "a+b").write_text("left by an interrupted write")
@@ -208,7 +208,7 @@ def test_the_scratch_path_is_free_and_one_folder_deep(tmp_path: Path, monkeypatc
     assert everything(tmp_path) == {}
 
 
-def test_a_request_is_answered_with_the_clock_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_known_request_returns_the_time_and_an_unknown_one_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     volume = write_volume.VolumeFiles("tmp")
     assert volume.carry_out({"action": "read_clock"})["now"] > 1e9

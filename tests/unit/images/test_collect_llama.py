@@ -1,4 +1,4 @@
-"""What may go into an image of llama.cpp: programs that its kernel executes, with every library they need."""
+"""An image of llama.cpp gets only programs that its kernel can execute, with every library that they need."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def collect(out: str | Path, *files: Path, **environment: str) -> subprocess.Com
 
 @pytest.fixture
 def server(tmp_path: Path) -> Path:
-    """A program of this machine that needs libraries."""
+    """A program of this machine that is linked to libraries."""
     found = shutil.copy(shutil.which("ls") or "/bin/ls", tmp_path / "llama-server")
     return Path(found)
 
 
-def test_what_is_copied_runs_on_what_was_copied_alone(server: Path, tmp_path: Path) -> None:
+def test_the_copied_program_runs_with_only_the_copied_libraries(server: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     link = tmp_path / "libfirst.so"
     link.symlink_to("llama-server")
@@ -36,7 +36,7 @@ def test_what_is_copied_runs_on_what_was_copied_alone(server: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     copied = Path(f"{out}{server}")
     assert copied.stat().st_mode & stat.S_IXUSR
-    assert os.readlink(f"{out}{link}") == "llama-server"  # one copy of what has several names
+    assert os.readlink(f"{out}{link}") == "llama-server"  # a file with several names is copied once
     needed = subprocess.run(["ldd", str(server)], capture_output=True, text=True, check=True).stdout
     loader = next(word for word in needed.split() if "ld-linux" in word)
     paths = {str(Path(f"{out}{word}").parent) for word in needed.split() if word.startswith("/")}
@@ -44,7 +44,7 @@ def test_what_is_copied_runs_on_what_was_copied_alone(server: Path, tmp_path: Pa
     assert subprocess.run(argv, capture_output=True, text=True, check=False, env={}).returncode == 0
 
 
-def test_all_that_is_wrong_is_told_at_once(server: Path, tmp_path: Path) -> None:
+def test_every_problem_is_reported_at_once(server: Path, tmp_path: Path) -> None:
     raw = server.read_bytes()
     files = {
         "mac": MACH_O,
@@ -68,15 +68,15 @@ def test_all_that_is_wrong_is_told_at_once(server: Path, tmp_path: Path) -> None
     assert str(server) not in told
 
 
-def test_a_library_of_the_driver_may_be_missing(server: Path, tmp_path: Path) -> None:
+def test_libraries_of_the_driver_may_be_missing(server: Path, tmp_path: Path) -> None:
     (tmp_path / "libggml-cuda.so").write_bytes(server.read_bytes().replace(b"libc.so.6\0", b"libx.so.6\0"))
     (tmp_path / "libggml-cuda.so").chmod(0o755)
     assert collect("-", tmp_path / "libggml-cuda.so").returncode == 1
     assert collect("-", tmp_path / "libggml-cuda.so", DRIVER="libcuda.so.1 libx.so.6").returncode == 0
 
 
-def test_a_card_that_the_cuda_library_has_no_code_for_is_told(server: Path, tmp_path: Path) -> None:
-    """cuobjdump is NVIDIA's; it prints lines such as these."""
+def test_a_card_without_code_in_the_cuda_library_is_an_error(server: Path, tmp_path: Path) -> None:
+    """The script stands in for NVIDIA's cuobjdump, which prints lines of this format."""
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "cuobjdump").write_text("#!/bin/sh\necho 'ELF file    1: ggml-cuda.1.sm_90.cubin'\n")

@@ -1,4 +1,4 @@
-"""What is decided about an image, before a builder is asked."""
+"""Decisions about an image that need no builder."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ def _image(content: str = "c", base: str = "sha256:b", image_id: str = "sha256:1
         (None, None, "", "build", ("missing",)),
         (_image("other"), _image(), "sha256:b", "build", ("content",)),
         (_image(), _image(), "sha256:new", "build", ("base",)),
-        (_image(), _image(), "", "none", ()),  # the base was removed from this engine: nothing changed
-        (_image(base=""), _image(), "sha256:b", "none", ()),  # it was pulled only for the build
+        (_image(), _image(), "", "none", ()),  # the base was removed from the Docker Engine: no reason to build
+        (_image(base=""), _image(), "sha256:b", "none", ()),  # the base was unknown when the image was built
         (_image(), None, "sha256:b", "tag", ("tag",)),
         (_image(), _image(image_id="sha256:2"), "sha256:b", "tag", ("tag",)),
         (_image(), _image(), "sha256:b", "none", ()),
     ],
 )
-def test_decisions(image: object, readable: object, base: str, action: str, reasons: tuple[str, ...]) -> None:
+def test_an_image_is_built_or_tagged_with_its_reason(
+    image: object, readable: object, base: str, action: str, reasons: tuple[str, ...]
+) -> None:
     decided = decide_action("c", image, readable, tag=True, base_id=base)
     assert (decided.action, decided.reasons) == (action, reasons)
 
@@ -55,7 +57,7 @@ def test_names_begin_with_the_stack_and_the_hash_names_the_content() -> None:
     assert hash_content(replace(RECIPE, base="y")) != content != hash_content(replace(RECIPE, files={}))
 
 
-def test_the_context_holds_what_is_named_and_is_the_same_every_time() -> None:
+def test_the_build_context_holds_the_named_files_and_is_reproducible() -> None:
     packed = pack_context(RECIPE)
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         assert {member.name: member.mode for member in tar} == {"Dockerfile": 0o644, "a/b": 0o644, "run": 0o755}
@@ -68,12 +70,12 @@ def test_a_path_outside_the_context_is_refused(path: str) -> None:
         check_recipe(replace(RECIPE, files={path: ""}))
 
 
-def test_a_tag_that_is_none_is_refused() -> None:
+def test_an_invalid_tag_is_refused() -> None:
     with pytest.raises(AnvilError):
         check_recipe(replace(RECIPE, tag="a:b"))
 
 
-def test_secrets_are_masked_the_longer_first() -> None:
+def test_longer_secrets_are_masked_first() -> None:
     assert mask_secrets("hf_abc and hf_abcdef", ["hf_abc", "hf_abcdef", ""]) == "******** and ********"
 
 
@@ -97,6 +99,6 @@ def test_secrets_are_masked_the_longer_first() -> None:
         (1, "docker: 'buildx' is not a docker command.", "no buildx", "docker-buildx-plugin"),
     ],
 )
-def test_each_end_of_a_build_has_its_words(code: int, log: str, why: str, hint: str) -> None:
+def test_a_failed_build_is_explained_with_a_remedy(code: int, log: str, why: str, hint: str) -> None:
     told = explain_failure(code, log)
     assert why in told[0] and hint in told[1]

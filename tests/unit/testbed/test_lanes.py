@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`make test` names each unstable test with its error, and fails when there are more than two."""
+"""`make test` names each unstable test with its error and fails if there are more than two."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ERROR tests/integration/site/test_site.py::test_site - OSError
 """
 
 
-def test_failures_are_the_tests_with_their_errors() -> None:
+def test_failed_tests_are_read_from_the_log_with_their_errors() -> None:
     assert failures(PYTEST_LOG, "test_serve") == [
         "tests/integration/serves/test_serve.py::test_killed[0.15] - BrokenPipeError: [Errno 32] Broken pipe",
         "tests/integration/site/test_site.py::test_site - OSError",
     ]
 
 
-def test_a_job_that_names_no_test_is_told_by_its_last_line() -> None:
+def test_a_failed_job_without_tests_is_reported_with_its_last_line() -> None:
     assert failures("converge\nCRITICAL exit 2\n", "site") == ["site - CRITICAL exit 2"]
     assert failures("", "site") == ["site - no output"]
 
@@ -38,7 +38,7 @@ def test_more_than_two_unstable_tests_fail_the_run(capsys: pytest.CaptureFixture
     assert ("failed: 3 unstable tests" in printed) == bool(code)
 
 
-def test_what_failed_twice_or_was_not_run_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_that_failed_twice_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     lanes = Lanes([], 1)
     lanes.failed = ["site"]
     assert report(lanes) == 1
