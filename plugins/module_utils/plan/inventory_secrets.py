@@ -53,7 +53,7 @@ class InventorySecrets:
             path,
             "{0} is not the name of a secret in anvil_secrets".format(shown),
             suggest_name(value, self.names, "add it to anvil_secrets")
-            + "; write the name of the entry here, never the secret itself",
+            + " (this key takes the name of an entry, never the secret itself)",
         )
         return ""
 

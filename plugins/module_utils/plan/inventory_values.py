@@ -217,7 +217,8 @@ class Section:
             return None
         if isinstance(value, str) and value in known:
             return str(value)
-        self.add_problem(key, "unknown {0}: {1}".format(key, describe_value(value)), suggest_name(str(value), known))
+        shown = repr(shorten(str(value))) if isinstance(value, str) else describe_value(value)
+        self.add_problem(key, "unknown {0}: {1}".format(key, shown), suggest_name(str(value), known))
         return None
 
     def read_integer(self, key: str, lowest: int, highest: int, unit: str = "") -> Optional[int]:
