@@ -72,13 +72,21 @@ def page_of(name: str) -> str:
     return next((page for page in pages if (SOURCE / f"{page}.rst").exists()), "")
 
 
+def plain_page(app: Sphinx, docname: str, source: list[str]) -> None:
+    """A page of the reference has a short title, for the list at the left, and no list of contents: the theme shows one."""
+    if docname.startswith("reference/"):
+        text = re.sub(r"^\.\. contents::\n(?: +:.*\n)+", "", source[0], flags=re.MULTILINE)
+        heading = re.compile(r"^anvil\.serving\.(\w+) (\w+) -- (.+)\n(\++)$", flags=re.MULTILINE)
+        source[0] = heading.sub(lambda found: f"{found[1]} {found[2]}\n{found[4]}\n\n{found[3]}.", text)
+
+
 class LinkReference(SphinxTransform):
     """A module or role that a page names in code font leads to its page of the reference. On a code host it is plain text."""
 
     default_priority = 500
 
     def apply(self, **kwargs: Any) -> None:
-        if self.env.docname.startswith("reference/"):
+        if self.env.docname.startswith("reference/") or self.env.docname == "inventory":  # one variable is called like a module
             return
         for literal in list(self.document.findall(nodes.literal)):
             page = page_of(literal.astext())
@@ -95,5 +103,6 @@ COLLECTION = "anvil.serving."
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_transform(LinkReference)
+    app.connect("source-read", plain_page)
     app.connect("missing-reference", link_to_ansible)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
