@@ -23,6 +23,10 @@ STAGE_HEIGHT, STAGE_COLUMNS = 108, 5
 STAGE_WIDTH = (WIDTH - 2 * MARGIN - (STAGE_COLUMNS - 1) * GAP) / STAGE_COLUMNS
 INDENT = 16  # of an arrow that comes from the row above; the row's title stands right of it
 WING_HEIGHT = 30
+NOTES = [
+    "A wing imports only wings above it in its list.",
+    "A label at the right of a wing names the stages that the wing carries out.",
+]
 STYLE = """
   svg { font-family: system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
   .ground { fill: #ffffff; } .ink { fill: #1c2430; } .soft { fill: #566172; } .title { fill: #1c2430; font-weight: 600; }
@@ -91,7 +95,9 @@ def draw_way(block: Block, top: float, title_left: float) -> list[str]:
 def draw_wings(block: Block, left: float, top: float, width: float, name_width: float) -> list[str]:
     """A title, and below it the wings of a house in their order."""
     height = WING_HEIGHT * len(block.rows) + 12
-    found = [write_text(left, top + 14, block.title, 15, "title"), draw_box(left, top + 26, width, height, "box")]
+    house, _, place = block.title.partition(": ")
+    title = f'<tspan class="title">{escape(house)}</tspan><tspan class="soft" dx="10">{escape(place)}</tspan>'
+    found = [f'<text x="{left:g}" y="{top + 14:g}" font-size="13">{title}</text>', draw_box(left, top + 26, width, height, "box")]
     for number, (name, about, stages) in enumerate(block.rows):
         y = top + 26 + 6 + WING_HEIGHT * number
         found.append(write_text(left + 14, y + 20, name + "/", 13, "title code"))
@@ -119,17 +125,16 @@ def draw(blocks: list[Block]) -> str:
             found.append(draw_arrow((last, top), (last, between), (first, between), (first, top + 42 + 26 - 4)))
             top += 42
     top += 34
-    left_width = 600.0
+    left_width = 560.0
     found += draw_wings(houses[0], MARGIN, top, left_width, 110)
-    x = MARGIN + left_width + GAP
-    right_top = top
+    left_bottom = top + 26 + WING_HEIGHT * len(houses[0].rows) + 12
+    x, right_bottom = MARGIN + left_width + GAP, top - GAP
     for house in houses[1:]:
-        found += draw_wings(house, x, right_top, WIDTH - MARGIN - x, 100)
-        right_top += 26 + WING_HEIGHT * len(house.rows) + 12 + 22
-    note = ["A wing imports only wings above it in its list.", "The pills name the stages that a wing carries out."]
-    for number, line in enumerate(note):
-        found.append(write_text(x, right_top + 14 + 18 * number, line, 12, "soft"))
-    bottom = max(top + 26 + WING_HEIGHT * len(houses[0].rows) + 12, right_top + 40)
+        found += draw_wings(house, x, right_bottom + GAP, WIDTH - MARGIN - x, 122)
+        right_bottom += GAP + 26 + WING_HEIGHT * len(house.rows) + 12
+    for number, line in enumerate(NOTES):
+        found.append(write_text(MARGIN, left_bottom + 28 + 18 * number, line, 12, "soft"))
+    bottom = max(left_bottom + 28 + 18 * len(NOTES), right_bottom)
     height = bottom + MARGIN
     head = '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     head += '<path d="M0,0 L8,4 L0,8 z" class="head"/></marker>'

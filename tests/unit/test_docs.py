@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.plan import build_plan
 from conftest import REPO
 
@@ -79,6 +80,16 @@ def test_every_module_role_and_playbook_is_described(kind: str) -> None:
     names = [path.name.removesuffix(".py") for path in sorted(REPO.glob(kind))]
     assert names
     assert not [name for name in names if f"`{prefix}{name}`" not in page]
+
+
+def test_the_example_of_a_host_has_no_mistake_and_is_the_same_on_both_pages() -> None:
+    readme, quickstart = (
+        re.findall(r"```yaml\n(anvil_gpus:.*?)```", page.read_text(), flags=re.DOTALL)
+        for page in (REPO / "README.md", DOCS / "quickstart.md")
+    )
+    assert len(readme) == 1 and readme == quickstart
+    assert build_plan.build_plan("my-host", yaml.safe_load(readme[0]), {"router_token": "file"})
+    assert readme[0].count("\n") <= 32
 
 
 def keys_of_inventory() -> dict[str, tuple[str, ...]]:
