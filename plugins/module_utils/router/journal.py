@@ -89,7 +89,7 @@ def parse_journal(content: Optional[bytes], where: str) -> Optional[Journal]:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise fail(
-            "the promotion journal in the volume is damaged",
+            "the promotion journal in the volume cannot be read",
             where=where,
             why="{0}: {1}".format(type(exc).__name__, exc),
             hint="see docs/promotion.md, 'Recover by hand': check which revision is live, then remove .anvil/journal",

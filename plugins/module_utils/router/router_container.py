@@ -98,12 +98,13 @@ class RouterContainer(PromotedContainer):
 
     def read_state(self) -> ContainerState:
         state = super().read_state()
+        folder = self.pointer_folder()  # for every router: it refuses names that no volume or pointer may have
         runs_in = str(((self.inspected or {}).get("Config") or {}).get("WorkingDir") or "/")
-        if state.exists and self.settings.replicas and runs_in != self.pointer_folder() and self.request.reload:
+        if state.exists and self.settings.replicas and runs_in != folder and self.request.reload:
             raise fail(
                 "the replica does not read its files through its own pointer",
                 where="container " + self.name,
-                why="its working directory is {0}, not {1}".format(runs_in, self.pointer_folder()),
+                why="its working directory is {0}, not {1}".format(runs_in, folder),
                 hint="recreate the router from its compose file: playbooks/site.yml",
             )
         return state

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The fault matrix: whatever dies, fails or lies in the middle, the volume holds the old revision or the new one."""
+"""The fault matrix: whatever process dies or fails in the middle, the volume holds the old revision or the new one."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ side_containers.SideProcess.send = cut
 Step = tuple[str, str, str, int]
 
 
-def asks(*numbers: int) -> list[Step]:
-    """Before these words to the one that writes. It is also asked the time; a death before that is one before the next word."""
+def writes(*numbers: int) -> list[Step]:
+    """The steps before these requests to the writer. Requests for the time are left out: they change nothing."""
     return [("docker.volume_writer", "Writer", "_request", number) for number in numbers]
 
 
@@ -61,19 +61,19 @@ BEGIN: list[Step] = [
 ]
 VERIFY: Step = ("router.promoted_container", "PromotedContainer", "verify", 1)
 # sweep, revision, journal, pointer
-SWITCH: list[Step] = [*asks(2, 4, 6, 7), ("router.promoted_container", "PromotedContainer", "reload", 1), VERIFY]
+SWITCH: list[Step] = [*writes(2, 4, 6, 7), ("router.promoted_container", "PromotedContainer", "reload", 1), VERIFY]
 STEPS: dict[str, list[Step]] = {
-    "good": [*BEGIN, *SWITCH, *asks(8), ("router.promotion_run", "PromotionRun", "_close", 1)],
+    "good": [*BEGIN, *SWITCH, *writes(8), ("router.promotion_run", "PromotionRun", "_close", 1)],
     # Until it is loaded it is like a good one. journal, pointer; journal
     "bad": [
         VERIFY,
-        *asks(9, 10),
+        *writes(9, 10),
         ("router.promoted_container", "PromotedContainer", "reload", 2),
         ("router.promoted_container", "PromotedContainer", "verify", 2),
-        *asks(11),
+        *writes(11),
     ],
     # sweep, a link for each file, revision, journal, pointer, journal
-    "first": [*BEGIN, *asks(2, 3, 4, 6, 8, 9, 10), ("router.promotion_run", "PromotionRun", "_close", 1)],
+    "first": [*BEGIN, *writes(2, 3, 4, 6, 8, 9, 10), ("router.promotion_run", "PromotionRun", "_close", 1)],
 }
 BARE = profile_config(profile_path=None)
 QUICK = {"settle": 0.1, "grace": 1}
@@ -367,12 +367,12 @@ def test_a_router_that_dies_after_it_was_watched_is_seen_by_the_next_run_and_tak
     assert back["changed"] and actor.live_files() == {"config.toml": BARE} and actor.healthz() == 200, back
 
 
-def test_what_is_watched_for_long_once_is_not_watched_again(actor: Site) -> None:
+def test_a_config_that_was_observed_in_full_is_not_observed_so_long_again(actor: Site) -> None:
     other = profile_config("2", None)
     began = time.monotonic()
     first = actor.promote(config=other, settle=None, dry_boot=True)
     assert first["changed"] and time.monotonic() - began >= OBSERVATION, first
-    # Back to a config that nobody has watched; without a dry boot the router itself is watched.
+    # Back to a config with no evidence; without a dry boot the router itself is observed.
     back = actor.promote(config=BARE, settle=None)
     assert back["verified"]["seconds"] >= OBSERVATION, back
     # Each was observed in full before.
@@ -381,9 +381,9 @@ def test_what_is_watched_for_long_once_is_not_watched_again(actor: Site) -> None
         assert again["changed"] and 2.0 <= again["verified"]["seconds"] < OBSERVATION, again
 
 
-def test_profiles_are_quick_one_after_the_other_on_a_config_that_has_lived(running: Site) -> None:
+def test_profiles_are_quick_one_after_the_other_on_a_config_with_earlier_evidence(running: Site) -> None:
     wait_until(lambda: time.time() - parse_time(running.inspect()["State"]["StartedAt"]) > OBSERVATION)
-    # The first is spoken for by the process that runs, the second by what the first inherited of it.
+    # Evidence for the first is the process that runs; for the second, the note in the meta.json of the first.
     for score in (0.5, 0.6):
         done = running.promote(profile=profile_text(score), settle=None)
         assert done["changed"] and 2.0 <= done["verified"]["seconds"] < OBSERVATION, done
