@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPO / "tests"), str(REPO / "tests" / "testbed")]
+sys.path[:0] = [str(REPO / "tests" / name) for name in ("", "support", "testbed")]
 
 from bed import Bed  # noqa: E402
 from conftest import COLLECTIONS, pytest_configure  # noqa: E402

@@ -33,7 +33,7 @@ class Puller:
             "import sys, json; sys.path[:0] = json.loads(sys.argv[1]); from harness import run_module; "
             "print(json.dumps(run_module('anvil_model', **json.loads(sys.argv[2]))))"
         )
-        paths = [str(REPO / "tests"), str(COLLECTIONS)]
+        paths = [str(REPO / "tests" / "support"), str(COLLECTIONS)]
         argv = [sys.executable, "-c", program, json.dumps(paths), json.dumps(self.options(**params))]
         return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
 
