@@ -3,77 +3,10 @@
 from __future__ import annotations
 
 import re
-import struct
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
-from ansible_collections.anvil.serving.plugins.module_utils.serves.host_status import describe_holder, devices_of
-from ansible_collections.anvil.serving.plugins.module_utils.serves.serve_logs import parse_since, split_frames
 from ansible_collections.anvil.serving.plugins.plugin_utils.report import status_report
-
-CARDS = [Card(0, "GPU-a", "Big", "12.0", 1000, 250, "1", "x"), Card(1, "GPU-b", "Small", "12.0", 500, None, "1", "y")]
-
-
-@pytest.mark.parametrize(("text", "start"), [("", 0), ("10m", 9400), ("90", 9910), ("2h", 2800), ("90s", 9910)])
-def test_since(text: str, start: int) -> None:
-    assert parse_since(text, 10000) == start
-
-
-@pytest.mark.parametrize("text", ["yesterday", "-5m", "1w", "10 m"])
-def test_what_is_no_time_span(text: str) -> None:
-    with pytest.raises(AnvilError, match=r"logs\.since"):
-        parse_since(text, 10000)
-
-
-def request(**fields: Any) -> dict[str, Any]:
-    return {"HostConfig": {"DeviceRequests": [{"Driver": "nvidia", **fields}]}}
-
-
-@pytest.mark.parametrize(
-    ("raw", "uuids"),
-    [
-        (request(DeviceIDs=["GPU-b"]), ["GPU-b"]),
-        (request(DeviceIDs=["1"]), ["GPU-b"]),
-        (request(Count=-1), ["GPU-a", "GPU-b"]),
-        (request(Count=1), ["GPU-a"]),
-        ({"HostConfig": {"Runtime": "nvidia"}, "Config": {"Env": ["NVIDIA_VISIBLE_DEVICES=0,GPU-b"]}}, ["GPU-a", "GPU-b"]),
-        ({"HostConfig": {"Runtime": "nvidia"}, "Config": {"Env": ["NVIDIA_VISIBLE_DEVICES=all"]}}, ["GPU-a", "GPU-b"]),
-        ({"HostConfig": {"Runtime": "runc"}, "Config": {"Env": ["NVIDIA_VISIBLE_DEVICES=all"]}}, []),
-        ({"HostConfig": {}}, []),
-    ],
-)
-def test_which_cards_a_container_holds(raw: dict[str, Any], uuids: list[str]) -> None:
-    assert devices_of(raw, CARDS) == uuids
-
-
-@pytest.mark.parametrize(
-    ("labels", "kind", "name"),
-    [
-        ({"com.docker.compose.project": "anvil-serves", "anvil.serving.serve": "heavy"}, "serve", "heavy"),
-        (
-            {"com.docker.compose.project": "anvil-experiment-t", "anvil.serving.serve": "t", "anvil.serving.experiment": "t"},
-            "experiment",
-            "t",
-        ),
-        ({"com.docker.compose.project": "other", "anvil.serving.serve": "heavy"}, "squatter", "box"),
-        ({}, "squatter", "box"),
-    ],
-)
-def test_who_a_container_is_to_us(labels: dict[str, str], kind: str, name: str) -> None:
-    found = describe_holder({"Name": "/box", "Config": {"Labels": labels}}, "anvil-serves")
-    assert (found["kind"], found["name"]) == (kind, name)
-
-
-def frame(stream: int, text: bytes) -> bytes:
-    return struct.pack(">BxxxL", stream, len(text)) + text
-
-
-def test_both_streams_of_a_log_in_their_order() -> None:
-    raw = frame(1, b"one\ntw") + frame(2, b"bad\r\n") + frame(1, b"o\n") + frame(2, b"end")
-    assert split_frames(raw) == [("stdout", "one"), ("stderr", "bad"), ("stdout", "two"), ("stderr", "end")]
-    assert split_frames(b"") == [] and split_frames(b"no frames at all") == []
 
 
 def card(*holders: tuple[str, int | None], used: int | None = 250, total: int | None = 1000) -> dict[str, Any]:
