@@ -1,4 +1,4 @@
-"""Status: what is read of containers, and how it is laid out as text and as a page."""
+"""Status: how it is laid out as text and as a page."""
 
 from __future__ import annotations
 

@@ -3,52 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_SPEC, LABEL_VRAM, Mount, Service
-from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions, drift
+from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_SPEC, LABEL_VRAM, Mount
+from ansible_collections.anvil.serving.plugins.module_utils.serves import drift
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import observe_container, observe_image
-
-RECORDED = json.loads((Path(__file__).parents[1] / "data" / "engine-26.1.5-llama.json").read_text())
-PROJECT = "anvil-serves"
-SECRETS = {"TOK": "abc$def"}
-
-
-def wanted(**fields: Any) -> Service:
-    """The service that the recorded container was made of."""
-    labels = {k: v for k, v in RECORDED["container"]["Config"]["Labels"].items() if k.startswith("anvil.serving.")}
-    args = ("--model", "/models/heavy.gguf", "--alias", "heavy", "--host", "0.0.0.0", "--port", "30002")
-    service = Service(
-        name="heavy",
-        container="t-heavy",
-        image="anvil.local/llama-server:1",
-        command=(*args, "-c", "1024", "-t", "1"),
-        environment={"A": "1"},
-        env_files=("env/heavy.env",),
-        ports=(("127.0.0.1", 30002, "30002/tcp"),),
-        mounts=(Mount("bind", "/tmp/testbed/models", "/models", True),),
-        networks=("anvil",),
-        ipc="host",
-        shm_bytes=1 << 30,
-        restart="unless-stopped",
-        read_only=True,
-        tmpfs=("/tmp",),
-        init=True,
-        cap_drop=("ALL",),
-        security_opt=("no-new-privileges:true",),
-        labels=labels,
-    )
-    return replace(service, **fields)
-
-
-def compare(service: Service, container: dict[str, Any] | None = None, **kwargs: Any) -> list[drift.Change]:
-    seen = observe_container(container or RECORDED["container"])
-    image = observe_image(RECORDED["image"])
-    return drift.diff_service(service, kwargs.get("secrets", SECRETS), seen, image, kwargs.get("wanted_image", image))
+from recordedserve import RECORDED, SECRETS, compare, wanted
 
 
 def reasons(changes: list[drift.Change]) -> list[str]:
@@ -176,58 +138,3 @@ def test_labels_that_an_image_of_ours_brings_are_no_difference() -> None:
 
 def test_the_vram_need_is_bookkeeping_and_restarts_nothing() -> None:
     assert compare(wanted(labels={**wanted().labels, LABEL_VRAM: "999"})) == []
-
-
-@pytest.mark.parametrize(
-    ("state", "action", "why"),
-    [
-        ({}, decisions.NONE, ()),
-        ({"Status": "exited"}, decisions.START, ("stopped",)),
-        ({"Status": "created"}, decisions.START, ("stopped",)),
-        ({"Status": "paused"}, decisions.UNPAUSE, ("paused",)),
-        ({"Status": "restarting"}, decisions.NONE, ()),
-        ({"Status": "dead"}, decisions.RECREATE, ("dead",)),
-        ({"Health": {"Status": "unhealthy"}}, decisions.RECREATE, ("unhealthy",)),
-        ({"Status": "restarting", "ExitCode": 137}, decisions.RECREATE, ("killed",)),
-        ({"Status": "restarting", "ExitCode": 137, "OOMKilled": True}, decisions.NONE, ()),
-        ({"Status": "restarting", "ExitCode": 7}, decisions.NONE, ()),
-        ({"Health": {"Status": "starting"}}, decisions.NONE, ()),
-    ],
-)
-def test_state_decides_the_action(state: dict[str, Any], action: str, why: tuple[str, ...]) -> None:
-    container = copy.deepcopy(RECORDED["container"])
-    container["State"].update(state)
-    seen = observe_container(container)
-    decision = decisions.decide_up(compare(wanted(), container), seen, PROJECT)
-    assert (decision.action, decision.reasons) == (action, why)
-
-
-def test_a_missing_container_is_created() -> None:
-    assert decisions.decide_up(None, None, PROJECT) == decisions.Decision(decisions.CREATE, ("missing",))
-
-
-def test_a_paused_container_with_drift_is_recreated_not_unpaused() -> None:
-    container = copy.deepcopy(RECORDED["container"])
-    container["State"]["Status"] = "paused"
-    changes = compare(wanted(ipc=""), container)
-    assert decisions.decide_up(changes, observe_container(container), PROJECT).action == decisions.RECREATE
-
-
-@pytest.mark.parametrize(
-    ("status", "keep", "action"),
-    [
-        (None, False, decisions.NONE),
-        (None, True, decisions.NONE),
-        ("running", False, decisions.REMOVE),
-        ("running", True, decisions.STOP),
-        ("exited", True, decisions.NONE),
-        ("exited", False, decisions.REMOVE),
-    ],
-)
-def test_down(status: str | None, keep: bool, action: str) -> None:
-    seen = None
-    if status is not None:
-        container = copy.deepcopy(RECORDED["container"])
-        container["State"]["Status"] = status
-        seen = observe_container(container)
-    assert decisions.decide_down(seen, keep).action == action
