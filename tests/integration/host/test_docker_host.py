@@ -98,7 +98,7 @@ def test_a_broken_daemon_json_is_not_changed(play: Play) -> None:
     play.write_daemon('{"labels": [')
     before = play.started()
     told = play.run(fails=True, docker_host_daemon={"debug": True})
-    assert "daemon.json is broken" in told and play.host.run("cat", "/etc/docker/daemon.json") == '{"labels": ['
+    assert "daemon.json is not valid JSON" in told and play.host.run("cat", "/etc/docker/daemon.json") == '{"labels": ['
     assert play.started() == before
 
 
@@ -137,7 +137,7 @@ def test_everything_that_is_missing_is_reported_at_once(play: Play) -> None:
             "the Docker buildx plugin is missing",
             "the NVIDIA container toolkit is missing",
             "GPU GPU-not-here is not on this host",
-            "1000000000 MiB are wanted for weights",
+            "1000000000 MiB are required for weights",
         ):
             assert words in told
     finally:
