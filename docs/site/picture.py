@@ -56,7 +56,7 @@ def read_blocks(text: str) -> list[Block]:
         if not line.strip() or line.startswith("#"):
             continue
         if not line.startswith(" "):
-            kind, _, title = line.partition(" ")
+            kind, _unused, title = line.partition(" ")
             blocks.append(Block(kind, title))
             continue
         name, about, more = (cell.strip() for cell in line.split("|"))
@@ -95,7 +95,7 @@ def draw_way(block: Block, top: float, title_left: float) -> list[str]:
 def draw_wings(block: Block, left: float, top: float, width: float, name_width: float) -> list[str]:
     """A title, and below it the wings of a house in their order."""
     height = WING_HEIGHT * len(block.rows) + 12
-    house, _, place = block.title.partition(": ")
+    house, _unused, place = block.title.partition(": ")
     title = f'<tspan class="title">{escape(house)}</tspan><tspan class="soft" dx="10">{escape(place)}</tspan>'
     found = [f'<text x="{left:g}" y="{top + 14:g}" font-size="13">{title}</text>', draw_box(left, top + 26, width, height, "box")]
     for number, (name, about, stages) in enumerate(block.rows):
