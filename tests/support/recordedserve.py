@@ -11,7 +11,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.service impor
 from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Change, diff_service
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import observe_container, observe_image
 
-RECORDED = json.loads((Path(__file__).parent / "unit" / "data" / "engine-26.1.5-llama.json").read_text())
+RECORDED = json.loads((Path(__file__).parents[1] / "unit" / "data" / "engine-26.1.5-llama.json").read_text())
 PROJECT = "anvil-serves"
 SECRETS = {"TOK": "abc$def"}
 
