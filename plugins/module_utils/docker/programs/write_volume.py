@@ -28,10 +28,10 @@ def receive(size: int, idle: float) -> bytes:
     data = b""
     while len(data) < size:
         if not select.select([0], [], [], idle)[0]:
-            sys.exit(3)
+            raise SystemExit(3)
         piece = os.read(0, min(size - len(data), 65536))
         if not piece:
-            sys.exit(0)
+            raise SystemExit(0)
         data += piece
     return data
 

@@ -67,7 +67,8 @@ def main() -> None:
     try:
         child = subprocess.Popen(start["argv"], stdin=subprocess.DEVNULL, stdout=2, stderr=2)
     except OSError as exc:
-        print("{0}: {1}".format(type(exc).__name__, exc), file=sys.stderr, flush=True)
+        sys.stderr.write("{0}: {1}\n".format(type(exc).__name__, exc))
+        sys.stderr.flush()
         os._exit(127)
     while True:
         said = answer(start["port"], json.loads(lines.get()))

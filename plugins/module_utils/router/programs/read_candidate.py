@@ -35,7 +35,7 @@ def attempt_quietly(act: Callable[..., Any], *values: Any) -> None:
         with contextlib.redirect_stdout(sys.stderr):
             act(*values)
     except Exception as exc:
-        print("{0}: {1}".format(type(exc).__name__, exc), file=sys.stderr)
+        sys.stderr.write("{0}: {1}\n".format(type(exc).__name__, exc))
 
 
 def add_routes(facts: Facts, router: Any, store: Any) -> None:
@@ -144,7 +144,8 @@ def main() -> None:
     for line in sys.stdin.buffer:
         facts = new_facts()
         examine(json.loads(line.decode("utf-8")), facts)
-        print(json.dumps(facts), flush=True)
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -344,7 +344,8 @@ def main() -> NoReturn:
     if request["endpoint"]:
         os.environ["HF_ENDPOINT"] = request["endpoint"]
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
-    print(json.dumps(carry_out(request)), flush=True)
+    sys.stdout.write(json.dumps(carry_out(request)) + "\n")
+    sys.stdout.flush()
     os._exit(0)  # threads that are cut off in a transfer are not waited for
 
 

@@ -8,6 +8,7 @@ because a replica behind the edge publishes no port.
 from __future__ import annotations
 
 import http.client
+import sys
 
 PORT = 8000
 
@@ -24,4 +25,4 @@ def read_readiness(port: int = PORT) -> str:
 
 
 if __name__ == "__main__":
-    print(read_readiness())
+    sys.stdout.write(read_readiness() + "\n")
