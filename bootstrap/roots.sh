@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# roots.sh NAME... : root file systems from the distribution's packages, as .cache/roots/NAME.tar, where no image registry is.
-#   router    python3, a shell and what compiled wheels ask for, in the release of this machine
-#   llama     llama-server and a shell: Debian's own package, else compiled
+# roots.sh NAME... : makes root file systems from the distribution's packages, as .cache/roots/NAME.tar, if no image registry answers.
+#   router    python3, a shell and the libraries of compiled wheels, in the release of this machine
+#   llama     llama-server and a shell: Debian's package, else compiled
 #   registry  docker-registry
-#   edge      haproxy and perl-base, with which its runtime socket is spoken to
-#   postgres  the release's PostgreSQL, without the compiler of its JIT and without perl
-#   dockerhost  a Docker host: engine, Compose, python3, ssh
+#   edge      haproxy, and perl-base for access to its runtime socket
+#   postgres  the PostgreSQL of the release, without its JIT compiler and without perl
+#   dockerhost  a Docker host: Docker Engine, Compose, python3, ssh
 #   builder     a C++ compiler and cmake, in the release of this machine
-#   python-pip  python3 with pip, and what vLLM for CPUs asks of the system (libnuma, lscpu)
-# An "extract" root runs no maintainer scripts: a fifth of the time and half the size of a bootstrapped one.
+#   python-pip  python3 with pip, and the system packages that vLLM for CPUs needs (libnuma, lscpu)
+# An "extract" root runs no maintainer scripts: it takes a fifth of the time and half the size of a bootstrapped one.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 here=$ROOT/bootstrap
@@ -20,9 +20,9 @@ debian() { [ "$(os_release ID)" = debian ]; }
 bootstrap() {
   local name=$1 suite=$2 variant=$3 packages=$4 hooks=/usr/share/mmdebstrap/hooks/merged-usr step=customize
   shift 4
-  [ "$variant" != extract ] || step=extract # customize hooks are not run there
+  [ "$variant" != extract ] || step=extract # mmdebstrap runs no customize hooks for extract
   debian || set -- --components=main,universe "$@"
-  # The sources of this machine's apt have no place in an image, nor have documents.
+  # Remove documents and the apt sources of this machine from the image.
   # shellcheck disable=SC2016  # $1 is mmdebstrap's
   mmdebstrap --quiet --variant="$variant" --hook-dir="$hooks" --include="$packages" \
     --aptopt='Acquire::Check-Valid-Until "false"' "$@" \
@@ -31,7 +31,7 @@ bootstrap() {
     { tail -5 "$CACHE/roots/$name.log" >&2; die "cannot make the root file system '$name'"; }
 }
 
-# The real llama-server, static, from the llama.cpp source in the llama-cpp-python sdist: minutes, where no package has it.
+# Compiles a static llama-server from the llama.cpp source in the sdist of llama-cpp-python. Takes minutes; used if no package has it.
 compile_llama() {
   local build=$CACHE/llama.cpp
   say "compiling llama-server (minutes, once)"
@@ -76,9 +76,9 @@ make_root() {
       local packages=apt,python3-apt,python3,python3-docker,iptables,iproute2,procps,curl,tini,openssh-server,sudo,docker.io
       if debian; then bootstrap dockerhost trixie essential "$packages,docker-cli,docker-compose,ca-certificates"
       else bootstrap dockerhost "$codename" essential "$packages,docker-compose-v2,ca-certificates"; fi ;;
-    *) die "no such root file system: $name" ;;
+    *) die "no such root file system: $name; the first lines of bootstrap/roots.sh list the names" ;;
   esac
-  mv "$CACHE/roots/.$name.$$.tar" "$CACHE/roots/$name.tar" # whole, or not there
+  mv "$CACHE/roots/.$name.$$.tar" "$CACHE/roots/$name.tar" # a rename, so that the file is always complete
 }
 
 mkdir -p "$CACHE/roots"

@@ -1,8 +1,8 @@
-# Stands in for python:3-slim where no registry is: the distribution's python3 and a shell.
+# Replaces python:3-slim if no registry answers: the distribution's python3 and a shell.
 FROM scratch
 ADD router.tar /
-# No maintainer script has run in this root: what some of them would have made. Without the bytecode, each start of a python
-# would compile what it imports, for half a second of processor time: what runs on this image may not write it.
+# No maintainer script has run in this root, so create the files that some of them create. Containers of this image may not write
+# bytecode: without it each start of Python spends half a second of processor time on compiling its imports.
 RUN cp /usr/share/base-passwd/passwd.master /etc/passwd && cp /usr/share/base-passwd/group.master /etc/group \
  && cat /usr/share/ca-certificates/mozilla/*.crt > /etc/ssl/certs/ca-certificates.crt && chmod 1777 /tmp \
  && ln -sf mawk /usr/bin/awk \

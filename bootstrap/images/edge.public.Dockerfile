@@ -1,4 +1,4 @@
-# The public image, made to look like ours: haproxy as the entry point, no root. Its Debian brings perl-base.
+# The public image with the settings of ours: haproxy as the entry point, no root. Its Debian contains perl-base.
 ARG BASE
 FROM $BASE
 USER 10001:10001

@@ -1,4 +1,4 @@
-# The real llama-server, without a model: mount those under /models.
+# llama-server without a model: mount models under /models.
 FROM scratch
 ADD llama.tar /
 RUN cp /usr/share/base-passwd/passwd.master /etc/passwd && cp /usr/share/base-passwd/group.master /etc/group \

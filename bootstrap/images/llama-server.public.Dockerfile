@@ -1,4 +1,4 @@
-# The project's own image, made to look like ours: llama-server on PATH, no root.
+# The image of the llama.cpp project with the settings of ours: llama-server on PATH, no root.
 ARG BASE
 FROM $BASE
 RUN ln -s /app/llama-server /usr/local/bin/llama-server

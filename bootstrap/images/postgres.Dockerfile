@@ -1,4 +1,4 @@
-# PostgreSQL, from the distribution's package. Its data lies in the volume /var/lib/postgresql/data.
+# PostgreSQL from the distribution's package. Its data is in the volume /var/lib/postgresql/data.
 FROM scratch
 ADD postgres.tar /
 COPY --from=recipe postgres.sh /usr/local/bin/postgres.sh
@@ -10,6 +10,6 @@ ENV PGDATA=/var/lib/postgresql/data/cluster
 USER 10001:10001
 WORKDIR /var/lib/postgresql
 EXPOSE 5432
-# A fast shutdown: sessions are ended, and what was committed is on disk.
+# SIGINT is PostgreSQL's fast shutdown: it ends the sessions; committed data is on disk.
 STOPSIGNAL SIGINT
 ENTRYPOINT ["/usr/local/bin/postgres.sh"]

@@ -1,4 +1,4 @@
-# The public image, made to look like ours: it never runs as root. Its data folder may be written by any uid.
+# The public image with the settings of ours: it never runs as root. Any uid may write its data folder.
 ARG BASE
 FROM $BASE
 ENV PGDATA=/var/lib/postgresql/data/cluster

@@ -1,11 +1,11 @@
 #!/bin/sh
-# The start of our PostgreSQL image. It reads what the public image reads, as far as it is used here:
-# POSTGRES_USER, POSTGRES_DB, POSTGRES_PASSWORD_FILE, PGDATA; further words are options of the server.
+# The entry point of our PostgreSQL image. It reads these variables of the public image: POSTGRES_USER, POSTGRES_DB,
+# POSTGRES_PASSWORD_FILE, PGDATA. Its arguments are options of the server.
 set -eu
 PATH=$(echo /usr/lib/postgresql/*/bin):$PATH
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
-  # Made beside its place and moved there when it is whole: a start that is killed half-way begins anew.
+  # Create the cluster in another folder and rename it when it is complete: after a kill the next start begins again.
   rm -rf "$PGDATA.new"
   initdb --pgdata="$PGDATA.new" --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" --auth=scram-sha-256 --encoding=UTF8 \
     --locale=C.UTF-8 >/dev/null

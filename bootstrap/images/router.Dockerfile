@@ -1,4 +1,4 @@
-# The router, from wheels that the host downloaded: the build itself needs no network.
+# The router, installed from wheels that the host downloaded: the build needs no network.
 ARG BASE
 FROM $BASE
 ARG VERSION
@@ -7,7 +7,7 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
       --root-user-action=ignore anvil-serving==$VERSION \
  && mkdir -p /etc/anvil /var/lib/anvil && chown 10001:10001 /var/lib/anvil \
  && echo anvil:x:10001:10001::/var/lib/anvil:/usr/sbin/nologin >> /etc/passwd && echo anvil:x:10001: >> /etc/group
-# Logs go to a pipe, and a router that is stopped takes unflushed lines with it.
+# Logs go to a pipe; without PYTHONUNBUFFERED a stopped router loses lines that are not flushed.
 ENV HOME=/var/lib/anvil PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /var/lib/anvil

@@ -1,8 +1,8 @@
 """Simulated NVIDIA container hook.
 
-dockerd registers its own `nvidia` device driver when a program of this name is on its PATH at start; runc then calls it
-with "prestart" and the container's state on stdin. As with the real one, an unknown device fails the start. What it was
-asked for goes to $FAKE_NVIDIA_LOG, one JSON object a line, so that a test can see what the driver saw.
+dockerd registers its own `nvidia` device driver if a program of this name is on its PATH at start; runc then calls the program
+with "prestart" and the container's state on stdin. As with the real hook, an unknown device fails the start. Each request is
+appended to $FAKE_NVIDIA_LOG, one JSON object per line, so that a test can check it.
 """
 
 import csv
@@ -50,8 +50,8 @@ def main():
         if not any(name in (gpu[0], gpu[1], *mig_uuids(gpu)) for gpu in gpus):
             sys.exit(f"nvidia-container-cli: device error: {name}: unknown device: unknown")
 
-    # The real hook mounts nvidia-smi and the devices; here nvidia-smi and a table of only those devices. A table, and
-    # not the variable, because the engine sets that for the main process alone and `docker exec` does not have it.
+    # The real hook mounts nvidia-smi and the devices. This one copies nvidia-smi and a table of only those devices: the variable
+    # would not be enough, because Docker sets it for the main process and not for `docker exec`.
     given = (
         gpus
         if wanted == "all"

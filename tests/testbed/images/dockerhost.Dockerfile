@@ -1,4 +1,4 @@
-# A Docker host in a container, with simulated GPUs behind its engine's own nvidia driver.
+# A Docker host in a container, with simulated GPUs behind the nvidia driver of its Docker Engine.
 FROM scratch
 ADD dockerhost.tar /
 RUN mkdir -p /run/sshd && rm -f /etc/ssh/ssh_host_*

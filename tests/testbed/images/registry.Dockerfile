@@ -1,4 +1,4 @@
-# A real image registry: push, pull by digest, "manifest unknown".
+# A real image registry, for push, pull by digest and the error "manifest unknown".
 FROM scratch
 ADD registry.tar /
 RUN cp /usr/share/base-passwd/passwd.master /etc/passwd && chmod 1777 /tmp && mkdir -p /var/lib/registry \
