@@ -2,7 +2,7 @@
 
     lanes.py [--lanes N] [--exclude JOB] [JOB...]
 
-A job is a Makefile target that needs no Docker Engine (lint, unit, sanity), one file of tests/integration or one molecule
+A job is a Makefile target that needs no Docker Engine (lint, unit, sanity, docs), one file of tests/integration or one molecule
 scenario. The Makefile targets run one after the other on the last lane, before its Docker Engine starts. A free lane takes the
 longest waiting job (by the seconds of the last run, or of the table below), so that all lanes end at about the same time. The
 output of a job goes to .cache/lanes/JOB.log, and to the screen if the job fails. Three lanes suit two cores, because the tests
@@ -34,7 +34,7 @@ LOGS = REPO / ".cache" / "lanes"
 SECONDS = LOGS / "seconds.json"
 BED = (sys.executable, str(Path(__file__).with_name("bed.py")))
 WHEELS = (sys.executable, str(Path(__file__).with_name("wheels.py")))
-CHECKS = ("lint", "unit", "sanity")
+CHECKS = ("lint", "unit", "sanity", "docs")
 MOST_UNSTABLE = 2
 # pytest's line for a test that failed: `FAILED path::test - error`.
 FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) \S*?([\w.\[\]/-]+::.*)$", re.MULTILINE)
