@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import REPO
+from routersite import Site, profile_config, profile_text
 
 BIN = Path(sys.executable).parent
 
 
-def test_an_installed_tarball_renders_and_documents_without_the_checkout(tmp_path: Path) -> None:
-    source, installed, work = tmp_path / "source", tmp_path / "collections", tmp_path / "work"
+class Installed:
+    """The collection in a folder of its own, and a folder to work in. Nothing there knows the checkout."""
+
+    def __init__(self, folder: Path) -> None:
+        self.work = folder / "work"
+        self.work.mkdir()
+        self.collections = folder / "collections"
+        self.environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(self.collections), "HOME": str(folder)}
+        self.environment.pop("ANSIBLE_CONFIG", None)
+
+    def run(self, program: str, *arguments: str) -> str:
+        argv = [str(BIN / program), *arguments]
+        done = subprocess.run(argv, cwd=self.work, env=self.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("tarball")
+    source, made = folder / "source", Installed(folder)
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=REPO, capture_output=True, check=True
     )
@@ -22,24 +44,27 @@ def test_an_installed_tarball_renders_and_documents_without_the_checkout(tmp_pat
         if name and (REPO / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPO / name, source / name)
-    work.mkdir()
-    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(installed), "HOME": str(tmp_path)}
-    environment.pop("ANSIBLE_CONFIG", None)
-
-    def run(*argv: str) -> str:
-        done = subprocess.run(argv, cwd=work, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    run(str(BIN / "ansible-galaxy"), "collection", "build", str(source), "--output-path", str(work))
-    (tarball,) = work.glob("anvil-serving-*.tar.gz")
-    run(str(BIN / "ansible-galaxy"), "collection", "install", "--offline", str(tarball), "-p", str(installed))
+    made.run("ansible-galaxy", "collection", "build", str(source), "--output-path", str(made.work))
+    (tarball,) = made.work.glob("anvil-serving-*.tar.gz")
+    made.run("ansible-galaxy", "collection", "install", "--offline", str(tarball), "-p", str(made.collections))
     shutil.rmtree(source)
-    shutil.copytree(REPO / "inventory" / "fakoli-dark", work / "fakoli-dark")
-    run(str(BIN / "ansible-playbook"), "anvil.serving.render", "-i", "fakoli-dark", "-e", "output=rendered")
+    return made
+
+
+def test_an_installed_tarball_renders_and_documents_without_the_checkout(installed: Installed) -> None:
+    shutil.copytree(REPO / "inventory" / "fakoli-dark", installed.work / "fakoli-dark")
+    installed.run("ansible-playbook", "anvil.serving.render", "-i", "fakoli-dark", "-e", "output=rendered")
     golden = REPO / "tests/unit/data/golden/fakoli-dark/serves/compose.yaml"
-    assert (work / "rendered/fakoli-dark/serves/compose.yaml").read_text() == golden.read_text()
+    assert (installed.work / "rendered/fakoli-dark/serves/compose.yaml").read_text() == golden.read_text()
     for module in (REPO / "plugins" / "modules").glob("anvil_*.py"):
-        assert f"> MODULE anvil.serving.{module.stem}" in run(str(BIN / "ansible-doc"), f"anvil.serving.{module.stem}").replace(
-            "\x1b[1m", ""
-        ).replace("\x1b[0m", "")
+        text = installed.run("ansible-doc", f"anvil.serving.{module.stem}").replace("\x1b[1m", "").replace("\x1b[0m", "")
+        assert f"> MODULE anvil.serving.{module.stem}" in text
+
+
+def test_a_module_of_an_installed_tarball_carries_its_programs(installed: Installed, running: Site) -> None:
+    """Ansible packs the module; its validator, its dry boot and its writer then run in side containers."""
+    wanted = {"config": profile_config("2"), "profile": profile_text(0.5), "dry_boot": True}
+    module = ("-m", "anvil.serving.anvil_router_promote", "-a", json.dumps({**running.parameters, **wanted}))
+    python = f"ansible_python_interpreter={sys.executable}"
+    assert "localhost | CHANGED" in installed.run("ansible", "localhost", *module, "-e", python)
+    assert running.live_files() == {"config.toml": wanted["config"], "profile.json": wanted["profile"]}
