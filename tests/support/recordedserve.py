@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount, Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount, Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Change, diff_service
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import observe_container, observe_image
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import docker
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, hash_revision
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_lock import lock_name
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_reader import read_unmounted_snapshot
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_lock import lock_name
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_reader import read_unmounted_snapshot
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import SOCKET_PATH
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_template

@@ -20,9 +20,9 @@ from typing import Any
 import docker
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, Snapshot, hash_revision
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_lock import lock_name
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_reader import read_unmounted_snapshot
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place, Snapshot, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_lock import lock_name
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_reader import read_unmounted_snapshot
 from conftest import COLLECTIONS
 from harness import run_module
 
@@ -247,7 +247,7 @@ engine.DockerEngine.restart_container = mended
 
 # Code that the launcher runs first: the announced description of a file differs from the sent content.
 ALTER = """
-volume_writer = importlib.import_module(base + 'module_utils.docker.volume_writer')
+volume_writer = importlib.import_module(base + 'module_utils.promotion.volume_writer')
 describe = volume_writer._describe_content
 def altered(content):
     described = describe(content)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan, ServePlan
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_serves
 from bed import FAKOLI_DARK, Bed

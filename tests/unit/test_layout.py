@@ -25,6 +25,9 @@ from conftest import REPO
 PAGE = REPO / "docs" / "development.md"
 COLLECTION = "ansible_collections.anvil.serving."
 LONGEST = 400
+DOES_IO = {"http", "select", "shutil", "socket", "ssl", "subprocess", "tempfile", "threading", "time", "docker"}
+# Of the module os, a pure room uses only what works on the text of a path.
+PATH_TEXT = {"basename", "dirname", "isabs", "join", "normpath", "relpath", "split", "splitext"}
 # Where a heading of the page says that the wings lie, and how the code there names them.
 HOUSES = {
     "plugins/module_utils": COLLECTION + "plugins.module_utils",
@@ -50,6 +53,16 @@ class Wing:
 def first_paragraph(path: Path) -> str:
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     return " ".join(text.split("\n\n")[0].split()).replace("``", "`")
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """The full name of every module that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield str(node.module)
 
 
 def imports_of(path: Path, package: str) -> Iterator[tuple[str, ...]]:
@@ -143,6 +156,51 @@ def test_a_wing_imports_only_wings_above_it(house: str) -> None:
         if found[0] not in order or order.index(found[0]) > order.index(wing)
     }
     assert not wrong
+
+
+@pytest.mark.parametrize("house", HOUSES)
+def test_the_package_lists_its_wings_in_the_order_of_the_page(house: str) -> None:
+    text = ast.get_docstring(ast.parse((REPO / house / "__init__.py").read_text())) or ""
+    assert ", ".join(wing.name for wing in wings_of_page(house)) in text.split("\n\n")
+
+
+@pytest.mark.parametrize(
+    ("house", "others"),
+    [
+        ("plugins/module_utils", ()),
+        ("plugins/plugin_utils", ("plugins/module_utils",)),
+        ("roles/workflow/files/anvil_workflow", ()),
+    ],
+)
+def test_a_house_imports_only_itself_and_the_houses_below(house: str, others: tuple[str, ...]) -> None:
+    allowed = tuple(HOUSES[each] + "." for each in (house, *others))
+    wrong = {
+        (path.name, module)
+        for path in (REPO / house).rglob("*.py")
+        for module in imported_modules(path)
+        if module.startswith((COLLECTION, "anvil_workflow")) and not f"{module}.".startswith(allowed)
+    }
+    assert not wrong
+
+
+def io_of(path: Path) -> Iterator[str]:
+    """The modules and functions in a file that read or change something outside of it."""
+    yield from (module for module in imported_modules(path) if module.split(".")[0] in DOES_IO)
+    for node in ast.walk(ast.parse(path.read_text())):
+        is_of_os = isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("os", "os.path")
+        if is_of_os and node.attr not in {"path", *PATH_TEXT}:
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("house", HOUSES)
+def test_pure_rooms_import_nothing_that_does_io(house: str) -> None:
+    pure = [
+        wing.folder / f"{room}.py"
+        for wing in wings_of_page(house)
+        for room, text in wing.rooms.items()
+        if re.search(r"\bPure\b", text)
+    ]
+    assert not {(path.name, found) for path in pure for found in io_of(path)}
 
 
 @pytest.mark.parametrize("house", HOUSES)

@@ -3,7 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The LLM engines (vllm, sglang, llama_cpp, trtllm): their entrypoints, their flags, and what their containers need. Pure.
 
-A new engine is a new entry of ``ENGINES``.
+A new engine is a new entry of ``ENGINES`` and a template ``templates/engines/NAME.j2`` for its command line. Where the engine
+offers more, it gets an entry there too: model formats (``weights/compatibility.py``), requests in flight (``serves/draining.py``),
+settings as the server reports them (``serves/effective_settings.py``), an image that is built here (``images/recipe.py``).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import DEFAULT_SHM_BYTES, Mount, Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import DEFAULT_SHM_BYTES, Mount, Service
 
 _BYTES = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 

@@ -17,8 +17,8 @@ import os
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount
 
 RECORD = ".mounted.json"
 # A file up to this size is hashed. A larger one, such as weights, is compared by size and time (bytes).

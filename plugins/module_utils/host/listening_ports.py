@@ -10,7 +10,7 @@ import os
 import socket
 from typing import Dict, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 
 LISTENING = "0A"
 # The Docker Engine runs this program for each published port. One without a container is left over from an engine that was

@@ -15,8 +15,8 @@ from typing import List, Mapping, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import LiveOutput
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_BASE, LABEL_CONTENT
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_BASE, LABEL_CONTENT
 from ansible_collections.anvil.serving.plugins.module_utils.images.docker_cli import (
     LOG_LINES,
     build_argv,

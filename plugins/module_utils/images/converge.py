@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import LiveOutput
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_BASE, LABEL_CONTENT
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_BASE, LABEL_CONTENT
 from ansible_collections.anvil.serving.plugins.module_utils.images.recipe import Recipe, check_recipe, hash_content, name_image
 from ansible_collections.anvil.serving.plugins.module_utils.images.registry import (
     Login,

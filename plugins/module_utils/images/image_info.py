@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any, Dict, Mapping
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_BASE
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_BASE
 from ansible_collections.anvil.serving.plugins.module_utils.images.docker_cli import build_argv, run_program
 
 MACHINES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "aarch64"}

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import RESIDENT, Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import RESIDENT, Mount
 
 
 @dataclass(frozen=True)

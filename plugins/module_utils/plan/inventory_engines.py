@@ -11,7 +11,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine, flag_of
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_bytes
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launch import read_launch
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import HOST_GATEWAY
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import HOST_GATEWAY
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (

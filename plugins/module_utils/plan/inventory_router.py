@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import HOST_GATEWAY
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import HOST_GATEWAY
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, RouterPlan, TierPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import read_edge
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_routing import (

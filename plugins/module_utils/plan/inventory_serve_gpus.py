@@ -9,7 +9,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.card_capabilities import find_capability, torch_environment
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine, flag_of
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import OFF, ON_DEMAND, RESIDENT
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF, ON_DEMAND, RESIDENT
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import Gpu, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import SharedSettings
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_gpus import InventoryGpus

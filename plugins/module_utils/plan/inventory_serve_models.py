@@ -9,7 +9,7 @@ import re
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import Engine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import SharedSettings
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launch import launch_arguments, read_launch
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import NO_SPACE, Section, shorten

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine, flag_of
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import EVICTABLE, ON_DEMAND, RESIDENT
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import EVICTABLE, ON_DEMAND, RESIDENT
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import (
     SHARED_KEYS,

@@ -9,7 +9,7 @@ import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine, flag_of, read_token_flag
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import OFF
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, ServePlan, TierPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
     ANYTHING,

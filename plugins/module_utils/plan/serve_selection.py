@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import OFF
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (

@@ -10,10 +10,10 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import hash_revision
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import ValidatedCandidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ValidatedCandidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe
 
 CONFIG_FILE = "config.toml"
 PROFILE_FILE = "profile.json"

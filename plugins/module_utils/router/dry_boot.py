@@ -16,14 +16,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 from urllib.parse import urlsplit
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
-from ansible_collections.anvil.serving.plugins.module_utils.core.program import read_source
+from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, SideProcess, describe_owner
 from ansible_collections.anvil.serving.plugins.module_utils.router.dry_boot_plan import LABEL_DRY_BOOT, ThrowawayPlan
 from ansible_collections.anvil.serving.plugins.module_utils.router.probe_runner import run_probes
+from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe
 
 
 class ThrowawayRouter:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import time
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, confine, describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import DryBoot, ValidatedCandidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
 from ansible_collections.anvil.serving.plugins.module_utils.router.dry_boot_plan import LABEL_DRY_BOOT
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge, loaded_hash
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_PATH, SOCKET_PATH
 from ansible_collections.anvil.serving.plugins.module_utils.router.generic_container import GenericContainer
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import DryBoot, ValidatedCandidate
+from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 
 CONFIG_FOLDER, _SLASH, CONFIG_NAME = CONFIG_PATH.rpartition("/")

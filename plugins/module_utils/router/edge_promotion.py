@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import Any, Dict, Mapping, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import PromotionResult
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_container import (
     CONFIG_FOLDER,
     CONFIG_NAME,
@@ -20,9 +23,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.module_parame
     parse_settings,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.router.module_results import format_result
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_result import PromotionResult
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_promotion import promote_group
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 

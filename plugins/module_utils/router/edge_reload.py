@@ -9,7 +9,7 @@ import contextlib
 from typing import Any, Dict, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import block_promotions
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_writer import block_promotions
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, confine, describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ValidatedCandidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.router.dry_boot_plan import list_folders, mount_read_only
+from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.router.promoted_container import PromotedContainer
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import ValidatedCandidate
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 
 

@@ -9,12 +9,12 @@ import re
 from dataclasses import fields
 from typing import Any, Dict, List, Mapping, Sequence
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import parse_probes
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import OBSERVATION
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_checks import CONFIG_FILE, PROFILE_FILE
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import OBSERVATION
+from ansible_collections.anvil.serving.plugins.module_utils.router.probes import parse_probes
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 
 LONGEST_TIME = 3600

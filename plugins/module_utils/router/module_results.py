@@ -9,9 +9,9 @@ import json
 from dataclasses import asdict
 from typing import Any, Dict, Optional
 
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import shorten_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import PromotionResult
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_checks import PROFILE_FILE
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import shorten_revision
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_result import PromotionResult
 
 
 def format_for_diff(name: str, content: Optional[bytes]) -> str:

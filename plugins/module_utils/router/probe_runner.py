@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from typing import Callable, List, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe, judge_reply
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply, send_request
+from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe, judge_reply
 
 # How long a wrong reply is tried again (seconds): a tier may still be connecting.
 PATIENCE = 3.0

@@ -10,23 +10,23 @@ import re
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, hash_revision
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_reader import read_snapshot
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import shorten_revision
-from ansible_collections.anvil.serving.plugins.module_utils.router.probe_runner import run_probes, send_probe
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import (
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import shorten_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import (
     ContainerState,
     DryBoot,
     Proof,
     ValidatedCandidate,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_reader import read_snapshot
+from ansible_collections.anvil.serving.plugins.module_utils.router.probe_runner import run_probes, send_probe
+from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 
 # A container that was started less than this ago may still be coming up (seconds).

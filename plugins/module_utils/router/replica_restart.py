@@ -12,7 +12,7 @@ from typing import Dict, Optional, Sequence
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import published_address
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import block_promotions
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_writer import block_promotions
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
 from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer, observe_container

@@ -15,10 +15,15 @@ import secrets
 from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Optional
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe, probe_from_meta
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, confine, describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import (
+    ContainerState,
+    DryBoot,
+    ValidatedCandidate,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_checks import (
     CONFIG_FILE,
     GATEWAY_ROUTER,
@@ -28,13 +33,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_che
     check_candidate,
     parse_facts,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe, probe_from_meta
 from ansible_collections.anvil.serving.plugins.module_utils.router.promoted_container import PromotedContainer
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import (
-    ContainerState,
-    DryBoot,
-    ValidatedCandidate,
-)
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 
 HEALTH = Probe("health", "/healthz", timeout=2.0)
@@ -122,7 +122,7 @@ class RouterContainer(PromotedContainer):
         return replace(candidate, warnings=tuple(warnings))
 
     def _read_facts(self, image: str, files: Mapping[str, bytes]) -> CandidateFacts:
-        from ansible_collections.anvil.serving.plugins.module_utils.core.program import read_source
+        from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
         from ansible_collections.anvil.serving.plugins.module_utils.router.programs import read_candidate
 
         request: Dict[str, Any] = {}

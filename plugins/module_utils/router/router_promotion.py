@@ -9,20 +9,20 @@ from dataclasses import replace
 from typing import Any, Dict, Mapping, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import hash_revision
-from ansible_collections.anvil.serving.plugins.module_utils.router.history import resolve_revision
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import parse_journal, shorten_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import resolve_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import parse_journal, shorten_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.promote import promote
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import TrafficControl
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup, read_volume
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import PromotionResult
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.router.module_parameters import (
     parse_promotion_request,
     parse_settings,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.router.module_results import format_result
 from ansible_collections.anvil.serving.plugins.module_utils.router.promoted_container import PromotedContainer
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion import promote
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_result import PromotionResult
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import TrafficControl
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup, read_volume
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 
 

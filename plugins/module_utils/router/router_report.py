@@ -9,11 +9,11 @@ from typing import Any, Dict
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import request_http
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.router.evidence import is_loaded
-from ansible_collections.anvil.serving.plugins.module_utils.router.history import list_history
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import parse_journal
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup, read_volume
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import list_history
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import parse_journal
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import is_loaded
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup, read_volume
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_container import RouterContainer
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 

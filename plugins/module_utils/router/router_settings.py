@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Mapping, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_checks import CONFIG_FILE, PROFILE_FILE
+from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe
 
 
 @dataclass(frozen=True)

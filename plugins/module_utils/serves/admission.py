@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 
 if TYPE_CHECKING:
     from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card

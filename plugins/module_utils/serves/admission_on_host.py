@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import OFF, ON_DEMAND, Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF, ON_DEMAND, Service
 from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import find_busy_ports
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import admit
@@ -45,7 +45,7 @@ def admit_serves(
     notes: List[str] = []
     if any(service.gpu_uuids for service in starting):
         from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import read_cards
-        from ansible_collections.anvil.serving.plugins.module_utils.serves.host_ledger import HostLedger
+        from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger_on_host import HostLedger
 
         cards = read_cards()
         ledger = HostLedger(state, charged, outcomes, cards or (), options)

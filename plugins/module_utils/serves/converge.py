@@ -15,8 +15,8 @@ from typing import Dict, List, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_cli import Compose
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import addresses_overlap
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import (

@@ -19,9 +19,9 @@ from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import TOKEN, create_output_file
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import RESIDENT, Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.images import Pull
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import RESIDENT, Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import observe_container
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Project, build_probe

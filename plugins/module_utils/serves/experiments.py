@@ -16,9 +16,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import RECORD
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import (
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     COMPOSE_PROJECT,
     EXPERIMENT_NETWORK,
     EXPERIMENT_PROJECT,
@@ -26,6 +24,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.service impor
     LABEL_PREFIX,
     LABEL_TTL,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import RECORD
 
 # A name becomes part of a path on the host.
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

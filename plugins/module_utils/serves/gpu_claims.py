@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import COMPOSE_PROJECT, LABEL_VRAM
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import COMPOSE_PROJECT, LABEL_VRAM
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import HOLDING
 from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import Claim

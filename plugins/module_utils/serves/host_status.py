@@ -12,16 +12,16 @@ import time
 from dataclasses import asdict
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
-from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp, published_address
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import (
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     COMPOSE_PROJECT,
     HOST_GATEWAY,
     LABEL_EXPERIMENT,
     LABEL_SERVE,
     LABEL_VRAM,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp, published_address
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, read_cards
 from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import group_experiments

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import COMPOSE_PROJECT, Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import COMPOSE_PROJECT, Mount
 
 # In these states a container holds its GPUs and ports: a paused one keeps its memory, a restarting one takes it again.
 HOLDING = ("running", "paused", "restarting")

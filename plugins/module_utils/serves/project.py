@@ -10,8 +10,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import RESIDENT, Service, service_from_dict
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import published_address
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import RESIDENT, Service, service_from_dict
 from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import Decision
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer

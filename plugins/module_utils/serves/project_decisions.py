@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Dict, List, Mapping, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import OFF, ON_DEMAND, Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF, ON_DEMAND, Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import RESTS_OFF, RESTS_ON_DEMAND, Decision
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Outcome, Project, ServeOptions

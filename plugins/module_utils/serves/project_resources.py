@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any, List, Mapping, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_PREFIX, Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_PREFIX, Service
 
 
 def ensure_networks_and_volumes(docker: DockerEngine, services: Sequence[Service], check: bool) -> List[str]:

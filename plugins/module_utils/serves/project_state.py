@@ -9,9 +9,13 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Collection, Dict, List, Optional, Sequence
 
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    COMPOSE_PROJECT,
+    COMPOSE_SERVICE,
+    Service,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import COMPOSE_PROJECT, COMPOSE_SERVICE, Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import drift
 from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Change
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import (

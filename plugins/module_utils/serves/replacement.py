@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import Dict, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import REQUESTED, Decision
 from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import hide_secrets

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    COMPOSE_PROJECT,
+    COMPOSE_SERVICE,
+    Service,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import COMPOSE_PROJECT, COMPOSE_SERVICE, Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import Decision
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import HOLDING, ObservedContainer

@@ -9,7 +9,7 @@ import re
 from typing import Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 
 # An error of the Docker Engine or docker compose -> its meaning, and what to do.
 _EXPLANATIONS: Tuple[Tuple[str, str, str], ...] = (

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions, readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import (
     RESTS_EVICTED,
@@ -195,7 +195,7 @@ def _finish(run: _Run, changed: bool, diff: List[Dict[str, str]]) -> Dict[str, A
     waiting = [service for service in run.services if not _rests(run.outcomes[service.name])]
     await_ready(run.state.docker, project, waiting, run.outcomes)
     if started:
-        from ansible_collections.anvil.serving.plugins.module_utils.serves.verification import verify_serves
+        from ansible_collections.anvil.serving.plugins.module_utils.serves.start_verification import verify_serves
 
         verify_serves(run.state, started, run.outcomes, run.options)
     return run.result(changed, diff)

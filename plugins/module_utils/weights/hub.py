@@ -18,7 +18,7 @@ from dataclasses import asdict
 from typing import Any, Callable, Dict, Mapping, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.core.program import read_source
+from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_errors import build_fetch_error
 from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import ModelLocation
 from ansible_collections.anvil.serving.plugins.module_utils.weights.source import (

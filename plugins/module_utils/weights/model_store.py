@@ -26,10 +26,13 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest imp
     origin_of,
     read_manifest,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest_verification import (
+    find_differences,
+    report_differences,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_request import ModelRequest
 from ansible_collections.anvil.serving.plugins.module_utils.weights.source import FetchOptions, Source, check_allowed
 from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads import append_piece
-from ansible_collections.anvil.serving.plugins.module_utils.weights.verification import find_differences, report_differences
 
 
 def _has_same_source(manifest: Mapping[str, Any], source: Source, options: FetchOptions) -> bool:

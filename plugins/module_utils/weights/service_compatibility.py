@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import describe_cards
 from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import Candidate, judge_candidates
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weights_on_host import (

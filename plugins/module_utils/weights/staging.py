@@ -23,8 +23,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums im
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_progress import format_bytes
 from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import ModelLocation
 from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest import MANIFEST, list_model_files
+from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest_verification import find_differences
 from ansible_collections.anvil.serving.plugins.module_utils.weights.source import Source, SourceFile
-from ansible_collections.anvil.serving.plugins.module_utils.weights.verification import find_differences
 
 # ---------------------------------------------------------------------------------------------------------------- space
 

@@ -15,8 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    COMPOSE_PROJECT,
+    COMPOSE_SERVICE,
+    LABEL_PREFIX,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import COMPOSE_PROJECT, COMPOSE_SERVICE, LABEL_PREFIX
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import confine
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Project
 

@@ -9,8 +9,8 @@ import os
 from typing import Any, Dict, List
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import COMPOSE_PROJECT, LABEL_PREFIX
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import COMPOSE_PROJECT, LABEL_PREFIX
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import GRACE_SECONDS, LOCK_SECONDS, Project
 from ansible_collections.anvil.serving.plugins.module_utils.workflow.private_files import FOLDER, PASSWORD_OF, private_path
 

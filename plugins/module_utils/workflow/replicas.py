@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import List, Mapping, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.core.program import read_source
+from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_servers import MAINT

@@ -36,7 +36,7 @@ def carry_out(docker: DockerEngine, params: Mapping[str, Any], check: bool) -> D
     deployment = read_deployment(params)
     result = deploy_workflow(docker, deployment, check)
     if params["request"] is not None and not check and not result.get("problems"):
-        from ansible_collections.anvil.serving.plugins.module_utils.workflow.verification import verify_workflow
+        from ansible_collections.anvil.serving.plugins.module_utils.workflow.test_request import verify_workflow
 
         front = next(service for service in deployment.project.services.values() if service.name in ("edge", "server"))
         key = deployment.private.get("api_key", "")

@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import EXPERIMENT_NETWORK, EXPERIMENT_PROJECT, Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    EXPERIMENT_NETWORK,
+    EXPERIMENT_PROJECT,
+    Service,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_compose import check_secret_names, read_compose_file
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_options import ExperimentOptions, choose_gpus

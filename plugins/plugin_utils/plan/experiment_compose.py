@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import (
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     EXPERIMENT_NETWORK,
     EXPERIMENT_PROJECT,
     LABEL_PREFIX,

@@ -20,7 +20,7 @@ import jinja2
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import (
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     EXPERIMENT_PROJECT,
     LABEL_EXPERIMENT,
     LABEL_PREFIX,

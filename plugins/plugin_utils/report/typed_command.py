@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command line of ansible-playbook as it was typed, and the commands that follow from it. Pure.
+"""The command line of ansible-playbook as it was typed, and the commands that follow from it.
 
 Values of ``-e`` may be secrets: only those of names that this collection's own playbooks document are repeated.
 """

@@ -16,7 +16,12 @@ from typing import Any
 
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_PREFIX, LABEL_SERVE, LABEL_SPEC, Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    LABEL_PREFIX,
+    LABEL_SERVE,
+    LABEL_SPEC,
+    Mount,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.images.recipe import Recipe, hash_content
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_PATH as EDGE_CONFIG
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import SOCKET_PATH as EDGE_SOCKET

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from bed import Bed, wait_until
 from conftest import COLLECTIONS, REPO
 from serving import SECRET, Field, actions, scripted

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.docker import volume_lock
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import hash_revision
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_lock import lock_name
+from ansible_collections.anvil.serving.plugins.module_utils.promotion import volume_lock
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_lock import lock_name
 from conftest import REPO
 from harness import run_module
 from routersite import (
@@ -423,7 +423,7 @@ def test_taking_over_identical_plain_files_restarts_nothing(site: Site) -> None:
 
 # Dies by SIGKILL before its Nth write. It is the test's launcher that counts, not the product.
 DIE = """
-volume_writer = importlib.import_module(base + 'module_utils.docker.volume_writer')
+volume_writer = importlib.import_module(base + 'module_utils.promotion.volume_writer')
 original, count = volume_writer.Writer._request, 0
 def counted(self, request):
     global count

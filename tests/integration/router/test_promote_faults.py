@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import parse_journal
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import parse_journal
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import OBSERVATION
 from ansible_collections.anvil.serving.plugins.module_utils.router.promoted_container import parse_time
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import OBSERVATION
 from bed import Bed
 from routersite import (
     ALTER,
@@ -51,19 +51,19 @@ Step = tuple[str, str, str, int]
 
 def writes(*numbers: int) -> list[Step]:
     """The steps before these requests to the writer. Requests for the time are left out: they change nothing."""
-    return [("docker.volume_writer", "Writer", "_request", number) for number in numbers]
+    return [("promotion.volume_writer", "Writer", "_request", number) for number in numbers]
 
 
 BEGIN: list[Step] = [
     ("router.router_container", "RouterContainer", "validate", 1),
     ("router.router_container", "RouterContainer", "start_dry_boot", 1),
-    ("router.promotion", "", "open_writer", 1),
+    ("promotion.promote", "", "open_writer", 1),
 ]
 VERIFY: Step = ("router.promoted_container", "PromotedContainer", "verify", 1)
 # sweep, revision, journal, pointer
 SWITCH: list[Step] = [*writes(2, 4, 6, 7), ("router.promoted_container", "PromotedContainer", "reload", 1), VERIFY]
 STEPS: dict[str, list[Step]] = {
-    "good": [*BEGIN, *SWITCH, *writes(8), ("router.promotion_run", "PromotionRun", "_close", 1)],
+    "good": [*BEGIN, *SWITCH, *writes(8), ("promotion.locked_run", "PromotionRun", "_close", 1)],
     # Until it is loaded it is like a good one. journal, pointer; journal
     "bad": [
         VERIFY,
@@ -73,7 +73,7 @@ STEPS: dict[str, list[Step]] = {
         *writes(11),
     ],
     # sweep, a link for each file, revision, journal, pointer, journal
-    "first": [*BEGIN, *writes(2, 3, 4, 6, 8, 9, 10), ("router.promotion_run", "PromotionRun", "_close", 1)],
+    "first": [*BEGIN, *writes(2, 3, 4, 6, 8, 9, 10), ("promotion.locked_run", "PromotionRun", "_close", 1)],
 }
 BARE = profile_config(profile_path=None)
 QUICK = {"settle": 0.1, "grace": 1}
@@ -261,7 +261,7 @@ def test_image_retagged_in_the_middle_the_running_one_judges(site: Site) -> None
     site.api.tag(NEW_IMAGE, tag, "1")
     try:
         # Again when it has been validated, and nothing is written yet.
-        halted = halt_before(site.spawn, "router.promotion", "", "open_writer", config=profile_config("2", None), **QUICK)
+        halted = halt_before(site.spawn, "promotion.promote", "", "open_writer", config=profile_config("2", None), **QUICK)
         site.api.tag("anvil.local/edge:1", tag, "1")
         done = halted.finish()
         assert done["changed"] and "validated with the image that runs" in json.dumps(done["warnings"]), done
@@ -473,5 +473,5 @@ def test_side_containers_see_nothing_and_may_do_nothing(site: Site) -> None:
 
 def test_no_throwaway_outlives_a_killed_operator(running: Site) -> None:
     label = {"label": ["anvil.serving.dry-boot"]}
-    assert kill_before(running.spawn, ("router.promotion", "", "open_writer", 1), profile=profile_text(0.5), dry_boot=True)
+    assert kill_before(running.spawn, ("promotion.promote", "", "open_writer", 1), profile=profile_text(0.5), dry_boot=True)
     wait_until(lambda: not running.api.containers(all=True, filters=label), seconds=5)

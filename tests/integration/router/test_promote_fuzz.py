@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.core.program import read_source
+from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import SideProcess
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_checks import check_candidate, parse_facts
 from ansible_collections.anvil.serving.plugins.module_utils.router.programs import read_candidate

@@ -98,9 +98,9 @@ def test_a_replica_that_dies_while_the_next_is_promoted_takes_all_back(rolled: R
     wait_until(rolled.is_up)
 
 
-CLOSE = ("router.promotion_run", "PromotionRun", "_close", 1)
+CLOSE = ("promotion.locked_run", "PromotionRun", "_close", 1)
 FIRST = [
-    ("docker.volume_writer", "Writer", "_request", 7),
+    ("promotion.volume_writer", "Writer", "_request", 7),
     ("router.edge_traffic", "EdgeTraffic", "drain", 1),
     ("router.promoted_container", "PromotedContainer", "reload", 1),
 ]
@@ -137,7 +137,7 @@ def test_killed_before_every_step_of_a_first_promotion(rolled: Rolled) -> None:
     new = expected("1")
     # sweep, a link for each file, revision, journal, a pointer for each replica, journal
     for number, step in enumerate(
-        [*(("docker.volume_writer", "Writer", "_request", nth) for nth in (2, 3, 4, 6, 8, 9, 10, 11)), CLOSE]
+        [*(("promotion.volume_writer", "Writer", "_request", nth) for nth in (2, 3, 4, 6, 8, 9, 10, 11)), CLOSE]
     ):
         names = [f"{rolled.name}-first-{number}-{each}" for each in "ab"]
         first = Rolled(rolled.api, rolled.engine, name=names[0])

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, hash_revision
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import open_writer
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_writer import open_writer
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import parse_config_hash
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_report import describe_edge
@@ -192,10 +192,10 @@ def test_an_edge_waits_for_a_promotion_and_no_reload_forgets_a_drained_replica(h
 
 
 EDGE_STEPS = [
-    ("docker.volume_writer", "Writer", "_request", 5),
+    ("promotion.volume_writer", "Writer", "_request", 5),
     ("router.edge_container", "EdgeContainer", "reload", 1),
     ("router.promoted_container", "PromotedContainer", "verify", 1),
-    ("router.promotion_run", "PromotionRun", "_close", 1),
+    ("promotion.locked_run", "PromotionRun", "_close", 1),
 ]
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from bed import Bed
 from serving import FAST_GPU, HEAVY_GPU, Field, actions
 

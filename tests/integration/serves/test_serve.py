@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_SPEC, Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_SPEC, Mount
 from ansible_collections.anvil.serving.plugins.modules import anvil_serve
 from bed import Bed, wait_until
 from serving import FAST_GPU, HEAVY_GPU, SECRET, UNCHANGED, Field, actions, start_module

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from bed import Bed, BedError
 from serving import BUDGETS, FAST_GPU, HEAVY_GPU, LLAMA, PYTHON_IMAGE, UNCHANGED, Field, actions, scripted, void
 

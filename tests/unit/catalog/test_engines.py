@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import flag_of, read_flag, read_token_flag
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, flag_of, read_flag, read_token_flag
+from conftest import REPO
+
+
+def test_each_engine_has_the_template_of_its_command_line() -> None:
+    assert {path.stem for path in (REPO / "templates" / "engines").glob("*.j2")} == set(ENGINES)
 
 
 def test_the_last_flag_with_a_value_counts_with_dashes_or_underscores() -> None:

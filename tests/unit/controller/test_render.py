@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Mount, service_as_dict, service_from_dict
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    Mount,
+    service_as_dict,
+    service_from_dict,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import parse_config_hash

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_BASE, LABEL_CONTENT
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_BASE, LABEL_CONTENT
 from ansible_collections.anvil.serving.plugins.module_utils.images.build import explain_failure
 from ansible_collections.anvil.serving.plugins.module_utils.images.converge import decide_action
 from ansible_collections.anvil.serving.plugins.module_utils.images.docker_cli import mask_secrets

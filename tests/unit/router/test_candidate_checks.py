@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import probe_from_meta
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_checks import (
     CandidateFacts,
@@ -19,6 +18,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_che
     check_routes,
     choose_probes,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.router.probes import probe_from_meta
 from hypothesis import given
 from hypothesis import strategies as st
 

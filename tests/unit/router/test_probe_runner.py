@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.router.probe_runner import run_probes
+from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe
 
 
 def test_a_probe_is_sent_until_its_reply_is_expected_and_a_doubtful_status_only_warns() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import MigDevice, parse_cards
 from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import OtherContainer, addresses_overlap, admit
 from nvidia_outputs import FAKOLI_DARK as TWO

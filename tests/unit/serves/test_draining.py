@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import draining
 from ansible_collections.anvil.serving.plugins.module_utils.serves.draining import InFlight
 from ansible_collections.anvil.serving.plugins.module_utils.serves.readiness import Answer, ReadinessProbe

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import LABEL_SPEC, LABEL_VRAM, Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_SPEC, LABEL_VRAM, Mount
 from ansible_collections.anvil.serving.plugins.module_utils.serves import drift
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import observe_container, observe_image
 from recordedserve import RECORDED, SECRETS, compare, wanted

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.core.program import read_source
+from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.weights.programs import hub_client
 from ansible_collections.anvil.serving.plugins.module_utils.weights.programs.hub_client import (
     AlteredFileError,

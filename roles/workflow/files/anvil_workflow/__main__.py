@@ -95,8 +95,8 @@ def print_check(file: Path, form: str) -> int:
 
 async def move_between_stores(source: str, target: str) -> int:
     from anvil_workflow.environment.settings import read_settings
-    from anvil_workflow.stores.moving import move_jobs
-    from anvil_workflow.stores.opening import open_store
+    from anvil_workflow.stores.job_move import move_jobs
+    from anvil_workflow.stores.store_url import open_store
 
     settings = read_settings()
     urls = (settings.jobs if name == "jobs" else name for name in (source, target))

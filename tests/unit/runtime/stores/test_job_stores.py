@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from anvil_workflow.stores import sqlite
+from anvil_workflow.stores.job_move import move_jobs
 from anvil_workflow.stores.jobs import Job, Store, StoreError, new_job_id
-from anvil_workflow.stores.moving import move_jobs
 from anvil_workflow.stores.sqlite import SqliteStore
 from workflowstore import PROMISES, end, keep, make_job
 

@@ -28,7 +28,7 @@ from anvil_workflow.server.responses import refuse
 from anvil_workflow.server.run_route import add_run_route
 from anvil_workflow.server.status_routes import add_status_routes
 from anvil_workflow.stores.jobs import StoreError
-from anvil_workflow.stores.opening import open_store
+from anvil_workflow.stores.store_url import open_store
 
 
 def make_app(settings: Settings, workflow: Workflow, endpoint: Endpoint | None = None) -> FastAPI:

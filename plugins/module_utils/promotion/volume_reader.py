@@ -11,8 +11,8 @@ from typing import Dict
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import HOME, Entry, Place, Snapshot
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import HOME, Entry, Place, Snapshot
 
 
 def read_snapshot(docker: DockerEngine, container: str, place: Place) -> Snapshot:

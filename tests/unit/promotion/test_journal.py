@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import (
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
     DONE,
     GOING_BACK,
     SWITCHING,

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Dict, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Snapshot, hash_revision
-from ansible_collections.anvil.serving.plugins.module_utils.router.evidence import is_loaded
-from ansible_collections.anvil.serving.plugins.module_utils.router.history import resolve_revision
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import Journal, shorten_revision
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import ContainerState
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import resolve_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import Journal, shorten_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import is_loaded
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ContainerState
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Snapshot, hash_revision
 
 
 def select_candidate(

@@ -9,14 +9,14 @@ The volume always holds either the old revision or the new one. docs/promotion.m
 from __future__ import annotations
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import open_writer
-from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_files import is_up_to_date, select_candidate
-from ansible_collections.anvil.serving.plugins.module_utils.router.evidence import choose_observation
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import parse_journal
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_result import PromotionResult, unchanged_result
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup, read_volume
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.candidate import is_up_to_date, select_candidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import parse_journal
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import choose_observation
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup, read_volume
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import PromotionResult, unchanged_result
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_writer import open_writer
 
 
 def promote(docker: DockerEngine, group: ReplicaGroup, place: Place, request: PromotionRequest) -> PromotionResult:
@@ -27,10 +27,10 @@ def promote(docker: DockerEngine, group: ReplicaGroup, place: Place, request: Pr
     if is_up_to_date(group, snapshot, journal, states, request):
         return unchanged_result(snapshot, journal)
     if request.check_mode or request.validate_only:
-        from ansible_collections.anvil.serving.plugins.module_utils.router.prediction import predict_promotion
+        from ansible_collections.anvil.serving.plugins.module_utils.promotion.prediction import predict_promotion
 
         return predict_promotion(group, snapshot, journal, states, request)
-    from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_run import PromotionRun
+    from ansible_collections.anvil.serving.plugins.module_utils.promotion.locked_run import PromotionRun
 
     # A bad candidate is refused before the volume is locked or written. What an interrupted promotion left is undone even
     # then, so that case validates under the lock.

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.probes import (
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
+from ansible_collections.anvil.serving.plugins.module_utils.router.probes import (
     Probe,
     judge_reply,
     parse_probes,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 
 
 @pytest.mark.parametrize(

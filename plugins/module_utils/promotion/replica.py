@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place
 
 # A process that started less than this before the pointer moved may have read the new files (seconds).
 READ_LAG = 30.0

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import DEFAULT_SOCKET
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Entry, Place, Snapshot, hash_revision
-from ansible_collections.anvil.serving.plugins.module_utils.router.evidence import has_earlier_evidence
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import DONE, Journal
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import ContainerState, ValidatedCandidate
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import DONE, Journal
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import has_earlier_evidence
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ContainerState, ValidatedCandidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Entry, Place, Snapshot, hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_container import RouterContainer
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 

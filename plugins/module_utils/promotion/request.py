@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Mapping
 
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import OBSERVATION
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import OBSERVATION
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.core.program import read_source
-from ansible_collections.anvil.serving.plugins.module_utils.docker.programs import write_volume
+from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.programs import write_volume
 
 PROGRAM = read_source(write_volume)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Entry, Place, Snapshot, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Entry, Place, Snapshot, hash_revision
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Entry, Place, Snapshot
-from ansible_collections.anvil.serving.plugins.module_utils.router.history import choose_pruned, list_history, resolve_revision
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import DONE, SWITCHING, Journal, VerifiedRevision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import choose_pruned, list_history, resolve_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import DONE, SWITCHING, Journal, VerifiedRevision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Entry, Place, Snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any, Dict, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Snapshot
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import WRITTEN, Journal, shorten_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import WRITTEN, Journal, shorten_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Snapshot
 
 
 def resolve_revision(name: str, snapshot: Snapshot, journal: Optional[Journal]) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import (
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
     DONE,
     GOING_BACK,
     SWITCHING,
@@ -14,8 +14,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.journal impor
     Journal,
     VerifiedRevision,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.router.recovery import decide_recovery
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import ContainerState
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.recovery import decide_recovery
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ContainerState
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 

@@ -12,8 +12,8 @@ from typing import Any, Dict, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import request_http
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import published_address
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
 
 ENDED = ("completed", "failed", "cancelled")
 POLL = 0.2

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import (
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
     GOING_BACK,
     SWITCHING,
     Journal,
     shorten_revision,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import ContainerState
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ContainerState
 
 NOTHING, FINISH, UNDO = "nothing", "finish", "undo"
 

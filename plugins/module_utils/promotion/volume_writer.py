@@ -13,10 +13,10 @@ from typing import Any, Dict, Iterator, Mapping, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, Snapshot, find_place
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import SideProcess
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_lock import acquire_lock
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_reader import read_snapshot
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place, Snapshot, find_place
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_lock import acquire_lock
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_reader import read_snapshot
 
 
 class Writer:

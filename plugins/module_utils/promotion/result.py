@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Snapshot
-from ansible_collections.anvil.serving.plugins.module_utils.router.history import list_history
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import Journal
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import Proof
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import list_history
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import Journal
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import Proof
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Snapshot
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import time
 from typing import Dict, List, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves import effective_settings, readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import (

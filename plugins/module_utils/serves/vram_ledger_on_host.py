@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import (
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     COMPOSE_PROJECT,
     COMPOSE_SERVICE,
     EVICTABLE,

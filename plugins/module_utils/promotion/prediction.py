@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import Mapping, Optional
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Snapshot, hash_revision
-from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_files import select_base, select_candidate
-from ansible_collections.anvil.serving.plugins.module_utils.router.evidence import choose_observation
-from ansible_collections.anvil.serving.plugins.module_utils.router.history import list_history
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import Journal, shorten_revision
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_result import PromotionResult
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import ContainerState
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.candidate import select_base, select_candidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import list_history
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import Journal, shorten_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import choose_observation
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ContainerState
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import PromotionResult
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Snapshot, hash_revision
 
 RESTORE_PLAIN_FILES = "hand the volume back as plain files"
 

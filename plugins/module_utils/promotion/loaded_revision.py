@@ -8,15 +8,15 @@ from __future__ import annotations
 import time
 from typing import Mapping, Optional
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Snapshot
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import DONE, Journal
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import (
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import DONE, Journal
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import (
     OBSERVATION,
     ContainerState,
     ValidatedCandidate,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Snapshot
 
 
 def is_loaded(journal: Optional[Journal], snapshot: Snapshot, state: ContainerState, replica: str = "") -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_bytes, parse_compose
-from ansible_collections.anvil.serving.plugins.module_utils.docker.service import (
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     Mount,
     Service,
     service_as_dict,

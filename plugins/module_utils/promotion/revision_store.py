@@ -11,7 +11,13 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import (
+from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
+    Journal,
+    VerifiedRevision,
+    shorten_revision,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import (
     HOME,
     JOURNAL,
     META,
@@ -20,13 +26,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions imp
     Snapshot,
     hash_revision,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import describe_owner
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import Writer
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import (
-    Journal,
-    VerifiedRevision,
-    shorten_revision,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_writer import Writer
 
 HISTORY_LENGTH = 100
 

@@ -9,16 +9,9 @@ import time
 from dataclasses import replace
 from typing import Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, Snapshot, hash_revision
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_writer import Writer
-from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_files import is_up_to_date, select_candidate
-from ansible_collections.anvil.serving.plugins.module_utils.router.evidence import (
-    choose_observation,
-    has_earlier_evidence,
-    is_loaded,
-)
-from ansible_collections.anvil.serving.plugins.module_utils.router.history import choose_pruned, list_history
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import (
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.candidate import is_up_to_date, select_candidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import choose_pruned, list_history
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
     DONE,
     SWITCHING,
     WRITTEN,
@@ -26,17 +19,24 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.journal impor
     parse_journal,
     shorten_revision,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_result import (
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import (
+    choose_observation,
+    has_earlier_evidence,
+    is_loaded,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.recovery import FINISH, UNDO, decide_recovery
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import DryBoot, ValidatedCandidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import (
     PromotionNotes,
     PromotionResult,
     unchanged_result,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.router.recovery import FINISH, UNDO, decide_recovery
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import DryBoot, ValidatedCandidate
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup
-from ansible_collections.anvil.serving.plugins.module_utils.router.revision_store import RevisionStore
-from ansible_collections.anvil.serving.plugins.module_utils.router.rollout import Rollout
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revision_store import RevisionStore
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place, Snapshot, hash_revision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.rollout import Rollout
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_writer import Writer
 
 
 class PromotionRun:

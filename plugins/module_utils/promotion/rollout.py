@@ -8,20 +8,20 @@ from __future__ import annotations
 from typing import Dict, List, Optional, Sequence, Set
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, Snapshot
-from ansible_collections.anvil.serving.plugins.module_utils.router.journal import (
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
     DONE,
     GOING_BACK,
     SWITCHING,
     Journal,
     shorten_revision,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_request import PromotionRequest
-from ansible_collections.anvil.serving.plugins.module_utils.router.promotion_result import PromotionNotes
-from ansible_collections.anvil.serving.plugins.module_utils.router.recovery import decide_recovery
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import ContainerState, Proof, Replica
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica_group import ReplicaGroup
-from ansible_collections.anvil.serving.plugins.module_utils.router.revision_store import RevisionStore
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.recovery import decide_recovery
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ContainerState, Proof, Replica
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import PromotionNotes
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revision_store import RevisionStore
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place, Snapshot
 
 
 class Rollout:

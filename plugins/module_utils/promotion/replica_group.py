@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Dict, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import Place, Snapshot
-from ansible_collections.anvil.serving.plugins.module_utils.docker.volume_reader import read_snapshot, read_unmounted_snapshot
-from ansible_collections.anvil.serving.plugins.module_utils.router.replica import ContainerState, Replica, TrafficControl
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ContainerState, Replica, TrafficControl
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place, Snapshot
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_reader import read_snapshot, read_unmounted_snapshot
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import List, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.core.program import read_source
+from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.revisions import SCRATCH, Place
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import (
     LABEL_OWNER,
     SideProcess,
     confine,
     describe_owner,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import SCRATCH, Place
 
 LABEL_LOCK = "anvil.serving.lock"
 
@@ -64,7 +64,7 @@ def _find_holder(docker: DockerEngine, place: Place) -> Optional[Holder]:
 
 def _start_lock(docker: DockerEngine, image: str, place: Place) -> Optional[SideProcess]:
     """Start the container that is the lock; ``None`` if its name is taken."""
-    from ansible_collections.anvil.serving.plugins.module_utils.docker.programs import write_volume
+    from ansible_collections.anvil.serving.plugins.module_utils.promotion.programs import write_volume
 
     try:
         return docker.open_process(
