@@ -4,8 +4,8 @@
 """The LLM engines (vllm, sglang, llama_cpp, trtllm): their entrypoints, their flags, and what their containers need. Pure.
 
 A new engine is a new entry of ``ENGINES`` and a template ``templates/engines/NAME.j2`` for its command line. Where the engine
-offers more, it gets an entry there too: model formats (``weights/compatibility.py``), requests in flight (``serves/draining.py``),
-settings as the server reports them (``serves/effective_settings.py``), an image that is built here (``images/recipe.py``).
+offers more, it also gets an entry in: ``weights/compatibility.py`` (model formats), ``serves/draining.py`` (requests in flight),
+``serves/effective_settings.py`` (settings that the server reports), ``images/recipe.py`` (an image that is built here).
 """
 
 from __future__ import annotations
