@@ -129,7 +129,7 @@ class CallbackModule(CallbackBase):
         self._unreachable: set[tuple[str, bool]] = set()  # the host, and whether that was ignored
         self._fatal: list[tuple[str, set[str]]] = []  # a host that failed for all, and those hosts
         self._warned: set[str] = set()
-        self._foretold: set[tuple[str, str]] = set()
+        self._predicted: set[tuple[str, str]] = set()
         self._failed_loops: set[tuple[str, str]] = set()  # host and task of which an item failed
         self._play_id = ""
         self._play_hosts: set[str] = set()
@@ -193,9 +193,9 @@ class CallbackModule(CallbackBase):
         label = self.host_label(result)
         self._record(result).changes += [change.subject for change in changes]
         for change in changes:
-            if not (check and (label, change.text) in self._foretold):  # two tasks may foresee the same network
+            if not (check and (label, change.text) in self._predicted):  # two tasks may predict the same network
                 self._print_line(label, change.text, constants.COLOR_CHANGED)
-                self._foretold.add((label, change.text))
+                self._predicted.add((label, change.text))
 
     def _describe(self, result: CallbackTaskResult, check: bool) -> list[Change]:
         name = self._name_task(result)
@@ -205,7 +205,7 @@ class CallbackModule(CallbackBase):
             return describe_changes("", {}, name, check)
 
     def _report_message(self, result: CallbackTaskResult) -> None:
-        """What a debug task says, as plain text."""
+        """The message of a debug task, as plain text."""
         self._printed = True
         lines = message_lines(result.result, self._hide_in_debug, self.get_option("result_format"))
         item = f"({self._get_item_label(result.result)})" if "ansible_loop_var" in result.result else ""
@@ -307,7 +307,7 @@ class CallbackModule(CallbackBase):
         record = self._record(result)
         if ignored:
             return
-        if (result.host.get_name(), result.task._uuid) not in self._failed_loops:  # an item says more than its loop
+        if (result.host.get_name(), result.task._uuid) not in self._failed_loops:  # an item's message is more exact
             record.reason = failure_lines(result.result)[0]
         self._note_fatal(result)
 

@@ -29,7 +29,7 @@ options:
   state:
     description:
       - V(expired) retires every experiment whose time to live is over.
-      - V(absent) retires the experiment O(name), whatever its time to live.
+      - V(absent) retires the experiment O(name), regardless of its time to live.
     type: str
     choices: [expired, absent]
     default: expired

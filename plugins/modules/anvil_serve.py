@@ -203,7 +203,7 @@ serves:
         - V(mounted_file) - the content of a mounted file differs from the content when the container was created.
           V(stale_container) - the hash of the service differs, but no field does.
         - From the owner of the container - V(foreign_project), V(by_hand).
-        - V(requested) - the operator asked for a restart or recreation.
+        - V(requested) - the operator requested a restart or recreation.
         - V(on_demand) - the serve starts only when it is named. V(evicted) - the serve makes room for a serve on demand.
       type: list
     changes:

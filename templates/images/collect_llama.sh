@@ -17,7 +17,7 @@ say() {
 first_bytes() { od -An -tx1 -N4 "$1" | tr -d ' \n'; }
 machine() { od -An -tx1 -j18 -N2 "$1" | tr -d ' \n'; } # e_machine of an ELF header
 
-# Who executes this is what the image is for.
+# The processor that executes this script is the one that the image is for.
 here=$(machine /proc/self/exe)
 
 check_format() {
@@ -28,9 +28,9 @@ check_format() {
         "it would end with 'Exec format error'. Build it for this platform." ;;
     cffaedfe | cefaedfe | feedfacf | feedface | cafebabe)
       say "$1 is a macOS program (Mach-O): a Linux container cannot execute it, and would end with 'Exec format error' (errno 8)." \
-        "Compile llama.cpp in the image (git, archive, sdist), name a Linux build, or leave the server on the Mac as an external serve." ;;
+        "Compile llama.cpp in the image (git, archive, sdist), name a Linux build, or leave the server on the Mac as an external server (anvil_external)." ;;
     4d5a*) say "$1 is a Windows program: a Linux container cannot execute it. Name a Linux build." ;;
-    *) say "$1 is no program (it begins with $(first_bytes "$1")): was it cut short, or is it a pointer of Git LFS?" ;;
+    *) say "$1 is not a program (it begins with $(first_bytes "$1")): it may be cut short, or a Git LFS pointer" ;;
   esac
   return 1
 }
@@ -43,7 +43,7 @@ check_libraries() {
   for library in $(needs "$1" | sed -n 's/^[[:space:]]*\([^ ]*\) => not found.*/\1/p'); do
     case " ${DRIVER:-} " in
       *" $library "*) ;;
-      *) say "$1 needs $library, and no such library is there" ;;
+      *) say "$1 needs $library, which is not in the image" ;;
     esac
   done
 }
@@ -55,7 +55,7 @@ check_gpu() {
   done
 }
 
-put() { # a symbolic link stays one, with what it leads to beside it
+put() { # a symbolic link stays a link; its target is put beside it
   [ "$out" != - ] && [ ! -e "$out$1" ] || return 0
   mkdir -p "$out${1%/*}"
   cp -P "$1" "$out$1"

@@ -159,7 +159,7 @@ class Bed:
 
     def get(self, path: str) -> Any:
         """Return the JSON that the Docker Engine's API answers to a GET. Every test needs it, and starting docker's client costs
-        more than the request. Raises OSError if no Docker Engine answers.
+        more than the request. Raises OSError if the Docker Engine does not answer.
         """
         connection = http.client.HTTPConnection("engine", timeout=60)
         connection.sock = socket.socket(socket.AF_UNIX)

@@ -25,9 +25,9 @@ def _failure(action: str, path: str, exc: OSError) -> AnvilError:
 
 
 _HINTS = {
-    13: "the task needs the rights of the folder's owner: set become: true, or an anvil_root that this user may write to",
-    28: "free space on that file system, then run again; no file was left half-written",
-    30: "that file system is mounted read-only: set another anvil_root",
+    13: "set become: true, or set anvil_root to a folder that this user may write to",
+    28: "free space on that file system (df -h shows it), then run again; no half-written file is left",
+    30: "set anvil_root to a folder on a writable file system: this one is mounted read-only",
 }
 
 

@@ -68,7 +68,7 @@ class Compose:
     def __init__(self, project: str, directory: str, docker_host: str, timeout: int = 3600, locks: Sequence[int] = ()) -> None:
         """timeout: seconds for one command.
 
-        locks: descriptors that every command inherits. If this process is killed during a command, the command goes on and
+        locks: descriptors that every command inherits. If this process is killed during a command, the command continues and
         keeps the locks, so the next run waits for it.
         """
         self.directory = directory

@@ -66,7 +66,7 @@ class Connection:
         self._connection: Optional[_UnixConnection] = None
 
     def lock_host(self) -> ContextManager[int]:
-        """Hold the lock against every other run on this host, whatever its project; yields the descriptor that holds it.
+        """Hold the lock against every other run on this host, of any project; yields the descriptor that holds it.
 
         The lock is the folder of the Docker Engine's socket: every user of the Docker Engine can read it. For a Docker Engine
         that is reached over the network it is the folder of temporary files. Raises AnvilError after ``HOST_LOCK_SECONDS``.
@@ -101,7 +101,9 @@ class Connection:
             "the Docker Engine does not answer",
             where=self.docker_host,
             why="the request to {0} failed: {1}".format(action, exc),
-            hint="is it running, and may this user use its socket? try: docker -H {0} version".format(self.docker_host),
+            hint="check that it runs (systemctl status docker) and that this user may use it (docker -H {0} version)".format(
+                self.docker_host
+            ),
         )
 
     def _call_sdk(self, action: str, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -162,7 +164,7 @@ class Connection:
     def _inspect(self, kind: str, path: str, name: str) -> Optional[Dict[str, Any]]:
         # The Docker Engine redirects a path with `..`, and the read would end at another object.
         if not REFERENCE.fullmatch(name) or not {"", ".", ".."}.isdisjoint(name.split("/")):
-            raise fail("not a name that the Docker Engine can know", where=kind, why=ascii(name[:300]))
+            raise fail("the name is not valid for the Docker Engine", where=kind, why=ascii(name[:300]))
         found = self._get_json("inspect {0} {1}".format(kind, name), path.format(quote(name, safe="/:@")))
         return None if found is None else dict(found)
 

@@ -134,7 +134,7 @@ class Containers(Connection):
     def signal_container(self, name_or_id: str, signal: str) -> None:
         """Send a signal to the container's first process, from inside the container.
 
-        The Docker Engine treats its own kill as a manual stop, whatever the signal: ``unless-stopped`` does not restart a
+        The Docker Engine treats its own kill as a manual stop, for every signal: ``unless-stopped`` does not restart a
         container that ends after one (Docker Engine 26.1). It is used only for an image without a shell.
         """
         action = "send {0} to container {1}".format(signal, name_or_id)

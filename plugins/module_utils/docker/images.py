@@ -69,6 +69,6 @@ class Images(Connection):
 
     def inspect_distribution(self, reference: str, auth: Optional[Mapping[str, str]] = None) -> Optional[Dict[str, Any]]:
         """An image's description in its registry (``Descriptor.digest``); ``None`` if the registry has no such image."""
-        action = "ask the registry about " + reference
+        action = "query the registry for " + reference
         found = self._call_sdk_or_none(action, "inspect_distribution", reference, auth_config=dict(auth) if auth else None)
         return None if found is None else dict(found)

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Docker Engine's daemon.json: merge settings into it, validate it with dockerd, and restart the engine if it changed.
+"""The Docker Engine's daemon.json: merge settings into it, validate it with dockerd, and restart the Docker Engine if it changed.
 
 If the restart fails, the old file is put back and the Docker Engine is restarted with it.
 """
@@ -23,7 +23,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine
 LOG_HINT = "read journalctl -u docker, or without systemd /var/log/docker.log"
 DEFAULT_PATH = "/etc/docker/daemon.json"
 # This file exists from before daemon.json is written until the Docker Engine runs with it: a run that is killed in between
-# leaves it, and the next run restarts the engine.
+# leaves it, and the next run restarts the Docker Engine.
 PENDING = ".anvil-restart"
 
 

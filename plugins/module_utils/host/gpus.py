@@ -197,7 +197,7 @@ def run_nvidia_smi(program: str, *words: str) -> str:
     return text
 
 
-DRIVER_HINT = "make nvidia-smi work on the host first: no container can use a GPU before that"
+DRIVER_HINT = "type nvidia-smi on the host and repair what it reports: no container can use a GPU until it works"
 _UNKNOWN_FIELD = re.compile(r'Field "(?P<field>[^"]+)" is not a valid field to query')
 
 

@@ -62,13 +62,15 @@ def free_mib(folder: str) -> int:
 
 
 def _check_docker(engine: DockerEngine) -> Tuple[List[Unmet], Dict[str, Any]]:
-    hint = "docker_host_install: true installs it on Debian 12 and 13, Ubuntu 22.04 and 24.04"
+    hint = "set docker_host_install: true to install it (Debian 12 and 13, Ubuntu 22.04 and 24.04)"
     where = engine.docker_host
     try:
         version, info = str(engine.version().get("Version")), engine.info()
     except AnvilError as exc:
         problem = exc.problems[0]
-        return [Unmet("engine", Problem("no Docker Engine answers", where, problem.why, problem.hint + "; " + hint))], {}
+        return [
+            Unmet("engine", Problem("the Docker Engine does not answer", where, problem.why, problem.hint + "; or " + hint))
+        ], {}
     unmet = []
     if is_older(version, OLDEST_DOCKER):
         what = "Docker Engine {0} is too old".format(version)
@@ -81,14 +83,16 @@ def _check_compose(docker_host: str) -> List[Unmet]:
     if version and not is_older(version, OLDEST_COMPOSE):
         return []
     what = "Docker Compose {0} is too old".format(version) if version else "the Docker Compose plugin is missing"
-    hint = "install docker-compose-plugin (or Debian's docker-compose, Ubuntu's docker-compose-v2)"
+    hint = "install it: docker-compose-plugin (Docker's package), docker-compose (Debian's) or docker-compose-v2 (Ubuntu's)"
     return [Unmet("compose", Problem(what, "docker compose version", "{0} or newer is required".format(OLDEST_COMPOSE), hint))]
 
 
 def _check_buildx(docker_host: str) -> List[Unmet]:
     if read_version(docker_host, "buildx"):
         return []
-    hint = "install docker-buildx-plugin (or Debian's and Ubuntu's docker-buildx), or docker_host_install: true"
+    hint = (
+        "set docker_host_install: true, or install docker-buildx-plugin (Docker's package) or docker-buildx (Debian's, Ubuntu's)"
+    )
     why = "images are built on this host, and BuildKit is reached through that plugin"
     return [Unmet("buildx", Problem("the Docker buildx plugin is missing", "docker buildx version", why, hint))]
 
@@ -112,7 +116,7 @@ def _check_gpus(required: Requirements, engine_info: Mapping[str, Any]) -> List[
                     "the NVIDIA container toolkit is missing",
                     "nvidia-container-runtime-hook",
                     "it is not on PATH, and the Docker Engine has no CDI description of the GPUs: no container can use a GPU",
-                    "install nvidia-container-toolkit, or docker_host_install: true with docker_host_toolkit_repository",
+                    "install nvidia-container-toolkit, or set docker_host_install: true and docker_host_toolkit_repository",
                 ),
             )
         )
@@ -144,7 +148,10 @@ def _check_disk(required: Requirements, engine_info: Mapping[str, Any]) -> List[
     )
     return [
         Unmet(
-            "disk", Problem("too little disk", folder, why, "free some space, or keep weights and images on another file system")
+            "disk",
+            Problem(
+                "too little free disk space", folder, why, "free some space, or keep weights and images on another file system"
+            ),
         )
     ]
 

@@ -13,8 +13,8 @@ from typing import Dict, Mapping, Optional, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 
 LISTENING = "0A"
-# The Docker Engine runs this program for each published port. One without a container is left over from an engine that was
-# killed while it started the container: the engine takes the port again at its next start, and frees it at the one after that.
+# The Docker Engine runs this program for each published port. One without a container is left over from a Docker Engine that
+# was killed while it started the container: its next start takes the port again, and the start after that frees it.
 DOCKER_PROXY = "docker-proxy"
 
 
@@ -48,8 +48,8 @@ def describe_holder(found: Optional[Tuple[str, int]], otherwise: str) -> str:
     name, pid = found
     if name == DOCKER_PROXY:
         return (
-            "the Docker Engine itself, for a container that does not exist ({0}, pid {1}): it was killed while it started "
-            "the container; restart it to free the port (systemctl restart docker)".format(name, pid)
+            "the Docker Engine itself, for a container that does not exist ({0}, pid {1}): the Docker Engine was killed while "
+            "it started that container; to free the port: systemctl restart docker".format(name, pid)
         )
     return "a process outside Docker ({0}, pid {1})".format(name, pid)
 

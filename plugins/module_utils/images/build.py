@@ -4,7 +4,7 @@
 """Build an image with BuildKit, and say why a build failed.
 
 The builder tags an image when it is complete, so a killed build leaves no image of that name. Secrets go into the environment
-of the client only, and BuildKit mounts them for the one command that asks for them.
+of the client only, and BuildKit mounts them for the one command that needs them.
 """
 
 from __future__ import annotations
@@ -105,6 +105,6 @@ def build_image(
         lines = mask_secrets(text, list(secrets.values())).splitlines()
         why, hint = explain_failure(code, text)
         raise fail(
-            "the image could not be built; nothing of it is left", where=reference, why=why, hint=hint, log=lines[-LOG_LINES:]
+            "the image could not be built; no part of it is kept", where=reference, why=why, hint=hint, log=lines[-LOG_LINES:]
         )
     return argv

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An image of one content: built only if there is none, tagged by the hash of the content, pushed only when asked."""
+"""An image of one content: built only if there is none, tagged by the hash of the content, pushed only if that is requested."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def converge_image(
     live_output: LiveOutput,
     check: bool,
 ) -> Dict[str, Any]:
-    """Make sure that an image of this content exists under both its names, and in the registry if asked.
+    """Make sure that an image of this content exists under both its names, and in the registry if that is requested.
 
     push: the login to push with; None: do not push. check: only predict. Returns what anvil_image returns.
     """

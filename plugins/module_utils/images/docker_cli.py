@@ -65,7 +65,7 @@ def run_program(
         process.wait()
         listener.join(5)
         tail = "".join(lines).splitlines()[-LOG_LINES:]
-        hint = "read the end of its log below; if it only needs longer, raise timeout"
+        hint = "read the end of its log below; if it only needs more time, raise timeout"
         raise fail("command did not end in {0} s".format(timeout), where=" ".join(argv[:5]), hint=hint, log=tail) from exc
     listener.join(5)
     return process.returncode, "".join(lines)

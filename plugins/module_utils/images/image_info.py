@@ -38,7 +38,7 @@ def describe_image(docker: DockerEngine, name: str, pull: bool, check: bool) -> 
                 "image {0} is not on this host and cannot be pulled".format(name),
                 where=name,
                 why=text.strip()[-500:],
-                hint="type docker load on this host, or build the image; bootstrap/images.sh builds the images of anvil.local",
+                hint="type docker load -i FILE on this host, or build the image; bootstrap/images.sh builds those of anvil.local",
             )
         image = docker.inspect_image(name)
     result: Dict[str, Any] = {

@@ -45,7 +45,7 @@ def push_image(docker: DockerEngine, name: str, references: Sequence[str], login
             raise fail(
                 "the Docker Engine reports no digest for the image that it pushed",
                 where=references[0],
-                hint="run again; if it happens again, look into the log of the registry",
+                hint="run again; if it happens again, read the log of the registry",
             )
         argv = [*command, "pull", "--quiet", "{0}@{1}".format(name, digest)]
         _run_with_retries(argv, name, timeout, login, "the registry does not return the image that was pushed")

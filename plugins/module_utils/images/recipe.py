@@ -77,7 +77,7 @@ def _hash_folder(name: str, folder: str) -> List[Tuple[str, int, str]]:
             "the folder of build context {0} is not there".format(name),
             where=folder,
             why="its files become part of the image, so they must be on this host before the build",
-            hint="bring the folder to this host first, or remove the context (weights: mounted)",
+            hint="copy the folder to this host first, or remove the context (weights: mounted)",
         )
     try:
         return [(inner, stat.S_IMODE(os.stat(path).st_mode), _hash_file(path)) for inner, path in _list_files(folder)]

@@ -37,7 +37,7 @@ def read_externals(
         if not inner.has("port"):
             check.add_problem(
                 inner.path_of("port"),
-                "external serve {0} has no port".format(name),
+                "external server {0} has no port".format(name),
                 "set it to the port that the server listens on, such as 8081",
             )
         if name in names:

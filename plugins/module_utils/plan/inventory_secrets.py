@@ -72,7 +72,7 @@ def read_secrets(check: InventoryCheck, value: Any) -> InventorySecrets:
 def check_secrets(secrets: InventorySecrets, facts: Mapping[str, str], required: bool) -> None:
     """Refuse secrets in clear, and used secrets without a value. facts: how each secret is stored, as ``build_plan`` takes it."""
     for name in secrets.names or ():
-        fact, path = facts.get(name, "it is not known how it is stored"), ("anvil_secrets", name)
+        fact, path = facts.get(name, "the way it is stored is unknown"), ("anvil_secrets", name)
         if fact == "clear":
             secrets.check.add_problem(
                 path,

@@ -17,7 +17,7 @@ def resolve_revision(name: str, snapshot: Snapshot, journal: Optional[Journal]) 
     known = snapshot.revisions
     where = "volume " + snapshot.place.volume
     held = "revisions in the volume: " + (", ".join(shorten_revision(each) for each in known) or "none")
-    hint = "playbooks/history.yml lists the revisions"
+    hint = "ansible-playbook playbooks/history.yml lists the revisions"
     if name == "previous":
         # A revision in flight was never verified: the base is what it replaced, and previous is what was live before that.
         base = journal.old if journal is not None and journal.in_flight else snapshot.live

@@ -180,7 +180,7 @@ class PromotionRun:
         at = min(self.store.moved.values())
         if not self.rollout.proofs:
             status = ", ".join(sorted({state.status for state in self.rollout.states.values()}))
-            why = "not loaded: the container is " + status if self.request.reload else "not loaded, as asked"
+            why = "not loaded: the container is " + status if self.request.reload else "not loaded (reload: false)"
             self.notes.actions.append(why)
             return self._close(self.store.write_journal(WRITTEN, old, new, at), before, after)
         self.notes.actions += ["reloaded", "verified"]
@@ -214,7 +214,7 @@ class PromotionRun:
 
     def _restore_plain_files(self, result: PromotionResult) -> PromotionResult:
         self.store.restore_plain_files()
-        actions = (*result.actions, "handed the volume back as plain files")
+        actions = (*result.actions, "restored plain files in the volume")
         return replace(result, changed=True, actions=actions, warnings=tuple(self.notes.warnings))
 
     def _with_notes(self, result: PromotionResult) -> PromotionResult:

@@ -17,7 +17,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion.request im
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import PromotionResult
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Snapshot, hash_revision
 
-RESTORE_PLAIN_FILES = "hand the volume back as plain files"
+RESTORE_PLAIN_FILES = "restore plain files in the volume"
 
 
 def predict_promotion(

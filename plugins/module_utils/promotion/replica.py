@@ -114,7 +114,7 @@ class Replica(Protocol):
     def validate(self, files: Mapping[str, bytes]) -> ValidatedCandidate: ...
 
     def select_startup_files(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
-        """The files that can end a process after it came up, without those that it only looks values up in."""
+        """The files that can end a process after it came up, without those that it only reads values from."""
 
     def start_dry_boot(self, candidate: ValidatedCandidate, observation: float) -> Optional[DryBoot]:
         """Start a throwaway container on the candidate; ``None`` if that is turned off."""

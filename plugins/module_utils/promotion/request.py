@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a promotion is asked to do: the files or the revision to make live, and how."""
+"""The request for a promotion: the files or the revision to make live, and how."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ class Snapshot:
         return entry is not None and entry.kind == "link" and entry.target == self.place.stock_target(name)
 
     def observed(self) -> Dict[str, bytes]:
-        """The files that a router reads at the stock paths now, whatever put them there."""
+        """The files that a router reads at the stock paths now, regardless of how they got there."""
         found: Dict[str, bytes] = {}
         live = self.files_of(self.live) if self.live else {}
         for name, entry in self.stock.items():

@@ -143,7 +143,7 @@ class Rollout:
                 hint="run the promotion again: it continues the roll back. By hand: docs/promotion.md, 'Recover by hand'",
             )
             return AnvilError(*cause.problems, unfinished, *exc.problems)
-        what = "rolled back to no file: there was none before"
+        what = "rolled back: the files were removed, because there were none before"
         if old is not None:
             what = "rolled back to {0}, verified".format(shorten_revision(old))
         return AnvilError(*cause.problems, Problem(what, where=where, why="live now: " + shorten_revision(old)))

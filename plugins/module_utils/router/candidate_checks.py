@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Is a router's candidate good? The findings of the image's own loader, and checks of what that loader accepts. Pure."""
+"""Check a router's candidate: the findings of the image's own loader, and checks of what that loader accepts. Pure."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _suggest(name: Any, known: Sequence[str]) -> str:
 
 
 def check_profile(profile: Any, facts: CandidateFacts) -> List[Problem]:
-    """What is wrong in a profile (parsed JSON) that the router's loader accepts and would then route wrongly by."""
+    """The mistakes in a profile (parsed JSON) that the router's loader accepts, but that would make it route wrongly."""
     if not isinstance(profile, dict):
         return [Problem("a profile must be a JSON object", where=PROFILE_FILE, why="it is a " + type(profile).__name__)]
     entries = profile.get("entries")
@@ -133,7 +133,7 @@ def check_profile_path(facts: CandidateFacts, has_profile: bool, profile_path: s
         why = "the router would read {0}, the profile is written to {1}".format(found, profile_path)
         return [Problem(unread, where=where, why=why, hint=hint)], []
     if found == profile_path and not has_profile:
-        what = "the config names a profile, and there is none"
+        what = "the config names a profile, but there is none"
         return [Problem(what, where=where, why=found, hint="give a profile, or remove the key")], []
     if found is not None and found != profile_path:
         return [], ["{0} is {1}: that file is not promoted with the config".format(where, found)]
@@ -189,14 +189,19 @@ def check_candidate(
     """
     if facts.generation is None:
         raise fail(
-            "the image is no anvil-serving router",
+            "the image is not an anvil-serving router",
             where="image " + image,
             why="; ".join(why for _where, why in facts.errors),
             hint="set image to a router's image: its python3 must be able to import anvil_serving.router.config",
         )
     input_hash = hash_revision(files)
     problems = [
-        Problem("the router's own loader refuses the file", where=where, why=why, hint="fix it; nothing was changed")
+        Problem(
+            "the router's own loader refuses the file",
+            where=where,
+            why=why,
+            hint="correct the file, then run again; nothing was changed",
+        )
         for where, why in facts.errors
     ]
     files = dict(files)

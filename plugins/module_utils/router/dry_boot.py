@@ -79,7 +79,7 @@ class ThrowawayRouter:
             return []
         answer = self._exchange({"connect": [address for _id, _url, address in addresses]}, 30.0)
         return [
-            "tier {0}: nothing answers at {1} from the router's network ({2})".format(name, url, why)
+            "tier {0}: no server answers at {1} from the router's network ({2})".format(name, url, why)
             for (name, url, _address), why in zip(addresses, answer["connect"])
             if why is not None
         ]
@@ -99,7 +99,7 @@ class ThrowawayRouter:
         """Check that the router still runs and answers."""
         reply = self.send_probe(health)
         if reply.status != 200:
-            why = "{0} answered at first, and then failed: {1}".format(health.path, reply.body[:200] or reply.status)
+            why = "{0} answered at first, then failed: {1}".format(health.path, reply.body[:200] or reply.status)
             raise self._failure(why)
 
     def check_probes(self, probes: Sequence[Probe]) -> List[str]:
@@ -126,10 +126,10 @@ class ThrowawayRouter:
 
     def _failure(self, why: str) -> AnvilError:
         return fail(
-            "the candidate does not come up in a throwaway router; nothing was touched",
+            "a throwaway router does not start with the candidate; nothing was changed",
             where="dry boot of image " + self.plan.image[7:19],
             why=why,
-            hint="fix the candidate; docs/promotion.md says what dry_boot: false would risk",
+            hint="correct the files, then run again (docs/promotion.md describes the risk of dry_boot: false)",
             log=self.process.errors.decode("utf-8", "replace").splitlines()[-15:],
         )
 

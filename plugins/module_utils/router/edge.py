@@ -52,7 +52,9 @@ class Edge:
                 "the edge's runtime API does not answer",
                 where=self.where,
                 why=ran.output.strip(),
-                hint="is it an edge of this collection, with perl and {0}? docker logs {1}".format(SOCKET_PATH, self.container),
+                hint="check that it is an edge of this collection, with perl and {0}: docker logs {1}".format(
+                    SOCKET_PATH, self.container
+                ),
             )
         return ran.output
 
@@ -127,7 +129,7 @@ class Edge:
                     "{0} was not drained within {1:g} s".format(name, timeout),
                     where=self.where,
                     why="{0} requests in flight, {1} queued".format(now.sessions, now.queued),
-                    hint="it gets requests again; set drain_timeout longer than the longest stream",
+                    hint="set drain_timeout longer than the longest stream, then run again; the replica gets requests again",
                 )
             _pause(began)
 
@@ -137,10 +139,10 @@ class Edge:
             self._set_state(server, "state ready")
         except AnvilError as exc:
             left = Problem(
-                "{0} gets no requests from the edge any more".format(server.name),
+                "the edge sends no more requests to {0}".format(server.name),
                 where=self.where,
-                why="draining it failed, and so did readmitting it",
-                hint="when the edge answers again, run playbooks/router_restart.yml: it drains and readmits every replica",
+                why="draining it failed, and readmitting it failed too",
+                hint="when the edge answers again, readmit it: ansible-playbook playbooks/router_restart.yml",
             )
             raise AnvilError(*cause.problems, *exc.problems, left) from cause
 
@@ -163,8 +165,8 @@ class Edge:
                 raise fail(
                     "{0} did not come up behind the edge within {1:g} s".format(name, timeout),
                     where=self.where,
-                    why="the edge sees it " + now.status,
-                    hint="does its health check answer 200? docker logs " + name,
+                    why="the edge reports it as " + now.status,
+                    hint="see why its health check does not answer 200: docker logs " + name,
                 )
             _pause(began)
 
@@ -175,7 +177,7 @@ class Edge:
                 "the edge is not reloaded while {0} is drained".format(", ".join(drained)),
                 where=self.where,
                 why="the new process would send it requests; a promotion or a restart runs, or was interrupted",
-                hint="run again when it has ended; after an interruption run playbooks/router_restart.yml first",
+                hint="run again when it has ended; after an interruption first: ansible-playbook playbooks/router_restart.yml",
             )
 
     # --------------------------------------------------------------------------------------------------- configuration
@@ -202,7 +204,7 @@ class Edge:
             raise fail(
                 "the edge has no configuration",
                 where="container {0}:{1}".format(self.container, CONFIG_PATH),
-                hint="playbooks/site.yml promotes one",
+                hint="type: ansible-playbook playbooks/site.yml (it promotes one)",
             )
         with tarfile.open(fileobj=io.BytesIO(found[1]), mode="r") as archive:
             stream = archive.extractfile(archive.getmembers()[0])
@@ -220,7 +222,7 @@ class Edge:
                 "HAProxy refuses the edge's configuration",
                 where="container {0}:{1}".format(self.container, CONFIG_PATH),
                 why=ran.output.strip()[-1500:],
-                hint="fix the configuration or the certificates; the running edge was left as it is",
+                hint="correct the configuration or the certificates; the running edge was not changed",
             )
 
     def reload(self, timeout: float) -> float:

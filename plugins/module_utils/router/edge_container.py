@@ -81,10 +81,10 @@ class EdgeDryBoot:
     def _failure(self, why: str) -> AnvilError:
         self._process.drain()
         return fail(
-            "the candidate does not come up in a throwaway edge; nothing was touched",
+            "a throwaway edge does not start with the candidate; nothing was changed",
             where="dry boot of image " + self._image[7:19],
             why=why,
-            hint="fix the configuration: HAProxy's own messages are below",
+            hint="correct the configuration, then run again; HAProxy's messages are below",
             log=self._process.errors.decode("utf-8", "replace").splitlines()[-15:],
         )
 
@@ -114,7 +114,7 @@ class EdgeContainer(GenericContainer):
         if self._pid and info.get("Pid") != self._pid:
             return Reply(503, "its process {0} ended, process {1} runs".format(self._pid, info.get("Pid")))
         if loaded_hash(info) != written:
-            return Reply(503, "it runs on another configuration than the one that is written")
+            return Reply(503, "it runs with another configuration than its file holds")
         return Reply(200, "")
 
     def reload(self, patient: bool) -> bool:

@@ -55,7 +55,7 @@ class GenericContainer(PromotedContainer):
                     "the validator refuses the candidate",
                     where=" ".join(self.settings.validator),
                     why="exit code {0}".format(done.exit_code),
-                    hint="fix the files; nothing was changed",
+                    hint="correct the files, then run again; nothing was changed",
                     log=done.output.splitlines()[-20:],
                 )
         warnings = tuple(self.warnings)

@@ -35,7 +35,7 @@ def parse_settings(options: Mapping[str, Any]) -> RouterSettings:
     if len(set(settings.names)) != len(settings.names):
         raise fail("a replica is named twice", where="replicas", why=", ".join(settings.names))
     if settings.reload_signal and not re.fullmatch(r"SIG[A-Z0-9+-]{2,10}", settings.reload_signal):
-        raise fail("not a signal", where="reload_signal", why=repr(settings.reload_signal), hint="such as SIGUSR2")
+        raise fail("not a signal", where="reload_signal", why=repr(settings.reload_signal), hint="use a name such as SIGUSR2")
     return settings
 
 

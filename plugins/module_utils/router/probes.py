@@ -22,7 +22,7 @@ class Probe:
     """One request and the reply that is expected.
 
     json: dotted path -> the value there. one_of: dotted path -> the values that are allowed there.
-    doubtful: statuses that only cause a warning (a backend that is down says nothing about the new revision).
+    doubtful: statuses that only cause a warning (a backend that is down is no fault of the new revision).
     token: whether to send the router's own token. secret: headers whose values are never shown. timeout: seconds.
     """
 

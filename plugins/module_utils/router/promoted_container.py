@@ -210,7 +210,7 @@ class PromotedContainer:
         last = "no request was sent yet"
         while True:
             now = self.read_state()
-            # docker restart resets RestartCount to 0: any restart since then counts, however the container looks now.
+            # docker restart resets RestartCount to 0: any restart since then counts, regardless of the current state.
             restarted = now.restarts > (first.restarts if was_signalled else 0)
             if now.status != "running" or restarted or (now.started_at, now.pid) != (first.started_at, first.pid):
                 raise self._failure("it does not stay up: {0}, restarted {1} times".format(now.status, now.restarts), now)
@@ -218,7 +218,7 @@ class PromotedContainer:
             if reply.status != 200:
                 last = reply.body[:200] if reply.status == 0 else "status {0}".format(reply.status)
                 if proven:
-                    raise self._failure("{0} answered at first, and then failed: {1}".format(health_path, last), now)
+                    raise self._failure("{0} answered at first, then failed: {1}".format(health_path, last), now)
                 if time.monotonic() - began > self.settings.start_timeout:
                     why = "{0} did not answer 200 within {1:g} s: {2}".format(health_path, self.settings.start_timeout, last)
                     raise self._failure(why, now)
@@ -242,7 +242,7 @@ class PromotedContainer:
         if now.status != "running" or (self._started_at(), now.pid) != (proof.started_at, proof.pid):
             raise self._failure("it did not stay up: {0}, restarted {1} times".format(now.status, now.restarts), now)
         if not self.is_answering():
-            raise self._failure("it was verified, and no longer answers", now)
+            raise self._failure("it was verified, but no longer answers", now)
 
     def _check_probes(self, state: ContainerState) -> None:
         if not self.probes or not self.is_reachable():

@@ -35,7 +35,7 @@ def check_replicas(docker: DockerEngine, edge: str, replicas: Sequence[str]) -> 
             "the replica cannot be restarted",
             where="container " + replica,
             why="No such container: " + replica,
-            hint="playbooks/router_status.yml shows the replicas of this host",
+            hint="ansible-playbook playbooks/router_status.yml shows the replicas of this host",
         )
         for replica in replicas
         if docker.inspect_container(replica) is None

@@ -105,7 +105,7 @@ class RouterContainer(PromotedContainer):
                 "the replica does not read its files through its own pointer",
                 where="container " + self.name,
                 why="its working directory is {0}, not {1}".format(runs_in, folder),
-                hint="recreate the router from its compose file: playbooks/site.yml",
+                hint="recreate the router: ansible-playbook playbooks/site.yml",
             )
         return state
 
@@ -155,7 +155,7 @@ class RouterContainer(PromotedContainer):
                 "the candidate could not be validated",
                 where="image " + image[7:19],
                 why=exc.problems[0].why,
-                hint="is this a router's image, with python3 and anvil_serving?",
+                hint="set image to a router's image: it needs python3 and anvil_serving",
                 log=exc.problems[0].log,
             ) from exc
         finally:
@@ -182,7 +182,7 @@ class RouterContainer(PromotedContainer):
     # -------------------------------------------------------------------------------------------------------- dry boot
 
     def select_startup_files(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
-        """Without the profile: the router reads it once and then only looks scores up in it."""
+        """Without the profile: the router only reads scores from it."""
         return {name: content for name, content in files.items() if name != PROFILE_FILE}
 
     def start_dry_boot(self, candidate: ValidatedCandidate, observation: float) -> Optional[DryBoot]:

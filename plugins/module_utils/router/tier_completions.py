@@ -26,7 +26,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout i
 RETRY_TIME = 10.0
 RETRY_PAUSE = 0.5
 COMPLETIONS_PATH = "/v1/chat/completions"
-# X509_V_FLAG_PARTIAL_CHAIN: a certificate that is trusted by itself, whoever signed it. Python names it from 3.10 on.
+# X509_V_FLAG_PARTIAL_CHAIN: a listed certificate is trusted even without its issuer's. Python names it from 3.10 on.
 PARTIAL_CHAIN = 0x80000
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -86,7 +86,7 @@ def find_client_endpoint(docker: DockerEngine, container: str, edge: str, trust:
     if inspected is None or state != "running" or address is None:
         why = "the container is " + state if state != "running" else "it publishes no port that this host can reach"
         log = docker.read_log(name, lines=15) if inspected is not None else []
-        hint = "playbooks/router_status.yml shows the router; playbooks/site.yml brings it up"
+        hint = "ansible-playbook playbooks/router_status.yml shows the router; ansible-playbook playbooks/site.yml starts it"
         raise fail("no request can be sent to the router", where="container " + name, why=why, hint=hint, log=log)
     has_tls = bool(edge) and Edge(docker, edge).has_tls()
     tls = Tls(build_tls_context(inspected, trust), trust.server_name) if has_tls else None
@@ -108,7 +108,7 @@ def build_tls_context(inspected: Mapping[str, Any], trust: EdgeTrust) -> ssl.SSL
         context.load_verify_locations(cadata="\n".join(found))
     except (OSError, ValueError) as exc:
         raise fail(
-            "no certificate to check the edge's against",
+            "the certificate of the edge cannot be checked",
             where=source or TLS_FOLDER,
             why=str(exc) or type(exc).__name__,
             hint="set ca_file to a file with the edge's certificate, or with the certificate that signed it",
@@ -130,7 +130,9 @@ def request_completions(
     """
     if not (request.token.isascii() and request.token.isprintable()):
         why = "it holds characters that no HTTP header may hold"
-        raise fail("the token is not usable", where="token", why=why, hint="does it end with a line end?")
+        raise fail(
+            "the token is not usable", where="token", why=why, hint="remove line ends and control characters from the token"
+        )
 
     def complete(model: str) -> Completion:
         messages = [{"role": "user", "content": request.prompt}]
@@ -161,7 +163,7 @@ def request_completions(
         raise AnvilError(
             *[
                 Problem(
-                    "no completion through the router",
+                    "the router returned no completion",
                     where="model {0} at {1}".format(model, endpoint.url),
                     why="status {0}: {1}".format(completions[model].status, completions[model].text[:300]),
                     hint=_advise(completions[model], request.token),
@@ -186,11 +188,17 @@ def parse_completion(reply: Reply, seconds: float) -> Completion:
 
 def _advise(completion: Completion, token: str) -> str:
     if completion.status in (401, 403):
-        return "the router refused this token: give the one that it has" if token else "the router requires a token: give it"
+        if not token:
+            return "the router requires a token: set token"
+        return "the router refused this token: set token to the one that it was started with"
     if completion.status in (404, 400):
-        return "is this model in the router's config? its /v1/models lists the models"
+        return "request a model of the router's config: its /v1/models lists them"
     if completion.status == 503:
-        return "the tier is down, or the profile denies it for this request: playbooks/status.yml shows the serves"
+        return (
+            "the tier is down, or the profile denies it for this request: ansible-playbook playbooks/status.yml shows the serves"
+        )
     if "CERTIFICATE_VERIFY_FAILED" in completion.text:
-        return "after a renewal, playbooks/router_reload.yml makes the edge read the new certificate; or set ca_file"
-    return "read the router's log (playbooks/router_logs.yml) and that of the serve of this tier (playbooks/logs.yml)"
+        return "if the certificate was renewed: ansible-playbook playbooks/router_reload.yml; otherwise set ca_file"
+    return (
+        "read the logs of the router and of the tier's serve: ansible-playbook playbooks/router_logs.yml, and playbooks/logs.yml"
+    )

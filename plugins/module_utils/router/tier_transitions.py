@@ -87,9 +87,11 @@ def send_request(address: Tuple[str, int], body: Mapping[str, Any], token: str, 
 def explain_refusal(reply: Reply, where: str, tier: str) -> AnvilError:
     """Why a router did not do what was requested."""
     if reply.status == 0:
-        return fail(NO_ANSWER, where=where, why=reply.error, hint="is it up? see playbooks/router_status.yml")
+        return fail(
+            NO_ANSWER, where=where, why=reply.error, hint="see whether it runs: ansible-playbook playbooks/router_status.yml"
+        )
     if reply.status in (401, 403):
-        return fail("the router refuses the token", where=where, why=reply.error, hint="give token: the one that clients send")
+        return fail("the router refuses the token", where=where, why=reply.error, hint="set token to the one that clients send")
     if reply.status in (404, 405, 501):
         return fail(
             "this router has no tier transitions",
@@ -97,7 +99,7 @@ def explain_refusal(reply: Reply, where: str, tier: str) -> AnvilError:
             why="{0} answers {1}".format(PATH, reply.status),
             hint="they need anvil-serving 0.13 or later and a token; with this router, promote a config without the tier",
         )
-    hint = "is {0!r} a tier of its config? state: status lists the tiers".format(tier) if reply.status == 400 else ""
+    hint = "check that {0!r} is a tier of its config: state: status lists the tiers".format(tier) if reply.status == 400 else ""
     return fail("the router refuses the transition", where=where, why="{0}: {1}".format(reply.status, reply.error), hint=hint)
 
 
@@ -109,11 +111,13 @@ class TransitionApi:
         self.where = "container " + container
         if inspected is None or str(inspected["State"]["Status"]) != "running":
             state = "absent" if inspected is None else str(inspected["State"]["Status"])
-            hint = "playbooks/router_status.yml shows the router; playbooks/site.yml brings it up"
+            hint = "ansible-playbook playbooks/router_status.yml shows the router; ansible-playbook playbooks/site.yml starts it"
             raise fail("the router does not run", where=self.where, why="it is " + state, hint=hint)
         if not (token.isascii() and token.isprintable()):
             why = "it holds characters that no HTTP header may hold"
-            raise fail("the token is not usable", where="token", why=why, hint="does it end with a line end?")
+            raise fail(
+                "the token is not usable", where="token", why=why, hint="remove line ends and control characters from the token"
+            )
         self.address, self.token = find_address(inspected), token
 
     def send(self, action: str, tier: str, wait: float = 15.0, **more: Any) -> Dict[str, Any]:
@@ -151,7 +155,7 @@ class TransitionApi:
                 "tier {0} was not drained within {1} s".format(tier, timeout),
                 where=self.where,
                 why="{0} requests in flight".format((result.get("snapshot") or self.read_tier(tier)).get("active_requests")),
-                hint="it stays quiesced; run again with a longer drain_timeout, or readmit it with state: admitted",
+                hint="run again with a longer drain_timeout, or readmit it with state: admitted; until then it stays quiesced",
             )
 
     def readmit(self, tier: str, retry: float) -> None:
@@ -170,7 +174,7 @@ class TransitionApi:
                     hint="the router readmits only a tier whose serve reports its model: [[router.tiers]] needs model, "
                     "model_identity and health_path"
                     if is_final
-                    else "is the serve behind it up? see playbooks/status.yml",
+                    else "see whether its serve is ready: ansible-playbook playbooks/status.yml",
                 )
             except AnvilError as exc:
                 failure, is_final = exc, NO_ANSWER not in exc.as_text() and "503" not in exc.as_text()

@@ -29,7 +29,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project impor
 )
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState, read_container
 
-# What the Docker Engine says, now and then, of a container that it was starting when it was killed. A new container starts.
+# A rare error of the Docker Engine for a container that it was starting when it was killed. A new container starts without it.
 HALF_STARTED = re.compile(r"failed to create task for container: task \w+: already exists")
 
 

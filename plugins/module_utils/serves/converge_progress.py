@@ -108,7 +108,7 @@ def _watch(docker: DockerEngine, project: Project, path: str, over: threading.Ev
 def report_progress(docker: DockerEngine, project: Project, token: Optional[str]) -> Iterator[None]:
     """Write the progress of the block to ``.progress-TOKEN`` in the project's folder; without a token, do nothing.
 
-    docker: the connection of the converge; only it knows how far its pulls are.
+    docker: the connection of the converge; it holds the progress of its pulls.
     """
     if not token or not TOKEN.fullmatch(token):
         yield

@@ -21,7 +21,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves import readin
 # A slot is free for a moment between two queued requests: a serve is idle only after two counts of 0.
 IDLE_COUNTS = 2
 COUNT_SECONDS = 0.25
-# The serve did not answer in time, and is asked again. (A serve that cannot report its count is not.)
+# The serve did not answer in time; the request is repeated. (A serve that cannot report its count is not queried again.)
 NO_ANSWER = -1
 
 RequestCounter = Callable[[], Optional[int]]

@@ -21,14 +21,14 @@ PADDING = 256
 
 @dataclass(frozen=True)
 class Difference:
-    """A flag, the value asked for, and the value that the server reports."""
+    """A flag, the requested value, and the value that the server reports."""
 
     flag: str
     asked: int
     effective: int
 
     def as_text(self) -> str:
-        return "{0} asks for {1}, but the server runs with {2}".format(self.flag, self.asked, self.effective)
+        return "{0} requests {1}, but the server runs with {2}".format(self.flag, self.asked, self.effective)
 
 
 def _document(text: str) -> Mapping[str, Any]:

@@ -98,7 +98,7 @@ def _remove_files(directory: str) -> None:
     for folder in (os.path.join(directory, "env"), directory):
         try:
             os.rmdir(folder)
-        except OSError:  # it does not exist, or it contains files of someone else
+        except OSError:  # it does not exist, or it contains files that are not ours
             continue
 
 

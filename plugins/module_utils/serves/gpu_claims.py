@@ -15,7 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger i
 
 
 def cards_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> Tuple[str, ...]:
-    """The UUIDs of the GPUs of a container, whether it asked by UUID, by index, by count or by runtime.
+    """The UUIDs of the GPUs of a container, requested by UUID, by index, by count or by the runtime's variable.
 
     A MIG device counts as a GPU: it has its own UUID, and its index is ``card:device``.
     """

@@ -29,7 +29,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.observed impo
 
 
 def devices_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> List[str]:
-    """The UUIDs of the GPUs of a container, whether it asked by reservation, by count or by the runtime's variable."""
+    """The UUIDs of the GPUs of a container, requested by reservation, by count or by the runtime's variable."""
     found: List[str] = []
     every = [card.uuid for card in cards]
     by_index = {str(card.index): card.uuid for card in cards if card.index is not None}

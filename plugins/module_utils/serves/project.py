@@ -24,7 +24,7 @@ DRAIN_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What the operator asks for: the options of anvil_serve.
+    """The request of the operator: the options of anvil_serve.
 
     gpus: the GPUs of the inventory, as plain mappings (alias, uuid, vram_mib, reserve_mib). settle: seconds that a
     restarted or replaced serve is watched, and that a serve taken down must stay down. containers: names, for absent
@@ -100,9 +100,9 @@ def read_project(raw: Mapping[str, Any], secrets: Mapping[str, str], only: Seque
     words = sorted({word for service in services.values() for word in list_selectors(service)})
     problems = [
         Problem(
-            what="project {1} has no serve and no tag {0}".format(name, raw["name"]),
+            what="no serve and no tag of project {1} is named {0}".format(name, raw["name"]),
             where="serves",
-            hint="the project has: " + (", ".join(words) or "none"),
+            hint="use one of: " + (", ".join(words) or "none"),
         )
         for name in only
         if name not in words

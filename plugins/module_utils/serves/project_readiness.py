@@ -51,9 +51,9 @@ def _describe_not_ready(docker: DockerEngine, name: str, container: str, verdict
 
 
 _HINTS = {
-    "oom_killed": "give the host more memory, or reduce what the serve keeps in host memory; this is not about GPU memory",
-    "wrong_model": "another server may use this port; otherwise make served_name and the engine's arguments agree",
+    "oom_killed": "give the host more memory, or let the serve use less of it (the host's memory, not the GPU's)",
+    "wrong_model": "set served_name to the name that the server lists; or, if another server uses this port (ss -ltnp), stop it",
     "loading": "if the log below shows progress, raise ready_timeout of the serve",
-    "missing": "find out what removes the container: docker events on the host shows it",
-    "refused": "the secret named by api_key must be the key that the server was started with",
+    "missing": "type docker events --since 1h on the host to see what removed the container",
+    "refused": "set api_key to the secret that the server was started with",
 }

@@ -104,7 +104,7 @@ def _request(probe: ReadinessProbe, method: str, path: str, timeout: float, body
 
 
 def request_one_token(probe: ReadinessProbe, timeout: float) -> Answer:
-    """Ask for one token: the engine loads, compiles and allocates at its first request, and no client has to wait for that."""
+    """Request one token: the engine loads, compiles and allocates at its first request, and no client has to wait for that."""
     body = {"model": probe.served_name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
     return _request(probe, "POST", "/v1/chat/completions", timeout, json.dumps(body))
 
@@ -177,7 +177,7 @@ def judge_answer(probe: ReadinessProbe, answer: Answer, health: str) -> Verdict:
         return Verdict(
             LOST,
             "refused",
-            "the server answers {0} to the key of api_key: the server was probably started with a different key".format(
+            "the server answers {0} to the key that api_key names: it was probably started with a different key".format(
                 answer.status
             ),
         )

@@ -31,9 +31,9 @@ KEPT_SUFFIX = "-before-adoption"
 def decide_replacement(
     state: ProjectState, services: Sequence[Service], outcomes: Dict[str, Outcome], options: ServeOptions
 ) -> None:
-    """Change the decisions of ``up`` into those of the state that the operator asked for.
+    """Change the decisions of ``up`` into those of the state that the operator requested.
 
-    A serve that differs is recreated where a restart was asked for: a restart would run its old configuration again.
+    A serve that differs is recreated where a restart was requested: a restart would run its old configuration again.
     """
     sources = _sources(services, options) if options.state == "adopted" else {}
     for service in services:

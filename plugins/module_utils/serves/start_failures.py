@@ -77,5 +77,8 @@ def explain_failure(service: Service, error: str, image_here: bool) -> Problem:
             port = ", ".join("{0}:{1}".format(bind, number) for bind, number, _target in service.ports)
             return Problem(what.format(port=port, container=service.container), where, error, hint)
     return Problem(
-        "docker compose could not start the container", where, error, "see the error above; the other serves keep running"
+        "docker compose could not start the container",
+        where,
+        error,
+        "correct what the error above names, then run again; the other serves keep running",
     )

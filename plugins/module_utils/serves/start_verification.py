@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Verify the serves that were started: settings as asked for, no restart while they settle; finish or undo an adoption."""
+"""Verify the serves that were started: settings as requested, no restart while they settle; finish or undo an adoption."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _watch_settled(docker: DockerEngine, started: Sequence[Service], outcomes: D
     lost = readiness.watch_settled(watched, lambda name: read_container(docker, name), time.monotonic, time.sleep, settle)
     for name, verdict in lost.items():
         problem = Problem(
-            what="the serve was ready and did not stay up for {0:g} s: {1}".format(settle, verdict.state),
+            what="the serve was ready, then failed within {0:g} s: {1}".format(settle, verdict.state),
             where="serve " + name,
             why=verdict.why,
             hint="read the end of its log below",

@@ -36,7 +36,7 @@ def hash_file(path: str) -> str:
 
 
 def hash_git_blob(path: str) -> str:
-    """The hash that git, and so the hub for small files, knows a file by."""
+    """The hash of a file in git. The hub announces it for small files."""
     digest = hashlib.sha1("blob {0}\0".format(os.path.getsize(path)).encode())  # noqa: S324  git's choice, not ours
     with open(path, "rb") as stream:
         for piece in read_pieces(stream):

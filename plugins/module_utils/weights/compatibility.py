@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Does each model fit its engine and its cards? Every reason why not, before anything is downloaded or started. Pure.
+"""Check whether each model fits its engine and its cards: every reason against it, before a download or start. Pure.
 
 The quantisation of the weights themselves counts, not the one that a name or a flag claims. What is unknown (a card that the
 table does not have, weights that are not here yet) is a note, never a reason to refuse.
@@ -110,7 +110,7 @@ def _judge_format(candidate: Candidate, facts: ModelFacts) -> List[Problem]:
     if facts.kind in ("mmproj", "adapter", "vocab", "imatrix"):
         found.append(
             Problem(
-                what="the file is not a model, but its {0}".format(facts.kind),
+                what="the file is not a model, but a file of kind {0}".format(facts.kind),
                 where=where,
                 why=facts.path,
                 hint="set model to the file of the model itself",
@@ -140,10 +140,12 @@ def _judge_format(candidate: Candidate, facts: ModelFacts) -> List[Problem]:
     if context and facts.context_length and context > facts.context_length:
         found.append(
             Problem(
-                what="the requested context is longer than the model's",
+                what="the requested context is longer than the model's context",
                 where=where,
                 why="{0} tokens requested; the model was trained for {1}".format(context, facts.context_length),
-                hint="set at most {0} tokens".format(facts.context_length),
+                hint="set the context (--max-model-len, --context-length or --max-seq-len) to at most {0}".format(
+                    facts.context_length
+                ),
             )
         )
     return found
@@ -157,7 +159,7 @@ def _judge_card(candidate: Candidate, facts: ModelFacts, card: CardFacts) -> Tup
     if need is None:
         return [], []
     if card.can is None:
-        return [], ["{0}: it is not known what {1} can run, so {2} was not judged".format(where, card.describe(), need)]
+        return [], ["{0}: the capabilities of {1} are unknown, so {2} was not checked".format(where, card.describe(), need)]
     if need in card.can:
         return [], []
     if need == "mxfp4" and need in card.emulated:
@@ -176,10 +178,10 @@ def _judge_trt(candidate: Candidate, facts: ModelFacts, card: CardFacts) -> Tupl
     where, trt = "serve " + candidate.serve, facts.trt or {}
     if trt.get("sm") is None:
         problem = Problem(
-            what="the TensorRT-LLM engine does not say which card it was built for",
+            what="it is unknown which card the TensorRT-LLM engine was built for",
             where=where,
             why="the name of {0} does not match {1}".format(facts.path, TRT_LABEL.pattern),
-            hint="rename the folder to what it was built for, such as sm90_trt-llm-0.17.0_cuda12.8",
+            hint="rename the folder to its card, TensorRT-LLM and CUDA, such as sm90_trt-llm-0.17.0_cuda12.8",
         )
         return [problem], []
     if card.sm is None:
@@ -241,7 +243,8 @@ def _judge_memory(candidate: Candidate, facts: ModelFacts, cards: Sequence[CardF
                     why="it needs {0:,} MiB, but may use {1:,} MiB ({2}) of {3}\n{4}".format(
                         estimate.total_mib, limit, limited_by, card.describe(), "\n".join(estimate.arithmetic)
                     ),
-                    hint="choose a shorter context, a smaller KV type, another quantisation, more cards, or a larger share",
+                    hint="set a shorter context or a smaller KV cache type in args, a larger vram_mib or gpu_memory_utilization, "
+                    "or more gpus; or choose weights of another quantisation",
                 )
             )
     return found, estimate.as_dict()
@@ -284,7 +287,7 @@ OFFLOAD_FLAGS = ("--cpu-moe", "-cmoe", "--n-cpu-moe", "-ncmoe", "--override-tens
 
 
 def _is_offloaded(candidate: Candidate, facts: ModelFacts) -> bool:
-    """Whether the arguments keep a part of the weights off the cards. How much then fits, only the engine knows."""
+    """Whether the arguments keep a part of the weights off the cards. Only the engine knows how much then fits."""
     layers = _read_number(read_flag(candidate.args, "--n-gpu-layers", "--gpu-layers", "-ngl"))
     partly = candidate.engine == "llama_cpp" and layers is not None and layers < (facts.layers or 0)
     return partly or any(word.partition("=")[0] in OFFLOAD_FLAGS for word in candidate.args)
@@ -317,7 +320,7 @@ def judge_candidates(
             Problem(
                 what="GPU {0} is not on this host".format(uuid),
                 where=where,
-                hint="correct the uuid in anvil_gpus; type: nvidia-smi -L",
+                hint="correct the uuid in anvil_gpus: nvidia-smi -L on the host lists the UUIDs",
             )
             for uuid in candidate.cards
             if uuid not in by_uuid

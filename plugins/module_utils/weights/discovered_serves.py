@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The serves that a folder of GGUF models becomes: a name, a port and a tier for each model. Pure.
 
-What an earlier scan decided is kept: a model that was there before keeps its name, port and tier, whatever models were added
+What an earlier scan decided is kept: a model that was there before keeps its name, port and tier, even if models were added
 or removed. Models are identified by their path, and described by their headers.
 """
 

@@ -20,15 +20,15 @@ _MESSAGES: Dict[str, Tuple[str, str]] = {
         "the repository is gated",
         "accept its terms on the hub with the account that owns the token, then run again",
     ),
-    "token": ("{server} refuses the token", "give a token that may read this repository (token or token_file)"),
+    "token": ("{server} refuses the token", "set token or token_file to a token that may read this repository"),
     "missing": ("there is no such repository", "check the name; a private repository needs a token that may read it"),
-    "revision": ("there is no such revision", "give a branch, a tag or a commit of the repository"),
+    "revision": ("there is no such revision", "set revision to a branch, a tag or a commit of the repository"),
     "entry": ("a file is not in the repository", "check allow and ignore against the files of the repository"),
     "disk": ("the disk is full", "free some space, then run again: what was fetched is kept, and the next run resumes it"),
     "cut": ("the download was cut short", "run again: what was fetched is kept, and the next run resumes it"),
     "offline": (
         "{server} cannot be reached",
-        "check the network, the proxy and the address; or bring the weights by hand and use copy_from. "
+        "check the network, the proxy and the address; or copy the weights to the host yourself and use copy_from. "
         "What was fetched is kept, and the next run resumes it",
     ),
     "checksum": (
@@ -37,7 +37,7 @@ _MESSAGES: Dict[str, Tuple[str, str]] = {
     ),
     "sha256": (
         "the file does not have the checksum that sha256 gives",
-        "compare sha256 with what the publisher of the file says; then run again, or bring the right file",
+        "correct sha256 if the publisher of the file gives another one, or copy the right file to the host; then run again",
     ),
     "hub": ("{server} does not answer as expected", "run again later: what was fetched is kept"),
 }

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Dict, List, Mapping, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import Tensor, size_of_file, unreadable_file
 
-# What may be read of one file, whatever it claims. Real GGUF headers hold the vocabulary and end below 32 MiB.
+# The most that is read of one file, regardless of the counts in it. Real GGUF headers hold the vocabulary and end below 32 MiB.
 GGUF_HEADER_LIMIT = 256 * 1024 * 1024
 TEXT_LIMIT = 1024 * 1024
 # Arrays up to this many numbers are kept (per-layer head counts); longer ones, such as vocabularies, are stepped over.

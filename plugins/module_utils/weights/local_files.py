@@ -81,7 +81,7 @@ def open_files(path: str) -> Iterator[Iterator[LocalFile]]:
 def list_sizes(path: str) -> Dict[str, int]:
     """Name to size in bytes. Raises AnvilError where nothing is there, or the archive cannot be read."""
     if not os.path.exists(path):
-        raise fail("there is nothing to copy from", where=path, hint="bring the folder or archive to this host first")
+        raise fail("there is nothing to copy from", where=path, hint="copy the folder or archive to this host first")
     try:
         with open_files(path) as files:
             return {name: size for name, size, _open in files}
@@ -90,7 +90,7 @@ def list_sizes(path: str) -> Dict[str, int]:
             "the archive cannot be read",
             where=path,
             why=str(exc),
-            hint="bring it again: it was cut short, or is not a tar or zip archive",
+            hint="copy it again: it was cut short, or is not a tar or zip archive",
         ) from exc
 
 

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Are the files of a model what its manifest says? Sizes and times are compared, and the content only where that is needed."""
+"""Compare the files of a model with its manifest: sizes and times, and the content only where that is needed."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def find_differences(folder: str, manifest: Mapping[str, Any], full: bool) -> Di
             wrong[name] = "missing"
             continue
         if not stat.S_ISREG(seen.st_mode) or seen.st_size != entry["size"]:
-            wrong[name] = "size is {0}, was {1}".format(seen.st_size, entry["size"])
+            wrong[name] = "its size is {0}, and was {1}".format(seen.st_size, entry["size"])
         elif (full or seen.st_mtime_ns != entry["mtime_ns"]) and hash_file(path) != entry["sha256"]:
-            wrong[name] = "its content was altered"
+            wrong[name] = "its content changed"
     return wrong
 
 
 def report_differences(location: ModelLocation, wrong: Mapping[str, str]) -> AnvilError:
     """The error for a model that differs from its manifest."""
     return fail(
-        "the weights are not as they were fetched",
+        "the weights have changed since they were fetched",
         where=location.target,
         why="; ".join("{0}: {1}".format(name, why) for name, why in sorted(wrong.items())[:20]),
         hint="run anvil_model with state: present; it fetches only the files that differ",

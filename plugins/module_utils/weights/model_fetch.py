@@ -81,7 +81,7 @@ def _refuse_foreign_files(
 def predict_fetch(
     location: ModelLocation, source: Source, options: FetchOptions, manifest: Optional[Mapping[str, Any]], reasons: List[str]
 ) -> Dict[str, Any]:
-    """The result that a run would have. It asks the source, and writes nothing that stays."""
+    """The result that a run would have. It contacts the source, and writes nothing that stays."""
     commit, wanted = list_source(location, source, options)
     check_allowed(location.name, source, commit, options.allowed)
     _refuse_foreign_files(location, wanted, manifest)

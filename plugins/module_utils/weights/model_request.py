@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a task of anvil_model asks for: its options, cross-checked, with every mistake at once."""
+"""The request of a task of anvil_model: its options, cross-checked, with every mistake at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads impo
 class ModelRequest:
     """state: present, verified or absent. source: None where the task gives none.
 
-    piece: a piece of a file that came from the controller. predict_only: say what is needed, whatever the mode.
+    piece: a piece of a file that came from the controller. predict_only: report what is needed, in every mode.
     """
 
     state: str

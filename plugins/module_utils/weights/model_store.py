@@ -123,7 +123,7 @@ def remove_model(location: ModelLocation, check: bool) -> Dict[str, Any]:
             "the folder was not made by anvil_model",
             where=location.target,
             why="it has no " + MANIFEST,
-            hint="look what is in it; if it can go, remove it by hand",
+            hint="list its files (ls -la); if you do not need them, remove the folder by hand",
         )
     result = build_result(location, manifest, changed=here or os.path.isdir(location.files))
     if check or not (here or staged):
@@ -141,7 +141,7 @@ def remove_model(location: ModelLocation, check: bool) -> Dict[str, Any]:
 
 
 def carry_out(docker: DockerEngine, request: ModelRequest, check: bool) -> Dict[str, Any]:
-    """Do what a task asks for, and return the result of anvil_model."""
+    """Bring the model to the requested state, and return the result of anvil_model."""
     check = check or request.predict_only
     create = request.state == "present" and not check
     if request.state == "absent" and request.volume and docker.inspect_volume(request.volume) is None:

@@ -68,7 +68,7 @@ class _HeaderFetcher:
             run_client(self.client, {**self.request, "act": "ranges", "spans": spans}, TIMEOUT_SECONDS)
 
     def lay_out(self) -> None:
-        """Give every file of the commit its full length; what was not fetched is a hole."""
+        """Give every file of the commit its full length; the parts that were not fetched stay sparse holes."""
         for name, size in self.sizes.items():
             path = self.path(name)
             os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -4,7 +4,7 @@
 """Weights that come from the controller: the host's side of what the action plugin of anvil_model does.
 
 The controller announces its files, sends those that are missing in pieces, and then asks the host to put them in place. A file
-counts only when its sha256 is the announced one; what came before an interruption is kept under that checksum.
+counts only when its sha256 is the announced one; the part that arrived before an interruption is kept under that checksum.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def append_piece(staging: str, piece: Piece) -> None:
                 "another run sends the same file",
                 where=piece.name,
                 why="{0} bytes are here, but the piece begins at byte {1}".format(here, piece.at),
-                hint="wait for the other run to end, then run again: what came is kept",
+                hint="wait for the other run to end, then run again: the part that has arrived is kept",
             )
         try:
             with open(piece.path, "rb") as incoming, open(part, "ab") as outgoing:
@@ -94,7 +94,7 @@ def append_piece(staging: str, piece: Piece) -> None:
                 "a piece of the weights could not be written",
                 where=piece.name,
                 why=str(exc),
-                hint="check the disk of the host (df), then run again: what came is kept",
+                hint="check the disk of the host (df), then run again: the part that has arrived is kept",
             ) from exc
         if os.path.getsize(part) >= piece.size:
             _check_whole_file(part, piece)
@@ -105,10 +105,10 @@ def _check_whole_file(part: str, piece: Piece) -> None:
     if found != piece.sha256:
         os.unlink(part)
         raise fail(
-            "a file is not what the controller announced",
+            "a file arrived with a different checksum than the controller announced",
             where=piece.name,
             why="sha256 of the file is {0}, announced was {1}".format(found, piece.sha256),
-            hint="run again: the file was removed and the others are kept. It was altered on its way, or while it was sent",
+            hint="run again: the file was removed and the others are kept. It changed on the way, or on the controller meanwhile",
         )
     os.rename(part, part + ".whole")
 
@@ -119,7 +119,7 @@ def collect_files(staging: str, files: str, wanted: Mapping[str, Optional[str]])
     for name, sha256 in wanted.items():
         whole, staged = _part_path(staging, name, str(sha256)) + ".whole", os.path.join(files, name)
         if not os.path.exists(whole):
-            raise fail("a file did not arrive", where=name, hint="run again: what came is kept")
+            raise fail("a file did not arrive", where=name, hint="run again: the part that has arrived is kept")
         os.makedirs(os.path.dirname(staged), exist_ok=True)
         taken[name] = {"size": os.path.getsize(whole), "sha256": sha256}
         os.rename(whole, staged)

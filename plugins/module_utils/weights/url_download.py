@@ -20,7 +20,10 @@ ANSWER_SECONDS = 30.0
 TEMPORARY_STATUSES = (408, 429, 500, 502, 503, 504)
 FRUITLESS_ATTEMPTS = 3
 PIECE = 1024 * 1024
-LOGIN = ("the server requires a login", "anvil_model sends no login to a URL; bring the file by hand and use copy_from")
+LOGIN = (
+    "the server requires a login",
+    "anvil_model sends no login to a URL; copy the file to the host yourself and use copy_from",
+)
 GONE = ("the server has no such file", "check the address")
 REFUSALS = {
     401: LOGIN,
@@ -65,7 +68,7 @@ def _open_url(url: str, start: int, method: str = "GET") -> Any:
             if method == "HEAD" and exc.code in (405, 501):
                 return exc  # an answer, without a length
             if exc.code == 416:
-                raise OSError("the file is shorter than what is already here") from exc
+                raise OSError("the file on the server is shorter than the part that is already here") from exc
             what, hint = REFUSALS.get(exc.code, UNEXPECTED)
             raise fail(what, where=url, why="HTTP {0}".format(exc.code), hint=hint) from exc
     raise AssertionError("not reached")
@@ -120,14 +123,14 @@ def download_file(
                         done += count
             if end is None or done >= end:
                 break
-            why = "{0} of {1} bytes came".format(done, end)
+            why = "{0} of {1} bytes arrived".format(done, end)
         except AnvilError:
             raise
         except Exception as exc:
             if getattr(exc, "errno", None) == 28:
                 raise _download_error("disk", source.url, str(exc)) from exc
             why = "{0}: {1}".format(type(exc).__name__, exc)
-            if "shorter than what is already here" in why:
+            if "shorter than the part that is already here" in why:
                 os.unlink(part)
         fruitless = fruitless + 1 if done <= start else 0
         if fruitless >= FRUITLESS_ATTEMPTS or time.monotonic() > deadline:

@@ -71,7 +71,7 @@ def find_migration(docker: DockerEngine, project: Project, servers: Tuple[str, .
             "this workflow has jobs in a database that does not run",
             where="volume " + volume,
             why="one replica keeps its jobs in a file; the jobs in the database would be left behind",
-            hint="deploy it with the replicas it had, then with one; or delete the jobs: state=absent purge=true",
+            hint="deploy it with the replicas that it had, then with one; or delete the jobs: state=absent purge=true",
         )
     config = replicas[0]["Config"]
     environment = dict(line.split("=", 1) for line in config["Env"] if "=" in line)
@@ -135,7 +135,7 @@ def move_jobs(docker: DockerEngine, project: Project, migration: Migration) -> i
             "the jobs could not be moved",
             where="volume " + migration.volume,
             why=done.output[-1000:],
-            hint="no job is lost; remove the cause and run this again",
+            hint="correct what the output above shows, then run again; no job is lost",
         )
     return moved
 

@@ -57,7 +57,7 @@ def remove_workflow(docker: DockerEngine, project: Project, purge: bool, check: 
     for folder in (*(os.path.join(project.directory, one) for one in OUR_FOLDERS), project.directory):
         try:
             os.rmdir(folder)
-        except OSError:  # it does not exist, or it holds files of others
+        except OSError:  # it does not exist, or it holds files that are not ours
             continue
     return result
 

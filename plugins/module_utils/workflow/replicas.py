@@ -96,9 +96,9 @@ def _await_replica(docker: DockerEngine, deployment: Deployment, container: str)
     raise fail(
         "the new replica did not get ready",
         where="container " + container,
-        why="it was given {0:g} s (workflow_ready_timeout); the last answer of /readyz: {1}".format(
+        why="time limit: {0:g} s (workflow_ready_timeout); the last answer of /readyz: {1}".format(
             deployment.ready_timeout, seen or "none"
         ),
-        hint="it gets no requests, and the other replicas keep answering; fix the cause (log below) and run this again",
+        hint="correct what the log below shows, then run again; the other replicas keep answering, and this one gets no requests",
         log=docker.read_log(container, LOG_LINES),
     )

@@ -24,7 +24,7 @@ DONE = {
     "build": "built",
     "tag": "tagged",
 }
-# After these a serve is up, and a run that is no check has waited for it.
+# After these a serve is up, and a run without --check has waited for it.
 BRINGS_UP = ("create", "recreate", "start", "unpause", "restart", "adopt")
 # Reasons of anvil_serve that are sentences of their own; any other reason is a field that differs.
 CLAUSES = {
@@ -35,20 +35,20 @@ CLAUSES = {
     "dead": "its container {was} dead",
     "removing": "its container {was} half removed",
     "killed": "it {was} killed again and again",
-    "requested": "you asked for it",
-    "foreign_project": "its container {was} of another project",
+    "requested": "you requested it",
+    "foreign_project": "its container {was} part of another project",
     "by_hand": "its container was started by hand",
     "mounted_file": "a mounted file changed",
     "stale_container": "its definition changed",
     "off": "the profile or the deploy mode leaves it out",
-    "evicted": "another serve needs its room",
+    "evicted": "another serve needs its GPU memory",
 }
-# What a serve was when it was taken down: the order itself is the reason.
-UNSAID = ("present", "running", "restarting")
-# Steps of a promotion that every promotion has, or that are of no weight to an operator.
-UNSAID_STEPS = ("validate", "lay out", "pruned")
+# The state of a serve when it was taken down: the command itself is the reason.
+OMITTED_REASONS = ("present", "running", "restarting")
+# Steps of a promotion that every promotion has, or that do not matter to an operator.
+OMITTED_STEPS = ("validate", "lay out", "pruned")
 IMAGE_CLAUSES = {
-    "missing": "no image of this content {was} here",
+    "missing": "no image with this content {was} on the host",
     "content": "its content changed",
     "base": "its base changed",
     "tag": "its tag {was} missing",
@@ -99,13 +99,13 @@ def done(action: str, check: bool) -> str:
 
 
 def give_reasons(reasons: list[str], clauses: Mapping[str, str], check: bool) -> str:
-    """``, because command, image differ and it was unhealthy``; nothing where no reason is worth words."""
+    """``, because command, image differ and it was unhealthy``; nothing where there is no reason to show."""
     verbs = {"was": "is", "were": "are"} if check else {"was": "was", "were": "were"}
-    fields = [reason.replace("_", " ") for reason in reasons if reason not in clauses and reason not in UNSAID]
-    told = [clauses[reason].format(**verbs) for reason in reasons if reason in clauses]
+    fields = [reason.replace("_", " ") for reason in reasons if reason not in clauses and reason not in OMITTED_REASONS]
+    parts = [clauses[reason].format(**verbs) for reason in reasons if reason in clauses]
     if fields:
-        told.insert(0, ", ".join(fields) + (" differs" if len(fields) == 1 else " differ"))
-    return ", because " + " and ".join(told) if told else ""
+        parts.insert(0, ", ".join(fields) + (" differs" if len(fields) == 1 else " differ"))
+    return ", because " + " and ".join(parts) if parts else ""
 
 
 def _describe_serve(name: str, serve: Result, check: bool) -> Change:
@@ -123,7 +123,7 @@ def _describe_serves(result: Result, check: bool) -> Iterator[Change]:
     serves = {**(result.get("serves") or {}), **(result.get("containers") or {})}
     evictions = {eviction["serve"]: eviction["for"] for eviction in result.get("evictions") or [] if eviction["for"]}
     for image in result.get("pulled") or []:
-        why = "the host lacks it" if check else "the host lacked it"
+        why = "it is missing on the host" if check else "it was missing on the host"
         yield Change(f"image {image}", f"image {image}: {done('pulled', check)}, because {why}")
     for name in result.get("created") or []:
         yield Change(name, f"{name}: {done('create', check)}")
@@ -148,7 +148,7 @@ def _describe_workflow(result: Result, check: bool) -> Iterator[Change]:
     for name in gone:
         yield Change(name, f"{name}: {done('remove', check)}")
     if result.get("moved"):
-        yield Change("jobs", f"jobs: {result['moved']} moved to where they are kept from now on")
+        yield Change("jobs", f"jobs: {result['moved']} moved to the new job store")
     if gone:
         yield from _describe_serves(result, check)
     else:
@@ -158,13 +158,13 @@ def _describe_workflow(result: Result, check: bool) -> Iterator[Change]:
 def _describe_experiments(result: Result, check: bool) -> Iterator[Change]:
     asked = ((result.get("invocation") or {}).get("module_args") or {}).get("name")
     for one in result.get("retired") or []:
-        reason = "" if asked else ", because its time " + ("is over" if check else "was over")
+        reason = "" if asked else ", because its time to live " + ("is over" if check else "was over")
         yield Change(one["name"], f"experiment {one['name']}: {done('remove', check)}{reason}")
 
 
 def _describe_promotion(subject: str) -> Callable[[Result, bool], Iterator[Change]]:
     def describe(result: Result, check: bool) -> Iterator[Change]:
-        steps = [step for step in result.get("actions") or [] if not step.startswith(UNSAID_STEPS)]
+        steps = [step for step in result.get("actions") or [] if not step.startswith(OMITTED_STEPS)]
         if steps:
             yield Change(subject, f"{subject}: {'would ' if check else ''}{', '.join(steps)}")
 
@@ -206,9 +206,9 @@ def _describe_model(result: Result, check: bool) -> Iterator[Change]:
 
 def _describe_daemon(result: Result, check: bool) -> Iterator[Change]:
     if check:
-        yield Change("daemon.json", "daemon.json: would be brought up to date, and the Docker Engine restarted")
+        yield Change("daemon.json", "daemon.json: the Docker Engine would be restarted with the new settings")
     else:
-        yield Change("daemon.json", "daemon.json: up to date; the Docker Engine was restarted")
+        yield Change("daemon.json", "daemon.json: the Docker Engine was restarted with the new settings")
 
 
 DESCRIBERS: dict[str, Callable[[Result, bool], Iterator[Change]]] = {

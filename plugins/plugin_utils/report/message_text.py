@@ -12,15 +12,15 @@ from typing import Any
 import yaml
 
 
-def message_lines(result: Mapping[str, Any], unsaid: Collection[str], data_format: str) -> list[str]:
-    """The lines of a result of ansible.builtin.debug. unsaid: keys beside the variable that was asked for."""
-    told = {key: value for key, value in result.items() if not key.startswith("_ansible")}
-    if "censored" in told:
-        return [str(told["censored"])]
-    if "msg" in told:
-        return lay_out(told["msg"], data_format)
-    hidden = {*unsaid, str(told.get("ansible_loop_var", "item"))}
-    variables = {key: value for key, value in told.items() if key not in hidden}
+def message_lines(result: Mapping[str, Any], ignored: Collection[str], data_format: str) -> list[str]:
+    """The lines of a result of ansible.builtin.debug. ignored: keys beside the requested variable."""
+    shown = {key: value for key, value in result.items() if not key.startswith("_ansible")}
+    if "censored" in shown:
+        return [str(shown["censored"])]
+    if "msg" in shown:
+        return lay_out(shown["msg"], data_format)
+    hidden = {*ignored, str(shown.get("ansible_loop_var", "item"))}
+    variables = {key: value for key, value in shown.items() if key not in hidden}
     if all(_is_plain(value) and "\n" not in str(value) for value in variables.values()):
         return [f"{key}: {value}" for key, value in variables.items()]
     return lay_out(variables, data_format)

@@ -17,7 +17,7 @@ LONGEST_REASON = 100
 
 @dataclass
 class HostRecord:
-    """What became of one host. changes: the names of what changed. reason: the first line of what failed last.
+    """The outcome of one host. changes: the names of what changed. reason: the first line of what failed last.
 
     stopped: the run ended for it because another host failed. silent: it was unreachable, and that was ignored.
     """
@@ -93,5 +93,5 @@ def next_steps(command: TypedCommand | None, records: Mapping[str, HostRecord], 
 
 def _as_lines(purpose: str, command: TypedCommand) -> list[str]:
     text = command.as_text()
-    note = [f"  ({ELISION} stands for what you typed; it may be secret, and is not repeated)"] if ELISION in text else []
+    note = [f"  ({ELISION} stands for a value that you typed; it may be secret, and is not shown)"] if ELISION in text else []
     return [purpose, "  " + text, *note]

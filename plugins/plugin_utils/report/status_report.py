@@ -144,7 +144,7 @@ def _external_row(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
 
 def _describe_failure(info: Mapping[str, Any]) -> str:
     """Why the status of a host could not be read: the error of the module, or of Ansible if the host was not reached."""
-    return str(info.get("trouble") or info.get("msg") or "the host could not be read, and gave no reason")
+    return str(info.get("trouble") or info.get("msg") or "the host could not be read; no reason was given")
 
 
 def report_host(

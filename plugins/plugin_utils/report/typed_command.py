@@ -51,7 +51,7 @@ _HARMLESS = """anvil_hosts cache_dir serves container containers confirm keep_co
 HARMLESS = frozenset(_HARMLESS.split())
 PLAIN = re.compile(r"[\w.,:/+-]{1,100}")
 ELISION = "..."
-# What a look at the hosts needs not repeat.
+# Options that the status command does not need.
 _CHANGING = "--check --diff --verbose --tags --skip-tags --start-at-task --step --force-handlers --flush-cache"
 OF_A_CHANGE = frozenset(_CHANGING.split())
 
@@ -94,11 +94,11 @@ class TypedCommand:
         return replace(kept, words=(*kept.words, Word("--limit", "-l", ",".join(hosts))))
 
     def for_real(self) -> TypedCommand:
-        """What a check would do, done."""
+        """The same command without --check."""
         return self.without(["--check", "--diff"])
 
     def status(self, exists: Callable[[str], bool] = os.path.exists) -> TypedCommand | None:
-        """The look at the same hosts; None where the last playbook has no status playbook beside it."""
+        """The status command for the same hosts; None where the last playbook has no status playbook beside it."""
         path = _status_beside(self.playbooks[-1] if self.playbooks else "", exists)
         if path is None:
             return None

@@ -190,7 +190,7 @@ def test_a_killed_builder_leaves_nothing_and_the_next_run_converges(images: Bed,
     answer = child.communicate(timeout=60)[0]
     if told:  # what a client prints when its engine is killed depends on the moment: tests/unit/images has its lines
         failed = json.loads(answer)
-        assert failed["failed"] and told in failed["msg"] and "nothing of it is left" in failed["msg"], failed["msg"]
+        assert failed["failed"] and told in failed["msg"] and "no part of it is kept" in failed["msg"], failed["msg"]
     wait_until("the step to end", lambda: _pid_of(f"sleep\0{pause}\0") == 0, 60)
     assert REPOSITORY not in images.docker("images", "--format", "{{.Repository}}") and not images.docker(
         "ps", "--all", "--quiet"

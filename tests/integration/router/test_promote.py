@@ -57,7 +57,7 @@ def test_check_then_apply_then_check_again_then_apply_again(running: Site) -> No
     applied = running.promote(**wanted)
     assert applied["changed"] and applied["reloaded"], applied
     assert applied["revision"] == predicted["revision"]
-    assert "tier heavy-local: nothing answers at http://127.0.0.1:9/v1" in json.dumps(applied["warnings"])
+    assert "tier heavy-local: no server answers at http://127.0.0.1:9/v1" in json.dumps(applied["warnings"])
     assert applied["verified"]["started_at"] == running.inspect()["State"]["StartedAt"] != started
     assert applied["verified"]["pid"] == running.inspect()["State"]["Pid"]
     assert running.live_files() == {"config.toml": wanted["config"], "profile.json": wanted["profile"]}
@@ -139,7 +139,7 @@ def test_gateway_router_is_promoted_without_a_profile(make_site: Callable[..., S
     given = {"config": gateway_config("llm.other", server), "dry_boot": True, "probes": [models]}
     key.write_text("Bearer wr0ng-key\n")
     refused = site.promote(**given)
-    assert refused["failed"] and "status 401" in refused["msg"] and "nothing was touched" in refused["msg"], refused
+    assert refused["failed"] and "status 401" in refused["msg"] and "nothing was changed" in refused["msg"], refused
     assert "wr0ng-key" not in json.dumps(refused)
     key.write_text("Bearer open sesame\n")
     done = site.promote(**given)
@@ -326,7 +326,7 @@ def test_a_first_candidate_that_crash_loops_is_rolled_back_to_no_file(site: Site
     site.start_router()
     wait_until(lambda: site.inspect()["RestartCount"] > 0)
     failed = site.promote(config=CRASHING)
-    assert failed["failed"] and "rolled back to no file" in failed["msg"], failed
+    assert failed["failed"] and "rolled back: the files were removed" in failed["msg"], failed
     after = site.snapshot()
     assert after.stock == {} and after.live is None and after.observed() == {}
 

@@ -352,7 +352,7 @@ def test_a_candidate_that_fails_later_is_rolled_back(actor: Site, version: str, 
 def test_a_candidate_that_does_not_come_up_never_reaches_the_volume(actor: Site, version: str) -> None:
     before, state = actor.snapshot(), actor.inspect()["State"]
     failed = actor.promote(config=profile_config(version, None), start_timeout=2.0, settle=None, dry_boot=True)
-    assert failed["failed"] and "nothing was touched" in failed["msg"], failed
+    assert failed["failed"] and "nothing was changed" in failed["msg"], failed
     assert actor.snapshot() == before and actor.inspect()["State"] == state and actor.healthz() == 200
 
 

@@ -155,7 +155,7 @@ def test_the_role_asks_the_tiers_through_the_edge_and_a_second_run_changes_nothi
         ("router_status", (), '"status": "UP"'),
         ("history", (), '"origin": "promoted"'),
         ("router_logs", ("-e", "lines=200"), "Loading success"),
-        ("router_token", (), '"wanted_by_router": true'),
+        ("router_token", (), '"required_by_router": true'),
     ],
 )
 def test_a_playbook_that_only_looks(operator: Operator, name: str, more: tuple[str, ...], said: str) -> None:

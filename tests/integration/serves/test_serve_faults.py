@@ -213,7 +213,7 @@ def test_the_engine_is_killed_in_the_middle_of_a_bring_up(field: Field) -> None:
     field.bed.start_engine()
     again = field.run()
     if again["failed"]:  # now and then the engine itself keeps the port of what it had not started yet
-        assert "restart it to free the port" in again["msg"], again["msg"]
+        assert "to free the port: systemctl restart docker" in again["msg"], again["msg"]
         field.bed.restart_engine()
     assert_converges(field)
 

@@ -144,7 +144,9 @@ def test_a_run_that_was_killed_is_gone_on_from_and_the_sum_decides(sender: Sende
     key = hashlib.sha256(f"sub/w.safetensors@{sums}".encode()).hexdigest()
     sender.host.run("sh", "-c", f"cd {VOLUME}/.anvil-staging/* && mkdir -p parts && printf spoilt > parts/{key}")
     refused = sender.run()
-    assert refused["failed"] and "a file is not what the controller announced" in refused["msg"], refused
+    assert refused["failed"] and "a file arrived with a different checksum than the controller announced" in refused["msg"], (
+        refused
+    )
     assert sender.sum_of("sub/w.safetensors") == hashlib.sha256(LARGE * 4).hexdigest()
     assert sender.run()["changed"] and sender.sum_of("sub/w.safetensors") == sums
 

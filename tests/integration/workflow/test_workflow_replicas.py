@@ -152,7 +152,9 @@ def test_absent_leaves_the_data_and_one_server_takes_it_over(twin: Chain, moved:
         NAME not in names and NAME not in twin.bed.docker("network", "ls") and f"{NAME}-jobs" in twin.bed.docker("volume", "ls")
     )
     code, printed = twin.try_deploy("linear", **ALONE)
-    assert code and "jobs in a database that does not run" in printed and "with the replicas it had, then with one" in printed
+    assert (
+        code and "jobs in a database that does not run" in printed and "with the replicas that it had, then with one" in printed
+    )
     twin.deploy("linear", **WISH)
     assert ask(PORT, "GET", moved[0]).body["status"] == "completed"
     predicted, printed = twin.deploy("linear", "--check", **ALONE), twin.deploy("linear", **ALONE)

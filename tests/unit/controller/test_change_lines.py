@@ -42,7 +42,7 @@ SERVES: list[tuple[dict[str, Any], bool, list[str]]] = [
      ["old: would be adopted, because restart policy differs and its container was started by hand"]),
     ({"fast": serve("evict", "off")}, True,
      ["fast: would be taken down, because the profile or the deploy mode leaves it out"]),
-    ({"fast": serve("restart", "requested", ready=True)}, False, ["fast: restarted, because you asked for it; ready"]),
+    ({"fast": serve("restart", "requested", ready=True)}, False, ["fast: restarted, because you requested it; ready"]),
 ]  # fmt: skip
 
 
@@ -64,7 +64,7 @@ OTHERS: list[tuple[str, dict[str, Any], bool, list[str]]] = [
         },
         True,
         [
-            "image registry.example/vllm:1: would be pulled, because the host lacks it",
+            "image registry.example/vllm:1: would be pulled, because it is missing on the host",
             "network anvil: would be created",
             "fast: would be taken down, to make room for night",
             "night: would be created, because its container is missing",
@@ -96,7 +96,7 @@ OTHERS: list[tuple[str, dict[str, Any], bool, list[str]]] = [
         "anvil_image",
         {"reference": "r/serving:vllm-0d8f", "action": "build", "reasons": ["missing"], "pushed": True},
         False,
-        ["image r/serving:vllm-0d8f: built, because no image of this content was here; pushed"],
+        ["image r/serving:vllm-0d8f: built, because no image with this content was on the host; pushed"],
     ),
     ("anvil_image", {"reference": "r/s:1", "action": "none", "reasons": []}, True, ["image r/s:1: would be pushed"]),
     ("anvil_image", {"reference": "", "action": "build", "reasons": ["missing"]}, True, ["would change: Converge"]),
@@ -107,8 +107,13 @@ OTHERS: list[tuple[str, dict[str, Any], bool, list[str]]] = [
         ["model openai/gpt-oss-20b: would be fetched (13.0 GiB), because it is missing"],
     ),
     ("anvil_model", {"name": "m", "invocation": {"module_args": {"state": "absent"}}}, False, ["model m: removed"]),
-    ("anvil_docker_daemon", {"restarted": True}, False, ["daemon.json: up to date; the Docker Engine was restarted"]),
-    ("anvil_experiment", {"retired": [{"name": "trial"}]}, False, ["experiment trial: removed, because its time was over"]),
+    ("anvil_docker_daemon", {"restarted": True}, False, ["daemon.json: the Docker Engine was restarted with the new settings"]),
+    (
+        "anvil_experiment",
+        {"retired": [{"name": "trial"}]},
+        False,
+        ["experiment trial: removed, because its time to live was over"],
+    ),
     (
         "anvil_experiment",
         {"retired": [{"name": "trial"}], "invocation": {"module_args": {"name": "trial"}}},
@@ -121,7 +126,7 @@ OTHERS: list[tuple[str, dict[str, Any], bool, list[str]]] = [
         False,
         [
             "draft-mlflow: removed",
-            "jobs: 3 moved to where they are kept from now on",
+            "jobs: 3 moved to the new job store",
             "server: recreated, because image differs; ready",
         ],
     ),

@@ -26,7 +26,7 @@ def test_the_process_that_listens_is_found(family: socket.AddressFamily, address
     [
         (None, "a process outside Docker (Address already in use)"),
         (("nginx", 7), "a process outside Docker (nginx, pid 7)"),
-        (("docker-proxy", 7), "restart it to free the port"),
+        (("docker-proxy", 7), "to free the port: systemctl restart docker"),
     ],
 )
 def test_what_is_said_of_the_holder(found: tuple[str, int] | None, words: str) -> None:

@@ -62,7 +62,7 @@ def test_every_problem_is_reported_at_once(server: Path, tmp_path: Path) -> None
     assert "Mach-O" in told[str(tmp_path / "mac")] and "Exec format error" in told[str(tmp_path / "mac")]
     assert "another processor" in told[str(tmp_path / "arm")]
     assert "Windows" in told[str(tmp_path / "windows")]
-    assert "no program" in told[str(tmp_path / "pointer")]
+    assert "not a program" in told[str(tmp_path / "pointer")]
     assert "needs libx.so.6" in told[str(tmp_path / "homeless")]
     assert "not there" in told[str(tmp_path / "absent")]
     assert str(server) not in told

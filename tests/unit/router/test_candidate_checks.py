@@ -117,7 +117,7 @@ def test_a_gateway_router_drops_a_profile_kept_from_before_but_refuses_one_that_
 
 
 def test_an_image_that_is_no_router_is_told() -> None:
-    with pytest.raises(AnvilError, match="no anvil-serving router"):
+    with pytest.raises(AnvilError, match="not an anvil-serving router"):
         check_candidate(
             CandidateFacts(None, errors=(("image", "ImportError: x"),)), {"config.toml": b""}, (), "/etc/anvil", "sha256:1"
         )

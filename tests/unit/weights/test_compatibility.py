@@ -67,7 +67,7 @@ def test_mxfp4_is_read_by_cards_that_do_not_compute_in_it() -> None:
 def test_an_unknown_card_is_not_taken_for_another() -> None:
     report = judge_candidates([serve(model("nvfp4"))], [card(999)])
     assert report.problems == ()
-    assert "is not known" in report.notes[0]
+    assert "are unknown" in report.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_gguf_of_any_quantisation_runs_on_an_old_card() -> None:
         (
             {"label": None, "sm": None},
             (card(90),),
-            "the TensorRT-LLM engine does not say which card it was built for",
+            "it is unknown which card the TensorRT-LLM engine was built for",
         ),
         ({"label": "x", "sm": 90, "world_size": 2}, (card(90),), "the TensorRT-LLM engine was built for another number of cards"),
     ],

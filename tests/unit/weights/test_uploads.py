@@ -49,7 +49,7 @@ def test_pieces_add_up_and_count_only_whole(tmp_path: Path) -> None:
 
 def test_a_file_with_another_sum_is_thrown_away(tmp_path: Path) -> None:
     staging = str(tmp_path / "staging")
-    with pytest.raises(AnvilError, match="not what the controller announced"):
+    with pytest.raises(AnvilError, match="different checksum than the controller announced"):
         append_piece(staging, piece(tmp_path, 0, CONTENT[::-1]))
     assert count_arrived(staging, "w", SUM) == 0
 

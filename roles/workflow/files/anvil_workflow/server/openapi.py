@@ -117,7 +117,7 @@ def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]
         headers.append(
             ("Callback-URL", f"the URL to which the ended job is posted; allowed hosts: {allowed}", {"type": "string"})
         )
-    accepted = _answer("The run has not ended in time, or respond-async was sent. It goes on.", _json(job))
+    accepted = _answer("The run has not ended in time, or respond-async was sent. The run continues.", _json(job))
     accepted["headers"] = {"Location": {"schema": TEXT}, "Retry-After": {"schema": TEXT}}
     busy = _answer("The queue is full.", refused)
     busy["headers"] = {"Retry-After": {"schema": TEXT}}

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``POST /run``: check the inputs, submit the job, answer with its end or with where to ask for it."""
+"""``POST /run``: check the inputs, submit the job, answer with its result, or with the address of the result."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def add_run_route(app: FastAPI, settings: Settings, workflow: Workflow, runner: 
 
 
 async def read_body(request: Request, limit: int) -> bytes | None:
-    """The body; None where it is longer than the limit, whatever its Content-Length says."""
+    """The body; None where it is longer than the limit, regardless of its Content-Length."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         return None
