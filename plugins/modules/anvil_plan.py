@@ -31,7 +31,7 @@ options:
     description:
       - How to treat a used secret without a value, for example because its file does not exist yet.
       - With V(required) it is a mistake. With V(optional) it is a note, for a plan that is only rendered.
-      - A secret written in clear is always a mistake.
+      - A secret written in clear text is always a mistake.
     type: str
     choices: [required, optional]
     default: required

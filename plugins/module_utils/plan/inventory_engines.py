@@ -128,7 +128,7 @@ def _read_environment(section: Section, engine: Optional[Engine]) -> Dict[str, s
             key = "api_key: <name in anvil_secrets>" if engine and name == engine.key_env else ""
             check.add_problem(
                 path,
-                "{0} looks like a secret, and environment is written in clear into the compose file".format(name),
+                "{0} looks like a secret, and the compose file holds environment in clear text".format(name),
                 "use {0}".format(key or "secrets: {{{0}: <name in anvil_secrets>}}".format(name)),
             )
         elif "\0" in str(value):
@@ -216,7 +216,9 @@ def _read_word_list(section: Section, key: str) -> Optional[Tuple[str, ...]]:
                 path, "must be text or a number, not {0}".format(describe_value(word)), 'put it in quotes: "true"'
             )
         elif "\0" in str(word):
-            section.check.add_problem(path, "the word contains a NUL character", "remove it: a command line cannot contain it")
+            section.check.add_problem(
+                path, "the argument contains a NUL character", "remove it: a command line cannot contain it"
+            )
         else:
             words.append(str(word))
     return None if listed is None else tuple(words)
@@ -248,7 +250,7 @@ def _check_args(section: Section, engine: Optional[Engine]) -> None:
         elif SECRET_SHAPE.search(word):
             section.check.add_problem(
                 path,
-                "the word looks like a secret, and a command line is visible to every user of the host",
+                "the argument looks like a secret, and a command line is visible to every user of the host",
                 "use secrets: {NAME: <name in anvil_secrets>}",
             )
         elif engine and bare in engine.flags:
@@ -258,8 +260,8 @@ def _check_args(section: Section, engine: Optional[Engine]) -> None:
             parts = ", ".join(word.split(None, 1))
             section.check.add_problem(
                 path,
-                "{0!r} is one word with a space in it".format(shorten(word)),
-                "write two words: {0}".format(shorten(parts)),
+                "{0!r} is one argument with a space in it".format(shorten(word)),
+                "write two items of the list: {0}".format(shorten(parts)),
             )
 
 

@@ -70,13 +70,13 @@ def read_secrets(check: InventoryCheck, value: Any) -> InventorySecrets:
 
 
 def check_secrets(secrets: InventorySecrets, facts: Mapping[str, str], required: bool) -> None:
-    """Refuse secrets in clear, and used secrets without a value. facts: how each secret is stored, as ``build_plan`` takes it."""
+    """Refuse secrets in clear text, and used secrets without a value. facts: how each one is stored, as for ``build_plan``."""
     for name in secrets.names or ():
         fact, path = facts.get(name, "the way it is stored is unknown"), ("anvil_secrets", name)
         if fact == "clear":
             secrets.check.add_problem(
                 path,
-                "the secret is written in clear",
+                "the secret is written in clear text",
                 "encrypt it (ansible-vault encrypt_string --name {0}), or put it into a file of mode 0600 and write "
                 "\"{{{{ lookup('ansible.builtin.file', '/path/to/it') }}}}\"".format(name),
                 "everyone who can read the inventory or its history can read the secret",

@@ -185,11 +185,13 @@ def _check_vram_sum(check: InventoryCheck, serves: Sequence[ServePlan], alias: s
     terms = " + ".join("serve {0} {1}".format(serve.name, serve.vram_mib) for serve in claims)
     budget = "{0} MiB".format(gpu.budget_mib)
     if gpu.reserve_mib:
-        budget = "{0} - {1} = {2}".format(gpu.vram_mib, gpu.reserve_mib, budget)
+        budget = "{0} - {1} reserve = {2}".format(gpu.vram_mib, gpu.reserve_mib, budget)
     alone = len(claims) == 1
     check.add_problem(
         ("anvil_serves", claims[0].name, "vram_mib") if alone else ("anvil_gpus", alias),
-        "GPU {0} is over its budget: {1}{2} MiB > {3}".format(alias, terms, "" if alone else " = {0}".format(total), budget),
+        "GPU {0} is over its budget: {1}{2} MiB; the GPU has {3}".format(
+            alias, terms, "" if alone else " = {0}".format(total), budget
+        ),
         "set vram_mib to at most {0}".format(budget.rpartition("= ")[2])
         if alone
         else "set a smaller vram_mib (a serve without one claims the whole budget), or move a serve to another GPU",

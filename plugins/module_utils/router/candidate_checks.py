@@ -68,7 +68,7 @@ def parse_facts(reply: Mapping[str, Any]) -> CandidateFacts:
 
 def _suggest(name: Any, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(str(name), known, 1)
-    return "did you mean {0}? known: {1}".format(close[0], ", ".join(known)) if close else "known: " + ", ".join(known)
+    return "did you mean {0}? use one of: {1}".format(close[0], ", ".join(known)) if close else "use one of: " + ", ".join(known)
 
 
 def check_profile(profile: Any, facts: CandidateFacts) -> List[Problem]:

@@ -106,7 +106,9 @@ def weigh(
         why = hint = ""
         if total > room:
             why = "{0} = {1} MiB; the GPU has {2}: {3} MiB too much".format(arithmetic, total, budget.as_text(), total - room)
-            hint = "take one of them down: ansible-playbook playbooks/down.yml -e serves=NAME\nor lower vram_mib of the serve"
+            hint = (
+                "take one of the others down: ansible-playbook playbooks/down.yml -e serves=NAME\nor lower vram_mib of the serve"
+            )
         elif free is not None and need > free:
             why = (
                 "the inventory allows it ({0} of {1} MiB), but the driver reports only {2} MiB free of the {3} MiB needed".format(

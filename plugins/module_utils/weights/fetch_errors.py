@@ -13,15 +13,15 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 _MESSAGES: Dict[str, Tuple[str, str]] = {
     "client": (
         "the Hugging Face client is missing",
-        "run the role anvil.serving.models, which installs it into a virtual environment, and give that environment's python "
-        "as `client`; or type: python3 -m pip install huggingface_hub, for the interpreter that Ansible uses on this host",
+        "run the role anvil.serving.models, which installs it into a virtual environment, and set client to the python of that "
+        "environment; or type on this host, with the python that Ansible uses: python3 -m pip install huggingface_hub",
     ),
     "gated": (
         "the repository is gated",
         "accept its terms on the hub with the account that owns the token, then run again",
     ),
     "token": ("{server} refuses the token", "set token or token_file to a token that may read this repository"),
-    "missing": ("there is no such repository", "check the name; a private repository needs a token that may read it"),
+    "missing": ("there is no such repository", "correct repo; a private repository needs a token that may read it"),
     "revision": ("there is no such revision", "set revision to a branch, a tag or a commit of the repository"),
     "entry": ("a file is not in the repository", "check allow and ignore against the files of the repository"),
     "disk": ("the disk is full", "free some space, then run again: what was fetched is kept, and the next run resumes it"),

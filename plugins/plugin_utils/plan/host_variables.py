@@ -142,7 +142,7 @@ def classify_storage(templar: Any, raw: Any, value: Any) -> str:
 
 
 def _find_vaulted(value: Any, path: KeyPath) -> Iterator[Problem]:
-    """Problems for vaulted values in variables that are rendered into files in clear."""
+    """Problems for vaulted values in variables that are rendered into files in clear text."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _find_vaulted(item, (*path, str(key)))
@@ -151,7 +151,7 @@ def _find_vaulted(value: Any, path: KeyPath) -> Iterator[Problem]:
             yield from _find_vaulted(item, (*path, number))
     elif read_tag(VaultedValue, value):
         yield Problem(
-            what="a vaulted value would be written in clear into a rendered file",
+            what="a vaulted value would be written in clear text into a rendered file",
             where=format_path(path),
             hint="move it to anvil_secrets, and use secrets: {NAME: <name in anvil_secrets>}",
         )

@@ -25,7 +25,9 @@ def test_all_mistakes_come_at_once():
 
 def test_a_secret_in_clear_is_a_mistake_even_if_nobody_uses_it_and_even_if_secrets_are_optional():
     found = problems(facts={"router_token": "file", "hf_token": "clear"}, secrets_required=False)
-    assert [(problem.where, problem.what) for problem in found] == [("anvil_secrets.hf_token", "the secret is written in clear")]
+    assert [(problem.where, problem.what) for problem in found] == [
+        ("anvil_secrets.hf_token", "the secret is written in clear text")
+    ]
 
 
 def test_a_missing_secret_is_a_mistake_only_where_its_value_is_needed():

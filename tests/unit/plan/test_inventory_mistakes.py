@@ -127,14 +127,19 @@ MISTAKES = {
     "VRAM of two": (
         [(FAST + "gpus", ["big"]), (FAST + "vram_mib", 50000)],
         "anvil_gpus.big",
-        "serve heavy 60000 + serve fast 50000 = 110000 MiB > 97887 - 2048 = 95839 MiB",
+        "serve heavy 60000 + serve fast 50000 = 110000 MiB; the GPU has 97887 - 2048 reserve = 95839 MiB",
         "smaller vram_mib",
     ),
-    "VRAM of one": ([(HEAVY + "vram_mib", 96000)], HEAVY + "vram_mib", "96000 MiB > 97887 - 2048", "95839 MiB"),
+    "VRAM of one": (
+        [(HEAVY + "vram_mib", 96000)],
+        HEAVY + "vram_mib",
+        "96000 MiB; the GPU has 97887 - 2048 reserve",
+        "95839 MiB",
+    ),
     "VRAM without GPU": ([(HEAVY + "gpus", DROP)], HEAVY + "vram_mib", "no GPU", "gpus"),
     "args as text": ([(HEAVY + "args", "--a b")], HEAVY + "args", "one piece of text", "[--a, b]"),
     "args with a boolean": ([(HEAVY + "args", ["--a", True])], HEAVY + "args[1]", "the boolean true", "quotes"),
-    "two words in one": ([(HEAVY + "args", ["--max-num-seqs 4"])], HEAVY + "args[0]", "one word", "--max-num-seqs, 4"),
+    "two words in one": ([(HEAVY + "args", ["--max-num-seqs 4"])], HEAVY + "args[0]", "one argument", "--max-num-seqs, 4"),
     "args set the port": ([(HEAVY + "args", ["--port", "1"])], HEAVY + "args[0]", "--port", "key port"),
     "args set the name": (
         [(HEAVY + "args", ["--served_model_name=x"])],

@@ -50,7 +50,7 @@ def test_serves_on_demand_need_room_beside_the_resident_ones_only():
     room = plan(("anvil_serves.night", night), (HEAVY + "residency", "evictable"))
     assert [serve.residency for serve in room.serves] == ["evictable", "resident", "on_demand"]
     (problem,) = [found for found in problems(("anvil_serves.night", night)) if "over its budget" in found.what]
-    assert "serve heavy 60000 + serve night 90000 = 150000 MiB > 97887 - 2048 = 95839 MiB" in problem.what
+    assert "serve heavy 60000 + serve night 90000 = 150000 MiB; the GPU has 97887 - 2048 reserve = 95839 MiB" in problem.what
 
 
 def test_the_serve_stands_above_the_defaults_of_its_engine():

@@ -54,10 +54,10 @@ class WorkflowError(Exception):
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """``did you mean topic? known: draft, topic``"""
+    """``did you mean topic? use one of: draft, topic``"""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, 1, 0.5)
-    listed = f"known: {', '.join(names)}" if names else "none is defined"
+    listed = f"use one of: {', '.join(names)}" if names else "none is defined"
     return f"did you mean {near[0]}? {listed}" if near else listed
 
 

@@ -81,7 +81,9 @@ def _explain(error: ValidationError) -> Iterator[Finding]:
                 path, f"the key {name} is not known" if name not in UNSUPPORTED else f"the key {name} is not supported", hint
             )
         elif kind == "missing":
-            yield Finding(path, f"the key {path[-1]} is missing", f"known here: {', '.join(known)}" if known else "")
+            yield Finding(
+                path, f"the key {path[-1]} is missing", f"add it; the keys here are: {', '.join(known)}" if known else "add it"
+            )
         else:
             hint = "write it without quotes" if kind in ("int_type", "float_type", "bool_type") else ""
             hint = "put the text in quotes" if kind == "string_type" else hint
