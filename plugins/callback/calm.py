@@ -16,11 +16,12 @@ description:
   - Tasks that changed nothing or were skipped print nothing.
   - Ends with one line for each host - what changed and what failed - and with the command to type next, made from the command
     line that was typed. Values of C(-e) that may be secret are left out of it.
-  - With C(-v) tasks that changed nothing are shown too, and every result as a whole. C(-vv) adds the place of each task,
-    C(-vvv) what each module was called with.
+  - With C(-v) tasks that changed nothing are shown too, and every result in full. C(-vv) adds the file and line of each task,
+    C(-vvv) the arguments of each module.
   - With C(--diff) the differences are shown as the default callback shows them.
-  - Where standard output is no terminal the text is the same, without colour.
-  - Works with any playbook. The modules of this collection say more in their lines than other modules.
+  - If standard output is not a terminal, the same text is printed without colour.
+  - Works with any playbook. For the modules of this collection the lines name each changed thing; for other modules they name the
+    task.
 requirements:
   - Set as stdout_callback in the configuration, or as E(ANSIBLE_STDOUT_CALLBACK).
 extends_documentation_fragment:
@@ -66,11 +67,11 @@ options:
 """
 
 EXAMPLES = r"""
-- name: In ansible.cfg
+- name: Use this output in a project, in ansible.cfg
   # [defaults]
   # stdout_callback = anvil.serving.calm
 
-- name: For one run, the screen output of Ansible itself
+- name: Use Ansible's own output for one run
   # ANSIBLE_STDOUT_CALLBACK=default ansible-playbook site.yml -i inventory/my-host
 """
 

@@ -29,8 +29,8 @@ requirements:
 options:
   tolerant:
     description:
-      - If the host cannot be read, succeed and return the reason as C(trouble). M(anvil.serving.anvil_report) shows it beside the
-        other hosts, and fails at its end.
+      - If the host cannot be read, succeed and return the reason as C(trouble). M(anvil.serving.anvil_report) shows the
+        reason beside the other hosts, and then fails.
     type: bool
     default: false
 """

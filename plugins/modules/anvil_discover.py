@@ -11,8 +11,9 @@ short_description: Turn a folder of GGUF files into serves
 version_added: 1.0.0
 description:
   - Finds the GGUF models below a folder or in a volume of the host by their headers, and returns a serve of the engine
-    C(llama_cpp) for each - a name, a free port, a tier, and its projector where one lies beside it.
-  - A model that an earlier scan found keeps its name, port and tier.
+    C(llama_cpp) for each. A serve gets a name, a free port, a tag for the size of its model, and the projector of its model, if
+    the folder of the model has one.
+  - A model that an earlier scan found keeps its name, port and tag.
   - Changes nothing. C(playbooks/discover.yml) writes the result into the inventory, as C(anvil_discovered).
 author:
   - the anvil.serving authors (@fakoli)
@@ -55,11 +56,11 @@ options:
     type: int
     default: 8099
   fast_gib:
-    description: A model with weights of at most this many GiB gets the tier C(fast).
+    description: A model with weights of at most this many GiB gets the tag C(fast).
     type: float
     default: 4.0
   balanced_gib:
-    description: A model with weights of at most this many GiB gets the tier C(balanced), a larger one C(powerful).
+    description: A model with weights of at most this many GiB gets the tag C(balanced), a larger one C(powerful).
     type: float
     default: 16.0
 extends_documentation_fragment:

@@ -83,7 +83,7 @@ options:
     type: str
     default: ""
   ready_timeout:
-    description: Seconds after which an experiment that does not answer fails.
+    description: Seconds within which the experiment must get ready.
     type: str
     default: ""
   ttl:

@@ -57,7 +57,7 @@ options:
     type: int
     default: 1
   kv_dtype:
-    description: Type of the attention cache, such as V(auto), V(f16), V(fp8), V(q8_0), V(q4_0).
+    description: Type of the KV cache, such as V(auto), V(f16), V(fp8), V(q8_0), V(q4_0).
     type: str
     default: auto
   cards:
@@ -126,7 +126,7 @@ models:
       description: Number of layers.
       type: int
     kv_bytes_per_token:
-      description: Bytes of one token in an attention cache of a 16-bit type, over all layers.
+      description: Bytes of one token in a KV cache of a 16-bit type, over all layers.
       type: int
     chat_template:
       description: Whether the model has a chat template.

@@ -117,7 +117,7 @@ options:
   replicas:
     description:
       - Containers that share O(volume), instead of O(container). Each reads C(.anvil/live/NAME/config.toml) through its
-        own pointer. They are promoted one after the other, and a bad candidate does not get past the first.
+        own pointer. They are promoted one after the other, and a bad candidate never reaches the second one.
     type: list
     elements: str
     default: []

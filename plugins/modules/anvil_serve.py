@@ -39,7 +39,7 @@ options:
         back within O(settle) seconds.
       - V(restarted) restarts the serves that do not differ from the inventory, and does what V(up) does with the others, because
         a restart keeps the old configuration. Then every serve must be ready and run the same process for O(settle) seconds.
-      - V(recreated) replaces the containers even if they do not differ, and watches them in the same way.
+      - V(recreated) replaces the containers even if they do not differ, and observes them in the same way.
       - V(adopted) replaces a container that was started by hand or by another project with a serve of this project. The old
         container is renamed and stopped until the new one is ready. If the new one does not get ready, the old one is put back
         and started.
@@ -89,7 +89,7 @@ options:
     type: bool
     default: false
   settle:
-    description: Seconds for which a serve is watched after it was restarted, replaced, adopted or taken down.
+    description: Seconds for which a serve is observed after it was restarted, replaced, adopted or taken down.
     type: float
     default: 2
   drain_timeout:
@@ -205,6 +205,7 @@ serves:
         - From the owner of the container - V(foreign_project), V(by_hand).
         - V(requested) - the operator requested a restart or recreation.
         - V(on_demand) - the serve starts only when it is named. V(evicted) - the serve makes room for a serve on demand.
+          V(off) - the profile or the deploy mode of the host leaves the serve out.
       type: list
     changes:
       description: Value before and after of each field that differed; environment variables by name only.

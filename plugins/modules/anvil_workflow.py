@@ -13,7 +13,7 @@ description:
   - Converges the compose project that M(anvil.serving.anvil_workflow_plan) rendered. Only services that differ are changed, and
     the module waits until they are ready.
   - Replicas behind an edge are replaced one by one. Each is drained before it is replaced, and ready before the next one is
-    drained, so no request fails. A new replica that does not get ready ends the task; the other replicas keep answering.
+    drained, so no request fails. If a new replica does not get ready, the task fails; the other replicas keep answering.
   - The passwords of the database and of MLflow are generated on the host, at random, once. They never leave the host.
 author:
   - the anvil.serving authors (@fakoli)

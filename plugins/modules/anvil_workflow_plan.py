@@ -68,11 +68,11 @@ options:
     type: int
     default: 0
   job_ttl:
-    description: Seconds for which a finished job is kept.
+    description: Seconds for which an ended job is kept.
     type: int
     default: 86400
   ready_timeout:
-    description: Seconds after which a workflow that is not ready fails.
+    description: Seconds within which the workflow must get ready.
     type: int
     default: 120
   replicas:

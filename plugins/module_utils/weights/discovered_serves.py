@@ -1,9 +1,9 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The serves that a folder of GGUF models becomes: a name, a port and a tier for each model. Pure.
+"""The serves that a folder of GGUF models becomes: a name, a port and a tag for the size of each model. Pure.
 
-What an earlier scan decided is kept: a model that was there before keeps its name, port and tier, even if models were added
+What an earlier scan decided is kept: a model that was there before keeps its name, port and tag, even if models were added
 or removed. Models are identified by their path, and described by their headers.
 """
 
@@ -19,9 +19,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estim
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 
 FIRST_PORT, LAST_PORT = 8080, 8099
-TIERS = ("fast", "balanced", "powerful")
-# A model belongs to the first tier whose limit, in GiB of weights, it does not exceed. The time per token follows the bytes.
-TIER_LIMITS = (4.0, 16.0)
+SIZE_TAGS = ("fast", "balanced", "powerful")
+# A model gets the first tag whose limit, in GiB of weights, it does not exceed. The time per token follows the bytes.
+SIZE_LIMITS = (4.0, 16.0)
 TAG = "discovered"
 GIB = 1024**3
 NAME_LENGTH = 63
@@ -33,7 +33,7 @@ class Scan:
 
     folder: where the models lie on the host. source: that folder, or the volume it is. target: where a container finds it.
     kept: serves of the last scan, as the inventory has them. taken: ports that are in use. names: of serves that do not come
-    from a scan. defaults: keys that every serve gets (image, gpus, launch, …). limits: GiB of the tiers fast and balanced.
+    from a scan. defaults: keys that every serve gets (image, gpus, launch, …). limits: GiB for the tags fast and balanced.
     """
 
     folder: str
@@ -45,7 +45,7 @@ class Scan:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     first_port: int = FIRST_PORT
     last_port: int = LAST_PORT
-    limits: Tuple[float, float] = TIER_LIMITS
+    limits: Tuple[float, float] = SIZE_LIMITS
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class ScanResult:
     problems: Tuple[Problem, ...]
 
 
-def suggest_tier(facts: ModelFacts, limits: Sequence[float] = TIER_LIMITS) -> str:
+def choose_size_tag(facts: ModelFacts, limits: Sequence[float] = SIZE_LIMITS) -> str:
     """``fast``, ``balanced`` or ``powerful``, by the size of the weights: parameters times bits of the quantisation."""
     size = facts.weights_bytes / GIB
-    return TIERS[sum(size > limit for limit in limits)]
+    return SIZE_TAGS[sum(size > limit for limit in limits)]
 
 
 def name_model(facts: ModelFacts) -> str:
@@ -121,7 +121,7 @@ def _select_served(models: Sequence[ModelFacts], notes: List[str]) -> List[Model
 
 
 def plan_serves(models: Sequence[ModelFacts], scan: Scan) -> ScanResult:
-    """Names, ports and tiers of the models of a folder. The same folder and the same ``kept`` give the same result."""
+    """Names, ports and tags of the models of a folder. The same folder and the same ``kept`` give the same result."""
     notes: List[str] = []
     served = _select_served(models, notes)
     projectors = _pair_projectors(models, notes)
@@ -166,8 +166,8 @@ def _build_serve(
     facts: ModelFacts, model: str, port: int, old: Mapping[str, Any], projector: Optional[str], scan: Scan
 ) -> Dict[str, Any]:
     tags = [str(tag) for tag in old.get("tags") or ()]
-    tier = next((tag for tag in tags if tag in TIERS), "") or suggest_tier(facts, scan.limits)
-    kind = tier if facts.kind == "text" else facts.kind
+    size_tag = next((tag for tag in tags if tag in SIZE_TAGS), "") or choose_size_tag(facts, scan.limits)
+    kind = size_tag if facts.kind == "text" else facts.kind
     serve: Dict[str, Any] = {
         **{key: value for key, value in scan.defaults.items() if key not in ("args", "volumes")},
         "engine": "llama_cpp",

@@ -29,7 +29,7 @@ def _read_per_layer(value: Any, layers: int) -> Optional[List[int]]:
 
 
 def _compute_kv_shape(architecture: str, meta: Mapping[str, Any]) -> Tuple[Optional[KvShape], Optional[int]]:
-    """The attention cache, as llama.cpp sizes it (llama-kv-cache), and the largest number of KV heads of a layer."""
+    """The KV cache, as llama.cpp sizes it (llama-kv-cache), and the largest number of KV heads of a layer."""
     layers = read_count(meta.get(architecture + ".block_count"))
     width = read_count(meta.get(architecture + ".embedding_length"))
     if not layers or layers > 4096:

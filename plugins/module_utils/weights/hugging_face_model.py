@@ -106,7 +106,7 @@ _PLAIN_NAMES = {"F32": "f32", "F16": "f16", "BF16": "bf16", "F8_E4M3": "fp8", "F
 
 
 def _compute_kv_shape(text: Mapping[str, Any]) -> Tuple[Optional[KvShape], Optional[int]]:
-    """The attention cache, from the (text) config: grouped heads, latent attention, windows, hybrids; and the KV heads."""
+    """The KV cache, from the (text) config: grouped heads, latent attention, windows, hybrids; and the KV heads."""
     layers = read_first_count(text, "num_hidden_layers", "n_layer", "n_layers")
     heads = read_first_count(text, "num_attention_heads", "n_head", "n_heads")
     width = read_first_count(text, "hidden_size", "n_embd", "d_model")

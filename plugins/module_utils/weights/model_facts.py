@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is known of one model, as data: architecture, size, quantisation, shape of the attention cache. Pure.
+"""What is known of one model, as data: architecture, size, quantisation, shape of the KV cache. Pure.
 
 ``model_folder`` finds these facts, from the headers of the files and never from their names. What a header does not say
 stays None.
@@ -21,7 +21,7 @@ TRT_LABEL = re.compile(r"sm(?P<sm>\d+)_trt-llm-(?P<version>[\d.]+).*_cuda(?P<cud
 
 @dataclass(frozen=True)
 class KvShape:
-    """What one token leaves in the attention cache, in elements over all layers.
+    """What one token leaves in the KV cache, in elements over all layers.
 
     full: of the layers that keep every token. windowed: of the layers that keep only the last ``window`` tokens.
     text: how the numbers were computed.

@@ -1,4 +1,4 @@
-"""A folder of models as serves: names, ports and tiers, and that a rescan changes none of them."""
+"""A folder of models as serves: names, ports and tags, and that a rescan changes none of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
 from ansible_collections.anvil.serving.plugins.module_utils.weights.discovered_serves import (
     Scan,
     ScanResult,
+    choose_size_tag,
     name_model,
     plan_serves,
-    suggest_tier,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 from hypothesis import given
@@ -45,9 +45,9 @@ def test_a_name_is_the_models_own_and_its_quantisation(model: ModelFacts, name: 
     assert name_model(model) == name and NAME.fullmatch(name)
 
 
-@pytest.mark.parametrize(("gib", "tier"), [(0.1, "fast"), (4.0, "fast"), (4.1, "balanced"), (16.0, "balanced"), (60, "powerful")])
-def test_a_tier_follows_the_size_of_the_weights(gib: float, tier: str) -> None:
-    assert suggest_tier(facts("a.gguf", gib)) == tier
+@pytest.mark.parametrize(("gib", "tag"), [(0.1, "fast"), (4.0, "fast"), (4.1, "balanced"), (16.0, "balanced"), (60, "powerful")])
+def test_a_tag_follows_the_size_of_the_weights(gib: float, tag: str) -> None:
+    assert choose_size_tag(facts("a.gguf", gib)) == tag
 
 
 def test_what_is_no_model_is_told_and_not_served() -> None:
