@@ -93,7 +93,7 @@ def parse_cards(text: str) -> List[Card]:
             continue
         uuid = _text(row[1]) if len(row) == len(QUERY) else None
         if uuid is None:
-            raise fail("the NVIDIA driver does not report every card", where="nvidia-smi", why=text.strip())
+            raise fail("the NVIDIA driver does not report every card", where="nvidia-smi", why=text.strip(), hint=DRIVER_HINT)
         cards.append(
             Card(
                 index=_number(row[0]),

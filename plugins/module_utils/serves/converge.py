@@ -81,7 +81,8 @@ def apply_decisions(
         ran = compose.unpause([service.name for service in paused])
         if ran.code != 0:
             for service in paused:
-                failed[service.name] = Problem("the container cannot be unpaused", "serve " + service.name, ran.text)
+                hint = "type on the host: docker unpause " + service.container
+                failed[service.name] = Problem("the container cannot be unpaused", "serve " + service.name, ran.text, hint)
     for service in having(decisions.RESTART):
         try:
             docker.restart_container(service.container, GRACE_SECONDS)

@@ -114,7 +114,7 @@ def test_readmitting_waits_for_the_serve_that_is_still_starting(routers: Bed) ->
 
 def test_what_cannot_be_done_is_said(routers: Bed) -> None:
     unknown = steer(tier="other", state="quiesced")
-    assert unknown["failed"] and "is 'other' a tier" in unknown["msg"]
+    assert unknown["failed"] and "that 'other' is a tier" in unknown["msg"]
     assert "refuses the token" in steer(token="wrong")["msg"]
     assert "it is absent" in steer(containers=["no-such-router"])["msg"]
     assert "0 to 3600" in steer(state="drained", drain_timeout=3601)["msg"]

@@ -55,7 +55,7 @@ SERVERS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "never answers": ({**scripted(STATUS="mute"), "ready_timeout": 2}, "starting", ["not ready after 2 s", "no answer from"]),
     "loads for ever": ({**scripted(STATUS="503"), "ready_timeout": 2}, "loading", ["not ready after 2 s", "answers 503"]),
     "serves another model": (scripted(SERVES="other"), "wrong_model", ["lists other", "but not heavy"]),
-    "wants another key": (scripted(STATUS="401"), "refused", ["answers 401 to the key of api_key"]),
+    "wants another key": (scripted(STATUS="401"), "refused", ["answers 401 to the key that api_key names"]),
 }
 
 

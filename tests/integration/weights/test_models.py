@@ -108,7 +108,7 @@ def test_a_damaged_file_is_fetched_again_and_nothing_else(puller: Puller, hub: H
     path = puller.target / "model-00001.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     refused = puller.run(state="verified")
-    assert refused["failed"] and "model-00001.safetensors: size is 2999999, was 3000000" in refused["msg"]
+    assert refused["failed"] and "model-00001.safetensors: its size is 2999999, and was 3000000" in refused["msg"]
     mended = puller.run()
     assert (mended["reasons"], mended["fetch"]["files"]) == (["damaged"], ["model-00001.safetensors"])
     assert (puller.target / "model-00002.safetensors").stat().st_ino == untouched
