@@ -273,7 +273,7 @@ def test_one_router_makes_room_for_the_edge(host: Host) -> None:
     host.router["replicas"] = 2
     host.lay_files()
     moved = host.up()
-    assert set(actions(moved).values()) == {"create"} and "makes room" in str(moved["warnings"])
+    assert set(actions(moved).values()) == {"create"} and "because a serve needs its port" in str(moved["warnings"])
     names = host.bed.docker("ps", "--format", "{{.Names}}").split()
     assert "anvil-router" not in names and {*REPLICAS, EDGE} <= set(names)
     assert not host.up()["changed"]
