@@ -112,7 +112,7 @@ def test_waves_stop_at_the_first_failed_host_and_roll_back_on_request(fleet: Fle
     done = fleet.play(PROMOTE, "-e", "router_patience=310", *QUICK)
     assert done.returncode == 0, done.stdout[-3000:]
     assert fleet.timeouts() == [310] * 4
-    assert done.stdout.count("PLAY [Promote, wave by wave]") == 3
+    assert done.stdout.count("PLAY [Promote in waves]") == 3
 
     config = fleet.hosts[0].docker("exec", "anvil-router", "cat", "/etc/anvil/config.toml")
     fleet.folder.joinpath("good.toml").write_text(config.replace("= 310", "= 320"))
@@ -133,7 +133,7 @@ def test_waves_stop_at_the_first_failed_host_and_roll_back_on_request(fleet: Fle
     undone = fleet.play(PROMOTE, "-e", "rollback_fleet=true", *QUICK)
     assert undone.returncode != 0
     assert fleet.timeouts()[:3] == [320, 320, 310], undone.stdout[-3000:]
-    assert "Take the hosts back" in undone.stdout
+    assert "TASK [Roll back the hosts promoted before]" in undone.stdout
     after = fleet.started()
     assert after[0] != before[0] and after[1] != before[1]
 
