@@ -175,7 +175,7 @@ class Lanes:
         log = LOGS / f"{name}.log"
         began = time.monotonic()
         with log.open("w") as out:
-            full = {**os.environ, **GO, **(env or {})}
+            full = {**os.environ, **GO, "COLUMNS": "200", **(env or {})}  # so that pytest does not cut errors off
             code = subprocess.run(argv, stdout=out, stderr=subprocess.STDOUT, env=full, cwd=REPO, check=False).returncode
         took = time.monotonic() - began
         lines = log.read_text(errors="replace").splitlines() or [""]

@@ -1,5 +1,3 @@
-# Copyright: (c) 2026, the anvil.serving authors
-# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The Docker Engine API, the Compose command line, and a service of a compose file as data. Each call carries out one operation
 and returns the answer of the Docker Engine; this wing never decides whether a container should change, and knows nothing about

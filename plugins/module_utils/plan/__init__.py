@@ -1,5 +1,3 @@
-# Copyright: (c) 2026, the anvil.serving authors
-# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From the inventory to the plan: every value checked, every default decided, all mistakes reported at once. A check of one
 variable belongs in the `inventory_` room of that variable, a check across variables in `inventory_conflicts`. It runs on the

@@ -1,5 +1,3 @@
-# Copyright: (c) 2026, the anvil.serving authors
-# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The promotion of files in a Docker volume: immutable revisions, the pointer to the live one, the journal, the lock, and the
 roll back after a failure. It knows the containers that read the files only as ``Replica``, and never decides how a router or an

@@ -1,5 +1,3 @@
-# Copyright: (c) 2026, the anvil.serving authors
-# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Promote or roll back the files of a router, its replicas, or any other container, as ``anvil_router_promote`` does."""
 

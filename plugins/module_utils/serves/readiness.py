@@ -1,5 +1,3 @@
-# Copyright: (c) 2026, the anvil.serving authors
-# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whether a serve is ready, still waiting or lost: the checks, and the loop that repeats them until a deadline.
 

@@ -1,5 +1,3 @@
-# Copyright: (c) 2026, the anvil.serving authors
-# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How far a transfer is, as lines for the operator: ``1.2 GiB of 60.3 GiB, 412.0 MiB/s, 2 min left``."""
 

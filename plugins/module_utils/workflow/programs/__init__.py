@@ -1,4 +1,2 @@
-# Copyright: (c) 2026, the anvil.serving authors
-# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Programs that this wing sends into a workflow's container. Each is a file of its own and imports nothing of this collection."""

@@ -1,5 +1,3 @@
-# Copyright: (c) 2026, the anvil.serving authors
-# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Prints the HTTP status of a replica's readiness path, and the beginning of its body. Runs inside the replica's container,
 because a replica behind the edge publishes no port.
