@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
@@ -38,12 +40,14 @@ server.serve_forever()
 @contextmanager
 def started(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     program = [sys.executable, "-c", read_source(dry_boot_router)]
-    process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(program, start_new_session=True, **pipes)
     send(process, {"argv": argv, "port": 0})
     try:
         yield process
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its child too, which holds standard error open
         process.communicate()
 
 
