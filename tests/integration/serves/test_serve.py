@@ -130,7 +130,18 @@ EDITS: dict[str, tuple[Edit, str, list[str]] | tuple[Edit, str, list[str], Edit]
     "network by hand": (by_hand("network", "disconnect", "anvil", "bed-heavy"), "recreate", ["networks"]),
 }
 # Words that other tests of this folder bring about, and two that only a broken engine could.
-ELSEWHERE = {"foreign_project", "by_hand", "requested", "on_demand", "evicted", "killed", "present", "running", "restarting"}
+ELSEWHERE = {
+    "foreign_project",
+    "by_hand",
+    "requested",
+    "on_demand",
+    "evicted",
+    "off",
+    "killed",
+    "present",
+    "running",
+    "restarting",
+}
 BROKEN = {"dead", "removing"}
 
 

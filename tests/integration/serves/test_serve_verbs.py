@@ -379,6 +379,14 @@ def test_whoever_asks_while_a_serve_drains_is_answered_whole_until_it_is_stopped
     assert len(asker.answers) > 1 and all('"stop":true' in answer for answer in asker.answers)
 
 
+def test_a_serve_that_the_profile_leaves_out_is_taken_down_and_stays_down(field: Field) -> None:
+    field.run()
+    field.edit("fast", residency="off")
+    assert actions(field.foresee()) == {"heavy": UNCHANGED, "fast": ("evict", ["off"])}
+    again = field.run()
+    assert actions(again) == {"heavy": UNCHANGED, "fast": ("none", ["off"])} and not again["changed"]
+
+
 # -------------------------------------------------------------------------------------------------- effective settings
 
 
