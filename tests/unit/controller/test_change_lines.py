@@ -206,7 +206,7 @@ def test_a_message_of_data_may_be_json() -> None:
 
 
 def read(*words: str, which: str | None = "/venv/bin/ansible-playbook", program: str = "/venv/bin/ansible-playbook") -> Any:
-    return read_typed([program, *words], lambda _name: which, "/work")
+    return read_typed([program, *words], lambda _name: which, "/home/ops")
 
 
 TYPED = [
@@ -244,9 +244,9 @@ def test_only_harmless_variables_are_repeated(value: str, shown: str) -> None:
 
 def test_the_program_is_named_so_that_it_can_be_typed_again() -> None:
     assert read("p.yml", which=None, program=".venv/bin/ansible-playbook").program == ".venv/bin/ansible-playbook"
-    assert read("p.yml", which=None, program="/work/.venv/bin/ansible-playbook").program == ".venv/bin/ansible-playbook"
+    assert read("p.yml", which=None, program="/home/ops/.venv/bin/ansible-playbook").program == ".venv/bin/ansible-playbook"
     assert read("p.yml", which=None, program="/else/bin/ansible-playbook").program == "/else/bin/ansible-playbook"
-    assert read_typed(["/usr/bin/pytest", "x"], lambda _name: None, "/work") is None
+    assert read_typed(["/usr/bin/pytest", "x"], lambda _name: None, "/home/ops") is None
     assert read("p.yml", "--unknown-option") is None
     assert read("p.yml", "-e") is None
 
