@@ -66,7 +66,7 @@ lacking=$(missing | paste -sd' ')
 [ -n "$lacking" ] || exit 0
 
 # This script never starts or installs a Docker Engine that DOCKER_HOST names.
-[ -z "${DOCKER_HOST:-}" ] || die "DOCKER_HOST=$DOCKER_HOST lacks: $lacking; start or repair that Docker Engine, or unset DOCKER_HOST"
+[ "$needs_engine" = no ] || [ -z "${DOCKER_HOST:-}" ] || die "DOCKER_HOST=$DOCKER_HOST lacks: $lacking; start or repair that Docker Engine, or unset DOCKER_HOST"
 if ! is_root || [ "${ANVIL_INSTALL_DOCKER:-yes}" = no ]; then
   {
     is_root && why="ANVIL_INSTALL_DOCKER=no" || why="not root"

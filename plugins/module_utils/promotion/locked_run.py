@@ -192,10 +192,9 @@ class PromotionRun:
         for name in pruned:
             self.store.remove_revision(name)
             self.notes.actions.append("pruned " + shorten_revision(name))
-        for name in self.place.names:
+        if self.request.replace_all and journal.state == DONE:
             # A removed file must not stay as a link that leads nowhere: some programs read whole folders.
-            if self.request.replace_all and name not in after and name in snapshot.stock and journal.state == DONE:
-                self.writer.remove(name)
+            self.store.remove_links(name for name in self.place.names if name not in after and name in snapshot.stock)
         proofs = list(self.rollout.proofs.values())
         return self._with_notes(
             PromotionResult(

@@ -7,7 +7,7 @@ Each change is one fsynced rename; docs/promotion.md says what a crash after eac
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import describe_owner
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
@@ -144,9 +144,9 @@ class RevisionStore:
                 self.writer.put_link(name, self.place.stock_target(name))
         return old
 
-    def remove_links(self) -> None:
-        """Remove the stock paths: no file is live."""
-        for name in self.place.names:
+    def remove_links(self, names: Iterable[str]) -> None:
+        """Remove these stock paths: their files are no longer live."""
+        for name in names:
             self.writer.remove(name)
 
     def restore_plain_files(self) -> None:

@@ -132,7 +132,7 @@ class Rollout:
             at = min(self.store.moved.values(), default=at)
             self.store.record_verified(old, at)
             if old is None:
-                self.store.remove_links()
+                self.store.remove_links(self.place.names)
             self.store.write_journal(DONE, new, old, at)
         except AnvilError as exc:
             unfinished = Problem(
@@ -167,7 +167,7 @@ class Rollout:
                     )
                 )
         if journal.old is None:
-            self.store.remove_links()
+            self.store.remove_links(self.place.names)
         self.proofs.clear()
         self.store.write_journal(DONE, journal.new, journal.old, min(self.store.moved.values()))
 

@@ -22,14 +22,15 @@ LONGEST_DRAIN = 3600
 RETRY_PAUSE = 0.5
 # A router without a published port is reached at its own address and this port.
 OWN_PORT = 8000
-# quiesced: no new requests. drained: no new requests, and none in flight. admitted: in use. status: report only.
-STATES = ("status", "quiesced", "drained", "admitted")
 NO_ANSWER = "the router does not answer"
 
 
 @dataclass(frozen=True)
 class TierRequest:
-    """The state that a tier shall have. drain_timeout, retry: seconds; retry: for how long a readmission is repeated."""
+    """The state that a tier shall have. drain_timeout, retry: seconds; retry: for how long a readmission is repeated.
+
+    state: ``quiesced`` (no new requests), ``drained`` (nor any in flight), ``admitted`` (in use), ``status`` (report only).
+    """
 
     tier: str
     state: str
