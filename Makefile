@@ -98,6 +98,10 @@ test: ## run every test except `make llama` and `make vllm`, on three Docker Eng
 	@{ tests/testbed/tools.sh && bootstrap/roots.sh registry builder dockerhost; } & $(MAKE) --no-print-directory test-venv && wait $$!
 	@$(T)/python tests/testbed/lanes.py $(OPTIONAL)
 
+.PHONY: long
+long: test-venv ## run the unit tests with thousands of generated examples (minutes)
+	@ANVIL_LONG=1 pytest -n auto tests/unit
+
 .PHONY: bench
 bench: bed ## run every benchmark; the last line of each holds its ratios as JSON
 	@for bench in $$(find bench -type f -perm -u+x ! -name llama_image | sort); do $(T)/python $$bench || exit 1; done

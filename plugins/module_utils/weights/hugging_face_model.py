@@ -108,7 +108,7 @@ def _compute_kv_shape(text: Mapping[str, Any]) -> Tuple[Optional[KvShape], Optio
     layers = read_first_count(text, "num_hidden_layers", "n_layer", "n_layers")
     heads = read_first_count(text, "num_attention_heads", "n_head", "n_heads")
     width = read_first_count(text, "hidden_size", "n_embd", "d_model")
-    if not layers or not heads or not width:
+    if not layers or layers > 4096 or not heads or not width:
         return None, None
     types = text.get("layer_types")
     types = types if isinstance(types, list) and len(types) == layers else ["full_attention"] * layers

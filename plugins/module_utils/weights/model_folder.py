@@ -12,6 +12,7 @@ import re
 from typing import List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import walk_folder
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import GGUF_SPLIT, ModelFacts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import read_json
 
@@ -89,14 +90,11 @@ def find_ggufs(folder: str, names: Optional[Sequence[str]] = None) -> List[str]:
     return found
 
 
-def find_models(folder: str, depth: int = 4) -> Tuple[List[ModelFacts], List[AnvilError]]:
+def find_models(folder: str, depth: int = 5) -> Tuple[List[ModelFacts], List[AnvilError]]:
     """Every model below a folder, and an error for each that cannot be read."""
     found: List[ModelFacts] = []
     broken: List[AnvilError] = []
-    for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if os.path.relpath(here, folder).count(os.sep) >= depth:
-            folders[:] = []
+    for here, names in walk_folder(folder, depth):
         paths = [os.path.join(here, name) for name in find_ggufs(here, names)]
         if "config.json" in names and any(name.endswith(".safetensors") or TENSORRT_FILE.fullmatch(name) for name in names):
             paths.append(here)

@@ -7,14 +7,14 @@ this reader with the ``safetensors`` library.
 
 from __future__ import annotations
 
-import json
 from typing import Dict, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import Tensor, size_of_file, unreadable_file
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import open_file, unreadable_file
+from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import Tensor, parse_json
 
-# The safetensors library's own limit.
-SAFETENSORS_HEADER_LIMIT = 100_000_000
+# The safetensors library's own limit is 100 MB; the largest real headers have 10 MB.
+SAFETENSORS_HEADER_LIMIT = 32 * 1024 * 1024
 
 # Bits of one element of a safetensors dtype; tensors of F4 and F6 come in whole bytes only.
 SAFETENSORS_BITS: Dict[str, int] = {
@@ -45,13 +45,12 @@ SAFETENSORS_BITS: Dict[str, int] = {
 
 def safetensors_header_size(path: str) -> int:
     """The number of bytes before the data of a safetensors file; its first eight bytes say so."""
-    with open(path, "rb") as stream:
+    with open_file(path)[0] as stream:
         return 8 + min(int.from_bytes(stream.read(8), "little"), SAFETENSORS_HEADER_LIMIT)
 
 
 def read_safetensors(path: str) -> Tuple[Tensor, ...]:
     """Read the header of a safetensors file: 8 bytes of length, then JSON. Raises AnvilError."""
-    size = size_of_file(path)
 
     def broken(why: str) -> AnvilError:
         return fail(
@@ -61,8 +60,9 @@ def read_safetensors(path: str) -> Tuple[Tensor, ...]:
             hint="fetch the file again: the download was cut short, or the file is not a model (perhaps a Git LFS pointer)",
         )
 
+    stream, size = open_file(path)
     try:
-        with open(path, "rb") as stream:
+        with stream:
             head = stream.read(8)
             length = int.from_bytes(head, "little")
             if len(head) < 8 or length < 2 or length > SAFETENSORS_HEADER_LIMIT or length > size - 8:
@@ -71,7 +71,7 @@ def read_safetensors(path: str) -> Tuple[Tensor, ...]:
     except OSError as exc:
         raise unreadable_file(path, exc) from exc
     try:
-        header = json.loads(raw.decode("utf-8"))
+        header = parse_json(raw)
         tensors, end = [], 0
         for name, entry in header.items():
             if name == "__metadata__":

@@ -7,13 +7,14 @@ Files are not trusted: their size is bounded before they are read, and a value o
 from __future__ import annotations
 
 import json
-import os
+import re
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import read_bytes
 
-JSON_LIMIT = 64 * 1024 * 1024
+JSON_LIMIT = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def find_dominant_type(tensors: Iterable[Tensor]) -> Optional[str]:
 
 
 def read_count(value: Any) -> Optional[int]:
-    """A number of something out of a header: an integer that is not negative, or None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """A number of something out of a header: an integer from 0 to a million million, or None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**12 else None
 
 
 def read_first_count(values: Mapping[str, Any], *keys: str) -> Optional[int]:
@@ -55,40 +56,38 @@ def read_first_count(values: Mapping[str, Any], *keys: str) -> Optional[int]:
     return None
 
 
+# Values that one JSON file may hold: more would take more than 100 MiB of memory. The largest real index has 300 000.
+JSON_VALUES = 1_000_000
+_LONG_NUMBER = re.compile(rb"[0-9]{310}")
+
+
+def parse_json(raw: bytes) -> Any:
+    """JSON from a file that is not trusted, within bounds of memory and time. Raises ValueError."""
+    values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    if values > JSON_VALUES:
+        raise ValueError("it holds more than {0:,} values".format(JSON_VALUES))
+    if _LONG_NUMBER.search(raw):
+        raise ValueError("it holds a number of more than 309 digits")
+    try:
+        return json.loads(raw.decode("utf-8"))
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
+
+
 def read_json(path: str) -> Dict[str, Any]:
     """A JSON object from a file of at most ``JSON_LIMIT`` bytes. Raises AnvilError."""
-    if size_of_file(path) > JSON_LIMIT:
-        raise fail(
-            "JSON file is too large to be read",
-            where=path,
-            why="it has more than {0} MiB".format(JSON_LIMIT >> 20),
-            hint="fetch the file again, or choose another model: configuration files are much smaller",
-        )
+    raw = read_bytes(path, JSON_LIMIT)
     try:
-        with open(path, "rb") as stream:
-            read = json.loads(stream.read(JSON_LIMIT).decode("utf-8"))
-    except OSError as exc:
-        raise unreadable_file(path, exc) from exc
-    except (ValueError, RecursionError) as exc:
+        read = parse_json(raw)
+    except ValueError as exc:
         raise fail("not a usable JSON file", where=path, why=str(exc)[:200], hint="fetch the file again") from exc
     if not isinstance(read, dict):
         raise fail("not a usable JSON file", where=path, why="its content is not an object", hint="fetch the file again")
     return read
 
 
-def unreadable_file(path: str, exc: OSError) -> AnvilError:
-    """The error for a file that the system does not let us read."""
-    return fail(
-        "cannot read a file of the model",
-        where=path,
-        why=exc.strerror or str(exc),
-        hint="check the path and its permissions: ls -l " + path,
-    )
-
-
-def size_of_file(path: str) -> int:
-    """Its size in bytes. Raises AnvilError."""
-    try:
-        return os.stat(path).st_size
-    except OSError as exc:
-        raise unreadable_file(path, exc) from exc
+def read_text(value: Any) -> Optional[str]:
+    """A name out of a header, on one line: printable characters only, at most 200 of them; None for anything else."""
+    if not isinstance(value, str):
+        return None
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in value[:200]) or None
