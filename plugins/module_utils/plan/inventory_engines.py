@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine, flag_of
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import flag_of
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_bytes
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launch import read_launch
@@ -133,6 +134,8 @@ def _read_environment(section: Section, engine: Optional[Engine]) -> Dict[str, s
             check.add_problem(path, "the value contains a NUL character", "remove it: an environment variable cannot contain it")
         else:
             found[name] = str(value)
+            if engine and name in engine.variables:
+                check.add_note(path, "{0} has no effect, because the plan sets {1}".format(name, engine.variables[name]))
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any, List, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import read_flag
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import read_settings
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import REVISION
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import COMMIT, REPO, SHA256, Origin, judge_origin
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import InventoryCheck
@@ -43,7 +44,7 @@ def check_allowed_models(check: InventoryCheck, serves: Sequence[ServePlan], all
     for serve in serves:
         if serve.model.startswith("/"):
             continue
-        origin = Origin(serve.model, read_flag(serve.args, "--revision") or "")
+        origin = Origin(serve.model, read_settings(serve.engine, serve.args).text(REVISION) or "")
         problem = judge_origin("", origin, allowed)
         if problem is not None:
             check.add_problem(("anvil_serves", serve.name, "model"), problem.what, problem.hint, problem.why)

@@ -6,7 +6,10 @@ from __future__ import annotations
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.card_capabilities import find_capability, torch_environment
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine, flag_of
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONFIG, KV_TYPE, SHARE, SLEEP
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.parallelism import states_parallelism
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF, ON_DEMAND, RESIDENT
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import Gpu, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import SharedSettings
@@ -19,6 +22,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     shorten,
     suggest_name,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import TRT_LABEL
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
@@ -91,7 +95,7 @@ def read_vram_claim(section: Section, cards: Sequence[Gpu], listed: bool) -> int
 
 
 def read_memory_share(
-    section: Section, word: Optional[str], args: Sequence[str], need: int, cards: Sequence[Gpu]
+    section: Section, word: Optional[str], settings: Settings, need: int, cards: Sequence[Gpu]
 ) -> Tuple[str, ...]:
     """The arguments for ``gpu_memory_utilization``, a share of the card's total memory. ``derive`` computes it from the claim.
 
@@ -105,8 +109,8 @@ def read_memory_share(
     if not flag:
         section.add_problem(key, "engine {0} has no gpu_memory_utilization".format(word), "remove it: it is for engine vllm")
         return ()
-    if any(flag_of(arg) == flag for arg in args):
-        section.add_problem(key, "{0} is also in args".format(flag), "keep one of the two")
+    if settings.has(SHARE):
+        section.add_problem(key, "{0} is also in args".format(settings.spelling(SHARE)), "keep one of the two")
         return ()
     if value == "derive":
         if not section.has("gpus"):
@@ -130,7 +134,7 @@ def read_memory_share(
 
 
 def decide_card_environment(
-    section: Section, engine: Engine, shared: SharedSettings, cards: Sequence[Gpu], platform: str
+    section: Section, engine: Engine, shared: SharedSettings, settings: Settings, cards: Sequence[Gpu], platform: str
 ) -> Dict[str, str]:
     """Environment variables that follow from the compute capability of all cards of a serve. The inventory's own values take
     precedence. A note lists what was set."""
@@ -145,18 +149,45 @@ def decide_card_environment(
     given = set(shared.environment) | set(shared.secrets)
     if given.intersection(ALLOCATOR_VARIABLES):  # two names of one setting
         given.update(ALLOCATOR_VARIABLES)
-    # WSL2's driver has no virtual memory management for expandable segments.
-    decided = torch_environment(versions, expandable=platform != "wsl2")
+    # WSL2's driver has no virtual memory management for expandable segments. The allocator of an engine that can release its
+    # memory does not work with them: vLLM before 0.20 ends with an assertion.
+    decided = torch_environment(versions, expandable=platform != "wsl2" and not settings.is_on(SLEEP))
     found = {name: value for name, value in decided.items() if name not in given}
     if found:
         listed = ", ".join("{0}={1}".format(name, value) for name, value in found.items())
         section.check.add_note(section.path, "set from the compute capability of its cards: " + listed)
     rows = [find_capability(version) for version in versions]
-    if all(row and row.fp8 for row in rows) and not any(flag_of(word) in engine.kv_flags for word in shared.args):
+    if all(row and row.fp8 for row in rows) and not settings.has(KV_TYPE):
+        # SGLang has no word without the form of the bits.
+        word = "fp8_e4m3" if settings.engine == "sglang" else "fp8"
         section.add_note(
-            "args", "its cards support an fp8 KV cache, which takes half the memory: {0} fp8".format(engine.kv_flags[0])
+            "args",
+            "its cards support an fp8 KV cache, which takes half the memory: {0} {1}".format(settings.spelling(KV_TYPE), word),
         )
     return found
+
+
+def decide_parallel_arguments(
+    section: Section, engine: Engine, settings: Settings, model: Optional[str], cards: int
+) -> Tuple[str, ...]:
+    """The argument that lets an engine use all cards of its serve, unless the arguments say how it uses them.
+
+    Without one, vLLM, SGLang and TensorRT-LLM load the whole model on the first card. A folder with a TensorRT-LLM engine was
+    built for a number of cards, and the engine takes it from there.
+    """
+    if cards < 2 or not engine.parallel_flag or TRT_LABEL.fullmatch((model or "").rstrip("/").rpartition("/")[2]):
+        return ()
+    if states_parallelism(settings):
+        if settings.has(CONFIG):
+            section.add_note(
+                "args",
+                "{0} may say how the serve uses its {1} cards, so no parallel flag was added".format(
+                    settings.spelling(CONFIG), cards
+                ),
+            )
+        return ()
+    section.add_note("gpus", "the serve has {0} cards, so it gets {1} {0}".format(cards, engine.parallel_flag))
+    return (engine.parallel_flag, str(cards))
 
 
 def check_vram_budgets(check: InventoryCheck, described: Sequence[ServePlan], gpus: InventoryGpus) -> None:

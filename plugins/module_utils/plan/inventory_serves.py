@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine, flag_of
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import flag_of, read_settings
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import EVICTABLE, ON_DEMAND, RESIDENT
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import (
@@ -19,6 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launc
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serve_gpus import (
     decide_card_environment,
+    decide_parallel_arguments,
     decide_visible_devices,
     read_gpu_aliases,
     read_memory_share,
@@ -190,7 +192,10 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     cards = tuple(host.gpus.by_alias[alias] for alias in aliases) if sound else ()
     pin = shared.gpu_pin or ("uuid" if host.platform == "wsl2" else "device_ids")
     visible = decide_visible_devices(section, pin, cards, host.platform)
-    by_card = decide_card_environment(section, engine, shared, cards, host.platform)
+    settings = read_settings(word or "", shared.args, shared.environment)
+    for note in settings.notes:
+        section.add_note("args", note)
+    by_card = decide_card_environment(section, engine, shared, settings, cards, host.platform)
     publish = section.read_text("publish", "an IP address of this host, such as 127.0.0.1")
     bind = read_address(section.check, section.path_of("publish"), publish) if publish else None
     if bind:
@@ -216,7 +221,11 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         gpus=aliases,
         gpu_uuids=tuple(card.uuid for card in cards),
         cuda_visible=visible,
-        args=several + name_arguments(served, engine) + shared.args + read_memory_share(section, word, shared.args, need, cards),
+        args=several
+        + name_arguments(served, engine)
+        + shared.args
+        + decide_parallel_arguments(section, engine, settings, model, len(aliases))
+        + read_memory_share(section, word, settings, need, cards),
         environment=_merge_environment(engine, shared, visible, bool(aliases), host.platform, by_card),
         secrets=dict(sorted(secrets.items())),
         mounts=shared.mounts,

@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine, flag_of, read_token_flag
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings, read_settings
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONTEXT, OPTIONS, SLOTS, TOOLS
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, ServePlan, TierPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
@@ -25,17 +26,19 @@ DEFAULT_CONTEXT = 8192
 TierBackend = Union[ServePlan, ExternalPlan]
 
 
+def read_backend_settings(serve: TierBackend) -> Settings:
+    return read_settings(serve.engine, serve.args, serve.environment if isinstance(serve, ServePlan) else {})
+
+
 def read_context_limit(serve: TierBackend) -> Optional[int]:
-    """The context of one request to this serve in tokens, if its arguments set it."""
-    engine = ENGINES.get(serve.engine, Engine())
-    context = read_token_flag(serve.args, *engine.context_flags)
-    slots = read_token_flag(serve.args, *engine.slot_flags) or 1
-    return context // slots if context else None
+    """The context of one request to this serve in tokens, if its settings limit it."""
+    settings = read_backend_settings(serve)
+    context = settings.tokens(CONTEXT)
+    return context // (settings.tokens(SLOTS) or 1) if context else None
 
 
-def _supports_tools(serve: TierBackend) -> bool:
-    flags = ENGINES.get(serve.engine, Engine()).tool_flags
-    return not flags or any(flag_of(word) in flags for word in serve.args)
+def _supports_tools(settings: Settings) -> bool:
+    return TOOLS not in OPTIONS.get(settings.engine, {}) or settings.is_on(TOOLS)
 
 
 def _read_tier_model(section: Section, serve: TierBackend) -> str:
@@ -69,13 +72,14 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
     serve = serves.get(name)
     if serve is None:
         return TierPlan(tier, name, "", "", limit or DEFAULT_CONTEXT, bool(tools), _key_env(tier))
+    settings = read_backend_settings(serve)
     context = read_context_limit(serve)
     model = _read_tier_model(section, serve)
-    if limit and context and limit > context and not ENGINES.get(serve.engine, Engine()).slot_flags:
+    if limit and context and limit > context and SLOTS not in OPTIONS.get(serve.engine, {}):
         section.add_problem(
             "context_limit",
             "{0} tokens are more than the context of serve {1} ({2})".format(limit, name, context),
-            "lower context_limit, or raise {0} in anvil_serves.{1}.args".format(ENGINES[serve.engine].context_flags[0], name),
+            "lower context_limit, or raise {0} in anvil_serves.{1}.args".format(settings.spelling(CONTEXT), name),
         )
     if not limit and not context:
         section.check.add_note(
@@ -90,7 +94,7 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
         base_url="http://{0}:{1}/v1".format(serve.container, serve.port),
         model=model,
         context_limit=limit or context or DEFAULT_CONTEXT,
-        tool_support=_supports_tools(serve) if tools is None else tools,
+        tool_support=_supports_tools(settings) if tools is None else tools,
         key_env=_key_env(tier),
         key_secret=serve.api_key,
     )

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, List, Mapping, Sequence
+from typing import Any, List, Mapping
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import read_token_flag
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONTEXT, SLOTS
 
 PADDING = 256
 
@@ -37,30 +38,30 @@ def _document(text: str) -> Mapping[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
-def compare_vllm(command: Sequence[str], served_name: str, models: str) -> List[Difference]:
+def compare_vllm(settings: Settings, served_name: str, models: str) -> List[Difference]:
     """``models``: the text of ``/v1/models``."""
-    asked = read_token_flag(command, "--max-model-len")
+    asked = settings.tokens(CONTEXT)
     listed = _document(models).get("data")
     rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
     reported = [row.get("max_model_len") for row in rows if row.get("id") == served_name]
     if not asked or not reported or not isinstance(reported[0], int):
         return []
-    return [Difference("--max-model-len", asked, reported[0])] if reported[0] != asked else []
+    return [Difference(settings.spelling(CONTEXT), asked, reported[0])] if reported[0] != asked else []
 
 
-def compare_llama(command: Sequence[str], props: str) -> List[Difference]:
+def compare_llama(settings: Settings, props: str) -> List[Difference]:
     """``props``: the text of ``/props``. A context that is only padded upwards counts as equal."""
     document = _document(props)
-    slots, settings = document.get("total_slots"), document.get("default_generation_settings")
-    context = settings.get("n_ctx") if isinstance(settings, dict) else None
-    wanted_slots = read_token_flag(command, "-np", "--parallel")
-    wanted = read_token_flag(command, "-c", "--ctx-size")
+    slots, effective = document.get("total_slots"), document.get("default_generation_settings")
+    context = effective.get("n_ctx") if isinstance(effective, dict) else None
+    wanted_slots = settings.tokens(SLOTS)
+    wanted = settings.tokens(CONTEXT)
     found = []
     if wanted_slots and isinstance(slots, int) and slots != wanted_slots:
-        found.append(Difference("-np", wanted_slots, slots))
+        found.append(Difference(settings.spelling(SLOTS), wanted_slots, slots))
     if wanted and isinstance(context, int):
         # The slots share the context (--kv-unified) or have a part of it each, depending on version and flags.
         shares = {wanted, wanted // (slots if isinstance(slots, int) and slots > 0 else 1)}
         if not any(share <= context < share + PADDING for share in shares):
-            found.append(Difference("-c", wanted, context))
+            found.append(Difference(settings.spelling(CONTEXT), wanted, context))
     return found

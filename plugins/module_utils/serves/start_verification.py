@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from typing import Dict, List, Optional, Sequence
 
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
@@ -49,12 +50,13 @@ def verify_serves(state: ProjectState, started: Sequence[Service], outcomes: Dic
 def _find_ignored_settings(project: Project, service: Service) -> Optional[Problem]:
     """A flag that the server accepted and did not follow."""
     probe = build_probe(project, service)
-    engine, command = service.anvil.get("engine"), service.command or ()
+    engine = str(service.anvil.get("engine", ""))
+    settings = read_settings(engine, service.command or (), service.environment)
     found: List[effective_settings.Difference] = []
     if probe is not None and engine == "vllm":
-        found = effective_settings.compare_vllm(command, probe.served_name, readiness.request_state(probe).text)
+        found = effective_settings.compare_vllm(settings, probe.served_name, readiness.request_state(probe).text)
     if probe is not None and engine == "llama_cpp":
-        found = effective_settings.compare_llama(command, readiness.request_path(probe, "/props").text)
+        found = effective_settings.compare_llama(settings, readiness.request_path(probe, "/props").text)
     if not found:
         return None
     return Problem(

@@ -7,10 +7,11 @@ table does not have, weights that are not here yet) is a note, never a reason to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import read_flag, read_token_flag
+from ansible_collections.anvil.serving.plugins.module_utils.catalog import engine_options as options
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings, read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin, judge_origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
@@ -55,7 +56,8 @@ HARD_LIMIT = 1.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """A serve to judge. claim_mib: what the inventory claims for it on each card.
+    """A serve to judge. claim_mib: what the inventory claims for it on each card. config: the content of the configuration file
+    that its arguments name, where it is known.
 
     origin: where its weights come from. facts: what they hold. None where that is not known.
     """
@@ -68,6 +70,12 @@ class Candidate:
     args: Tuple[str, ...] = ()
     claim_mib: int = 0
     facts: Optional[ModelFacts] = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    config: Optional[Mapping[str, Any]] = None
+
+    @property
+    def settings(self) -> Settings:
+        return read_settings(self.engine, self.args, self.environment, self.config)
 
 
 @dataclass(frozen=True)
@@ -79,16 +87,9 @@ class Report:
     rows: Mapping[str, Mapping[str, Any]]
 
 
-def _read_number(word: Optional[str]) -> Optional[float]:
-    try:
-        return float(word) if word is not None else None
-    except ValueError:
-        return None
-
-
 def _read_share(candidate: Candidate) -> Optional[float]:
     """The share of each card's memory that the engine takes; None where it does not take a share."""
-    share = _read_number(read_flag(candidate.args, "--gpu-memory-utilization", "--mem-fraction-static"))
+    share = candidate.settings.number(options.SHARE)
     return VLLM_SHARE if share is None and candidate.engine == "vllm" else share
 
 
@@ -124,7 +125,7 @@ def _judge_format(candidate: Candidate, facts: ModelFacts) -> List[Problem]:
                 hint="fetch the model again with anvil_model, state: present",
             )
         )
-    flag = read_flag(candidate.args, "--quantization", "-q") if facts.format == "safetensors" else None
+    flag = candidate.settings.text(options.QUANTIZATION) if facts.format == "safetensors" else None
     if flag in QUANTIZATION_FLAGS and facts.quantisation and facts.quantisation not in QUANTIZATION_FLAGS[flag or ""]:
         found.append(
             Problem(
@@ -134,7 +135,7 @@ def _judge_format(candidate: Candidate, facts: ModelFacts) -> List[Problem]:
                 hint="remove the flag, or choose weights of this quantisation",
             )
         )
-    context = read_token_flag(candidate.args, "--max-model-len", "--context-length", "--max-seq-len")
+    context = candidate.settings.tokens(options.CONTEXT) if candidate.engine != "llama_cpp" else None
     if context and facts.context_length and context > facts.context_length:
         found.append(
             Problem(
@@ -217,8 +218,8 @@ def _judge_trt_cuda(candidate: Candidate, facts: ModelFacts, cuda: Optional[str]
 
 
 def _judge_memory(candidate: Candidate, facts: ModelFacts, cards: Sequence[CardFacts]) -> Tuple[List[Problem], Dict[str, Any]]:
-    context = read_token_flag(candidate.args, "--max-model-len", "--context-length", "--max-seq-len", "-c", "--ctx-size")
-    dtype = read_flag(candidate.args, "--kv-cache-dtype", "--cache-type-k", "-ctk") or "auto"
+    context = candidate.settings.tokens(options.CONTEXT)
+    dtype = candidate.settings.text(options.KV_TYPE) or "auto"
     try:
         # To start, an engine must hold one request of the full context; llama.cpp's -c is for all slots together.
         estimate = estimate_vram(facts, context or None, 1, dtype, max(1, len(cards)))
@@ -280,15 +281,12 @@ def _judge_shares(candidates: Sequence[Candidate], cards: Mapping[str, CardFacts
     return problems, notes
 
 
-# Flags that keep a part of the model in the host's memory, so that the card holds less than all of it.
-OFFLOAD_FLAGS = ("--cpu-moe", "-cmoe", "--n-cpu-moe", "-ncmoe", "--override-tensor", "-ot", "--cpu-offload-gb", "--fit")
-
-
 def _is_offloaded(candidate: Candidate, facts: ModelFacts) -> bool:
     """Whether the arguments keep a part of the weights off the cards. Only the engine knows how much then fits."""
-    layers = _read_number(read_flag(candidate.args, "--n-gpu-layers", "--gpu-layers", "-ngl"))
+    settings = candidate.settings
+    layers = settings.number(options.LAYERS)
     partly = candidate.engine == "llama_cpp" and layers is not None and layers < (facts.layers or 0)
-    return partly or any(word.partition("=")[0] in OFFLOAD_FLAGS for word in candidate.args)
+    return partly or settings.has(options.HOST_WEIGHTS, options.HOST_EXPERTS, options.FIT)
 
 
 def judge_candidates(

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings, read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin, read_allowed
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
@@ -114,13 +115,13 @@ def _read_weights_on_hub(source: Source, name: str, inside: str, options: Option
 
 
 def _read_serve_weights(
-    docker: DockerEngine, serve: Mapping[str, Any], args: Sequence[str], given: JudgementInput
+    docker: DockerEngine, serve: Mapping[str, Any], settings: Settings, given: JudgementInput
 ) -> ServeWeights:
     model = str(serve["model"])
-    found = read_weights(docker, serve, args, given.paths.get(serve["name"]))
+    found = read_weights(docker, serve, settings, given.paths.get(serve["name"]))
     if found is not None:
         return found
-    origin = origin_of_repository(model, args)
+    origin = origin_of_repository(model, settings)
     if origin is not None:
         source = Source("hub", repo=model, revision=origin.revision or "main")
         return replace(_read_weights_on_hub(source, model, ".", given.hub), origin=origin)
@@ -139,7 +140,9 @@ def judge_plan(docker: DockerEngine, plan: Mapping[str, Any], given: JudgementIn
     fetch_bytes: Dict[str, int] = {}
     for serve in plan["serves"]:
         args = tuple(str(word) for word in serve.get("args") or ())
-        weights = _read_serve_weights(docker, serve, args, given)
+        environment = {str(name): str(value) for name, value in (serve.get("environment") or {}).items()}
+        settings = read_settings(str(serve["engine"]), args, environment)
+        weights = _read_serve_weights(docker, serve, settings, given)
         unusable += [
             replace(problem, where="serve {0}: {1}".format(serve["name"], problem.where)) for problem in weights.problems
         ]
@@ -155,6 +158,7 @@ def judge_plan(docker: DockerEngine, plan: Mapping[str, Any], given: JudgementIn
                 args=args,
                 claim_mib=int(serve.get("vram_mib") or 0),
                 facts=weights.facts,
+                environment=environment,
             )
         )
     allowed = given.allowed if given.allowed is not None else read_allowed(plan.get("models_allowed"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
@@ -39,23 +40,25 @@ def judge_services(
     for service in services:
         if "model" not in service.anvil:
             continue
-        model, args = str(service.anvil["model"]), tuple(service.command or ())
+        model, args, engine = str(service.anvil["model"]), tuple(service.command or ()), str(service.anvil.get("engine", ""))
+        settings = read_settings(engine, args, service.environment)
         mounts = [{"kind": mount.kind, "source": mount.source, "target": mount.target} for mount in service.mounts]
         weights = ServeWeights()
         if service.name in starting:
-            found = read_weights(docker, {"model": model, "mounts": mounts}, args)
-            weights = found or ServeWeights(origin=origin_of_repository(model, args))
+            found = read_weights(docker, {"model": model, "mounts": mounts}, settings)
+            weights = found or ServeWeights(origin=origin_of_repository(model, settings))
         problems += [replace(problem, where="serve {0}: {1}".format(service.name, problem.where)) for problem in weights.problems]
         candidates.append(
             Candidate(
                 serve=service.name,
-                engine=str(service.anvil.get("engine", "")),
+                engine=engine,
                 model=model,
                 origin=weights.origin,
                 cards=service.gpu_uuids,
                 args=args,
                 claim_mib=int(service.anvil.get("vram_mib") or 0),
                 facts=weights.facts,
+                environment=service.environment,
             )
         )
     cuda = None

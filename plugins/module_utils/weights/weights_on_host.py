@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import read_flag
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import REVISION
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
@@ -74,19 +75,19 @@ def find_weights(docker: DockerEngine, serve: Mapping[str, Any]) -> Optional[str
     return None
 
 
-def origin_of_repository(model: str, args: Sequence[str]) -> Optional[Origin]:
+def origin_of_repository(model: str, settings: Settings) -> Optional[Origin]:
     """The origin of a model that the engine gets as a repository, at the revision of its flag; None for a path."""
-    return None if model.startswith("/") else Origin(model, read_flag(args, "--revision") or "")
+    return None if model.startswith("/") else Origin(model, settings.text(REVISION) or "")
 
 
 def read_weights(
-    docker: DockerEngine, serve: Mapping[str, Any], args: Sequence[str], path: Optional[str] = None
+    docker: DockerEngine, serve: Mapping[str, Any], settings: Settings, path: Optional[str] = None
 ) -> Optional[ServeWeights]:
     """What the weights of a serve of the plan hold; None where they are not on this host. path: where they lie, if known."""
     path = path or find_weights(docker, serve)
     if path is None:
         return None
-    origin = origin_of_repository(str(serve["model"]), args)
+    origin = origin_of_repository(str(serve["model"]), settings)
     if origin is None:
         manifest = find_manifest(path)
         origin = origin_of(manifest) if manifest else None

@@ -154,3 +154,57 @@ def test_a_capability_is_two_numbers_in_quotes(value):
     assert [problem.where for problem in problems(("anvil_gpus.big.compute_capability", value))] == [
         "anvil_gpus.big.compute_capability"
     ]
+
+
+@pytest.mark.parametrize(
+    ("engine", "model", "args", "added"),
+    [
+        ("vllm", "a/b", [], ("--tensor-parallel-size", "2")),
+        ("vllm", "a/b", ["--enable-expert-parallel"], ("--tensor-parallel-size", "2")),
+        ("vllm", "a/b", ["-pp", "2"], ()),
+        ("vllm", "a/b", ["--data_parallel_size=2"], ()),
+        ("vllm", "a/b", ["--config", "/cfg/vllm.yaml"], ()),
+        ("sglang", "a/b", [], ("--tp-size", "2")),
+        ("sglang", "a/b", ["--tp", "2"], ()),
+        ("sglang", "a/b", ["--dp", "2"], ()),
+        ("trtllm", "a/b", [], ("--tp_size", "2")),
+        ("trtllm", "/engines/sm120_trt-llm-1.1.0_cuda13.0", [], ()),
+    ],
+)
+def test_a_serve_on_two_cards_uses_both(engine: str, model: str, args: list[str], added: tuple[str, ...]) -> None:
+    mine = {
+        "engine": engine,
+        "model": model,
+        "args": args,
+        "gpus": ["big", "small"],
+        "vram_mib": 9999,
+        "port": 30009,
+        "image": "a/b:1",
+    }
+    (serve,) = [serve for serve in plan(("anvil_serves.two", mine)).serves if serve.name == "two"]
+    assert serve.args == (*args, *added)
+
+
+@pytest.mark.parametrize(
+    ("engine", "args", "expandable"),
+    [
+        ("vllm", [], True),
+        ("vllm", ["--enable-sleep-mode"], False),
+        ("vllm", ["--no-enable-sleep-mode"], True),
+        ("sglang", ["--enable-memory-saver"], False),
+    ],
+)
+def test_an_engine_that_releases_its_memory_gets_no_expandable_segments(engine: str, args: list[str], expandable: bool) -> None:
+    mine = {"engine": engine, "model": "a/b", "args": args, "gpus": ["big"], "vram_mib": 999, "port": 30009, "image": "a/b:1"}
+    made = plan(("anvil_serves.new", mine), ("anvil_gpus.big.compute_capability", "12.0"))
+    (serve,) = [serve for serve in made.serves if serve.name == "new"]
+    assert ("PYTORCH_CUDA_ALLOC_CONF" in serve.environment) is expandable
+
+
+def test_a_variable_of_llama_server_counts_like_its_flag() -> None:
+    variables = {"LLAMA_ARG_CTX_SIZE": "16384", "LLAMA_ARG_N_PARALLEL": "2", "LLAMA_ARG_PORT": "9999", "LLAMA_ARG_ALIAS": "other"}
+    made = plan(("anvil_serves.fast.environment", variables), ("anvil_serves.fast.args", []))
+    (tier,) = [tier for tier in made.router.tiers if tier.serve == "fast"]
+    assert tier.context_limit == 8192
+    told = [note for note in made.notes if "has no effect" in note]
+    assert [("LLAMA_ARG_PORT" in note, "LLAMA_ARG_ALIAS" in note) for note in told] == [(True, False), (False, True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import hide_secrets
 from ansible_collections.anvil.serving.plugins.module_utils.serves.effective_settings import compare_llama, compare_vllm
 
@@ -26,7 +27,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.effective_set
 )
 def test_llama(command: str, context: int, slots: int, ignored: list[str]) -> None:
     props = json.dumps({"default_generation_settings": {"n_ctx": context}, "total_slots": slots})
-    assert [difference.flag for difference in compare_llama(command.split(), props)] == ignored
+    assert [difference.flag for difference in compare_llama(read_settings("llama_cpp", command.split()), props)] == ignored
 
 
 @pytest.mark.parametrize(
@@ -44,13 +45,14 @@ def test_llama(command: str, context: int, slots: int, ignored: list[str]) -> No
 )
 def test_vllm(command: str, told: int | None, ignored: bool) -> None:
     models = json.dumps({"data": [{"id": "other", "max_model_len": 1}, {"id": "m", "max_model_len": told}]})
-    assert bool(compare_vllm(command.split(), "m", models)) is ignored
+    assert bool(compare_vllm(read_settings("vllm", command.split()), "m", models)) is ignored
 
 
 @pytest.mark.parametrize("text", ["", "<html>", "[]", '{"data": 1}', '{"data": [1]}', '{"default_generation_settings": []}'])
 def test_an_answer_that_says_nothing_is_no_difference(text: str) -> None:
     command = ["-c", "5", "--max-model-len", "5"]
-    assert compare_llama(command, text) == [] and compare_vllm(command, "m", text) == []
+    assert compare_llama(read_settings("llama_cpp", command), text) == []
+    assert compare_vllm(read_settings("vllm", command), "m", text) == []
 
 
 def test_a_key_on_a_command_line_is_not_shown() -> None:
