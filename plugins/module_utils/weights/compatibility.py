@@ -15,7 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin, judge_origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
-from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import estimate_vram
+from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import Loading, Split, estimate_vram
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import TRT_LABEL, ModelFacts
 
 # Which formats an engine loads. vLLM's own GGUF loader is experimental and slow: here gguf is for llama.cpp only.
@@ -222,7 +222,7 @@ def _judge_memory(candidate: Candidate, facts: ModelFacts, cards: Sequence[CardF
     dtype = candidate.settings.text(options.KV_TYPE) or "auto"
     try:
         # To start, an engine must hold one request of the full context; llama.cpp's -c is for all slots together.
-        estimate = estimate_vram(facts, context or None, 1, dtype, max(1, len(cards)))
+        estimate = estimate_vram(facts, context or None, 1, dtype, Split(tensor=max(1, len(cards))), Loading(candidate.engine))
     except AnvilError as exc:
         return list(exc.problems), {}
     found = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
-from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import estimate_vram
+from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import Loading, Split, estimate_vram
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 
 FIRST_PORT, LAST_PORT = 8080, 8099
@@ -183,5 +183,7 @@ def _build_serve(
         serve["args"] = args
     if serve.get("gpus") and "vram_mib" not in serve:
         context = (serve.get("launch") or {}).get("context")
-        serve["vram_mib"] = estimate_vram(facts, context, 1, "auto", len(serve["gpus"])).total_mib
+        serve["vram_mib"] = estimate_vram(
+            facts, context, 1, "auto", Split(pipeline=len(serve["gpus"])), Loading("llama_cpp")
+        ).total_mib
     return serve

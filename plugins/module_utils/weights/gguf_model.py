@@ -8,7 +8,14 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_header import FILE_TYPES, GgufHeader, read_gguf
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import GGUF_SPLIT, KvShape, ModelFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import (
+    FULL,
+    GGUF_SPLIT,
+    MLA,
+    Attention,
+    Layer,
+    ModelFacts,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import (
     Tensor,
     find_dominant_type,
@@ -26,32 +33,26 @@ def _read_per_layer(value: Any, layers: int) -> Optional[List[int]]:
     return None if count is None else [count] * layers
 
 
-def _compute_kv_shape(architecture: str, meta: Mapping[str, Any]) -> Tuple[Optional[KvShape], Optional[int]]:
-    """The KV cache, as llama.cpp sizes it (llama-kv-cache), and the largest number of KV heads of a layer."""
+def _read_attention(architecture: str, meta: Mapping[str, Any]) -> Optional[Attention]:
+    """The layers of the KV cache, as llama.cpp sizes it (llama-kv-cache)."""
     layers = read_count(meta.get(architecture + ".block_count"))
     width = read_count(meta.get(architecture + ".embedding_length"))
     if not layers or layers > 4096:
-        return None, None
+        return None
     heads = _read_per_layer(meta.get(architecture + ".attention.head_count"), layers)
     kv_heads = _read_per_layer(meta.get(architecture + ".attention.head_count_kv"), layers) or heads
     if not heads or not kv_heads or not max(heads):
-        return None, None
+        return None
     latent = read_count(meta.get(architecture + ".attention.kv_lora_rank"))
     rope = read_count(meta.get(architecture + ".rope.dimension_count"))
     if latent and rope and meta.get(architecture + ".attention.key_length_mla"):
-        text = "{0} layers x ({1} latent + {2} rope)".format(layers, latent, rope)
-        return KvShape(layers * (latent + rope), text=text), 1
+        return Attention((Layer(MLA, layers, 1, latent + rope),))
     head = width // max(heads) if width else None
     key = read_first_count(meta, architecture + ".attention.key_length") or head
     value = read_first_count(meta, architecture + ".attention.value_length") or head
     if key is None or value is None:
-        return None, None
-    total = sum(kv_heads[:layers])
-    even = len(set(kv_heads)) == 1
-    counted = (
-        "{0} layers x {1} KV heads".format(layers, kv_heads[0]) if even else "{0} KV heads over {1} layers".format(total, layers)
-    )
-    return KvShape(total * (key + value), text="{0} x ({1} K + {2} V)".format(counted, key, value)), max(kv_heads)
+        return None
+    return Attention(tuple(Layer(FULL, 1, count, key, value) for count in kv_heads[:layers] if count))
 
 
 def _find_kind(architecture: str, meta: Mapping[str, Any]) -> str:
@@ -91,7 +92,6 @@ def _collect_facts(path: str, headers: Sequence[GgufHeader], files: Sequence[str
             why="the header has no general.architecture",
             hint="fetch the file again, or convert the model again with llama.cpp's converter",
         )
-    kv, kv_heads = _compute_kv_shape(architecture, meta)
     quantisation, notes = _find_quantisation(meta, tensors)
     name = meta.get("general.name")
     return ModelFacts(
@@ -108,8 +108,8 @@ def _collect_facts(path: str, headers: Sequence[GgufHeader], files: Sequence[str
         embedding_length=read_count(meta.get(architecture + ".embedding_length")),
         vocabulary=headers[0].lengths.get("tokenizer.ggml.tokens") or read_count(meta.get(architecture + ".vocab_size")),
         experts=read_count(meta.get(architecture + ".expert_count")),
-        kv_heads=kv_heads,
-        kv=kv,
+        heads=max(_read_per_layer(meta.get(architecture + ".attention.head_count"), 1) or [0]) or None,
+        attention=_read_attention(architecture, meta),
         chat_template=isinstance(meta.get("tokenizer.chat_template"), str),
         kind=_find_kind(architecture, meta),
         splits=len(files) + len(missing),

@@ -7,7 +7,15 @@ import os
 from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import KvShape, ModelFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import (
+    FULL,
+    LINEAR,
+    MLA,
+    WINDOW,
+    Attention,
+    Layer,
+    ModelFacts,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.weights.safetensors_header import read_safetensors
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import (
     Tensor,
@@ -103,35 +111,32 @@ def name_quantisation(
 _PLAIN_NAMES = {"F32": "f32", "F16": "f16", "BF16": "bf16", "F8_E4M3": "fp8", "F8_E5M2": "fp8", "F64": "f64", "I8": "int8"}
 
 
-def _compute_kv_shape(text: Mapping[str, Any]) -> Tuple[Optional[KvShape], Optional[int]]:
-    """The KV cache, from the (text) config: grouped heads, latent attention, windows, hybrids; and the KV heads."""
+def _read_attention(text: Mapping[str, Any]) -> Optional[Attention]:
+    """The layers, from the (text) config: grouped heads, latent attention, windows, hybrids."""
     layers = read_first_count(text, "num_hidden_layers", "n_layer", "n_layers")
     heads = read_first_count(text, "num_attention_heads", "n_head", "n_heads")
     width = read_first_count(text, "hidden_size", "n_embd", "d_model")
     if not layers or layers > 4096 or not heads or not width:
-        return None, None
+        return None
     types = text.get("layer_types")
     types = types if isinstance(types, list) and len(types) == layers else ["full_attention"] * layers
     interval = read_count(text.get("full_attention_interval"))
     if interval and "layer_types" not in text:
         types = ["linear_attention" if (number + 1) % interval else "full_attention" for number in range(layers)]
     window = read_count(text.get("sliding_window")) or 0
-    sliding = sum(1 for word in types if word == "sliding_attention") if window else 0
-    full = sum(1 for word in types if word == "full_attention" or (word == "sliding_attention" and not window))
     latent, rope = read_count(text.get("kv_lora_rank")), read_count(text.get("qk_rope_head_dim"))
     if latent and rope:
-        each, kv_heads, shape = latent + rope, 1, "({0} latent + {1} rope)".format(latent, rope)
-    else:
-        grouped = read_first_count(text, "num_key_value_heads", "n_head_kv", "num_kv_heads")
-        kv_heads = 1 if text.get("multi_query") is True and grouped is None else grouped or heads
-        head = read_first_count(text, "head_dim") or width // heads
-        each, shape = kv_heads * head * 2, "{0} KV heads x {1} x 2 (K and V)".format(kv_heads, head)
-    parts = ["{0} layers x {1}".format(full, shape)]
-    if sliding:
-        parts.append("{0} layers of window {1} x {2}".format(sliding, window, shape))
-    if full + sliding < layers:
-        parts.append("{0} layers without a cache that grows".format(layers - full - sliding))
-    return KvShape(full * each, sliding * each, window if sliding else 0, " + ".join(parts)), kv_heads
+        return Attention((Layer(MLA, layers, 1, latent + rope),))
+    grouped = read_first_count(text, "num_key_value_heads", "n_head_kv", "num_kv_heads")
+    kv_heads = 1 if text.get("multi_query") is True and grouped is None else grouped or heads
+    head = read_first_count(text, "head_dim") or width // heads
+    found: List[Layer] = []
+    unknown = tuple(sorted({str(word) for word in types} - {"full_attention", "sliding_attention", "linear_attention"}))
+    sliding = types.count("sliding_attention") if window else 0
+    full = types.count("full_attention") + (0 if window else types.count("sliding_attention"))
+    found = [Layer(FULL, full, kv_heads, head, head), Layer(WINDOW, sliding, kv_heads, head, head, window)]
+    found.append(Layer(LINEAR, types.count("linear_attention")))
+    return Attention(tuple(layer for layer in found if layer.count), unknown)
 
 
 def choose_safetensors(folder: str, names: Sequence[str]) -> Tuple[List[str], List[str]]:
@@ -181,7 +186,6 @@ def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
             )
         )
         quantisation = _PLAIN_NAMES[dominant]
-    kv, kv_heads = _compute_kv_shape(text)
     architectures = config.get("architectures")
     named = str(architectures[0]) if isinstance(architectures, list) and architectures else config.get("model_type")
     chat = "chat_template.jinja" in names or "chat_template.json" in names
@@ -203,8 +207,8 @@ def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
         embedding_length=read_first_count(text, "hidden_size", "n_embd", "d_model"),
         vocabulary=read_first_count(text, "vocab_size"),
         experts=read_first_count(text, "num_local_experts", "num_experts", "n_routed_experts"),
-        kv_heads=kv_heads,
-        kv=kv,
+        heads=read_first_count(text, "num_attention_heads", "n_head", "n_heads"),
+        attention=_read_attention(text),
         chat_template=chat,
         kind="embeddings" if embeddings else "text",
         splits=len(files) + len(missing),

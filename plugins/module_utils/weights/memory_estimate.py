@@ -1,26 +1,30 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How much GPU memory a model needs: weights, KV cache and an allowance, with the arithmetic as text. Pure.
 
-weights   the tensors' bytes, divided over the cards (tensor parallel)
-cache     elements per token x bytes of the KV type x tokens x requests at once; a layer with a window keeps only its tokens
+weights   the tensors as they lie in memory, divided over the cards. Certain, unless quantisation on load changes them
+cache     layer by layer: elements per token x bytes of the KV type x tokens that the layer keeps x requests at once
 allowance CUDA context and libraries, logits and activations of one batch. It is not measured: prefer the engine's own figure
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights import model_facts as kinds
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import Layer, ModelFacts
 
 MIB = 1024 * 1024
 
 # Bytes per element of a KV type; ggml's q8_0 and q4_0 keep a scale for each 32 elements.
 KV_BYTES: Dict[str, float] = {
     "f32": 4.0,
+    "float32": 4.0,
     "f16": 2.0,
+    "float16": 2.0,
     "bf16": 2.0,
+    "bfloat16": 2.0,
     "auto": 2.0,
     "fp8": 1.0,
     "fp8_e4m3": 1.0,
@@ -36,13 +40,56 @@ KV_BYTES: Dict[str, float] = {
 }
 
 CONTEXT_MIB = 512  # a CUDA context with cuBLAS and the engine's kernels, on each card
-BATCH_TOKENS = 512  # llama.cpp's ubatch; the other engines split long prompts too
+LOGIT_TOKENS = 512  # llama.cpp's ubatch; the other engines split long prompts too
 WEIGHTS_SHARE = 0.05  # activations and fragmentation, as a share of the weights
+# Tokens of one step, where the arguments do not say: vLLM's max_num_batched_tokens, llama.cpp's ubatch.
+BATCH_TOKENS = {"vllm": 2048, "llama_cpp": 512}
+
+
+@dataclass(frozen=True)
+class Split:
+    """How an engine uses its cards. tensor: layers cut into slices. pipeline: layers one after the other. data: copies.
+
+    expert: routed experts are divided over tensor x data ranks instead of copied by the data ranks. context: ranks that divide
+    the tokens of one sequence.
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+    expert: bool = False
+    context: int = 1
+
+    @property
+    def cards(self) -> int:
+        return self.tensor * self.pipeline * self.data
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What the arguments of an engine say about memory.
+
+    batch_tokens: tokens of one step; None for the engine's default. value_dtype: the KV type of values, where it is another one
+    (llama.cpp). dtype: auto, or the type that plain weights are converted to. quantization: quantisation on load. swa_full:
+    llama.cpp's layers with a window keep every token. speculative: layers for speculative decoding are loaded.
+    """
+
+    engine: str = ""
+    batch_tokens: Optional[int] = None
+    value_dtype: Optional[str] = None
+    dtype: str = "auto"
+    quantization: Optional[str] = None
+    swa_full: bool = False
+    speculative: bool = False
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """MiB on *each* of ``cards`` cards. arithmetic: how the numbers were computed, line by line."""
+    """MiB on *each* of ``cards`` cards. arithmetic: how the numbers were computed, line by line.
+
+    weights_certain: at least ``weights_mib`` lie on one of the cards, whatever the engine does. cache_certain: the layers, the
+    tokens and the KV type are known, so ``cache_mib`` is what the engine must hold. notes: what is not known.
+    """
 
     total_mib: int
     weights_mib: int
@@ -52,71 +99,164 @@ class Estimate:
     concurrency: int
     kv_dtype: str
     cards: int
+    weights_certain: bool
+    cache_certain: bool
     arithmetic: Tuple[str, ...]
+    notes: Tuple[str, ...] = ()
 
     def as_dict(self) -> Dict[str, Any]:
         plain = asdict(self)
-        plain["arithmetic"] = list(self.arithmetic)
+        plain["arithmetic"], plain["notes"] = list(self.arithmetic), list(self.notes)
         return plain
+
+
+@dataclass(frozen=True)
+class _Need:
+    """The bytes of a part, what its line says, and whether the bytes are certain. notes: what is not known."""
+
+    count: float
+    text: str
+    certain: bool = True
+    notes: Tuple[str, ...] = ()
 
 
 def _mib(count: float) -> int:
     return int(-(-count // MIB))
 
 
+def _read_kv_width(word: str, notes: List[str]) -> float:
+    """Bytes of one element of a KV type. A word that is not known counts as 16 bits."""
+    if word not in KV_BYTES:
+        note = "the KV type {0!r} is not known: counted as 2 bytes for each element".format(word)
+        if note not in notes:
+            notes.append(note)
+    return KV_BYTES.get(word, 2.0)
+
+
+def count_kept_tokens(layer: Layer, tokens: int, batch_tokens: int, loading: Loading) -> int:
+    """The tokens of one sequence that a layer keeps.
+
+    vLLM keeps the window before the first token of a step, and the tokens of the step (SlidingWindowSpec); llama.cpp pads the
+    same to 256 cells (llama_kv_cache_iswa).
+    """
+    if layer.kind == kinds.CROSS:
+        return layer.window
+    if layer.kind in (kinds.FULL, kinds.MLA) or not layer.window:
+        return tokens
+    if loading.engine == "llama_cpp":
+        return tokens if loading.swa_full else min(tokens, -(-(layer.window + batch_tokens) // 256) * 256)
+    before = layer.window - 1 if layer.kind == kinds.WINDOW else layer.window
+    return min(tokens, before + batch_tokens)
+
+
+def _estimate_weights(facts: ModelFacts, split: Split, loading: Loading) -> _Need:
+    parts = facts.parts
+    count, terms = float(facts.weights_bytes), ["{0:,} bytes".format(facts.weights_bytes)]
+
+    def leave_out(size: float, why: str) -> None:
+        nonlocal count
+        if size > 0:
+            count -= size
+            terms.append("{0:,} {1}".format(round(size), why))
+
+    if not loading.speculative:
+        leave_out(parts.idle, "that are not loaded")
+    if loading.engine == "llama_cpp":
+        leave_out(parts.host, "in the host's memory")
+    experts = parts.experts / count if count else 0.0
+    ranks = split.tensor * split.data if split.expert else split.tensor
+    each = (count * (1 - experts) / split.tensor + count * experts / ranks) / split.pipeline
+    over = " on each of {0} cards".format(split.cards) if split.cards > 1 else ""
+    return _Need(each, "weights: {0}{1} = {2:,} MiB".format(" - ".join(terms), over, _mib(each)))
+
+
+def _estimate_cache(facts: ModelFacts, tokens: int, requests: int, kv_type: str, split: Split, loading: Loading) -> _Need:
+    attention = facts.attention
+    if attention is None:
+        return _Need(0, "cache: not counted, because the headers do not give its shape", False, ("the KV cache is not known",))
+    if not attention.exact:
+        words = ", ".join(attention.unknown) or "?"
+        return _Need(
+            0, "cache: not counted, because its layers are not known: " + words, False, ("layers that are not known: " + words,)
+        )
+    grows = any(layer.kind in (kinds.FULL, kinds.MLA, kinds.WINDOW, kinds.CHUNKED) for layer in attention.layers)
+    if grows and not tokens:
+        return _Need(0, "cache: not counted, because the context is not known", False, ("the context is not known",))
+    notes: List[str] = []
+    key_width = _read_kv_width(kv_type, notes)
+    value_width = _read_kv_width(loading.value_dtype or kv_type, notes)
+    batch_tokens = loading.batch_tokens or BATCH_TOKENS.get(loading.engine, LOGIT_TOKENS)
+    total, lines = 0.0, []
+    for layer in attention.layers:
+        if layer.kind in (kinds.SHARED, kinds.NONE):
+            continue
+        if layer.kind == kinds.LINEAR:
+            total += layer.count * layer.state / split.tensor
+            lines.append("{0} x {1:,} bytes of state".format(layer.count, layer.state))
+            continue
+        kept = count_kept_tokens(layer, tokens, batch_tokens, loading)
+        heads = max(1, -(-layer.kv_heads // split.tensor))
+        each = heads * (layer.key * key_width + layer.value * value_width) + layer.token_bytes
+        total += layer.count * kept / split.context * each
+        shape = "{0} heads x ({1} K + {2} V)".format(heads, layer.key, layer.value) if layer.value else "{0}".format(layer.key)
+        lines.append("{0} {1} layers x {2:,} tokens x {3}".format(layer.count, layer.kind, kept, shape))
+    per_rank = -(-requests // split.data)
+    count = total * per_rank / split.pipeline
+    words = kv_type if loading.value_dtype in (None, kv_type) else "{0}, values {1}".format(kv_type, loading.value_dtype)
+    text = "cache: ({0}), {1} ({2:g} bytes), x {3} requests{4} = {5:,} MiB".format(
+        " + ".join(lines) or "no layer has one",
+        words,
+        key_width,
+        per_rank,
+        " / {0} pipeline stages".format(split.pipeline) if split.pipeline > 1 else "",
+        _mib(count),
+    )
+    return _Need(count, text, not notes, tuple(notes))
+
+
 def estimate_vram(
-    facts: ModelFacts, context: Optional[int] = None, concurrency: int = 1, kv_dtype: str = "auto", cards: int = 1
+    facts: ModelFacts,
+    context: Optional[int] = None,
+    concurrency: int = 1,
+    kv_dtype: str = "auto",
+    split: Split = Split(),
+    loading: Loading = Loading(),
 ) -> Estimate:
     """The memory that each card needs for ``concurrency`` requests of ``context`` tokens (default: the model's own context).
 
-    Raises AnvilError for an unknown KV type. Where the headers do not give the shape of the cache, none is counted, and the
-    arithmetic says so.
+    kv_dtype: auto takes what the checkpoint says, else 16 bits. An unknown KV type or layer is a note, never an error. Raises
+    AnvilError for a number below 1.
     """
-    kv_type = (facts.kv_quantisation or "auto") if kv_dtype == "auto" else kv_dtype
-    if kv_type not in KV_BYTES:
-        raise fail("not a known KV type", where="kv_dtype", why=repr(kv_dtype), hint="use one of " + ", ".join(KV_BYTES))
-    if (context is not None and context < 1) or concurrency < 1 or cards < 1:
+    if (context is not None and context < 1) or min(concurrency, split.tensor, split.pipeline, split.data, split.context) < 1:
         raise fail(
             "context, concurrency and cards must be at least 1", where="estimate", hint="correct the option that is below 1"
         )
+    kv_type = (facts.kv_quantisation or "auto") if kv_dtype == "auto" else kv_dtype
     tokens = context or facts.context_length or 0
-    weights = facts.weights_bytes / cards
-    lines = [
-        "weights: {0:,} bytes{1} = {2:,} MiB".format(
-            facts.weights_bytes, " / {0} cards".format(cards) if cards > 1 else "", _mib(weights)
-        )
-    ]
-    cache = 0.0
-    if facts.kv is None or not tokens:
-        lines.append("cache: not counted, because the headers do not give its shape")
-    else:
-        # Heads are divided over the cards; where there are fewer heads than cards, they are copied.
-        share = 1 / min(cards, facts.kv_heads or 1)
-        width = KV_BYTES[kv_type]
-        cache = facts.kv.full * tokens * width * concurrency * share
-        elements = "{0:,} tokens x {1}".format(tokens, facts.kv.full)
-        if facts.kv.windowed:
-            kept = min(tokens, facts.kv.window)
-            cache += facts.kv.windowed * kept * width * concurrency * share
-            elements = "({0} + {1:,} tokens x {2})".format(elements, kept, facts.kv.windowed)
-        lines.append(
-            "cache: {0} elements [{1}] x {2:g} bytes ({3}) x {4} requests{5} = {6:,} MiB".format(
-                elements,
-                facts.kv.text,
-                width,
-                kv_type,
-                concurrency,
-                " / {0} cards".format(round(1 / share)) if share < 1 else "",
-                _mib(cache),
-            )
-        )
-    logits = BATCH_TOKENS * (facts.vocabulary or 0) * 4
-    allowance = CONTEXT_MIB * MIB + logits + WEIGHTS_SHARE * weights
-    lines.append(
+    weights = _estimate_weights(facts, split, loading)
+    cache = _estimate_cache(facts, tokens, concurrency, kv_type, split, loading)
+    logits = LOGIT_TOKENS * (facts.vocabulary or 0) * 4
+    allowance = CONTEXT_MIB * MIB + logits + WEIGHTS_SHARE * weights.count
+    total = _mib(weights.count) + _mib(cache.count) + _mib(allowance)
+    lines = (
+        weights.text,
+        cache.text,
         "allowance: {0} MiB context + {1} tokens x {2:,} vocabulary x 4 bytes + {3:.0%} of the weights = {4:,} MiB".format(
-            CONTEXT_MIB, BATCH_TOKENS, facts.vocabulary or 0, WEIGHTS_SHARE, _mib(allowance)
-        )
+            CONTEXT_MIB, LOGIT_TOKENS, facts.vocabulary or 0, WEIGHTS_SHARE, _mib(allowance)
+        ),
+        "total{0}: {1:,} MiB".format(" on each of {0} cards".format(split.cards) if split.cards > 1 else "", total),
     )
-    total = _mib(weights) + _mib(cache) + _mib(allowance)
-    lines.append("total{0}: {1:,} MiB".format(" on each of {0} cards".format(cards) if cards > 1 else "", total))
-    return Estimate(total, _mib(weights), _mib(cache), _mib(allowance), tokens, concurrency, kv_type, cards, tuple(lines))
+    return Estimate(
+        total_mib=total,
+        weights_mib=_mib(weights.count),
+        cache_mib=_mib(cache.count),
+        allowance_mib=_mib(allowance),
+        context=tokens,
+        concurrency=concurrency,
+        kv_dtype=kv_type,
+        cards=split.cards,
+        weights_certain=weights.certain,
+        cache_certain=cache.certain,
+        arithmetic=lines,
+        notes=(*weights.notes, *cache.notes),
+    )

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import problems_as_dicts
-from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import estimate_vram
+from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import Loading, Split, estimate_vram
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_folder import find_models, read_model
 
@@ -22,9 +22,16 @@ class Load:
     cards: int
 
 
+def _assume_engine(facts: ModelFacts, cards: int) -> Tuple[Split, Loading]:
+    """The engine that a format is for, and how it uses several cards unless its arguments say otherwise."""
+    if facts.format == "gguf":
+        return Split(pipeline=cards), Loading("llama_cpp")
+    return Split(tensor=cards), Loading("vllm" if facts.format == "safetensors" else "trtllm")
+
+
 def describe_model(facts: ModelFacts, load: Load) -> Dict[str, Any]:
     """The facts of one model with its estimate."""
-    estimate = estimate_vram(facts, load.context, load.concurrency, load.kv_dtype, load.cards)
+    estimate = estimate_vram(facts, load.context, load.concurrency, load.kv_dtype, *_assume_engine(facts, load.cards))
     return {**facts.as_dict(), "vram": estimate.as_dict()}
 
 

@@ -6,7 +6,13 @@ from __future__ import annotations
 import os
 from typing import Any, Mapping, Sequence
 
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import TRT_LABEL, KvShape, ModelFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import (
+    FULL,
+    TRT_LABEL,
+    Attention,
+    Layer,
+    ModelFacts,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import read_first_count
 
 
@@ -24,10 +30,7 @@ def read_tensorrt_model(folder: str, names: Sequence[str], config: Mapping[str, 
     width = read_first_count(model, "hidden_size")
     kv_heads = read_first_count(model, "num_key_value_heads") or heads
     head = read_first_count(model, "head_size") or (width // heads if width and heads else None)
-    kv = None
-    if layers and kv_heads and head:
-        text = "{0} layers x {1} KV heads x {2} x 2 (K and V)".format(layers, kv_heads, head)
-        kv = KvShape(layers * kv_heads * head * 2, text=text)
+    attention = Attention((Layer(FULL, layers, kv_heads, head, head),)) if layers and kv_heads and head else None
     label = os.path.basename(os.path.normpath(folder))
     built = TRT_LABEL.fullmatch(label)
     algorithm = str(quant.get("quant_algo") or model.get("dtype") or "").lower()
@@ -44,8 +47,8 @@ def read_tensorrt_model(folder: str, names: Sequence[str], config: Mapping[str, 
         layers=layers,
         embedding_length=width,
         vocabulary=read_first_count(model, "vocab_size"),
-        kv_heads=kv_heads,
-        kv=kv,
+        heads=heads,
+        attention=attention,
         splits=world,
         missing=tuple(name for name in wanted if name not in here),
         trt={

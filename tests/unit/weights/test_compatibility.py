@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import Candidate, judge_candidates
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import KvShape, ModelFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import FULL, Attention, Layer, ModelFacts
 
 GIB = 1024**3
 TABLE = {
@@ -30,7 +30,7 @@ def card(sm: int, uuid: str = "GPU-1", vram: int = 97887) -> CardFacts:
 
 def model(quantisation: str, form: str = "safetensors", gib: float = 8, **more: Any) -> ModelFacts:
     facts = ModelFacts("/models/m", form, ("m",), int(gib * GIB), quantisation=quantisation, context_length=32768)
-    return replace(facts, kv=KvShape(65536, text="t"), kv_heads=8, vocabulary=1000, **more)
+    return replace(facts, attention=Attention((Layer(FULL, 32, 8, 128, 128),)), vocabulary=1000, **more)
 
 
 def serve(facts: ModelFacts | None, engine: str = "vllm", name: str = "heavy", args: str = "", **more: Any) -> Candidate:
