@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import DEFAULT_SHM_BYTES, Mount, Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import NO_HEALTHCHECK, Mount, Service
 
 _BYTES = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
@@ -39,6 +39,13 @@ def _parse_list(value: Any) -> Optional[Tuple[str, ...]]:
     if isinstance(value, str):
         raise ValueError("expected a list of strings, not the string {0!r}".format(value))
     return tuple(str(word) for word in value)
+
+
+def _parse_healthcheck(raw: Mapping[str, Any]) -> Optional[Tuple[str, ...]]:
+    if raw.get("disable"):
+        return NO_HEALTHCHECK
+    test = raw.get("test")
+    return ("CMD-SHELL", test) if isinstance(test, str) else _parse_list(test)
 
 
 def _parse_port(value: Any) -> Tuple[str, int, str]:
@@ -93,8 +100,7 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
     services = {}
     for name, escaped in (document.get("services") or {}).items():
         raw = _unescape_dollars(escaped)
-        env_files = raw.get("env_file") or []
-        health = raw.get("healthcheck") or {}
+        env_files, logging = raw.get("env_file") or [], raw.get("logging") or {}
         names, addresses = _parse_networks(raw.get("networks"), networks)
         services[name] = Service(
             name=name,
@@ -112,7 +118,7 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
             networks=names,
             addresses=addresses,
             ipc=str(raw.get("ipc", "")),
-            shm_bytes=parse_bytes(raw.get("shm_size", DEFAULT_SHM_BYTES)),
+            shm_bytes=None if raw.get("shm_size") is None else parse_bytes(raw["shm_size"]),
             restart=str(raw.get("restart", "no")),
             user=None if raw.get("user") is None else str(raw["user"]),
             read_only=bool(raw.get("read_only", False)),
@@ -121,11 +127,15 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
             stop_signal=raw.get("stop_signal"),
             stop_grace=None if raw.get("stop_grace_period") is None else parse_seconds(raw["stop_grace_period"]),
             working_dir=raw.get("working_dir"),
-            healthcheck=_parse_list(health.get("test")),
+            healthcheck=_parse_healthcheck(raw.get("healthcheck") or {}),
             cap_drop=tuple(sorted(raw.get("cap_drop") or [])),
             security_opt=tuple(sorted(raw.get("security_opt") or [])),
             extra_hosts=tuple(sorted(raw.get("extra_hosts") or [])),
             memory_bytes=parse_bytes(raw.get("mem_limit", 0)),
+            pids_limit=int(raw.get("pids_limit") or 0),
+            oom_score_adj=int(raw.get("oom_score_adj") or 0),
+            log_driver=str(logging.get("driver") or ""),
+            log_options={key: str(value) for key, value in (logging.get("options") or {}).items()},
             labels={key: str(value) for key, value in (raw.get("labels") or {}).items()},
             anvil=dict(raw.get("x-anvil") or {}),
         )

@@ -34,7 +34,8 @@ EXPERIMENT_NETWORK = "anvil-experiments"
 COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
 
-DEFAULT_SHM_BYTES = 64 * 1024 * 1024
+# The health check of a service that switches off the one of its image.
+NO_HEALTHCHECK = ("NONE",)
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,13 @@ class Mount:
 
 @dataclass(frozen=True)
 class Service:
-    """One service of a compose file in canonical form; ``None`` means that the file leaves the value to the image.
+    """One service of a compose file in canonical form; ``None`` means that the file leaves the value to the image or the engine.
 
     ports: ``(host address, host port, container port/protocol)``. gpu_uuids: the device ids of its ``nvidia``
     reservation. secret_env: variables whose values come from the env file; the values are not part of the service. addresses:
-    network -> its fixed IPv4 address there. stop_grace: seconds between the stop signal and the kill. anvil: the
-    ``x-anvil`` of the service.
+    network -> its fixed IPv4 address there. stop_grace: seconds between the stop signal and the kill. restart: as
+    ``on-failure:3``. memory_bytes, pids_limit: 0 is no limit. log_driver: empty for the one of the engine. anvil: the ``x-anvil``
+    of the service.
     """
 
     name: str
@@ -70,7 +72,7 @@ class Service:
     networks: Tuple[str, ...] = ()
     addresses: Dict[str, str] = field(default_factory=dict)
     ipc: str = ""
-    shm_bytes: int = DEFAULT_SHM_BYTES
+    shm_bytes: Optional[int] = None
     restart: str = "no"
     user: Optional[str] = None
     read_only: bool = False
@@ -84,6 +86,10 @@ class Service:
     security_opt: Tuple[str, ...] = ()
     extra_hosts: Tuple[str, ...] = ()
     memory_bytes: int = 0
+    pids_limit: int = 0
+    oom_score_adj: int = 0
+    log_driver: str = ""
+    log_options: Dict[str, str] = field(default_factory=dict)
     labels: Dict[str, str] = field(default_factory=dict)
     anvil: Dict[str, Any] = field(default_factory=dict)
 

@@ -14,14 +14,15 @@ import re
 import socket
 import tempfile
 from dataclasses import dataclass
-from typing import Any, ContextManager, Dict, Mapping, Optional
+from typing import Any, ContextManager, Dict, Mapping, Optional, Tuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 
-# Docker Engine 24, the oldest one that is supported. A fixed version saves the version request of every module call.
-API_VERSION = "1.43"
+# Docker Engine 25 to 29 take 1.44, so most hosts need no negotiation. 24, the oldest one that is supported, takes up to 1.43;
+# 29 takes 1.44 and newer, and a later one may take only newer ones.
+PREFERRED_API, OLDEST_API, NEWEST_API = "1.44", "1.43", "1.52"
 # How long a run waits for another run on the same host (seconds).
 HOST_LOCK_SECONDS = 600.0
 # The characters of a name, an id or an image reference.
@@ -61,6 +62,7 @@ class Connection:
         self.docker_host = docker_host
         self._timeout = timeout
         self._sdk_client: Any = None
+        self._api_version = ""
         self._connection: Optional[_UnixConnection] = None
 
     def lock_host(self) -> ContextManager[int]:
@@ -85,8 +87,23 @@ class Connection:
                     why=str(exc),
                     hint="install it for the interpreter Ansible uses here: apt install python3-docker, or pip install docker",
                 ) from exc
-            self._sdk_client = docker.APIClient(base_url=self.docker_host, version=API_VERSION, timeout=self._timeout)
+            from docker.errors import DockerException
+
+            try:
+                # Over the network the SDK asks for the version itself: plain requests of this room need a unix socket.
+                version = self.api_version if is_local(self.docker_host) else "auto"
+                self._sdk_client = docker.APIClient(base_url=self.docker_host, version=version, timeout=self._timeout)
+                self._api_version = self._api_version or str(self._sdk_client.api_version)
+            except (DockerException, OSError) as exc:
+                raise self._failure("open a connection", exc) from exc
         return self._sdk_client
+
+    @property
+    def api_version(self) -> str:
+        """The version of the API that the requests name, such as 1.44; one request where none was made before."""
+        if not self._api_version:
+            self._get("tell its version", "/_ping", {})
+        return self._api_version
 
     def _refusal(self, action: str, why: str) -> AnvilError:
         return fail("the Docker Engine refused to " + action, where=self.docker_host, why=why)
@@ -127,11 +144,26 @@ class Connection:
             raise
 
     def _get(self, action: str, path: str, query: Mapping[str, str]) -> Response:
-        """GET a path of the API. Only a failed connection is an error here; the caller judges the status."""
-        target = "/v{0}{1}{2}".format(API_VERSION, path, "?" + urlencode(query) if query else "")
+        """GET a path of the API. Only a failed connection is an error here; the caller judges the status.
+
+        The first request negotiates the version: it names the one that most engines take, and costs no other request there.
+        """
+        target = "{0}{1}".format(path, "?" + urlencode(query) if query else "")
         if not is_local(self.docker_host):
-            answer = self._call_sdk(action, "get", self.api.base_url + target, timeout=self._timeout)
+            url = "{0}/v{1}{2}".format(self.api.base_url, self._api_version, target)
+            answer = self._call_sdk(action, "get", url, timeout=self._timeout)
             return Response(answer.status_code, answer.headers, answer.content)
+        response = self._get_local(action, "/v{0}{1}".format(self._api_version or PREFERRED_API, target))
+        if not self._api_version and response.status == 400:
+            told = self._get_local("tell its version", "/version")
+            if told.status != 200:
+                return response
+            self._api_version = choose_api_version(read_versions(told.body), self.docker_host)
+            response = self._get_local(action, "/v{0}{1}".format(self._api_version, target))
+        self._api_version = self._api_version or PREFERRED_API
+        return response
+
+    def _get_local(self, action: str, target: str) -> Response:
         try:
             if self._connection is not None:
                 try:
@@ -157,14 +189,26 @@ class Connection:
             return None
         if response.status >= 300:
             raise self._refusal(action, read_message(response.body))
-        return json.loads(response.body)
+        try:
+            return json.loads(response.body)
+        except ValueError as exc:
+            raise self._refusal(action, "its answer is not JSON: {0}".format(exc)) from exc
+
+    def _get_object(self, action: str, path: str) -> Dict[str, Any]:
+        found = self._get_json(action, path)
+        if not isinstance(found, dict):
+            raise self._refusal(action, "its answer is not an object")
+        return found
 
     def _inspect(self, kind: str, path: str, name: str) -> Optional[Dict[str, Any]]:
         # The Docker Engine redirects a path with `..`, and the read would end at another object.
         if not REFERENCE.fullmatch(name) or not {"", ".", ".."}.isdisjoint(name.split("/")):
             raise fail("the name is not valid for the Docker Engine", where=kind, why=ascii(name[:300]))
-        found = self._get_json("inspect {0} {1}".format(kind, name), path.format(quote(name, safe="/:@")))
-        return None if found is None else dict(found)
+        action = "inspect {0} {1}".format(kind, name)
+        found = self._get_json(action, path.format(quote(name, safe="/:@")))
+        if found is not None and not isinstance(found, dict):
+            raise self._refusal(action, "its answer is not an object")
+        return found
 
 
 def read_message(body: bytes) -> str:
@@ -173,6 +217,47 @@ def read_message(body: bytes) -> str:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):
         return body.decode("utf-8", "replace")
+
+
+def read_versions(body: bytes) -> Tuple[str, str, str]:
+    """The engine's own version, its newest and its oldest API version, from its answer to /version. Empty: it does not tell."""
+    try:
+        told = json.loads(body)
+    except ValueError:
+        told = None
+    told = told if isinstance(told, dict) else {}
+    return str(told.get("Version") or ""), str(told.get("ApiVersion") or ""), str(told.get("MinAPIVersion") or "")
+
+
+def _parts(version: str) -> Tuple[int, ...]:
+    """Major and minor; empty where the text is no version."""
+    return tuple(int(part) for part in version.split(".")) if re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", version) else ()
+
+
+def choose_api_version(versions: Tuple[str, str, str], docker_host: str) -> str:
+    """The version of the API that both sides speak: ours, or the nearest one that the engine takes.
+
+    versions: as ``read_versions`` returns them. Raises AnvilError for an engine that is too old or too new.
+    """
+    release, newest, oldest = versions
+    engine = "Docker Engine {0}, API {1} to {2}".format(release or "of unknown version", oldest or "?", newest or "?")
+    if _parts(newest) and _parts(newest) < _parts(OLDEST_API):
+        raise fail(
+            "the Docker Engine is too old",
+            where=docker_host,
+            why="it is {0}; this collection needs API {1} (Docker Engine 24)".format(engine, OLDEST_API),
+            hint="update the Docker Engine of this host",
+        )
+    if _parts(oldest) > _parts(NEWEST_API):
+        raise fail(
+            "the Docker Engine is too new for this release of anvil.serving",
+            where=docker_host,
+            why="it is {0}; this release speaks API {1} to {2}".format(engine, OLDEST_API, NEWEST_API),
+            hint="update the collection: ansible-galaxy collection install --upgrade anvil.serving",
+        )
+    if _parts(newest) and _parts(newest) < _parts(PREFERRED_API):
+        return newest
+    return oldest if _parts(oldest) > _parts(PREFERRED_API) else PREFERRED_API
 
 
 def is_local(docker_host: str) -> bool:

@@ -1,20 +1,37 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads the description of an inspected container: its times as numbers, and the address of its server. Pure."""
+"""Reads the description of an inspected container: its times as numbers, and the addresses of its server. Pure."""
 
 from __future__ import annotations
 
 import datetime
 import re
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, List, Mapping, Optional, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(?:([+-])(\d\d):(\d\d))?", re.ASCII)
+
+
+def parse_moment(text: str) -> Optional[float]:
+    """A time such as ``2026-07-04T10:00:00.123456789Z`` in seconds since 1970; None for the zero time and for anything else.
+
+    Podman writes local time with its offset: ``2026-07-04T12:00:00.5+02:00``.
+    """
+    match = _TIME.match(text)
+    if not match or text.startswith("0001-"):
+        return None
+    try:
+        moment = datetime.datetime.strptime(match.group(1), "%Y-%m-%dT%H:%M:%S").replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return None
+    offset = 60.0 * (60 * int(match.group(4) or 0) + int(match.group(5) or 0))
+    return moment.timestamp() + float(match.group(2) or 0) - (-offset if match.group(3) == "-" else offset)
 
 
 def parse_timestamp(text: str) -> Optional[int]:
-    """A time such as ``2026-07-04T10:00:00.123456789Z`` in seconds since 1970; None for no time and for the zero time."""
-    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", text)
-    if not match or text.startswith("0001-"):
-        return None
-    moment = datetime.datetime.strptime(match.group(1), "%Y-%m-%dT%H:%M:%S")
-    return int(moment.replace(tzinfo=datetime.timezone.utc).timestamp())
+    """As ``parse_moment``, in whole seconds."""
+    moment = parse_moment(text)
+    return None if moment is None else int(moment)
 
 
 def published_address(bind: str, port: int) -> Tuple[str, int]:
@@ -22,25 +39,33 @@ def published_address(bind: str, port: int) -> Tuple[str, int]:
     return ("127.0.0.1" if bind in ("", "0.0.0.0") else "[::1]" if bind == "::" else bind, port)
 
 
+def list_published(found: Mapping[str, Any]) -> List[Tuple[str, int]]:
+    """The addresses at which this host reaches the published TCP ports of an inspected container, by the container's port."""
+    ports = documents.read_container(found)["NetworkSettings"]["Ports"]
+    tcp = sorted((name for name in ports if name.endswith("/tcp")), key=documents.read_number)
+    numbers = [(binding["HostIp"], documents.read_number(binding["HostPort"])) for name in tcp for binding in ports[name]]
+    return [published_address(bind, port) for bind, port in numbers if port]
+
+
+def list_exposed(config: Mapping[str, Any]) -> List[int]:
+    """The TCP ports that the ``Config`` of a container or an image exposes."""
+    return sorted(documents.read_number(name) for name in config.get("ExposedPorts") or () if name.endswith("/tcp"))
+
+
 def find_endpoint(found: Mapping[str, Any]) -> Optional[Tuple[str, int]]:
     """The address at which a host reaches its inspected container; ``None`` if there is none.
 
     It is the first published port, otherwise the container's own address with its first exposed port.
     """
-    network = found.get("NetworkSettings") or {}
-    ports = network.get("Ports") or {}
-    tcp = sorted((int(name.split("/")[0]), bound) for name, bound in ports.items() if name.endswith("/tcp"))
-    for _private, bound in tcp:
-        for binding in bound or ():
-            return published_address(str(binding.get("HostIp", "")), int(binding["HostPort"]))
-    exposed = sorted(
-        int(name.split("/")[0]) for name in (found.get("Config") or {}).get("ExposedPorts") or {} if name.endswith("/tcp")
-    )
+    document = documents.read_container(found)
+    for address in list_published(document):
+        return address
+    exposed = list_exposed(document["Config"])
     if not exposed:
         return None
-    if str((found.get("HostConfig") or {}).get("NetworkMode")) == "host":
+    if document["HostConfig"]["NetworkMode"] == "host":
         return ("127.0.0.1", exposed[0])
-    for attached in (network.get("Networks") or {}).values():
-        if attached.get("IPAddress"):
-            return (str(attached["IPAddress"]), exposed[0])
+    for attached in document["NetworkSettings"]["Networks"].values():
+        if attached["IPAddress"]:
+            return (attached["IPAddress"], exposed[0])
     return None

@@ -13,7 +13,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import quote
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import API_VERSION, Connection, read_message
+from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import REFERENCE, Connection, read_message
 
 # A name of this form could be the beginning of an id: where no container has the name, the Docker Engine acts on the container
 # whose id begins so.
@@ -39,8 +40,8 @@ class Containers(Connection):
         if not ID_PREFIX.fullmatch(name_or_id):
             return name_or_id
         filters = json.dumps({"name": ["^/?{0}$".format(name_or_id)]})
-        listed = self._get_json("find container " + name_or_id, "/containers/json", all="1", filters=filters)
-        return next((str(entry["Id"]) for entry in listed if "/" + name_or_id in (entry["Names"] or ())), None)
+        listed = self._list("find container " + name_or_id, filters)
+        return next((row["Id"] for row in listed if "/" + name_or_id in row["Names"]), None)
 
     def _require_id(self, action: str, name_or_id: str) -> str:
         """As ``_find_id``; an absent container is an AnvilError."""
@@ -50,14 +51,24 @@ class Containers(Connection):
         return found
 
     def list_containers(self, labels: Sequence[str] = ()) -> List[Dict[str, Any]]:
-        """All containers, running or not, as the list call of the API shows them (2 ms for dozens)."""
+        """All containers, running or not, in the form of ``documents.read_listed_container`` (2 ms for dozens)."""
         filters = json.dumps({"label": list(labels)} if labels else {})
-        return list(self._get_json("list containers", "/containers/json", all="1", filters=filters))
+        return self._list("list containers", filters)
+
+    def _list(self, action: str, filters: str) -> List[Dict[str, Any]]:
+        listed = self._get_json(action, "/containers/json", all="1", filters=filters)
+        if not isinstance(listed, list):
+            raise self._refusal(action, "its answer is not a list")
+        return [documents.read_listed_container(row) for row in listed if isinstance(row, dict) and row.get("Id")]
 
     def inspect_container(self, name_or_id: str) -> Optional[Dict[str, Any]]:
-        """The container with exactly this name or whole id."""
+        """The container with exactly this name or whole id, in the form of ``documents.read_container``."""
         found = self._find_id(name_or_id)
-        return None if found is None else self._inspect("container", "/containers/{0}/json", found)
+        raw = None if found is None else self._inspect("container", "/containers/{0}/json", found)
+        if found is None or raw is None:
+            return None
+        document = documents.read_container(raw)
+        return document if REFERENCE.fullmatch(document["Id"]) else {**document, "Id": found}
 
     def read_log(self, name_or_id: str, lines: int = 20, since: Optional[int] = None) -> List[str]:
         """The last lines of a container's log, both streams, oldest first; empty if there is no such container."""
@@ -118,7 +129,7 @@ class Containers(Connection):
         if signal:
             query["signal"] = signal  # API 1.42 and newer; the SDK's restart() cannot pass it
         found = self._require_id(action, name_or_id)
-        url = "{0}/v{1}/containers/{2}/restart".format(self.api.base_url, API_VERSION, found)
+        url = "{0}/v{1}/containers/{2}/restart".format(self.api.base_url, self.api_version, found)
         answer = self._call_sdk(action, "post", url, params=query, timeout=grace + 60)
         if answer.status_code >= 400:
             raise self._refusal(action, read_message(answer.content))

@@ -14,7 +14,7 @@ class DockerEngine(SideContainers, Images, NetworksAndVolumes):
     """One Docker Engine. Every method may raise ``AnvilError``; an absent object is ``None``."""
 
     def version(self) -> Dict[str, Any]:
-        return dict(self._get_json("report its version", "/version"))
+        return self._get_object("report its version", "/version")
 
     def info(self) -> Dict[str, Any]:
-        return dict(self._get_json("describe itself", "/info"))
+        return self._get_object("describe itself", "/info")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional, Set
 
+from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import Connection
 
 
@@ -38,7 +39,9 @@ class Images(Connection):
         self.pulls: Dict[str, Pull] = {}
 
     def inspect_image(self, reference: str) -> Optional[Dict[str, Any]]:
-        return self._inspect("image", "/images/{0}/json", reference)
+        """An image, in the form of ``documents.read_image``."""
+        raw = self._inspect("image", "/images/{0}/json", reference)
+        return None if raw is None else documents.read_image(raw)
 
     def pull_image(self, reference: str) -> None:
         """Pull an image, with the login of ``docker login`` where there is one; ``pulls`` holds the progress meanwhile.

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, Dict, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import Connection
 
 
@@ -13,7 +14,8 @@ class NetworksAndVolumes(Connection):
     """The networks and volumes of one Docker Engine."""
 
     def inspect_network(self, name: str) -> Optional[Dict[str, Any]]:
-        return self._inspect("network", "/networks/{0}", name)
+        raw = self._inspect("network", "/networks/{0}", name)
+        return None if raw is None else documents.read_network(raw)
 
     def create_network(self, name: str, labels: Mapping[str, str], subnet: str = "") -> None:
         """Create a bridge network; one that another run created in the meantime counts as success.
@@ -32,7 +34,8 @@ class NetworksAndVolumes(Connection):
         self._call_sdk_or_none("remove network " + name, "remove_network", name)
 
     def inspect_volume(self, name: str) -> Optional[Dict[str, Any]]:
-        return self._inspect("volume", "/volumes/{0}", name)
+        raw = self._inspect("volume", "/volumes/{0}", name)
+        return None if raw is None else documents.read_volume(raw)
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
         self._call_sdk("create volume " + name, "create_volume", name, labels=dict(labels))

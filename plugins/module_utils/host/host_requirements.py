@@ -66,9 +66,7 @@ def _check_docker(engine: DockerEngine) -> Tuple[List[Unmet], Dict[str, Any]]:
         version, info = str(engine.version().get("Version")), engine.info()
     except AnvilError as exc:
         problem = exc.problems[0]
-        return [
-            Unmet("engine", Problem("the Docker Engine does not answer", where, problem.why, problem.hint + "; or " + hint))
-        ], {}
+        return [Unmet("engine", Problem(problem.what, where, problem.why, "; or ".join(filter(None, (problem.hint, hint)))))], {}
     unmet = []
     if is_older(version, OLDEST_DOCKER):
         what = "Docker Engine {0} is too old".format(version)

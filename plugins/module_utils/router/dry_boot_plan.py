@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import list_exposed
+
 LABEL_DRY_BOOT = "anvil.serving.dry-boot"
 # The port on which a router listens by default.
 DEFAULT_PORT = 8000
@@ -29,7 +31,7 @@ class ThrowawayPlan:
 
 def find_port(config: Mapping[str, Any]) -> int:
     """The first TCP port that a container or an image exposes; ``DEFAULT_PORT`` if none."""
-    exposed = sorted(int(name.split("/")[0]) for name in config.get("ExposedPorts") or {} if name.endswith("/tcp"))
+    exposed = list_exposed(config)
     return exposed[0] if exposed else DEFAULT_PORT
 
 

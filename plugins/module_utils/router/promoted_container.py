@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import calendar
-import re
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
-from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint, parse_moment
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import shorten_revision
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import (
@@ -32,12 +30,8 @@ STARTUP_TIME = 15.0
 
 
 def parse_time(text: str) -> float:
-    """Seconds since the epoch of Docker's RFC 3339 times (nanoseconds, UTC); 0 for "never" (year 1)."""
-    match = re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(\.\d+)?Z", text)
-    if match is None or match.group(1) == "0001":
-        return 0.0
-    whole = calendar.timegm(tuple(int(match.group(index)) for index in range(1, 7)))
-    return whole + float(match.group(7) or 0)
+    """Seconds since the epoch of Docker's RFC 3339 times; 0 for "never" (year 1)."""
+    return parse_moment(text) or 0.0
 
 
 class PromotedContainer:

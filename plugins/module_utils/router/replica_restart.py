@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Dict, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import published_address
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import list_published
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_writer import block_promotions
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
@@ -81,11 +81,10 @@ def _restart_behind_edge(docker: DockerEngine, edge: Edge, replica: str, timeout
 def _restart_alone(docker: DockerEngine, replica: str, timeouts: RestartTimeouts) -> None:
     docker.restart_container(replica, timeouts.grace)
     raw = docker.inspect_container(replica)
-    bound = [b for bindings in ((raw or {}).get("NetworkSettings") or {}).get("Ports", {}).values() for b in bindings or ()]
-    if not bound:
+    published = list_published(raw or {})
+    if not published:
         return
-    address = published_address(str(bound[0]["HostIp"]), int(bound[0]["HostPort"]))
-    probe = readiness.ReadinessProbe(replica, replica, "health", address, "", timeouts.start)
+    probe = readiness.ReadinessProbe(replica, replica, "health", published[0], "", timeouts.start)
 
     def inspect(name: str) -> Optional[ObservedContainer]:
         found = docker.inspect_container(name)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import published_address
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import list_published
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 
 PATH = "/v1/admin/transition"
@@ -52,11 +52,9 @@ class Reply:
 
 def find_address(inspected: Mapping[str, Any]) -> Tuple[str, int]:
     """Where this host reaches the router: its published port, else its own address."""
-    network = inspected.get("NetworkSettings") or {}
-    for bound in (network.get("Ports") or {}).values():
-        for binding in bound or ():
-            return published_address(str(binding.get("HostIp", "")), int(binding["HostPort"]))
-    for attached in (network.get("Networks") or {}).values():
+    for address in list_published(inspected):
+        return address
+    for attached in ((inspected.get("NetworkSettings") or {}).get("Networks") or {}).values():
         if attached.get("IPAddress"):
             return (str(attached["IPAddress"]), OWN_PORT)
     where = "container " + str(inspected.get("Name", "")).lstrip("/")

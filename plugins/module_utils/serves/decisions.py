@@ -41,8 +41,14 @@ class Decision:
     changes: Tuple[Change, ...] = ()
 
 
-def decide_up(changes: Optional[List[Change]], seen: Optional[ObservedContainer], project: str) -> Decision:
-    """Decide what brings a serve up. changes: its drift; None where there is no container. project: the name of its project."""
+def decide_up(
+    changes: Optional[List[Change]], seen: Optional[ObservedContainer], project: str, own_healthcheck: bool = False
+) -> Decision:
+    """Decide what brings a serve up. changes: its drift; None where there is no container. project: the name of its project.
+
+    own_healthcheck: the service defines a health check. The verdict of an image's own one never counts: it asks the port that
+    the image listens on by default.
+    """
     if seen is None or changes is None:
         return Decision(CREATE, ("missing",))
     reasons = [change.reason for change in changes]
@@ -50,7 +56,7 @@ def decide_up(changes: Optional[List[Change]], seen: Optional[ObservedContainer]
         reasons.append("foreign_project")
     if seen.state in ("dead", "removing"):
         reasons.append(seen.state)
-    if seen.health == "unhealthy" and seen.state == "running":
+    if own_healthcheck and seen.health == "unhealthy" and seen.state == "running":
         reasons.append("unhealthy")
     if seen.state == "restarting" and seen.exit_code == KILLED and not seen.oom_killed:
         reasons.append("killed")

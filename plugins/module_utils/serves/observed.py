@@ -4,12 +4,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import COMPOSE_PROJECT, Mount
 
 # In these states a container holds its GPUs and ports: a paused one keeps its memory, a restarting one takes it again.
 HOLDING = ("running", "paused", "restarting")
+
+
+# Everything that `docker update` can change besides the restart policy, by the name that an operator knows.
+LIMITS = {
+    "Memory": "memory",
+    "MemorySwap": "memory_swap",
+    "MemoryReservation": "memory_reservation",
+    "KernelMemory": "kernel_memory",
+    "KernelMemoryTCP": "kernel_memory_tcp",
+    "NanoCpus": "nano_cpus",
+    "CpuShares": "cpu_shares",
+    "CpuQuota": "cpu_quota",
+    "CpuPeriod": "cpu_period",
+    "CpuRealtimePeriod": "cpu_realtime_period",
+    "CpuRealtimeRuntime": "cpu_realtime_runtime",
+    "CpusetCpus": "cpuset",
+    "CpusetMems": "cpuset_mems",
+    "BlkioWeight": "blkio_weight",
+    "PidsLimit": "pids",
+}
 
 
 @dataclass(frozen=True)
@@ -17,7 +38,8 @@ class ObservedContainer:
     """A container, in the fields of a ``Service`` where it has them.
 
     state: as the Docker Engine reports it (created, running, paused, restarting, removing, exited, dead). health: empty where
-    the container has no health check.
+    the container has no health check. endpoints: network -> what was set for this container there, besides a fixed IPv4 address.
+    limits: those that are set, by the names of ``LIMITS``.
     """
 
     id: str
@@ -43,6 +65,7 @@ class ObservedContainer:
     mounts: Tuple[Mount, ...]
     networks: Tuple[str, ...]
     addresses: Mapping[str, str]
+    endpoints: Mapping[str, Mapping[str, Any]]
     ipc: str
     shm_bytes: int
     restart: str
@@ -58,8 +81,9 @@ class ObservedContainer:
     cap_add: Tuple[str, ...]
     security_opt: Tuple[str, ...]
     extra_hosts: Tuple[str, ...]
-    memory_bytes: int
-    other_limits: Mapping[str, Any]
+    limits: Mapping[str, Any]
+    log_driver: str
+    log_options: Mapping[str, str]
     labels: Mapping[str, str]
 
 
@@ -79,119 +103,133 @@ class ObservedImage:
     labels: Tuple[Tuple[str, str], ...] = ()
 
 
-def read_environment(lines: Optional[List[str]]) -> Dict[str, str]:
-    return dict(line.split("=", 1) for line in lines or [] if "=" in line)
+def read_environment(lines: Sequence[str]) -> Dict[str, str]:
+    return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
-def _ports(bindings: Optional[Mapping[str, Any]]) -> Tuple[Tuple[str, int, str], ...]:
+def _ports(raw: Mapping[str, Any]) -> Tuple[Tuple[str, int, str], ...]:
+    """The published ports. Where a range of ports was requested, the port that the Docker Engine chose out of it."""
     found = []
-    for target, hosts in (bindings or {}).items():
-        for host in hosts or []:
-            found.append((host.get("HostIp") or "0.0.0.0", int(host.get("HostPort") or 0), target))
+    for target, hosts in raw["HostConfig"]["PortBindings"].items():
+        chosen = raw["NetworkSettings"]["Ports"].get(target, [])
+        for host in chosen if any("-" in host["HostPort"] for host in hosts) and chosen else hosts:
+            found.append((host["HostIp"] or "0.0.0.0", documents.read_number(host["HostPort"]), target))
     return tuple(sorted(found))
 
 
-def _mounts(raw: Optional[List[Mapping[str, Any]]]) -> Tuple[Mount, ...]:
+def _mounts(raw: Mapping[str, Any]) -> Tuple[Mount, ...]:
     found = []
-    for mount in raw or []:
-        if mount.get("Type") == "tmpfs":
+    for mount in raw["Mounts"]:
+        if mount["Type"] == "tmpfs":
             continue
-        kind = str(mount.get("Type"))
-        source = str(mount.get("Name") if kind == "volume" else mount.get("Source"))
-        found.append(Mount(kind, source, str(mount.get("Destination")), not mount.get("RW", True)))
+        source = mount["Name"] if mount["Type"] == "volume" else mount["Source"]
+        found.append(Mount(mount["Type"], source, mount["Destination"], not mount["RW"]))
     return tuple(sorted(found, key=lambda mount: mount.target))
 
 
-def _addresses(raw: Mapping[str, Any]) -> Dict[str, str]:
-    """The fixed addresses; an address that the Docker Engine chose is not among them."""
-    attached = (raw.get("NetworkSettings") or {}).get("Networks") or {}
-    fixed = {name: ((end or {}).get("IPAMConfig") or {}).get("IPv4Address") for name, end in attached.items()}
-    return {name: str(address) for name, address in fixed.items() if address}
+def _endpoint(name: str, container: str, end: Mapping[str, Any]) -> Dict[str, Any]:
+    """What ``docker network connect`` can set for a container. The Docker Engine itself adds the short id as an alias."""
+    fixed = end["IPAMConfig"]
+    here = {
+        "aliases": sorted({alias for alias in end["Aliases"] if alias != container[:12]}),
+        "links": sorted(end["Links"]),
+        "ipv6": fixed["IPv6Address"],
+        "link_local": sorted(fixed["LinkLocalIPs"]),
+        "driver_opts": end["DriverOpts"],
+        "gw_priority": end["GwPriority"],
+    }
+    return {key: value for key, value in here.items() if value}
 
 
-def observe_image(raw: Mapping[str, Any]) -> ObservedImage:
+def observe_image(document: Mapping[str, Any]) -> ObservedImage:
     """Read the Docker Engine's description of an image."""
-    config = raw.get("Config") or {}
+    raw = documents.read_image(document)
+    config = raw["Config"]
     return ObservedImage(
-        id=str(raw["Id"]),
-        command=tuple(config.get("Cmd") or ()),
-        entrypoint=tuple(config.get("Entrypoint") or ()),
-        environment=tuple(config.get("Env") or ()),
-        user=str(config.get("User") or ""),
-        healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
-        volumes=tuple(config.get("Volumes") or ()),
-        stop_signal=str(config.get("StopSignal") or ""),
-        working_dir=str(config.get("WorkingDir") or ""),
-        labels=tuple((config.get("Labels") or {}).items()),
+        id=raw["Id"],
+        command=tuple(config["Cmd"]),
+        entrypoint=tuple(config["Entrypoint"]),
+        environment=tuple(config["Env"]),
+        user=config["User"],
+        healthcheck=tuple(config["Healthcheck"]["Test"]),
+        volumes=tuple(config["Volumes"]),
+        stop_signal=config["StopSignal"],
+        working_dir=config["WorkingDir"],
+        labels=tuple(config["Labels"].items()),
     )
-
-
-# Limits that `docker update` can set and our compose files never set.
-_LIMITS = {
-    "NanoCpus": "nano_cpus",
-    "CpuShares": "cpu_shares",
-    "CpuQuota": "cpu_quota",
-    "CpuPeriod": "cpu_period",
-    "CpusetCpus": "cpuset",
-    "CpusetMems": "cpuset_mems",
-    "BlkioWeight": "blkio_weight",
-    "MemoryReservation": "memory_reservation",
-    "PidsLimit": "pids",
-}
 
 
 def _limits(host: Mapping[str, Any]) -> Dict[str, Any]:
-    """The limits that are set, by the name an operator knows."""
-    return {word: host[key] for key, word in _LIMITS.items() if host.get(key) not in (None, 0, "", -1)}
+    """The limits that are set. pids -1: unlimited on request."""
+    found: Dict[str, Any] = {}
+    for key, word in LIMITS.items():
+        if isinstance(host.get(key), (int, str)) and host[key] not in (0, "", -1):
+            found[word] = host[key]
+    # The Docker Engine sets it to twice the memory, or to -1 where the kernel does not count swap.
+    if found.get("memory_swap") == 2 * int(host["Memory"]):
+        del found["memory_swap"]
+    if host.get("PidsLimit") in (0, -1):
+        found["pids"] = -1
+    if host["OomScoreAdj"]:
+        found["oom_score_adj"] = host["OomScoreAdj"]
+    return found
 
 
-def observe_container(raw: Mapping[str, Any]) -> ObservedContainer:
+def observe_container(document: Mapping[str, Any]) -> ObservedContainer:
     """Read the Docker Engine's description of a container."""
+    raw = documents.read_container(document)
     state, config, host = raw["State"], raw["Config"], raw["HostConfig"]
-    requests = [
-        request for request in host.get("DeviceRequests") or [] if (request.get("Driver") or "nvidia") in ("nvidia", "cdi")
-    ]
-    labels = config.get("Labels") or {}
+    requests = [request for request in host["DeviceRequests"] if (request["Driver"] or "nvidia") in ("nvidia", "cdi")]
+    networks = raw["NetworkSettings"]["Networks"]
+    policy, grace = host["RestartPolicy"], config.get("StopTimeout")
     return ObservedContainer(
-        id=str(raw["Id"]),
-        name=str(raw["Name"]).lstrip("/"),
-        state=str(state.get("Status")),
-        health=str((state.get("Health") or {}).get("Status", "")),
-        exit_code=int(state.get("ExitCode") or 0),
-        oom_killed=bool(state.get("OOMKilled")),
-        error=str(state.get("Error") or ""),
-        created=str(raw.get("Created") or ""),
-        started_at=str(state.get("StartedAt") or ""),
-        pid=int(state.get("Pid") or 0),
-        restarts=int(raw.get("RestartCount") or 0),
-        project=str(labels.get(COMPOSE_PROJECT, "")),
-        image=str(config.get("Image")),
-        image_id=str(raw.get("Image")),
-        command=tuple(config.get("Cmd") or ()),
-        entrypoint=tuple(config.get("Entrypoint") or ()),
-        environment=read_environment(config.get("Env")),
-        gpu_uuids=tuple(uuid for request in requests for uuid in request.get("DeviceIDs") or []),
-        gpu_count=sum(int(request.get("Count") or 0) for request in requests),
-        ports=_ports(host.get("PortBindings")),
-        mounts=_mounts(raw.get("Mounts")),
-        networks=tuple(sorted((raw.get("NetworkSettings") or {}).get("Networks") or {})),
-        addresses=_addresses(raw),
-        ipc=str(host.get("IpcMode") or ""),
-        shm_bytes=int(host.get("ShmSize") or 0),
-        restart=str((host.get("RestartPolicy") or {}).get("Name") or "no"),
-        user=str(config.get("User") or ""),
-        read_only=bool(host.get("ReadonlyRootfs")),
-        tmpfs=tuple(sorted(host.get("Tmpfs") or {})),
-        init=bool(host.get("Init")),
-        stop_signal=str(config.get("StopSignal") or ""),
-        stop_grace=config.get("StopTimeout"),
-        working_dir=str(config.get("WorkingDir") or ""),
-        healthcheck=tuple((config.get("Healthcheck") or {}).get("Test") or ()),
-        cap_drop=tuple(sorted(host.get("CapDrop") or ())),
-        cap_add=tuple(sorted([*(host.get("CapAdd") or ()), *["privileged"] * bool(host.get("Privileged"))])),
-        security_opt=tuple(sorted(host.get("SecurityOpt") or ())),
-        extra_hosts=tuple(sorted(entry.replace("=", ":", 1) for entry in host.get("ExtraHosts") or ())),
-        memory_bytes=int(host.get("Memory") or 0),
-        other_limits=_limits(host),
-        labels=labels,
+        id=raw["Id"],
+        name=raw["Name"].lstrip("/"),
+        state=state["Status"],
+        health=state["Health"]["Status"],
+        exit_code=state["ExitCode"],
+        oom_killed=state["OOMKilled"],
+        error=state["Error"],
+        created=raw["Created"],
+        started_at=state["StartedAt"],
+        pid=state["Pid"],
+        restarts=raw["RestartCount"],
+        project=config["Labels"].get(COMPOSE_PROJECT, ""),
+        image=config["Image"],
+        image_id=raw["Image"],
+        command=tuple(config["Cmd"]),
+        entrypoint=tuple(config["Entrypoint"]),
+        environment=read_environment(config["Env"]),
+        gpu_uuids=tuple(uuid for request in requests for uuid in request["DeviceIDs"]),
+        gpu_count=sum(request["Count"] for request in requests),
+        ports=_ports(raw),
+        mounts=_mounts(raw),
+        networks=tuple(sorted(networks)),
+        # An address that the Docker Engine chose is not among them.
+        addresses={name: end["IPAMConfig"]["IPv4Address"] for name, end in networks.items() if end["IPAMConfig"]["IPv4Address"]},
+        endpoints={name: _endpoint(name, raw["Id"], end) for name, end in networks.items()},
+        ipc=host["IpcMode"],
+        shm_bytes=host["ShmSize"],
+        restart=name_restart_policy(policy["Name"], policy["MaximumRetryCount"]),
+        user=config["User"],
+        read_only=host["ReadonlyRootfs"],
+        tmpfs=tuple(sorted(host["Tmpfs"])),
+        init=host["Init"],
+        stop_signal=config["StopSignal"],
+        stop_grace=None if grace is None else documents.read_number(grace),
+        working_dir=config["WorkingDir"],
+        healthcheck=tuple(config["Healthcheck"]["Test"]),
+        cap_drop=tuple(sorted(host["CapDrop"])),
+        cap_add=tuple(sorted([*host["CapAdd"], *["privileged"] * host["Privileged"]])),
+        security_opt=tuple(sorted(host["SecurityOpt"])),
+        extra_hosts=tuple(sorted(entry.replace("=", ":", 1) for entry in host["ExtraHosts"])),
+        limits=_limits(host),
+        log_driver=host["LogConfig"]["Type"],
+        log_options=host["LogConfig"]["Config"],
+        labels=config["Labels"],
     )
+
+
+def name_restart_policy(name: str, retries: int) -> str:
+    """As a compose file writes it: ``no``, ``always``, ``unless-stopped``, ``on-failure`` or ``on-failure:3``."""
+    return "on-failure:{0}".format(retries) if name == "on-failure" and retries else name or "no"

@@ -6,7 +6,12 @@ from __future__ import annotations
 from typing import Dict, List, Mapping, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
-from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF, ON_DEMAND, Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    NO_HEALTHCHECK,
+    OFF,
+    ON_DEMAND,
+    Service,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import RESTS_OFF, RESTS_ON_DEMAND, Decision
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Outcome, Project, ServeOptions
@@ -46,7 +51,8 @@ def decide_services(state: ProjectState, services: Sequence[Service]) -> Dict[st
             continue
         seen = state.wait_out_restart(seen)
         changes = None if seen is None else state.diff_container(service, seen)
-        outcomes[service.name] = Outcome(decisions.decide_up(changes, seen, state.project.name), seen)
+        own_check = service.healthcheck not in (None, NO_HEALTHCHECK)
+        outcomes[service.name] = Outcome(decisions.decide_up(changes, seen, state.project.name, own_check), seen)
     return outcomes
 
 

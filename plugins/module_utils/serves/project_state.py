@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Any, Collection, Dict, List, Optional, Sequence
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import OtherContainer
 
 
+IMAGE_ID = re.compile(r"[a-z0-9]+(:[0-9a-zA-Z]+)?")
 # A container that the Docker Engine restarts and kills again and again runs for two seconds each time (measured, Docker 26.1).
 LOOP_SECONDS = 4.0
 
@@ -54,7 +56,7 @@ class ProjectState:
             for entry in self.listed
             if entry["Labels"].get(COMPOSE_PROJECT) == self.project.name and entry["Labels"].get(COMPOSE_SERVICE) == service.name
         ]
-        named = [entry["Id"] for entry in self.listed if "/" + service.container in (entry["Names"] or [])]
+        named = [entry["Id"] for entry in self.listed if "/" + service.container in entry["Names"]]
         for found in labelled + named:
             seen = read_container(self.docker, found)
             if seen is not None:
@@ -72,7 +74,7 @@ class ProjectState:
     def find_by_name(self, name: str) -> Optional[ObservedContainer]:
         """The container with exactly this name."""
         for entry in self.listed:
-            if "/" + name in (entry["Names"] or []):
+            if "/" + name in entry["Names"]:
                 return read_container(self.docker, str(entry["Id"]))
         return None
 
@@ -80,7 +82,7 @@ class ProjectState:
         return seen is not None and seen.project == self.project.name
 
     def diff_container(self, service: Service, seen: ObservedContainer) -> List[Change]:
-        origin_image = self.read_image(seen.image_id) or ObservedImage(seen.image_id)
+        origin_image = self.read_image(seen.image_id) if IMAGE_ID.fullmatch(seen.image_id) else None
         secrets = self.project.secret_environment(service)
         changes = drift.diff_service(service, secrets, seen, origin_image, self.read_image(service.image))
         if any(mount.kind == "bind" and os.path.isfile(mount.source) for mount in service.mounts):
@@ -105,21 +107,17 @@ class ProjectState:
         leaving = {str(entry["Id"]) for entry in self.list_superseded(services)}
         found = []
         for entry in self.listed:
-            labels = entry["Labels"] or {}
+            labels = entry["Labels"]
             if entry["Id"] in excluded or entry["Id"] in leaving:
                 continue
             if labels.get(COMPOSE_PROJECT) == self.project.name and labels.get(COMPOSE_SERVICE) in names:
                 continue
-            ports = {
-                (str(port.get("IP") or "0.0.0.0"), int(port["PublicPort"]))
-                for port in entry.get("Ports") or []
-                if port.get("PublicPort")
-            }
+            ports = {(port["IP"] or "0.0.0.0", port["PublicPort"]) for port in entry["Ports"] if port["PublicPort"]}
             found.append(
                 OtherContainer(
-                    name=(entry["Names"] or ["/" + entry["Id"][:12]])[0].lstrip("/"),
-                    project=str(labels.get(COMPOSE_PROJECT, "")),
-                    state=str(entry["State"]),
+                    name=entry["Names"][0].lstrip("/"),
+                    project=labels.get(COMPOSE_PROJECT, ""),
+                    state=entry["State"],
                     ports=tuple(sorted(ports)),
                 )
             )
@@ -144,9 +142,9 @@ class ProjectState:
         return [
             entry
             for entry in self.listed
-            if (entry["Labels"] or {}).get(COMPOSE_PROJECT) == self.project.name
+            if entry["Labels"].get(COMPOSE_PROJECT) == self.project.name
             and entry["Labels"].get(COMPOSE_SERVICE) not in self.project.services
-            and any(port.get("PublicPort") in wanted for port in entry.get("Ports") or [])
+            and any(port["PublicPort"] in wanted for port in entry["Ports"])
         ]
 
 

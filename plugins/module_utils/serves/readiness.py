@@ -126,19 +126,21 @@ def served_names(text: str) -> Optional[List[str]]:
 
 
 def judge_container(seen: Optional[ObservedContainer], now: float) -> Optional[Verdict]:
-    """Judge the state of the container alone; None: it runs, so the server decides. now: seconds since 1970."""
+    """Judge the state of the container alone; None: it runs, so the server decides. now: seconds since 1970.
+
+    The state comes first: ``OOMKilled`` and the exit code of a container that runs tell of its past, or of another process in it.
+    """
     if seen is None:
         return Verdict(LOST, "missing", "the container is gone: another user or program removed it")
     ended = "exit code {0}{1}".format(seen.exit_code, ": " + seen.error if seen.error else "")
-    if seen.oom_killed:
+    if seen.oom_killed and seen.state in ("restarting", "exited", "dead"):
         return Verdict(
             LOST, "oom_killed", "the kernel killed it because the host or its memory limit ran out of memory ({0})".format(ended)
         )
     looping = seen.restarts >= RESTART_LOOP
     if looping and seen.state == "running" and now - (parse_timestamp(seen.started_at) or 0) < CALM_SECONDS:
-        return Verdict(
-            WAITING, "restarting", "the container has exited {0} times and was restarted a moment ago".format(seen.restarts)
-        )
+        why = "the container has exited {0} times and was restarted a moment ago".format(seen.restarts)
+        return Verdict(WAITING, "restarting", why + ("; the kernel killed a process of it for want of memory" * seen.oom_killed))
     if looping and seen.state in ("restarting", "exited", "dead"):
         return Verdict(LOST, "restart_loop", "the container has exited {0} times, last with {1}".format(seen.restarts, ended))
     if seen.state == "restarting":

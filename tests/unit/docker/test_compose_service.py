@@ -62,6 +62,30 @@ def test_a_command_as_one_string_is_refused() -> None:
         parse_one(command="vllm serve x")
 
 
+@pytest.mark.parametrize(
+    ("check", "canonical"),
+    [
+        (None, None),
+        ({"disable": True}, ("NONE",)),
+        ({"test": ["NONE"]}, ("NONE",)),
+        ({"test": "true"}, ("CMD-SHELL", "true")),
+        ({"test": ["CMD", "true"], "disable": False}, ("CMD", "true")),
+        ({"interval": "1s"}, None),
+    ],
+)
+def test_every_spelling_of_a_health_check_has_one_form(check: Any, canonical: Any) -> None:
+    assert parse_one(healthcheck=check).healthcheck == canonical
+
+
+def test_limits_and_logging_are_read_and_silence_leaves_them_to_the_engine() -> None:
+    logging = {"driver": "local", "options": {"max-file": 5}}
+    service = parse_one(logging=logging, pids_limit=7, mem_limit="1g", oom_score_adj=500)
+    assert (service.log_driver, service.log_options) == ("local", {"max-file": "5"})
+    assert (service.pids_limit, service.memory_bytes, service.oom_score_adj) == (7, 1 << 30, 500)
+    silent = parse_one()
+    assert (silent.shm_bytes, silent.log_driver, silent.pids_limit, silent.healthcheck) == (None, "", 0, None)
+
+
 def test_gpus_are_read_from_the_reservation() -> None:
     devices = [{"driver": "nvidia", "device_ids": ["GPU-b", "GPU-a"], "capabilities": ["gpu"]}]
     service = parse_one(deploy={"resources": {"reservations": {"devices": devices}}})

@@ -20,7 +20,8 @@ from recordedserve import PROJECT, RECORDED, compare, wanted
         ({"Status": "paused"}, decisions.UNPAUSE, ("paused",)),
         ({"Status": "restarting"}, decisions.NONE, ()),
         ({"Status": "dead"}, decisions.RECREATE, ("dead",)),
-        ({"Health": {"Status": "unhealthy"}}, decisions.RECREATE, ("unhealthy",)),
+        ({"Health": {"Status": "unhealthy"}}, decisions.NONE, ()),
+        ({"OOMKilled": True, "ExitCode": 137}, decisions.NONE, ()),
         ({"Status": "restarting", "ExitCode": 137}, decisions.RECREATE, ("killed",)),
         ({"Status": "restarting", "ExitCode": 137, "OOMKilled": True}, decisions.NONE, ()),
         ({"Status": "restarting", "ExitCode": 7}, decisions.NONE, ()),
@@ -33,6 +34,13 @@ def test_state_decides_the_action(state: dict[str, Any], action: str, why: tuple
     seen = observe_container(container)
     decision = decisions.decide_up(compare(wanted(), container), seen, PROJECT)
     assert (decision.action, decision.reasons) == (action, why)
+
+
+def test_the_verdict_of_a_health_check_counts_where_the_service_defines_it() -> None:
+    container = copy.deepcopy(RECORDED["container"])
+    container["State"]["Health"] = {"Status": "unhealthy"}
+    decision = decisions.decide_up([], observe_container(container), PROJECT, own_healthcheck=True)
+    assert (decision.action, decision.reasons) == (decisions.RECREATE, ("unhealthy",))
 
 
 def test_a_missing_container_is_created() -> None:

@@ -7,9 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_SPEC, LABEL_VRAM, Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    LABEL_SPEC,
+    LABEL_VRAM,
+    NO_HEALTHCHECK,
+    Mount,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.serves import drift
-from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import observe_container, observe_image
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import LIMITS, observe_container, observe_image
 from recordedserve import RECORDED, SECRETS, compare, wanted
 
 
@@ -102,6 +107,148 @@ def test_a_container_changed_by_hand_is_seen(path: tuple[str, ...], value: Any, 
         spot = spot[key]
     spot[path[-1]] = value
     assert reasons(compare(wanted(), container)) == [reason]
+
+
+def changed(*edits: tuple[tuple[str, ...], Any]) -> dict[str, Any]:
+    """The recorded container with these values."""
+    container: dict[str, Any] = copy.deepcopy(RECORDED["container"])
+    for path, value in edits:
+        spot = container
+        for key in path[:-1]:
+            spot = spot[key]
+        spot[path[-1]] = value
+    return container
+
+
+IMAGE_CHECK = ["CMD", "curl", "-f", "http://localhost:8080/health"]
+SILENT = {"shm_bytes": None, "ipc": ""}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        (("HostConfig", "ShmSize"), 2 << 30),  # default-shm-size
+        (("HostConfig", "ShmSize"), 0),
+        (("HostConfig", "IpcMode"), "shareable"),  # default-ipc-mode
+        (("HostConfig", "IpcMode"), ""),  # Podman, older engines
+        (("HostConfig", "LogConfig"), {"Type": "journald", "Config": {"tag": "x"}}),
+        (("HostConfig", "LogConfig"), None),
+        (("HostConfig", "Ulimits"), [{"Name": "nofile", "Hard": 1, "Soft": 1}]),  # default-ulimits
+        (("HostConfig", "Runtime"), "nvidia"),  # default-runtime
+        (("HostConfig", "CgroupnsMode"), "private"),
+        (("HostConfig", "UsernsMode"), "host"),
+        (("HostConfig", "OomScoreAdj"), 200),  # rootless
+        (("HostConfig", "PidsLimit"), 0),
+        (("HostConfig", "PidsLimit"), -1),
+        (("HostConfig", "MemorySwap"), -1),
+        (("HostConfig", "MemorySwappiness"), -1),
+        (("HostConfig", "SecurityOpt"), ["label=disable", "label=level:s0", "no-new-privileges"]),
+        (("HostConfig", "RestartPolicy"), {"Name": "unless-stopped", "MaximumRetryCount": 0}),
+        (("HostConfig", "ExtraHosts"), None),
+        (("HostConfig", "Isolation"), "default"),
+        (("Config", "StopTimeout"), 10),  # Podman
+        (("Config", "WorkingDir"), "/"),  # Podman
+        (("Config", "ExposedPorts"), {"1/tcp": {}}),
+        (("Config", "Healthcheck"), {}),
+        (("NetworkSettings", "Networks", "anvil", "MacAddress"), "02:42:ac:12:00:09"),
+        (("NetworkSettings", "Networks", "anvil", "Aliases"), ["heavy", "70d423489d23"]),  # Docker Engine 24
+    ],
+)
+def test_what_the_engine_fills_in_by_itself_is_no_drift(edit: tuple[tuple[str, ...], Any]) -> None:
+    container = changed((("HostConfig", "IpcMode"), "private"), edit)
+    assert compare(wanted(**SILENT), container) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["HTTP_PROXY=http://p:3128", "no_proxy=localhost", "container=podman", "HOSTNAME=c", "TERM=xterm", "PATH=/bin"]
+)
+def test_variables_that_compose_and_podman_add_are_no_drift(line: str) -> None:
+    container = copy.deepcopy(RECORDED["container"])
+    container["Config"]["Env"].append(line)
+    assert compare(wanted(), container) == []
+    name = line.partition("=")[0]
+    assert reasons(compare(wanted(environment={"A": "1", name: "mine"}), container)) == ["environment"]
+
+
+def test_what_the_image_sets_is_no_drift_also_after_its_tag_has_moved() -> None:
+    """Only the image differs: its other defaults are no reasons of their own."""
+    config = {
+        "Healthcheck": {"Test": IMAGE_CHECK}, "User": "1000", "StopSignal": "SIGINT", "WorkingDir": "/app",
+        "Volumes": {"/data/": {}}, "Labels": {"anvil.serving.engine": "vllm"}, "Entrypoint": ["serve"], "Cmd": ["x"],
+        "Env": [*RECORDED["image"]["Config"]["Env"], "B=2"],
+    }  # fmt: skip
+    origin = observe_image({"Id": "sha256:1", "Config": config})
+    moved = observe_image({"Id": "sha256:2", "Config": {"Cmd": ["y"], "Entrypoint": ["other"], "User": "root", "Env": ["B=3"]}})
+    container = copy.deepcopy(RECORDED["container"])
+    labels, env = container["Config"]["Labels"], container["Config"]["Env"]
+    container["Config"].update({**config, "Labels": {**config["Labels"], **labels}, "Env": [*env, "B=2"]})  # type: ignore[dict-item]
+    container["Config"]["Cmd"] = list(wanted().command or ())
+    container["Mounts"].append({"Type": "volume", "Name": "f" * 64, "Destination": "/data", "RW": True})
+    container["Image"] = "sha256:1"
+    seen = observe_container(container)
+    assert drift.diff_service(wanted(), SECRETS, seen, origin, origin) == []
+    assert drift.diff_service(wanted(), SECRETS, seen, origin, None) == []
+    assert reasons(drift.diff_service(wanted(), SECRETS, seen, origin, moved)) == ["image"]
+    # The containerd image store forgets an image that no name points to: nothing can be compared with its defaults.
+    assert reasons(drift.diff_service(wanted(), SECRETS, seen, None, moved)) == ["image"]
+    assert drift.diff_service(wanted(), SECRETS, seen, None, None) == []
+    assert reasons(drift.diff_service(wanted(user="7", environment={"A": "2"}), SECRETS, seen, None, None)) == [
+        "environment",
+        "user",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        *((("HostConfig", key), 512, "limits") for key in LIMITS if not key.startswith("Cpuset")),
+        (("HostConfig", "CpusetCpus"), "0", "limits"),
+        (("HostConfig", "CpusetMems"), "0", "limits"),
+        (("HostConfig", "RestartPolicy"), {"Name": "unless-stopped", "MaximumRetryCount": 3}, None),
+        (("HostConfig", "RestartPolicy"), {"Name": "on-failure", "MaximumRetryCount": 3}, "restart_policy"),
+        (("NetworkSettings", "Networks", "anvil", "Aliases"), ["t-heavy", "heavy", "more"], "networks"),
+        (("NetworkSettings", "Networks", "anvil", "Aliases"), None, "networks"),
+        (("NetworkSettings", "Networks", "anvil", "Links"), ["db:db"], "networks"),
+        (("NetworkSettings", "Networks", "anvil", "DriverOpts"), {"a": "b"}, "networks"),
+        (("NetworkSettings", "Networks", "anvil", "GwPriority"), 1, "networks"),
+        (("NetworkSettings", "Networks", "anvil", "IPAMConfig"), {"IPv6Address": "fd00::9"}, "networks"),
+        (("NetworkSettings", "Networks", "anvil", "IPAMConfig"), {"LinkLocalIPs": ["169.254.3.4"]}, "networks"),
+        (("NetworkSettings", "Networks", "bridge"), {"Aliases": None}, "networks"),
+    ],
+)
+def test_everything_that_docker_update_and_network_connect_change_is_seen(
+    path: tuple[str, ...], value: Any, reason: str | None
+) -> None:
+    assert reasons(compare(wanted(), changed((path, value)))) == [reason] * bool(reason)
+
+
+def test_a_limit_that_the_kernel_does_not_have_is_no_drift_and_one_taken_away_is() -> None:
+    service = wanted(pids_limit=100, memory_bytes=1 << 30)
+    service = replace(service, labels={**service.labels, LABEL_SPEC: service.spec_hash()})
+    made = (("Config", "Labels", LABEL_SPEC), service.spec_hash())
+    assert compare(service, changed(made)) == []  # the engine has dropped both
+    assert reasons(compare(service, changed(made, (("HostConfig", "PidsLimit"), -1)))) == ["limits"]
+    assert reasons(compare(service, changed(made, (("HostConfig", "Memory"), 2 << 30)))) == ["limits"]
+    assert compare(service, changed(made, (("HostConfig", "Memory"), 1 << 30), (("HostConfig", "MemorySwap"), 2 << 30))) == []
+    assert reasons(compare(service, changed())) == ["limits"]  # made before the service had limits
+
+
+def test_logging_is_compared_where_the_service_sets_it() -> None:
+    service = wanted(log_driver="local", log_options={"max-size": "20m"})
+    log = ("HostConfig", "LogConfig")
+    assert compare(service, changed((log, {"Type": "local", "Config": {"max-size": "20m", "compress": "false"}}))) == []
+    assert reasons(compare(service, changed((log, {"Type": "local", "Config": {"max-size": "10m"}})))) == ["logging"]
+    assert reasons(compare(service, changed())) == ["logging"]
+
+
+def test_a_health_check_that_is_switched_off() -> None:
+    service, none = wanted(healthcheck=NO_HEALTHCHECK), (("Config", "Healthcheck"), {"Test": ["NONE"]})
+    assert compare(service, changed(none)) == []
+    assert compare(service, changed()) == []  # its image has none, so there is nothing to switch off
+    image = observe_image({**RECORDED["image"], "Config": {**RECORDED["image"]["Config"], "Healthcheck": {"Test": IMAGE_CHECK}}})
+    seen = observe_container(changed((("Config", "Healthcheck"), {"Test": IMAGE_CHECK})))
+    assert reasons(drift.diff_service(service, SECRETS, seen, image, image)) == ["healthcheck"]
+    assert drift.diff_service(service, SECRETS, observe_container(changed(none)), image, image) == []
 
 
 def test_a_retagged_image_is_seen_by_its_id() -> None:

@@ -49,6 +49,8 @@ def seen(restarts: int = 0, **state: Any) -> ObservedContainer:
         (seen(), Answer(401), LOST, "refused"),
         (seen(Status="exited", ExitCode=2), Answer(0), LOST, "exited"),
         (seen(Status="exited", ExitCode=137, OOMKilled=True), Answer(0), LOST, "oom_killed"),
+        (seen(Status="restarting", ExitCode=137, OOMKilled=True), Answer(0), LOST, "oom_killed"),
+        (seen(OOMKilled=True, ExitCode=137), Answer(200, '{"data": [{"id": "heavy"}]}'), READY, "ready"),
         (seen(Status="restarting", restarts=1), Answer(0), WAITING, "restarting"),
         (seen(Status="restarting", restarts=3), Answer(0), LOST, "restart_loop"),
         (seen(restarts=5), Answer(200, MODELS), READY, "ready"),  # it crashed once upon a time, and runs since

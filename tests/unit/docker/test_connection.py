@@ -1,0 +1,128 @@
+"""The version of the API is negotiated with engines of every age, at the cost of one request where it can be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socketserver
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import choose_api_version
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+
+HOST = "unix:///run/docker.sock"
+
+
+class Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+Start = Callable[..., tuple[DockerEngine, list[str]]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a stand-in for an engine of another year: it refuses the API versions that the engine refuses, with its words."""
+    servers = []
+
+    def begin(newest: str, oldest: str, answers: Any = ()) -> tuple[DockerEngine, list[str]]:
+        asked: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                asked.append(self.path)
+                found = re.match(r"/v(\d+\.\d+)/", self.path)
+                wanted = tuple(map(int, found[1].split("."))) if found else ()
+                body: Any = (
+                    {"Version": "x", "ApiVersion": newest, "MinAPIVersion": oldest} if "/version" in self.path else answers
+                )
+                status = 200
+                if wanted and wanted < tuple(map(int, oldest.split("."))):
+                    status, body = 400, {"message": f"client version is too old. Minimum supported API version is {oldest}"}
+                if wanted and wanted > tuple(map(int, newest.split("."))):
+                    status, body = 400, {"message": f"client version is too new. Maximum supported API version is {newest}"}
+                text = body if isinstance(body, bytes) else json.dumps(list(body) if body == () else body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *words: object) -> None:
+                pass
+
+            def address_string(self) -> str:
+                return "unix"
+
+        path = os.path.join(tempfile.mkdtemp(dir="/tmp"), "s")
+        servers.append(Server(path, Handler))
+        threading.Thread(target=servers[-1].serve_forever, args=[0.01], daemon=True).start()
+        return DockerEngine("unix://" + path), asked
+
+    yield begin
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("newest", "oldest", "requests"),
+    [
+        ("1.44", "1.24", ["/v1.44/containers/json"]),  # Docker Engine 25
+        ("1.45", "1.24", ["/v1.44/containers/json"]),  # 26
+        ("1.52", "1.44", ["/v1.44/containers/json"]),  # 29.0
+        ("1.52", "1.40", ["/v1.44/containers/json"]),  # 29.3
+        ("1.43", "1.12", ["/v1.44/containers/json", "/version", "/v1.43/containers/json"]),  # 24
+        ("1.60", "1.48", ["/v1.44/containers/json", "/version", "/v1.48/containers/json"]),
+    ],
+)
+def test_every_supported_engine_is_spoken_to_in_a_version_that_it_takes(
+    start: Start, newest: str, oldest: str, requests: list[str]
+) -> None:
+    engine, asked = start(newest, oldest)
+    assert engine.list_containers() == []
+    assert [path.partition("?")[0] for path in asked] == requests
+    assert engine.list_containers() == [] and len(asked) == len(requests) + 1
+    assert engine.api.api_version == engine.api_version == requests[-1].split("/")[1][1:] and len(asked) == len(requests) + 1
+
+
+@pytest.mark.parametrize(
+    ("newest", "oldest", "word"), [("1.41", "1.12", "too old"), ("1.24", "1.12", "too old"), ("1.70", "1.60", "too new")]
+)
+def test_an_engine_that_is_too_old_or_too_new_is_named_as_such(start: Start, newest: str, oldest: str, word: str) -> None:
+    engine, _asked = start(newest, oldest)
+    for call in (engine.list_containers, lambda: engine.api):
+        with pytest.raises(AnvilError) as refused:
+            call()
+        (problem,) = refused.value.problems
+        assert word in problem.what and newest in problem.why and oldest in problem.why and problem.hint
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"", 7, "text", ["a"]])
+def test_an_answer_of_the_wrong_kind_is_one_sentence(start: Start, answer: Any) -> None:
+    engine, _asked = start("1.45", "1.24", answer)
+    for call in (lambda: engine.inspect_image("i"), engine.info, *[engine.list_containers] * (answer != ["a"])):
+        with pytest.raises(AnvilError, match="refused to"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("told", "chosen"),
+    [
+        (("", "", ""), "1.44"),  # it tells nothing: go on
+        (("29", "1.52", ""), "1.44"),
+        (("x", "odd", "odd"), "1.44"),
+        (("24.0.9", "1.43", "1.12"), "1.43"),
+        (("31", "1.55", "1.52"), "1.52"),
+    ],
+)
+def test_what_an_engine_does_not_tell_is_no_reason_to_refuse_it(told: tuple[str, str, str], chosen: str) -> None:
+    assert choose_api_version(told, HOST) == chosen
