@@ -7,15 +7,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_router_info
-short_description: Report a router's state and live revision, and request real completions through it
+short_description: Report a router's state and live revision, and request real answers through it
 version_added: 1.0.0
 author:
   - The anvil.serving authors (@fakoli)
 description:
   - Reports whether the router runs and answers, where, on which revision of its files, and which other revisions the
     volume holds.
-  - With O(ask) it also requests one real chat completion per model through the router, and fails unless each is
-    answered.
+  - With O(ask) it also requests one real answer per model through the router, and fails unless each is answered. A chat
+    completion is an answer if it has text, reasoning or a tool call, or if its usage counts tokens.
   - An absent router is not a failure, except with O(ask).
 options:
   container:
@@ -46,10 +46,15 @@ options:
     default: /etc/anvil
   ask:
     description:
-      - The models (presets or routes of the router) to request one chat completion each from.
+      - The models (presets or routes of the router) to request one answer each from.
     type: list
     elements: str
     default: []
+  kinds:
+    description:
+      - What the models of O(ask) answer, where that is not a chat completion - V(embeddings) or V(rerank).
+    type: dict
+    default: {}
   token:
     description:
       - The router's token for O(ask).
@@ -175,6 +180,7 @@ OPTIONS = {
     "volume": {"type": "str", "default": "anvil-router-cfg"},
     "mount": {"type": "path", "default": "/etc/anvil"},
     "ask": {"type": "list", "elements": "str", "default": []},
+    "kinds": {"type": "dict", "default": {}},
     "token": {"type": "str", "no_log": True},
     "prompt": {"type": "str", "default": "Say hello."},
     "max_tokens": {"type": "int", "default": 32, "no_log": False},
@@ -192,7 +198,7 @@ def work(module):
     answers = {}
     if given["ask"] and not module.check_mode:
         token, timeout = given["token"] or "", given["ask_timeout"]
-        request = CompletionRequest(given["ask"], given["prompt"], given["max_tokens"], token, timeout)
+        request = CompletionRequest(given["ask"], given["prompt"], given["max_tokens"], token, timeout, given["kinds"])
         trust = EdgeTrust(given["ca_file"] or "", given["server_name"])
         endpoint = find_client_endpoint(docker, given["container"], given["edge"], trust)
         completions = request_completions(docker, given["container"], endpoint, request)

@@ -114,6 +114,7 @@ VLLM: Dict[str, Option] = {
     RUNNER: Option(("--runner",)),
     TASK: Option(("--task",)),
     CONVERT: Option(("--convert",)),
+    POOLING: Option(("--pooler-config", "--override-pooler-config"), TABLE),
     MODELSCOPE: _variable("VLLM_USE_MODELSCOPE"),
     OFFLINE: HUB_OFFLINE,
 }

@@ -57,7 +57,7 @@ def request_http(
         headers["Content-Type"] = "application/json"
     if token:
         headers["Authorization"] = "Bearer " + token
-    content = None if body is None else json.dumps(body)
+    content = None if body is None else json.dumps(body).encode("utf-8")
     return send_request(endpoint, method, path, timeout, headers=headers, content=content, tls=tls)
 
 
@@ -68,14 +68,14 @@ def send_request(
     timeout: float,
     *,
     headers: Mapping[str, str],
-    content: Optional[str] = None,
+    content: Optional[bytes] = None,
     tls: Optional[Tls] = None,
 ) -> Reply:
     """Send exactly these headers and this content. timeout: seconds."""
     address = (endpoint[0].strip("[]"), endpoint[1])
     connection = _TlsConnection(address, timeout, tls) if tls else http.client.HTTPConnection(*address, timeout=timeout)
     try:
-        connection.request(method, path, body=None if content is None else content.encode("utf-8"), headers=dict(headers))
+        connection.request(method, path, body=content, headers=dict(headers))
         response = connection.getresponse()
         return Reply(response.status, response.read(BODY_LIMIT).decode("utf-8", "replace"))
     except (OSError, http.client.HTTPException) as exc:

@@ -40,6 +40,7 @@ class ServePlan:
     residency: ``resident``, ``evictable``, ``on_demand`` or ``off``. tags: words that select it, besides its name.
     part: ``chat``, ``tool`` or empty, for the deploy mode. models: for a server with several models, name -> its options.
     interval: the longest pause between two readiness checks (seconds). warmup: it is ready after its first real answer.
+    kind: what it answers, one of ``catalog.served_kinds.KINDS``.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ServePlan:
     models: Dict[str, Dict[str, str]] = field(default_factory=dict)
     interval: int = 5
     warmup: bool = False
+    kind: str = "chat"
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,15 @@ class ExternalPlan:
     api_key: str = ""
     engine: str = ""
     args: Tuple[str, ...] = ()
+    kind: str = "chat"
 
 
 @dataclass(frozen=True)
 class TierPlan:
-    """A serve as the router sees it. key_env: the environment variable of the router that holds the API key of the serve."""
+    """A serve as the router sees it. key_env: the environment variable of the router that holds the API key of the serve.
+
+    kind: as in ``ServePlan``; only a tier of kind ``chat`` takes part in presets and routes.
+    """
 
     id: str
     serve: str
@@ -102,6 +108,7 @@ class TierPlan:
     tool_support: bool
     key_env: str
     key_secret: str = ""
+    kind: str = "chat"
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,8 @@ class RouterPlan:
     than one replica; then no container is named ``container``, and the containers are those of ``edge.replicas``.
     extra_hosts: ``NAME:ADDRESS`` for the router's /etc/hosts.
     generation: ``profile`` (anvil-serving 0.12 to 0.13.2) has presets and a profile; ``gateway`` (0.35.1 to 2.0.2) has
-    routes: the model name that a client sends -> the one tier that answers.
+    routes: the model name that a client sends -> the one tier that answers. purposes: its tiers for embeddings and reranking,
+    which clients request at ``/v1/embeddings`` and ``/v1/rerank`` by the name of the model.
     """
 
     image: str
@@ -171,6 +179,7 @@ class RouterPlan:
     extra_hosts: Tuple[str, ...] = ()
     generation: str = "profile"
     routes: Dict[str, str] = field(default_factory=dict)
+    purposes: Tuple[TierPlan, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds import CHAT, KINDS
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import HOST_GATEWAY
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
@@ -16,7 +17,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     InventoryCheck,
 )
 
-EXTERNAL_KEYS = ("port", "served_name", "api_key", "host")
+EXTERNAL_KEYS = ("port", "served_name", "api_key", "host", "kind")
 
 
 def read_externals(
@@ -54,6 +55,7 @@ def read_externals(
                 )
                 or name,
                 api_key=secrets.read_secret_name(inner.path_of("api_key"), inner.raw.get("api_key")),
+                kind=inner.read_choice("kind", KINDS) or CHAT,
             )
         )
         check.add_note(path, "this server is not managed: it gets requests, but is never started, stopped or restarted")

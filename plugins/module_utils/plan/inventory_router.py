@@ -9,6 +9,7 @@ from typing import Any, Optional, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import HOST_GATEWAY
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, RouterPlan, TierPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import read_edge
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_purposes import sort_tiers
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_routing import (
     GENERATIONS,
     drop_stopped_tiers,
@@ -111,11 +112,14 @@ def read_router(
         check.add_note(section.path, "the router has no token, so every user of the host can use every serve")
     externals = {serve.name for serve in serves if isinstance(serve, ExternalPlan)}
     names = None if named is None else [*named, *externals]
-    ids, tiers = read_tiers(section, names, {serve.name: serve for serve in serves})
-    running = select_running_tiers(section, tiers, serves)
-    container = section.read_text("container", CONTAINER_RULE, CONTAINER) or "anvil-router"
     generation = section.read_choice("generation", GENERATIONS) or guess_generation(image or "")
-    routes = read_routes(section, generation, ids)
+    every, found = read_tiers(section, names, {serve.name: serve for serve in serves})
+    sorted_tiers = sort_tiers(section, generation, every, found)
+    ids, tiers, others = sorted_tiers.ids, sorted_tiers.chat, sorted_tiers.others
+    running = select_running_tiers(section, tiers, serves)
+    purposes = select_running_tiers(section, sorted_tiers.purposes, serves, required=False)
+    container = section.read_text("container", CONTAINER_RULE, CONTAINER) or "anvil-router"
+    routes = read_routes(section, generation, ids, others)
     return RouterPlan(
         image=image or "",
         container=container,
@@ -124,12 +128,15 @@ def read_router(
         port=address[1] if address else 0,
         token=name,
         tiers=running,
-        presets=drop_stopped_tiers(read_presets(section, ids), tiers, running),
-        profile=tuple(row for row in read_profile(section, ids) if row.tier_id in {tier.id for tier in running} or not tiers),
+        presets=drop_stopped_tiers(read_presets(section, ids, others), tiers, running),
+        profile=tuple(
+            row for row in read_profile(section, ids, others) if row.tier_id in {tier.id for tier in running} or not tiers
+        ),
         ready_timeout=section.read_integer("ready_timeout", 1, LONGEST_WAIT_SECONDS, "seconds") or 60,
         request_timeout=section.read_integer("request_timeout", 1, LONGEST_WAIT_SECONDS, "seconds") or 300,
         edge=read_edge(section, container, generation),
-        extra_hosts=_extra_hosts(running, serves),
+        extra_hosts=_extra_hosts((*running, *purposes), serves),
         generation=generation,
         routes={name: tier for name, tier in routes.items() if tier in {tier.id for tier in running} or not tiers},
+        purposes=purposes,
     )

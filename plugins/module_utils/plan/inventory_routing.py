@@ -9,8 +9,10 @@ import re
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ProfileEntry, TierPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_purposes import explain_other
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
     UNREAD,
+    InventoryCheck,
     Path,
     Section,
     describe_value,
@@ -48,7 +50,14 @@ def guess_generation(image: str) -> str:
     return "gateway" if found and (int(found.group(1)), int(found.group(2))) >= FIRST_GATEWAY else "profile"
 
 
-def read_routes(section: Section, generation: str, ids: Optional[Sequence[str]]) -> Dict[str, str]:
+def _add_unknown_tier(check: InventoryCheck, path: Path, tier: str, ids: Sequence[str], others: Mapping[str, str]) -> None:
+    other = explain_other(shorten(tier), others)
+    check.add_problem(
+        path, other or "unknown tier {0!r}".format(shorten(tier)), "remove it here" if other else suggest_name(tier, ids)
+    )
+
+
+def read_routes(section: Section, generation: str, ids: Optional[Sequence[str]], others: Mapping[str, str]) -> Dict[str, str]:
     """The model names that a gateway router accepts -> tier: the id of every tier, and the names in ``routes``."""
     check, example = section.check, "routes: {llm.primary: heavy}"
     foreign = {"profile": ("routes",), "gateway": ("presets", "profile")}[generation]
@@ -68,7 +77,7 @@ def read_routes(section: Section, generation: str, ids: Optional[Sequence[str]])
         if not isinstance(tier, str):
             check.add_problem(path, "must be the id of a tier, not {0}".format(describe_value(tier)), "for example: " + example)
         elif ids is not None and tier not in ids:
-            check.add_problem(path, "unknown tier {0!r}".format(shorten(tier)), suggest_name(tier, ids))
+            _add_unknown_tier(check, path, tier, ids, others)
         elif str(name).strip().lower() in {known.lower() for known in found}:
             check.add_problem(
                 path, "the route {0} exists already".format(shorten(str(name))), "remove it: every tier has a route of its own id"
@@ -84,7 +93,7 @@ def read_routes(section: Section, generation: str, ids: Optional[Sequence[str]])
     return found
 
 
-def read_presets(section: Section, ids: Optional[Sequence[str]]) -> Dict[str, Tuple[str, ...]]:
+def read_presets(section: Section, ids: Optional[Sequence[str]], others: Mapping[str, str]) -> Dict[str, Tuple[str, ...]]:
     check = section.check
     found: Dict[str, Tuple[str, ...]] = {preset: tuple(ids or ()) for preset in PRESETS}
     example = "presets: {chat: [fast, heavy]}"
@@ -102,7 +111,7 @@ def read_presets(section: Section, ids: Optional[Sequence[str]]) -> Dict[str, Tu
             if not isinstance(tier, str):
                 check.add_problem(at, "must be the id of a tier, not {0}".format(describe_value(tier)), "for example: " + example)
             elif ids is not None and tier not in ids:
-                check.add_problem(at, "unknown tier {0!r}".format(shorten(tier)), suggest_name(tier, ids))
+                _add_unknown_tier(check, at, tier, ids, others)
             elif tier in chosen:
                 check.add_problem(
                     at, "tier {0} is listed twice".format(shorten(tier)), "list each tier once, the preferred one first"
@@ -152,7 +161,7 @@ def _read_score(section: Section) -> float:
     return 0.0
 
 
-def read_profile(section: Section, ids: Optional[Sequence[str]]) -> Tuple[ProfileEntry, ...]:
+def read_profile(section: Section, ids: Optional[Sequence[str]], others: Mapping[str, str]) -> Tuple[ProfileEntry, ...]:
     check, example = section.check, "profile: [{tier: heavy, work_class: planning, decision: allow, quality_score: 0.9}]"
     rows: List[ProfileEntry] = []
     seen: Dict[Tuple[str, str], Path] = {}
@@ -167,7 +176,7 @@ def read_profile(section: Section, ids: Optional[Sequence[str]]) -> Tuple[Profil
         tier = row.read_text("tier", "the id of a tier")
         work_class, decision = row.read_choice("work_class", WORK_CLASSES), row.read_choice("decision", DECISIONS)
         if tier and ids is not None and tier not in ids:
-            check.add_problem(row.path_of("tier"), "unknown tier {0!r}".format(shorten(tier)), suggest_name(tier, ids))
+            _add_unknown_tier(check, row.path_of("tier"), tier, ids, others)
         if tier and work_class:
             first = seen.setdefault((tier, work_class), path)
             if first != path:

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import flag_of, read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds import KINDS, derive_kind
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import EVICTABLE, ON_DEMAND, RESIDENT
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import (
@@ -65,6 +66,7 @@ SERVE_KEYS = (
     "models",
     "models_max",
     "idle_unload",
+    "kind",
 )
 
 
@@ -244,6 +246,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         models=models,
         interval=shared.ready_interval or host.wait_interval,
         warmup=bool(shared.warmup),
+        kind=section.read_choice("kind", KINDS) or derive_kind(settings),
     )
 
 

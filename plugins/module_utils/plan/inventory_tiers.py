@@ -97,6 +97,7 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
         tool_support=_supports_tools(settings) if tools is None else tools,
         key_env=_key_env(tier),
         key_secret=serve.api_key,
+        kind=serve.kind,
     )
 
 
@@ -156,13 +157,18 @@ def _intended_id(value: Any) -> Optional[str]:
     return None
 
 
-def select_running_tiers(section: Section, tiers: Sequence[TierPlan], serves: Sequence[TierBackend]) -> Tuple[TierPlan, ...]:
-    """The tiers whose serve runs. A tier without a running serve is left out of the router, with a note."""
+def select_running_tiers(
+    section: Section, tiers: Sequence[TierPlan], serves: Sequence[TierBackend], required: bool = True
+) -> Tuple[TierPlan, ...]:
+    """The tiers whose serve runs. A tier without a running serve is left out of the router, with a note.
+
+    required: at least one must run.
+    """
     off = {serve.name for serve in serves if isinstance(serve, ServePlan) and serve.residency == OFF}
     stopped = [tier for tier in tiers if tier.serve in off]
     for tier in stopped:
         section.add_note("tiers", "tier {0} is left out: serve {1} does not run".format(tier.id, tier.serve))
-    if stopped and len(stopped) == len(tiers):
+    if required and stopped and len(stopped) == len(tiers):
         section.add_problem(
             "tiers", "no serve of any tier runs", "change anvil_profile or anvil_deploy_mode so that a serve with a tier runs"
         )

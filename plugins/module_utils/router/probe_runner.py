@@ -17,7 +17,14 @@ PATIENCE = 3.0
 def send_probe(endpoint: Tuple[str, int], probe: Probe, token: str) -> Reply:
     """Send one probe to an address. token: the router's own."""
     headers = probe.request_headers(token)
-    return send_request(endpoint, probe.method, probe.path, probe.timeout, headers=headers, content=probe.body)
+    return send_request(
+        endpoint,
+        probe.method,
+        probe.path,
+        probe.timeout,
+        headers=headers,
+        content=None if probe.body is None else probe.body.encode("utf-8"),
+    )
 
 
 def run_probes(

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One real chat completion per tier, requested where clients connect: at the router's published port or its edge's, with TLS."""
+"""One real answer per tier (a completion, embeddings, …), requested where clients connect: at the router or its edge."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import ssl
@@ -12,8 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.sample_requests import (
+    build_sample,
+    is_unsupported,
+    read_answer,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply, Tls, request_http
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply, Tls, send_request
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
@@ -23,7 +27,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout i
 # A request to a tier that is not ready (503, or no answer) is repeated for this long (seconds).
 RETRY_TIME = 10.0
 RETRY_PAUSE = 0.5
-COMPLETIONS_PATH = "/v1/chat/completions"
 # X509_V_FLAG_PARTIAL_CHAIN: a listed certificate is trusted even without its issuer's. Python names it from 3.10 on.
 PARTIAL_CHAIN = 0x80000
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -31,7 +34,7 @@ CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE---
 
 @dataclass(frozen=True)
 class Completion:
-    """The answer to one chat completion. status 0: no answer. seconds: until the whole answer was there."""
+    """The answer to one request. status 0: no answer. seconds: until the whole answer was there."""
 
     ok: bool
     status: int
@@ -41,13 +44,14 @@ class Completion:
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """What is requested of each tier. timeout: seconds per completion."""
+    """What is requested of each tier. timeout: seconds per answer. kinds: model -> what it answers, where that is not chat."""
 
     models: Sequence[str]
     prompt: str
     max_tokens: int
     token: str = field(default="", repr=False)
     timeout: float = 60.0
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def _read(path: str) -> str:
 def request_completions(
     docker: DockerEngine, container: str, endpoint: ClientEndpoint, request: CompletionRequest
 ) -> Dict[str, Completion]:
-    """One chat completion per model through the router; an ``AnvilError`` names every one that failed.
+    """One answer per model through the router; an ``AnvilError`` names every one that failed.
 
     container: a router, whose log the error shows.
     """
@@ -133,24 +137,23 @@ def request_completions(
         )
 
     def complete(model: str) -> Completion:
-        messages = [{"role": "user", "content": request.prompt}]
-        body = {"model": model, "messages": messages, "max_tokens": request.max_tokens, "stream": False}
+        kind = request.kinds.get(model, "chat")
+        sample = build_sample(kind, model, request.prompt, request.max_tokens)
+        if sample is None:
+            return Completion(False, 0, "no request is known for kind " + kind, 0.0)
+        headers = {"Connection": "close", "Content-Type": sample.content_type}
+        if request.token:
+            headers["Authorization"] = "Bearer " + request.token
         deadline = time.monotonic() + min(request.timeout, RETRY_TIME)
         while True:
             began = time.monotonic()
-            reply = request_http(
-                endpoint.address,
-                "POST",
-                COMPLETIONS_PATH,
-                request.timeout,
-                body=body,
-                token=request.token,
-                tls=endpoint.tls,
+            reply = send_request(
+                endpoint.address, "POST", sample.path, request.timeout, headers=headers, content=sample.body, tls=endpoint.tls
             )
             seconds = round(time.monotonic() - began, 3)
             is_final = reply.status not in (0, 503) or "CERTIFICATE_VERIFY_FAILED" in reply.body
             if is_final or time.monotonic() + RETRY_PAUSE > deadline:
-                return parse_completion(reply, seconds)
+                return parse_completion(reply, seconds, kind)
             time.sleep(RETRY_PAUSE)
 
     with ThreadPoolExecutor(max_workers=max(1, min(8, len(request.models)))) as pool:
@@ -161,7 +164,7 @@ def request_completions(
         raise AnvilError(
             *[
                 Problem(
-                    "the router returned no completion",
+                    "the router returned no answer",
                     where="model {0} at {1}".format(model, endpoint.url),
                     why="status {0}: {1}".format(completions[model].status, completions[model].text[:300]),
                     hint=_advise(completions[model], request.token),
@@ -173,13 +176,10 @@ def request_completions(
     return completions
 
 
-def parse_completion(reply: Reply, seconds: float) -> Completion:
-    """A reply as a completion; one without text is not ok."""
-    try:
-        text = json.loads(reply.body)["choices"][0]["message"]["content"] if reply.status == 200 else None
-    except (ValueError, KeyError, IndexError, TypeError):
-        text = None
-    if isinstance(text, str) and text.strip():
+def parse_completion(reply: Reply, seconds: float, kind: str = "chat") -> Completion:
+    """A reply as an answer; one that holds none is not ok."""
+    text = read_answer(kind, reply.body) if reply.status == 200 else None
+    if text is not None:
         return Completion(True, reply.status, text, seconds)
     return Completion(False, reply.status, reply.body, seconds)
 
@@ -189,6 +189,8 @@ def _advise(completion: Completion, token: str) -> str:
         if not token:
             return "the router requires a token: set token"
         return "the router refused this token: set token to the one that it was started with"
+    if is_unsupported(completion.status, completion.text):
+        return "set kind of the tier's serve in the inventory (embeddings, rerank, …) if its model is no chat model"
     if completion.status in (404, 400):
         return "request a model of the router's config: its /v1/models lists them"
     if completion.status == 503:

@@ -143,4 +143,6 @@ def build_probe(project: Project, service: Service) -> Optional[readiness.Readin
         health_path=str(ready.get("path") or "/healthz"),
         interval=float(ready.get("interval", 1.0)),
         warmup=bool(ready.get("warmup", False)),
+        serves=str(ready.get("serves") or "chat"),
+        has_health=service.anvil.get("engine") == "llama_cpp",
     )

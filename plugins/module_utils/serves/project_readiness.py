@@ -53,5 +53,6 @@ _HINTS = {
     "wrong_model": "set served_name to the name that the server lists; or, if another server uses this port (ss -ltnp), stop it",
     "loading": "if the log below shows progress, raise ready_timeout of the serve",
     "missing": "type docker events --since 1h on the host to see what removed the container",
+    "no_completion": "if its model is not for chat, set kind of the serve (embeddings, rerank, …); otherwise correct its args",
     "refused": "set api_key to the secret that the server was started with",
 }

@@ -46,7 +46,8 @@ class ReadinessProbe:
     ``health_path`` answers 200.
 
     interval: the longest pause between two checks, in seconds. timeout: seconds. warmup: the serve is ready only after it has
-    completed one token.
+    given one answer. serves: the kind of that answer (``catalog/served_kinds``). has_health: ``/health`` answers 503 while the
+    model loads (llama-server), whatever the other paths say.
     """
 
     name: str
@@ -60,6 +61,8 @@ class ReadinessProbe:
     interval: float = 1.0
     warmup: bool = False
     health_path: str = "/healthz"
+    serves: str = "chat"
+    has_health: bool = False
 
     @property
     def path(self) -> str:
@@ -72,6 +75,10 @@ class ReadinessProbe:
 
 def request_state(probe: ReadinessProbe, timeout: float = 3.0) -> Answer:
     """The request whose answer shows whether the serve is ready."""
+    if probe.has_health:
+        health = request_path(probe, "/health", timeout)
+        if health.status in (0, 503):
+            return health
     return request_path(probe, probe.path, timeout)
 
 
@@ -80,10 +87,12 @@ def request_path(probe: ReadinessProbe, path: str, timeout: float = 3.0) -> Answ
     return _request(probe, "GET", path, timeout)
 
 
-def _request(probe: ReadinessProbe, method: str, path: str, timeout: float, body: Optional[str] = None) -> Answer:
+def _request(
+    probe: ReadinessProbe, method: str, path: str, timeout: float, body: Optional[bytes] = None, content_type: str = ""
+) -> Answer:
     headers = {"Authorization": "Bearer " + probe.key} if probe.key else {}
     if body is not None:
-        headers["Content-Type"] = "application/json"
+        headers["Content-Type"] = content_type
     host, port = probe.address[0].strip("[]"), probe.address[1]
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     if probe.tls:
@@ -101,17 +110,29 @@ def _request(probe: ReadinessProbe, method: str, path: str, timeout: float, body
         connection.close()
 
 
-def request_one_token(probe: ReadinessProbe, timeout: float) -> Answer:
-    """Request one token: the engine loads, compiles and allocates at its first request, and no client has to wait for that."""
-    body = {"model": probe.served_name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
-    return _request(probe, "POST", "/v1/chat/completions", timeout, json.dumps(body))
+def request_sample(probe: ReadinessProbe, timeout: float) -> Optional[Answer]:
+    """Request one small answer: an engine loads and compiles at its first request, and no client has to wait for that.
+
+    None: no request is known for this kind of serve.
+    """
+    from ansible_collections.anvil.serving.plugins.module_utils.catalog.sample_requests import build_sample
+
+    sample = build_sample(probe.serves, probe.served_name)
+    return None if sample is None else _request(probe, "POST", sample.path, timeout, sample.body, sample.content_type)
 
 
-def judge_warmup(answer: Answer) -> Verdict:
-    """Judge the answer to the request for one token. A 4xx does not change with a second request."""
-    if answer.status == 200 and '"choices"' in answer.text:
+def judge_warmup(answer: Optional[Answer], kind: str = "chat") -> Verdict:
+    """Judge the answer to the first request. A 4xx or 501 does not change with a second request."""
+    from ansible_collections.anvil.serving.plugins.module_utils.catalog.sample_requests import is_unsupported, read_answer
+
+    # A chat model may end its answer before the first token: the model ran all the same.
+    if answer is None or (
+        answer.status == 200 and ((kind == "chat" and '"choices"' in answer.text) or read_answer(kind, answer.text) is not None)
+    ):
         return Verdict(READY, "ready")
-    why = "the request for one token got {0}: {1}".format(answer.status or "no answer", answer.text[:300])
+    why = "the first request ({0}) got {1}: {2}".format(kind, answer.status or "no answer", answer.text[:300])
+    if is_unsupported(answer.status, answer.text):
+        return Verdict(LOST, "no_completion", "the server does not answer requests of kind {0}; {1}".format(kind, why))
     if 400 <= answer.status < 500 and answer.status not in (404, 408, 425, 429):
         return Verdict(LOST, "no_completion", why)
     return Verdict(WAITING, "warming_up", why)
@@ -123,6 +144,12 @@ def served_names(text: str) -> Optional[List[str]]:
         return [str(model["id"]) for model in json.loads(text)["data"]]
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _is_loading(text: str, served_name: str) -> bool:
+    """Whether the row of a model is that of a llama-server of 2025 which still loads it: ``meta`` is null until then."""
+    rows = [row for row in json.loads(text)["data"] if row["id"] == served_name]
+    return any(row.get("owned_by") == "llamacpp" and "meta" in row and row["meta"] is None for row in rows)
 
 
 def judge_container(seen: Optional[ObservedContainer], now: float) -> Optional[Verdict]:
@@ -194,6 +221,8 @@ def judge_answer(probe: ReadinessProbe, answer: Answer, health: str) -> Verdict:
         return Verdict(WAITING, "starting", "the answer of {0} is not a list of models".format(probe.path))
     if not names:
         return Verdict(WAITING, "loading", "the server lists no model yet")
+    if not probe.has_health and _is_loading(answer.text, probe.served_name):
+        return Verdict(WAITING, "loading", "the server lists the model before it has loaded it")
     if probe.served_name not in names:
         return Verdict(LOST, "wrong_model", "the server lists {0}, but not {1}".format(", ".join(names), probe.served_name))
     return Verdict(READY, "ready")
@@ -217,7 +246,7 @@ def wait_ready(
     clock: Callable[[], float],
     sleep: Callable[[float], None],
     request: Callable[[ReadinessProbe], Answer] = request_state,
-    complete: Callable[[ReadinessProbe, float], Answer] = request_one_token,
+    complete: Callable[[ReadinessProbe, float], Optional[Answer]] = request_sample,
 ) -> Dict[str, Tuple[Verdict, float]]:
     """Check every serve until each is ready, lost, or past its deadline.
 
@@ -235,7 +264,7 @@ def wait_ready(
             before = restarts.setdefault(name, 0 if seen is None else seen.restarts)
             verdict = check_readiness(probe, seen, request)
             if verdict.outcome == READY and probe.warmup:
-                verdict = judge_warmup(complete(probe, max(1.0, probe.timeout - (clock() - began))))
+                verdict = judge_warmup(complete(probe, max(1.0, probe.timeout - (clock() - began))), probe.serves)
             verdict = judge_restarts(verdict, before, seen)
             seconds = clock() - began
             if verdict.outcome == WAITING and seconds >= probe.timeout:

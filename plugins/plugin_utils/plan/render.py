@@ -176,13 +176,14 @@ def _mount_models(serve: ServePlan, directory: str) -> ServePlan:
 
 def _tags(plan: HostPlan, serve: ServePlan) -> list[str]:
     """The words that select a serve, besides its name: its tags and its tiers."""
-    tiers = [tier.id for tier in plan.router.tiers if tier.serve == serve.name] if plan.router else []
+    router = plan.router
+    tiers = [tier.id for tier in (*router.tiers, *router.purposes) if tier.serve == serve.name] if router else []
     names = {other.name for other in plan.serves}
     return sorted({*serve.tags, *tiers} - names)
 
 
 def _router_values(router: RouterPlan) -> dict[str, Any]:
-    secrets = {tier.key_env: tier.key_secret for tier in router.tiers if tier.key_secret}
+    secrets = {tier.key_env: tier.key_secret for tier in (*router.tiers, *router.purposes) if tier.key_secret}
     if router.token:
         secrets[ROUTER_TOKEN_ENV] = router.token
     values = {key: value for key, value in asdict(router).items() if key not in ("tiers", "profile", "edge")}

@@ -170,7 +170,7 @@ def test_a_serve_that_lists_its_model_and_completes_nothing_is_not_ready(field: 
     field.edit("heavy", **scripted(), warmup=True, interval=1, ready_timeout=10)
     failed = field.run()
     assert failed["failed"], failed
-    assert "the request for one token got" in failed["msg"] and "not ready after 10 s" in failed["msg"], failed["msg"]
+    assert "the first request (chat) got" in failed["msg"] and "not ready after 10 s" in failed["msg"], failed["msg"]
     field.edit("heavy", warmup=False)
     assert not field.run()["failed"]
 

@@ -91,3 +91,45 @@ def test_replicas_and_the_edge_have_every_default_decided() -> None:
     assert (edge.image, edge.container, edge.network) == ("anvil.local/edge:1", "anvil-router-edge", "anvil-router-edge")
     assert (edge.subnet, edge.address, edge.certificates, edge.check_tiers) == ("10.87.213.0/28", "10.87.213.2", "", False)
     assert plan().router.edge is None and plan((ROUTER + "replicas", 1)).router.edge is None
+
+
+EMBED = "anvil_serves.fast.args"
+
+
+def test_a_profile_router_leaves_out_what_is_not_for_chat_with_a_note():
+    found = plan((EMBED, ["--embeddings"]))
+    assert [tier.id for tier in found.router.tiers] == ["heavy"] and found.router.purposes == ()
+    assert set(found.router.presets.values()) == {("heavy",)}
+    assert any("tier fast is left out: serve fast is for embeddings" in note for note in found.notes)
+
+
+def test_a_gateway_router_routes_embeddings_by_the_name_of_the_model():
+    router = plan((ROUTER + "image", "anvil.local/router:2.0.2"), (ROUTER + "profile", []), (EMBED, ["--embeddings"])).router
+    assert [tier.id for tier in router.tiers] == ["heavy"] and router.routes == {"heavy": "heavy"}
+    assert [(tier.id, tier.kind, tier.model, tier.base_url) for tier in router.purposes] == [
+        ("fast", "embeddings", "fast", "http://anvil-fast:30003/v1")
+    ]
+
+
+def test_what_is_written_takes_precedence_over_the_flags():
+    router = plan((EMBED, ["--embeddings"]), ("anvil_serves.fast.kind", "chat")).router
+    assert [tier.id for tier in router.tiers] == ["heavy", "fast"]
+
+
+def test_a_kind_that_no_router_routes_is_left_out_with_a_note():
+    found = plan((ROUTER + "image", "anvil.local/router:2.0.2"), (ROUTER + "profile", []), ("anvil_serves.fast.kind", "speech"))
+    assert found.router.purposes == () and any("is for speech, which a gateway router does not route" in n for n in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "what"),
+    [
+        ((ROUTER + "presets", {"chat": ["fast"]}), "presets", "tier fast is for embeddings, not for chat"),
+        ((ROUTER + "profile", [{**PROFILE_ROW, "tier": "fast"}]), "profile", "tier fast is for embeddings, not for chat"),
+        ((ROUTER + "tiers", [{"serve": "fast"}]), "tiers", "the router has no tier for chat"),
+        (("anvil_serves.fast.kind", "poetry"), "kind", "unknown kind: 'poetry'"),
+    ],
+)
+def test_a_tier_that_is_not_for_chat_has_no_place_among_those_that_are(change, where, what):
+    found = problems((EMBED, ["--embeddings"]), change)
+    assert any(where in problem.where and what in problem.what for problem in found), found

@@ -16,6 +16,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.tier_completi
         (200, '{"choices": [{"message": {"content": "hello"}}]}', True),
         (200, '{"choices": [{"message": {"content": " "}}]}', False),
         (200, '{"choices": [{"message": {"content": null}}]}', False),
+        (200, '{"choices": [{"message": {"content": null, "reasoning_content": "hm"}}]}', True),
+        (200, '{"choices": [{"message": {"content": ""}}], "usage": {"completion_tokens": 32}}', True),
         (200, '{"choices": []}', False),
         (200, "[]", False),
         (200, "", False),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import datetime
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,33 @@ def seen(restarts: int = 0, **state: Any) -> ObservedContainer:
     container["State"].update(state)
     container["RestartCount"] = restarts
     return observe_container(container)
+
+
+@pytest.fixture
+def http_stand_in() -> Iterator[Any]:
+    """Starts a server on loopback whose answers to GET a test chooses; returns its address."""
+    started: list[ThreadingHTTPServer] = []
+
+    def start(answer: Callable[[str], tuple[int, str]]) -> tuple[str, int]:
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_words: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                status, text = answer(self.path)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+        started.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
+        return ("127.0.0.1", started[-1].server_port)
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -167,11 +196,52 @@ def test_a_container_that_dies_again_and_again_is_not_waited_for(lives: list[tup
         (Answer(0, "timed out"), WAITING, "warming_up"),
         (Answer(429, "later"), WAITING, "warming_up"),
         (Answer(400, "no chat template"), LOST, "no_completion"),
+        (Answer(501, "This server does not support chat completions"), LOST, "no_completion"),
+        (Answer(404, '{"detail":"Not Found"}'), LOST, "no_completion"),
+        (Answer(404, "the model is being loaded"), WAITING, "warming_up"),
+        (None, READY, "ready"),
     ],
 )
-def test_what_one_token_decides(answer: Answer, outcome: str, state: str) -> None:
+def test_what_the_first_answer_decides(answer: Answer | None, outcome: str, state: str) -> None:
     verdict = readiness.judge_warmup(answer)
     assert (verdict.outcome, verdict.state) == (outcome, state)
+
+
+@pytest.mark.parametrize(("kind", "ready"), [("embeddings", True), ("rerank", True), ("chat", False)])
+def test_the_first_answer_is_one_of_the_kind_of_the_serve(kind: str, ready: bool) -> None:
+    verdict = readiness.judge_warmup(Answer(200, '{"data": [{"embedding": [1]}]}'), kind)
+    assert (verdict.outcome == READY) == ready
+
+
+def test_a_warm_up_that_gets_501_ends_at_once_with_its_reason() -> None:
+    clock = Clock()
+    warm = replace(PROBE, warmup=True)
+    results = readiness.wait_ready(
+        [warm], lambda _c: seen(), clock.read, clock.sleep, lambda _s: Answer(200, MODELS), lambda _s, _t: Answer(501, "no chat")
+    )
+    verdict, seconds = results["heavy"]
+    assert verdict.outcome == LOST and "does not answer requests of kind chat" in verdict.why and "no chat" in verdict.why
+    assert seconds == 0
+
+
+# What llama-server of 2025 answers to GET /v1/models while it reads the weights: its /health answers 503 then.
+LISTED_BEFORE = json.dumps({"object": "list", "data": [{"id": "heavy", "owned_by": "llamacpp", "meta": None}]})
+
+
+def test_a_llama_server_that_lists_its_model_and_still_loads_is_not_ready() -> None:
+    verdict = readiness.judge_answer(PROBE, Answer(200, LISTED_BEFORE), "")
+    assert (verdict.outcome, verdict.state) == (WAITING, "loading")
+    loaded = LISTED_BEFORE.replace("null", '{"n_ctx_train": 4096}')
+    assert readiness.judge_answer(PROBE, Answer(200, loaded), "").outcome == READY
+
+
+def test_the_health_of_a_llama_server_decides_whatever_its_models_say(http_stand_in: Any) -> None:
+    states = iter([(503, "Loading model"), (503, "Loading model"), (200, '{"status": "ok"}')])
+    address = http_stand_in(lambda path: next(states) if path == "/health" else (200, LISTED_BEFORE.replace("null", "{}")))
+    probe = replace(PROBE, address=address, has_health=True)
+    clock = Clock()
+    results = readiness.wait_ready([probe], lambda _c: seen(), clock.read, clock.sleep)
+    assert results["heavy"][0].outcome == READY and results["heavy"][1] > 0 and next(states, None) is None
 
 
 def test_a_serve_that_wants_it_is_ready_once_it_has_completed_a_token() -> None:

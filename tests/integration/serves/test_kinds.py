@@ -1,0 +1,57 @@
+"""Serves that are not for chat: their warm-up, and their place behind a router."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_host
+from bed import Bed
+from harness import run_module
+from serving import LLAMA, Field
+
+TOKEN = "t0ken"
+ROUTER = "anvil.local/router:2.0.2"
+
+
+def test_a_warm_up_asks_for_the_kind_and_a_wrong_kind_fails_at_once(field: Field) -> None:
+    del field.serves["fast"]
+    embeds = (*field.serves["heavy"].args, "--embeddings", "--pooling", "mean")
+    field.edit("heavy", args=embeds, kind="embeddings", warmup=True)
+    assert field.run()["serves"]["heavy"]["ready"]
+    assert field.run()["changed"] is False
+    field.edit("heavy", kind="rerank")
+    failed = field.run()
+    assert failed["failed"] and "not ready: no_completion" in failed["msg"] and "501" in failed["msg"], failed["msg"]
+    assert "set kind of the serve" in failed["msg"] and failed["serves"]["heavy"]["seconds"] < 5, failed
+
+
+def test_a_gateway_router_routes_embeddings_and_is_asked_for_them(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
+    serve: dict[str, Any] = {"engine": "llama_cpp", "image": LLAMA, "volumes": [f"{models}:/models:ro"]}
+    variables = {
+        "anvil_root": str(tmp_path / "anvil"),
+        "anvil_secrets": {"router_token": None},
+        "anvil_serves": {
+            "heavy": {**serve, "model": "/models/heavy.gguf", "port": 30002, "args": ["-c", "1024"]},
+            "embed": {
+                **serve,
+                "model": "/models/fast.gguf",
+                "port": 30003,
+                "args": ["-c", "512", "--embeddings", "--pooling", "mean"],
+            },
+        },
+        "anvil_router": {"image": ROUTER, "publish": "127.0.0.1:8000"},
+    }
+    plan = build_plan("bed", variables, {"router_token": "file"})
+    rendered = render_host(plan)
+    assert not run_module("anvil_serve", project=rendered["serves"], secrets={})["failed"]
+    asked = {"container": "anvil-router", "image": ROUTER}
+    promoted = run_module("anvil_router_promote", **asked, config=rendered["router_files"]["config"])
+    assert not promoted["failed"], promoted
+    assert not run_module("anvil_serve", project=rendered["router"], secrets={"router_token": TOKEN})["failed"]
+    info = run_module("anvil_router_info", **asked, token=TOKEN, ask=["heavy", "embed"], kinds={"embed": "embeddings"})
+    assert not info["failed"], info["msg"]
+    assert info["answers"]["embed"]["text"].startswith("a vector of"), info["answers"]
+    wrong = run_module("anvil_router_info", **asked, token=TOKEN, ask=["embed"])
+    assert wrong["failed"] and "the router returned no answer" in wrong["msg"], wrong
