@@ -56,7 +56,7 @@ def test_a_body_is_sent_as_json_and_a_token_as_bearer_token(address: tuple[str, 
 
 
 def test_only_the_given_headers_are_sent(address: tuple[str, int]) -> None:
-    reply = send_request(address, "POST", "/", 5.0, headers={"Content-Type": "text/plain"}, content="\u00e4")
+    reply = send_request(address, "POST", "/", 5.0, headers={"Content-Type": "text/plain"}, content="\u00e4".encode())
     assert reply.body == "POST / Connection=- text/plain - \u00e4"
 
 
