@@ -159,6 +159,16 @@ class Containers(Connection):
         action = "rename container {0} to {1}".format(name_or_id, name)
         self._call_sdk(action, "rename", self._require_id(action, name_or_id), name)
 
+    def set_restart_policy(self, name_or_id: str, policy: str, retries: int = 0) -> None:
+        """Change the restart policy (``no``, ``always``, ``unless-stopped``, ``on-failure``) of a container, running or not."""
+        action = "set the restart policy of container {0} to {1}".format(name_or_id, policy)
+        found = self._require_id(action, name_or_id)
+        self._call_sdk(action, "update_container", found, restart_policy={"Name": policy, "MaximumRetryCount": retries})
+
+    def pause_container(self, name_or_id: str) -> None:
+        action = "pause container " + name_or_id
+        self._call_sdk(action, "pause", self._require_id(action, name_or_id))
+
     def remove_container(self, name_or_id: str, volumes: bool = True) -> None:
         """Remove by force, with its anonymous volumes where ``volumes``; absence is success."""
         found = self._find_id(name_or_id)

@@ -66,6 +66,22 @@ def find_listener(port: int, proc: str = "/proc") -> Optional[Tuple[str, int]]:
     return None
 
 
+def descends_from(pid: int, ancestor: int, proc: str = "/proc") -> bool:
+    """Whether a process is this ancestor or a descendant of it: so a process of a container, by the container's first process."""
+    seen = set()
+    while pid > 1 and pid not in seen:
+        if pid == ancestor:
+            return True
+        seen.add(pid)
+        try:
+            with open(os.path.join(proc, str(pid), "stat"), encoding="utf-8", errors="replace") as handle:
+                # The name stands in brackets and may hold blanks; state and parent follow it.
+                pid = int(handle.read().rpartition(")")[2].split()[1])
+        except (OSError, IndexError, ValueError):  # the process has ended meanwhile
+            return False
+    return False
+
+
 def _inodes(proc: str, family: str, port: int) -> Sequence[str]:
     try:
         with open(os.path.join(proc, "net", family), encoding="utf-8") as handle:

@@ -9,6 +9,12 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import flag_of
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import (
+    NOT_SECRET_VALUES,
+    SECRET_SHAPE,
+    SECRET_WORDS,
+    is_secret_name,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_bytes
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launch import read_launch
@@ -18,9 +24,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     CONTAINER,
     CONTAINER_RULE,
     LONGEST_WAIT_SECONDS,
-    NOT_SECRET_VALUES,
-    SECRET_SHAPE,
-    SECRET_WORDS,
     SIZE,
     UNREAD,
     VARIABLE,
@@ -29,7 +32,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     Section,
     describe_type,
     describe_value,
-    is_secret_name,
     read_image,
     shorten,
     suggest_name,

@@ -45,13 +45,6 @@ IMAGE = re.compile(
 )
 SIZE = re.compile(r"[0-9]{1,12}([bkmg]|[kmg]b)?", re.IGNORECASE)
 NUMBER = re.compile(r"-?[0-9]{1,15}")
-SECRET_WORDS = frozenset(("TOKEN", "KEY", "APIKEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS"))
-NOT_SECRET_ENDINGS = frozenset(("FILE", "PATH", "DIR", "URL", "NAME", "LIMIT", "COUNT", "SIZE", "ID", "TYPE", "LEN"))
-NOT_SECRET_VALUES = frozenset(("", "0", "1", "true", "false"))
-SECRET_SHAPE = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|nvapi-[A-Za-z0-9_-]{20,})"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
-)
 
 
 def format_path(path: Path) -> str:
@@ -112,12 +105,6 @@ def suggest_name(word: str, known: Iterable[str], nothing: str = "none is define
     if close:
         return "did you mean {0}?".format(close)
     return "use one of: {0}".format(shorten(", ".join(words), 300)) if words else nothing
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a variable of this name holds a secret: ``HF_TOKEN`` does, ``KEY_FILE`` and ``TOKENIZERS_PARALLELISM`` do not."""
-    words = re.split(r"[^A-Z0-9]+", name.upper())
-    return bool(SECRET_WORDS.intersection(words)) and words[-1] not in NOT_SECRET_ENDINGS
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF, ON_DEMAND, Service
-from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import find_busy_ports
+from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import descends_from, find_busy_ports, find_listener
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import admit
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import RESTS_EVICTED, Decision
@@ -55,6 +55,7 @@ def admit_serves(
         memory_problems, notes = {} if evicted else verdict.problems, list(verdict.notes)
     own_ports = _list_own_ports(outcomes)
     busy = {at: holder for at, holder in find_busy_ports(starting, state.listed).items() if at not in own_ports}
+    busy = {at: holder for at, holder in busy.items() if not _leaves_with_container(at[1], outcomes)}
     refused = admit(starting, state.list_other_containers(services, replaced), cards, busy)
     for problems in (refused, memory_problems):
         for name, found in problems.items():
@@ -96,3 +97,16 @@ def _list_own_ports(outcomes: Dict[str, Outcome]) -> Set[Tuple[str, int]]:
     """
     going = [seen for outcome in outcomes.values() for seen in (outcome.seen, outcome.replaces) if seen is not None]
     return {(bind, port) for seen in going if seen.state in HOLDING for bind, port, _target in seen.ports}
+
+
+def _leaves_with_container(port: int, outcomes: Dict[str, Outcome]) -> bool:
+    """Whether a port is held by a container in the host's network that is about to be replaced: it publishes no port.
+
+    Where the holder cannot be read (no root), it may be that container, and the start of the new one will tell.
+    """
+    going = [seen for outcome in outcomes.values() for seen in (outcome.seen, outcome.replaces) if seen is not None]
+    pids = [seen.pid for seen in going if seen.state in HOLDING and "host" in seen.networks]
+    if not pids:
+        return False
+    found = find_listener(port)
+    return found is None or any(descends_from(found[1], pid) for pid in pids)

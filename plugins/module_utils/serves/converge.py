@@ -67,12 +67,15 @@ def apply_decisions(
         return [service for service in starting if outcomes[service.name].decision.action in actions]
 
     for service in having(decisions.ADOPT):
-        from ansible_collections.anvil.serving.plugins.module_utils.serves import replacement
+        from ansible_collections.anvil.serving.plugins.module_utils.serves import adoption
 
         old = outcomes[service.name].replaces
         if old is not None:
-            replacement.set_aside(docker, service, old)
-    failed = _bring_up(docker, compose, having(decisions.CREATE, decisions.RECREATE, decisions.ADOPT), recreate=True)
+            adoption.set_aside(docker, state.project, service, old)
+    resumed = [service for service in having(decisions.ADOPT) if outcomes[service.name].resumes]
+    fresh = having(decisions.CREATE, decisions.RECREATE, decisions.ADOPT)
+    failed = _bring_up(docker, compose, [service for service in fresh if service not in resumed], recreate=True)
+    failed.update(_bring_up(docker, compose, resumed, recreate=False))
     failed.update(_bring_up(docker, compose, having(decisions.START), recreate=False))
     paused = having(decisions.UNPAUSE)
     if paused:

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import mask_value
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     LABEL_BASE,
     LABEL_CONTENT,
@@ -145,31 +146,14 @@ def _own_labels(labels: Mapping[str, str], wanted: Mapping[str, str], origin_ima
     }
 
 
-SECRET_FLAG = re.compile(r"--?[\w-]*(key|token|secret|password)", re.IGNORECASE)
-
-
-def hide_secrets(words: List[str]) -> List[str]:
-    """A command line to show, with the values of flags for keys, tokens and passwords hidden."""
-    shown: List[str] = []
-    for number, word in enumerate(words):
-        flag, given, _value = word.partition("=")
-        if given and SECRET_FLAG.fullmatch(flag):
-            shown.append(flag + "=<hidden>")
-        elif number and SECRET_FLAG.fullmatch(words[number - 1]) and not word.startswith("-"):
-            shown.append("<hidden>")
-        else:
-            shown.append(word)
-    return shown
-
-
 def _capabilities(dropped: Tuple[str, ...], added: Tuple[str, ...]) -> List[str]:
     """Newer versions of Compose write CAP_NET_RAW; older ones, and the inventory, write NET_RAW."""
     return ["-" + word.removeprefix("CAP_") for word in dropped] + ["+" + word.removeprefix("CAP_") for word in added]
 
 
 def _as_shown(reason: str, before: Any, after: Any) -> Change:
-    if reason in ("command", "entrypoint"):
-        return Change(reason, hide_secrets(before), hide_secrets(after))
+    if reason in ("command", "entrypoint", "healthcheck", "labels"):
+        return Change(reason, mask_value(before), mask_value(after))
     return Change(reason, before, after)
 
 

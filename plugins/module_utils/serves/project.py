@@ -26,7 +26,8 @@ class ServeOptions:
 
     gpus: the GPUs of the inventory, as plain mappings (alias, uuid, vram_mib, reserve_mib). settle: seconds that a
     restarted or replaced serve is watched, and that a serve taken down must stay down. containers: names, for absent
-    and adopted. confirm: containers that are not ours may be removed. drain_timeout: seconds that an evicted serve has to
+    and adopted. confirm: containers that are not ours may be
+    removed, and adopted without a way back. drain_timeout: seconds that an evicted serve has to
     end its requests. allowed: the models that may run (None: all). compatibility: ``enforce``, ``warn`` or ``off``, for
     models that do not fit their engine or GPUs.
     """
@@ -76,7 +77,10 @@ def list_selectors(service: Service) -> List[str]:
 
 @dataclass
 class Outcome:
-    """The outcome of a run for one serve. seen: its container as last read. replaces: the container that is adopted."""
+    """The outcome of a run for one serve. seen: its container as last read. replaces: the container that is adopted.
+
+    resumes: a run that was killed has created the successor of that container, and it is right. notes: for the operator.
+    """
 
     decision: Decision
     seen: Optional[ObservedContainer] = None
@@ -84,7 +88,9 @@ class Outcome:
     ready: Optional[bool] = None
     seconds: float = 0.0
     replaces: Optional[ObservedContainer] = None
+    resumes: bool = False
     problems: List[Problem] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
 
     def fail(self, state: str, problem: Problem) -> None:
         """Mark the serve as not ready."""

@@ -15,6 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import RESTS_OFF, RESTS_ON_DEMAND, Decision
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Outcome, Project, ServeOptions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files import list_adoption_notes
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState
 
 
@@ -36,6 +37,10 @@ def decide_project(state: ProjectState, options: ServeOptions, services: Sequenc
         from ansible_collections.anvil.serving.plugins.module_utils.serves import replacement
 
         replacement.decide_replacement(state, services, outcomes, options)
+    if options.state == "adopted" or list_adoption_notes(state.project):
+        from ansible_collections.anvil.serving.plugins.module_utils.serves import adoption_note, replacement
+
+        replacement.decide_adoptions(state, services, outcomes, options, adoption_note.read_notes(state.project))
     outcomes.update(decide_left_out(state))
     return outcomes
 

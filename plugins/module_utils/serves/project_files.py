@@ -23,6 +23,15 @@ def list_project_files(project: Project) -> Dict[str, Tuple[str, int]]:
     return wanted
 
 
+# The files in which a run that adopts a container notes what that container was (``adoption_note``).
+NOTE_PREFIX = ".adoption-"
+
+
+def list_adoption_notes(project: Project) -> List[str]:
+    """The notes of adoptions that have not ended."""
+    return [path for path in files.list_files(project.directory) if os.path.basename(path).startswith(NOTE_PREFIX)]
+
+
 def list_leftover_files(project: Project) -> List[str]:
     """Env files of services that have no secrets any more: a secret must not outlive its use."""
     wanted = list_project_files(project)

@@ -1,29 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The states restarted, recreated and adopted: their decisions, and the steps of an adoption.
-
-    old container    is renamed to NAME-before-adoption and stopped, so that its name, ports and GPUs are free
-    new container    is created by Docker Compose, waited for and watched
-    if it is ready   the old container is removed; its anonymous volumes stay
-    if it is not     the new container is removed; the old one gets its name back and is started if it ran before
-
-A run that is killed in between leaves the old container under the name NAME-before-adoption; the next run continues.
-"""
+"""The states restarted, recreated and adopted: how they change the decisions of ``up``. ``adoption`` has the steps of one."""
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
-from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.adoption_note import KEPT_SUFFIX, AdoptionNote
+from ansible_collections.anvil.serving.plugins.module_utils.serves.adoption_obstacles import find_obstacles
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import REQUESTED, Decision
-from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import hide_secrets
-from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import HOLDING, ObservedContainer
-from ansible_collections.anvil.serving.plugins.module_utils.serves.project import GRACE_SECONDS, Outcome, ServeOptions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Outcome, ServeOptions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState, read_container
-
-KEPT_SUFFIX = "-before-adoption"
 
 
 def decide_replacement(
@@ -33,7 +23,6 @@ def decide_replacement(
 
     A serve that differs is recreated where a restart was requested: a restart would run its old configuration again.
     """
-    sources = _sources(services, options) if options.state == "adopted" else {}
     for service in services:
         outcome = outcomes[service.name]
         decision = outcome.decision
@@ -42,42 +31,104 @@ def decide_replacement(
         elif options.state == "recreated" and outcome.seen is not None:
             reasons = tuple(sorted({REQUESTED, *decision.reasons}))
             outcome.decision = Decision(decisions.RECREATE, reasons, decision.changes)
-        elif options.state == "adopted":
-            old = _find_adopted(state, service, sources)
-            if old is not None:
-                outcome.decision, outcome.replaces = _decide_adoption(state, service, old), old
-                outcome.seen = outcome.seen or old
 
 
-def _sources(services: Sequence[Service], options: ServeOptions) -> Dict[str, str]:
-    """Serve -> the container it adopts, where the names differ."""
-    if not options.containers:
-        return {}
-    if len(services) != 1 or len(options.containers) != 1:
+def decide_adoptions(
+    state: ProjectState,
+    services: Sequence[Service],
+    outcomes: Dict[str, Outcome],
+    options: ServeOptions,
+    notes: Mapping[str, AdoptionNote],
+) -> None:
+    """Decide the adoptions that the operator requests, and those that an earlier run began and did not end (``notes``)."""
+    sources = _read_sources(services, options) if options.state == "adopted" else {}
+    problems: List[Problem] = []
+    for service in services:
+        try:
+            old = _find_old(state, service, sources, options.state == "adopted", notes.get(service.name))
+        except AnvilError as exc:
+            problems.extend(exc.problems)
+            continue
+        if old is None:
+            continue
+        outcome = outcomes[service.name]
+        # The successor that an earlier run created is kept if it is right: its model may be half loaded.
+        outcome.resumes = outcome.seen is not None and outcome.decision.action in (decisions.NONE, decisions.START)
+        outcome.decision, outcome.replaces = _decide_adoption(state, service, old), old
+        outcome.seen = outcome.seen or old
+        if service.name not in notes:
+            outcome.notes.extend(_check_obstacles(state, service, old, options, outcome))
+    if problems:
+        raise AnvilError(*problems)
+
+
+def _read_sources(services: Sequence[Service], options: ServeOptions) -> Dict[str, str]:
+    """Serve -> the container it adopts, where the names differ: from ``SERVE=CONTAINER``, or from one name for one serve."""
+    names = {service.name for service in services}
+    pairs = [word.partition("=") for word in options.containers]
+    found = {serve: container for serve, given, container in pairs if given and serve in names and container}
+    if len(found) == len(pairs):
+        return found
+    if len(services) == len(pairs) == 1 and not pairs[0][1]:
+        return {services[0].name: options.containers[0]}
+    raise fail(
+        "it is not clear which container becomes which serve",
+        where="containers",
+        why="containers: {0}; serves: {1}".format(", ".join(options.containers), ", ".join(sorted(names)) or "none"),
+        hint="for one serve: ansible-playbook playbooks/adopt.yml -e serves=SERVE -e container=NAME\n"
+        "for several: -e serves=SERVE,OTHER -e container=SERVE=NAME,OTHER=NAME\n"
+        "without container, each serve adopts the container that has the serve's own container name",
+    )
+
+
+def _find_old(
+    state: ProjectState, service: Service, sources: Mapping[str, str], requested: bool, note: Optional[AdoptionNote]
+) -> Optional[ObservedContainer]:
+    """The container to adopt: the one that an earlier run set aside, else by its name."""
+    asked = sources.get(service.name)
+    if note is not None:
+        old = read_container(state.docker, note.id)
+        if old is None or not (requested or old.name == note.kept):
+            return None
+        other = state.find_by_name(asked or service.container)
+        if other is not None and other.id != old.id and not state.is_ours(other):
+            raise fail(
+                "two containers claim to be replaced by this serve",
+                where="serve " + service.name,
+                why="{0} is stopped and kept as {1}, from an adoption that was interrupted; {2} was started since".format(
+                    note.name, old.name, other.name
+                ),
+                hint="remove the one that is not needed: "
+                "ansible-playbook playbooks/retire.yml -e containers={0} -e confirm=true".format(old.name),
+            )
+        return old
+    if not requested:
+        return None
+    name = asked or service.container
+    named = state.find_by_name(name)
+    if named is not None and not state.is_ours(named):
+        return named
+    kept = None if asked and named else state.find_by_name(service.container + KEPT_SUFFIX)
+    if kept is not None and not state.is_ours(kept):
+        return kept
+    own = state.find_container(service)
+    if named is not None and (own is None or own.id != named.id):
         raise fail(
-            "it is not clear which container becomes which serve",
-            where="containers",
-            why="containers names {1} containers for {0} serves".format(len(services), len(options.containers)),
-            hint="adopt one at a time: ansible-playbook playbooks/adopt.yml -e serves=SERVE -e container=NAME\n"
-            "without container, each serve adopts the container that has the serve's own container name",
+            "container {0} is a serve of this inventory already".format(name),
+            where="serve " + service.name,
+            hint="name a container that is not in the inventory; ansible-playbook playbooks/status.yml lists them as squatters",
         )
-    return {services[0].name: options.containers[0]}
-
-
-def _find_adopted(state: ProjectState, service: Service, sources: Dict[str, str]) -> Optional[ObservedContainer]:
-    """The container to adopt: by its name, or by the name under which a killed run has kept it."""
-    name = sources.get(service.name, service.container)
-    for candidate in (name, service.container + KEPT_SUFFIX):
-        seen = state.find_by_name(candidate)
-        if seen is not None and not state.is_ours(seen):
-            return seen
-    if name != service.container and state.find_container(service) is None:
+    if named is None and asked and own is None:
         raise fail(
             "there is no container {0} to adopt".format(name),
             where="serve " + service.name,
-            hint="docker ps --all on the host lists the names",
+            hint="containers on this host: " + (", ".join(_list_names(state)) or "none"),
         )
     return None
+
+
+def _list_names(state: ProjectState) -> Sequence[str]:
+    return sorted(str(name).lstrip("/") for entry in state.listed for name in entry["Names"] or ())
 
 
 def _decide_adoption(state: ProjectState, service: Service, old: ObservedContainer) -> Decision:
@@ -86,52 +137,23 @@ def _decide_adoption(state: ProjectState, service: Service, old: ObservedContain
     return Decision(decisions.ADOPT, tuple(sorted(reasons)), tuple(changes))
 
 
-def _describe(old: ObservedContainer) -> str:
-    return "container {0} of image {1} ({2})".format(
-        old.name, old.image, "project " + old.project if old.project else "no compose project"
-    )
-
-
-def set_aside(docker: DockerEngine, service: Service, old: ObservedContainer) -> None:
-    """Free the name, ports and GPUs of the old container, and keep the container."""
+def _check_obstacles(
+    state: ProjectState, service: Service, old: ObservedContainer, options: ServeOptions, outcome: Outcome
+) -> Sequence[str]:
+    """Put into the outcome what speaks against the adoption; returns notes."""
+    raw = state.docker.inspect_container(old.id)
+    if raw is None:
+        return ()
+    named = "" if old.name == service.container else " -e container=" + old.name
+    playbook = "ansible-playbook playbooks/adopt.yml -e serves={0}{1}".format(service.name, named)
     kept = service.container + KEPT_SUFFIX
-    if old.name != kept:
-        docker.rename_container(old.id, kept)
-    if old.state in HOLDING:
-        docker.stop_container(old.id, GRACE_SECONDS)
+    obstacles = find_obstacles(service.name, kept, raw, state.listed, playbook)
+    outcome.problems.extend(obstacles.refusals)
+    if not options.confirm:
+        outcome.problems.extend(obstacles.doubts)
+        return obstacles.notes
+    return [*obstacles.notes, *(_as_note(problem) for problem in obstacles.doubts)]
 
 
-def put_back(docker: DockerEngine, service: Service, old: ObservedContainer) -> Problem:
-    """Give the old container its name back and start it if it ran before; returns the problem to report."""
-    kept = service.container + KEPT_SUFFIX
-    name = service.container if old.name == kept else old.name
-    by_hand = "docker rename {0} {1} && docker start {1}".format(kept, name)
-    where, ran = "serve " + service.name, old.state in HOLDING
-    try:
-        new = read_container(docker, service.container)
-        if new is not None and new.id != old.id:
-            docker.remove_container(new.id)
-        docker.rename_container(old.id, name)
-        if ran:
-            docker.start_container(old.id)
-        seen = read_container(docker, old.id)
-    except AnvilError as exc:
-        return Problem(
-            "the adoption failed, and the old container could not be put back",
-            where,
-            "{0} is kept as {1}: {2}".format(_describe(old), kept, exc.as_text()),
-            "put it back by hand: " + by_hand,
-        )
-    state = "gone" if seen is None else seen.state
-    end = "runs again" if ran and state == "running" else "is back ({0})".format(state)
-    return Problem(
-        "the adoption failed; the old container {0}".format(end),
-        where,
-        "{0}, command: {1}".format(_describe(old), " ".join(hide_secrets([*old.entrypoint, *old.command])) or "-"),
-        "correct the serve in the inventory, then adopt again; the old container is unchanged",
-    )
-
-
-def remove_kept(docker: DockerEngine, old: ObservedContainer) -> None:
-    """Remove the old container after the new one is ready. Its anonymous volumes stay: they may hold data."""
-    docker.remove_container(old.id, volumes=False)
+def _as_note(problem: Problem) -> str:
+    return "{0}: {1}: {2}".format(problem.where, problem.what, problem.why)

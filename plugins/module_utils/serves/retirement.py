@@ -23,6 +23,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project impor
     Project,
     ServeOptions,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files import list_adoption_notes
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState, read_container
 from ansible_collections.anvil.serving.plugins.module_utils.serves.result import EMPTY_REPORT, build_result
 
@@ -39,6 +40,10 @@ def take_down(docker: DockerEngine, project: Project, options: ServeOptions, che
     warnings = [
         _warn_of_policy(name, outcome.seen) for name, outcome in acting.items() if options.keep_container and outcome.seen
     ]
+    if list_adoption_notes(project):
+        from ansible_collections.anvil.serving.plugins.module_utils.serves import adoption
+
+        warnings += adoption.list_set_aside(docker, project)
     extra = {**EMPTY_REPORT, "warnings": [warning for warning in warnings if warning]}
     if check or not acting:
         return build_result(outcomes, project, bool(acting), {}, extra)

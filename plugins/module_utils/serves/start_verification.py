@@ -31,19 +31,19 @@ def verify_serves(state: ProjectState, started: Sequence[Service], outcomes: Dic
         problem = _find_ignored_settings(project, service) if outcome.ready else None
         if problem is not None:
             outcome.fail("setting_ignored", problem)
-    if options.state != "up":
-        _watch_settled(docker, started, outcomes, options.settle)
+    watched = [one for one in started if options.state != "up" or outcomes[one.name].replaces is not None]
+    _watch_settled(docker, watched, outcomes, options.settle)
     for service in started:
         outcome = outcomes[service.name]
         if outcome.replaces is None:
             continue
-        from ansible_collections.anvil.serving.plugins.module_utils.serves import replacement
+        from ansible_collections.anvil.serving.plugins.module_utils.serves import adoption
 
         if outcome.ready is False:
-            outcome.problems.append(replacement.put_back(docker, service, outcome.replaces))
+            outcome.problems.append(adoption.put_back(docker, project, service))
             outcome.seen = read_container(docker, service.container)
         else:
-            replacement.remove_kept(docker, outcome.replaces)
+            adoption.finish(docker, project, service, outcome.replaces)
     _record_mounted_files(state)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import mask_problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions, readiness
@@ -29,7 +31,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project_decis
     decide_services,
     list_described,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files import list_leftover_files, list_project_files
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files import (
+    list_adoption_notes,
+    list_leftover_files,
+    list_project_files,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_readiness import await_ready
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState
 from ansible_collections.anvil.serving.plugins.module_utils.serves.result import EMPTY_REPORT, build_diff, build_result
@@ -40,10 +46,16 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.result import
 
 def apply_state(docker: DockerEngine, project: Project, options: ServeOptions, check: bool) -> Dict[str, Any]:
     """Bring the chosen serves of a project to the state of the options; returns what anvil_serve returns."""
-    if check:
-        return apply_state_locked(docker, project, options, None)
-    with files.hold_lock(project.directory, LOCK_SECONDS) as lock:
-        return apply_state_locked(docker, project, options, lock)
+    try:
+        if check:
+            result = apply_state_locked(docker, project, options, None)
+        else:
+            with files.hold_lock(project.directory, LOCK_SECONDS) as lock:
+                result = apply_state_locked(docker, project, options, lock)
+    except AnvilError as exc:
+        raise AnvilError(*(mask_problem(problem, project.secrets.values()) for problem in exc.problems)) from exc
+    result["problems"] = [mask_problem(problem, project.secrets.values()) for problem in result.get("problems") or ()]
+    return result
 
 
 def apply_state_locked(docker: DockerEngine, project: Project, options: ServeOptions, lock: Optional[int]) -> Dict[str, Any]:
@@ -105,7 +117,9 @@ class _Run:
         ]
 
     def result(self, changed: bool = False, diff: Optional[List[Dict[str, str]]] = None) -> Dict[str, Any]:
-        return build_result(self.outcomes, self.state.project, changed, diff or [], self.report)
+        notes = [note for outcome in self.outcomes.values() for note in outcome.notes]
+        report = {**self.report, "warnings": self.report["warnings"] + notes}
+        return build_result(self.outcomes, self.state.project, changed, diff or [], report)
 
 
 def _read_and_decide(docker: DockerEngine, project: Project, options: ServeOptions, services: List[Service]) -> _Run:
@@ -127,7 +141,40 @@ def _converge(docker: DockerEngine, project: Project, options: ServeOptions, loc
     The host's lock is held from admission to start, so that no other project takes the GPU, the port or the name in between.
     It is not held while an image is pulled or a model loads: other projects can converge meanwhile.
     """
+    notes, recovered = _recover_adoptions(docker, project, options, lock)
     run = _read_and_decide(docker, project, options, list_described(project))
+    try:
+        result = _carry_out(run, lock)
+    except AnvilError as exc:
+        raise AnvilError(*exc.problems, *_undo_adoptions(docker, project, lock)) from exc
+    undone = [problem for problem in _undo_adoptions(docker, project, lock) if problem not in result["problems"]]
+    result["problems"] = [*result["problems"], *undone]
+    return {**result, "changed": result["changed"] or recovered, "warnings": [*notes, *result["warnings"]]}
+
+
+def _recover_adoptions(
+    docker: DockerEngine, project: Project, options: ServeOptions, lock: Optional[int]
+) -> Tuple[List[str], bool]:
+    """What runs that were killed in an adoption left behind; returns warnings, and whether anything was changed."""
+    if not list_adoption_notes(project):
+        return [], False
+    from ansible_collections.anvil.serving.plugins.module_utils.serves import adoption
+
+    return adoption.recover(docker, project, options.state == "adopted", lock is None)
+
+
+def _undo_adoptions(docker: DockerEngine, project: Project, lock: Optional[int]) -> List[Problem]:
+    """Put back the containers whose adoption did not end, whatever stopped this run."""
+    if lock is None or not list_adoption_notes(project):
+        return []
+    from ansible_collections.anvil.serving.plugins.module_utils.serves import adoption
+
+    return adoption.put_back_all(docker, project)
+
+
+def _carry_out(run: _Run, lock: Optional[int]) -> Dict[str, Any]:
+    """Admit, apply and wait until ready."""
+    docker, project, options = run.state.docker, run.state.project, run.options
     lacking = run.without_image()
     pulled = sorted({service.image for service in lacking})
     if lock is None or not run.has_changes():

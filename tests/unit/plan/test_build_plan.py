@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import is_secret_name
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
-from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UNREAD, is_secret_name
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UNREAD
 from planning import BASE, BIG, DROP, FAST, HEAVY, plan, problems
 
 

@@ -6,7 +6,6 @@ import json
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import read_settings
-from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import hide_secrets
 from ansible_collections.anvil.serving.plugins.module_utils.serves.effective_settings import compare_llama, compare_vllm
 
 
@@ -53,8 +52,3 @@ def test_an_answer_that_says_nothing_is_no_difference(text: str) -> None:
     command = ["-c", "5", "--max-model-len", "5"]
     assert compare_llama(read_settings("llama_cpp", command), text) == []
     assert compare_vllm(read_settings("vllm", command), "m", text) == []
-
-
-def test_a_key_on_a_command_line_is_not_shown() -> None:
-    words = ["--api-key", "s3cret", "--hf-token=s3cret", "--max-num-batched-tokens", "8", "--tool-call-parser", "x"]
-    assert hide_secrets(words) == ["--api-key", "<hidden>", "--hf-token=<hidden>", *words[3:]]
