@@ -42,7 +42,8 @@ options:
       - V(recreated) replaces the containers even if they do not differ, and observes them in the same way.
       - V(adopted) replaces a container that was started by hand or by another project with a serve of this project. The old
         container is renamed and stopped until the new one is ready. If the new one does not get ready, the old one is put back
-        and started.
+        with its name, restart policy and state. What it was is noted in a file beside the project first, so a later run finishes
+        or undoes an adoption that was interrupted, whatever its O(state).
       - V(absent) removes the O(containers).
     type: str
     choices: [up, down, restarted, recreated, adopted, absent]
@@ -55,8 +56,8 @@ options:
     description:
       - With O(state=absent), the names of containers or serves to remove, in the inventory or not. The name of a serve that is
         also the name of another container is refused.
-      - With O(state=adopted), the present name of the container, if it is not the serve's container name. Then exactly one serve
-        must be selected.
+      - With O(state=adopted), the present name of the container, if it is not the serve's container name and exactly one serve is
+        selected; or C(SERVE=CONTAINER) for each of several.
     type: list
     elements: str
     default: []
@@ -85,7 +86,10 @@ options:
     choices: [enforce, warn, "off"]
     default: enforce
   confirm:
-    description: With O(state=absent), also remove containers that do not belong to this project.
+    description:
+      - With O(state=absent), also remove containers that do not belong to this project.
+      - With O(state=adopted), also adopt a container that could not be put back (C(--rm)), that another tool would start
+        again, or that this collection manages in another project.
     type: bool
     default: false
   settle:

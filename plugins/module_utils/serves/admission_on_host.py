@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF, ON_DEMAND, Service
-from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import descends_from, find_busy_ports, find_listener
+from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import (
+    descends_from,
+    find_busy_ports,
+    find_listener,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import admit
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import RESTS_EVICTED, Decision

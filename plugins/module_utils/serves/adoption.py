@@ -106,9 +106,15 @@ def finish(docker: DockerEngine, project: Project, service: Service, old: Observ
 
 
 def put_back_all(docker: DockerEngine, project: Project) -> List[Problem]:
-    """Put back every old container of the chosen serves whose adoption has not ended."""
+    """Put back every old container of the chosen serves whose adoption has not ended; one that is gone needs only no note."""
     notes = read_notes(project)
-    return [put_back(docker, project, service) for service in project.chosen() if service.name in notes]
+    problems = []
+    for service in project.chosen():
+        if service.name in notes and docker.inspect_container(notes[service.name].id) is None:
+            remove_note(project, service.name)
+        elif service.name in notes:
+            problems.append(put_back(docker, project, service))
+    return problems
 
 
 def recover(docker: DockerEngine, project: Project, adopting: bool, check: bool) -> Tuple[List[str], bool]:
@@ -123,7 +129,7 @@ def recover(docker: DockerEngine, project: Project, adopting: bool, check: bool)
     for name, note in read_notes(project).items():
         raw = docker.inspect_container(note.id)
         aside = raw is not None and str(raw.get("Name") or "").lstrip("/") == note.kept
-        if raw is not None and name in chosen and (adopting or aside):
+        if name in chosen and (adopting or aside):
             continue
         if aside and name in project.services:
             warnings.append(_describe_aside(note))

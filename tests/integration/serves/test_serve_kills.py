@@ -6,6 +6,7 @@ and removed - and kills itself after the n-th. All of it is real; only the momen
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from bed import Bed
-from serving import BUDGETS, HEAVY_GPU, LLAMA, PYTHON_IMAGE, Field, answer_of, start_module
+from serving import BUDGETS, HEAVY_GPU, LLAMA, PYTHON_IMAGE, SERVER, Field, answer_of, scripted, start_module
 
 # Requests that only read go another way (Connection._get), except these.
 COUNTED = """
@@ -118,3 +119,80 @@ def test_killed_after_each_step_the_same_command_again_converges(field: Field, v
         if verb not in ("restarted", "recreated"):
             assert not field.run(**{"state": "up", **params})["changed"], step
     assert 1 <= killed < MOST_STEPS - 1
+
+
+# ------------------------------------------------------------------------------------------------- adoptions, again and again
+
+OLD = "llm-of-old"
+ADOPT: dict[str, Any] = {"state": "adopted", "serves": ["heavy"], "containers": [OLD], "settle": 0.1}
+
+
+def start_old(field: Field) -> str:
+    """A server by hand, under a name of its own, with a restart policy that cannot be seen from its state."""
+    server = ["--entrypoint", "python3", PYTHON_IMAGE, "-c", SERVER, "--port", "30002"]
+    options = ["--publish", "127.0.0.1:30002:30002", "--env", "SERVES=old", "--restart", "on-failure:3"]
+    return field.bed.docker("run", "--detach", "--init", "--name", OLD, *options, *server)
+
+
+def is_as_it_was(field: Field, old: str) -> bool:
+    (seen,) = json.loads(field.bed.docker("inspect", old))
+    policy = seen["HostConfig"]["RestartPolicy"]
+    found = (seen["Name"], seen["State"]["Status"], policy["Name"], policy["MaximumRetryCount"])
+    return found == ("/" + OLD, "running", "on-failure", 3)
+
+
+def containers(field: Field) -> set[str]:
+    return set(field.bed.docker("ps", "--all", "--format", "{{.Names}}").split())
+
+
+def kill_at(field: Field, step: int, **params: Any) -> bool:
+    """Whether the module was killed after this step; otherwise it came to its end before."""
+    process = start_module(field, COUNTED.format(step=step), **params)
+    code = process.wait(60)
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+@pytest.fixture
+def one_serve(field: Field) -> Field:
+    del field.serves["fast"]
+    field.edit("heavy", secrets={}, mounts=(), **scripted(SERVES="heavy"))
+    return field
+
+
+def make_bad(field: Field) -> None:
+    field.edit("heavy", restart="no", **scripted(SERVES="heavy", LIVES="0"))
+
+
+def test_an_adoption_that_fails_killed_at_each_step_and_failing_again_ends_with_the_old_container(one_serve: Field) -> None:
+    make_bad(one_serve)
+    old = start_old(one_serve)
+    for step in range(1, 2 * MOST_STEPS):
+        killed = kill_at(one_serve, step, **ADOPT)
+        failed = one_serve.run(**ADOPT) if killed else {"failed": True, "msg": "the old container runs again"}
+        assert failed["failed"] and "the old container runs again" in failed["msg"], (step, failed["msg"])
+        assert is_as_it_was(one_serve, old) and containers(one_serve) == {OLD}, step
+        assert not list(one_serve.root.rglob(".adoption-*")), step
+        if not killed:
+            break
+    assert 10 < step < 2 * MOST_STEPS - 1
+
+
+def test_an_adoption_killed_at_each_step_and_then_up_ends_with_the_new_one_or_the_old_one(one_serve: Field) -> None:
+    up: dict[str, Any] = {"state": "up", "settle": 0.1}
+    ends = set()
+    for step in range(1, MOST_STEPS):
+        old = start_old(one_serve)
+        if not kill_at(one_serve, step, **ADOPT):
+            break
+        done = one_serve.run(**up)
+        assert not list(one_serve.root.rglob(".adoption-*")), step
+        if done["failed"]:
+            assert "port 127.0.0.1:30002 is taken" in done["msg"] and is_as_it_was(one_serve, old), (step, done["msg"])
+            assert containers(one_serve) == {OLD}, step
+        else:
+            assert containers(one_serve) == {"bed-heavy"} and done["serves"]["heavy"]["ready"], step
+            assert not one_serve.run(**up)["changed"]
+        ends.add(bool(done["failed"]))
+        one_serve.bed.clear()
+    assert ends == {True, False}

@@ -96,6 +96,4 @@ def test_a_result_is_masked_by_its_keys_and_its_values() -> None:
 def test_a_problem_keeps_its_hint_and_loses_the_secrets_of_its_log() -> None:
     problem = Problem("failed", "serve x", "the value s3cret-value is wrong", "set --api-key to a name", ("api_key='s3cret'",))
     masked = mask_problem(problem, ["s3cret-value"])
-    assert masked == Problem(
-        "failed", "serve x", "the value <hidden> is wrong", "set --api-key to a name", ("api_key=<hidden>",)
-    )
+    assert masked == Problem("failed", "serve x", "the value <hidden> is wrong", "set --api-key to a name", ("api_key=<hidden>",))
