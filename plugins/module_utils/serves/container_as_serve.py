@@ -9,7 +9,8 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, flag_of
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import flag_of
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import (
     SECRET_FLAG,
     is_secret_entry,
