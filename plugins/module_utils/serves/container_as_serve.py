@@ -16,7 +16,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking 
     is_secret_entry,
     mask_text,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import DEFAULT_SHM_BYTES
 
 SHELLS = ("sh", "bash", "dash", "ash", "zsh", "busybox")
 SHELL_ENDS = ("&&", "||", ";", "|", "&", ">", ">>", "<", "2>&1", "2>", "1>")
@@ -35,6 +34,7 @@ IMAGE_WORDS = (("vllm", "vllm"), ("sglang", "sglang"), ("llama.cpp", "llama_cpp"
 PORTS = {"vllm": 8000, "sglang": 30000, "trtllm": 8000, "llama_cpp": 8080}
 # Variables that the plan sets by itself, or that an image or the runtime brings.
 DROPPED = re.compile(r"CUDA_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|NVIDIA_.*|PATH|HOSTNAME|HOME|PWD|LD_LIBRARY_PATH|SHLVL|_")
+SHM_BYTES = 64 << 20  # what the Docker Engine gives a container that asks for nothing
 ANONYMOUS = re.compile(r"[0-9a-f]{64}")
 UUID = re.compile(r"(GPU|MIG)-\S+")
 
@@ -270,7 +270,7 @@ def _read_host_settings(offer: OfferedServe, engine: str, host: Mapping[str, Any
     ipc, shm = str(host.get("IpcMode") or ""), int(host.get("ShmSize") or 0)
     if ipc == "host" and (defaults is None or defaults.ipc != "host"):
         offer.serve["ipc"] = "host"
-    elif ipc != "host" and shm > DEFAULT_SHM_BYTES:
+    elif ipc != "host" and shm > SHM_BYTES:
         offer.serve["shm_size"] = "{0}m".format(shm >> 20)
     restart = str((host.get("RestartPolicy") or {}).get("Name") or "no")
     if restart in ("always", "on-failure"):
