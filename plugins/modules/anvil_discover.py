@@ -11,8 +11,10 @@ short_description: Turn a folder of GGUF files into serves
 version_added: 1.0.0
 description:
   - Finds the GGUF models below a folder or in a volume of the host by their headers, and returns a serve of the engine
-    C(llama_cpp) for each. A serve gets a name, a free port, a tag for the size of its model, and the projector of its model, if
-    the folder of the model has one.
+    C(llama_cpp) for each. A serve gets a name, a free port, a tag for the size of its model, the projector of its model, if
+    the folder of the model has one that fits, and the flag that a model for embeddings or reranking needs.
+  - Files that llama.cpp cannot serve are listed with the reason (projectors, adapters, vocabularies, importance matrices, control
+    vectors, image and video models, incomplete models, tensors of types that only other servers know).
   - A model that an earlier scan found keeps its name, port and tag.
   - Changes nothing. C(playbooks/discover.yml) writes the result into the inventory, as C(anvil_discovered).
 author:
@@ -103,8 +105,14 @@ gone:
   returned: always
   type: list
   elements: str
+skipped:
+  description: Files that are not served because they are no model that llama.cpp can serve, and why.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{path: /srv/models/lora.gguf, why: it is an adapter (LoRA)}]
 notes:
-  description: Models that are not served, and why.
+  description: Projectors that are not used, and why.
   returned: always
   type: list
   elements: str

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_kind import NOT_MODELS
 from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import Loading, Split, estimate_vram
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 
@@ -21,6 +22,8 @@ SIZE_TAGS = ("fast", "balanced", "powerful")
 # A model gets the first tag whose limit, in GiB of weights, it does not exceed. The time per token follows the bytes.
 SIZE_LIMITS = (4.0, 16.0)
 TAG = "discovered"
+# llama-server answers the requests of these kinds of models only with a flag.
+KIND_FLAGS = {"embeddings": "--embeddings", "rerank": "--reranking"}
 GIB = 1024**3
 NAME_LENGTH = 63
 
@@ -47,10 +50,21 @@ class Scan:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A file that is not served, and why."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
 class ScanResult:
-    """serves: as ``anvil_discovered`` has them. notes: models that are not served, and why. problems: models without a port."""
+    """serves: as ``anvil_discovered`` has them. skipped: files that are not served. notes: projectors that are not used, and
+    why. problems: models without a port.
+    """
 
     serves: Dict[str, Dict[str, Any]]
+    skipped: Tuple[Skipped, ...]
     notes: Tuple[str, ...]
     problems: Tuple[Problem, ...]
 
@@ -84,64 +98,98 @@ def _make_unique(word: str, used: Collection[str]) -> str:
     return chosen
 
 
-def _pair_projectors(models: Sequence[ModelFacts], notes: List[str]) -> Dict[str, str]:
-    """Path of a model -> path of its projector: one model and one projector in a folder belong together."""
+def _pair_projectors(models: Sequence[ModelFacts], served: Sequence[ModelFacts], notes: List[str]) -> Dict[str, str]:
+    """Path of a model -> path of its projector. A projector belongs to the models of its folder whose embeddings are as wide as
+    its output, if all of them are one model in several quantisations.
+    """
     found: Dict[str, str] = {}
-    for facts in models:
-        if facts.kind != "mmproj":
+    for facts in sorted(models, key=lambda model: model.path):
+        if facts.kind != "mmproj" or facts.missing:
             continue
         folder = os.path.dirname(facts.path)
-        beside = [model.path for model in models if model.kind == "text" and os.path.dirname(model.path) == folder]
-        if len(beside) == 1 and beside[0] not in found:
-            found[beside[0]] = facts.path
+        beside = [model for model in served if model.kind == "text" and os.path.dirname(model.path) == folder]
+        fitting = [model for model in beside if _may_project(facts, model)]
+        same = [model for model in fitting if facts.base_name and model.base_name == facts.base_name]
+        chosen = same or fitting
+        if not chosen:
+            why = "no model of its folder has embeddings of width {0}".format(" or ".join(map(str, facts.projector_widths)))
+            notes.append("{0}: projector is not used: {1}".format(facts.path, why if beside else "its folder holds no model"))
+        elif len({_identity(model) for model in chosen}) > 1:
+            why = "its folder holds {0} models that it may belong to; put it into the folder of its model".format(len(chosen))
+            notes.append("{0}: projector is not used: {1}".format(facts.path, why))
+        elif chosen[0].path in found:
+            why = "{0} is used for the same model".format(os.path.basename(found[chosen[0].path]))
+            notes.append("{0}: projector is not used: {1}".format(facts.path, why))
         else:
-            notes.append(
-                "{0}: projector is not used: its folder holds {1} models; put one model and one projector into a folder".format(
-                    facts.path, len(beside)
-                )
-            )
+            found.update((model.path, facts.path) for model in chosen)
     return found
 
 
-def _select_served(models: Sequence[ModelFacts], notes: List[str]) -> List[ModelFacts]:
-    """The models that can be served, in the order of their paths; a note for each other."""
-    served = []
+def _may_project(projector: ModelFacts, model: ModelFacts) -> bool:
+    """False only where both widths are known and differ: llama.cpp refuses such a pair."""
+    return not projector.projector_widths or model.embedding_length in (None, *projector.projector_widths)
+
+
+def _identity(model: ModelFacts) -> Tuple[Any, ...]:
+    """What the quantisations of one model have in common. Without a name of its own, each file is a model."""
+    name = model.base_name or model.name
+    return (model.architecture, name, model.layers, model.embedding_length) if name else (model.path,)
+
+
+def _explain_skipped(facts: ModelFacts) -> str:
+    """Why llama.cpp cannot serve a file; empty for a model that it can."""
+    if facts.format != "gguf":
+        return "llama.cpp does not load {0}".format(facts.format)
+    if facts.missing:
+        return "{0} is missing".format(", ".join(facts.missing[:4]))
+    if facts.kind in NOT_MODELS:
+        return "it is {0}".format(NOT_MODELS[facts.kind])
+    if facts.unknown_types:
+        return "llama.cpp does not know the type of its tensors ({0}); it was made for another server".format(
+            ", ".join(facts.unknown_types[:4])
+        )
+    return ""
+
+
+def _select_served(models: Sequence[ModelFacts]) -> Tuple[List[ModelFacts], List[Skipped]]:
+    """The models that can be served, in the order of their paths; and the files that are not, with why."""
+    served, skipped = [], []
     for facts in sorted(models, key=lambda model: model.path):
-        if facts.format != "gguf":
-            notes.append("{0}: not served: llama.cpp does not load {1}".format(facts.path, facts.format))
-        elif facts.missing:
-            notes.append("{0}: not served: {1} is missing".format(facts.path, ", ".join(facts.missing[:4])))
-        elif facts.kind in ("text", "embeddings"):
+        why = _explain_skipped(facts)
+        if not why:
             served.append(facts)
-        elif facts.kind != "mmproj":
-            notes.append("{0}: not served: it is not a model, but a file of kind {1}".format(facts.path, facts.kind))
-    return served
+        elif facts.kind != "mmproj" or facts.missing:
+            skipped.append(Skipped(facts.path, why))
+    return served, skipped
 
 
 def plan_serves(models: Sequence[ModelFacts], scan: Scan) -> ScanResult:
     """Names, ports and tags of the models of a folder. The same folder and the same ``kept`` give the same result."""
     notes: List[str] = []
-    served = _select_served(models, notes)
-    projectors = _pair_projectors(models, notes)
-    before = {str(serve.get("model")): (name, serve) for name, serve in scan.kept.items()}
+    served, skipped = _select_served(models)
+    projectors = _pair_projectors(models, served, notes)
+    before: Dict[str, List[str]] = {}
+    for name, serve in scan.kept.items():
+        before.setdefault(str(serve.get("model")), []).append(name)
     targets = {facts.path: scan.target.rstrip("/") + "/" + os.path.relpath(facts.path, scan.folder) for facts in served}
-    stays = {before[target][0]: _read_port(before[target][1]) for target in targets.values() if target in before}
+    stays = {name: _read_port(scan.kept[name]) for target in targets.values() for name in before.get(target, ())}
     names, held = {*scan.names, *stays}, {port for port in stays.values() if port not in scan.taken}
     free = [port for port in range(scan.first_port, scan.last_port + 1) if port not in scan.taken and port not in held]
     serves: Dict[str, Dict[str, Any]] = {}
     without_port: List[str] = []
     for facts in served:
-        name, old = before.get(targets[facts.path], ("", {}))
-        if not name:
-            name = _make_unique(name_model(facts), names)
+        target = targets[facts.path]
+        # One model may be served more than once: with other settings, or on other cards.
+        for kept in before.get(target) or [""]:
+            name, old = kept or _make_unique(name_model(facts), names), scan.kept.get(kept, {})
             names.add(name)
-        port = _read_port(old)
-        if port is None or port in scan.taken:
-            port = free.pop(0) if free else None
-        if port is None:
-            without_port.append(name)
-            continue
-        serves[name] = _build_serve(facts, targets[facts.path], port, old, projectors.get(facts.path), scan)
+            port = _read_port(old)
+            if port is None or port in scan.taken:
+                port = free.pop(0) if free else None
+            if port is None:
+                without_port.append(name)
+                continue
+            serves[name] = _build_serve(facts, target, port, old, projectors.get(facts.path), scan)
     problems = []
     if without_port:
         problems.append(
@@ -152,7 +200,7 @@ def plan_serves(models: Sequence[ModelFacts], scan: Scan) -> ScanResult:
                 hint="give anvil_discover a wider range (first_port, last_port), or move models out of the folder",
             )
         )
-    return ScanResult(dict(sorted(serves.items())), tuple(notes), tuple(problems))
+    return ScanResult(dict(sorted(serves.items())), tuple(skipped), tuple(notes), tuple(problems))
 
 
 def _read_port(serve: Mapping[str, Any]) -> Optional[int]:
@@ -177,8 +225,8 @@ def _build_serve(
     args = list(scan.defaults.get("args") or ())
     if projector:
         args += ["--mmproj", scan.target.rstrip("/") + "/" + os.path.relpath(projector, scan.folder)]
-    if facts.kind == "embeddings":
-        args.append("--embeddings")
+    if facts.kind in KIND_FLAGS:
+        args.append(KIND_FLAGS[facts.kind])
     if args:
         serve["args"] = args
     if serve.get("gpus") and "vram_mib" not in serve:

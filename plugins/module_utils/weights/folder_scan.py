@@ -53,6 +53,7 @@ def scan_models(docker: DockerEngine, volume: Optional[str], path: str, scan: Sc
         "serves": decided.serves,
         "added": sorted(after - before),
         "gone": sorted(before - after),
+        "skipped": [{"path": file.path, "why": file.why} for file in decided.skipped],
         "notes": list(decided.notes),
         "unreadable": [problem for error in broken for problem in problems_as_dicts(error.problems)],
         "problems": decided.problems,

@@ -8,6 +8,11 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_header import FILE_TYPES, GgufHeader, read_gguf
+from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_kind import (
+    find_kind,
+    find_projector_widths,
+    find_unknown_types,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import (
     FULL,
     GGUF_SPLIT,
@@ -21,6 +26,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files
     find_dominant_type,
     read_count,
     read_first_count,
+    read_text,
 )
 
 
@@ -55,17 +61,6 @@ def _read_attention(architecture: str, meta: Mapping[str, Any]) -> Optional[Atte
     return Attention(tuple(Layer(FULL, 1, count, key, value) for count in kv_heads[:layers] if count))
 
 
-def _find_kind(architecture: str, meta: Mapping[str, Any]) -> str:
-    general = meta.get("general.type", "model")
-    if architecture == "clip" or general == "mmproj":
-        return "mmproj"
-    if general in ("adapter", "vocab", "imatrix"):
-        return str(general)
-    # BERT-like models, and any model whose header has a pooling type, return embeddings.
-    pooled = meta.get(architecture + ".pooling_type")
-    return "embeddings" if isinstance(pooled, int) and pooled in (1, 2, 3, 4) else "text"
-
-
 def _find_quantisation(meta: Mapping[str, Any], tensors: Sequence[Tensor]) -> Tuple[Optional[str], Tuple[str, ...]]:
     """The name of the quantisation mix, and a note where the header names one that its own tensors contradict."""
     dominant = find_dominant_type(tensors)
@@ -93,14 +88,15 @@ def _collect_facts(path: str, headers: Sequence[GgufHeader], files: Sequence[str
             hint="fetch the file again, or convert the model again with llama.cpp's converter",
         )
     quantisation, notes = _find_quantisation(meta, tensors)
-    name = meta.get("general.name")
+    kind = find_kind(architecture, meta, tensors)
     return ModelFacts(
         path=path,
         format="gguf",
         files=tuple(files),
         weights_bytes=sum(header.data_bytes for header in headers),
-        name=name if isinstance(name, str) else None,
-        architecture=architecture,
+        name=read_text(meta.get("general.name")),
+        base_name=read_text(meta.get("general.basename")),
+        architecture=read_text(architecture),
         parameters=sum(tensor.elements for tensor in tensors),
         quantisation=quantisation,
         context_length=read_count(meta.get(architecture + ".context_length")),
@@ -111,7 +107,9 @@ def _collect_facts(path: str, headers: Sequence[GgufHeader], files: Sequence[str
         heads=max(_read_per_layer(meta.get(architecture + ".attention.head_count"), 1) or [0]) or None,
         attention=_read_attention(architecture, meta),
         chat_template=isinstance(meta.get("tokenizer.chat_template"), str),
-        kind=_find_kind(architecture, meta),
+        kind=kind,
+        unknown_types=find_unknown_types(tensors),
+        projector_widths=find_projector_widths(meta, tensors) if kind == "mmproj" else (),
         splits=len(files) + len(missing),
         missing=tuple(missing),
         notes=notes,

@@ -102,7 +102,9 @@ class ModelFacts:
     """One model. Sizes in bytes.
 
     quantisation: in lower case for Hugging Face methods (nvfp4, fp8, awq), as ggml writes it for GGUF (Q4_K_M, IQ4_XS).
-    kind: text, embeddings, mmproj, adapter, vocab or imatrix. splits: number of files. missing: files that belong to the model
+    base_name: the model's family and version without size and quantisation. kind: text, embeddings, rerank, or a key of
+    ``gguf_kind.NOT_MODELS``. unknown_types: of tensors that the engine cannot load. projector_widths: of a projector's output;
+    one of them is the width of the model that it belongs to. splits: number of files. missing: files that belong to the model
     according to the others, and are not there. attention: None where the headers do not describe the layers. trt: what a
     TensorRT-LLM engine was built for.
     """
@@ -126,6 +128,9 @@ class ModelFacts:
     parts: WeightParts = WeightParts()
     chat_template: bool = False
     kind: str = "text"
+    base_name: Optional[str] = None
+    unknown_types: Tuple[str, ...] = ()
+    projector_widths: Tuple[int, ...] = ()
     splits: int = 1
     missing: Tuple[str, ...] = ()
     trt: Optional[Mapping[str, Any]] = None

@@ -14,6 +14,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.discovered_s
     name_model,
     plan_serves,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_kind import NOT_MODELS
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,9 +65,92 @@ def test_what_is_no_model_is_told_and_not_served() -> None:
     assert found.serves["gemma-q4_k_m"]["args"] == ["--mmproj", "/models/vision/mmproj-F16.gguf"]
     assert found.serves["embed-q4_k_m"]["args"] == ["--embeddings"]
     assert found.serves["embed-q4_k_m"]["tags"] == ["discovered", "embeddings"]
-    told = "\n".join(found.notes)
-    for word in ("mmproj-alone", "adapter", "half-00002-of-00002.gguf is missing", "safetensors"):
-        assert word in told
+    assert {skipped.path.rpartition("/")[2]: skipped.why for skipped in found.skipped} == {
+        "lora.gguf": "it is an adapter (LoRA)",
+        "half-00001-of-00002.gguf": "half-00002-of-00002.gguf is missing",
+        "hf": "llama.cpp does not load safetensors",
+    }
+    assert found.notes == ("/srv/models/mmproj-alone.gguf: projector is not used: its folder holds no model",)
+
+
+@pytest.mark.parametrize("kind", sorted(NOT_MODELS.keys() - {"mmproj"}))
+def test_every_kind_of_file_that_is_no_model_is_skipped_with_why(kind: str) -> None:
+    found = scan(facts("a.gguf", kind=kind))
+    assert found.serves == {} and found.skipped[0].why == f"it is {NOT_MODELS[kind]}"
+
+
+def test_a_model_with_tensors_of_a_fork_is_skipped_with_their_types() -> None:
+    found = scan(facts("a.gguf", unknown_types=("type 156",)))
+    assert found.serves == {} and "(type 156)" in found.skipped[0].why
+
+
+def test_a_reranker_and_an_embedder_get_their_flags() -> None:
+    found = scan(facts("e.gguf", kind="embeddings"), facts("r.gguf", kind="rerank"), facts("t.gguf"))
+    assert {name[0]: serve.get("args") for name, serve in found.serves.items()} == {
+        "e": ["--embeddings"],
+        "r": ["--reranking"],
+        "t": None,
+    }
+    assert found.serves["r-q4_k_m"]["tags"] == ["discovered", "rerank"]
+
+
+def projector(name: str, *widths: int, **more: Any) -> ModelFacts:
+    return facts(name, kind="mmproj", projector_widths=widths, **more)
+
+
+@pytest.mark.parametrize(
+    ("models", "with_projector", "note"),
+    [
+        # The widths of both are known and differ: llama.cpp would refuse the pair, although they are alone in the folder.
+        (
+            [facts("a.gguf", embedding_length=4096), projector("p.gguf", 2560)],
+            [],
+            "no model of its folder has embeddings of width 2560",
+        ),
+        # A projector finds its model among others by its width.
+        ([facts("a.gguf", embedding_length=4096), facts("b.gguf", embedding_length=2560), projector("p.gguf", 2560)], ["b"], ""),
+        # LLaVA: the header names CLIP's own projection; the tensors have the width of the model.
+        ([facts("a.gguf", embedding_length=4096), projector("p.gguf", 768, 4096)], ["a"], ""),
+        # Two quantisations of one model share its projector.
+        (
+            [facts(f"{q}.gguf", quant=q, name="Gemma", embedding_length=2560) for q in ("Q4_K_M", "Q8_0")]
+            + [projector("p.gguf", 2560)],
+            ["gemma-q4_k_m", "gemma-q8_0"],
+            "",
+        ),
+        # Two different models of one width: the family's name decides, or nothing does.
+        (
+            [
+                facts("a.gguf", name="A", base_name="A"),
+                facts("b.gguf", name="B", base_name="B"),
+                projector("p.gguf", base_name="B"),
+            ],
+            ["b"],
+            "",
+        ),
+        ([facts("a.gguf", name="A"), facts("b.gguf", name="B"), projector("p.gguf")], [], "2 models that it may belong to"),
+        ([facts("a.gguf"), facts("b.gguf"), projector("p.gguf")], [], "2 models that it may belong to"),
+        ([facts("a.gguf"), projector("p1.gguf"), projector("p2.gguf")], ["a"], "p1.gguf is used for the same model"),
+        ([facts("a.gguf", embedding_length=None), projector("p.gguf", 2560)], ["a"], ""),
+        ([facts("e.gguf", kind="embeddings"), projector("p.gguf")], [], "its folder holds no model"),
+    ],
+)
+def test_a_projector_joins_only_a_model_that_it_fits(models: list[ModelFacts], with_projector: list[str], note: str) -> None:
+    found = scan(*models)
+    joined = [name for name, serve in found.serves.items() if "--mmproj" in serve.get("args", ())]
+    assert [name for name in joined if not any(name.startswith(want) for want in with_projector)] == []
+    assert len(joined) == len(with_projector)
+    assert note in "\n".join(found.notes) and bool(note) == bool(found.notes)
+
+
+def test_a_model_that_is_served_twice_stays_served_twice() -> None:
+    kept = {
+        "one": {"model": "/models/a.gguf", "port": 8081, "tags": ["discovered", "fast"]},
+        "two": {"model": "/models/a.gguf", "port": 8085, "tags": ["discovered", "powerful"]},
+    }
+    found = scan(facts("a.gguf"), facts("b.gguf"), kept=kept)
+    assert {name: serve["port"] for name, serve in found.serves.items()} == {"one": 8081, "two": 8085, "b-q4_k_m": 8080}
+    assert found.serves["two"]["tags"] == ["discovered", "powerful"]
 
 
 def test_all_twenty_ports_are_given_away_and_the_twenty_first_model_is_told() -> None:
