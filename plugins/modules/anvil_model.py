@@ -48,6 +48,16 @@ options:
       - Docker volume that holds models. It is created if it does not exist.
       - Its driver must keep it in a folder of this machine, and the task must be allowed to write there (C(become)).
     type: str
+  layout:
+    description:
+      - V(folder) makes a folder of the model, whose path a serve gets as its model.
+      - V(hub_cache) completes O(repo) in a cache of the hub, as its client library lays it out. A serve that names the repository
+        finds the weights there. Files that an engine fetched before are kept. O(folder) is the cache, such as V(hub) inside the
+        volume that a serve mounts at C(/root/.cache/huggingface).
+    type: str
+    choices: [folder, hub_cache]
+    default: folder
+    version_added: 1.1.0
   repo:
     description: Repository of the Hugging Face hub.
     type: str
@@ -158,6 +168,13 @@ EXAMPLES = r"""
     sha256: 74a4da8c9fdbcd15bd1f6d01d621410d31c6fc00986f5eb687824e7b93d7a9db
     folder: /srv/models
 
+- name: Complete a repository in the hub cache of a serve, which an interrupted download left incomplete
+  anvil.serving.anvil_model:
+    layout: hub_cache
+    repo: openai/gpt-oss-120b
+    volume: vllm-hfcache
+    folder: hub
+
 - name: Use weights that came on a disk
   anvil.serving.anvil_model:
     name: openai/gpt-oss-120b
@@ -209,7 +226,7 @@ fetch:
 reasons:
   description: >-
     Why the model changed - V(missing), V(damaged), V(source) (another source or revision), V(foreign) (a folder without a
-    manifest was there).
+    manifest was there), V(incomplete) (the hub cache has a part of it).
   returned: always
   type: list
 seconds:
@@ -232,6 +249,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.source impor
 OPTIONS = {
     "state": {"type": "str", "choices": ["present", "verified", "absent"], "default": "present"},
     "name": {"type": "str"},
+    "layout": {"type": "str", "choices": ["folder", "hub_cache"], "default": "folder"},
     "folder": {"type": "str"},
     "volume": {"type": "str"},
     "repo": {"type": "str"},

@@ -16,7 +16,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads impo
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """state: present, verified or absent. source: None where the task gives none.
+    """state: present, verified or absent. source: None where the task gives none. layout: folder, or hub_cache.
 
     piece: a piece of a file that came from the controller. predict_only: report what is needed, in every mode.
     """
@@ -27,6 +27,7 @@ class ModelRequest:
     volume: Optional[str]
     source: Optional[Source]
     options: FetchOptions
+    layout: str = "folder"
     piece: Optional[Piece] = None
     predict_only: bool = False
 
@@ -86,6 +87,11 @@ def read_request(params: Mapping[str, Any], live_output: LiveOutput) -> ModelReq
     name = params["name"] or params["repo"]
     if not name:
         problems.append(Problem("the model has no name", "name", hint="give name; it can be left out only with repo"))
+    if params["layout"] == "hub_cache" and (not params["repo"] or name != params["repo"]):
+        hint = "give repo and no name, or leave layout out"
+        problems.append(
+            Problem("a hub cache holds repositories of the hub only", "layout", "repo: {0}".format(params["repo"]), hint)
+        )
     hub = FetchOptions()
     try:
         hub = read_hub_options(params)
@@ -106,4 +112,6 @@ def read_request(params: Mapping[str, Any], live_output: LiveOutput) -> ModelReq
     )
     piece = Piece(**handover["piece"]) if handover.get("piece") else None
     predict_only = handover.get("step") == "ask"
-    return ModelRequest(params["state"], name, params["folder"], params["volume"], source, options, piece, predict_only)
+    return ModelRequest(
+        params["state"], name, params["folder"], params["volume"], source, options, params["layout"], piece, predict_only
+    )

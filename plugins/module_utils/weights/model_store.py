@@ -145,6 +145,8 @@ def carry_out(docker: DockerEngine, request: ModelRequest, check: bool) -> Dict[
     if request.state == "absent" and request.volume and docker.inspect_volume(request.volume) is None:
         return {"changed": False, "target": "", "name": request.name}
     root = resolve_path(docker, request.volume, request.folder or ".", create, predict=check)
+    if request.layout == "hub_cache":
+        return _carry_out_in_cache(root, request, check)
     location = make_location(root, request.name)
     if request.state == "absent":
         return remove_model(location, check)
@@ -154,3 +156,14 @@ def carry_out(docker: DockerEngine, request: ModelRequest, check: bool) -> Dict[
         append_piece(location.staging, request.piece)
         return {"changed": True}
     return ensure_model(location, request.source, request.options, check)
+
+
+def _carry_out_in_cache(root: str, request: ModelRequest, check: bool) -> Dict[str, Any]:
+    from ansible_collections.anvil.serving.plugins.module_utils.weights import hub_cache_fetch
+
+    cached = hub_cache_fetch.CachedRepository(root, request.name)
+    if request.state == "absent":
+        return hub_cache_fetch.remove_cached(cached, check)
+    if request.state == "verified" or request.source is None:
+        return hub_cache_fetch.verify_cached(cached, request.options)
+    return hub_cache_fetch.ensure_cached(cached, request.source, request.options, check)
