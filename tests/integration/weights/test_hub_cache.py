@@ -92,11 +92,11 @@ def test_a_damaged_blob_is_fetched_again_and_nothing_else(puller: Puller, hub: H
 def test_a_new_commit_is_fetched_on_request_and_the_old_snapshot_stays(puller: Puller, hub: Hub, cache: Path) -> None:
     old = hub.add("org/name", FILES)
     puller.run(layout="hub_cache")
-    new = hub.add("org/name", {**FILES, "config.json": b"{}"})
+    new = hub.add("org/name", {**FILES, "config.json": b"new"})
     assert not puller.run(layout="hub_cache")["changed"]
     followed = puller.run(layout="hub_cache", refresh=True)
     assert followed["commit"] == new and followed["fetch"]["files"] == ["config.json"]
-    assert read_offline(cache, old) == FILES and read_offline(cache, "main")["config.json"] == b"{}"
+    assert read_offline(cache, old) == FILES and read_offline(cache, "main")["config.json"] == b"new"
 
 
 def test_links_in_place_of_the_folders_of_a_cache_are_never_followed(
