@@ -11,7 +11,7 @@ import os
 import stat
 from typing import BinaryIO, Iterator, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 
 KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -24,23 +24,19 @@ KINDS = (
 ENTRY_LIMIT = 200_000
 
 
-def unreadable_file(path: str, exc: OSError) -> AnvilError:
+class NotReadError(AnvilError):
+    """A file was not read, so nothing is known of its content. It says nothing against the content."""
+
+
+def unreadable_file(path: str, exc: OSError) -> NotReadError:
     """The error for a file that the system does not let us read."""
-    return fail(
-        "cannot read a file",
-        where=path,
-        why=exc.strerror or str(exc),
-        hint="check the path and its permissions: ls -l " + path,
-    )
+    hint = "check the path and its permissions: ls -l " + path
+    return NotReadError(Problem("cannot read a file", path, exc.strerror or str(exc), hint))
 
 
-def _refused(path: str, why: str) -> AnvilError:
-    return fail(
-        "the file is not read, because it is not a plain file of its folder",
-        where=path,
-        why=why,
-        hint="look at it with ls -l, and remove it: no download of weights leaves such a file behind",
-    )
+def _refused(path: str, why: str) -> NotReadError:
+    hint = "look at it with ls -l, and remove it: no download of weights leaves such a file behind"
+    return NotReadError(Problem("the file is not read, because it is not a plain file of its folder", path, why, hint))
 
 
 def _open_descriptor(path: str, inside: Optional[str]) -> int:
@@ -88,12 +84,9 @@ def read_bytes(path: str, limit: int, inside: Optional[str] = None) -> bytes:
     stream, size = open_file(path, inside)
     with stream:
         if size > limit:
-            raise fail(
-                "the file is too large to be read",
-                where=path,
-                why="it has {0:,} bytes, and at most {1:,} are read".format(size, limit),
-                hint="fetch the file again, or choose another model: such files are much smaller",
-            )
+            why = "it has {0:,} bytes, and at most {1:,} are read".format(size, limit)
+            hint = "fetch the file again, or choose another model: such files are much smaller"
+            raise NotReadError(Problem("the file is too large to be read", path, why, hint))
         try:
             return stream.read(size) or b""  # a file of /proc has size 0 and may have no end
         except OSError as exc:

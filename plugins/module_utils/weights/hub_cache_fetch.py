@@ -125,7 +125,8 @@ def _find_missing(
     cached: CachedRepository, commit: str, wanted: Mapping[str, SourceFile], full: bool
 ) -> Tuple[Dict[str, SourceFile], Dict[str, SourceFile]]:
     """The files to fetch, and those that only lack a link, since another snapshot has the same content."""
-    fetch, link = {}, {}
+    fetch: Dict[str, SourceFile] = {}
+    link: Dict[str, SourceFile] = {}
     for name, file in wanted.items():
         if not _is_right(os.path.join(cached.snapshot(commit), name), file, full):
             here = _is_right(os.path.join(cached.blobs, _etag(file)), file, full)

@@ -11,36 +11,42 @@ import os
 import re
 from typing import List, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import walk_folder
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import is_inside, open_file, walk_folder
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import GGUF_SPLIT, ModelFacts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import read_json
 
 TENSORRT_FILE = re.compile(r"rank\d+\.engine")
 
 
-def _list_files(folder: str) -> List[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
-    except OSError as exc:
-        raise fail(
-            "cannot read the folder of the model",
-            where=folder,
-            why=exc.strerror or str(exc),
-            hint="check the path and its permissions: ls -ld " + folder,
-        ) from exc
+class NoModelError(AnvilError):
+    """There is no model at a path: a folder without weights, or one with several models."""
 
 
-def read_model(path: str) -> ModelFacts:
-    """The model at a path: a GGUF or safetensors file, or a folder with one model. Raises AnvilError where there is none."""
+def _list_files(folder: str, inside: Optional[str]) -> List[str]:
+    """The names of the files of a folder, without links that lead out of ``inside``."""
+    names = next(walk_folder(folder, 0))[1]
+    if inside is None:
+        return list(names)
+    root = os.path.realpath(inside)
+    return [name for name in names if is_inside(os.path.realpath(os.path.join(folder, name)), root)]
+
+
+def read_model(path: str, inside: Optional[str] = None) -> ModelFacts:
+    """The model at a path: a GGUF or safetensors file, or a folder with one model.
+
+    inside: the folder that the engine sees; a link out of it does not count, since the engine cannot follow it either. Raises
+    NoModelError where there is no model, NotReadError for a file that cannot be read, AnvilError for one that is damaged.
+    """
     # Only the reader of the format that is there is loaded.
     if not os.path.isdir(path):
+        open_file(path, inside)[0].close()
         if path.endswith(".safetensors"):
             from ansible_collections.anvil.serving.plugins.module_utils.weights.hugging_face_model import read_safetensors_file
 
             return read_safetensors_file(path)
         return _read_gguf(path)
-    names = _list_files(path)
+    names = _list_files(path, inside)
     if "config.json" in names:
         config = read_json(os.path.join(path, "config.json"))
         if isinstance(config.get("pretrained_config"), dict):
@@ -51,7 +57,7 @@ def read_model(path: str) -> ModelFacts:
             from ansible_collections.anvil.serving.plugins.module_utils.weights.hugging_face_model import read_hugging_face_model
 
             return read_hugging_face_model(path, names)
-    ggufs = find_ggufs(path, names)
+    ggufs = find_ggufs(names)
     if len(ggufs) == 1:
         return _read_gguf(os.path.join(path, ggufs[0]))
     why = (
@@ -59,14 +65,12 @@ def read_model(path: str) -> ModelFacts:
         if ggufs
         else "the folder holds no GGUF file, no safetensors files with config.json and no TensorRT-LLM engine"
     )
-    raise fail(
-        "it is not clear which model to use" if ggufs else "there is no model here",
-        where=path,
-        why=why,
-        hint="give the path of one of these files"
+    hint = (
+        "give the path of one of these files"
         if ggufs
-        else "check the path; a model is config.json with *.safetensors or rank*.engine files, or a *.gguf file",
+        else "check the path; a model is config.json with *.safetensors or rank*.engine files, or a *.gguf file"
     )
+    raise NoModelError(Problem("it is not clear which model to use" if ggufs else "there is no model here", path, why, hint))
 
 
 def _read_gguf(path: str) -> ModelFacts:
@@ -75,10 +79,10 @@ def _read_gguf(path: str) -> ModelFacts:
     return read_gguf_model(path)
 
 
-def find_ggufs(folder: str, names: Optional[Sequence[str]] = None) -> List[str]:
-    """The GGUF models of a folder, one file name for each: of a split model the first."""
+def find_ggufs(names: Sequence[str]) -> List[str]:
+    """The GGUF models among the files of a folder, one file name for each: of a split model the first."""
     found, stems = [], set()
-    for name in sorted(_list_files(folder) if names is None else names):
+    for name in sorted(names):
         if not name.endswith(".gguf"):
             continue
         split = GGUF_SPLIT.fullmatch(name)
@@ -95,7 +99,7 @@ def find_models(folder: str, depth: int = 5) -> Tuple[List[ModelFacts], List[Anv
     found: List[ModelFacts] = []
     broken: List[AnvilError] = []
     for here, names in walk_folder(folder, depth):
-        paths = [os.path.join(here, name) for name in find_ggufs(here, names)]
+        paths = [os.path.join(here, name) for name in find_ggufs(names)]
         if "config.json" in names and any(name.endswith(".safetensors") or TENSORRT_FILE.fullmatch(name) for name in names):
             paths.append(here)
         for path in paths:

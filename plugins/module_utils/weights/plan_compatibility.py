@@ -19,6 +19,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.locations im
 from ansible_collections.anvil.serving.plugins.module_utils.weights.source import FetchOptions, Source
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weights_on_host import (
     ServeWeights,
+    judge_absence,
     origin_of_repository,
     path_below_mount,
     read_weights,
@@ -124,7 +125,9 @@ def _read_serve_weights(
     origin = origin_of_repository(model, settings)
     if origin is not None:
         source = Source("hub", repo=model, revision=origin.revision or "main")
-        return replace(_read_weights_on_hub(source, model, ".", given.hub), origin=origin)
+        return replace(
+            _read_weights_on_hub(source, model, ".", given.hub), origin=origin, findings=judge_absence(model, settings)
+        )
     expected = _find_expected_model(docker, serve, given.expected)
     if expected is None:
         return ServeWeights()
@@ -147,6 +150,7 @@ def judge_plan(docker: DockerEngine, plan: Mapping[str, Any], given: JudgementIn
             replace(problem, where="serve {0}: {1}".format(serve["name"], problem.where)) for problem in weights.problems
         ]
         notes += ["serve {0}: {1}".format(serve["name"], note) for note in weights.notes]
+        notes += ["serve {0}: {1}".format(serve["name"], finding.as_text()) for finding in weights.findings]
         fetch_bytes[serve["name"]] = weights.fetch_bytes
         candidates.append(
             Candidate(

@@ -82,7 +82,7 @@ def _choose_ggufs(names: Iterable[str], inside: str) -> List[str]:
         split = GGUF_SPLIT.fullmatch(chosen)
         stem = os.path.join(folder, split["stem"] + "-") if split else inside
         return [name for name in here if name.startswith(stem)]
-    return here if len(find_ggufs(folder, [os.path.basename(name) for name in here])) == 1 else []
+    return here if len(find_ggufs([os.path.basename(name) for name in here])) == 1 else []
 
 
 def _fetch_headers(fetcher: _HeaderFetcher, inside: str) -> None:

@@ -19,6 +19,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts i
 from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import Candidate, judge_candidates
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weights_on_host import (
     ServeWeights,
+    judge_absence,
     origin_of_repository,
     read_weights,
 )
@@ -37,6 +38,7 @@ def judge_services(
     """Judge the services that are about to start, beside those that run. Returns problems, and notes on what was not judged."""
     candidates: List[Candidate] = []
     problems: List[Problem] = []
+    notes: List[str] = []
     for service in services:
         if "model" not in service.anvil:
             continue
@@ -46,8 +48,9 @@ def judge_services(
         weights = ServeWeights()
         if service.name in starting:
             found = read_weights(docker, {"model": model, "mounts": mounts}, settings)
-            weights = found or ServeWeights(origin=origin_of_repository(model, settings))
+            weights = found or ServeWeights(origin=origin_of_repository(model, settings), findings=judge_absence(model, settings))
         problems += [replace(problem, where="serve {0}: {1}".format(service.name, problem.where)) for problem in weights.problems]
+        notes += ["serve {0}: {1}".format(service.name, finding.as_text()) for finding in weights.findings]
         candidates.append(
             Candidate(
                 serve=service.name,
@@ -69,4 +72,4 @@ def judge_services(
         driver = read_driver()
         cuda = driver.cuda if driver else None
     report = judge_candidates(candidates, describe_cards(cards), allowed, cuda, only=starting)
-    return problems + list(report.problems), list(report.notes)
+    return problems + list(report.problems), notes + list(report.notes)

@@ -8,23 +8,30 @@ from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import REVISION
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import OFFLINE, REVISION
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.core.findings import UNKNOWN, Finding, doubtful, unknown
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import NotReadError
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.weights.hub_cache import CACHES, find_snapshot
 from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import resolve_path
 from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest import find_manifest, origin_of
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_folder import read_model
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_folder import NoModelError, read_model
 
 
 @dataclass(frozen=True)
 class ServeWeights:
-    """What is known of a serve's weights. problems: why they cannot be used. fetch_bytes: what is still to be downloaded."""
+    """What is known of a serve's weights. problems: why they cannot be used. findings: what is doubtful or unknown of them.
+
+    fetch_bytes: what is still to be downloaded.
+    """
 
     facts: Optional[ModelFacts] = None
     origin: Optional[Origin] = None
     problems: Tuple[Problem, ...] = ()
+    findings: Tuple[Finding, ...] = ()
     notes: Tuple[str, ...] = ()
     fetch_bytes: int = 0
 
@@ -37,24 +44,10 @@ def path_below_mount(mount: Mapping[str, Any], path: str) -> Optional[str]:
     return os.path.relpath(path, target)
 
 
-def _find_cached_snapshot(folder: str, model: str) -> Optional[str]:
-    """The snapshot of a repository in a Hugging Face cache: the one that refs/main names, or the only one."""
-    home = os.path.join(folder, "models--" + model.replace("/", "--"))
-    try:
-        snapshots = sorted(os.listdir(os.path.join(home, "snapshots")))
-    except OSError:
-        return None
-    try:
-        with open(os.path.join(home, "refs", "main"), encoding="ascii") as stream:
-            named = stream.read().strip()
-    except (OSError, ValueError):
-        named = ""
-    chosen = named if named in snapshots else snapshots[0] if len(snapshots) == 1 else None
-    return os.path.join(home, "snapshots", chosen) if chosen else None
-
-
-def find_weights(docker: DockerEngine, serve: Mapping[str, Any]) -> Optional[str]:
-    """Where the weights of a serve of the plan lie on this host; ``None`` if they are not here."""
+def find_weights(docker: DockerEngine, serve: Mapping[str, Any], revision: str = "") -> Optional[Tuple[str, str]]:
+    """Where the weights of a serve of the plan lie on this host, and the source of the mount that holds them; ``None`` if they
+    are not here. revision: of a repository.
+    """
     model = str(serve["model"])
     for mount in serve.get("mounts") or []:
         volume = mount["source"] if mount["kind"] == "volume" else None
@@ -66,12 +59,12 @@ def find_weights(docker: DockerEngine, serve: Mapping[str, Any]) -> Optional[str
             below = path_below_mount(mount, os.path.normpath(model))
             found = os.path.join(root, below) if below is not None else None
             if found is not None and os.path.exists(found):
-                return os.path.normpath(found)
+                return os.path.normpath(found), root
         else:
-            for cache in (os.path.join(root, "hub"), root):
-                found = _find_cached_snapshot(cache, model)
+            for cache in CACHES:
+                found = find_snapshot(os.path.join(root, cache), model, revision)
                 if found is not None:
-                    return found
+                    return os.path.normpath(found), root
     return None
 
 
@@ -84,14 +77,50 @@ def read_weights(
     docker: DockerEngine, serve: Mapping[str, Any], settings: Settings, path: Optional[str] = None
 ) -> Optional[ServeWeights]:
     """What the weights of a serve of the plan hold; None where they are not on this host. path: where they lie, if known."""
-    path = path or find_weights(docker, serve)
-    if path is None:
-        return None
     origin = origin_of_repository(str(serve["model"]), settings)
+    found = (path, None) if path else find_weights(docker, serve, origin.revision if origin else "")
+    if found is None:
+        return None
+    path, mounted = found
+    repository = origin is not None
     if origin is None:
         manifest = find_manifest(path)
         origin = origin_of(manifest) if manifest else None
     try:
-        return ServeWeights(read_model(path), origin)
+        facts = read_model(path, mounted)
+    except NotReadError as exc:
+        return ServeWeights(None, origin, findings=tuple(Finding(UNKNOWN, problem) for problem in exc.problems))
+    except NoModelError as exc:
+        if repository:
+            return _describe_incomplete(str(serve["model"]), origin, path, "the weights", settings)
+        return ServeWeights(None, origin, exc.problems)
     except AnvilError as exc:
         return ServeWeights(None, origin, exc.problems)
+    if repository and facts.missing:
+        return _describe_incomplete(str(serve["model"]), origin, path, ", ".join(facts.missing[:8]), settings)
+    return ServeWeights(facts, origin)
+
+
+def _describe_incomplete(model: str, origin: Optional[Origin], path: str, missing: str, settings: Settings) -> ServeWeights:
+    """A repository of which the cache has a part: an engine fetches the rest when it starts, unless it is offline."""
+    what = "the hub cache has only a part of {0}".format(model)
+    if settings.is_on(OFFLINE):
+        hint = "fetch the rest with anvil_model, layout: hub_cache; or take HF_HUB_OFFLINE out of the environment"
+        finding = doubtful(what, path, "missing: {0}. The serve is offline, so the engine cannot fetch it".format(missing), hint)
+    else:
+        finding = unknown(what, path, "missing: {0}. The engine fetches it when it starts; memory was not judged".format(missing))
+    return ServeWeights(None, origin, findings=(finding,))
+
+
+def judge_absence(model: str, settings: Settings) -> Tuple[Finding, ...]:
+    """What the absence of a repository from every mounted cache means: an offline engine can load it only from its image."""
+    if model.startswith("/") or not settings.is_on(OFFLINE):
+        return ()
+    return (
+        doubtful(
+            "no mounted hub cache has {0}, and the serve is offline".format(model),
+            "model",
+            "the engine can load it only if the image contains it",
+            "fetch it into the cache with anvil_model, layout: hub_cache; or take HF_HUB_OFFLINE out of the environment",
+        ),
+    )
