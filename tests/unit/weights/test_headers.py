@@ -108,7 +108,7 @@ def test_a_file_that_is_no_safetensors_says_so(tmp_path: Path, content: bytes) -
         read_safetensors(str(path))
 
 
-@settings(max_examples=examples(150, 3000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150, 5000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_byte_changed_in_a_header_gives_a_traceback(tmp_path: Path, data: st.DataObject) -> None:
     source = tmp_path / "good.gguf"
@@ -153,7 +153,7 @@ _KEYS = [
 ]
 
 
-@settings(max_examples=examples(150, 3000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150, 5000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=st.dictionaries(st.sampled_from(_KEYS), _JSON | st.integers(1, 64)))
 def test_no_config_gives_a_traceback(tmp_path: Path, config: dict[str, object]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
