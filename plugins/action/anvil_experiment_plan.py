@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.modules.anvil_experiment_plan import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment import plan_experiment
@@ -39,7 +40,11 @@ class ActionModule(ActionBase):
                 project=project.as_dict(),
                 gpus=list_gpus(base),
                 notes=notes,
-                endpoints=[f"http://{bind}:{port}/v1" for one in project.services.values() for bind, port, _target in one.ports],
+                endpoints=[
+                    f"{format_url('http', bind, port)}/v1"
+                    for one in project.services.values()
+                    for bind, port, _target in one.ports
+                ],
                 ttl=options.ttl,
                 root=base.root,
             )

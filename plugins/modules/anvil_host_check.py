@@ -12,7 +12,10 @@ version_added: 1.0.0
 description:
   - Checks for Docker Engine 24 or newer and Compose 2.20 or newer. Optionally also checks for the NVIDIA driver, its container
     toolkit or CDI, the GPUs of the inventory, and free space for weights. Everything that is missing is reported at once.
-  - A host with an NVIDIA driver must have the toolkit too, whether or not O(needs_gpu) is set.
+  - A host with an NVIDIA driver must have the toolkit too, whether or not O(needs_gpu) is set. A toolkit that cannot be used with
+    the Docker Engine of the host counts as missing - CDI alone before Docker Engine 29, or CDI without the UUIDs of the GPUs.
+  - Docker Desktop on WSL2 brings its own toolkit, and so does Docker's snap.
+  - Settings that avoid a later outage, and what may be wrong, are returned in RV(recommended), and never fail the task.
 author:
   - the anvil.serving authors (@fakoli)
 options:
@@ -76,6 +79,23 @@ tolerated:
   returned: on success
   type: list
   elements: dict
+recommended:
+  description: What is recommended for this host, each with its place, its reason and a command. Nothing here is a failure.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - what: persistence mode is off
+      where: nvidia-smi
+      why: the driver initialises the GPUs for each question and each start, which takes up to 40 s with many GPUs
+      hint: "turn persistence mode on, so that the driver does not initialise every GPU for each question: systemctl enable --now
+        nvidia-persistenced (or nvidia-smi -pm 1)"
+      log: []
+installation:
+  description: How the Docker Engine is installed - V(package), V(snap), V(rootless) or V(docker_desktop). Empty if it does not
+    answer, and neither Docker Desktop nor the snap is found.
+  returned: always
+  type: str
 platform:
   description: V(wsl2) or V(linux).
   returned: always

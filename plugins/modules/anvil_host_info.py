@@ -15,6 +15,7 @@ description:
   - What a GPU can run comes from a table by compute capability, never from its name; see C(docs/hosts.md).
   - The driver is read through NVML if nvidia-ml-py can be imported, else through C(nvidia-smi).
   - Unknown values are null, never guessed. A host without GPUs is not a failure; a driver that does not answer is.
+    One GPU that does not work does not hide the others.
 author:
   - the anvil.serving authors (@fakoli)
 extends_documentation_fragment:
@@ -34,10 +35,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 engine:
-  description: Version and API version of the Docker Engine, its storage driver, data folder and runtimes.
+  description: Version and API version of the Docker Engine, its storage driver, data folder, runtimes, and how it is installed.
   returned: always
   type: dict
-  sample: {version: 26.1.5, api_version: "1.45", data_root: /var/lib/docker, storage_driver: overlay2, runtimes: [runc]}
+  sample: {version: 26.1.5, api_version: "1.45", data_root: /var/lib/docker, storage_driver: overlay2, runtimes: [runc],
+    installation: package}
 compose:
   description: Version of the Compose plugin; empty if there is none.
   returned: always
@@ -64,8 +66,11 @@ toolkit:
     runtime_registered: true
     cdi_enabled: false
     cdi_specs: []
+    cdi_devices: []
 gpus:
-  description: Every GPU; memory in MiB. A value is null if the driver does not report it or the table does not have it.
+  description:
+    - Every GPU; memory in MiB. A value is null if the driver does not report it or the table does not have it.
+    - C(trouble) has the driver's words about a GPU that does not work. Its C(uuid) is empty where the driver cannot read it.
   returned: always
   type: list
   sample:
@@ -83,6 +88,7 @@ gpus:
       pci_bus_id: "00000000:01:00.0"
       mig: false
       mig_devices: []
+      trouble: null
 """
 
 from ansible.module_utils.basic import AnsibleModule

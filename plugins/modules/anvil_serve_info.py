@@ -112,6 +112,12 @@ details:
   description: For each serve C(since) (seconds since 1970), C(restarts), C(ports), C(model), C(served_name), C(vram_mib).
   returned: with O(overview)
   type: dict
+gpu_trouble:
+  description: What is wrong with the driver or with a GPU, in its own words and with the next step. A driver that fails hides no
+    serve.
+  returned: with O(overview)
+  type: list
+  elements: str
 gpus:
   description:
     - The GPUs as in M(anvil.serving.anvil_host_info), each with its C(holders) - C(name), C(kind) (V(serve),

@@ -35,8 +35,9 @@ def parse_timestamp(text: str) -> Optional[int]:
 
 
 def published_address(bind: str, port: int) -> Tuple[str, int]:
-    """The address at which this host reaches a port published on ``bind``: loopback for a wildcard."""
-    return ("127.0.0.1" if bind in ("", "0.0.0.0") else "[::1]" if bind == "::" else bind, port)
+    """The address at which this host reaches a port published on ``bind``: loopback for a wildcard. An IPv6
+    address has no brackets."""
+    return ("127.0.0.1" if bind in ("", "0.0.0.0") else "::1" if bind.strip("[]") == "::" else bind.strip("[]"), port)
 
 
 def list_published(found: Mapping[str, Any]) -> List[Tuple[str, int]]:

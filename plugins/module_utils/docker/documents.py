@@ -65,6 +65,7 @@ _CONTAINER = {
         "Runtime": "",
         "PortBindings": _BINDINGS,
         "DeviceRequests": [{"Driver": "", "Count": 0, "DeviceIDs": _WORDS}],
+        "Devices": [{"PathOnHost": ""}],
         "RestartPolicy": {"Name": "", "MaximumRetryCount": 0},
         "LogConfig": {"Type": "", "Config": _TEXTS},
         "Binds": _WORDS,
@@ -94,6 +95,7 @@ _LISTED = {
     "Created": 0,
     "Labels": _TEXTS,
     "Ports": [{"IP": "", "PrivatePort": 0, "PublicPort": 0, "Type": ""}],
+    "HostConfig": {"NetworkMode": ""},
     "NetworkSettings": _NETWORKS,
 }
 _IMAGE = {"Id": "", "RepoTags": _WORDS, "RepoDigests": _WORDS, "Config": _CONFIG}

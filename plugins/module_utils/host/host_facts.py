@@ -10,8 +10,10 @@ from typing import Any, Dict, Mapping
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.card_capabilities import describe_capability
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_cli import read_version
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.host.container_toolkit import Toolkit, names_nvidia, read_toolkit
+from ansible_collections.anvil.serving.plugins.module_utils.host.docker_installation import read_installation
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
-from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import Toolkit, read_driver, read_toolkit
+from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import read_driver
 
 
 def read_platform() -> str:
@@ -28,9 +30,10 @@ def _describe_toolkit(toolkit: Toolkit, engine_info: Mapping[str, Any]) -> Dict[
         "present": toolkit.present,
         "version": toolkit.version,
         "hook": toolkit.hook,
-        "runtime_registered": "nvidia" in (engine_info.get("Runtimes") or {}),
+        "runtime_registered": any(names_nvidia(name, one) for name, one in (engine_info.get("Runtimes") or {}).items()),
         "cdi_enabled": toolkit.cdi_enabled,
         "cdi_specs": list(toolkit.cdi_specs),
+        "cdi_devices": list(toolkit.cdi_devices),
     }
 
 
@@ -46,6 +49,7 @@ def describe_host(docker: DockerEngine) -> Dict[str, Any]:
             "data_root": info.get("DockerRootDir"),
             "storage_driver": info.get("Driver"),
             "runtimes": sorted(info.get("Runtimes") or {}),
+            "installation": read_installation(info),
         },
         "compose": read_version(docker.docker_host),
         "platform": read_platform(),

@@ -11,8 +11,18 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_cli import read_version
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.host.container_toolkit import read_toolkit
+from ansible_collections.anvil.serving.plugins.module_utils.host.docker_installation import (
+    DESKTOP,
+    SNAP,
+    find_installation,
+    read_installation,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.host.driver_errors import explain_driver
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_access import judge_gpu_access, recommend_persistence
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
 from ansible_collections.anvil.serving.plugins.module_utils.host.host_facts import read_platform
-from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import read_driver, read_toolkit
+from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import read_driver, read_persistence
 
 MIB = 1024 * 1024
 OLDEST_DOCKER = "24.0"
@@ -59,19 +69,22 @@ def free_mib(folder: str) -> int:
     return stats.f_bavail * stats.f_frsize // MIB
 
 
-def _check_docker(engine: DockerEngine) -> Tuple[List[Unmet], Dict[str, Any]]:
+def _check_docker(engine: DockerEngine) -> Tuple[List[Unmet], str, Dict[str, Any]]:
+    """What is missing, and the version and description of the Docker Engine."""
     hint = "set docker_host_install: true to install it (Debian 12 and 13, Ubuntu 22.04 and 24.04)"
     where = engine.docker_host
     try:
         version, info = str(engine.version().get("Version")), engine.info()
     except AnvilError as exc:
         problem = exc.problems[0]
-        return [Unmet("engine", Problem(problem.what, where, problem.why, "; or ".join(filter(None, (problem.hint, hint)))))], {}
+        others = {DESKTOP: "start Docker Desktop, which is installed here", SNAP: "snap start docker"}
+        hint = others.get(find_installation(), "; or ".join(filter(None, (problem.hint, hint))))
+        return [Unmet("engine", Problem(problem.what, where, problem.why, hint))], "", {}
     unmet = []
     if is_older(version, OLDEST_DOCKER):
         what = "Docker Engine {0} is too old".format(version)
         unmet.append(Unmet("engine", Problem(what, where, "{0} or newer is required".format(OLDEST_DOCKER), hint)))
-    return unmet, info
+    return unmet, version, info
 
 
 def _check_compose(docker_host: str) -> List[Unmet]:
@@ -93,43 +106,36 @@ def _check_buildx(docker_host: str) -> List[Unmet]:
     return [Unmet("buildx", Problem("the Docker buildx plugin is missing", "docker buildx version", why, hint))]
 
 
-def _check_gpus(required: Requirements, engine_info: Mapping[str, Any]) -> List[Unmet]:
+def _name_trouble(card: Card) -> Problem:
+    what, hint = explain_driver(str(card.trouble), "a GPU does not work")
+    return Problem(what, "GPU " + (card.uuid or card.pci_bus_id or str(card.index)), str(card.trouble), hint)
+
+
+def _check_gpus(required: Requirements, version: str, engine_info: Mapping[str, Any]) -> Tuple[List[Unmet], List[Problem]]:
+    """What is missing, and what is recommended."""
     try:
         driver = read_driver()
     except AnvilError as exc:
-        return [Unmet("driver", exc.problems[0])]
+        return [Unmet("driver", exc.problems[0])], []
     if driver is None:
         if not required.needs_gpu:
-            return []
+            return [], []
         hint = "on WSL2 install it on Windows only" if read_platform() == "wsl2" else "install NVIDIA's driver and reboot"
-        return [Unmet("driver", Problem("there is no NVIDIA driver", "nvidia-smi", "nvidia-smi is not on PATH", hint))]
+        return [Unmet("driver", Problem("there is no NVIDIA driver", "nvidia-smi", "nvidia-smi is not on PATH", hint))], []
     unmet = []
-    if not read_toolkit(engine_info).present:
-        unmet.append(
-            Unmet(
-                "toolkit",
-                Problem(
-                    "the NVIDIA container toolkit is missing",
-                    "nvidia-container-runtime-hook",
-                    "it is not on PATH, and the Docker Engine has no CDI description of the GPUs: no container can use a GPU",
-                    "install nvidia-container-toolkit, or set docker_host_install: true and docker_host_toolkit_repository",
-                ),
-            )
-        )
-    here = {card.uuid for card in driver.cards} | {device.uuid for card in driver.cards for device in card.mig_devices}
-    missing = "GPU {0} is not on this host"
+    access = judge_gpu_access(version, engine_info, read_toolkit(engine_info), required.gpus, read_platform() == "wsl2")
+    if access.problem is not None:
+        unmet.append(Unmet("toolkit", access.problem))
+    recommended = [*access.recommended, *recommend_persistence(read_persistence())]
+    recommended += [_name_trouble(card) for card in driver.cards if card.trouble]
+    here = {card.uuid for card in driver.cards if card.uuid} | {one.uuid for card in driver.cards for one in card.mig_devices}
+    known = "the driver lists: " + (", ".join(sorted(here)) or "none")
+    known += "".join("; " + str(card.trouble) for card in driver.cards if card.trouble)
+    hint = "correct the uuid in anvil_gpus: nvidia-smi -L lists the UUIDs"
     for uuid in required.gpus:
         if uuid not in here:
-            known = "the driver lists: " + (", ".join(sorted(here)) or "none")
-            unmet.append(
-                Unmet(
-                    "gpu",
-                    Problem(
-                        missing.format(uuid), "anvil_gpus", known, "correct the uuid in anvil_gpus: nvidia-smi -L lists the UUIDs"
-                    ),
-                )
-            )
-    return unmet
+            unmet.append(Unmet("gpu", Problem("GPU {0} is not on this host".format(uuid), "anvil_gpus", known, hint)))
+    return unmet, recommended
 
 
 def _check_disk(required: Requirements, engine_info: Mapping[str, Any]) -> List[Unmet]:
@@ -153,17 +159,20 @@ def _check_disk(required: Requirements, engine_info: Mapping[str, Any]) -> List[
 
 
 def check_host(engine: DockerEngine, required: Requirements, tolerate: Sequence[str] = ()) -> Dict[str, Any]:
-    """Return what anvil_host_check returns: ``missing`` (kinds that are not met), and every problem.
+    """Return what anvil_host_check returns: ``missing`` (kinds that are not met), every problem, and what is recommended.
 
     tolerate: kinds that are reported but do not fail the task.
     """
-    unmet, info = _check_docker(engine)
+    unmet, version, info = _check_docker(engine)
     unmet += _check_compose(engine.docker_host)
     unmet += _check_buildx(engine.docker_host) if required.builds else []
-    unmet += _check_gpus(required, info)
+    without_gpus, recommended = _check_gpus(required, version, info)
+    unmet += without_gpus
     unmet += _check_disk(required, info)
     problems = [each.problem for each in unmet]
     result: Dict[str, Any] = {"changed": False, "platform": read_platform()}
+    result["installation"] = read_installation(info) if info else find_installation()
+    result["recommended"] = problems_as_dicts(recommended)
     result["missing"] = sorted({each.kind for each in unmet})
     if any(each.kind not in tolerate for each in unmet):
         return {**result, "problems": problems}

@@ -1,91 +1,173 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ports of this host that a process outside Docker holds, and which process that is."""
+"""Ports of this host that a process holds outside the published ports of containers, and which process that is.
+
+A process of a container with the host's network is such a process too; it is named by its container.
+"""
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
+import re
 import socket
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import (
+    Port,
+    addresses_overlap,
+    list_ports,
+    pack_address,
+    ports_overlap,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 
-LISTENING = "0A"
+# The states in /proc/net of a socket that holds its port: a TCP socket that listens, a UDP socket that is bound.
+HOLDING = {"tcp": "0A", "udp": "07"}
+KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 # The Docker Engine runs this program for each published port. One without a container is left over from a Docker Engine that
 # was killed while it started the container: its next start takes the port again, and the start after that frees it.
 DOCKER_PROXY = "docker-proxy"
+_CONTAINER = re.compile(r"[0-9a-f]{64}")
 
 
-def find_busy_ports(services: Sequence[Service], listed: Sequence[Mapping[str, object]]) -> Dict[Tuple[str, int], str]:
-    """Address -> its holder, for the ports that these services publish and no listed container holds."""
-    held = {port.get("PublicPort") for entry in listed for port in _ports(entry)}
+@dataclass(frozen=True)
+class Listener:
+    """A process that holds a port. container: the id of the container that it runs in; empty outside containers."""
+
+    name: str
+    pid: int
+    container: str = ""
+
+
+def list_published(entry: Mapping[str, Any]) -> List[Port]:
+    """The ports that a container of the Docker Engine's list holds on the host now; a stopped container holds none."""
+    listed = documents.read_listed_container(entry)["Ports"]
+    return [(port["IP"], port["PublicPort"], port["Type"] or "tcp") for port in listed if port["PublicPort"]]
+
+
+def find_busy_ports(
+    services: Sequence[Service], listed: Sequence[Mapping[str, Any]], leaving: Collection[str] = ()
+) -> Dict[Port, str]:
+    """Port -> its holder, for the ports that these services publish and no listed container publishes.
+
+    leaving: ids of containers that are about to be removed; what their processes hold becomes free.
+    """
+    held = [port for entry in listed for port in list_published(entry)]
     busy = {}
-    for service in services:
-        for bind, port, _target in service.ports:
-            if port in held or port == 0:
-                continue
-            family = socket.AF_INET6 if ":" in bind else socket.AF_INET
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((bind, port))
-                except OSError as exc:
-                    busy[(bind, port)] = describe_holder(find_listener(port), str(exc.strerror))
+    for wanted in dict.fromkeys(port for service in services for port in list_ports(service.ports)):
+        if any(ports_overlap(wanted, port) for port in held):
+            continue
+        error = _try_to_bind(wanted)
+        if error is None or error.errno != errno.EADDRINUSE:
+            continue  # this user may not bind the port, or the host lacks the address: nobody holds it
+        found = find_listener(wanted)
+        if not _is_leaving(found, listed, leaving):
+            busy[wanted] = describe_holder(found, str(error.strerror), _find_name(found, listed))
     return busy
 
 
-def _ports(entry: Mapping[str, object]) -> Sequence[Mapping[str, object]]:
-    found = entry.get("Ports")
-    return found if isinstance(found, list) else ()
+def find_missing_addresses(services: Sequence[Service]) -> Dict[str, str]:
+    """Address -> why no port can be published on it: the host does not have it."""
+    missing = {}
+    for bind in sorted({bind for service in services for bind, _port, _protocol in list_ports(service.ports)}):
+        packed = pack_address(bind)
+        if packed is None or not any(packed):
+            continue
+        error = _try_to_bind((bind, 0, "tcp"))
+        if error is not None and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            missing[bind] = str(error.strerror)
+    return missing
 
 
-def describe_holder(found: Optional[Tuple[str, int]], otherwise: str) -> str:
-    """found: name and pid of a process. otherwise: what is known where the process is unknown."""
+def _try_to_bind(port: Port) -> Optional[OSError]:
+    address, number, protocol = port
+    if protocol not in KINDS:
+        return None  # sctp
+    packed = pack_address(address)
+    family = socket.AF_INET6 if packed is not None and len(packed) == 16 else socket.AF_INET
+    try:
+        with socket.socket(family, KINDS[protocol]) as probe:
+            if protocol == "tcp":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((address.strip("[]") or "0.0.0.0", number))
+    except socket.gaierror:
+        return None
+    except OSError as exc:
+        return exc
+    return None
+
+
+def _is_leaving(found: Optional[Listener], listed: Sequence[Mapping[str, Any]], leaving: Collection[str]) -> bool:
+    """Whether the port becomes free with the containers that leave. Where the process cannot be read, a container with the
+    host's network that leaves may be the holder."""
+    if found is not None:
+        return found.container in leaving
+    return any(entry["HostConfig"]["NetworkMode"] == "host" for entry in listed if entry["Id"] in leaving)
+
+
+def _find_name(found: Optional[Listener], listed: Sequence[Mapping[str, Any]]) -> str:
+    """The name of the container of a process; empty where it runs outside the listed containers."""
+    for entry in listed:
+        if found is not None and entry["Id"] == found.container:
+            return str(entry["Names"][0]).lstrip("/")
+    return ""
+
+
+def describe_holder(found: Optional[Listener], otherwise: str, container: str = "") -> str:
+    """otherwise: what is known where the process is unknown. container: the name of the container that it runs in."""
     if found is None:
         return "a process outside Docker ({0})".format(otherwise)
-    name, pid = found
-    if name == DOCKER_PROXY:
+    if container:
+        return "container {0} with the host's network ({1}, pid {2})".format(container, found.name, found.pid)
+    if found.name == DOCKER_PROXY:
         return (
             "the Docker Engine itself, for a container that does not exist ({0}, pid {1}): the Docker Engine was killed while "
-            "it started that container; to free the port: systemctl restart docker".format(name, pid)
+            "it started that container; to free the port: systemctl restart docker".format(found.name, found.pid)
         )
-    return "a process outside Docker ({0}, pid {1})".format(name, pid)
+    return "a process outside Docker ({0}, pid {1})".format(found.name, found.pid)
 
 
-def find_listener(port: int, proc: str = "/proc") -> Optional[Tuple[str, int]]:
-    """Name and pid of the process that listens on a TCP port; None where it cannot be read (another user's process)."""
-    sockets = {"socket:[{0}]".format(inode) for family in ("tcp", "tcp6") for inode in _inodes(proc, family, port)}
+def find_listener(port: Port, proc: str = "/proc") -> Optional[Listener]:
+    """The process that holds a port; None where it cannot be read (another user's process)."""
+    sockets = {"socket:[{0}]".format(inode) for family in (port[2], port[2] + "6") for inode in _inodes(proc, family, port)}
     for path in glob.iglob(os.path.join(proc, "[0-9]*", "fd", "*")) if sockets else ():
         try:
             if os.readlink(path) in sockets:
                 pid = path[len(proc) :].split("/")[1]
-                with open(os.path.join(proc, pid, "comm"), encoding="utf-8") as handle:
-                    return handle.read().strip(), int(pid)
+                name = _read(os.path.join(proc, pid, "comm")).strip()
+                ids = _CONTAINER.findall(_read(os.path.join(proc, pid, "cgroup")))
+                return Listener(name, int(pid), ids[-1] if ids else "")
         except OSError:  # the process has ended meanwhile
             continue
     return None
 
 
-def descends_from(pid: int, ancestor: int, proc: str = "/proc") -> bool:
-    """Whether a process is this ancestor or a descendant of it: so a process of a container, by the container's first process."""
-    seen = set()
-    while pid > 1 and pid not in seen:
-        if pid == ancestor:
-            return True
-        seen.add(pid)
-        try:
-            with open(os.path.join(proc, str(pid), "stat"), encoding="utf-8", errors="replace") as handle:
-                # The name stands in brackets and may hold blanks; state and parent follow it.
-                pid = int(handle.read().rpartition(")")[2].split()[1])
-        except (OSError, IndexError, ValueError):  # the process has ended meanwhile
-            return False
-    return False
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as handle:
+        return handle.read()
 
 
-def _inodes(proc: str, family: str, port: int) -> Sequence[str]:
+def _inodes(proc: str, family: str, port: Port) -> Sequence[str]:
     try:
-        with open(os.path.join(proc, "net", family), encoding="utf-8") as handle:
-            rows = [line.split() for line in handle][1:]
+        rows = [line.split() for line in _read(os.path.join(proc, "net", family)).splitlines()[1:]]
     except OSError:
         return ()
-    return [row[9] for row in rows if row[3] == LISTENING and int(row[1].rpartition(":")[2], 16) == port]
+    found = []
+    for row in rows:
+        address, _colon, number = row[1].rpartition(":")
+        if row[3] == HOLDING.get(port[2]) and int(number, 16) == port[1] and addresses_overlap(_address(address), port[0]):
+            found.append(row[9])
+    return found
+
+
+def _address(digits: str) -> str:
+    """``0100007F`` -> ``127.0.0.1``: words of four bytes, the last byte first. ``::`` may hold IPv4 too: both wildcards."""
+    words = [bytes.fromhex(digits[start : start + 8])[::-1] for start in range(0, len(digits), 8)]
+    packed = b"".join(words)
+    text = socket.inet_ntop(socket.AF_INET6 if len(packed) == 16 else socket.AF_INET, packed)
+    return "" if text == "::" else text

@@ -1,31 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The NVIDIA stack of this host: driver, the CUDA it can run, cards, container toolkit and CDI.
+"""The NVIDIA driver of this host: its version, the CUDA it can run, its cards, and persistence mode.
 
 NVML is used where nvidia-ml-py can be imported (its answers are the same for every driver version), else ``nvidia-smi``.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
-from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.host.driver_errors import explain_driver
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import (
-    DRIVER_HINT,
     Card,
     MigDevice,
+    ask_nvidia_smi,
     find_driver,
     read_cards,
-    run_nvidia_smi,
 )
 
 MIB = 1024 * 1024
-CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
-CDI_KIND = "nvidia.com/gpu"
 
 
 @dataclass(frozen=True)
@@ -36,25 +31,6 @@ class Driver:
     version: Optional[str]
     cuda: Optional[str]
     cards: Tuple[Card, ...]
-
-
-@dataclass(frozen=True)
-class Toolkit:
-    """What gives containers access to GPUs. hook, runtime: paths; cdi_specs: files that describe the GPUs of the host.
-
-    cdi_enabled: whether the Docker Engine reads such files; None: it does not report that.
-    """
-
-    hook: Optional[str]
-    runtime: Optional[str]
-    version: Optional[str]
-    cdi_specs: Tuple[str, ...]
-    cdi_enabled: Optional[bool]
-
-    @property
-    def present(self) -> bool:
-        """Containers can use GPUs: the Docker Engine finds the hook, or CDI is on and describes the GPUs."""
-        return self.hook is not None or bool(self.cdi_specs and self.cdi_enabled)
 
 
 def parse_cuda_version(text: str) -> Optional[str]:
@@ -117,27 +93,46 @@ def _nvml_card(nvml: Any, index: int, driver: str) -> Card:
 
 
 def read_nvml() -> Optional[Driver]:
-    """The driver and its cards from NVML; ``None`` where nvidia-ml-py or the driver's library is missing. Raises AnvilError if
-    the driver fails."""
+    """The driver and its cards from NVML; ``None`` where nvidia-ml-py or the driver's library is missing, or another or an older
+    package has its name: then nvidia-smi answers. Raises AnvilError if the driver fails."""
     try:
         import pynvml as nvml
-    except ImportError:
+    except Exception:  # a package that cannot be imported, for whatever reason
         return None
+    try:
+        return _ask_nvml(nvml)
+    except AnvilError:
+        raise
+    except Exception:  # not the library that we know: AttributeError, TypeError, ...
+        return None
+
+
+def _ask_nvml(nvml: Any) -> Optional[Driver]:
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as exc:
         if exc.value == nvml.NVML_ERROR_LIBRARY_NOT_FOUND:
             return None
-        raise fail("the NVIDIA driver does not answer", where="NVML", why=str(exc), hint=DRIVER_HINT) from exc
+        what, hint = explain_driver(str(exc))
+        raise fail(what, where="NVML", why=str(exc), hint=hint) from exc
     try:
         version = _plain(nvml.nvmlSystemGetDriverVersion())
         cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
-        cards = tuple(_nvml_card(nvml, index, version) for index in range(nvml.nvmlDeviceGetCount()))
+        cards = tuple(_read_nvml_card(nvml, index, version) for index in range(nvml.nvmlDeviceGetCount()))
         return Driver("nvml", version, "{0}.{1}".format(cuda // 1000, cuda % 1000 // 10), cards)
     except nvml.NVMLError as exc:
-        raise fail("the NVIDIA driver does not report every card", where="NVML", why=str(exc), hint=DRIVER_HINT) from exc
+        what, hint = explain_driver(str(exc), "the NVIDIA driver does not report its cards")
+        raise fail(what, where="NVML", why=str(exc), hint=hint) from exc
     finally:
         nvml.nvmlShutdown()
+
+
+def _read_nvml_card(nvml: Any, index: int, driver: str) -> Card:
+    """A card; one that does not work keeps the driver's words, and does not hide the others."""
+    try:
+        return _nvml_card(nvml, index, driver)
+    except nvml.NVMLError as exc:
+        return Card(index, "", None, None, None, None, driver, None, trouble=str(exc))
 
 
 def read_driver() -> Optional[Driver]:
@@ -149,52 +144,16 @@ def read_driver() -> Optional[Driver]:
     if cards is None or program is None:
         return None
     # COMPUTE is the shortest section; the CUDA version stands above all sections.
-    text = run_nvidia_smi(program, "-q", "-d", "COMPUTE")
-    return Driver("nvidia-smi", cards[0].driver if cards else None, parse_cuda_version(text), tuple(cards))
+    _code, text = ask_nvidia_smi(program, "-q", "-d", "COMPUTE")
+    version = next((card.driver for card in cards if card.driver), None)
+    return Driver("nvidia-smi", version, parse_cuda_version(text), tuple(cards))
 
 
-# ------------------------------------------------------------------------------------------------------------- toolkit
-
-
-def _cdi_specs(folders: Sequence[str]) -> List[str]:
-    found = []
-    for folder in folders:
-        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-            path = os.path.join(folder, name)
-            if not name.endswith((".yaml", ".yml", ".json")):
-                continue
-            with open(path, encoding="utf-8", errors="replace") as spec:
-                if CDI_KIND in spec.read(4096):
-                    found.append(path)
-    return found
-
-
-def parse_toolkit_version(text: str) -> Optional[str]:
-    """``1.17.8`` from the output of ``nvidia-ctk --version``."""
-    found = re.search(r"version (\d+\.\d+\.\d+)", text)
-    return found[1] if found else None
-
-
-def read_toolkit(engine_info: Mapping[str, Any]) -> Toolkit:
-    """The container toolkit of this host. engine_info: the Docker Engine's info (may be empty)."""
-    program = shutil.which("nvidia-ctk")
-    text = ""
-    if program:
-        done = subprocess.run(
-            [program, "--version"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=30,
-            check=False,
-        )
-        text = done.stdout.decode("utf-8", "replace")
-    folders = engine_info.get("CDISpecDirs")
-    return Toolkit(
-        hook=shutil.which("nvidia-container-runtime-hook"),
-        runtime=shutil.which("nvidia-container-runtime"),
-        version=parse_toolkit_version(text),
-        cdi_specs=tuple(_cdi_specs(folders or CDI_FOLDERS)),
-        # Docker Engine 25 and later reports its CDI folders, and reports none while CDI is off.
-        cdi_enabled=None if folders is None and "CDISpecDirs" not in engine_info else bool(folders),
-    )
+def read_persistence() -> Optional[bool]:
+    """Whether persistence mode is on for every card; None: unknown, as on WSL2, which has no such mode."""
+    program = find_driver()
+    if program is None:
+        return None
+    _code, text = ask_nvidia_smi(program, "--query-gpu=persistence_mode", "--format=csv,noheader")
+    words = {line.strip() for line in text.splitlines()} & {"Enabled", "Disabled"}
+    return None if not words else words == {"Enabled"}

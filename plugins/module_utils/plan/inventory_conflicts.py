@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Dict, List, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import addresses_overlap
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import RouterPlan, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import InventoryCheck, Path, shorten
-
-
-def _addresses_overlap(one: str, other: str) -> bool:
-    return one == other or any(ipaddress.ip_address(bind.strip("[]")).is_unspecified for bind in (one, other))
 
 
 def check_conflicts(check: InventoryCheck, serves: Sequence[ServePlan], router: Optional[RouterPlan]) -> None:
@@ -32,7 +28,7 @@ def check_conflicts(check: InventoryCheck, serves: Sequence[ServePlan], router: 
             containers.append(("the router", ("anvil_router", "container"), router.container))
     for number, (_who, path, bind, port) in enumerate(ports):
         for other, _path, taken, same in ports[:number]:
-            if port and port == same and _addresses_overlap(bind, taken):
+            if port and port == same and addresses_overlap(bind, taken):
                 check.add_problem(
                     path, "port {0} on {1} is taken by {2}".format(port, bind, other), "choose another port: each needs its own"
                 )

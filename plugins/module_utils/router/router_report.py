@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Dict
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import request_http
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import list_history
@@ -40,7 +41,7 @@ def describe_router(docker: DockerEngine, settings: RouterSettings) -> Dict[str,
     }
     endpoint = router.endpoint()
     if endpoint is not None and state.status == "running":
-        report["endpoint"] = "http://{0}:{1}".format(*endpoint)
+        report["endpoint"] = format_url("http", *endpoint)
         report["healthy"] = router.is_answering()
         status = request_http(endpoint, "GET", "/v1/models", 5.0).status
         report["unauthorized_status"] = status

@@ -16,6 +16,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.sample_reque
     is_unsupported,
     read_answer,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply, Tls, send_request
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
@@ -76,7 +77,7 @@ class ClientEndpoint:
 
     @property
     def url(self) -> str:
-        return "{0}://{1}:{2}".format("https" if self.tls else "http", *self.address)
+        return format_url("https" if self.tls else "http", *self.address)
 
 
 def find_client_endpoint(docker: DockerEngine, container: str, edge: str, trust: EdgeTrust) -> ClientEndpoint:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import Port, list_ports, name_port, ports_overlap
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 
@@ -15,22 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OtherContainer:
-    """A container that does not belong to the services being converged. ports: ``(host address, port)`` it holds now."""
+    """A container that does not belong to the services being converged. ports: those that it holds on the host now."""
 
     name: str
     project: str
     state: str
-    ports: Tuple[Tuple[str, int], ...] = ()
+    ports: Tuple[Port, ...] = ()
 
     def describe(self) -> str:
         owner = "project " + self.project if self.project else "no compose project"
         return "container {0} ({1}, {2})".format(self.name, owner, self.state)
-
-
-def addresses_overlap(one: str, other: str) -> bool:
-    """Whether two bind addresses conflict on the same port; a wildcard conflicts with every address."""
-    wildcards = ("0.0.0.0", "::", "")
-    return one == other or one in wildcards or other in wildcards
 
 
 def _name_problems(service: Service, others: Sequence[OtherContainer]) -> List[Problem]:
@@ -48,21 +43,27 @@ def _name_problems(service: Service, others: Sequence[OtherContainer]) -> List[P
     ]
 
 
-def _port_problems(service: Service, others: Sequence[OtherContainer], busy: Mapping[Tuple[str, int], str]) -> List[Problem]:
+def _port_problems(
+    service: Service, others: Sequence[OtherContainer], busy: Mapping[Port, str], missing: Mapping[str, str]
+) -> List[Problem]:
     found = []
-    for bind, port, _target in service.ports:
-        holders = [
-            other.describe()
-            for other in others
-            for held_bind, held_port in other.ports
-            if held_port == port and addresses_overlap(held_bind, bind)
-        ]
-        if not holders and (bind, port) in busy:
-            holders = [busy[(bind, port)]]
-        if holders:
+    for port in list_ports(service.ports):
+        holders = [other.describe() for other in others if any(ports_overlap(held, port) for held in other.ports)]
+        if not holders and port in busy:
+            holders = [busy[port]]
+        if port[0] in missing:
             found.append(
                 Problem(
-                    what="port {0}:{1} is taken".format(bind, port),
+                    what="the host does not have the address {0}".format(port[0]),
+                    where="serve " + service.name,
+                    why="port {0} cannot be published: {1}".format(name_port(port), missing[port[0]]),
+                    hint="publish the serve on an address that the host has (ip -brief address), or on 127.0.0.1",
+                )
+            )
+        elif holders:
+            found.append(
+                Problem(
+                    what="port {0} is taken".format(name_port(port)),
                     where="serve " + service.name,
                     why="by " + ", ".join(holders),
                     hint="stop the container or process that holds the port, or give the serve another port",
@@ -83,8 +84,9 @@ def _gpu_problems(service: Service, cards: Optional[Sequence[Card]]) -> List[Pro
                 hint="install the driver and the container toolkit, or remove gpus from the serve",
             )
         ]
-    here = {card.uuid for card in cards} | {device.uuid for card in cards for device in card.mig_devices}
-    present = ", ".join("{0} ({1})".format(card.uuid, card.name) for card in cards) or "none"
+    here = {card.uuid for card in cards if card.uuid} | {device.uuid for card in cards for device in card.mig_devices}
+    present = ", ".join("{0} ({1})".format(card.uuid, card.name) for card in cards if card.uuid) or "none"
+    present += "".join("; " + str(card.trouble) for card in cards if card.trouble)
     return [
         Problem(
             what="the serve is pinned to the whole GPU {0}, which is in MIG mode".format(card.uuid),
@@ -101,7 +103,7 @@ def _gpu_problems(service: Service, cards: Optional[Sequence[Card]]) -> List[Pro
             what="GPU {0} is not on this host".format(uuid),
             where="serve " + service.name,
             why="the driver lists: " + present,
-            hint="correct the uuid in anvil_gpus, or find out why the driver lost the GPU (nvidia-smi -L)",
+            hint="correct the uuid in anvil_gpus, or find out why the driver lost the GPU (nvidia-smi -L; dmesg | grep -i xid)",
         )
         for uuid in service.gpu_uuids
         if uuid not in here
@@ -112,16 +114,18 @@ def admit(
     services: Sequence[Service],
     others: Sequence[OtherContainer],
     cards: Optional[Sequence[Card]],
-    busy: Mapping[Tuple[str, int], str],
+    busy: Mapping[Port, str],
+    missing: Optional[Mapping[str, str]] = None,
 ) -> Dict[str, List[Problem]]:
     """Every reason why a service may not start, by its name; empty: all are admitted.
 
     services: those that are about to be created, replaced or started. others: every other container of the host.
-    busy: ports that a process outside Docker holds, with a description of the process.
+    busy: ports that a process holds, with a description of the process. missing: addresses that the host does not have, and why.
     """
     verdicts = {}
     for service in services:
-        problems = _name_problems(service, others) + _port_problems(service, others, busy) + _gpu_problems(service, cards)
+        problems = _name_problems(service, others) + _port_problems(service, others, busy, missing or {})
+        problems += _gpu_problems(service, cards)
         if problems:
             verdicts[service.name] = problems
     return verdicts

@@ -7,15 +7,13 @@ comes here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import Port, list_ports, ports_overlap
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF, ON_DEMAND, Service
-from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import (
-    descends_from,
-    find_busy_ports,
-    find_listener,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
+from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import find_busy_ports, find_missing_addresses
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import admit
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import RESTS_EVICTED, Decision
@@ -57,10 +55,10 @@ def admit_serves(
         starting = [service for service in starting if service.name not in resting]
         evicted = ledger.choose_evictions(verdict, [service.name for service in services])
         memory_problems, notes = {} if evicted else verdict.problems, list(verdict.notes)
-    own_ports = _list_own_ports(outcomes)
-    busy = {at: holder for at, holder in find_busy_ports(starting, state.listed).items() if at not in own_ports}
-    busy = {at: holder for at, holder in busy.items() if not _leaves_with_container(at[1], outcomes)}
-    refused = admit(starting, state.list_other_containers(services, replaced), cards, busy)
+        pinned = {uuid for service in starting for uuid in service.gpu_uuids}
+        notes += ["GPU {0}: {1}".format(card.uuid, card.trouble) for card in cards or () if card.trouble and card.uuid in pinned]
+    busy, missing = _read_ports(state, starting, outcomes)
+    refused = admit(starting, state.list_other_containers(services, replaced), cards, busy, missing)
     for problems in (refused, memory_problems):
         for name, found in problems.items():
             outcomes[name].problems.extend(found)
@@ -94,23 +92,21 @@ def _check_models(
     return [*notes, *(problem.as_text() for problem in problems)]
 
 
-def _list_own_ports(outcomes: Dict[str, Outcome]) -> Set[Tuple[str, int]]:
-    """Ports of the containers that are about to be replaced or removed.
+def _read_ports(
+    state: ProjectState, starting: Sequence[Service], outcomes: Dict[str, Outcome]
+) -> Tuple[Dict[Port, str], Dict[str, str]]:
+    """The ports that a process holds, and the addresses that the host does not have; both without those that may be wrong.
 
-    A container in a restart loop has its port at one moment and not at the next: the list of containers may lack it.
+    The containers that are about to be replaced or removed give their ports back. A container in a restart loop has its port at
+    one moment and not at the next: the list of containers may lack it.
     """
+    if not is_local(state.docker.docker_host):
+        return {}, {}  # the ports of another machine
     going = [seen for outcome in outcomes.values() for seen in (outcome.seen, outcome.replaces) if seen is not None]
-    return {(bind, port) for seen in going if seen.state in HOLDING for bind, port, _target in seen.ports}
-
-
-def _leaves_with_container(port: int, outcomes: Dict[str, Outcome]) -> bool:
-    """Whether a port is held by a container in the host's network that is about to be replaced: it publishes no port.
-
-    Where the holder cannot be read (no root), it may be that container, and the start of the new one will tell.
-    """
-    going = [seen for outcome in outcomes.values() for seen in (outcome.seen, outcome.replaces) if seen is not None]
-    pids = [seen.pid for seen in going if seen.state in HOLDING and "host" in seen.networks]
-    if not pids:
-        return False
-    found = find_listener(port)
-    return found is None or any(descends_from(found[1], pid) for pid in pids)
+    own = [port for seen in going if seen.state in HOLDING for port in list_ports(seen.ports)]
+    found = find_busy_ports(starting, state.listed, [seen.id for seen in going])
+    busy = {port: holder for port, holder in found.items() if not any(ports_overlap(port, held) for held in own)}
+    missing = find_missing_addresses(starting)
+    if missing and state.docker.info().get("OperatingSystem") == "Docker Desktop":
+        missing = {}  # its ports are published on the machine outside the one that it runs on
+    return busy, missing

@@ -11,12 +11,12 @@ import time
 from dataclasses import replace
 from typing import Dict, List, Sequence
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import list_ports, ports_overlap
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_cli import Compose
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
-from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import addresses_overlap
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import (
     GRACE_SECONDS,
     LOG_LINES,
@@ -147,10 +147,6 @@ def _describe_holders(state: ProjectState, service: Service) -> str:
         other.describe()
         for other in state.list_other_containers([])
         if (other.name == service.container and other.state != "created")
-        or any(
-            port == held and addresses_overlap(bind, held_bind)
-            for bind, port, _target in service.ports
-            for held_bind, held in other.ports
-        )
+        or any(ports_overlap(wanted, held) for wanted in list_ports(service.ports) for held in other.ports)
     ]
     return "by " + ", ".join(found) if found else ""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     COMPOSE_PROJECT,
     HOST_GATEWAY,
@@ -20,32 +22,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.host.driver_errors import explain_driver
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, read_cards
 from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import group_experiments
+from ansible_collections.anvil.serving.plugins.module_utils.serves.gpu_claims import cards_of, read_host_names
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import HOLDING, observe_container
-
-
-def devices_of(raw: Mapping[str, Any], cards: Sequence[Card]) -> List[str]:
-    """The UUIDs of the GPUs of a container, requested by reservation, by count or by the runtime's variable."""
-    found: List[str] = []
-    every = [card.uuid for card in cards]
-    by_index = {str(card.index): card.uuid for card in cards if card.index is not None}
-    for request in (raw.get("HostConfig") or {}).get("DeviceRequests") or []:
-        ids = [str(word) for word in request.get("DeviceIDs") or []]
-        count = int(request.get("Count") or 0)
-        found.extend(by_index.get(word, word) for word in ids)
-        if not ids and count:
-            found.extend(every if count < 0 else every[:count])
-    if (raw.get("HostConfig") or {}).get("Runtime") == "nvidia" and not found:
-        for line in (raw.get("Config") or {}).get("Env") or []:
-            name, _equals, value = line.partition("=")
-            if name == "NVIDIA_VISIBLE_DEVICES":
-                words = [word.strip() for word in value.split(",")]
-                found.extend(
-                    every if "all" in words else [by_index.get(word, word) for word in words if word not in ("", "none", "void")]
-                )
-    return list(dict.fromkeys(found))
 
 
 def describe_holder(raw: Mapping[str, Any], project: str) -> Dict[str, Any]:
@@ -69,14 +51,32 @@ def _rank(holder: Mapping[str, Any]) -> Tuple[int, str]:
     return ("serve", "experiment", "squatter").index(holder["kind"]), holder["name"]
 
 
-def _cards_with_holders(cards: Sequence[Card], held: Sequence[Tuple[Dict[str, Any], List[str]]]) -> List[Dict[str, Any]]:
+def _cards_with_holders(cards: Sequence[Card], held: Sequence[Tuple[Dict[str, Any], Tuple[str, ...]]]) -> List[Dict[str, Any]]:
+    """The cards, each with the containers that hold it or one of its MIG devices."""
+
+    def holders_of(devices: Set[str]) -> List[Dict[str, Any]]:
+        return sorted((holder for holder, uuids in held if not devices.isdisjoint(uuids)), key=_rank)
+
     return [
         {
             **asdict(card),
             "vram_free_mib": card.vram_free_mib,
-            "holders": sorted((holder for holder, uuids in held if card.uuid in uuids), key=_rank),
+            "holders": holders_of({card.uuid, *(device.uuid for device in card.mig_devices)} - {""}),
         }
         for card in cards
+    ]
+
+
+def _read_cards() -> Tuple[Optional[List[Card]], List[str]]:
+    """The cards, and what is wrong with them: a driver that fails hides no serve."""
+    try:
+        cards = read_cards()
+    except AnvilError as exc:
+        return [], [exc.as_text()]
+    troubles = [(card, *explain_driver(str(card.trouble), "it does not work")) for card in cards or () if card.trouble]
+    return cards, [
+        "GPU {0}: {1} ({2}); {3}".format(card.uuid or card.pci_bus_id or card.index, what, card.trouble, hint)
+        for card, what, hint in troubles
     ]
 
 
@@ -86,9 +86,10 @@ def read_overview(
     """What ``anvil_serve_info`` returns besides with ``overview``.
 
     serves, services: what ``describe_serves`` returned, and the rendered services. Cards are None where the host has no
-    NVIDIA driver. Times are seconds since 1970, by the host's clock.
+    NVIDIA driver; ``gpu_trouble`` is what is wrong with the driver or a card. Times are seconds since 1970, by the host's clock.
     """
-    cards = read_cards()
+    cards, trouble = _read_cards()
+    names = read_host_names(docker, cards or [])
     listed = docker.list_containers()
     held = []
     experiments = {
@@ -100,7 +101,7 @@ def read_overview(
         raw = docker.inspect_container(entry["Id"])
         if raw is None:
             continue
-        uuids = devices_of(raw, cards or [])
+        uuids = cards_of(raw, cards or [], names)
         if uuids and entry["State"] in HOLDING:
             held.append((describe_holder(raw, project), uuids))
         one = experiments.get(str(labels.get(LABEL_EXPERIMENT, "")))
@@ -115,6 +116,7 @@ def read_overview(
     return {
         "now": int(time.time()),
         "gpus": None if cards is None else _cards_with_holders(cards, held),
+        "gpu_trouble": trouble,
         "experiments": [experiments[name] for name in sorted(experiments)],
         "details": details,
     }
@@ -149,7 +151,7 @@ def check_externals(
     found: Dict[str, Dict[str, Any]] = {}
     for one in externals:
         name, host, port, served = str(one["name"]), str(one["container"]), int(one["port"]), str(one["served_name"])
-        fixed = {"endpoint": "http://{0}:{1}".format(host, port), "served_name": served, "port": port, "managed": False}
+        fixed = {"endpoint": format_url("http", host, port), "served_name": served, "port": port, "managed": False}
         if host == HOST_GATEWAY and not is_local(docker.docker_host):
             found[name] = {**fixed, "state": "unknown", "ready": None, "why": "the server can be reached only from its own host"}
             continue

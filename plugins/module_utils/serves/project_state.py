@@ -8,6 +8,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, Collection, Dict, List, Optional, Sequence
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import list_ports, ports_overlap
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     COMPOSE_PROJECT,
     COMPOSE_SERVICE,
@@ -101,6 +102,7 @@ class ProjectState:
 
     def list_other_containers(self, services: Sequence[Service], excluded: Collection[str] = ()) -> List[OtherContainer]:
         """Every container that does not belong to these services. excluded: ids of containers to leave out."""
+        from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import list_published
         from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import OtherContainer
 
         names = {service.name for service in services}
@@ -112,13 +114,12 @@ class ProjectState:
                 continue
             if labels.get(COMPOSE_PROJECT) == self.project.name and labels.get(COMPOSE_SERVICE) in names:
                 continue
-            ports = {(port["IP"] or "0.0.0.0", port["PublicPort"]) for port in entry["Ports"] if port["PublicPort"]}
             found.append(
                 OtherContainer(
                     name=entry["Names"][0].lstrip("/"),
                     project=labels.get(COMPOSE_PROJECT, ""),
                     state=entry["State"],
-                    ports=tuple(sorted(ports)),
+                    ports=tuple(sorted(list_published(entry))),
                 )
             )
         return found
@@ -138,13 +139,15 @@ class ProjectState:
 
         An example is a router of one container that is replaced by replicas behind an edge.
         """
-        wanted = {port for service in services for _bind, port, _target in service.ports}
+        from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import list_published
+
+        wanted = [port for service in services for port in list_ports(service.ports)]
         return [
             entry
             for entry in self.listed
             if entry["Labels"].get(COMPOSE_PROJECT) == self.project.name
             and entry["Labels"].get(COMPOSE_SERVICE) not in self.project.services
-            and any(port["PublicPort"] in wanted for port in entry["Ports"])
+            and any(ports_overlap(held, port) for held in list_published(entry) for port in wanted)
         ]
 
 

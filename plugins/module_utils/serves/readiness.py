@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer
 
@@ -70,7 +71,7 @@ class ReadinessProbe:
 
     @property
     def url(self) -> str:
-        return "{0}://{1}:{2}".format("https" if self.tls else "http", *self.address)
+        return format_url("https" if self.tls else "http", *self.address)
 
 
 def request_state(probe: ReadinessProbe, timeout: float = 3.0) -> Answer:

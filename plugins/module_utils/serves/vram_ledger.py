@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_VRAM
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, find_device
 
 
@@ -71,6 +72,22 @@ def _live_free(uuid: str, cards: Sequence[Card], freed: Mapping[str, Optional[in
     return None if free is None or given_back is None else free + given_back
 
 
+def _note_shared(uuid: str, alias: str, need: int, cards: Sequence[Card], system_mib: Optional[int]) -> str:
+    """What is said of a GPU that shares the memory of its host; empty for every other one.
+
+    What the kernel calls available is an estimate, so it refuses nothing.
+    """
+    if not any(card.uuid == uuid and card.shares_system_memory for card in cards):
+        return ""
+    if system_mib is None:
+        return "GPU {0} reports no memory of its own, and the host's is unknown: only the claims are counted".format(alias)
+    if need <= system_mib:
+        return ""
+    return "GPU {0} shares the memory of the host: {1} MiB are needed, and the host reports {2} MiB available".format(
+        alias, need, system_mib
+    )
+
+
 def _sum(parts: Sequence[Tuple[str, Optional[int]]]) -> str:
     return " + ".join("{0} {1}".format(who, "unknown" if mib is None else mib) for who, mib in parts)
 
@@ -81,11 +98,12 @@ def weigh(
     budgets: Sequence[Budget],
     cards: Sequence[Card],
     freed: Mapping[str, Optional[int]],
+    system_mib: Optional[int] = None,
 ) -> Verdict:
-    """Decide whether the serves fit beside the containers that hold the GPUs.
+    """Decide whether the serves fit beside the containers that hold the GPUs. What is unknown is noted and refuses nothing.
 
     claims: the containers that stay, so without those that are about to be replaced. freed: GPU -> MiB that the replaced
-    containers give back; None: unknown.
+    containers give back; None: unknown. system_mib: MiB that the host has available, for GPUs that share its memory.
     """
     problems: Dict[str, List[Problem]] = {}
     notes: List[str] = []
@@ -114,20 +132,20 @@ def weigh(
                 )
             )
             hint = "a process holds memory that no container label declares: run nvidia-smi on the host to find it"
-        elif unknown and free is None:
-            why = "{0}: the need of {1} is unknown, and the driver does not report free memory".format(
-                arithmetic, " and ".join(unknown)
-            )
-            hint = (
-                "add the label anvil.serving.vram_mib to that container\n"
-                "or remove it: ansible-playbook playbooks/retire.yml -e containers=NAME -e confirm=true"
-            )
         elif unknown:
             notes.append(
-                "GPU {0}: {1} holds an unknown amount of memory; the driver reports {2} MiB free".format(
-                    budget.alias, unknown[0], free
+                "GPU {0}: {1} holds an unknown amount of memory; the driver reports {2}".format(
+                    budget.alias,
+                    " and ".join(unknown),
+                    "no free memory ({0}); add the label {1} to that container".format(arithmetic, LABEL_VRAM)
+                    if free is None
+                    else "{0} MiB free".format(free),
                 )
             )
+        given_back = freed.get(uuid, 0) or 0
+        shared = _note_shared(uuid, budget.alias, need - given_back, cards, system_mib)
+        if shared and not why:
+            notes.append(shared)
         if why:
             for demand in here:
                 what = "GPU {0}: {1} MiB do not fit".format(budget.alias, demand.mib)

@@ -14,6 +14,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
     Service,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
+from ansible_collections.anvil.serving.plugins.module_utils.host.system_memory import read_available_mib
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.gpu_claims import read_claims
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Outcome, ServeOptions
@@ -45,6 +46,7 @@ class HostLedger:
             for gpu in options.gpus
         ]
         self.charged = [service for service in charged if service.gpu_uuids]
+        self.system_mib = read_available_mib() if any(card.shares_system_memory for card in cards) else None
         self.freed: Dict[str, Optional[int]] = {}
         self.serve_claims: Dict[str, Claim] = {}
         self.claims: List[Claim] = []
@@ -102,7 +104,7 @@ class HostLedger:
         return verdict, resting
 
     def _weigh(self, resting: Sequence[str]) -> Verdict:
-        return weigh(self.list_demands(resting), self.claims, self.budgets, self.cards, self.freed)
+        return weigh(self.list_demands(resting), self.claims, self.budgets, self.cards, self.freed, self.system_mib)
 
     def choose_evictions(self, verdict: Verdict, chosen: Sequence[str]) -> List[Service]:
         """The serves to evict for the serves on demand; none where all fit, or where another serve is refused too.

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import request_http
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
@@ -63,8 +64,8 @@ def verify_workflow(service: Service, key: str, inputs: Mapping[str, Any], timeo
             "the workflow is up, but its test request failed",
             where=where,
             why="HTTP {0}: {1}".format(answer.status, text[:1000]),
-            hint="check that the models answer: curl -sS http://{0}:{1}/readyz; then set other inputs with workflow_request, or"
-            " skip the test request with workflow_verify=false".format(*published_address(bind, port)),
+            hint="check that the models answer: curl -sS {0}/readyz; then set other inputs with workflow_request, or"
+            " skip the test request with workflow_verify=false".format(format_url("http", *published_address(bind, port))),
         )
     outputs = answer.body.get("outputs", answer.body) if isinstance(answer.body, Mapping) else answer.body
     return {"outputs": outputs, "seconds": round(time.monotonic() - began, 3)}

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import addresses_overlap, split_protocol
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     EXPERIMENT_NETWORK,
@@ -82,9 +83,9 @@ def find_conflicts(services: Iterable[Service], base: HostPlan) -> list[Problem]
         if service.container in names:
             what = f"the inventory uses container name {service.container} for {names[service.container]}"
             found.append(Problem(what, "name", hint="choose another name"))
-        for bind, port, _target in service.ports:
+        for bind, port, target in service.ports:
             for owner, _container, taken, number in claims:
-                if port == number and (bind == taken or "0.0.0.0" in (bind, taken) or "::" in (bind, taken)):
+                if port == number and split_protocol(target)[1] == "tcp" and addresses_overlap(bind, taken):
                     what = f"the inventory uses port {port} for {owner}"
                     found.append(Problem(what, "port", hint="choose a free port: an experiment never takes the port of a serve"))
     return found

@@ -94,11 +94,11 @@ def _card(card: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]
     used, total = card["vram_used_mib"], card["vram_total_mib"]
     return {
         "alias": aliases.get(card["uuid"], ""),
-        "uuid": card["uuid"],
+        "uuid": card["uuid"] or card.get("pci_bus_id") or "unknown",
         "name": card["name"] or "unknown card",
         "used_mib": used,
         "total_mib": total,
-        "memory": f"{format_gib(used)} of {format_gib(total)} GiB used",
+        "memory": "does not work" if card.get("trouble") else f"{format_gib(used)} of {format_gib(total)} GiB used",
         "held_by": held,
         **layout,
     }
@@ -178,6 +178,7 @@ def report_host(
     rows += [_experiment_row(one, now, labels(one["gpu_uuids"])) for one in info["experiments"]]
     notes = [f"{name}: squatter: {why}" for name, who in (info.get("squatters") or {}).items() for why in who]
     notes += [f"{name}: {one['why']}" for name, one in externals.items() if one["why"]]
+    notes += [line.strip() for text in info.get("gpu_trouble") or [] for line in text.splitlines()]
     notes += [f"squatter: container {name} uses a GPU and is not managed" for name in _gpu_squatters(cards)]
     notes += [f"orphan: container {name} is no longer a serve of the inventory" for name in info.get("orphans") or []]
     if retired.get("trouble"):

@@ -54,7 +54,7 @@ class WorkflowOptions:
 
 
 def is_loopback(bind: str) -> bool:
-    return bind == "localhost" or ipaddress.ip_address(bind).is_loopback
+    return bind == "localhost" or ipaddress.ip_address(bind.strip("[]")).is_loopback
 
 
 def _check_port(word: str, port: int, lowest: int) -> Iterator[Problem]:
@@ -66,7 +66,7 @@ def _check_port(word: str, port: int, lowest: int) -> Iterator[Problem]:
 
 def _check_bind(word: str, bind: str) -> Iterator[Problem]:
     try:
-        ipaddress.ip_address(bind)
+        ipaddress.ip_address(bind.strip("[]"))
     except ValueError:
         yield Problem(
             f"{bind} is not an IP address",

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import bracket
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.env_file import (
@@ -209,9 +210,9 @@ def _decide(
         text=Path(options.workflow).read_text(encoding="utf-8"),
         project=project,
         directory=f"{root}/{project}",
-        bind=options.bind,
+        bind=bracket(options.bind),
         port=options.port,
-        mlflow_bind=options.mlflow_bind,
+        mlflow_bind=bracket(options.mlflow_bind),
         mlflow_port=mlflow_port,
         timeout=options.timeout,
         concurrency=options.concurrency,

@@ -8,6 +8,7 @@ from pathlib import Path
 import nvidia_outputs as recorded
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.host import gpus
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import (
     MigDevice,
     find_device,
@@ -67,13 +68,79 @@ def test_what_the_driver_does_not_tell_stays_unknown(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [recorded.LOST, recorded.LOST_NEWER, recorded.LOST_ROW, recorded.MISMATCH, "0, [N/A], a, b, c, d, e, f, g\n", "0, GPU-1\n"],
+    "text", [recorded.MISMATCH, "0, GPU-1\n", "0, a, b, c, d, e, f, g, h\n", "bash: nvidia-smi: Befehl nicht gefunden\n"]
 )
-def test_a_row_that_is_no_card_is_an_error_with_its_text(text: str) -> None:
+def test_text_without_a_card_is_an_error_with_its_words(text: str) -> None:
     with pytest.raises(AnvilError) as caught:
         parse_cards(text)
     assert text.splitlines()[-1] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "bus", "trouble"),
+    [
+        (recorded.LOST, "0000:0B:00.0", "GPU is lost"),
+        (recorded.LOST_NEWER, "0000:07:00.0", "Unknown Error"),
+        (
+            "Unable to determine the device handle for GPU0: 0000:B5:00.0: Unknown Error\nNo devices were found\n",
+            "0000:B5:00.0",
+            "B5",
+        ),
+        ("Unable to detect the device handle for GPU0000:B1:00.0: Unknown Error\n", "0000:B1:00.0", "Unknown Error"),
+        ("1, [N/A], a, b, c, d, e, f, g\n", "f", "does not report its UUID"),
+        ("1, [GPU requires reset], a, b, c, d, e, 00000000:0A:00.0, g\n", "00000000:0A:00.0", "GPU requires reset"),
+        ("1, GPU-1, A100, 8.0, [Unknown Error], 4, 550.90, 00000000:0A:00.0, Disabled\n", "00000000:0A:00.0", "Unknown Error"),
+        ("1, GPU-1, A100, 8.0, ERR!, 4, 550.90, 00000000:0A:00.0, Disabled\n", "00000000:0A:00.0", "ERR!"),
+    ],
+)
+def test_a_card_that_does_not_work_is_a_card_with_the_driver_s_words(text: str, bus: str, trouble: str) -> None:
+    (card,) = parse_cards(text)
+    assert card.trouble is not None and trouble in card.trouble and card.pci_bus_id == bus and card.vram_total_mib is None
+
+
+def test_a_lost_row_does_not_hide_the_other_one() -> None:
+    healthy, lost = parse_cards(recorded.LOST_ROW)
+    assert (healthy.name, healthy.trouble, lost.uuid, lost.trouble) == ("Tesla T4", None, "", "GPU is lost")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + recorded.T4,
+        recorded.T4.replace("\n", "\r\n"),
+        "WARNING: infoROM is corrupted at gpu 0000:00:1E.0\n" + recorded.T4,
+        recorded.T4 + "\nWARNING: infoROM is corrupted at gpu 0000:00:1E.0\n",
+        "index, uuid, name, compute_cap, memory.total [MiB], memory.used [MiB], driver_version, pci.bus_id, mig.mode.current\n"
+        + recorded.T4,
+        "/bin/sh: warning: setlocale: LC_ALL: cannot change locale (de_DE.UTF-8)\n" + recorded.T4,
+        recorded.T4.replace("15360, 0,", "15360 MiB, 0 MiB,"),
+        recorded.T4.replace("Tesla T4", "Tesla T4, rev. 2"),
+    ],
+)
+def test_what_stands_around_a_row_does_not_matter(text: str) -> None:
+    (card,) = parse_cards(text)
+    assert (card.vram_total_mib, card.vram_used_mib, card.mig, card.trouble) == (15360, 0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("row", "uuid", "name"),
+    [
+        (
+            "0, 54d0709b-0000-0000-0000-9c9f2a3e5d2e, Orin (nvgpu), 8.7, [N/A], [N/A], 540.4.0, N/A, [N/A]",
+            "54d0709b-0000-0000-0000-9c9f2a3e5d2e",
+            "Orin (nvgpu)",
+        ),
+        ("0, GPU-1, NVIDIA H100L-2-24C, 9.0, 24576, 1, 570.124, 00000000:02:00.0, [N/A]", "GPU-1", "NVIDIA H100L-2-24C"),
+        (
+            "0, GPU-1, NVIDIA GB10, 12.1, [Not Supported], [Not Supported], 580.95.05, 0000000F:01:00.0, [N/A]",
+            "GPU-1",
+            "NVIDIA GB10",
+        ),
+    ],
+)
+def test_cards_without_memory_of_their_own_work(row: str, uuid: str, name: str) -> None:
+    (card,) = parse_cards(row)
+    assert (card.uuid, card.name, card.trouble) == (uuid, name, None)
 
 
 def test_no_rows_are_no_cards() -> None:
@@ -116,12 +183,85 @@ def test_an_old_driver_without_a_field_leaves_it_unknown(tmp_path: Path, monkeyp
     assert (card.compute_capability, card.vram_total_mib, card.driver) == (None, 16160, "470.57.02")
 
 
-@pytest.mark.parametrize("text", [recorded.LOST, recorded.LOST_NEWER, recorded.MISMATCH])
-def test_a_driver_that_fails_is_an_error_with_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    _program(tmp_path, monkeypatch, f"cat <<'END'\n{text}END\nexit 15\n")
+@pytest.mark.parametrize(
+    ("text", "what", "do"),
+    [
+        (recorded.MISMATCH, "was upgraded, and the kernel still runs the old version", "reboot the host"),
+        (
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest",
+            "not loaded",
+            "dkms",
+        ),
+        (
+            "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system.",
+            "a library of the NVIDIA driver is missing",
+            "ldconfig",
+        ),
+        ("Failed to initialize NVML: GPU access blocked by the operating system", "blocks the access", "wsl --update"),
+        ("Failed to initialize NVML: Insufficient Permissions", "may not ask the NVIDIA driver", "become: true"),
+        ("Failed to initialize NVML: Driver Not Loaded", "is not loaded", "modprobe nvidia"),
+        ("Failed to initialize NVML: Unknown Error", "does not report any card", "type nvidia-smi"),
+        ("", "does not answer", "type nvidia-smi"),
+    ],
+)
+def test_a_driver_that_fails_is_an_error_with_its_words_and_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, what: str, do: str
+) -> None:
+    _program(tmp_path, monkeypatch, f"cat <<'END'\n{text}\nEND\nexit 15\n" if text else "exit 15\n")
     with pytest.raises(AnvilError) as caught:
         read_cards()
-    assert text.splitlines()[0] in str(caught.value) and "does not answer" in str(caught.value)
+    (problem,) = caught.value.problems
+    assert what in problem.what and do in problem.hint and (text.split("\n")[0] in problem.why)
+
+
+def test_an_answer_with_a_warning_and_exit_code_14_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warning = "WARNING: infoROM is corrupted at gpu 0000:00:1E.0"
+    _program(tmp_path, monkeypatch, f"echo '{warning}' >&2\ncat <<'END'\n{recorded.T4}END\nexit 14\n")
+    (card,) = read_cards() or ()
+    assert card.name == "Tesla T4"
+
+
+def test_the_cards_beside_a_lost_one_are_asked_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvidia-smi ends at the lost card; with -i it answers for the others (a stand-in that does so)."""
+    _program(
+        tmp_path,
+        monkeypatch,
+        'lost() { echo "Unable to determine the device handle for GPU0000:0A:00.0: Unknown Error"; exit 255; }\n'
+        'row() { echo "$1, GPU-$1, A100, 8.0, 81920, 4, 550.90, 00000000:0$1:00.0, Disabled"; }\n'
+        'case "$1 $2" in "-i 0") row 0;; "-i 1") lost;; "-i 2") row 2;;\n'
+        '-i*) echo "No devices were found"; exit 6;; *) row 0; lost;; esac\n',
+    )
+    monkeypatch.setattr(gpus, "PROC_GPUS", str(tmp_path / "none"))
+    assert [(card.uuid, card.trouble is None) for card in read_cards() or ()] == [("GPU-0", True), ("GPU-2", True), ("", False)]
+    (tmp_path / "proc" / "0000:00:00.0").mkdir(parents=True)
+    monkeypatch.setattr(gpus, "PROC_GPUS", str(tmp_path / "proc"))
+    _program(
+        tmp_path, monkeypatch, f'[ "$2" = 0000:00:00.0 ] && exec echo "{recorded.T4.strip()}"\necho "{recorded.LOST}"; exit 255\n'
+    )
+    assert [(card.name, card.trouble is None) for card in read_cards() or ()] == [("Tesla T4", True), (None, False)]
+
+
+@pytest.mark.parametrize("text", [recorded.LOST, recorded.LOST_NEWER])
+def test_a_driver_that_knows_only_lost_cards_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    _program(tmp_path, monkeypatch, f"cat <<'END'\n{text}END\nexit 255\n")
+    (card,) = read_cards() or ()
+    assert card.uuid == "" and card.trouble == text.strip()
+
+
+def test_a_driver_that_is_late_is_waited_for_and_one_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = _program(tmp_path, monkeypatch, "exec sleep 30\n")
+    assert gpus.ANSWER_SECONDS >= 60
+    monkeypatch.setattr(gpus, "ANSWER_SECONDS", 0.2)
+    with pytest.raises(AnvilError) as caught:
+        read_cards()
+    (problem,) = caught.value.problems
+    assert "does not answer in time" in problem.what and "persistence mode" in problem.hint and program in problem.why
+
+
+def test_the_driver_is_asked_in_english(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _program(tmp_path, monkeypatch, f"[ \"$LC_ALL\" = C ] || exit 1\ncat <<'END'\n{recorded.T4}END\n")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert read_cards()
 
 
 def test_mig_is_listed_only_where_a_card_has_it_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

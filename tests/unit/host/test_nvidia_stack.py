@@ -12,9 +12,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import MigDevice
 from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import (
     parse_cuda_version,
-    parse_toolkit_version,
+    read_driver,
     read_nvml,
-    read_toolkit,
+    read_persistence,
 )
 
 
@@ -32,28 +32,18 @@ def test_the_cuda_a_driver_can_run(text: str, version: str | None) -> None:
     assert parse_cuda_version(text) == version
 
 
-def test_the_toolkit_tells_its_version() -> None:
-    assert parse_toolkit_version("NVIDIA Container Toolkit CLI version 1.17.8\ncommit: f202b80a\n") == "1.17.8"
-    assert parse_toolkit_version("") is None
-
-
-def test_cdi_counts_only_when_the_engine_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "nvidia.yaml").write_text("cdiVersion: 0.5.0\nkind: nvidia.com/gpu\n")
-    (tmp_path / "other.yaml").write_text("cdiVersion: 0.5.0\nkind: vendor.com/device\n")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    on = read_toolkit({"CDISpecDirs": [str(tmp_path)]})
-    assert on.cdi_specs == (str(tmp_path / "nvidia.yaml"),) and on.cdi_enabled is True and on.present
-    off = read_toolkit({"CDISpecDirs": []})
-    assert off.cdi_enabled is False and not off.present
-    assert read_toolkit({}).cdi_enabled is None
-
-
 class NVMLError(Exception):
     def __init__(self, value: int) -> None:
         self.value = value
 
     def __str__(self) -> str:
-        return {3: "Not Supported", 9: "Driver Not Loaded", 12: "NVML Shared Library Not Found", 15: "GPU is lost"}[self.value]
+        return {
+            3: "Not Supported",
+            9: "Driver Not Loaded",
+            12: "NVML Shared Library Not Found",
+            15: "GPU is lost",
+            18: "Driver/library version mismatch",
+        }[self.value]
 
 
 def _refuse(value: int) -> object:
@@ -124,10 +114,48 @@ def test_nvml_without_a_library_leaves_it_to_nvidia_smi(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("call", "value", "words"), [("nvmlInit", 9, "Driver Not Loaded"), ("nvmlDeviceGetHandleByIndex", 15, "GPU is lost")]
+    ("call", "value", "words"),
+    [
+        ("nvmlInit", 9, "Driver Not Loaded"),
+        ("nvmlInit", 18, "reboot the host"),
+        ("nvmlDeviceGetCount", 15, "GPU is lost"),
+    ],
 )
 def test_nvml_that_fails_is_an_error_with_its_words(monkeypatch: pytest.MonkeyPatch, call: str, value: int, words: str) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", _nvml(**{call: _refuse(value)}))
     with pytest.raises(AnvilError) as caught:
         read_nvml()
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("call", ["nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID", "nvmlDeviceGetMemoryInfo"])
+def test_a_card_that_nvml_has_lost_does_not_hide_the_other_one(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    healthy = getattr(_nvml(), call)
+    lost = {call: lambda handle: _refuse(15)() if handle == 0 else healthy(handle)}
+    monkeypatch.setitem(sys.modules, "pynvml", _nvml(nvmlDeviceGetCount=lambda: 2, **lost))
+    driver = read_nvml()
+    assert driver is not None and [(card.uuid, card.trouble) for card in driver.cards] == [("", "GPU is lost"), ("GPU-1", None)]
+
+
+@pytest.mark.parametrize("missing", ["nvmlDeviceGetMigMode", "nvmlSystemGetCudaDriverVersion_v2", "nvmlInit"])
+def test_an_old_or_foreign_package_of_that_name_leaves_it_to_nvidia_smi(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    package = _nvml()
+    delattr(package, missing)
+    monkeypatch.setitem(sys.modules, "pynvml", package)
+    assert read_nvml() is None
+
+
+def test_a_package_that_cannot_be_imported_leaves_it_to_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pynvml.py").write_text("raise RuntimeError('built for another Python')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        f"#!/bin/sh\ncase \"$1\" in -q) cat <<'END'\n{recorded.LOG_535}\nEND\n;; *persistence*) echo Disabled;; "
+        f"*) cat <<'END'\n{recorded.T4}END\n;; esac\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    driver = read_driver()
+    assert driver is not None and (driver.source, driver.cuda, driver.version) == ("nvidia-smi", "12.2", "535.183.01")
+    assert read_persistence() is False

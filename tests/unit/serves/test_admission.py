@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import MigDevice, parse_cards
-from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import OtherContainer, addresses_overlap, admit
+from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import OtherContainer, admit
 from nvidia_outputs import FAKOLI_DARK as TWO
 
 CARDS = parse_cards(TWO)
@@ -15,11 +15,11 @@ SERVE = Service(name="heavy", container="c", image="i", gpu_uuids=(CARDS[0].uuid
 
 
 def test_a_free_host_admits() -> None:
-    assert admit([SERVE], [OtherContainer("other", "", "running", (("127.0.0.1", 1),))], CARDS, {}) == {}
+    assert admit([SERVE], [OtherContainer("other", "", "running", (("127.0.0.1", 1, "tcp"),))], CARDS, {}) == {}
 
 
 def test_everything_wrong_is_told_at_once() -> None:
-    squatter = OtherContainer("c", "theirs", "running", (("0.0.0.0", 30002),))
+    squatter = OtherContainer("c", "theirs", "running", (("0.0.0.0", 30002, "tcp"),))
     wrong = Service(name="heavy", container="c", image="i", gpu_uuids=("GPU-gone",), ports=SERVE.ports)
     problems = admit([wrong], [squatter], CARDS, {})["heavy"]
     assert [problem.what for problem in problems] == [
@@ -37,21 +37,35 @@ def test_no_driver_is_said_once_and_only_of_serves_with_cards() -> None:
 
 
 def test_a_process_outside_docker_holds_the_port() -> None:
-    problems = admit([SERVE], [], CARDS, {("127.0.0.1", 30002): "a process outside Docker"})["heavy"]
+    problems = admit([SERVE], [], CARDS, {("127.0.0.1", 30002, "tcp"): "a process outside Docker"})["heavy"]
     assert problems[0].why == "by a process outside Docker"
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "overlap"),
+    ("held", "wanted", "taken"),
     [
-        ("127.0.0.1", "127.0.0.1", True),
-        ("0.0.0.0", "127.0.0.1", True),
-        ("127.0.0.1", "::", True),
-        ("127.0.0.1", "10.0.0.1", False),
+        (("127.0.0.1", 8000, "tcp"), ("127.0.0.1", 8000, "8000/tcp"), True),
+        (("", 8000, "tcp"), ("127.0.0.1", 8000, "8000/tcp"), True),
+        (("", 8000, "tcp"), ("::1", 8000, "8000/tcp"), True),
+        (("0.0.0.0", 8000, "tcp"), ("::1", 8000, "8000/tcp"), False),
+        (("0.0.0.0", 8000, "udp"), ("127.0.0.1", 8000, "8000/tcp"), False),
+        (("0.0.0.0", 8000, "udp"), ("127.0.0.1", 8000, "8000/udp"), True),
+        (("10.0.0.1", 8000, "tcp"), ("127.0.0.1", 8000, "8000/tcp"), False),
+        (("0.0.0.0", 8000, "tcp"), ("127.0.0.1", 0, "8000/tcp"), False),
     ],
 )
-def test_addresses(one: str, other: str, overlap: bool) -> None:
-    assert addresses_overlap(one, other) is overlap
+def test_a_port_is_taken_only_in_its_protocol_and_family(
+    held: tuple[str, int, str], wanted: tuple[str, int, str], taken: bool
+) -> None:
+    serve = Service(name="s", container="c", image="i", ports=(wanted,))
+    assert bool(admit([serve], [OtherContainer("other", "", "running", (held,))], None, {})) is taken
+
+
+def test_an_address_that_the_host_does_not_have_is_refused_with_the_port_as_it_is_written() -> None:
+    serve = Service(name="s", container="c", image="i", ports=(("fd00::7", 8000, "8000/tcp"),))
+    (problem,) = admit([serve], [], None, {}, {"fd00::7": "Cannot assign requested address"})["s"]
+    assert problem.what == "the host does not have the address fd00::7"
+    assert problem.why == "port [fd00::7]:8000 cannot be published: Cannot assign requested address"
 
 
 def test_a_card_in_mig_mode_is_not_taken_whole_and_its_devices_are_cards() -> None:

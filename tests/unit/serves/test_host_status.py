@@ -1,35 +1,17 @@
-"""Which GPUs a container holds, and what it is: serve, experiment or squatter."""
+"""What a container that holds a GPU is: serve, experiment or squatter; and a driver that fails."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
-from ansible_collections.anvil.serving.plugins.module_utils.serves.host_status import describe_holder, devices_of
-
-CARDS = [Card(0, "GPU-a", "Big", "12.0", 1000, 250, "1", "x"), Card(1, "GPU-b", "Small", "12.0", 500, None, "1", "y")]
-
-
-def request(**fields: Any) -> dict[str, Any]:
-    return {"HostConfig": {"DeviceRequests": [{"Driver": "nvidia", **fields}]}}
-
-
-@pytest.mark.parametrize(
-    ("raw", "uuids"),
-    [
-        (request(DeviceIDs=["GPU-b"]), ["GPU-b"]),
-        (request(DeviceIDs=["1"]), ["GPU-b"]),
-        (request(Count=-1), ["GPU-a", "GPU-b"]),
-        (request(Count=1), ["GPU-a"]),
-        ({"HostConfig": {"Runtime": "nvidia"}, "Config": {"Env": ["NVIDIA_VISIBLE_DEVICES=0,GPU-b"]}}, ["GPU-a", "GPU-b"]),
-        ({"HostConfig": {"Runtime": "nvidia"}, "Config": {"Env": ["NVIDIA_VISIBLE_DEVICES=all"]}}, ["GPU-a", "GPU-b"]),
-        ({"HostConfig": {"Runtime": "runc"}, "Config": {"Env": ["NVIDIA_VISIBLE_DEVICES=all"]}}, []),
-        ({"HostConfig": {}}, []),
-    ],
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, MigDevice
+from ansible_collections.anvil.serving.plugins.module_utils.serves.host_status import (
+    _cards_with_holders,
+    _read_cards,
+    describe_holder,
 )
-def test_which_cards_a_container_holds(raw: dict[str, Any], uuids: list[str]) -> None:
-    assert devices_of(raw, CARDS) == uuids
+from nvidia_outputs import LOST_ROW
 
 
 @pytest.mark.parametrize(
@@ -48,3 +30,26 @@ def test_which_cards_a_container_holds(raw: dict[str, Any], uuids: list[str]) ->
 def test_who_a_container_is_to_us(labels: dict[str, str], kind: str, name: str) -> None:
     found = describe_holder({"Name": "/box", "Config": {"Labels": labels}}, "anvil-serves")
     assert (found["kind"], found["name"]) == (kind, name)
+
+
+def test_the_holder_of_a_mig_device_is_shown_at_its_card() -> None:
+    device = MigDevice("MIG-1", "3g.71gb", 72000, 100)
+    cards = [
+        Card(0, "GPU-1", "H200", "9.0", 143771, None, "580", "b", True, (device,)),
+        Card(1, "", None, None, None, None, None, None),
+    ]
+    holder = describe_holder({"Name": "/box", "Config": {"Labels": {}}}, "anvil-serves")
+    sliced, lost = _cards_with_holders(cards, [(holder, ("MIG-1",))])
+    assert [one["container"] for one in sliced["holders"]] == ["box"] and lost["holders"] == []
+
+
+def test_a_driver_that_fails_is_told_and_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'; exit 18\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    cards, (trouble,) = _read_cards()
+    assert cards == [] and "Driver/library version mismatch" in trouble and "reboot the host" in trouble
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{LOST_ROW}END\nexit 255\n")
+    cards, (trouble,) = _read_cards()
+    assert cards is not None and len(cards) == 2 and "GPU is lost" in trouble and "dmesg" in trouble

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, MigDevice, parse_cards
-from ansible_collections.anvil.serving.plugins.module_utils.serves.gpu_claims import cards_of
 from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import (
     Budget,
     Claim,
@@ -74,15 +73,53 @@ def test_the_driver_has_the_last_word_where_it_speaks(used: int | None, freed: d
     assert (weigh([Demand("s", (ONE,), 600)], [], [BIG], idle(used), freed).problems == {}) is fits
 
 
-def test_an_unknown_need_is_noted_while_the_driver_tells_and_refused_where_it_does_not() -> None:
-    claims = [Claim("container x", (ONE,), None)]
-    verdict = weigh([Demand("s", (ONE,), 500)], claims, [BIG], idle(100), {})
+@pytest.mark.parametrize(
+    ("used", "words"), [(100, "the driver reports 900 MiB free"), (None, "container x unknown + serve s 500")]
+)
+def test_an_unknown_need_is_noted_and_refuses_nothing(used: int | None, words: str) -> None:
+    verdict = weigh([Demand("s", (ONE,), 500)], [Claim("container x", (ONE,), None)], [BIG], idle(used), {})
     assert verdict.problems == {}
-    assert "container x holds an unknown amount of memory; the driver reports 900 MiB free" in verdict.notes[0]
-    assert (
-        "container x unknown + serve s 500"
-        in weigh([Demand("s", (ONE,), 500)], claims, [BIG], idle(None), {}).problems["s"][0].why
-    )
+    (note,) = verdict.notes
+    assert "container x holds an unknown amount of memory" in note and words in note
+
+
+SHARED = [Card(0, ONE, "NVIDIA GB10", "12.1", None, None, "580", "0000000F:01:00.0")]
+SPARK = Budget("spark", ONE, 122880, 8192)
+LITTLE = "GPU spark shares the memory of the host: 60000 MiB are needed, and the host reports 20000 MiB available"
+
+
+@pytest.mark.parametrize(
+    ("need", "system", "freed", "words"),
+    [
+        (60000, 100000, {}, []),
+        (
+            60000,
+            20000,
+            {},
+            [LITTLE],
+        ),
+        (60000, 20000, {ONE: 50000}, []),
+        (60000, None, {}, ["GPU spark reports no memory of its own, and the host's is unknown: only the claims are counted"]),
+    ],
+)
+def test_a_gpu_that_shares_the_memory_of_its_host_is_weighed_by_that_and_refuses_nothing(
+    need: int, system: int | None, freed: dict[str, int | None], words: list[str]
+) -> None:
+    verdict = weigh([Demand("heavy", (ONE,), need)], [], [SPARK], SHARED, freed, system)
+    assert verdict.problems == {} and list(verdict.notes) == words
+
+
+def test_the_claims_on_a_shared_memory_are_still_counted_and_an_unlabelled_container_refuses_nothing() -> None:
+    claims = [Claim("serve a", (ONE,), 60000), Claim("container comfyui", (ONE,), None)]
+    verdict = weigh([Demand("heavy", (ONE,), 50000)], claims, [SPARK], SHARED, {}, 100000)
+    assert verdict.problems == {} and "container comfyui holds an unknown amount" in verdict.notes[0]
+    (problem,) = weigh([Demand("heavy", (ONE,), 60000)], claims, [SPARK], SHARED, {}, 100000).problems["heavy"]
+    assert "= 120000 MiB; the GPU has 122880 - 8192 reserve = 114688 MiB: 5312 MiB too much" in problem.why
+
+
+def test_a_gpu_that_is_broken_does_not_share_the_memory_of_its_host() -> None:
+    broken = [replace(SHARED[0], trouble="GPU requires reset")]
+    assert weigh([Demand("heavy", (ONE,), 60000)], [], [SPARK], broken, {}, 20000).notes == ()
 
 
 def test_evictions_are_as_few_as_will_do_and_none_where_they_do_not_help() -> None:
@@ -95,30 +132,3 @@ def test_evictions_are_as_few_as_will_do_and_none_where_they_do_not_help() -> No
 
     assert evict(50) == () and evict(300) == ("a",) and evict(540) == ("a", "b") and evict(650) == ("a", "b", "c")
     assert evict(651) == ()
-
-
-def test_a_mig_device_is_seen_however_it_was_asked_for() -> None:
-    cards = [replace(SLICED, index=0), CARDS[1]]
-
-    def held(*ids: str, count: int = 0) -> tuple[str, ...]:
-        request = {"Driver": "nvidia", "DeviceIDs": list(ids), "Count": count}
-        return cards_of({"HostConfig": {"DeviceRequests": [request]}, "Config": {"Env": []}}, cards)
-
-    assert held("MIG-2") == ("MIG-2",) and held("0:1") == ("MIG-2",)
-    assert held(count=-1) == ("MIG-1", "MIG-2", TWO_UUID)
-
-
-@pytest.mark.parametrize(
-    ("host", "env", "found"),
-    [
-        ({"DeviceRequests": [{"Driver": "nvidia", "DeviceIDs": [ONE]}]}, [], (ONE,)),
-        ({"DeviceRequests": [{"Driver": "", "Count": -1}]}, [], (ONE, TWO_UUID)),
-        ({"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=1"]}]}, [], (TWO_UUID,)),
-        ({"DeviceRequests": [{"Driver": "nvidia", "Count": 1}]}, [], (ONE,)),
-        ({"Runtime": "nvidia"}, ["NVIDIA_VISIBLE_DEVICES=all"], (ONE, TWO_UUID)),
-        ({"Runtime": "runc"}, ["NVIDIA_VISIBLE_DEVICES=all"], ()),
-        ({"DeviceRequests": None}, None, ()),
-    ],
-)
-def test_a_card_is_seen_however_it_was_asked_for(host: dict[str, object], env: list[str] | None, found: tuple[str, ...]) -> None:
-    assert cards_of({"HostConfig": host, "Config": {"Env": env}}, CARDS) == found
