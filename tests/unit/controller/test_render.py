@@ -27,15 +27,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-FILES = ["router/compose.yaml", "router/config.toml", "router/edge/haproxy.cfg", "serves/compose.yaml"]
+
+
+GOLDEN_FILES = [
+    *(
+        ("fakoli-dark", name)
+        for name in ("router/compose.yaml", "router/config.toml", "router/edge/haproxy.cfg", "serves/compose.yaml")
+    ),
+    *(("adr-0002", name) for name in ("router/compose.yaml", "router/config.toml", "serves/compose.yaml")),
+]
 
 
 @pytest.fixture(scope="session")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """fakoli-dark, rendered offline by the playbook itself, without any secret at hand."""
-    folder = tmp_path_factory.mktemp("rendered")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The example inventories, rendered offline by the playbook itself, without any secret at hand."""
+    return {name: render_inventory(name, tmp_path_factory.mktemp(name)) for name in ("fakoli-dark", "adr-0002")}
+
+
+def render_inventory(name: str, folder: Path) -> Path:
     playbook = Path(sys.executable).with_name("ansible-playbook")
-    argv = [str(playbook), str(REPO / "playbooks/render.yml"), "-i", str(REPO / "inventory/fakoli-dark")]
+    argv = [str(playbook), str(REPO / "playbooks/render.yml"), "-i", str(REPO / "inventory" / name)]
     environment = {
         **os.environ,
         "HOME": str(folder),
@@ -48,13 +59,27 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "fakoli-dark"
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_fakoli_dark_is_as_the_golden_file_says(rendered: Path, name: str) -> None:
-    golden = GOLDEN / "fakoli-dark" / name
+@pytest.fixture(scope="session")
+def rendered(folders: dict[str, Path]) -> Path:
+    return folders["fakoli-dark"]
+
+
+@pytest.mark.parametrize(("inventory", "name"), GOLDEN_FILES)
+def test_an_example_inventory_renders_to_its_golden_files(folders: dict[str, Path], inventory: str, name: str) -> None:
+    golden = GOLDEN / inventory / name
     if os.environ.get("ANVIL_GOLDEN") == "write":
         golden.parent.mkdir(parents=True, exist_ok=True)
-        golden.write_text((rendered / name).read_text())
-    assert (rendered / name).read_text() == golden.read_text()
+        golden.write_text((folders[inventory] / name).read_text())
+    assert (folders[inventory] / name).read_text() == golden.read_text()
+
+
+def test_the_pair_of_adr_0002_is_one_service_per_tier_on_two_engines(folders: dict[str, Path]) -> None:
+    services = yaml.safe_load((folders["adr-0002"] / "serves/compose.yaml").read_text())["services"]
+    heavy, fast = services["heavy"], services["fast"]
+    assert heavy["command"][:3] == ["python3", "-m", "sglang.launch_server"] and heavy["shm_size"] == "16g"
+    assert (fast["entrypoint"], fast["command"][:2]) == (["vllm"], ["serve", "/models/gpt-oss-20b"])
+    assert (heavy["container_name"], fast["container_name"]) == ("sglang", "vllm-gptoss")
+    assert [volume["read_only"] for volume in (*heavy["volumes"], *fast["volumes"])] == [True, True]
 
 
 def test_all_that_adr_0002_fought_for(rendered: Path) -> None:
