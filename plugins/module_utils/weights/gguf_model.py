@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_attention import read_gguf_attention
 from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_header import FILE_TYPES, GgufHeader, read_gguf
 from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_kind import (
     find_kind,
@@ -14,11 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_kind im
     find_unknown_types,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import (
-    FULL,
     GGUF_SPLIT,
-    MLA,
-    Attention,
-    Layer,
     ModelFacts,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import (
@@ -30,35 +27,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files
 )
 
 
-def _read_per_layer(value: Any, layers: int) -> Optional[List[int]]:
-    """The head count of each layer: GGUF writes one number for all, or a list."""
-    if isinstance(value, list):
-        counts = [read_count(item) for item in value]
-        return [count for count in counts if count is not None] if None not in counts else None
-    count = read_count(value)
-    return None if count is None else [count] * layers
-
-
-def _read_attention(architecture: str, meta: Mapping[str, Any]) -> Optional[Attention]:
-    """The layers of the KV cache, as llama.cpp sizes it (llama-kv-cache)."""
-    layers = read_count(meta.get(architecture + ".block_count"))
-    width = read_count(meta.get(architecture + ".embedding_length"))
-    if not layers or layers > 4096:
-        return None
-    heads = _read_per_layer(meta.get(architecture + ".attention.head_count"), layers)
-    kv_heads = _read_per_layer(meta.get(architecture + ".attention.head_count_kv"), layers) or heads
-    if not heads or not kv_heads or not max(heads):
-        return None
-    latent = read_count(meta.get(architecture + ".attention.kv_lora_rank"))
-    rope = read_count(meta.get(architecture + ".rope.dimension_count"))
-    if latent and rope and meta.get(architecture + ".attention.key_length_mla"):
-        return Attention((Layer(MLA, layers, 1, latent + rope),))
-    head = width // max(heads) if width else None
-    key = read_first_count(meta, architecture + ".attention.key_length") or head
-    value = read_first_count(meta, architecture + ".attention.value_length") or head
-    if key is None or value is None:
-        return None
-    return Attention(tuple(Layer(FULL, 1, count, key, value) for count in kv_heads[:layers] if count))
+def _read_heads(value: Any) -> Optional[int]:
+    """The most attention heads of a layer: GGUF writes one number for all, or a list."""
+    return max((read_count(item) or 0 for item in (value if isinstance(value, list) else [value])), default=0) or None
 
 
 def _find_quantisation(meta: Mapping[str, Any], tensors: Sequence[Tensor]) -> Tuple[Optional[str], Tuple[str, ...]]:
@@ -104,8 +75,8 @@ def _collect_facts(path: str, headers: Sequence[GgufHeader], files: Sequence[str
         embedding_length=read_count(meta.get(architecture + ".embedding_length")),
         vocabulary=headers[0].lengths.get("tokenizer.ggml.tokens") or read_count(meta.get(architecture + ".vocab_size")),
         experts=read_count(meta.get(architecture + ".expert_count")),
-        heads=max(_read_per_layer(meta.get(architecture + ".attention.head_count"), 1) or [0]) or None,
-        attention=_read_attention(architecture, meta),
+        heads=_read_heads(meta.get(architecture + ".attention.head_count")),
+        attention=read_gguf_attention(architecture, meta),
         chat_template=isinstance(meta.get("tokenizer.chat_template"), str),
         kind=kind,
         unknown_types=find_unknown_types(tensors),

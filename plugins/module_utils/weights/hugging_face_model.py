@@ -7,16 +7,10 @@ import os
 from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import (
-    FULL,
-    LINEAR,
-    MLA,
-    WINDOW,
-    Attention,
-    Layer,
-    ModelFacts,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.weights.attention_layers import read_attention
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.safetensors_header import read_safetensors
+from ansible_collections.anvil.serving.plugins.module_utils.weights.text_config import read_text_config
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import (
     Tensor,
     find_dominant_type,
@@ -111,34 +105,6 @@ def name_quantisation(
 _PLAIN_NAMES = {"F32": "f32", "F16": "f16", "BF16": "bf16", "F8_E4M3": "fp8", "F8_E5M2": "fp8", "F64": "f64", "I8": "int8"}
 
 
-def _read_attention(text: Mapping[str, Any]) -> Optional[Attention]:
-    """The layers, from the (text) config: grouped heads, latent attention, windows, hybrids."""
-    layers = read_first_count(text, "num_hidden_layers", "n_layer", "n_layers")
-    heads = read_first_count(text, "num_attention_heads", "n_head", "n_heads")
-    width = read_first_count(text, "hidden_size", "n_embd", "d_model")
-    if not layers or layers > 4096 or not heads or not width:
-        return None
-    types = text.get("layer_types")
-    types = types if isinstance(types, list) and len(types) == layers else ["full_attention"] * layers
-    interval = read_count(text.get("full_attention_interval"))
-    if interval and "layer_types" not in text:
-        types = ["linear_attention" if (number + 1) % interval else "full_attention" for number in range(layers)]
-    window = read_count(text.get("sliding_window")) or 0
-    latent, rope = read_count(text.get("kv_lora_rank")), read_count(text.get("qk_rope_head_dim"))
-    if latent and rope:
-        return Attention((Layer(MLA, layers, 1, latent + rope),))
-    grouped = read_first_count(text, "num_key_value_heads", "n_head_kv", "num_kv_heads")
-    kv_heads = 1 if text.get("multi_query") is True and grouped is None else grouped or heads
-    head = read_first_count(text, "head_dim") or width // heads
-    found: List[Layer] = []
-    unknown = tuple(sorted({str(word) for word in types} - {"full_attention", "sliding_attention", "linear_attention"}))
-    sliding = types.count("sliding_attention") if window else 0
-    full = types.count("full_attention") + (0 if window else types.count("sliding_attention"))
-    found = [Layer(FULL, full, kv_heads, head, head), Layer(WINDOW, sliding, kv_heads, head, head, window)]
-    found.append(Layer(LINEAR, types.count("linear_attention")))
-    return Attention(tuple(layer for layer in found if layer.count), unknown)
-
-
 def choose_safetensors(folder: str, names: Sequence[str]) -> Tuple[List[str], List[str]]:
     """The safetensors files of the model that are there, and those that are missing."""
     index = "model.safetensors.index.json"
@@ -168,8 +134,7 @@ def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
     hf_quant = read_json(quant_file) if "hf_quant_config.json" in names else {}
     files, missing = choose_safetensors(folder, names)
     tensors = [tensor for name in files for tensor in read_safetensors(os.path.join(folder, name))]
-    inner = config.get("text_config")
-    text: Mapping[str, Any] = {**config, **inner} if isinstance(inner, Mapping) else config
+    text = read_text_config(config)
     quantisation, bits, cache = name_quantisation(config if config.get("quantization_config") else text, hf_quant)
     dominant = find_dominant_type(tensors)
     notes = []
@@ -202,13 +167,13 @@ def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
         parameters=_count_parameters(tensors, bits) if not missing else None,
         quantisation=quantisation,
         kv_quantisation=cache,
-        context_length=read_first_count(text, "max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len"),
-        layers=read_first_count(text, "num_hidden_layers", "n_layer", "n_layers"),
-        embedding_length=read_first_count(text, "hidden_size", "n_embd", "d_model"),
-        vocabulary=read_first_count(text, "vocab_size"),
-        experts=read_first_count(text, "num_local_experts", "num_experts", "n_routed_experts"),
-        heads=read_first_count(text, "num_attention_heads", "n_head", "n_heads"),
-        attention=_read_attention(text),
+        context_length=read_count(text.get("max_position_embeddings")),
+        layers=read_count(text.get("num_hidden_layers")),
+        embedding_length=read_count(text.get("hidden_size")),
+        vocabulary=read_count(text.get("vocab_size")),
+        experts=read_first_count(text, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
+        heads=read_count(text.get("num_attention_heads")),
+        attention=read_attention(text),
         chat_template=chat,
         kind="embeddings" if embeddings else "text",
         splits=len(files) + len(missing),
