@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible.plugins.action import ActionBase
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import failure_result
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.offered_inventory import lay_out_offer, write_offers
 
 
-class ActionModule(ActionBase):
+class ActionModule(HostCodeAction):
     """Run the module on the host, and write what it offers."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

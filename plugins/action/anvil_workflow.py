@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
 from ansible.utils.vars import merge_hash
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import failure_result
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.env_file import read_env_file
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.file_check import MODEL_KEY
 
 
-class ActionModule(ActionBase):
+class ActionModule(HostCodeAction):
     """Adds the secrets, which only the controller has, to the module's arguments."""
-
-    _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)

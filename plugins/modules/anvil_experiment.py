@@ -96,7 +96,6 @@ experiments:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import TOLERANT_OPTION, run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import retire_experiments

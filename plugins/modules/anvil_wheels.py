@@ -71,7 +71,6 @@ path:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module_without_docker
 from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import WheelSet, fetch_wheels
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The work of the action plugins and the callback on the controller, in wings. A wing imports only wings before it in this list:
 
-plan, report, weights, workflow
+host_code, plan, report, weights, workflow
 
 It may also import module_utils. docs/development.md says what each wing and each room is about; tests/unit/test_layout.py checks
 both.

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import output_path
+from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 
 # Set in the main process, before Ansible forks: a worker has no terminal.
 ON_TERMINAL = sys.stdout.isatty()
@@ -92,10 +92,9 @@ class ControllerOutput:
                 Display().display(shown)
 
 
-class ProgressAction(ActionBase):
+class ProgressAction(HostCodeAction):
     """Runs the module of the same name, and shows its progress meanwhile."""
 
-    _supports_check_mode = True
     _supports_async = True
 
     def run_with_progress(

@@ -10,14 +10,13 @@ import sys
 import zipfile
 from pathlib import Path
 
-from ansible_collections.anvil.serving.plugins.module_utils.core import importing, program_source
+from ansible_collections.anvil.serving.plugins.module_utils.core import program_source
 
-PACKAGE = importing.PACKAGE.replace(".", "/")
+PACKAGE = "ansible_collections/anvil/serving/plugins/module_utils"
 TEXT = '"""A program."""\nprint("it runs")\n'
 READ = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from ansible_collections.anvil.serving.plugins.module_utils.core import importing
 from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.wing.programs import agent
 sys.stdout.write(read_source(agent))
@@ -35,8 +34,7 @@ def test_a_program_in_a_zip_file_is_read_whole(tmp_path: Path) -> None:
             made.writestr(f"{PACKAGE}/{folder}/__init__.py", "")
         for depth in range(1, PACKAGE.count("/") + 2):
             made.writestr("/".join([*PACKAGE.split("/")[:depth], "__init__.py"]), "")
-        for room in (importing, program_source):
-            made.writestr(f"{PACKAGE}/core/{Path(str(room.__file__)).name}", Path(str(room.__file__)).read_text())
+        made.writestr(f"{PACKAGE}/core/program_source.py", Path(program_source.__file__).read_text())
         made.writestr(f"{PACKAGE}/wing/programs/agent.py", TEXT.replace("print", "value = str"))
     done = subprocess.run([sys.executable, "-I", "-c", READ, str(archive)], capture_output=True, text=True, check=True)
     assert done.stdout == TEXT.replace("print", "value = str")
