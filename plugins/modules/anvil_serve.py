@@ -197,13 +197,15 @@ serves:
     reasons:
       description:
         - The reasons for the action, from a fixed vocabulary.
-        - From the state of the container - V(missing), V(stopped), V(paused), V(unhealthy), V(dead), V(removing);
+        - From the state of the container - V(missing), V(stopped), V(paused), V(dead), V(removing);
+          V(unhealthy) if a health check of the service itself fails;
           V(killed) if it is killed after each restart, and not because of memory;
+          V(gpu_lost) if it does not reach its GPUs any more;
           V(present), V(running), V(restarting) if it is taken down.
         - From a field that differs - V(image), V(command), V(entrypoint), V(environment), V(env_file), V(gpu), V(ports),
-          V(mounts), V(mounted_file), V(networks), V(addresses), V(ipc), V(shm), V(limits), V(restart_policy), V(user),
-          V(read_only), V(tmpfs), V(init), V(working_dir), V(healthcheck), V(stop_signal), V(stop_grace), V(capabilities),
-          V(security_opt), V(extra_hosts), V(labels), V(name).
+          V(mounts), V(mounted_file), V(networks), V(addresses), V(ipc), V(shm), V(limits), V(logging), V(restart_policy),
+          V(user), V(read_only), V(tmpfs), V(init), V(working_dir), V(healthcheck), V(stop_signal), V(stop_grace),
+          V(capabilities), V(security_opt), V(extra_hosts), V(labels), V(name).
         - V(mounted_file) - the content of a mounted file differs from the content when the container was created.
           V(stale_container) - the hash of the service differs, but no field does.
         - From the owner of the container - V(foreign_project), V(by_hand).
@@ -221,7 +223,9 @@ serves:
         - Otherwise the container state that the Docker Engine reports, or V(absent).
       type: str
     health:
-      description: Health that the Docker Engine reports; empty if the container has no health check.
+      description:
+        - Health that the Docker Engine reports; empty if the container has no health check; V(disabled) if the check of its
+          image is switched off, as it is for every serve, because what counts is whether the server answers.
       type: str
     ready:
       description: Whether the serve answered with the name of its model; null in check mode.

@@ -205,8 +205,9 @@ class Bed:
                 return pid
         return None
 
-    def start_engine(self, nvidia: bool = True) -> None:
-        """Start dockerd and wait until it answers; nvidia: whether it has a device driver of that name."""
+    def start_engine(self, nvidia: bool = True, config: Mapping[str, Any] | None = None) -> None:
+        """Start dockerd and wait until it answers; nvidia: whether it has a device driver of that name. config: more settings of
+        its daemon.json."""
         if self.is_up():
             return
         self.create_namespace()
@@ -214,14 +215,15 @@ class Bed:
         if not self.gpu_table.exists():
             self.write_gpus(FAKOLI_DARK)
         # Without --config-file the machine's /etc/docker/daemon.json would apply.
-        config = self.run_dir / "daemon.json"
-        config.write_text(json.dumps({"insecure-registries": ["registry:5000", "172.16.0.0/12"], "log-level": "warn"}))
+        settings = {"insecure-registries": ["registry:5000", "172.16.0.0/12"], "log-level": "warn", **(config or {})}
+        config_file = self.run_dir / "daemon.json"
+        config_file.write_text(json.dumps(settings))
         self.pid_file.unlink(missing_ok=True)
         env = {**os.environ, **self.environment}
         env.pop("DOCKER_HOST")
         if not nvidia:
             env["PATH"] = env["PATH"].removeprefix(f"{SIMULATED_GPUS}:")
-        dockerd = ["dockerd", "--config-file", config, "--data-root", self.data, "--exec-root", self.run_dir / "exec",
+        dockerd = ["dockerd", "--config-file", config_file, "--data-root", self.data, "--exec-root", self.run_dir / "exec",
                    "--pidfile", self.pid_file, "--host", f"unix://{self.socket}"]  # fmt: skip
         argv = ["setsid", "--fork", *self.argv_inside([str(a) for a in dockerd])]
         with self.log.open("a") as log:
@@ -242,10 +244,10 @@ class Bed:
             # containerd dies with dockerd but is a zombie until init reaps it; the next dockerd would wait 10 s for it.
             (self.run_dir / "exec/containerd/containerd.pid").unlink(missing_ok=True)
 
-    def restart_engine(self, nvidia: bool = True) -> None:
-        """Stop dockerd and start it again, with or without its nvidia driver."""
+    def restart_engine(self, nvidia: bool = True, config: Mapping[str, Any] | None = None) -> None:
+        """Stop dockerd and start it again, with or without its nvidia driver, with more settings in its daemon.json."""
         self.stop_engine()
-        self.start_engine(nvidia)
+        self.start_engine(nvidia, config)
 
     def clear(self) -> None:
         """Remove every container, volume and network of the bed; keep the images."""

@@ -133,7 +133,6 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
             extra_hosts=tuple(sorted(raw.get("extra_hosts") or [])),
             memory_bytes=parse_bytes(raw.get("mem_limit", 0)),
             pids_limit=int(raw.get("pids_limit") or 0),
-            oom_score_adj=int(raw.get("oom_score_adj") or 0),
             log_driver=str(logging.get("driver") or ""),
             log_options={key: str(value) for key, value in (logging.get("options") or {}).items()},
             labels={key: str(value) for key, value in (raw.get("labels") or {}).items()},

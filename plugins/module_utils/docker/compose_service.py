@@ -87,7 +87,6 @@ class Service:
     extra_hosts: Tuple[str, ...] = ()
     memory_bytes: int = 0
     pids_limit: int = 0
-    oom_score_adj: int = 0
     log_driver: str = ""
     log_options: Dict[str, str] = field(default_factory=dict)
     labels: Dict[str, str] = field(default_factory=dict)

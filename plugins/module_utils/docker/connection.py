@@ -176,6 +176,20 @@ class Connection:
             self._connection = None
             raise self._failure(action, exc) from exc
 
+    def _post_alone(self, target: str, body: Optional[Mapping[str, Any]], seconds: float) -> bytes:
+        """The body of the answer to a POST (GET without a body) on a connection of its own; ValueError for a refusal."""
+        connection = _UnixConnection(urlsplit(self.docker_host).path, seconds)
+        try:
+            headers = {"Content-Type": "application/json"} if body is not None else {}
+            text = None if body is None else json.dumps(body)
+            connection.request("GET" if body is None else "POST", target, text, headers)
+            reply = connection.getresponse()
+            if reply.status >= 300:
+                raise ValueError(read_message(reply.read()))
+            return reply.read()
+        finally:
+            connection.close()
+
     @staticmethod
     def _get_once(connection: _UnixConnection, target: str) -> Response:
         connection.request("GET", target)

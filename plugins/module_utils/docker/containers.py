@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import re
@@ -14,7 +15,12 @@ from urllib.parse import quote
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
-from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import REFERENCE, Connection, read_message
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import (
+    REFERENCE,
+    Connection,
+    is_local,
+    read_message,
+)
 
 # A name of this form could be the beginning of an id: where no container has the name, the Docker Engine acts on the container
 # whose id begins so.
@@ -196,6 +202,31 @@ class Containers(Connection):
                 why = "its output ended more than 10 s ago"
                 raise fail("the Docker Engine reports no exit code of: " + action, where=self.docker_host, why=why)
             time.sleep(0.02)
+
+    def ask_inside(self, container_id: str, command: Sequence[str], seconds: float) -> Optional[CommandResult]:
+        """Run a short command in a running container; None where it cannot be run or does not end within ``seconds``.
+
+        It uses a connection of its own and not the SDK, so that threads may ask several containers at once.
+        """
+        if not is_local(self.docker_host):
+            try:
+                return self.exec_in(container_id, command)
+            except AnvilError:
+                return None
+        options = {"Cmd": list(command), "AttachStdout": True, "AttachStderr": True, "Tty": True}
+        try:
+            base, deadline = "/v" + self.api_version, time.monotonic() + seconds
+            created = self._post_alone("{0}/containers/{1}/exec".format(base, quote(container_id, safe="")), options, seconds)
+            place = "{0}/exec/{1}/".format(base, quote(str(json.loads(created)["Id"]), safe=""))
+            output = self._post_alone(place + "start", {"Detach": False, "Tty": True}, seconds)
+            while time.monotonic() < deadline:
+                state = json.loads(self._post_alone(place + "json", None, seconds))
+                if not state["Running"] and state["ExitCode"] is not None:
+                    return CommandResult(int(state["ExitCode"]), output.decode("utf-8", "replace"))
+                time.sleep(0.02)
+        except (AnvilError, OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+            pass
+        return None
 
     def put_files(self, name_or_id: str, folder: str, files: Mapping[str, bytes], mode: int = 0o644) -> None:
         """Put files (path below ``folder`` -> content) into a container, running or not."""

@@ -80,7 +80,6 @@ _CONTAINER = {
         "CapDrop": _WORDS,
         "SecurityOpt": _WORDS,
         "ExtraHosts": _WORDS,
-        "OomScoreAdj": 0,
         "Memory": 0,
     },
     "NetworkSettings": {"Ports": _BINDINGS, **_NETWORKS},

@@ -16,6 +16,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engin
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_externals import read_externals
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_gpus import read_gpus
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_logs import read_limits
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_models_allowed import (
     check_allowed_models,
     read_allowed_models,
@@ -58,6 +59,7 @@ VARIABLES = (
     "anvil_compatibility",
     "anvil_warmup_max_wait",
     "anvil_warmup_wait_interval",
+    "anvil_logs",
 )
 # Variables of other parts of the collection: accepted, not read here.
 OTHER_VARIABLES: Tuple[str, ...] = ("anvil_hosts",)
@@ -135,6 +137,7 @@ def build_plan(
     check_allowed_models(check, serves, allowed)
     router = read_router(check, variables.get("anvil_router"), names, (*serves, *externals), secrets)
     check_conflicts(check, serves, router)
+    limits, compatibility = read_limits(check, variables.get("anvil_logs")), _read_compatibility_mode(top)
     check_secrets(secrets, secret_facts, secrets_required)
     if names == () and variables.get("anvil_router") is None:
         check.add_note(("anvil_serves",), "the inventory has no serves for this host")
@@ -153,7 +156,8 @@ def build_plan(
         notes=tuple(check.notes),
         models_allowed=allowed,
         externals=externals,
-        compatibility=_read_compatibility_mode(top),
+        compatibility=compatibility,
+        limits=limits,
     )
 
 

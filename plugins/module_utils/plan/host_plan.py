@@ -30,6 +30,19 @@ class Gpu:
         return self.vram_mib - self.reserve_mib
 
 
+# Far above what a server on many cores starts (threads count), far below what takes the host down.
+SERVE_PIDS = 32768
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What each container may use up on disk. log_driver: ``local``, or empty for the log driver of the engine."""
+
+    log_driver: str = "local"
+    log_max_size: str = "20m"
+    log_max_files: int = 5
+
+
 @dataclass(frozen=True)
 class ServePlan:
     """One serve, all defaults decided.
@@ -41,6 +54,7 @@ class ServePlan:
     part: ``chat``, ``tool`` or empty, for the deploy mode. models: for a server with several models, name -> its options.
     interval: the longest pause between two readiness checks (seconds). warmup: it is ready after its first real answer.
     kind: what it answers, one of ``catalog.served_kinds.KINDS``.
+    mem_limit: memory of the host, as ``48g``; empty: no limit. pids_limit: processes and threads.
     """
 
     name: str
@@ -74,6 +88,8 @@ class ServePlan:
     interval: int = 5
     warmup: bool = False
     kind: str = "chat"
+    mem_limit: str = ""
+    pids_limit: int = SERVE_PIDS
 
 
 @dataclass(frozen=True)
@@ -201,6 +217,7 @@ class HostPlan:
     models_allowed: Optional[Tuple[Origin, ...]] = None
     externals: Tuple[ExternalPlan, ...] = ()
     compatibility: str = "enforce"
+    limits: Limits = Limits()
 
     def as_dict(self) -> Dict[str, Any]:
         """The plan as plain JSON types (tuples become lists)."""

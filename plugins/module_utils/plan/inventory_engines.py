@@ -39,6 +39,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
 
 GPU_PINS = ("device_ids", "uuid", "index")
 RESTARTS = ("unless-stopped", "always", "on-failure", "no")
+LEAST_MEMORY, MOST_PIDS = 6 * 1024**2, 4194304
 IPC_MODES = ("host", "private")
 SHARED_KEYS = (
     "image",
@@ -55,6 +56,8 @@ SHARED_KEYS = (
     "launch",
     "ready_interval",
     "warmup",
+    "mem_limit",
+    "pids_limit",
 )
 SET_BY_PLAN = {
     "CUDA_VISIBLE_DEVICES": "set gpus, and gpu_pin: uuid or gpu_pin: index, instead",
@@ -80,6 +83,8 @@ class SharedSettings:
     launch: Mapping[str, str] = field(default_factory=dict)
     ready_interval: Optional[int] = None
     warmup: Optional[bool] = None
+    mem_limit: Optional[str] = None
+    pids_limit: Optional[int] = None
 
     def merge_over(self, below: SharedSettings) -> SharedSettings:
         """These settings over ``below``: mappings are merged, ``args`` are appended, every other key replaces."""
@@ -103,6 +108,8 @@ class SharedSettings:
             launch={**below.launch, **self.launch},
             ready_interval=choose(self.ready_interval, below.ready_interval),
             warmup=choose(self.warmup, below.warmup),
+            mem_limit=choose(self.mem_limit, below.mem_limit),
+            pids_limit=choose(self.pids_limit, below.pids_limit),
         )
 
 
@@ -274,18 +281,28 @@ def _read_restart(section: Section) -> Optional[str]:
     return section.read_choice("restart", RESTARTS)
 
 
-def _read_size(section: Section) -> Optional[str]:
-    value = section.raw.get("shm_size")
+def read_size(section: Section, key: str) -> Optional[str]:
+    """A size such as ``16g``."""
+    value = section.raw.get(key)
     if value is None or value is UNREAD:
         return None
     hint = "use a size such as 16g or 512m"
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not SIZE.fullmatch(str(value)):
-        section.add_problem("shm_size", "{0} is not a size".format(describe_value(value)), hint)
+        section.add_problem(key, "{0} is not a size".format(describe_value(value)), hint)
         return None
     if parse_bytes(value) <= 0:
-        section.add_problem("shm_size", "must be more than zero", hint)
+        section.add_problem(key, "must be more than zero", hint)
         return None
     return str(value)
+
+
+def _read_memory(section: Section) -> Optional[str]:
+    size = read_size(section, "mem_limit")
+    if size is not None and parse_bytes(size) < LEAST_MEMORY:
+        section.add_problem(
+            "mem_limit", "{0} is less than 6m, which the Docker Engine refuses".format(size), "use a size such as 48g"
+        )
+    return size
 
 
 def read_shared_settings(section: Section, engine: Optional[Engine], secrets: InventorySecrets) -> SharedSettings:
@@ -298,13 +315,15 @@ def read_shared_settings(section: Section, engine: Optional[Engine], secrets: In
         entrypoint=_read_word_list(section, "entrypoint"),
         args=_read_word_list(section, "args") or (),
         ipc=section.read_choice("ipc", IPC_MODES),
-        shm_size=_read_size(section),
+        shm_size=read_size(section, "shm_size"),
         restart=_read_restart(section),
         ready_timeout=section.read_integer("ready_timeout", 1, LONGEST_WAIT_SECONDS, "seconds"),
         gpu_pin=section.read_choice("gpu_pin", GPU_PINS),
         launch=read_launch(section, engine),
         ready_interval=section.read_integer("ready_interval", 1, LONGEST_WAIT_SECONDS, "seconds"),
         warmup=section.read_boolean("warmup"),
+        mem_limit=_read_memory(section),
+        pids_limit=section.read_integer("pids_limit", 64, MOST_PIDS),
     )
 
 

@@ -10,7 +10,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds import KINDS, derive_kind
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import EVICTABLE, ON_DEMAND, RESIDENT
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import SERVE_PIDS, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import (
     SHARED_KEYS,
     SharedSettings,
@@ -247,6 +247,8 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         interval=shared.ready_interval or host.wait_interval,
         warmup=bool(shared.warmup),
         kind=section.read_choice("kind", KINDS) or derive_kind(settings),
+        mem_limit=shared.mem_limit or "",
+        pids_limit=shared.pids_limit or SERVE_PIDS,
     )
 
 

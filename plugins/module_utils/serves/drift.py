@@ -107,13 +107,11 @@ def _limit_pair(service: Service, seen: ObservedContainer) -> Tuple[Dict[str, An
     A limit that the container lacks although it was made of this very definition was dropped by the Docker Engine, because the
     kernel has no such limit (or a rootless engine may not set it).
     """
-    asked = {"memory": service.memory_bytes, "pids": service.pids_limit, "oom_score_adj": service.oom_score_adj}
+    asked = {"memory": service.memory_bytes, "pids": service.pids_limit}
     after = {word: value for word, value in asked.items() if value}
     before = dict(seen.limits)
     if before.get("pids") == -1 and "pids" not in after:
         del before["pids"]
-    if "oom_score_adj" not in after:  # a rootless engine raises it by itself
-        before.pop("oom_score_adj", None)
     if set(after) - set(before) and seen.labels.get(LABEL_SPEC) == service.spec_hash():
         before = {**after, **before}
     return before, after

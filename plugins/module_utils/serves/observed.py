@@ -170,8 +170,6 @@ def _limits(host: Mapping[str, Any]) -> Dict[str, Any]:
         del found["memory_swap"]
     if host.get("PidsLimit") in (0, -1):
         found["pids"] = -1
-    if host["OomScoreAdj"]:
-        found["oom_score_adj"] = host["OomScoreAdj"]
     return found
 
 

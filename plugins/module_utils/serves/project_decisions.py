@@ -14,6 +14,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 )
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import RESTS_OFF, RESTS_ON_DEMAND, Decision
+from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Change
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Outcome, Project, ServeOptions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files import list_adoption_notes
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState
@@ -45,8 +46,8 @@ def decide_project(state: ProjectState, options: ServeOptions, services: Sequenc
     return outcomes
 
 
-def decide_services(state: ProjectState, services: Sequence[Service]) -> Dict[str, Outcome]:
-    """What brings each serve up."""
+def decide_services(state: ProjectState, services: Sequence[Service], ask_all: bool = False) -> Dict[str, Outcome]:
+    """What brings each serve up. ask_all: ask every serve whether it still reaches its GPUs, not only where that is in doubt."""
     outcomes = {}
     for service in services:
         seen = state.find_container(service)
@@ -58,7 +59,28 @@ def decide_services(state: ProjectState, services: Sequence[Service]) -> Dict[st
         changes = None if seen is None else state.diff_container(service, seen)
         own_check = service.healthcheck not in (None, NO_HEALTHCHECK)
         outcomes[service.name] = Outcome(decisions.decide_up(changes, seen, state.project.name, own_check), seen)
+    _replace_without_gpu(state, services, outcomes, ask_all)
     return outcomes
+
+
+def _replace_without_gpu(
+    state: ProjectState, services: Sequence[Service], outcomes: Mapping[str, Outcome], ask_all: bool
+) -> None:
+    """Recreate a serve that has nothing else to do and lost its GPUs. A serve that the operator names is always asked."""
+    running = {}
+    for service in services:
+        seen, decision = outcomes[service.name].seen, outcomes[service.name].decision
+        if service.gpu_uuids and seen is not None and seen.state == "running" and decision.action == decisions.NONE:
+            running[service.name] = seen
+    if not running:
+        return
+    from ansible_collections.anvil.serving.plugins.module_utils.serves import gpu_access
+
+    always = ask_all or bool(state.project.only)
+    asked = {name: seen for name, seen in running.items() if always or gpu_access.is_suspect(state.docker, seen)}
+    for name, evidence in (gpu_access.find_lost(state.docker, asked) if asked else {}).items():
+        change = Change("gpu_lost", evidence, "a new container with " + ", ".join(state.project.services[name].gpu_uuids))
+        outcomes[name].decision = Decision(decisions.RECREATE, ("gpu_lost",), (change,))
 
 
 def _rest_on_demand(project: Project, services: Sequence[Service], outcomes: Mapping[str, Outcome]) -> None:

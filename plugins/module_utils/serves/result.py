@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import NO_HEALTHCHECK
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Outcome, Project, build_probe
 
 # The return keys of a run that changed nothing besides the serves themselves.
@@ -27,7 +29,7 @@ def build_result(
             "reasons": list(outcome.decision.reasons),
             "changes": {change.reason: {"before": change.before, "after": change.after} for change in outcome.decision.changes},
             "state": outcome.state or ("absent" if seen is None else seen.state),
-            "health": "" if seen is None else seen.health,
+            "health": _describe_health(seen),
             "ready": outcome.ready,
             "container": service.container,
             "container_id": "" if seen is None else seen.id,
@@ -38,6 +40,12 @@ def build_result(
         }
     problems = [problem for outcome in outcomes.values() for problem in outcome.problems]
     return {"changed": changed, "serves": serves, "diff": diff, "problems": problems, **report}
+
+
+def _describe_health(seen: Optional[ObservedContainer]) -> str:
+    if seen is None:
+        return ""
+    return "disabled" if seen.healthcheck == NO_HEALTHCHECK else seen.health
 
 
 def build_diff(project: Project, outcomes: Mapping[str, Outcome]) -> List[Dict[str, str]]:

@@ -256,7 +256,7 @@ def describe_serves(docker: DockerEngine, project: Project) -> Dict[str, Any]:
     from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import admit
 
     state, services = ProjectState(docker, project), list_described(project)
-    outcomes = decide_services(state, services)
+    outcomes = decide_services(state, services, ask_all=True)
     outcomes.update(decide_left_out(state))
     squatters = admit(services, state.list_other_containers(services), None, {})
     for service in services:

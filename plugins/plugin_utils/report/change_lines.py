@@ -34,6 +34,7 @@ CLAUSES = {
     "unhealthy": "it {was} unhealthy",
     "dead": "its container {was} dead",
     "removing": "its container {was} half removed",
+    "gpu_lost": "it did not reach its GPU any more",
     "killed": "it {was} killed again and again",
     "requested": "you requested it",
     "foreign_project": "its container {was} part of another project",

@@ -10,13 +10,13 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import bracket
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan, Limits
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.env_file import (
     find_env_file,
     find_missing_variables,
@@ -104,6 +104,7 @@ class WorkflowPlan:
     outputs: tuple[str, ...]
     standalone: bool = False
     notes: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as JSON types, without the text of the workflow file."""
@@ -238,6 +239,7 @@ def _decide(
         inputs=read_input_schema(options.workflow),
         outputs=tuple(described["outputs"]),
         standalone=options.standalone,
+        limits=host.limits if host else Limits(),
     )
     return replace(plan, notes=tuple(_list_notes(plan, options, values)))
 

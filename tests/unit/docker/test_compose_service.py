@@ -79,9 +79,9 @@ def test_every_spelling_of_a_health_check_has_one_form(check: Any, canonical: An
 
 def test_limits_and_logging_are_read_and_silence_leaves_them_to_the_engine() -> None:
     logging = {"driver": "local", "options": {"max-file": 5}}
-    service = parse_one(logging=logging, pids_limit=7, mem_limit="1g", oom_score_adj=500)
+    service = parse_one(logging=logging, pids_limit=7, mem_limit="1g")
     assert (service.log_driver, service.log_options) == ("local", {"max-file": "5"})
-    assert (service.pids_limit, service.memory_bytes, service.oom_score_adj) == (7, 1 << 30, 500)
+    assert (service.pids_limit, service.memory_bytes) == (7, 1 << 30)
     silent = parse_one()
     assert (silent.shm_bytes, silent.log_driver, silent.pids_limit, silent.healthcheck) == (None, "", 0, None)
 
