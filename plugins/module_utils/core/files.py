@@ -48,10 +48,11 @@ def differs(path: str, content: str, mode: int, owner: Optional[int] = None) -> 
     return (stat.st_mode & 0o777) != mode or owner not in (None, stat.st_uid)
 
 
-def write_file(path: str, content: str, mode: int, owner: Optional[int] = None) -> None:
+def write_file(path: str, content: str, mode: int, owner: Optional[int] = None, group: Optional[int] = None) -> None:
     """Write atomically: a temporary file in the same folder, fsynced, then one rename; then the folder is fsynced.
 
     A process killed at any line leaves the old file or the new one. The file has its mode and owner from the first byte on.
+    owner, group: a uid and a gid; without a group it has the number of the owner.
     """
     folder = os.path.dirname(path)
     temporary = ""
@@ -61,7 +62,7 @@ def write_file(path: str, content: str, mode: int, owner: Optional[int] = None) 
         with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
             os.fchmod(handle.fileno(), mode)
             if owner is not None:
-                os.fchown(handle.fileno(), owner, owner)
+                os.fchown(handle.fileno(), owner, owner if group is None else group)
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())

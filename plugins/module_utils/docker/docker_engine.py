@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any, Dict
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.images import Images
@@ -18,3 +20,10 @@ class DockerEngine(SideContainers, Images, NetworksAndVolumes):
 
     def info(self) -> Dict[str, Any]:
         return self._get_object("describe itself", "/info")
+
+    def was_reloaded(self, since: float) -> bool:
+        """Whether the Docker Engine has read its daemon.json again since then, and uses it. since: seconds since 1970."""
+        moments = {"since": "{0:.9f}".format(since), "until": "{0:.9f}".format(time.time())}
+        filters = json.dumps({"type": ["daemon"], "event": ["reload"]})
+        answer = self._get("list its events", "/events", {**moments, "filters": filters})
+        return answer.status == 200 and b"reload" in answer.body

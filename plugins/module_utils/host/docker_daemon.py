@@ -1,65 +1,77 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Docker Engine's daemon.json: merge settings into it, validate it with dockerd, and restart the Docker Engine if it changed.
+"""The Docker Engine's daemon.json: merge settings into it, validate it with dockerd, and let the Docker Engine use it.
 
-If the restart fails, the old file is put back and the Docker Engine is restarted with it.
+Settings that dockerd reads again on SIGHUP are reloaded; for every other one the Docker Engine is restarted. If it then does not
+run, the old file is put back and the Docker Engine is restarted with it.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core import foreign_files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.core.files import read_file, remove_file, write_file
+from ansible_collections.anvil.serving.plugins.module_utils.core.files import remove_file, write_file
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import mask_known
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.host.daemon_settings import (
+    is_reloadable,
+    lay_out,
+    mask_settings,
+    merge_settings,
+    read_settings,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.host.docker_installation import (
+    Installation,
+    describe_installation,
+    find_installation,
+    read_installation,
+)
 
 LOG_HINT = "read journalctl -u docker, or without systemd /var/log/docker.log"
-DEFAULT_PATH = "/etc/docker/daemon.json"
 # This file exists from before daemon.json is written until the Docker Engine runs with it: a run that is killed in between
 # leaves it, and the next run restarts the Docker Engine.
 PENDING = ".anvil-restart"
+# A daemon.json is not larger (bytes).
+LIMIT = 1024 * 1024
+# How long a reload may take (seconds).
+RELOAD_SECONDS = 10.0
+# Flags of dockerd that say where it reads and writes its own files; the validation uses others.
+OWN_FLAGS = ("--config-file", "--pidfile", "-p")
+# dockerd says so when it starts with a setting that is in the file and on its command line.
+_GIVEN_TWICE = "specified both as a flag and in the configuration file"
 
 
-def merge_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Dict[str, Any]:
-    """``old`` merged with ``new``: mappings key by key, lists by adding missing items, everything else replaced.
+@dataclass(frozen=True)
+class DaemonSettings:
+    """What daemon.json must contain. path: empty: where the Docker Engine of this host reads it.
 
-    Keys that ``new`` does not name stay as they are, in their order.
+    restart_command: empty: the default of this host; with a command, the Docker Engine is never only reloaded. timeout: seconds
+    for a restart.
     """
-    merged = dict(old)
-    for key, value in new.items():
-        before = merged.get(key)
-        if isinstance(before, Mapping) and isinstance(value, Mapping):
-            merged[key] = merge_settings(before, value)
-        elif isinstance(before, list) and isinstance(value, list):
-            merged[key] = before + [item for item in value if item not in before]
-        else:
-            merged[key] = value
-    return merged
+
+    path: str
+    settings: Mapping[str, Any]
+    restart_command: Tuple[str, ...] = ()
+    force_restart: bool = False
+    timeout: int = 60
 
 
-def read_settings(path: str, text: Optional[str]) -> Dict[str, Any]:
-    """The settings in a daemon.json; none in an absent or empty file. Raises AnvilError if it is not a JSON object."""
-    if text is None or not text.strip():
-        return {}
-    try:
-        found = json.loads(text)
-    except ValueError as exc:
-        raise fail(
-            "daemon.json is not valid JSON; nothing was merged into it",
-            where=path,
-            why=str(exc),
-            hint="correct it by hand (python3 -m json.tool {0} shows the error), or move it away".format(path),
-        ) from exc
-    if not isinstance(found, dict):
-        raise fail(
-            "daemon.json is not a JSON object; nothing was merged into it", where=path, hint="correct it by hand, or move it away"
-        )
-    return found
+@dataclass(frozen=True)
+class _File:
+    """A daemon.json as it was found. target: the file behind a link. data: None: there is none."""
+
+    path: str
+    target: str
+    data: Optional[bytes]
+    mode: int = 0o644
+    owner: Optional[Tuple[int, int]] = None
 
 
 def _run(argv: Sequence[str], timeout: int = 120) -> subprocess.CompletedProcess[bytes]:
@@ -73,21 +85,62 @@ def _run(argv: Sequence[str], timeout: int = 120) -> subprocess.CompletedProcess
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
-        raise fail("cannot run {0}".format(argv[0]), where=" ".join(argv), why=str(exc)) from exc
+        raise fail("cannot run {0}".format(argv[0]), where=mask_known(" ".join(argv)), why=str(exc)) from exc
 
 
-def validate_settings(path: str, text: str) -> None:
-    """Let dockerd validate this text. Raises AnvilError with its error."""
+def read_command_line(pid_file: str) -> List[str]:
+    """The words of the command line of the dockerd that runs, without its own name; none where it is not known."""
+    pid = _find_dockerd(pid_file)
+    try:
+        with open("/proc/{0}/cmdline".format(pid), "rb") as handle:
+            return [word.decode("utf-8", "surrogateescape") for word in handle.read().split(b"\0") if word][1:]
+    except OSError:
+        return []
+
+
+def split_flags(words: Sequence[str]) -> Tuple[List[str], str]:
+    """The flags of a dockerd without those for its own files, and its ``--config-file``; empty where it has none."""
+    flags: List[str] = []
+    config, waiting = "", ""
+    for word in words:
+        name, given, value = word.partition("=")
+        if waiting or (name in OWN_FLAGS and given):
+            config = (word if waiting else value) if "--config-file" in (waiting, name) else config
+            waiting = ""
+        elif name in OWN_FLAGS:
+            waiting = name
+        else:
+            flags.append(word)
+    return flags, config
+
+
+def validate_settings(path: str, text: str, flags: Sequence[str] = ()) -> None:
+    """Let dockerd validate this text. Raises AnvilError with its error.
+
+    flags: those of the running dockerd; a setting that is in the file and among them would keep it from starting.
+    """
     with tempfile.TemporaryDirectory(prefix="anvil-") as folder:
         candidate = os.path.join(folder, "daemon.json")
         write_file(candidate, text, 0o600)
-        done = _run(["dockerd", "--validate", "--config-file", candidate])
+        argv = ["dockerd", "--validate", "--config-file", candidate]
+        done = _run(argv)
+        twice = _run([*argv, *flags]) if flags and done.returncode == 0 else None
     if done.returncode != 0:
+        output = done.stdout.decode("utf-8", "replace").replace(candidate, path).strip()
         raise fail(
             "dockerd rejects the merged settings; nothing was written",
             where=path,
-            why=done.stdout.decode("utf-8", "replace").replace(candidate, path).strip(),
+            why=mask_known(output),
             hint="correct docker_host_daemon, or the settings that are already in the file",
+        )
+    output = "" if twice is None else twice.stdout.decode("utf-8", "replace").replace(candidate, path).strip()
+    if _GIVEN_TWICE in output:
+        raise fail(
+            "the Docker Engine would not start: a setting is in the file and on its command line; nothing was written",
+            where=path,
+            why=mask_known(output),
+            hint="remove it from docker_host_daemon, or from the command line: systemctl edit docker, with an empty ExecStart= "
+            "and then one without the flag",
         )
 
 
@@ -99,11 +152,14 @@ def restart_command() -> List[str]:
 
 
 def _restart_docker(docker: DockerEngine, argv: Sequence[str], timeout: int) -> None:
+    if os.path.basename(argv[0]) == "systemctl" and "restart" in argv:
+        # systemd refuses to start a unit that failed several times within a minute, as with a file that dockerd cannot use.
+        _run([*("reset-failed" if word == "restart" else word for word in argv), "docker.socket"], timeout)
     done = _run(argv, timeout)
     if done.returncode != 0:
         output = done.stdout.decode("utf-8", "replace").strip()
         why = output or "it exited with {0} and printed nothing".format(done.returncode)
-        raise fail("the Docker Engine could not be restarted", where=" ".join(argv), why=why, hint=LOG_HINT)
+        raise fail("the Docker Engine could not be restarted", where=" ".join(argv), why=mask_known(why), hint=LOG_HINT)
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -120,58 +176,118 @@ def _restart_docker(docker: DockerEngine, argv: Sequence[str], timeout: int) -> 
         time.sleep(0.2)
 
 
-@dataclass(frozen=True)
-class DaemonSettings:
-    """What daemon.json must contain. restart_command: empty: the default of this host. timeout: seconds for a restart."""
+def _find_dockerd(pid_file: str) -> Optional[int]:
+    """The process of the Docker Engine; None where it is not known."""
+    try:
+        with open(pid_file, encoding="ascii") as handle:
+            pid = int(handle.read())
+        with open("/proc/{0}/comm".format(pid), encoding="ascii") as handle:
+            return pid if handle.read().strip() == "dockerd" else None
+    except (OSError, ValueError):
+        return None
 
-    path: str
-    settings: Mapping[str, Any]
-    restart_command: Tuple[str, ...] = ()
-    force_restart: bool = False
-    timeout: int = 60
+
+def _reload_docker(docker: DockerEngine, pid_file: str) -> bool:
+    """Let dockerd read daemon.json again. False: it did not, and goes on with the settings that it has."""
+    pid, began = _find_dockerd(pid_file), time.time()
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, signal.SIGHUP)
+        while time.time() < began + RELOAD_SECONDS:
+            if docker.was_reloaded(began):
+                return True
+            time.sleep(0.1)
+    except (OSError, AnvilError):
+        pass
+    return False
 
 
-def _roll_back(
-    docker: DockerEngine, wanted: DaemonSettings, old: Optional[str], argv: Sequence[str], cause: AnvilError
-) -> AnvilError:
+def _read_file(path: str) -> _File:
+    """Raises AnvilError for what is no plain file, is too large or cannot be read."""
+    target = os.path.realpath(path)
+    try:
+        data = foreign_files.read_bytes(target, LIMIT)
+        found = os.stat(target)
+    except foreign_files.NotReadError as exc:
+        if not os.path.lexists(target):
+            return _File(path, target, None)
+        what = "daemon.json cannot be read; nothing was merged into it"
+        hint = "look at it with ls -l {0}; set become: true if only root may read it".format(target)
+        raise fail(what, where=path, why=exc.problems[0].why, hint=hint) from exc
+    return _File(path, target, data, found.st_mode & 0o777, (found.st_uid, found.st_gid))
+
+
+def _write(found: _File, text: str) -> None:
+    """Write the file behind a link, with the mode and the owner that it had."""
+    uid, gid = found.owner or (None, None)
+    write_file(found.target, text, found.mode, uid, gid)
+
+
+def _roll_back(docker: DockerEngine, wanted: DaemonSettings, found: _File, argv: Sequence[str], cause: AnvilError) -> AnvilError:
     problem = cause.problems[0]
-    if old is None:
-        remove_file(wanted.path)
+    if found.data is None:
+        remove_file(found.target)
     else:
-        write_file(wanted.path, old, 0o644)
+        _write(found, found.data.decode("utf-8", "surrogateescape"))
     try:
         _restart_docker(docker, argv, wanted.timeout)
-        remove_file(wanted.path + PENDING)
+        remove_file(found.path + PENDING)
         after = "the old daemon.json was put back, and the Docker Engine runs with it"
     except AnvilError as exc:
         after = "the old daemon.json was put back, but the Docker Engine does not run: " + exc.problems[0].why
     return fail(problem.what, where=problem.where, why=problem.why + "\n" + after, hint=problem.hint)
 
 
+def _describe(docker: DockerEngine) -> Tuple[Installation, Mapping[str, Any]]:
+    """How the Docker Engine is installed, and what it says of itself; nothing if it does not run."""
+    try:
+        info = docker.info()
+    except AnvilError:
+        return describe_installation(find_installation()), {}
+    return describe_installation(read_installation(info)), info
+
+
 def converge_daemon(docker: DockerEngine, wanted: DaemonSettings, check: bool) -> Dict[str, Any]:
-    """Merge the settings into daemon.json, and restart the Docker Engine if that changed the file."""
-    path, pending = wanted.path, wanted.path + PENDING
-    old = read_file(path)
-    before = read_settings(path, old)
+    """Merge the settings into daemon.json, and let the Docker Engine use it if that changed the file."""
+    installation, info = _describe(docker)
+    flags, config = split_flags(read_command_line(installation.pid_file))
+    path = wanted.path or config or installation.daemon_json
+    if not path:
+        raise fail(
+            "Docker Desktop reads no daemon.json of this host",
+            where=docker.docker_host,
+            why="its Docker Engine runs in a virtual machine",
+            hint="set it in Docker Desktop: Settings, Docker Engine; and leave docker_host_daemon empty for this host",
+        )
+    found = _read_file(path)
+    before = read_settings(path, found.data)
     after = merge_settings(before, wanted.settings)
-    changed = before != after or wanted.force_restart or os.path.exists(pending)
-    result: Dict[str, Any] = {"changed": changed, "restarted": False, "settings": after}
+    pending = os.path.exists(path + PENDING)
+    changed = before != after or wanted.force_restart or pending
+    result: Dict[str, Any] = {"changed": changed, "restarted": False, "reloaded": False, "settings": mask_settings(after)}
     if not changed:
         return result
-    text = json.dumps(after, indent=2) + "\n" if before != after else old
-    if text is not None:
-        validate_settings(path, text)
-        result["diff"] = {"before": old or "", "after": text, "before_header": path, "after_header": path}
+    if before != after or found.data is not None:
+        validate_settings(path, lay_out(after), flags)
+    if before != after:
+        shown = "" if found.data is None else lay_out(mask_settings(before))
+        result["diff"] = {"before": shown, "after": lay_out(result["settings"]), "before_header": path, "after_header": path}
     if check:
         return result
-    write_file(pending, "", 0o600)
-    if text is not None:
-        write_file(path, text, 0o644)
-    argv = list(wanted.restart_command) or restart_command()
-    try:
-        _restart_docker(docker, argv, wanted.timeout)
-    except AnvilError as exc:
-        raise _roll_back(docker, wanted, old, argv, exc) from exc
-    remove_file(pending)
-    result["restarted"] = True
+    write_file(path + PENDING, "", 0o600)
+    if before != after:
+        _write(found, lay_out(after))
+    reload_only = is_reloadable(before, after) and not (wanted.force_restart or pending or wanted.restart_command)
+    if reload_only or (after.get("live-restore") is True and info.get("LiveRestoreEnabled") is False):
+        # live-restore that is read now keeps the containers running through the restart.
+        result["reloaded"] = _reload_docker(docker, installation.pid_file)
+    if not (reload_only and result["reloaded"]):
+        argv = list(wanted.restart_command) or list(installation.restart) or restart_command()
+        try:
+            _restart_docker(docker, argv, wanted.timeout)
+        except AnvilError as exc:
+            raise _roll_back(docker, wanted, found, argv, exc) from exc
+        result["restarted"] = True
+    remove_file(path + PENDING)
     return result

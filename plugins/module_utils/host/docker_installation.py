@@ -19,13 +19,13 @@ SNAP_PLACE = "/var/snap/docker/current"
 
 @dataclass(frozen=True)
 class Installation:
-    """daemon_json: empty where the Docker Engine reads no such file of this host. restart, reload: command lines; empty: the
-    default of the host."""
+    """daemon_json: empty where the Docker Engine reads no such file of this host. restart: a command line; empty: the default of
+    the host."""
 
     kind: str
     daemon_json: str = DEFAULT_DAEMON_JSON
     restart: Tuple[str, ...] = ()
-    reload: Tuple[str, ...] = ()
+    pid_file: str = "/var/run/docker.pid"
 
 
 def read_installation(engine_info: Mapping[str, Any]) -> str:
@@ -48,10 +48,10 @@ def describe_installation(kind: str) -> Installation:
     if kind == DESKTOP:
         return Installation(kind, daemon_json="")
     if kind == SNAP:
-        return Installation(kind, SNAP_DAEMON_JSON, ("snap", "restart", "docker"))
+        return Installation(kind, SNAP_DAEMON_JSON, ("snap", "restart", "docker"), "/run/snap.docker/docker.pid")
     if kind == ROOTLESS:
         folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-        user = ("systemctl", "--user")
         path = os.path.join(folder, "docker", "daemon.json")
-        return Installation(kind, path, (*user, "restart", "docker"), (*user, "reload", "docker"))
+        pid_file = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or "/run/user/{0}".format(os.getuid()), "docker.pid")
+        return Installation(kind, path, ("systemctl", "--user", "restart", "docker"), pid_file)
     return Installation(kind)

@@ -15,6 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.addresses impor
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_cli import Compose
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import (
@@ -149,4 +150,8 @@ def _describe_holders(state: ProjectState, service: Service) -> str:
         if (other.name == service.container and other.state != "created")
         or any(ports_overlap(wanted, held) for wanted in list_ports(service.ports) for held in other.ports)
     ]
+    if not found and is_local(state.docker.docker_host):
+        from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import find_busy_ports
+
+        found = list(dict.fromkeys(find_busy_ports([service], state.listed).values()))
     return "by " + ", ".join(found) if found else ""

@@ -85,6 +85,22 @@ def test_settings_are_merged_once_and_the_engine_restarts_once(play: Play) -> No
     assert "changed=0" in play.run(docker_host_daemon=wanted) and play.started() == after
 
 
+def test_settings_that_dockerd_reads_again_stop_nothing_and_no_secret_is_shown(play: Play) -> None:
+    proxies = {"http-proxy": "http://user:s3cret@proxy:3128"}
+    play.write_daemon(json.dumps({"proxies": proxies}))
+    play.host.run("chmod", "600", "/etc/docker/daemon.json")
+    wanted = {"labels": ["rack=7"], "live-restore": True, "proxies": proxies}
+    before = play.started()
+    told = play.run("--diff", "-vvv", docker_host_daemon=wanted)
+    assert "changed=1" in told and "s3cret" not in told and "<hidden>" in told and play.started() == before
+    assert play.host.docker("info", "--format", "{{.Labels}} {{.LiveRestoreEnabled}}") == "[rack=7] true"
+    assert play.host.run("stat", "-c", "%a", "/etc/docker/daemon.json") == "600" and play.daemon() == {
+        "proxies": proxies,
+        **wanted,
+    }
+    play.host.run("test", "!", "-e", "/etc/docker/daemon.json.anvil-restart")
+
+
 def test_the_next_run_restarts_the_engine_after_a_run_killed_before_the_restart(play: Play) -> None:
     wanted = {"labels": ["anvil=yes"]}
     play.write_daemon(json.dumps(wanted))

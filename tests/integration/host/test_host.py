@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.host.docker_daemon import validate_settings
 from bed import FAKOLI_DARK, Bed, Gpu
 from harness import run_module
 
@@ -33,6 +35,23 @@ def test_two_cards_are_reported_with_their_capabilities(clean_bed: Bed) -> None:
 def test_a_removed_card_is_not_reported(clean_bed: Bed) -> None:
     clean_bed.pull_gpu(FAKOLI_DARK[0].uuid)
     assert [gpu["uuid"] for gpu in run_module("anvil_host_info")["gpus"]] == [FAKOLI_DARK[1].uuid]
+
+
+def test_dockerd_itself_finds_a_setting_that_is_also_on_its_command_line() -> None:
+    path, text = "/etc/docker/daemon.json", '{"hosts": ["unix:///x"], "debug": true}'
+    validate_settings(path, text, ["--icc=false"])
+    with pytest.raises(AnvilError) as caught:
+        validate_settings(path, text, ["-H", "fd://", "--debug"])
+    assert "a setting is in the file and on its command line" in str(caught.value) and "from flag: [fd://]" in str(caught.value)
+
+
+def test_one_card_that_is_lost_does_not_hide_the_other_one(clean_bed: Bed) -> None:
+    """The simulated driver lists a card as NVIDIA's does after "GPU requires reset"."""
+    clean_bed.write_gpus([replace(FAKOLI_DARK[0], uuid="[GPU requires reset]"), FAKOLI_DARK[1]])
+    lost, healthy = run_module("anvil_host_info")["gpus"]
+    assert (lost["uuid"], lost["trouble"], healthy["trouble"]) == ("", "GPU requires reset", None)
+    checked = run_module("anvil_host_check", gpus=[FAKOLI_DARK[1].uuid], tolerate=["buildx"])
+    assert not checked["failed"] and "a GPU must be reset" in [one["what"] for one in checked["recommended"]]
 
 
 @pytest.mark.usefixtures("clean_bed")

@@ -40,6 +40,7 @@ def test_the_port_of_a_container_in_the_network_of_the_host_is_its_own(trial: Fi
     old = by_hand(trial.bed, "on-host", "--network", "host")
     refused = trial.run(serves=["heavy"])
     assert refused["failed"] and "port 127.0.0.1:30002 is taken" in refused["msg"]
+    assert "by container on-host with the host's network (python3, pid" in refused["msg"]
     make_bad(trial)
     failed = trial.run("adopted", serves=["heavy"], containers=["on-host"])
     assert failed["failed"] and "the old container runs again" in failed["msg"]

@@ -1,0 +1,59 @@
+"""Hosts that are set up in another way: NVIDIA's runtime as the default one, and serves on addresses of IPv6."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from bed import Bed, wait_until
+from serving import FAST_GPU, HEAVY_GPU, Field, actions, scripted
+
+
+@pytest.fixture
+def reconfigure(bed: Bed) -> Iterator[Callable[..., None]]:
+    """Changes settings of the bed's Docker Engine that it reads again on SIGHUP, and puts them back."""
+    config = bed.run_dir / "daemon.json"
+    before = config.read_text()
+
+    def apply(**settings: Any) -> None:
+        config.write_text(json.dumps({**json.loads(before), **settings}))
+        os.kill(bed.engine_pid() or 0, signal.SIGHUP)
+        wait_until("the settings", lambda: bed.get("/info")["DefaultRuntime"] == settings["default-runtime"])
+
+    yield apply
+    apply(**{"default-runtime": "runc", "runtimes": {}})
+    config.write_text(before)
+
+
+def test_a_serve_holds_only_its_own_card_where_every_container_has_nvidias_runtime(
+    field: Field, reconfigure: Callable[..., None]
+) -> None:
+    """The runtime is a stand-in: runc under the name nvidia. The images of engines set NVIDIA_VISIBLE_DEVICES=all."""
+    reconfigure(**{"default-runtime": "nvidia", "runtimes": {"nvidia": {"path": "runc"}}})
+    field.gpus = [
+        {"alias": "pro6000", "uuid": HEAVY_GPU, "vram_mib": 97887, "reserve_mib": 2048},
+        {"alias": "rtx5090", "uuid": FAST_GPU, "vram_mib": 32607, "reserve_mib": 3072},
+    ]
+    for name, need in (("heavy", 86000), ("fast", 27000)):
+        field.edit(name, secrets={}, mounts=(), vram_mib=need, **scripted(SERVES=name, NVIDIA_VISIBLE_DEVICES="all"))
+    assert not field.run(serves=["heavy"])["failed"]
+    assert not field.run()["failed"]
+    seen = field.bed.get("/containers/bed-heavy/json")
+    assert seen["HostConfig"]["Runtime"] == "nvidia" and "NVIDIA_VISIBLE_DEVICES=all" in seen["Config"]["Env"]
+    assert actions(field.run()) == {"heavy": ("none", []), "fast": ("none", [])}
+
+
+def test_a_serve_on_an_address_of_ipv6_and_one_that_the_host_does_not_have(field: Field) -> None:
+    field.edit("heavy", secrets={}, mounts=(), bind="[::1]", **scripted(SERVES="heavy"))
+    field.edit("fast", secrets={}, mounts=(), bind="192.0.2.77", **scripted(SERVES="fast"))
+    refused = field.foresee()
+    assert refused["failed"] and "serve fast: the host does not have the address 192.0.2.77" in refused["msg"]
+    assert field.bed.started() == {}
+    field.edit("fast", bind="127.0.0.1", port=field.serves["heavy"].port)  # the same port in the other family
+    done = field.foresee()
+    assert not done["failed"] and done["serves"]["heavy"]["endpoint"] == f"http://[::1]:{field.serves['heavy'].port}/v1"
+    assert not field.run()["changed"]
