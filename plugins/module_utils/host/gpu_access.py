@@ -24,7 +24,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.driver_errors i
 
 CDI_SURELY, CDI_PERHAPS = (29, 0), (28, 3)
 HOOK = "nvidia-container-runtime-hook"
-INSTALL = "install nvidia-container-toolkit, or set docker_host_install: true and docker_host_toolkit_repository"
+INSTALL = "install nvidia-container-toolkit, or set docker_host_install: true and docker_host_repositories"
 
 
 @dataclass(frozen=True)
