@@ -13,6 +13,9 @@ description:
   - Judges every serve of a plan before anything is downloaded or started. It compares the format of the weights with the
     engine, their quantisation with every card of the serve, the memory they need with the share they may use, and their origin
     with the list of allowed models. All findings are reported at once.
+  - Each finding has a verdict. V(impossible) is certain; the finding holds its proof, such as weights that are larger than the
+    memory of the cards. V(doubtful) is very likely wrong; the finding holds the arithmetic, such as an estimate of the KV cache.
+    What could not be judged is a note.
   - The quantisation is read from the headers of the weights, not from a name or a flag.
 author:
   - the anvil.serving authors (@fakoli)
@@ -78,9 +81,13 @@ options:
     type: str
     default: anvil-models
   enforce:
-    description: Fail if there is a finding.
+    description: Fail if a finding is V(impossible).
     type: bool
     default: true
+  strict:
+    description: Fail also if a finding is V(doubtful).
+    type: bool
+    default: false
 extends_documentation_fragment:
   - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.hub
@@ -104,19 +111,20 @@ EXAMPLES = r"""
 
 RETURN = r"""
 fits:
-  description: Whether there is no finding.
+  description: Whether there is no finding. Notes are not findings.
   returned: always
   type: bool
 findings:
-  description: Every reason why a serve may not start, with what, where, why and hint.
+  description: Every reason why a serve may not start, with verdict, what, where, why and hint.
   returned: always
   type: list
   elements: dict
   sample:
-    - what: nvfp4 weights do not run on this card
-      where: serve fast
-      why: GPU-1 (NVIDIA L40S, sm_89); nvfp4 needs Blackwell (sm_100 and later)
-      hint: choose weights of another quantisation, or pin the serve to another card
+    - verdict: impossible
+      what: the parallel sizes do not make the number of cards
+      where: serve heavy
+      why: tensor 4 = 4; the serve is pinned to 2 cards
+      hint: set --tensor-parallel-size 2, or pin the serve to 4 cards
       log: []
 notes:
   description: What could not be judged, and why.
@@ -124,7 +132,9 @@ notes:
   type: list
   elements: str
 serves:
-  description: Engine, model, cards, format, quantisation, memory estimate and bytes still to be fetched of each serve.
+  description: >-
+    Verdict, engine, model, cards, format, quantisation, memory estimate and bytes still to be fetched of each serve. The verdict
+    is V(fits), or the worst one of its findings.
   returned: always
   type: dict
 """
@@ -151,6 +161,7 @@ OPTIONS = {
     "models_folder": {"type": "str", "default": ""},
     "models_volume": {"type": "str", "default": "anvil-models"},
     "enforce": {"type": "bool", "default": True},
+    "strict": {"type": "bool", "default": False},
     **HUB_OPTIONS,
 }
 
@@ -167,7 +178,8 @@ def work(module: AnsibleModule) -> dict:
         hub=read_hub_options(params) if params["inspect"] else None,
         expected=tuple(expected),
     )
-    return judge_plan(docker, params["plan"], given, params["enforce"])
+    mode = "strict" if params["strict"] else "enforce" if params["enforce"] else "warn"
+    return judge_plan(docker, params["plan"], given, mode)
 
 
 def main() -> None:

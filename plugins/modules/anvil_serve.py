@@ -81,9 +81,10 @@ options:
     description:
       - What to do if the model of a serve that is about to start does not fit its engine or its GPUs, as judged by
         M(anvil.serving.anvil_compatibility).
-      - V(enforce) fails with all findings and changes nothing. V(warn) turns the findings into warnings. V(off) skips the check.
+      - V(enforce) fails if a serve cannot run, with all such findings, and changes nothing; what is only doubtful is a warning.
+        V(strict) fails on doubtful findings too. V(warn) turns all findings into warnings. V(off) skips the check.
     type: str
-    choices: [enforce, warn, "off"]
+    choices: [enforce, strict, warn, "off"]
     default: enforce
   confirm:
     description:
@@ -312,7 +313,7 @@ OPTIONS = {
         },
     },
     "models_allowed": ALLOWED_OPTION,
-    "compatibility": {"type": "str", "choices": ["enforce", "warn", "off"], "default": "enforce"},
+    "compatibility": {"type": "str", "choices": ["enforce", "strict", "warn", "off"], "default": "enforce"},
     "progress": {"type": "str", "no_log": False},
 }
 

@@ -8,8 +8,10 @@ Sources, by column of ``CAPABILITIES``:
 * bf16, int8, fp8, fp4: the tensor core input types of NVIDIA's CUDA C++ Programming Guide ("Compute Capabilities",
   tensor core table) and of Transformer Engine's "Datatype and hardware support matrix": bf16 from 8.0, fp8 from 8.9,
   mxfp4 and nvfp4 from 10.0. int8: 7.5 and newer (vLLM, "Supported hardware", INT8 W8A8).
-* ``yes`` means that the tensor cores take the type. Weights of another type can often still be read (Marlin kernels: fp8
-  weights from 7.5, mxfp4 weights from 8.0), at the speed of bf16 or fp16: ``emulated`` names those.
+* ``yes`` means that the tensor cores take the type. Weights of another type can often still be read, at the speed of bf16 or
+  fp16: ``emulated`` names those, ``EMULATED_FROM`` the cards from which each engine does it.
+* ``EMULATED_FROM``: vLLM's page "FP8 W8A8" (weight-only from 7.5, by Marlin kernels) and its Marlin kernels for nvfp4 and mxfp4
+  (from 8.0); SGLang's ``can_auto_enable_marlin_fp8`` (8.0) and Triton kernels for mxfp4 (8.0); TensorRT-LLM's support matrix.
 * flashinfer: the architecture in the form of FlashInfer's ``FLASHINFER_CUDA_ARCH_LIST``. ``a`` and ``f`` are nvcc's
   architecture-specific and family-specific targets (CUDA 12.9); without the suffix the kernels of those cards are missing.
 """
@@ -71,6 +73,21 @@ CAPABILITIES: Mapping[str, Capability] = {
         _row("12.0", "Blackwell", True, True, True, "f"),  # RTX PRO 6000, RTX 50
         _row("12.1", "Blackwell", True, True, True, "a"),  # GB10
     )
+}
+
+# Engine -> type of weights -> the first architecture (sm) on which the engine computes with them in 16 bits.
+EMULATED_FROM: Mapping[str, Mapping[str, int]] = {
+    "vllm": {"fp8": 75, "nvfp4": 80, "mxfp4": 80},
+    "sglang": {"fp8": 80, "mxfp4": 80},
+    "trtllm": {"mxfp4": 90},
+}
+# The first cards whose tensor cores compute in a type.
+SUPPORTED_SINCE: Mapping[str, str] = {
+    "nvfp4": "Blackwell (sm_100 and later)",
+    "mxfp4": "Blackwell (sm_100 and later)",
+    "fp8": "sm_89",
+    "bf16": "sm_80",
+    "int8": "sm_75",
 }
 
 VERSION = re.compile(r"[1-9][0-9]?\.[0-9]")

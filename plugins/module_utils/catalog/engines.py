@@ -25,6 +25,7 @@ class Engine:
     settings; the flags of the plan count before them.
     share_flag: the flag for the share of the card's total memory that the engine may use. parallel_flag: the flag for the number
     of cards that share each layer; empty for an engine that splits a model over its cards by itself.
+    not_in_name: signs that the engine refuses in the name of a model.
     names_itself: the flag for the model's name; without it the engine uses the repository or folder as the name.
     launch: option of ``launch`` -> its flags; the plan writes the first. switches: option of ``launch`` whose flag differs
     between releases -> value -> environment; a server ignores a variable that it does not know.
@@ -46,6 +47,7 @@ class Engine:
     share_flag: str = ""
     parallel_flag: str = ""
     names_itself: str = ""
+    not_in_name: str = ""
     launch: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
     switches: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
 
@@ -75,6 +77,7 @@ ENGINES: Mapping[str, Engine] = {
             "--model": "model",
         },
         parallel_flag="--tp-size",
+        not_in_name=":",  # model:module names a LoRA module
     ),
     # https://nvidia.github.io/TensorRT-LLM/commands/trtllm-serve: it has no API key (its issue 9950), and its memory share is a
     # share of the memory that is free after the weights are loaded, not of the card.

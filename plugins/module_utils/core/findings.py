@@ -29,7 +29,11 @@ class Finding:
     problem: Problem
 
     def as_text(self) -> str:
-        return "{0}: {1}".format(self.verdict, self.problem.as_text())
+        """Lines for the operator; what is unknown is one line, without a verdict."""
+        problem = self.problem
+        if self.verdict == UNKNOWN:
+            return "{0}: {1}{2}".format(problem.where, problem.what, " ({0})".format(problem.why) if problem.why else "")
+        return "{0}: {1}".format(self.verdict, problem.as_text())
 
     def as_dict(self) -> Dict[str, Any]:
         return {"verdict": self.verdict, **self.problem.as_dict()}

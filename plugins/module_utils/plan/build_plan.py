@@ -63,7 +63,7 @@ VARIABLES = (
 )
 # Variables of other parts of the collection: accepted, not read here.
 OTHER_VARIABLES: Tuple[str, ...] = ("anvil_hosts",)
-COMPATIBILITY_MODES = ("enforce", "warn", "off")
+COMPATIBILITY_MODES = ("enforce", "strict", "warn", "off")
 PLATFORMS = ("linux", "wsl2")
 DEFAULT_ROOT = "/opt/anvil"
 DEFAULT_NETWORK = "anvil"

@@ -55,6 +55,7 @@ class ServePlan:
     interval: the longest pause between two readiness checks (seconds). warmup: it is ready after its first real answer.
     kind: what it answers, one of ``catalog.served_kinds.KINDS``.
     mem_limit: memory of the host, as ``48g``; empty: no limit. pids_limit: processes and threads.
+    tls: the engine itself speaks TLS. api_prefix: the path before ``/v1``, such as ``/qwen``.
     """
 
     name: str
@@ -90,6 +91,8 @@ class ServePlan:
     kind: str = "chat"
     mem_limit: str = ""
     pids_limit: int = SERVE_PIDS
+    tls: bool = False
+    api_prefix: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import flag_of, read_settings
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings, flag_of, read_settings
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.endpoint import Endpoint, read_endpoint
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import SOCKET
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds import KINDS, derive_kind
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import EVICTABLE, ON_DEMAND, RESIDENT
@@ -44,6 +46,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     Section,
     is_loopback,
     read_address,
+    shorten,
 )
 
 RESIDENCIES = (RESIDENT, EVICTABLE, ON_DEMAND)
@@ -166,6 +169,31 @@ def _check_launch(section: Section, shared: SharedSettings, engine: Engine) -> N
             )
 
 
+def _read_endpoint(section: Section, settings: Settings) -> Endpoint:
+    """Where the serve answers. Readiness and tiers follow TLS and a prefix; nothing reaches a socket in the container."""
+    endpoint = read_endpoint(settings)
+    if endpoint.socket:
+        flag = settings.spelling(SOCKET)
+        section.add_problem(
+            "args",
+            "the serve would answer on the socket {0} only".format(shorten(endpoint.socket)),
+            "remove {0}: readiness, router and clients reach a serve by its port".format(flag),
+        )
+    if endpoint.tls:
+        section.add_note("args", "the engine speaks TLS, so a router must trust the certificate for the container's name")
+    return endpoint
+
+
+def _check_served_name(section: Section, served: Optional[str], engine: Engine) -> None:
+    for sign in engine.not_in_name:
+        if sign in (served or ""):
+            section.add_problem(
+                "served_name",
+                "the engine refuses {0!r} in the name of a model: {1!r}".format(sign, shorten(served or "")),
+                "choose a name without it, such as {0}".format(shorten((served or "").replace(sign, "-"))),
+            )
+
+
 def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     """One serve. After a reported mistake an empty value takes the place of the wrong one, because the plan is discarded."""
     section.check_keys(SERVE_KEYS)
@@ -197,6 +225,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     settings = read_settings(word or "", shared.args, shared.environment)
     for note in settings.notes:
         section.add_note("args", note)
+    endpoint = _read_endpoint(section, settings)
     by_card = decide_card_environment(section, engine, shared, settings, cards, host.platform)
     publish = section.read_text("publish", "an IP address of this host, such as 127.0.0.1")
     bind = read_address(section.check, section.path_of("publish"), publish) if publish else None
@@ -206,6 +235,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     key = _read_api_key(section, word, host.secrets, host.default_part_key if part and engine.key_env else "")
     models, several = read_models(section, engine, shared)
     served = section.read_text("served_name", "one word without spaces: the model name that clients send", NO_SPACE)
+    _check_served_name(section, served, engine)
     secrets = dict(shared.secrets)
     if key and engine.key_env:
         secrets[engine.key_env] = key
@@ -249,6 +279,8 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         kind=section.read_choice("kind", KINDS) or derive_kind(settings),
         mem_limit=shared.mem_limit or "",
         pids_limit=shared.pids_limit or SERVE_PIDS,
+        tls=endpoint.tls,
+        api_prefix=endpoint.prefix,
     )
 
 

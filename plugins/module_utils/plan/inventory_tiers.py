@@ -7,6 +7,7 @@ import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings, read_settings
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.endpoint import list_lora_names
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONTEXT, OPTIONS, SLOTS, TOOLS
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, ServePlan, TierPlan
@@ -41,11 +42,11 @@ def _supports_tools(settings: Settings) -> bool:
     return TOOLS not in OPTIONS.get(settings.engine, {}) or settings.is_on(TOOLS)
 
 
-def _read_tier_model(section: Section, serve: TierBackend) -> str:
-    """The model that a tier requests from its serve. A server with several models has one for each tier."""
+def _read_tier_model(section: Section, serve: TierBackend, settings: Settings) -> str:
+    """The model that a tier requests from its serve: one of several, or a LoRA module."""
     model = section.read_text("model", "the name of one of the models of the serve, without spaces", NO_SPACE)
     several = serve.models if isinstance(serve, ServePlan) else {}
-    known = list(several) or [serve.served_name]
+    known = [*(list(several) or [serve.served_name]), *list_lora_names(settings, serve.served_name)]
     if model and model not in known:
         section.add_problem(
             "model", "serve {0} has no model {1!r}".format(serve.name, shorten(model)), suggest_name(model, known)
@@ -74,7 +75,7 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
         return TierPlan(tier, name, "", "", limit or DEFAULT_CONTEXT, bool(tools), _key_env(tier))
     settings = read_backend_settings(serve)
     context = read_context_limit(serve)
-    model = _read_tier_model(section, serve)
+    model = _read_tier_model(section, serve, settings)
     if limit and context and limit > context and SLOTS not in OPTIONS.get(serve.engine, {}):
         section.add_problem(
             "context_limit",
@@ -91,7 +92,7 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
     return TierPlan(
         id=tier,
         serve=name,
-        base_url="http://{0}:{1}/v1".format(serve.container, serve.port),
+        base_url=_base_url(serve),
         model=model,
         context_limit=limit or context or DEFAULT_CONTEXT,
         tool_support=_supports_tools(settings) if tools is None else tools,
@@ -99,6 +100,11 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
         key_secret=serve.api_key,
         kind=serve.kind,
     )
+
+
+def _base_url(serve: TierBackend) -> str:
+    tls, prefix = (serve.tls, serve.api_prefix) if isinstance(serve, ServePlan) else (False, "")
+    return "{0}://{1}:{2}{3}/v1".format("https" if tls else "http", serve.container, serve.port, prefix)
 
 
 def _key_env(tier: str) -> str:

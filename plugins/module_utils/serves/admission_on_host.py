@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import Port, list_ports, ports_overlap
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.core.findings import select_refused, tell_others
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF, ON_DEMAND, Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import find_busy_ports, find_missing_addresses
@@ -77,7 +78,7 @@ def admit_serves(
 def _check_models(
     state: ProjectState, starting: Sequence[Service], cards: Sequence[Card], options: ServeOptions, outcomes: Dict[str, Outcome]
 ) -> List[str]:
-    """Check whether the models fit their engines and GPUs; returns notes. Problems go to the first serve that starts."""
+    """Check whether the models fit their engines and GPUs; returns notes. What is refused goes to the first serve that starts."""
     # The rooms that read headers of weights are many: a run that starts nothing does not need them.
     from ansible_collections.anvil.serving.plugins.module_utils.weights.service_compatibility import judge_services
 
@@ -85,11 +86,9 @@ def _check_models(
     if not names:
         return []
     described = [service for service in state.project.services.values() if state.project.residency(service) != OFF]
-    problems, notes = judge_services(state.docker, described, names, cards, options.allowed)
-    if options.compatibility == "enforce" and problems:
-        outcomes[names[0]].problems.extend(problems)
-        return notes
-    return [*notes, *(problem.as_text() for problem in problems)]
+    found = judge_services(state.docker, described, names, cards, options.allowed)
+    outcomes[names[0]].problems.extend(select_refused(found, options.compatibility))
+    return tell_others(found, options.compatibility)
 
 
 def _read_ports(

@@ -26,10 +26,9 @@ class ServeOptions:
 
     gpus: the GPUs of the inventory, as plain mappings (alias, uuid, vram_mib, reserve_mib). settle: seconds that a
     restarted or replaced serve is watched, and that a serve taken down must stay down. containers: names, for absent
-    and adopted. confirm: containers that are not ours may be
-    removed, and adopted without a way back. drain_timeout: seconds that an evicted serve has to
-    end its requests. allowed: the models that may run (None: all). compatibility: ``enforce``, ``warn`` or ``off``, for
-    models that do not fit their engine or GPUs.
+    and adopted. confirm: containers that are not ours may be removed, and adopted without a way back. drain_timeout: seconds
+    that an evicted serve has to end its requests. allowed: the models that may run (None: all). compatibility: ``enforce``,
+    ``strict``, ``warn`` or ``off``: which findings about a model and its GPUs stop the run.
     """
 
     state: str = "up"
@@ -151,4 +150,5 @@ def build_probe(project: Project, service: Service) -> Optional[readiness.Readin
         warmup=bool(ready.get("warmup", False)),
         serves=str(ready.get("serves") or "chat"),
         has_health=service.anvil.get("engine") == "llama_cpp",
+        prefix=str(ready.get("prefix") or ""),
     )

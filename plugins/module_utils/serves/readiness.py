@@ -48,7 +48,7 @@ class ReadinessProbe:
 
     interval: the longest pause between two checks, in seconds. timeout: seconds. warmup: the serve is ready only after it has
     given one answer. serves: the kind of that answer (``catalog/served_kinds``). has_health: ``/health`` answers 503 while the
-    model loads (llama-server), whatever the other paths say.
+    model loads (llama-server), whatever the other paths say. prefix: the path before all others.
     """
 
     name: str
@@ -64,6 +64,7 @@ class ReadinessProbe:
     health_path: str = "/healthz"
     serves: str = "chat"
     has_health: bool = False
+    prefix: str = ""
 
     @property
     def path(self) -> str:
@@ -71,7 +72,7 @@ class ReadinessProbe:
 
     @property
     def url(self) -> str:
-        return format_url("https" if self.tls else "http", *self.address)
+        return format_url("https" if self.tls else "http", *self.address) + self.prefix
 
 
 def request_state(probe: ReadinessProbe, timeout: float = 3.0) -> Answer:
@@ -102,7 +103,7 @@ def _request(
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
     try:
-        connection.request(method, path, body=body, headers=headers)
+        connection.request(method, probe.prefix + path, body=body, headers=headers)
         reply = connection.getresponse()
         return Answer(reply.status, reply.read(1 << 20).decode("utf-8", "replace"))
     except (OSError, http.client.HTTPException) as exc:

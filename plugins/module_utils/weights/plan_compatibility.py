@@ -9,19 +9,32 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings, read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin, read_allowed
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.core.findings import (
+    DOUBTFUL,
+    IMPOSSIBLE,
+    UNKNOWN,
+    Finding,
+    select_refused,
+    unknown,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import read_driver
+from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import describe_cards, describe_reported_cards
-from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import Candidate, judge_candidates
+from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import judge_candidates
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_errors import REFUSALS, FetchError
 from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import resolve_path
 from ansible_collections.anvil.serving.plugins.module_utils.weights.source import FetchOptions, Source
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weights_on_host import (
     ServeWeights,
+    describe_elsewhere,
     judge_absence,
+    name_other_source,
     origin_of_repository,
     path_below_mount,
+    place_findings,
+    read_config_file,
     read_weights,
 )
 
@@ -123,6 +136,8 @@ def _read_serve_weights(
     if found is not None:
         return found
     origin = origin_of_repository(model, settings)
+    if name_other_source(model, settings):
+        return describe_elsewhere(model, settings)
     if origin is not None:
         source = Source("hub", repo=model, revision=origin.revision or "main")
         return replace(
@@ -135,22 +150,26 @@ def _read_serve_weights(
     return _read_weights_on_hub(entry.source, entry.name, inside, given.hub)
 
 
-def judge_plan(docker: DockerEngine, plan: Mapping[str, Any], given: JudgementInput, enforce: bool) -> Dict[str, Any]:
-    """Judge all serves of a plan. Returns what anvil_compatibility returns; with ``enforce``, problems fail the module."""
+def _find_verdict(name: str, found: Sequence[Finding]) -> str:
+    """The worst verdict on a serve. What was not judged is no verdict."""
+    where = "serve {0}".format(name)
+    mine = {one.verdict for one in found if one.problem.where == where or one.problem.where.startswith(where + ":")}
+    return IMPOSSIBLE if IMPOSSIBLE in mine else DOUBTFUL if DOUBTFUL in mine else "fits"
+
+
+def judge_plan(docker: DockerEngine, plan: Mapping[str, Any], given: JudgementInput, mode: str) -> Dict[str, Any]:
+    """Judge all serves of a plan. Returns what anvil_compatibility returns; the mode says which findings fail the module."""
     candidates: List[Candidate] = []
-    unusable: List[Problem] = []
-    notes: List[str] = []
+    found: List[Finding] = []
     fetch_bytes: Dict[str, int] = {}
     for serve in plan["serves"]:
         args = tuple(str(word) for word in serve.get("args") or ())
         environment = {str(name): str(value) for name, value in (serve.get("environment") or {}).items()}
         settings = read_settings(str(serve["engine"]), args, environment)
         weights = _read_serve_weights(docker, serve, settings, given)
-        unusable += [
-            replace(problem, where="serve {0}: {1}".format(serve["name"], problem.where)) for problem in weights.problems
-        ]
-        notes += ["serve {0}: {1}".format(serve["name"], note) for note in weights.notes]
-        notes += ["serve {0}: {1}".format(serve["name"], finding.as_text()) for finding in weights.findings]
+        where = "serve {0}".format(serve["name"])
+        found += [unknown(note, where) for note in weights.notes]
+        found += place_findings(weights, where)
         fetch_bytes[serve["name"]] = weights.fetch_bytes
         candidates.append(
             Candidate(
@@ -163,20 +182,26 @@ def judge_plan(docker: DockerEngine, plan: Mapping[str, Any], given: JudgementIn
                 claim_mib=int(serve.get("vram_mib") or 0),
                 facts=weights.facts,
                 environment=environment,
+                config=read_config_file(docker, serve, settings),
             )
         )
     allowed = given.allowed if given.allowed is not None else read_allowed(plan.get("models_allowed"))
     driver = read_driver() if given.gpus is None else None
     cards = describe_reported_cards(given.gpus) if given.gpus is not None else describe_cards(driver.cards if driver else ())
     report = judge_candidates(candidates, cards, allowed, given.cuda or (driver.cuda if driver else None))
-    problems = (*unusable, *report.problems)
+    found += report.findings
+    told = [finding for finding in found if finding.verdict != UNKNOWN]
     result: Dict[str, Any] = {
         "changed": False,
-        "fits": not problems,
-        "findings": problems_as_dicts(problems),
-        "notes": [*notes, *report.notes],
-        "serves": {name: {**row, "fetch_bytes": fetch_bytes[name]} for name, row in report.rows.items()},
+        "fits": not told,
+        "findings": [finding.as_dict() for finding in told],
+        "notes": [finding.as_text() for finding in found if finding.verdict == UNKNOWN],
+        "serves": {
+            name: {"verdict": _find_verdict(name, found), **row, "fetch_bytes": fetch_bytes[name]}
+            for name, row in report.rows.items()
+        },
     }
-    if enforce and problems:
-        result["problems"] = problems
+    refused = select_refused(found, mode)
+    if refused:
+        result["problems"] = tuple(refused)
     return result

@@ -7,20 +7,21 @@ Nothing but this host is contacted; ``plan_compatibility`` judges weights that a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.core.findings import Finding, unknown
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import describe_cards
-from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import Candidate, judge_candidates
+from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import judge_candidates
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weights_on_host import (
     ServeWeights,
-    judge_absence,
-    origin_of_repository,
+    describe_elsewhere,
+    place_findings,
+    read_config_file,
     read_weights,
 )
 
@@ -34,11 +35,10 @@ def judge_services(
     starting: Sequence[str],
     cards: Sequence[Card],
     allowed: Optional[Tuple[Origin, ...]],
-) -> Tuple[List[Problem], List[str]]:
-    """Judge the services that are about to start, beside those that run. Returns problems, and notes on what was not judged."""
+) -> List[Finding]:
+    """Judge the services that are about to start, beside those that run."""
     candidates: List[Candidate] = []
-    problems: List[Problem] = []
-    notes: List[str] = []
+    found: List[Finding] = []
     for service in services:
         if "model" not in service.anvil:
             continue
@@ -47,10 +47,10 @@ def judge_services(
         mounts = [{"kind": mount.kind, "source": mount.source, "target": mount.target} for mount in service.mounts]
         weights = ServeWeights()
         if service.name in starting:
-            found = read_weights(docker, {"model": model, "mounts": mounts}, settings)
-            weights = found or ServeWeights(origin=origin_of_repository(model, settings), findings=judge_absence(model, settings))
-        problems += [replace(problem, where="serve {0}: {1}".format(service.name, problem.where)) for problem in weights.problems]
-        notes += ["serve {0}: {1}".format(service.name, finding.as_text()) for finding in weights.findings]
+            weights = read_weights(docker, {"model": model, "mounts": mounts}, settings) or describe_elsewhere(model, settings)
+        where = "serve " + service.name
+        found += [unknown(note, where) for note in weights.notes]
+        found += place_findings(weights, where)
         candidates.append(
             Candidate(
                 serve=service.name,
@@ -62,6 +62,7 @@ def judge_services(
                 claim_mib=int(service.anvil.get("vram_mib") or 0),
                 facts=weights.facts,
                 environment=service.environment,
+                config=read_config_file(docker, {"mounts": mounts}, settings),
             )
         )
     cuda = None
@@ -72,4 +73,4 @@ def judge_services(
         driver = read_driver()
         cuda = driver.cuda if driver else None
     report = judge_candidates(candidates, describe_cards(cards), allowed, cuda, only=starting)
-    return problems + list(report.problems), notes + list(report.notes)
+    return [*found, *report.findings]

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Tuple
+import re
+from dataclasses import dataclass, replace
+from typing import Any, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import OFFLINE, REVISION
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONFIG, MODELSCOPE, OFFLINE, REVISION
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
-from ansible_collections.anvil.serving.plugins.module_utils.core.findings import UNKNOWN, Finding, doubtful, unknown
-from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import NotReadError
+from ansible_collections.anvil.serving.plugins.module_utils.core.findings import DOUBTFUL, UNKNOWN, Finding, doubtful, unknown
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import NotReadError, read_bytes
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.weights.hub_cache import CACHES, find_snapshot
 from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import resolve_path
@@ -68,9 +69,64 @@ def find_weights(docker: DockerEngine, serve: Mapping[str, Any], revision: str =
     return None
 
 
+CONFIG_BYTES = 65536
+
+
+def read_config_file(docker: DockerEngine, serve: Mapping[str, Any], settings: Settings) -> Optional[Mapping[str, Any]]:
+    """The content of the configuration file that the arguments of a serve name; None where it is not on this host, is not plain
+    YAML, or this host's Python has no YAML."""
+    path = settings.text(CONFIG) or ""
+    for mount in serve.get("mounts") or []:
+        below = path_below_mount(mount, os.path.normpath(path)) if path.startswith("/") else None
+        if below is None:
+            continue
+        volume = mount["source"] if mount["kind"] == "volume" else None
+        try:
+            import yaml
+
+            root = resolve_path(docker, volume, "." if volume else str(mount["source"]), create=False)
+            text = read_bytes(os.path.normpath(os.path.join(root, below)), CONFIG_BYTES, root)
+            # Aliases can make a small file huge.
+            read = None if b"&" in text else yaml.safe_load(text)
+        except Exception:
+            return None
+        return read if isinstance(read, dict) else None
+    return None
+
+
+def name_other_source(model: str, settings: Settings) -> str:
+    """Where a model comes from that is neither a path nor a whole repository of the Hugging Face hub; else empty."""
+    if model.startswith("/"):
+        return ""
+    scheme = re.match(r"([a-z][a-z0-9+.-]*)://", model, re.IGNORECASE)
+    if scheme:
+        return scheme.group(1).lower() + " storage"
+    if settings.is_on(MODELSCOPE):
+        return "ModelScope"
+    return "" if re.fullmatch(r"[^:]+", model) else "one file of a repository"
+
+
 def origin_of_repository(model: str, settings: Settings) -> Optional[Origin]:
-    """The origin of a model that the engine gets as a repository, at the revision of its flag; None for a path."""
-    return None if model.startswith("/") else Origin(model, settings.text(REVISION) or "")
+    """The origin of a model that the engine gets as a repository of the Hugging Face hub, at the revision of its flag; None for
+    a path and for another source."""
+    if model.startswith("/") or name_other_source(model, settings):
+        return None
+    return Origin(model, settings.text(REVISION) or "")
+
+
+def describe_elsewhere(model: str, settings: Settings) -> ServeWeights:
+    """What is known of weights that are not on this host, without asking a hub."""
+    source = name_other_source(model, settings)
+    notes = ("{0}: weights from {1} were not judged".format(model, source),) if source else ()
+    findings = () if source else judge_absence(model, settings)
+    return ServeWeights(origin=origin_of_repository(model, settings), findings=findings, notes=notes)
+
+
+def place_findings(weights: ServeWeights, where: str) -> List[Finding]:
+    """What is wrong with the weights of a serve, as findings about this serve. Weights that cannot be used are doubtful: the
+    engine may read what this host cannot."""
+    found = [*(Finding(DOUBTFUL, problem) for problem in weights.problems), *weights.findings]
+    return [replace(one, problem=replace(one.problem, where="{0}: {1}".format(where, one.problem.where))) for one in found]
 
 
 def read_weights(

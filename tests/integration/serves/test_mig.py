@@ -46,7 +46,7 @@ def test_the_gate_judges_a_mig_device_by_its_own_memory(field: Field) -> None:
         "engine": "llama_cpp",
         "model": "/models/heavy.gguf",
         "mounts": [mount],
-        "args": [],
+        "args": ["-ngl", "99", "-c", "1024"],
         "gpu_uuids": [ONE],
     }
     fits = run_module("anvil_compatibility", plan={"serves": [serve]}, enforce=False)

@@ -360,11 +360,14 @@ def test_the_weights_of_a_plan_are_found_and_judged_on_the_cards(
         mount = {"kind": "bind", "source": str(source), "target": target, "read_only": True}
         return {"name": name, "engine": engine, "model": model, "mounts": [mount], "gpu_uuids": [ada.uuid], "args": []}
 
-    fast = serve("fast", "vllm", "org/nvfp4", tmp_path / "cache", "/root/.cache/huggingface")
+    fast = serve("fast", "sglang", "org/nvfp4", tmp_path / "cache", "/root/.cache/huggingface")
     tool = serve("tool", "llama_cpp", "/models/heavy.gguf", models, "/models")
-    judged = run_module("anvil_compatibility", plan={"serves": [fast, tool]})
+    assert not run_module("anvil_compatibility", plan={"serves": [fast, tool]})["failed"]
+    judged = run_module("anvil_compatibility", plan={"serves": [fast, tool]}, strict=True)
     assert judged["failed"] and not judged["fits"]
-    assert [(p["what"], p["where"]) for p in judged["findings"]] == [("nvfp4 weights do not run on this card", "serve fast")]
+    found = [(p["verdict"], p["what"], p["where"]) for p in judged["findings"]]
+    assert found == [("doubtful", "nvfp4 weights may not run on this card", "serve fast")]
+    assert [judged["serves"][name]["verdict"] for name in ("fast", "tool")] == ["doubtful", "fits"]
     assert judged["serves"]["tool"]["format"] == "gguf"
     assert "L40S, sm_89" in judged["msg"]
     supplied = [{"uuid": ada.uuid, "name": "NVIDIA B200", "compute_capability": "10.0", "vram_total_mib": 183359}]

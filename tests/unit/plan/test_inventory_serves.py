@@ -208,3 +208,33 @@ def test_a_variable_of_llama_server_counts_like_its_flag() -> None:
     assert tier.context_limit == 8192
     told = [note for note in made.notes if "has no effect" in note]
     assert [("LLAMA_ARG_PORT" in note, "LLAMA_ARG_ALIAS" in note) for note in told] == [(True, False), (False, True)]
+
+
+def test_an_endpoint_that_flags_move_is_followed() -> None:
+    made = plan(
+        (HEAVY + "args", ["--ssl-keyfile", "/tls/k.pem", "--ssl-certfile", "/tls/c.pem"]),
+        ("anvil_serves.fast.environment", {"LLAMA_ARG_API_PREFIX": "/qwen"}),
+    )
+    assert [tier.base_url for tier in made.router.tiers] == [
+        "https://anvil-heavy:30002/v1",
+        "http://anvil-fast:30003/qwen/v1",
+    ]
+    assert [(serve.tls, serve.api_prefix) for serve in made.serves] == [(True, ""), (False, "/qwen")]
+    (problem,) = problems((HEAVY + "args", ["--uds", "/tmp/vllm.sock"]))
+    assert problem.where == HEAVY + "args" and "/tmp/vllm.sock only" in problem.what
+
+
+def test_a_name_that_the_engine_refuses_is_refused_before() -> None:
+    changes = [(HEAVY + "engine", "sglang"), (HEAVY + "args", []), (HEAVY + "served_name", "gpt-oss:120b")]
+    (problem,) = problems(*changes)
+    assert problem.where == HEAVY + "served_name" and "gpt-oss-120b" in problem.hint
+    assert plan(*changes[1:]).serves[0].served_name == "gpt-oss:120b"
+
+
+def test_a_tier_may_name_a_lora_module_of_its_serve() -> None:
+    tiers = [{"id": "heavy"}, {"id": "sql", "serve": "heavy", "model": "sql-lora"}]
+    args = ["--enable-lora", "--lora-modules", "sql-lora=/loras/sql"]
+    made = plan((HEAVY + "args", args), ("anvil_router.tiers", tiers))
+    assert [(tier.id, tier.model) for tier in made.router.tiers] == [("heavy", "heavy"), ("sql", "sql-lora")]
+    (problem,) = problems(("anvil_router.tiers", tiers))
+    assert problem.where == "anvil_router.tiers[1].model"

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
+from ansible_collections.anvil.serving.plugins.module_utils.core.findings import DOUBTFUL, IMPOSSIBLE, UNKNOWN, Finding
+from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
-from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import Candidate, judge_candidates
+from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import judge_candidates
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import FULL, Attention, Layer, ModelFacts
 
 GIB = 1024**3
@@ -37,126 +39,250 @@ def serve(facts: ModelFacts | None, engine: str = "vllm", name: str = "heavy", a
     return replace(Candidate(name, engine, "org/name", None, ("GPU-1",), tuple(args.split()), 0, facts), **more)
 
 
-def whats(*candidates: Candidate, cards: tuple[CardFacts, ...] = (card(120),), **more: Any) -> list[str]:
-    return [problem.what for problem in judge_candidates(candidates, cards, **more).problems]
+def judge(*candidates: Candidate, cards: tuple[CardFacts, ...] = (card(120),), **more: Any) -> list[Finding]:
+    return list(judge_candidates(candidates, cards, **more).findings)
 
 
+def verdicts(*candidates: Candidate, **more: Any) -> list[tuple[str, str]]:
+    """(verdict, what) of every finding that is more than a note."""
+    return [(one.verdict, one.problem.what) for one in judge(*candidates, **more) if one.verdict != UNKNOWN]
+
+
+def notes(*candidates: Candidate, **more: Any) -> str:
+    return "\n".join(one.as_text() for one in judge(*candidates, **more) if one.verdict == UNKNOWN)
+
+
+# (engine, quantisation, --dtype) -> the verdict on cards that do not compute in the type; every newer card is fine.
 @pytest.mark.parametrize(
-    ("quantisation", "runs_on", "not_on"),
-    [("nvfp4", (100, 120), (75, 80, 89, 90)), ("fp8", (89, 90, 100, 120), (75, 80, 86)), ("bf16", (80, 120), (75,))],
+    ("engine", "quantisation", "args", "by_card"),
+    [
+        ("vllm", "nvfp4", "", {75: DOUBTFUL, 80: UNKNOWN, 89: UNKNOWN, 90: UNKNOWN}),
+        ("vllm", "mxfp4", "", {75: DOUBTFUL, 80: UNKNOWN, 90: UNKNOWN}),
+        ("vllm", "fp8", "", {75: UNKNOWN, 80: UNKNOWN, 86: UNKNOWN}),
+        ("vllm", "bf16", "", {75: DOUBTFUL}),
+        ("vllm", "bf16", "--dtype half", {}),
+        ("vllm", "bf16", "--dtype=float16", {}),
+        ("vllm", "f16", "", {}),
+        ("vllm", "bf16", "--dtype bfloat16", {75: IMPOSSIBLE}),
+        ("vllm", "f16", "--dtype bfloat16", {75: IMPOSSIBLE}),
+        ("vllm", "awq", "", {}),
+        ("sglang", "bf16", "--dtype bfloat16", {75: UNKNOWN}),
+        ("sglang", "nvfp4", "", {75: DOUBTFUL, 80: DOUBTFUL, 90: DOUBTFUL}),
+        ("sglang", "fp8", "", {75: DOUBTFUL, 80: UNKNOWN, 86: UNKNOWN}),
+        ("trtllm", "mxfp4", "", {80: DOUBTFUL, 90: UNKNOWN}),
+        ("trtllm", "fp8", "", {86: DOUBTFUL}),
+    ],
 )
-def test_a_quantisation_needs_its_card(quantisation: str, runs_on: tuple[int, ...], not_on: tuple[int, ...]) -> None:
-    for sm in runs_on:
-        assert whats(serve(model(quantisation)), cards=(card(sm),)) == []
-    for sm in not_on:
-        assert whats(serve(model(quantisation)), cards=(card(sm),)) == [f"{quantisation} weights do not run on this card"]
+def test_a_card_runs_a_type_natively_emulated_or_perhaps(
+    engine: str, quantisation: str, args: str, by_card: dict[int, str]
+) -> None:
+    for sm in (75, 80, 86, 89, 90, 100, 120):
+        if sm in by_card or not by_card or sm > max(by_card):
+            found = [one.verdict for one in judge(serve(model(quantisation), engine, args=args), cards=(card(sm),))]
+            assert found == ([by_card[sm]] if sm in by_card else []), (sm, found)
+
+
+def test_bf16_on_a_card_without_it_is_hinted_at_the_flag() -> None:
+    (found,) = judge(serve(model("bf16")), cards=(card(75),))
+    assert found.problem.hint == "add --dtype half to args"
 
 
 def test_every_card_of_a_serve_is_looked_at_not_only_the_first() -> None:
-    two = serve(model("nvfp4"), cards=("GPU-1", "GPU-2"))
-    report = judge_candidates([two], [card(120), card(89, "GPU-2")])
-    assert [("GPU-2" in p.why, "sm_100" in p.why) for p in report.problems] == [(True, True)]
-
-
-def test_mxfp4_is_read_by_cards_that_do_not_compute_in_it() -> None:
-    report = judge_candidates([serve(model("mxfp4"))], [card(90)])
-    assert report.problems == ()
-    assert "computes in 16 bits" in report.notes[0]
+    two = serve(model("nvfp4"), "sglang", cards=("GPU-1", "GPU-2"), args="--tp 2")
+    found = judge(two, cards=(card(120), card(89, "GPU-2")))
+    assert [("GPU-2" in one.problem.why, "sm_100" in one.problem.why) for one in found] == [(True, True)]
 
 
 def test_an_unknown_card_is_not_taken_for_another() -> None:
-    report = judge_candidates([serve(model("nvfp4"))], [card(999)])
-    assert report.problems == ()
-    assert "are unknown" in report.notes[0]
+    (found,) = judge(serve(model("nvfp4")), cards=(card(999),))
+    assert found.verdict == UNKNOWN and "are unknown" in found.problem.what
 
 
 @pytest.mark.parametrize(
-    ("engine", "form", "fits"),
+    ("engine", "form", "verdict"),
     [
-        ("llama_cpp", "gguf", True),
-        ("vllm", "gguf", False),
-        ("sglang", "gguf", False),
-        ("llama_cpp", "safetensors", False),
-        ("vllm", "trtllm", False),
-        ("sglang", "safetensors", True),
-        ("trtllm", "safetensors", True),
-        ("trtllm", "gguf", False),
+        ("llama_cpp", "gguf", None),
+        ("vllm", "gguf", DOUBTFUL),
+        ("sglang", "gguf", DOUBTFUL),
+        ("llama_cpp", "safetensors", IMPOSSIBLE),
+        ("vllm", "trtllm", IMPOSSIBLE),
+        ("sglang", "safetensors", None),
+        ("trtllm", "safetensors", None),
+        ("trtllm", "gguf", IMPOSSIBLE),
+        ("vllm", "bin", UNKNOWN),
+        ("other", "safetensors", UNKNOWN),
     ],
 )
-def test_gguf_is_for_llama_cpp_only(engine: str, form: str, fits: bool) -> None:
+def test_an_engine_reads_its_formats(engine: str, form: str, verdict: str | None) -> None:
     trt = {"label": "sm120_trt-llm-1.0_cuda12.9", "sm": 120} if form == "trtllm" else None
-    assert (whats(serve(model("f16", form, trt=trt), engine)) == []) is fits
+    found = [one.verdict for one in judge(serve(model("f16", form, trt=trt), engine, args="-ngl all -c 4096"))]
+    assert found == ([verdict] if verdict else [])
 
 
 def test_a_gguf_of_any_quantisation_runs_on_an_old_card() -> None:
-    assert whats(serve(model("IQ2_XS", "gguf"), "llama_cpp"), cards=(card(75),)) == []
+    assert judge(serve(model("IQ2_XS", "gguf"), "llama_cpp", args="-ngl 99 -c 4096"), cards=(card(75),)) == []
+
+
+SM90 = {"label": "sm90_trt-llm-0.17.0_cuda12.8", "sm": 90, "cuda": "12.8"}
 
 
 @pytest.mark.parametrize(
-    ("trt", "cards", "what"),
+    ("trt", "cards", "cuda", "found"),
     [
-        ({"label": "sm90_trt-llm-0.17.0_cuda12.8", "sm": 90}, (card(90),), None),
-        ({"label": "sm90_trt-llm-0.17.0_cuda12.8", "sm": 90}, (card(89),), "the TensorRT-LLM engine was built for another card"),
+        (SM90, (card(90),), "12.8", []),
+        (SM90, (card(89),), "12.8", [(IMPOSSIBLE, "the TensorRT-LLM engine was built for another card")]),
+        ({"label": None, "sm": None}, (card(90),), "12.8", []),
         (
-            {"label": None, "sm": None},
+            {**SM90, "world_size": 2},
             (card(90),),
-            "it is unknown which card the TensorRT-LLM engine was built for",
+            "12.8",
+            [(IMPOSSIBLE, "the TensorRT-LLM engine was built for another number of cards")],
         ),
-        ({"label": "x", "sm": 90, "world_size": 2}, (card(90),), "the TensorRT-LLM engine was built for another number of cards"),
+        ({**SM90, "cuda": "12.8.1"}, (card(90),), "12.8", []),
+        (SM90, (card(90),), "13.0", [(DOUBTFUL, "the TensorRT-LLM engine was built for another CUDA")]),
+        (SM90, (card(90),), None, []),
     ],
 )
-def test_a_tensorrt_engine_runs_on_the_card_it_was_built_for(trt: dict[str, Any], cards: Any, what: str | None) -> None:
-    assert whats(serve(model("fp8", "trtllm", trt=trt), "trtllm"), cards=cards) == ([what] if what else [])
+def test_a_tensorrt_engine_runs_on_the_cards_it_was_built_for(trt: dict[str, Any], cards: Any, cuda: Any, found: Any) -> None:
+    assert verdicts(serve(model("fp8", "trtllm", trt=trt), "trtllm"), cards=cards, cuda=cuda) == found
+
+
+def test_what_is_not_known_of_a_tensorrt_engine_is_a_note() -> None:
+    engine = serve(model("fp8", "trtllm", trt={"label": None, "sm": None}), "trtllm")
+    assert "it is unknown which card" in notes(engine, cards=(card(90),))
+    assert "the CUDA of the host is not known" in notes(serve(model("fp8", "trtllm", trt=SM90), "trtllm"), cards=(card(90),))
 
 
 @pytest.mark.parametrize(
-    ("built", "host", "what"),
+    ("shares", "verdict"),
     [
-        ("12.8", "12.8", None),
-        ("12.8.1", "12.8", None),
-        ("12.8", "13.0", "the TensorRT-LLM engine was built for another CUDA"),
-        ("13.0", "12.8", "the TensorRT-LLM engine was built for another CUDA"),
-        ("12.8", None, None),
+        (("0.9",), None),
+        (("0.95",), None),
+        (("0.7", "0.2"), None),
+        (("0.7", "0.3"), DOUBTFUL),
+        (("", "0.2"), DOUBTFUL),
+        (("0.9", "0.9"), DOUBTFUL),
+        (("1.5",), IMPOSSIBLE),
+        (("0",), IMPOSSIBLE),
+        (("-0.5",), IMPOSSIBLE),
+        (("0.7 --kv-cache-memory-bytes 1G", "0.3"), None),
     ],
 )
-def test_a_tensorrt_engine_wants_the_cuda_it_was_built_for(built: str, host: str | None, what: str | None) -> None:
-    label = f"sm90_trt-llm-0.17.0_cuda{built}"
-    engine = serve(model("fp8", "trtllm", trt={"label": label, "sm": 90, "cuda": built}), "trtllm")
-    report = judge_candidates([engine], [card(90)], cuda=host)
-    assert [problem.what for problem in report.problems] == ([what] if what else [])
-    assert any("is not known" in note for note in report.notes) is (host is None)
-
-
-@pytest.mark.parametrize(
-    ("shares", "fine"),
-    [
-        ((0.9,), True),
-        ((0.95,), True),
-        ((0.7, 0.2), True),
-        ((0.7, 0.3), False),
-        ((None, 0.2), False),
-        ((0.9, 0.9), False),
-        ((1.5,), False),
-    ],
-)
-def test_shares_of_a_card_add_up(shares: tuple[float | None, ...], fine: bool) -> None:
+def test_shares_of_a_card_add_up(shares: tuple[str, ...], verdict: str | None) -> None:
     serves = [
-        serve(None, name=f"s{n}", args="" if share is None else f"--gpu-memory-utilization {share}")
-        for n, share in enumerate(shares)
+        serve(None, name=f"s{n}", args=f"--gpu-memory-utilization {share}" if share else "") for n, share in enumerate(shares)
     ]
-    assert (whats(*serves) == []) is fine
+    found = verdicts(*serves)
+    assert (found[0][0] if found else None) == verdict
 
 
-def test_a_model_that_does_not_fit_is_refused_with_the_arithmetic() -> None:
-    report = judge_candidates([serve(model("bf16", gib=80), args="--max-model-len 32768")], [card(120)])
-    (problem,) = report.problems
-    assert problem.what == "the model does not fit its share of the card"
-    assert "97,887 MiB x 0.9" in problem.why
-    assert "weights: 85,899,345,920 bytes" in problem.why
-    assert whats(serve(model("bf16", gib=80), args="--gpu-memory-utilization=0.97 --max-model-len 1024")) == []
-    both = (card(120), card(120, "GPU-2"))
-    assert whats(serve(model("bf16", gib=80), cards=("GPU-1", "GPU-2")), cards=both) == []
-    assert whats(serve(model("bf16", gib=8), claim_mib=4096)) == ["the model does not fit its share of the card"]
+def one_card(gib: float, args: str, **more: Any) -> list[tuple[str, str]]:
+    return verdicts(serve(model("bf16", gib=gib), args=args, **more))
+
+
+WEIGHTS = "the weights do not fit the card"
+SHARE = "the model does not fit its share of the card"
+
+
+def test_only_weights_are_certain_and_both_come_with_the_arithmetic() -> None:
+    (found,) = judge(serve(model("bf16", gib=80), args="--max-model-len 32768"))
+    assert (found.verdict, found.problem.what) == (DOUBTFUL, SHARE)
+    assert "97,887 MiB x 0.9" in found.problem.why and "weights: 85,899,345,920 bytes" in found.problem.why
+    assert one_card(96, "--max-model-len 1024") == [(IMPOSSIBLE, WEIGHTS)]
+    assert one_card(80, "--gpu-memory-utilization 0.8 --max-model-len 1024") == [(IMPOSSIBLE, WEIGHTS)]
+    assert one_card(80, "--gpu-memory-utilization=0.97 --max-model-len 1024") == []
+    assert one_card(8, "--max-model-len 1024", claim_mib=4096) == [(DOUBTFUL, SHARE)]
+    assert one_card(80, "--max-model-len auto --gpu-memory-utilization 0.96") == []
+    assert one_card(96, "--cpu-offload-gb 20 --max-model-len 1024") == []
+
+
+def test_a_cache_of_a_given_size_replaces_the_share() -> None:
+    assert one_card(80, "--max-model-len 8192 --kv-cache-memory-bytes 2G --gpu-memory-utilization 0.5") == []
+    assert one_card(80, "--max-model-len 8192 --kv-cache-memory-bytes 20G") == [(DOUBTFUL, SHARE)]
+    ((verdict, what),) = one_card(8, "--max-model-len 32768 --kv-cache-memory-bytes 100M")
+    assert verdict == DOUBTFUL and "one request of the full context" in what
+
+
+TWO = (card(120), card(120, "GPU-2"))
+NUMBER = "the parallel sizes do not make the number of cards"
+
+
+@pytest.mark.parametrize(
+    ("engine", "gib", "args", "found"),
+    [
+        ("vllm", 100, "-tp 2", []),
+        ("vllm", 100, "-pp 2", []),
+        ("vllm", 100, "-dp 2", [(IMPOSSIBLE, WEIGHTS)]),
+        ("vllm", 60, "-dp 2 --max-model-len 4096", []),
+        ("vllm", 8, "", [(IMPOSSIBLE, NUMBER)]),
+        ("vllm", 100, "", [(IMPOSSIBLE, NUMBER), (IMPOSSIBLE, WEIGHTS)]),
+        ("vllm", 100, "-tp 4", [(IMPOSSIBLE, NUMBER)]),
+        ("vllm", 8, "-tp 4 --nnodes 2", []),
+        ("vllm", 8, "--config /cfg/vllm.yaml", []),
+        ("vllm", 8, "-tp 2 -dcp 2", []),
+        ("vllm", 8, "-tp 2 -dcp 3", [(IMPOSSIBLE, "the engine refuses its parallel sizes")]),
+        ("sglang", 100, "--tp 2 --dp 2 --enable-dp-attention", []),
+        ("sglang", 8, "--tp 2 --dp 2", [(IMPOSSIBLE, NUMBER)]),
+        ("trtllm", 100, "--tp_size 2", []),
+        ("trtllm", 100, "", [(IMPOSSIBLE, NUMBER), (IMPOSSIBLE, WEIGHTS)]),
+        ("other", 8, "", []),
+    ],
+)
+def test_the_split_decides_what_lies_on_each_card(engine: str, gib: float, args: str, found: list[tuple[str, str]]) -> None:
+    assert verdicts(serve(model("bf16", gib=gib), engine, args=args, cards=("GPU-1", "GPU-2")), cards=TWO) == found
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "args", "verdict"),
+    [
+        (28, 4, "-tp 8", IMPOSSIBLE),
+        (28, 4, "-tp 4 -pp 2", None),
+        (32, 8, "-tp 8", None),
+        (24, 6, "-tp 8", DOUBTFUL),
+        (32, 2, "-tp 8", None),
+        (None, 8, "-tp 8", None),
+    ],
+)
+def test_heads_divide_over_the_cards(heads: int | None, kv_heads: int, args: str, verdict: str | None) -> None:
+    cards = tuple(card(120, f"GPU-{n}") for n in range(8))
+    facts = replace(model("bf16", heads=heads, layers=28), attention=Attention((Layer(FULL, 28, kv_heads, 128, 128),)))
+    found = verdicts(serve(facts, args=args, cards=tuple(one.uuid for one in cards)), cards=cards)
+    assert (found[0][0] if found else None) == verdict
+
+
+@pytest.mark.parametrize(
+    ("args", "environment", "gib", "found"),
+    [
+        ("", {}, 200, []),  # llama.cpp fits what is not set
+        ("-fit on", {}, 200, []),
+        ("-ngl auto", {}, 200, []),
+        ("-ngl 20 -c 8192", {}, 200, []),  # a part stays in the host's memory
+        ("--cpu-moe -ngl 99 -c 8192", {}, 200, []),
+        ("--fit off -c 8192", {}, 200, [(IMPOSSIBLE, "the weights do not fit the cards")]),
+        ("-ngl 99", {}, 200, [(IMPOSSIBLE, "the weights do not fit the cards")]),
+        ("-c 8192", {"LLAMA_ARG_N_GPU_LAYERS": "all"}, 200, [(IMPOSSIBLE, "the weights do not fit the cards")]),
+        ("-c 8192 -ngl all", {"GGML_CUDA_ENABLE_UNIFIED_MEMORY": "1"}, 200, []),
+        ("-ngl all -c 8192", {}, 100, []),
+        ("-ngl all -c 8192 -ts 9,1", {}, 120, [(DOUBTFUL, SHARE)]),
+        ("-ngl all -c 8192 -sm none", {}, 100, [(DOUBTFUL, "only one of the 2 cards is used"), (IMPOSSIBLE, WEIGHTS)]),
+        ("-ngl all -c 8192 -sm none -mg 2", {}, 10, [(IMPOSSIBLE, "the main card does not exist")]),
+        ("-ngl all -c 8192 -dev CUDA1", {}, 100, [(IMPOSSIBLE, WEIGHTS)]),
+        ("-ngl all -c 8192 -dev Vulkan0", {}, 100, []),
+    ],
+)
+def test_llama_cpp_splits_by_itself(args: str, environment: dict[str, str], gib: float, found: list[tuple[str, str]]) -> None:
+    facts = model("Q4_K_M", "gguf", gib=gib, layers=80)
+    assert verdicts(serve(facts, "llama_cpp", args=args, environment=environment, cards=("GPU-1", "GPU-2")), cards=TWO) == found
+
+
+def test_a_cache_in_the_hosts_memory_does_not_count() -> None:
+    facts = replace(model("Q4_K_M", "gguf", gib=4, layers=32), context_length=131072)
+    small = (card(86, vram=12288),)
+    args = "-ngl 99 -c 131072"
+    assert verdicts(serve(facts, "llama_cpp", args=args), cards=small) == [(DOUBTFUL, SHARE)]
+    assert verdicts(serve(facts, "llama_cpp", args=args + " -nkvo"), cards=small) == []
+    assert verdicts(serve(facts, "llama_cpp", args="-ngl 99"), cards=small) == []
+    assert "4096 tokens were judged" in notes(serve(facts, "llama_cpp", args="-ngl 99"), cards=small)
 
 
 @pytest.mark.parametrize(
@@ -164,13 +290,24 @@ def test_a_model_that_does_not_fit_is_refused_with_the_arithmetic() -> None:
     [
         ("awq", "bf16", False),
         ("awq_marlin", "awq", True),
+        ("awq-marlin", "awq", True),
         ("modelopt_fp4", "nvfp4", True),
+        ("modelopt", "nvfp4", True),
         ("fp8", "bf16", True),
         ("gptq", "awq", False),
+        ("something-new", "awq", True),
     ],
 )
 def test_a_flag_must_suit_the_weights_as_they_are(flag: str, quantisation: str, fits: bool) -> None:
-    assert (whats(serve(model(quantisation), args=f"--quantization {flag}")) == []) is fits
+    found = verdicts(serve(model(quantisation), args=f"--quantization {flag}"))
+    assert [verdict for verdict, _what in found] == ([] if fits else [DOUBTFUL])
+
+
+def test_missing_files_are_named() -> None:
+    facts = model("bf16", gib=1, missing=("model-00002-of-00002.safetensors",))
+    (found,) = judge(serve(facts, model="/models/m"))
+    assert (found.verdict, found.problem.what) == (IMPOSSIBLE, "files of the model are missing")
+    assert found.problem.why == "model-00002-of-00002.safetensors"
 
 
 NAME = Origin("org/name", "a" * 40)
@@ -198,23 +335,56 @@ def test_only_what_is_allowed_may_run(allowed: Any, origin: Origin | None, why: 
     assert [why in problem.why for problem in problems] == ([] if why is None else [True])
 
 
-def test_all_findings_come_at_once() -> None:
-    bad = serve(model("nvfp4", gib=90, missing=("model-2",), kind="adapter"), args="--max-model-len 99999 --quantization awq")
-    found = whats(bad, serve(None, name="tool"), cards=(card(80),), allowed=())
-    assert len(found) == 9
-    assert len(set(found)) == 8
+def test_all_findings_come_at_once_and_each_once() -> None:
+    bad = serve(model("nvfp4", gib=90, kind="adapter"), "sglang", args="--context-length 99999 --quantization awq")
+    found = verdicts(bad, serve(None, name="tool"), cards=(card(80),), allowed=())
+    assert len(found) == 7 and len(set(found)) == 6  # both serves come from an unknown origin
+
+
+YARN = '{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":8192}'
+LONGER = "the requested context is longer than the model's context"
 
 
 @pytest.mark.parametrize(
-    ("args", "why"),
+    ("engine", "args", "environment", "longest"),
     [
-        ("--max-model-len 33k", "33000 tokens requested"),
-        ("--max-model-len=32.8k", "32800 tokens requested"),
-        ("--max_model_len 33K", "33792 tokens requested"),
-        ("--max-model-len 32K", None),
-        ("--max-model-len auto", None),
+        ("vllm", ["--max-model-len", "33k"], {}, 32768),
+        ("vllm", ["--max_model_len=32.8k"], {}, 32768),
+        ("vllm", ["--max-model-len", "32K"], {}, None),
+        ("vllm", ["--max-model-len", "auto"], {}, None),
+        ("vllm", ["--max-model-len", "131072", "--rope-scaling", YARN.replace("8192", "32768")], {}, None),
+        (
+            "vllm",
+            ["--max-model-len", "131072", "--hf-overrides", '{"rope_parameters":{"rope_type":"yarn","factor":4.0}}'],
+            {},
+            None,
+        ),
+        ("vllm", ["--max-model-len", "131072", "--hf-overrides.rope_scaling.factor", "4"], {}, None),
+        ("vllm", ["--max-model-len", "200000", "--hf-overrides.rope_scaling.factor", "4"], {}, 131072),
+        ("vllm", ["--max-model-len", "131072", "--hf-overrides", '{"text_config":{"max_position_embeddings":131072}}'], {}, None),
+        (
+            "vllm",
+            ["--max-model-len", "131072", "--hf-overrides", '{"rope_parameters":{"rope_type":"llama3","factor":8}}'],
+            {},
+            32768,
+        ),
+        ("vllm", ["--max-model-len", "131072"], {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}, None),
+        ("sglang", ["--context-length", "131072", "--json-model-override-args", '{"rope_scaling":{"factor":4.0}}'], {}, None),
+        ("sglang", ["--context-length", "131072"], {"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}, None),
+        ("sglang", ["--context-length", "131072"], {}, 32768),
+        ("trtllm", ["--max_seq_len", "131072"], {}, 32768),
+        ("llama_cpp", ["-c", "131072"], {}, None),
     ],
 )
-def test_a_context_is_read_as_vllm_reads_it(args: str, why: str | None) -> None:
-    problems = judge_candidates([serve(model("bf16", gib=1), args=args)], [card(120)]).problems
-    assert [str(why) in problem.why for problem in problems] == ([] if why is None else [True])
+def test_a_context_is_at_most_the_models_or_what_it_is_scaled_to(
+    engine: str, args: list[str], environment: dict[str, str], longest: int | None
+) -> None:
+    facts = model("bf16", "gguf" if engine == "llama_cpp" else "safetensors", gib=1)
+    candidate = replace(serve(facts, engine), args=tuple(args), environment=environment)
+    told = [one for one in judge(candidate) if one.problem.what == LONGER]
+    assert [(one.verdict, f"trained for {longest}" in one.problem.why) for one in told] == ([(DOUBTFUL, True)] if longest else [])
+
+
+def test_a_scaling_that_is_not_understood_is_a_note() -> None:
+    args = ("--max-model-len", "131072", "--hf-overrides", '{"rope_parameters":{"full_attention":{"factor":8}}}')
+    assert "was not understood" in notes(replace(serve(model("bf16", gib=1)), args=args))

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether a card runs weights of a type with an engine, also where its tensor cores do not compute in this type. Pure."""
+
+from __future__ import annotations
+
+from typing import List, Optional
+
+from ansible_collections.anvil.serving.plugins.module_utils.catalog import engine_options as options
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.card_capabilities import EMULATED_FROM, SUPPORTED_SINCE
+from ansible_collections.anvil.serving.plugins.module_utils.core.findings import Finding, doubtful, impossible, unknown
+from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
+from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
+
+# Types of weights that a card must support, or an engine must emulate.
+JUDGED_TYPES = ("nvfp4", "mxfp4", "fp8", "bf16", "int8")
+PLAIN_TYPES = ("f32", "f16", "bf16")
+# --dtype -> the type in which plain weights are then computed; auto takes that of the weights.
+DTYPES = {"half": "f16", "float16": "f16", "bfloat16": "bf16", "float": "f32", "float32": "f32"}
+
+
+def _find_needed_type(candidate: Candidate, facts: ModelFacts) -> Optional[str]:
+    if facts.format != "safetensors":
+        return None
+    needed = facts.quantisation or ""
+    if needed in PLAIN_TYPES:
+        needed = DTYPES.get((candidate.settings.text(options.DTYPE) or "auto").lower(), needed)
+    return needed if needed in JUDGED_TYPES else None
+
+
+def judge_card(candidate: Candidate, facts: ModelFacts, card: CardFacts) -> List[Finding]:
+    where, needed = "serve " + candidate.serve, _find_needed_type(candidate, facts)
+    if needed is None or (card.can is not None and needed in card.can):
+        return []
+    if card.can is None or card.sm is None:
+        return [unknown("the capabilities of {0} are unknown, so {1} was not checked".format(card.describe(), needed), where)]
+    if needed == "bf16":
+        return _judge_bf16(candidate, card)
+    from_sm = EMULATED_FROM.get(candidate.engine, {}).get(needed)
+    if from_sm is not None and card.sm >= from_sm:
+        return [unknown("{0} reads {1} weights and computes in 16 bits".format(card.describe(), needed), where)]
+    return [
+        doubtful(
+            what="{0} weights may not run on this card".format(needed),
+            where=where,
+            why="{0}; its tensor cores compute in {1} from {2}{3}".format(
+                card.describe(),
+                needed,
+                SUPPORTED_SINCE[needed],
+                "" if from_sm is None else ", and {0} emulates it from sm_{1}".format(candidate.engine, from_sm),
+            ),
+            hint="choose weights of another quantisation, or pin the serve to another card",
+        )
+    ]
+
+
+def _judge_bf16(candidate: Candidate, card: CardFacts) -> List[Finding]:
+    """A card older than sm_80. SGLang computes in float16 there, whatever its flags say; vLLM refuses a bfloat16 that it is told,
+    and with ``auto`` its releases before 0.9 refuse bfloat16 weights, and later ones compute in float16."""
+    where, told = "serve " + candidate.serve, candidate.settings.text(options.DTYPE)
+    if candidate.engine == "sglang":
+        return [unknown("{0} has no bf16, so the engine computes in float16".format(card.describe()), where)]
+    explicit = DTYPES.get((told or "").lower()) == "bf16"
+    why = "{0}; bf16 needs {1}".format(card.describe(), SUPPORTED_SINCE["bf16"])
+    if explicit:
+        what, hint = "bf16 does not run on this card", "set {0} half".format(candidate.settings.spelling(options.DTYPE))
+        return [(impossible if candidate.engine == "vllm" else doubtful)(what, where, why, hint)]
+    hint = "add --dtype half to args" if candidate.engine == "vllm" else "pin the serve to another card"
+    return [doubtful("bf16 weights run on this card in float16 only", where, why, hint)]

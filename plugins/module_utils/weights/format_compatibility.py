@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether an engine can load the files of a model: their format, their quantisation, and the context that is asked for. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, FrozenSet, Iterator, List, Mapping, Optional
+
+from ansible_collections.anvil.serving.plugins.module_utils.catalog import engine_options as options
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
+from ansible_collections.anvil.serving.plugins.module_utils.core.findings import Finding, doubtful, impossible, unknown
+from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
+
+# Which formats an engine loads. TensorRT-LLM loads its own engines and, through PyTorch (its default since 1.0), safetensors.
+FORMATS = {"vllm": ("safetensors",), "sglang": ("safetensors",), "llama_cpp": ("gguf",), "trtllm": ("trtllm", "safetensors")}
+KNOWN_FORMATS = ("safetensors", "gguf", "trtllm")
+# vLLM and SGLang have loaders for GGUF that cover some architectures and are slow.
+EXPERIMENTAL = (("vllm", "gguf"), ("sglang", "gguf"))
+# Kinds of files that are a part of a model.
+PARTS = ("mmproj", "adapter", "vocab", "imatrix")
+
+# Value of --quantization -> quantisations of weights that it is for. Those that quantise while loading take plain weights too.
+PLAIN = frozenset(("f32", "f16", "bf16"))
+QUANTIZATION_FLAGS: Mapping[str, FrozenSet[str]] = {
+    "modelopt_fp4": frozenset(("nvfp4",)),
+    "nvfp4": PLAIN | {"nvfp4"},
+    "modelopt": frozenset(("fp8", "nvfp4")),
+    "modelopt_fp8": frozenset(("fp8",)),
+    "fp8": PLAIN | {"fp8"},
+    "fbgemm_fp8": PLAIN | {"fp8"},
+    "w8a8_fp8": PLAIN | {"fp8"},
+    "w8a8_int8": frozenset(("int8",)),
+    "awq": frozenset(("awq",)),
+    "awq_marlin": frozenset(("awq",)),
+    "gptq": frozenset(("gptq",)),
+    "gptq_marlin": frozenset(("gptq",)),
+    "moe_wna16": frozenset(("awq", "gptq")),
+    "mxfp4": PLAIN | {"mxfp4"},
+    "bitsandbytes": PLAIN | {"bnb-4bit", "bnb-8bit"},
+}
+# Words of a config under which an override may give the length, and inner configs of multimodal models.
+LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length", "max_target_positions")
+INNER = ("text_config", "llm_config", "language_config", "thinker_config")
+# Kinds of RoPE scaling whose factor does not extend max_position_embeddings (vLLM, _get_and_verify_max_len).
+NOT_EXTENDING = ("su", "longrope", "llama3", "mrope", "default", "proportional")
+
+
+def judge_format(candidate: Candidate, facts: ModelFacts) -> List[Finding]:
+    return [*_judge_files(candidate, facts), *_judge_quantization_flag(candidate, facts), *_judge_context(candidate, facts)]
+
+
+def _judge_files(candidate: Candidate, facts: ModelFacts) -> Iterator[Finding]:
+    where, wanted = "serve " + candidate.serve, FORMATS.get(candidate.engine)
+    if wanted is None or facts.format not in KNOWN_FORMATS:
+        yield unknown("whether {0} serves {1} weights is not known".format(candidate.engine or "the engine", facts.format), where)
+    elif facts.format not in wanted:
+        right = " or ".join(engine for engine, forms in FORMATS.items() if facts.format in forms)
+        experimental = (candidate.engine, facts.format) in EXPERIMENTAL
+        what = "{0} serves {1} weights of some architectures only" if experimental else "{0} does not serve {1} weights"
+        yield (doubtful if experimental else impossible)(
+            what=what.format(candidate.engine, facts.format),
+            where=where,
+            why="{0} is {1}".format(facts.path, facts.format),
+            hint="set engine to {0}, or choose weights in {1} format".format(right, " or ".join(wanted)),
+        )
+    if facts.kind in PARTS:
+        yield impossible(
+            what="the file is not a model, but a file of kind {0}".format(facts.kind),
+            where=where,
+            why=facts.path,
+            hint="set model to the file of the model itself",
+        )
+    if facts.missing:
+        yield impossible(
+            what="files of the model are missing",
+            where=where,
+            why=", ".join(facts.missing[:8]),
+            hint="fetch the model again with anvil_model, state: present",
+        )
+
+
+def _judge_quantization_flag(candidate: Candidate, facts: ModelFacts) -> Iterator[Finding]:
+    given = candidate.settings.text(options.QUANTIZATION) or ""
+    flag = given.lower().replace("-", "_")
+    if facts.format != "safetensors" or not facts.quantisation or facts.quantisation in QUANTIZATION_FLAGS.get(flag, ()):
+        return
+    if flag in QUANTIZATION_FLAGS:
+        yield doubtful(
+            what="--quantization {0} does not match the weights".format(given),
+            where="serve " + candidate.serve,
+            why="the weights are {0}".format(facts.quantisation),
+            hint="remove the flag, or choose weights of this quantisation",
+        )
+
+
+def _list_tables(settings: Settings) -> Iterator[Mapping[str, Any]]:
+    """The overrides of the config, and those of its inner configs."""
+    overrides = settings.table(options.OVERRIDES)
+    yield overrides
+    for name in INNER:
+        if isinstance(overrides.get(name), Mapping):
+            yield overrides[name]
+
+
+def _read_positive(value: Any) -> Optional[float]:
+    sound = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 10**12
+    return float(value) if sound else None
+
+
+def find_context_limit(facts: ModelFacts, settings: Settings) -> Optional[int]:
+    """The longest context in tokens that the model has with these settings; None where that is not known.
+
+    With YaRN and other scaling of positions it is ``original_max_position_embeddings`` times the factor.
+    """
+    limit = facts.context_length
+    scalings = [settings.table(options.ROPE_SCALING)]
+    for table in _list_tables(settings):
+        lengths = [_read_positive(table.get(name)) for name in LENGTHS]
+        limit = next((int(length) for length in lengths if length), limit)
+        for name in ("rope_scaling", "rope_parameters"):
+            scaling = table.get(name)
+            scalings += [scaling] if isinstance(scaling, Mapping) else []
+    for scaling in scalings:
+        if not scaling or str(scaling.get("rope_type", scaling.get("type", ""))) in NOT_EXTENDING:
+            continue
+        factor = _read_positive(scaling.get("factor"))
+        original = _read_positive(scaling.get("original_max_position_embeddings")) or limit
+        if factor is None or original is None:
+            return None
+        limit = max(limit or 0, int(original * factor))
+    return limit
+
+
+def _judge_context(candidate: Candidate, facts: ModelFacts) -> Iterator[Finding]:
+    """llama.cpp is not judged: it cuts a context that is too long, and says so."""
+    settings, where = candidate.settings, "serve " + candidate.serve
+    context = settings.tokens(options.CONTEXT) if candidate.engine != "llama_cpp" else None
+    limit = find_context_limit(facts, settings)
+    if not context:
+        return
+    if facts.context_length and limit is None:
+        yield unknown(
+            "the scaling of positions was not understood, so the context of {0} tokens was not judged".format(context), where
+        )
+    elif limit and context > limit:
+        flag = settings.spelling(options.CONTEXT)
+        if settings.is_on(options.LONG_CONTEXT):
+            allows = settings.spelling(options.LONG_CONTEXT)
+            yield unknown(
+                "{0} {1} is longer than the model's context of {2} tokens; {3} allows it".format(flag, context, limit, allows),
+                where,
+            )
+            return
+        yield doubtful(
+            what="the requested context is longer than the model's context",
+            where=where,
+            why="{0} tokens requested; the model was trained for {1}".format(context, limit),
+            hint="set the context ({0}) to at most {1}, or scale the positions (YaRN)".format(flag.partition(" ")[0], limit),
+        )
