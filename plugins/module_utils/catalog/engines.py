@@ -25,7 +25,7 @@ class Engine:
     settings; the flags of the plan count before them.
     share_flag: the flag for the share of the card's total memory that the engine may use. parallel_flag: the flag for the number
     of cards that share each layer; empty for an engine that splits a model over its cards by itself.
-    not_in_name: signs that the engine refuses in the name of a model.
+    not_in_name: signs that the engine refuses in the name of a model. many_names: it serves a model under several names.
     names_itself: the flag for the model's name; without it the engine uses the repository or folder as the name.
     launch: option of ``launch`` -> its flags; the plan writes the first. switches: option of ``launch`` whose flag differs
     between releases -> value -> environment; a server ignores a variable that it does not know.
@@ -48,6 +48,7 @@ class Engine:
     parallel_flag: str = ""
     names_itself: str = ""
     not_in_name: str = ""
+    many_names: bool = False
     launch: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
     switches: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
 
@@ -64,6 +65,7 @@ ENGINES: Mapping[str, Engine] = {
         flags={"--port": "port", "--host": "publish", "--served-model-name": "served_name", "--model": "model"},
         share_flag="--gpu-memory-utilization",
         parallel_flag="--tensor-parallel-size",
+        many_names=True,
     ),
     "sglang": Engine(
         shm_size="16g",

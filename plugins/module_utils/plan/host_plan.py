@@ -55,7 +55,8 @@ class ServePlan:
     interval: the longest pause between two readiness checks (seconds). warmup: it is ready after its first real answer.
     kind: what it answers, one of ``catalog.served_kinds.KINDS``.
     mem_limit: memory of the host, as ``48g``; empty: no limit. pids_limit: processes and threads.
-    tls: the engine itself speaks TLS. api_prefix: the path before ``/v1``, such as ``/qwen``.
+    tls: the engine itself speaks TLS. api_prefix: the path before ``/v1``, such as ``/qwen``. more_names: further names of the
+    model.
     """
 
     name: str
@@ -93,6 +94,7 @@ class ServePlan:
     pids_limit: int = SERVE_PIDS
     tls: bool = False
     api_prefix: str = ""
+    more_names: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

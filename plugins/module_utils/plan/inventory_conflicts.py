@@ -35,7 +35,9 @@ def check_conflicts(check: InventoryCheck, serves: Sequence[ServePlan], router: 
                 break
     _check_unique(check, "container name {0!r} is taken by {1}", containers)
     served: List[Tuple[str, Path, str]] = [
-        ("serve " + serve.name, ("anvil_serves", serve.name, "served_name"), serve.served_name) for serve in serves
+        ("serve " + serve.name, ("anvil_serves", serve.name, "served_name"), name)
+        for serve in serves
+        for name in (serve.served_name, *serve.more_names)
     ]
     _check_unique(check, "served name {0!r} is taken by {1}", served)
     names = {serve.name for serve in serves} | ({"router"} if router else set())

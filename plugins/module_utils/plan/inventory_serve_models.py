@@ -96,6 +96,22 @@ def _preset_options(launch: Mapping[str, str], engine: Engine) -> Dict[str, str]
     return {flag.lstrip("-"): value for flag, value in zip(words[::2], words[1::2])}
 
 
+def read_served_names(section: Section, engine: Engine) -> Tuple[str, ...]:
+    """The names under which an engine serves its model; the first is the one that readiness looks for. Empty: none is set."""
+    rule, value = "one word without spaces: the model name that clients send", section.raw.get("served_name")
+    if not isinstance(value, (list, tuple)):
+        name = section.read_text("served_name", rule, NO_SPACE)
+        return (name,) if name else ()
+    listed = section.check.read_list(section.path_of("served_name"), value, "served_name: [heavy, gpt-oss]")
+    names = [section.check.match_text(path, word, NO_SPACE, rule) for path, word in listed or ()]
+    found = tuple(dict.fromkeys(name for name in names if name))
+    if len(found) > 1 and not engine.many_names:
+        section.add_problem(
+            "served_name", "this engine serves its model under one name", "keep one: {0}".format(shorten(found[0]))
+        )
+    return found
+
+
 def default_served_name(model: str, engine: Engine) -> str:
     """The name that an engine derives from the model when it gets none; empty for an engine that always gets one."""
     if not engine.names_itself:

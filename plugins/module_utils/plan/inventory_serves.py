@@ -34,6 +34,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serve
     default_served_name,
     name_arguments,
     read_models,
+    read_served_names,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
     CONTAINER,
@@ -184,13 +185,13 @@ def _read_endpoint(section: Section, settings: Settings) -> Endpoint:
     return endpoint
 
 
-def _check_served_name(section: Section, served: Optional[str], engine: Engine) -> None:
+def _check_served_name(section: Section, served: str, engine: Engine) -> None:
     for sign in engine.not_in_name:
-        if sign in (served or ""):
+        if sign in served:
             section.add_problem(
                 "served_name",
-                "the engine refuses {0!r} in the name of a model: {1!r}".format(sign, shorten(served or "")),
-                "choose a name without it, such as {0}".format(shorten((served or "").replace(sign, "-"))),
+                "the engine refuses {0!r} in the name of a model: {1!r}".format(sign, shorten(served)),
+                "choose a name without it, such as {0}".format(shorten(served.replace(sign, "-"))),
             )
 
 
@@ -234,8 +235,10 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     part = section.read_choice("part", PARTS) or ""
     key = _read_api_key(section, word, host.secrets, host.default_part_key if part and engine.key_env else "")
     models, several = read_models(section, engine, shared)
-    served = section.read_text("served_name", "one word without spaces: the model name that clients send", NO_SPACE)
-    _check_served_name(section, served, engine)
+    names = read_served_names(section, engine)
+    for each in names:
+        _check_served_name(section, each, engine)
+    served = names[0] if names else None
     secrets = dict(shared.secrets)
     if key and engine.key_env:
         secrets[engine.key_env] = key
@@ -281,6 +284,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         pids_limit=shared.pids_limit or SERVE_PIDS,
         tls=endpoint.tls,
         api_prefix=endpoint.prefix,
+        more_names=names[1:],
     )
 
 

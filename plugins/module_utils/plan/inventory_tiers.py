@@ -45,8 +45,8 @@ def _supports_tools(settings: Settings) -> bool:
 def _read_tier_model(section: Section, serve: TierBackend, settings: Settings) -> str:
     """The model that a tier requests from its serve: one of several, or a LoRA module."""
     model = section.read_text("model", "the name of one of the models of the serve, without spaces", NO_SPACE)
-    several = serve.models if isinstance(serve, ServePlan) else {}
-    known = [*(list(several) or [serve.served_name]), *list_lora_names(settings, serve.served_name)]
+    names = (list(serve.models), serve.more_names) if isinstance(serve, ServePlan) else ([], ())
+    known = [*(names[0] or [serve.served_name]), *names[1], *list_lora_names(settings, serve.served_name)]
     if model and model not in known:
         section.add_problem(
             "model", "serve {0} has no model {1!r}".format(serve.name, shorten(model)), suggest_name(model, known)

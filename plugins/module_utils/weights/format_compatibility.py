@@ -9,6 +9,13 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog import engin
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import Finding, doubtful, impossible, unknown
 from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
+from ansible_collections.anvil.serving.plugins.module_utils.weights.context_length import (
+    LENGTHS,
+    is_extending,
+    list_scalings,
+    read_length,
+    scale_length,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 
 # Which formats an engine loads. TensorRT-LLM loads its own engines and, through PyTorch (its default since 1.0), safetensors.
@@ -38,11 +45,8 @@ QUANTIZATION_FLAGS: Mapping[str, FrozenSet[str]] = {
     "mxfp4": PLAIN | {"mxfp4"},
     "bitsandbytes": PLAIN | {"bnb-4bit", "bnb-8bit"},
 }
-# Words of a config under which an override may give the length, and inner configs of multimodal models.
-LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length", "max_target_positions")
+# Inner configs of multimodal models.
 INNER = ("text_config", "llm_config", "language_config", "thinker_config")
-# Kinds of RoPE scaling whose factor does not extend max_position_embeddings (vLLM, _get_and_verify_max_len).
-NOT_EXTENDING = ("su", "longrope", "llama3", "mrope", "default", "proportional")
 
 
 def judge_format(candidate: Candidate, facts: ModelFacts) -> List[Finding]:
@@ -102,33 +106,17 @@ def _list_tables(settings: Settings) -> Iterator[Mapping[str, Any]]:
             yield overrides[name]
 
 
-def _read_positive(value: Any) -> Optional[float]:
-    sound = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 10**12
-    return float(value) if sound else None
-
-
 def find_context_limit(facts: ModelFacts, settings: Settings) -> Optional[int]:
-    """The longest context in tokens that the model has with these settings; None where that is not known.
-
-    With YaRN and other scaling of positions it is ``original_max_position_embeddings`` times the factor.
-    """
+    """The longest context in tokens that the model has with these settings; None where that is not known."""
     limit = facts.context_length
     scalings = [settings.table(options.ROPE_SCALING)]
     for table in _list_tables(settings):
-        lengths = [_read_positive(table.get(name)) for name in LENGTHS]
+        lengths = [read_length(table.get(name)) for name in LENGTHS]
         limit = next((int(length) for length in lengths if length), limit)
-        for name in ("rope_scaling", "rope_parameters"):
-            scaling = table.get(name)
-            scalings += [scaling] if isinstance(scaling, Mapping) else []
-    for scaling in scalings:
-        if not scaling or str(scaling.get("rope_type", scaling.get("type", ""))) in NOT_EXTENDING:
-            continue
-        factor = _read_positive(scaling.get("factor"))
-        original = _read_positive(scaling.get("original_max_position_embeddings")) or limit
-        if factor is None or original is None:
-            return None
-        limit = max(limit or 0, int(original * factor))
-    return limit
+        scalings += list_scalings(table)
+    scaled = [scale_length(limit, scaling) for scaling in scalings if is_extending(scaling)]
+    known = [length for length in scaled if length is not None]
+    return limit if not scaled else max(known) if len(known) == len(scaled) else None
 
 
 def _judge_context(candidate: Candidate, facts: ModelFacts) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.weights.attention_layers import read_attention
+from ansible_collections.anvil.serving.plugins.module_utils.weights.context_length import LENGTHS, extend_length
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.safetensors_header import read_safetensors
 from ansible_collections.anvil.serving.plugins.module_utils.weights.text_config import read_text_config
@@ -167,7 +168,7 @@ def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
         parameters=_count_parameters(tensors, bits) if not missing else None,
         quantisation=quantisation,
         kv_quantisation=cache,
-        context_length=read_count(text.get("max_position_embeddings")),
+        context_length=extend_length(read_first_count(text, *LENGTHS), text),
         layers=read_count(text.get("num_hidden_layers")),
         embedding_length=read_count(text.get("hidden_size")),
         vocabulary=read_count(text.get("vocab_size")),

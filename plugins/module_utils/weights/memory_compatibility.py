@@ -16,6 +16,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.parallelism 
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import Finding, doubtful, impossible, unknown
 from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.format_compatibility import find_context_limit
 from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import (
     MIB,
     Estimate,
@@ -106,7 +107,8 @@ def _judge_parallel(
         return [], None  # told already, and on these cards there is nothing to place
     # A context that the engine fits to the memory (auto, -1) needs room for one token.
     fitted = settings.has(options.CONTEXT) and settings.tokens(options.CONTEXT) is None
-    estimate = _estimate(settings, facts, 1 if fitted else settings.tokens(options.CONTEXT), split)
+    context = 1 if fitted else settings.tokens(options.CONTEXT) or find_context_limit(facts, settings)
+    estimate = _estimate(settings, facts, context, split)
     cache = settings.tokens(options.KV_BYTES) if candidate.engine == "vllm" else None
     found: List[Finding] = []
     total = estimate.total_mib

@@ -29,7 +29,13 @@ KV_BYTES: Dict[str, float] = {
     "fp8": 1.0,
     "fp8_e4m3": 1.0,
     "fp8_e5m2": 1.0,
+    "fp8_inc": 1.0,
+    "fp8_per_token_head": 1.0,
+    "fp8_ds_mla": 656 / 576,  # vLLM: a latent of DeepSeek-V3.2 with its scales and its part in 16 bits
+    "mxfp8": 33 / 32,
     "int8": 1.0,
+    "int8_per_token_head": 1.0,
+    "int4_per_token_head": 0.5,
     "q8_0": 34 / 32,
     "q5_1": 24 / 32,
     "q5_0": 22 / 32,
@@ -37,6 +43,8 @@ KV_BYTES: Dict[str, float] = {
     "q4_0": 18 / 32,
     "iq4_nl": 18 / 32,
     "nvfp4": 36 / 64,
+    "fp4_e2m1": 36 / 64,  # SGLang: a scale for each 16 elements
+    "fp4_mx_block16": 36 / 64,
 }
 
 CONTEXT_MIB = 512  # a CUDA context with cuBLAS and the engine's kernels, on each card

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_serves
 from planning import BASE, BIG, DROP, HEAVY, plan, problems
 
 
@@ -229,6 +230,20 @@ def test_a_name_that_the_engine_refuses_is_refused_before() -> None:
     (problem,) = problems(*changes)
     assert problem.where == HEAVY + "served_name" and "gpt-oss-120b" in problem.hint
     assert plan(*changes[1:]).serves[0].served_name == "gpt-oss:120b"
+
+
+def test_vllm_serves_a_model_under_several_names() -> None:
+    tiers = [{"id": "heavy"}, {"id": "other", "serve": "heavy", "model": "gpt"}]
+    made = plan((HEAVY + "served_name", ["heavy-1", "gpt"]), ("anvil_router.tiers", tiers))
+    assert (made.serves[0].served_name, made.serves[0].more_names) == ("heavy-1", ("gpt",))
+    assert [tier.model for tier in made.router.tiers] == ["heavy-1", "gpt"]
+    command = render_serves(made).services["heavy"].command or ()
+    start = command.index("--served-model-name")
+    assert command[start : start + 4] == ("--served-model-name", "heavy-1", "gpt", "--host")
+    (problem,) = problems(("anvil_serves.fast.served_name", ["a", "b"]))
+    assert problem.where == "anvil_serves.fast.served_name"
+    (problem,) = problems((HEAVY + "served_name", ["x", "fast"]))
+    assert "taken by serve heavy" in problem.what
 
 
 def test_a_tier_may_name_a_lora_module_of_its_serve() -> None:

@@ -203,6 +203,20 @@ def test_a_cache_of_a_given_size_replaces_the_share() -> None:
     assert verdict == DOUBTFUL and "one request of the full context" in what
 
 
+@pytest.mark.parametrize(
+    ("engine", "word", "known"),
+    [
+        *[("vllm", word, True) for word in ("auto", "bfloat16", "float16", "fp8", "fp8_inc", "fp8_ds_mla", "FP8_E4M3", "nvfp4")],
+        *[("sglang", word, True) for word in ("bf16", "fp8_e5m2", "fp4_e2m1", "mxfp8", "fp4_mx_block16")],
+        ("vllm", "turboquant_k8v4", False),
+    ],
+)
+def test_a_kv_type_that_is_not_known_counts_as_two_bytes_with_a_note(engine: str, word: str, known: bool) -> None:
+    candidate = serve(model("fp8", gib=1), engine, args=f"--kv-cache-dtype {word}")
+    assert verdicts(candidate) == []
+    assert ("counted as 2 bytes" in notes(candidate)) is not known
+
+
 TWO = (card(120), card(120, "GPU-2"))
 NUMBER = "the parallel sizes do not make the number of cards"
 
@@ -368,6 +382,7 @@ LONGER = "the requested context is longer than the model's context"
             {},
             32768,
         ),
+        ("vllm", ["--max-model-len", "131072", "--hf-overrides.rope_parameters.full_attention.factor", "4"], {}, None),
         ("vllm", ["--max-model-len", "131072"], {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}, None),
         ("sglang", ["--context-length", "131072", "--json-model-override-args", '{"rope_scaling":{"factor":4.0}}'], {}, None),
         ("sglang", ["--context-length", "131072"], {"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}, None),
@@ -386,5 +401,5 @@ def test_a_context_is_at_most_the_models_or_what_it_is_scaled_to(
 
 
 def test_a_scaling_that_is_not_understood_is_a_note() -> None:
-    args = ("--max-model-len", "131072", "--hf-overrides", '{"rope_parameters":{"full_attention":{"factor":8}}}')
+    args = ("--max-model-len", "131072", "--hf-overrides", '{"rope_parameters":{"factor":"eight"}}')
     assert "was not understood" in notes(replace(serve(model("bf16", gib=1)), args=args))
