@@ -1,7 +1,10 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Plan and render an experiment on the controller, from parameters or from a compose file. No host is contacted."""
+"""Plan and render an experiment on the controller, from parameters or from a compose file.
+
+No host is contacted, unless a compose file has to be interpreted and the controller has no Docker Compose.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.modules.anvil_experiment_plan import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment import plan_experiment
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_options import read_options, refuse_stray_words
@@ -20,8 +23,6 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result
 
 class ActionModule(ActionBase):
     """Plan one experiment of a host."""
-
-    _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -34,7 +35,9 @@ class ActionModule(ActionBase):
             refuse_stray_words(task_vars)
             options = read_options(typed)
             compose = Path(self._loader.path_dwim(typed["compose"])) if typed["compose"] else None
-            base, project, notes = plan_experiment(self._templar, host, variables, options, compose)
+            base, project, notes = plan_experiment(
+                self._templar, host, variables, options, compose, lambda name, files: self._interpret(name, files, task_vars)
+            )
             result.update(
                 name=options.name,
                 project=project.as_dict(),
@@ -51,3 +54,17 @@ class ActionModule(ActionBase):
         except AnvilError as error:
             result.update(failure_result(error, f"The experiment for {host} cannot be planned, so it was not started."))
         return result
+
+    def _interpret(self, name: str, files: dict[str, str], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Interpret a compose file on the host."""
+        answer = self._execute_module(
+            module_name="anvil.serving.anvil_compose_config",
+            module_args={"name": name, "files": files},
+            task_vars=task_vars,
+        )
+        if answer.get("failed") or answer.get("unreachable"):
+            found = [Problem(**{**one, "log": tuple(one["log"])}) for one in answer.get("problems") or ()]
+            raise AnvilError(
+                *found or [Problem("the compose file cannot be interpreted on the host", why=str(answer.get("msg")))]
+            )
+        return dict(answer)

@@ -38,11 +38,21 @@ options:
     default: ""
   compose:
     description:
-      - A compose file on the controller to run as an experiment. Ports must be published on loopback, and GPUs pinned by UUID.
-      - Its C(restart) and its container names are replaced. A volume that is not external gets the name
-        C(anvil-experiment-NAME_VOLUME).
+      - A compose file on the controller to run as an experiment. C(docker compose config) interprets it, with C(.env),
+        C(env_file), C(extends), C(include) and anchors - on the controller, or on the host if the controller has no Docker
+        Compose.
+      - A port without an address is published on 127.0.0.1. A GPU without a UUID is the one of O(gpu). C(restart), C(networks)
+        and C(depends_on) are left out, with a note.
+      - What an experiment may not have is refused by name - the engine's socket, folders of the system, C(privileged),
+        capabilities, namespaces of the host, devices other than GPUs, files outside of the folder of the compose file.
+      - A volume that is neither external nor named gets the name C(anvil-experiment-NAME_VOLUME).
       - Secrets come from C(x-anvil.secrets) of a service, a mapping of an environment variable to a name in C(anvil_secrets).
     type: path
+  profiles:
+    description: Profiles of O(compose) whose services run too; V(*) for all.
+    type: list
+    elements: str
+    default: []
   engine:
     description: The engine as in C(anvil_serves), such as V(vllm), V(sglang) or V(llama_cpp).
     type: str
@@ -163,6 +173,7 @@ OPTIONS = {
     "name": {"type": "str", "default": ""},
     "model": {"type": "str", "default": ""},
     "compose": {"type": "path"},
+    "profiles": {"type": "list", "elements": "str", "default": []},
     "engine": {"type": "str", "default": "vllm"},
     "image": {"type": "str", "default": ""},
     "served_name": {"type": "str", "default": ""},

@@ -12,7 +12,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import P
 HIDDEN = "<hidden>"
 SECRET_WORDS = frozenset(("TOKEN", "KEY", "APIKEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS"))
 NOT_SECRET_ENDINGS = frozenset(("FILE", "PATH", "DIR", "URL", "NAME", "LIMIT", "COUNT", "SIZE", "ID", "TYPE", "LEN"))
-NOT_SECRET_VALUES = frozenset(("", "0", "1", "true", "false"))
+NOT_SECRET_VALUES = frozenset(("", "0", "1", "true", "false", "none", "null", "empty", "dummy"))
 SECRET_SHAPE = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|nvapi-[A-Za-z0-9_-]{20,}"
     r"|glpat-[\w-]{20,}|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"

@@ -132,7 +132,7 @@ def _read_environment(section: Section, engine: Optional[Engine]) -> Dict[str, s
             check.add_problem(
                 path, "must be text or a number, not {0}".format(describe_type(value)), 'for example: NAME: "value"'
             )
-        elif (is_secret_name(name) and str(value) not in NOT_SECRET_VALUES) or SECRET_SHAPE.search(str(value)):
+        elif (is_secret_name(name) and str(value).lower() not in NOT_SECRET_VALUES) or SECRET_SHAPE.search(str(value)):
             key = "api_key: <name in anvil_secrets>" if engine and name == engine.key_env else ""
             check.add_problem(
                 path,

@@ -73,7 +73,7 @@ def offer_serve(
     environment = dict(line.split("=", 1) for line in lines if "=" in line)
     words = [str(word) for word in [*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())]]
     image = str(config.get("Image") or "")
-    engine, rest = find_command(_unwrap_shell(words, environment), image)
+    engine, rest = find_command(unwrap_shell(words, environment), image)
     offer.serve.update({"engine": engine} if engine else {}, image=image, container=name_container(raw))
     if not engine:
         shown = mask_text(" ".join(words)) or "none"
@@ -93,7 +93,7 @@ def name_container(raw: Mapping[str, Any]) -> str:
     return str(raw.get("Name") or raw.get("Id") or "").lstrip("/")
 
 
-def _unwrap_shell(words: Sequence[str], environment: Mapping[str, str]) -> List[str]:
+def unwrap_shell(words: Sequence[str], environment: Mapping[str, str]) -> List[str]:
     """The words of a command line; those of the script if it is ``sh -c "…"``, with its plain variables filled in."""
     for number, word in enumerate(words[:-1]):
         if os.path.basename(word) in SHELLS and re.fullmatch(r"-[a-z]*c", words[number + 1]):

@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import addresses_overlap, split_protocol
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     EXPERIMENT_NETWORK,
     EXPERIMENT_PROJECT,
     Service,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_compose import check_secret_names, read_compose_file
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.compose_interpretation import RunOnHost, interpret_file
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_compose import (
+    check_secret_names,
+    read_compose_document,
+)
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_options import ExperimentOptions, choose_gpus
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import plan_host
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import Project, render_experiment
@@ -92,15 +96,21 @@ def find_conflicts(services: Iterable[Service], base: HostPlan) -> list[Problem]
 
 
 def plan_experiment(
-    templar: Any, host: str, variables: Mapping[str, Any], options: ExperimentOptions, compose: Path | None
+    templar: Any,
+    host: str,
+    variables: Mapping[str, Any],
+    options: ExperimentOptions,
+    compose: Path | None,
+    run_on_host: RunOnHost,
 ) -> tuple[HostPlan, Project, list[str]]:
     """The plan of the host, the project of the experiment, and notes. compose: its compose file, if it comes from one.
+    run_on_host: used where the controller has no Docker Compose.
 
     Raises AnvilError with every mistake.
     """
     base = plan_host(templar, host, dict(variables), secrets_required=False)
     if compose:
-        project, notes = read_compose_file(_read_text(compose), options, base)
+        project, notes = read_compose_document(interpret_file(compose, run_on_host), options, base)
     else:
         project, notes = _plan_from_options(templar, host, variables, options, base)
     secrets = variables.get("anvil_secrets")
@@ -109,13 +119,6 @@ def plan_experiment(
     if problems:
         raise AnvilError(*problems)
     return base, project, notes
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise fail("the compose file cannot be read", where=str(path), why=str(error)) from error
 
 
 def _plan_from_options(

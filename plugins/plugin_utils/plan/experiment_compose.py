@@ -1,19 +1,19 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read a compose file as an experiment. Pure.
+"""A compose file that Docker Compose has interpreted, as an experiment. Pure.
 
-Its services get the same canonical form as serves. A key that cannot be compared with a running container is refused by name,
-never dropped.
+Its services get the same canonical form as serves. What an experiment cannot have is refused by name (``experiment_findings``);
+what has no meaning for it is left out, with a note.
 """
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import itertools
+import json
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -29,118 +29,247 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
     Service,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
-from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import NAME, NAME_RULE, UUID
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_options import ExperimentOptions
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import NAME, NAME_RULE
+from ansible_collections.anvil.serving.plugins.module_utils.serves.container_as_serve import find_command, unwrap_shell
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.compose_interpretation import InterpretedFile
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_findings import (
+    COMPARED,
+    PASSED,
+    check_host_path,
+    find_refused,
+    find_secrets,
+    list_left_out,
+)
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_gpus import VISIBLE, choose_cards, read_gpu_request
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_options import ExperimentOptions, choose_uuids
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import Project, experiment_labels
 
-SERVICE_KEYS = {
-    "container_name", "image", "command", "entrypoint", "environment", "ports", "volumes", "ipc", "shm_size", "restart", "user",
-    "read_only", "tmpfs", "init", "stop_signal", "healthcheck", "cap_drop", "security_opt", "extra_hosts", "mem_limit", "labels",
-    "deploy", "x-anvil",
-}  # fmt: skip
-REFUSED_HINTS = {
-    "build": "build the image first and name it with image",
-    "env_file": "compose would read it on the host: use environment, or x-anvil: {secrets: {VARIABLE: <name in anvil_secrets>}}",
-    "depends_on": "an experiment is one model server: start each other container as an experiment of its own",
-    "networks": "all experiments are on one network, " + EXPERIMENT_NETWORK,
-    "network_mode": "publish a port on 127.0.0.1",
-    "privileged": "a model server needs no privileges: reserve a GPU with deploy.resources.reservations.devices",
-    "cap_add": "a model server needs no capabilities",
-    "runtime": "use deploy.resources.reservations.devices with device_ids",
-    "gpus": "use deploy.resources.reservations.devices with device_ids",
-}
-TOP_KEYS = {"name", "version", "services", "volumes"}
-NAME_FLAGS = ("--served-model-name", "--alias", "-a")
+NAME_FLAGS = ("--served-model-name", "--served_model_name", "--alias", "-a")
+MODEL_FLAGS = ("--model", "--model-path", "--model-id")
+KEY_VARIABLES = ("VLLM_API_KEY", "LLAMA_API_KEY")
+# The hash of the keys that are written as they are.
+LABEL_PASSED = LABEL_PREFIX + "passed"
+HEAD = "# Rendered by anvil.serving from a compose file that was given as an experiment; changes made here are overwritten.\n"
 
 
-def _split_command(value: Any) -> Any:
-    """A command as a list: compose splits a text as a shell would."""
-    return shlex.split(value) if isinstance(value, str) else value
-
-
-def _as_mapping(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """Without the doubled dollars of Compose."""
+    if isinstance(value, str):
+        return value.replace("$$", "$")
     if isinstance(value, list):
-        return dict(str(item).split("=", 1) if "=" in str(item) else (str(item), None) for item in value)
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return value
 
 
-def _list_texts(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for item in value.values():
-            yield from _list_texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _list_texts(item)
-    elif isinstance(value, str):
-        yield value
+def read_compose_document(found: InterpretedFile, options: ExperimentOptions, base: HostPlan) -> tuple[Project, list[str]]:
+    """The project of an experiment, and notes for the operator.
+
+    Raises AnvilError with the problems of the file and everything that an experiment cannot have.
+    """
+    document, extensions = found.document, found.extensions
+    services = {str(name): raw for name, raw in (document.get("services") or {}).items()}
+    active = {name: raw for name, raw in services.items() if _is_active(raw, options.profiles)}
+    problems = list(found.problems)
+    if not active:
+        profiles = sorted({str(one) for raw in services.values() for one in raw.get("profiles") or ()})
+        hint = f"choose with -e profiles=…: {', '.join(profiles)}" if profiles else "for example: services: {name: {image: …}}"
+        what = "the compose file has no service" + (" without a profile" if profiles else "")
+        problems.append(Problem(what, "compose", hint=hint))
+        active = services
+    project = EXPERIMENT_PROJECT + options.name
+    notes = list(found.notes)
+    volumes = _name_volumes(document, active, project, base.root, problems)
+    laid_out: dict[str, Any] = {}
+    for name, raw in active.items():
+        anvil = extensions.get(name) or {}
+        refused, told = _check_service(name, _plain(raw), anvil, base.root)
+        problems += refused
+        problems += [
+            Problem(f"depends_on names {other}, and the file has no such service", f"compose: services.{name}", hint="remove it")
+            for other in raw.get("depends_on") or {}
+            if other not in services
+        ]
+        notes += told
+        uuids: list[str] = []
+        for answer in choose_cards(name, read_gpu_request(_plain(raw)), choose_uuids(options.gpu, base), list(base.gpus)):
+            if isinstance(answer, Problem):
+                problems.append(answer)
+            else:
+                uuids.append(answer)
+        container = str(raw.get("container_name") or (project if len(active) == 1 else f"{project}-{name}"))
+        laid_out[name] = {"container_name": container, **_lay_out(name, raw, uuids, anvil, notes)}
+    if problems:
+        raise AnvilError(*dict.fromkeys(problems))
+    outer: dict[str, Any] = {"volumes": {key: {"name": value, "external": True} for key, value in volumes.items()}}
+    outer["networks"] = {EXPERIMENT_NETWORK: {"name": EXPERIMENT_NETWORK, "external": True}}
+    for name, service in _parse(laid_out, outer).items():
+        _describe(name, service, laid_out[name], extensions.get(name) or {}, options, base, notes)
+    for name, service in _parse(laid_out, outer).items():
+        laid_out[name]["labels"][LABEL_SPEC] = service.spec_hash()
+    whole = {"name": project, "services": laid_out, **{key: value for key, value in outer.items() if value}}
+    written = HEAD + yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
+    return Project(project, f"{base.root}/{project}", written, _parse(laid_out, outer)), notes
 
 
-def _find_refused(name: str, raw: Mapping[str, Any]) -> Iterator[Problem]:
-    """Keys of one service that cannot be compared with a container, or that an experiment may not have."""
+def _parse(laid_out: Mapping[str, Any], outer: Mapping[str, Any]) -> dict[str, Service]:
+    try:
+        return parse_compose({"services": laid_out, **outer})
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise fail("the compose file cannot be read", where="compose", why=f"{type(error).__name__}: {error}") from error
+
+
+def _is_active(raw: Mapping[str, Any], profiles: Iterable[str]) -> bool:
+    own = {str(one) for one in raw.get("profiles") or ()}
+    return not own or bool(own.intersection(profiles)) or "*" in profiles
+
+
+def _check_service(name: str, raw: Mapping[str, Any], anvil: Any, root: str) -> tuple[list[Problem], list[str]]:
     where = f"compose: services.{name}"
-    for key in raw:
-        if key not in SERVICE_KEYS and not str(key).startswith("x-"):
-            hint = REFUSED_HINTS.get(str(key), "remove it; supported: " + ", ".join(sorted(SERVICE_KEYS)))
-            yield Problem(f"{key} cannot be compared with a running container", where, hint=hint)
-    if str(raw.get("restart", "no")) not in ("no", "False"):
-        yield Problem("an experiment never restarts by itself", f"{where}.restart", hint='remove restart, or set restart: "no"')
-    if not raw.get("image"):
-        yield Problem("the service has no image", where, hint="set image: repository/name:tag")
-    for text in _list_texts({key: value for key, value in raw.items() if key != "x-anvil"}):
-        if re.search(r"(?<!\$)(\$\$)*\$(\{|[A-Za-z_])", text):
-            hint = "write the value itself ($$ is a literal dollar), or pass model, port, gpu… without a compose file"
-            yield Problem(f"{text!r} refers to a variable", where, hint=hint)
-    for key, value in (_as_mapping(raw.get("environment")) or {}).items():
-        if value is None:
-            yield Problem(
-                f"{key} has no value",
-                f"{where}.environment",
-                hint="write NAME=value: compose would take the value from its own environment",
+    if not NAME.fullmatch(name):
+        return [Problem("this is not a name of a service", where, hint="use " + NAME_RULE)], []
+    if not isinstance(anvil, Mapping) or not isinstance(anvil.get("secrets") or {}, Mapping):
+        hint = "write x-anvil: {secrets: {HF_TOKEN: <name in anvil_secrets>}}"
+        return [Problem("x-anvil cannot be read", f"{where}.x-anvil", hint=hint)], []
+    problems = [*find_refused(name, raw, root), *find_secrets(name, raw, anvil.get("secrets") or {})]
+    return problems, list_left_out(name, raw)
+
+
+def _name_volumes(
+    document: Mapping[str, Any], active: Mapping[str, Any], project: str, root: str, problems: list[Problem]
+) -> dict[str, str]:
+    """Key of a volume that an active service mounts -> its name on the host."""
+    used = {str(mount.get("source")) for raw in active.values() for mount in raw.get("volumes") or () if mount.get("source")}
+    given, found = str(document.get("name") or ""), {}
+    for key, entry in (document.get("volumes") or {}).items():
+        settings = entry or {}
+        if key not in used:
+            continue
+        where, device = f"compose: volumes.{key}", str((settings.get("driver_opts") or {}).get("device") or "")
+        if device.startswith("/"):
+            problems.extend(check_host_path(where, device, False, root))
+        if settings.get("driver_opts") or settings.get("driver") not in (None, "", "local"):
+            hint = (
+                f"create the volume on the host, and write external: true; or mount the folder itself: {device or '/folder'}:/…"
             )
-    resources = (raw.get("deploy") or {}).get("resources") or {}
-    other = sorted(set(raw.get("deploy") or {}) - {"resources"}) + sorted(set(resources) - {"reservations"})
-    other += sorted(set(resources.get("reservations") or {}) - {"devices"})
-    if other:
-        yield Problem(
-            ", ".join(other) + " cannot be compared with a running container",
-            f"{where}.deploy",
-            hint="keep only resources.reservations.devices",
-        )
-    for device in (resources.get("reservations") or {}).get("devices") or []:
-        ids = device.get("device_ids") or []
-        if device.get("driver") != "nvidia" or not ids or not all(UUID.fullmatch(str(one)) for one in ids):
-            hint = "use driver: nvidia, device_ids: [GPU-…], capabilities: [gpu]"
-            yield Problem("a GPU must be pinned by its UUID", f"{where}.deploy", hint=hint)
-    unlike = set(raw.get("healthcheck") or {}) - {"test"}
-    if unlike or not isinstance((raw.get("healthcheck") or {}).get("test", []), list):
-        yield Problem(
-            "only a test as a list can be compared with a running container",
-            f"{where}.healthcheck",
-            hint='keep only test: ["CMD", …]',
-        )
+            problems.append(Problem("an experiment cannot have a volume with a driver or driver_opts", where, hint=hint))
+        name = str(settings.get("name") or key)
+        # Compose names a volume after its own project where the file does not name it.
+        found[str(key)] = name if settings.get("external") or name != f"{given}_{key}" else f"{project}_{key}"
+    return found
 
 
-def _check_ports_and_mounts(name: str, service: Service, relative: Iterable[str]) -> Iterator[Problem]:
-    where = f"compose: services.{name}"
-    for bind, port, _target in service.ports:
-        if bind not in ("127.0.0.1", "::1") and not bind.startswith("127."):
-            hint = f"use 127.0.0.1:{port}:…, because an experiment has no API key"
-            yield Problem(f"port {port} would be published on {bind}", f"{where}.ports", hint=hint)
-        if not port:
-            yield Problem("a port has no number on the host", f"{where}.ports", hint="use 127.0.0.1:PORT:PORT")
-    for source in relative:
-        yield Problem(f"the path {source} is relative", f"{where}.volumes", hint="use an absolute path on the host, or a volume")
+def _lay_out(name: str, raw: Mapping[str, Any], uuids: list[str], anvil: Any, notes: list[str]) -> dict[str, Any]:
+    """The keys of a service as they are written into the compose file of the experiment."""
+    kept = {key: value for key, value in raw.items() if key in COMPARED | PASSED and value not in (None, [], {}, "")}
+    passed = {key: kept[key] for key in sorted(PASSED & set(kept))}
+    health = kept.get("healthcheck") or {}
+    passed.update({f"healthcheck.{key}": health[key] for key in sorted(set(health) - {"test", "disable"})})
+    named = (anvil.get("secrets") if isinstance(anvil, Mapping) else None) or {}
+    environment = {key: value for key, value in (raw.get("environment") or {}).items() if key not in named and key != VISIBLE}
+    kept.pop("environment", None)
+    limits = ((raw.get("deploy") or {}).get("resources") or {}).get("limits") or {}
+    for key, limit in (("mem_limit", "memory"), ("pids_limit", "pids")):
+        if limits.get(limit) and key not in kept:
+            kept[key] = limits[limit]
+    if kept.get("stop_grace_period"):
+        kept["stop_grace_period"] = f"{parse_duration(str(kept['stop_grace_period']))}s"
+    mounts = raw.get("volumes") or ()
+    memory = [str(mount["target"]) for mount in mounts if mount.get("type") == "tmpfs"]
+    tmpfs = [raw["tmpfs"]] if isinstance(raw.get("tmpfs"), str) else list(raw.get("tmpfs") or ())
+    kept["volumes"] = [_plain_mount(mount) for mount in mounts if mount.get("type") != "tmpfs"]
+    kept["tmpfs"] = [*tmpfs, *memory]
+    kept["ports"] = [_loopback(port, name, notes) for port in raw.get("ports") or ()]
+    hosts = raw.get("extra_hosts")
+    if isinstance(hosts, Mapping):
+        kept["extra_hosts"] = [f"{key}:{one}" for key, value in hosts.items() for one in _listed(value)]
+    kept.pop("container_name", None)
+    laid_out = {key: value for key, value in kept.items() if value not in (None, [], {})}
+    laid_out.update({"restart": "no", "networks": [EXPERIMENT_NETWORK]})
+    laid_out.update({"environment": environment} if environment else {})
+    labels = {key: str(value) for key, value in (raw.get("labels") or {}).items() if not str(key).startswith(LABEL_PREFIX)}
+    if passed:
+        text = json.dumps(passed, sort_keys=True)
+        labels[LABEL_PASSED] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    laid_out["labels"] = labels
+    if uuids:
+        device = {"driver": "nvidia", "device_ids": uuids, "capabilities": ["gpu"]}
+        laid_out["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
+    return laid_out
 
 
-def _find_served_name(raw: Mapping[str, Any], options: ExperimentOptions) -> str:
-    if options.served_name:
-        return options.served_name
-    own = (raw.get("x-anvil") or {}).get("served_name")
-    words = [*(raw.get("entrypoint") or []), *(raw.get("command") or [])]
-    for flag, value in itertools.pairwise(words):
-        if flag in NAME_FLAGS:
-            return str(own or value)
-    return str(own or "")
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _plain_mount(mount: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: mount[key] for key in ("type", "source", "target") if mount.get(key)}
+    return {**kept, "read_only": True} if mount.get("read_only") else kept
+
+
+def _loopback(port: Mapping[str, Any], name: str, notes: list[str]) -> dict[str, Any]:
+    """A port that names no address is published on loopback only: an experiment has no API key."""
+    kept = {key: port[key] for key in ("target", "published", "protocol", "host_ip") if port.get(key)}
+    if not port.get("host_ip"):
+        notes.append(f"{name}: port {port.get('published')} is published on 127.0.0.1 only, because an experiment has no API key")
+    return {"host_ip": "127.0.0.1", **kept}
+
+
+def parse_duration(text: str) -> int:
+    """``1m30s`` in whole seconds. Raises AnvilError for anything else."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "ns": 1e-9}
+    if not re.fullmatch(r"([0-9.]+(h|ms|us|ns|m|s))+", text):
+        raise fail(f"{text!r} is not a duration", where="compose: stop_grace_period", hint="use for example 30s")
+    return round(sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)(h|ms|us|ns|m|s)", text)))
+
+
+def _describe(
+    name: str,
+    service: Service,
+    raw: dict[str, Any],
+    anvil: Mapping[str, Any],
+    options: ExperimentOptions,
+    base: HostPlan,
+    notes: list[str],
+) -> None:
+    """Add what marks the service as a part of the experiment: ``x-anvil``, env file, labels."""
+    secrets = {str(key): str(value) for key, value in (anvil.get("secrets") or {}).items()}
+    served = options.served_name or str(anvil.get("served_name") or "") or find_served_name(service)
+    vram = _decide_vram_claim(service, options, base)
+    described: dict[str, Any] = {"engine": "compose", "served_name": served, "vram_mib": vram, "secrets": secrets}
+    if served and service.ports:
+        key = next((secrets[variable] for variable in KEY_VARIABLES if variable in secrets), "")
+        described["ready"] = {"kind": "models", "timeout": int(options.ready_timeout or 600), "key": key}
+    else:
+        notes.append(f"{name}: the served name is not known, so the run does not wait until it is ready: pass -e served_name=…")
+    raw["x-anvil"] = described
+    if secrets:
+        raw["env_file"] = [f"env/{name}.env"]
+    raw["labels"].update(
+        {
+            LABEL_SERVE: name,
+            LABEL_PREFIX + "served_name": served,
+            LABEL_VRAM: str(vram),
+            **experiment_labels(options.name, options.ttl),
+        }
+    )
+
+
+def find_served_name(service: Service) -> str:
+    """The name under which a server lists its model: as its command line says, else the model itself; empty if unknown."""
+    words = unwrap_shell([*(service.entrypoint or ()), *(service.command or ())], service.environment)
+    pairs = [(one.partition("=")[0], one.partition("=")[2] or other) for one, other in itertools.pairwise([*words, ""])]
+    for flags in (NAME_FLAGS, MODEL_FLAGS):
+        for flag, value in pairs:
+            if (
+                flag in flags
+                and value
+                and (flags is NAME_FLAGS or flag != "--model" or "vllm" in " ".join([*words, service.image]))
+            ):
+                return value
+    engine, rest = find_command(words, service.image)
+    return rest[0] if engine == "vllm" and rest and not rest[0].startswith("-") else ""
 
 
 def _decide_vram_claim(service: Service, options: ExperimentOptions, base: HostPlan) -> int:
@@ -149,96 +278,6 @@ def _decide_vram_claim(service: Service, options: ExperimentOptions, base: HostP
         return int(options.vram_mib)
     budgets = [gpu.budget_mib for gpu in base.gpus.values() if gpu.uuid in service.gpu_uuids]
     return min(budgets) if budgets else 0
-
-
-def read_compose_file(text: str, options: ExperimentOptions, base: HostPlan) -> tuple[Project, list[str]]:
-    """The project of an experiment from the text of a compose file, and notes on what could not be found out.
-
-    Raises AnvilError with everything that an experiment cannot have.
-    """
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise fail("the compose file is not valid YAML", where="compose", why=str(error)) from error
-    if not isinstance(document, Mapping) or not isinstance(document.get("services"), Mapping) or not document["services"]:
-        raise fail("the compose file has no services", where="compose", hint="for example: services: {name: {image: …}}")
-    problems = [
-        Problem(f"an experiment cannot have {key}", "compose", hint=REFUSED_HINTS.get(str(key), "remove it"))
-        for key in document
-        if key not in TOP_KEYS and not str(key).startswith("x-")
-    ]
-    document = copy.deepcopy(dict(document))
-    project = EXPERIMENT_PROJECT + options.name
-    volumes = {
-        str(key): str((value or {}).get("name") or (key if (value or {}).get("external") else f"{project}_{key}"))
-        for key, value in (document.get("volumes") or {}).items()
-    }
-    notes, laid_out = [], {}
-    for name, raw in document["services"].items():
-        if not isinstance(raw, Mapping) or not NAME.fullmatch(str(name)):
-            problems.append(
-                Problem(
-                    "this is not a service", f"compose: services.{name}", hint="write a mapping, and as its name use " + NAME_RULE
-                )
-            )
-            continue
-        problems.extend(_find_refused(name, raw))
-        laid_out[str(name)] = {
-            **raw,
-            "container_name": raw.get("container_name") or (project if len(document["services"]) == 1 else f"{project}-{name}"),
-            "restart": "no",
-            "networks": [EXPERIMENT_NETWORK],
-        }
-        for key, bring in (
-            ("command", _split_command),
-            ("entrypoint", _split_command),
-            ("environment", _as_mapping),
-            ("labels", _as_mapping),
-        ):
-            if key in raw:
-                laid_out[str(name)][key] = bring(raw[key])
-    if problems:
-        raise AnvilError(*problems)
-    outer: dict[str, Any] = {"volumes": {key: {"name": value, "external": True} for key, value in volumes.items()}}
-    outer["networks"] = {EXPERIMENT_NETWORK: {"name": EXPERIMENT_NETWORK, "external": True}}
-    try:
-        services = parse_compose({"services": laid_out, **outer})
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise fail("the compose file cannot be read", where="compose", why=f"{type(error).__name__}: {error}") from error
-    for name, service in services.items():
-        raw = laid_out[name]
-        relative = [mount.source for mount in service.mounts if mount.kind == "bind" and not mount.source.startswith("/")]
-        problems.extend(_check_ports_and_mounts(name, service, relative))
-        unknown = [m.source for m in service.mounts if m.kind == "volume" and m.source not in volumes.values()]
-        outer["volumes"].update({one: {"name": one, "external": True} for one in unknown})
-        served = _find_served_name(raw, options)
-        vram = _decide_vram_claim(service, options, base)
-        anvil = {"engine": "compose", "served_name": served, "vram_mib": vram}
-        anvil["secrets"] = (raw.get("x-anvil") or {}).get("secrets") or {}
-        if served and service.ports:
-            anvil["ready"] = {"kind": "models", "timeout": int(options.ready_timeout or 600), "key": ""}
-        else:
-            notes.append(
-                f"{name}: the served name is not known, so the run does not wait until it is ready: pass -e served_name=…"
-            )
-        raw["x-anvil"] = anvil
-        if anvil["secrets"]:
-            raw["env_file"] = [f"env/{name}.env"]
-        raw["labels"] = {
-            **{key: str(value) for key, value in (raw.get("labels") or {}).items() if not str(key).startswith(LABEL_PREFIX)},
-            LABEL_SERVE: name,
-            LABEL_PREFIX + "served_name": served,
-            LABEL_VRAM: str(vram),
-            **experiment_labels(options.name, options.ttl),
-        }
-    if problems:
-        raise AnvilError(*problems)
-    for name, service in parse_compose({"services": laid_out, **outer}).items():
-        laid_out[name]["labels"][LABEL_SPEC] = service.spec_hash()
-    whole = {"name": project, "services": laid_out, **{key: value for key, value in outer.items() if value}}
-    head = "# Rendered by anvil.serving from a compose file that was given as an experiment; changes made here are overwritten.\n"
-    written = head + yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
-    return Project(project, f"{base.root}/{project}", written, parse_compose({"services": laid_out, **outer})), notes
 
 
 def check_secret_names(services: Iterable[Service], known: Iterable[str]) -> list[Problem]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
-from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import NAME, NAME_RULE
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import NAME, NAME_RULE, UUID
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -35,6 +35,7 @@ class ExperimentOptions:
     vram_mib: str = ""
     ready_timeout: str = ""
     ttl: int = 0
+    profiles: tuple[str, ...] = ()
 
 
 def parse_ttl(text: str) -> int:
@@ -95,6 +96,17 @@ def choose_gpus(words: str, base: HostPlan) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
+def choose_uuids(words: str, base: HostPlan) -> list[str]:
+    """The UUIDs of the GPUs in ``gpu=…``; a UUID may be one that the inventory does not know."""
+    chosen: list[str] = []
+    for word in (part.strip() for part in words.split(",")):
+        if UUID.fullmatch(word) and word.lower() not in {gpu.uuid.lower() for gpu in base.gpus.values()}:
+            chosen.append(word)
+        else:
+            chosen.extend(base.gpus[alias].uuid for alias in choose_gpus(word, base))
+    return list(dict.fromkeys(chosen))
+
+
 def read_options(typed: Mapping[str, Any]) -> ExperimentOptions:
     """The options of anvil_experiment_plan, checked as far as no inventory is needed. Raises AnvilError."""
     if bool(typed["model"]) == bool(typed["compose"]):
@@ -109,6 +121,7 @@ def read_options(typed: Mapping[str, Any]) -> ExperimentOptions:
         environment={key: str(value) for key, value in typed["environment"].items()},
         volumes=tuple(typed["volumes"]),
         ttl=parse_ttl(typed["ttl"]),
+        profiles=tuple(typed["profiles"]),
         **{key: typed[key] for key in same},
     )
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_config import find_compose
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan import experiment, experiment_compose, experiment_options
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.compose_interpretation import interpret_file
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_options import ExperimentOptions
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_experiment
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import Project, render_experiment
 
 BIG, SMALL = "GPU-d0f446cf-1771-414c-e116-a39138798a8c", "GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1"
 INVENTORY = {
@@ -141,8 +144,22 @@ volumes: {cache: {}, shared: {external: true}}
 """.replace("UUID", SMALL)
 
 
-def test_a_compose_file_becomes_a_project_like_ours(base: HostPlan) -> None:
-    project, notes = experiment_compose.read_compose_file(COMPOSE, ExperimentOptions("trial", ttl=60), base)
+def never(_name: str, _files: dict[str, str]) -> dict[str, Any]:
+    raise AssertionError("the host is asked although the controller has Docker Compose")
+
+
+def read(text: str, folder: Path, base: HostPlan, **options: Any) -> tuple[Project, list[str]]:
+    (folder / "compose.yaml").write_text(text)
+    found = interpret_file(folder / "compose.yaml", never)
+    return experiment_compose.read_compose_document(found, ExperimentOptions("trial", **options), base)
+
+
+needs_compose = pytest.mark.skipif(not find_compose(), reason="this machine has no Docker Compose")
+
+
+@needs_compose
+def test_a_compose_file_becomes_a_project_like_ours(base: HostPlan, tmp_path: Path) -> None:
+    project, notes = read(COMPOSE, tmp_path, base, ttl=60)
     (service,) = project.services.values()
     assert notes == []
     assert service.command == ("serve", "m", "--served-model-name", "mine")
@@ -155,48 +172,123 @@ def test_a_compose_file_becomes_a_project_like_ours(base: HostPlan) -> None:
     assert service.labels["anvil.serving.spec"] == replace(service, labels={}).spec_hash()
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("build: .", "build cannot be compared"),
-        ("env_file: .env", "x-anvil"),
-        ("network_mode: host", "network_mode"),
-        ("privileged: true", "privileged"),
-        ("restart: always", "never restarts"),
-        ("ports: ['8080:80']", "published on 0.0.0.0"),
-        ("ports: ['127.0.0.1::80']", "has no number on the host"),
-        ("volumes: ['./here:/x']", "the path ./here is relative"),
-        ("command: ['$MODEL']", "refers to a variable"),
-        ("environment: {A: '${B:-c}'}", "refers to a variable"),
-        ("environment: [HF_TOKEN]", "HF_TOKEN has no value"),
-        ("deploy: {replicas: 2}", "replicas"),
-        ("deploy: {resources: {reservations: {devices: [{driver: nvidia, count: all}]}}}", "pinned by its UUID"),
-        ("healthcheck: {test: [CMD, x], interval: 5s}", "test as a list"),
-        ("logging: {driver: none}", "logging"),
-    ],
-)
-def test_what_a_compose_file_may_not_say(base: HostPlan, line: str, words: str) -> None:
-    text = f"services:\n  model:\n    image: some/server:1\n    {line}\n"
+@needs_compose
+def test_secrets_by_name_take_the_place_of_those_in_the_environment(base: HostPlan, tmp_path: Path) -> None:
+    text = """services:
+  model:
+    image: vllm/vllm-openai:v1
+    command: --model org/m
+    ports: ["127.0.0.1:30010:8000"]
+    environment: {HF_TOKEN: "${HF_TOKEN}", VLLM_API_KEY: sk-aaaabbbbccccddddeeee}
+    x-anvil: {secrets: {HF_TOKEN: hub, VLLM_API_KEY: key}}
+"""
+    (service,) = read(text, tmp_path, base)[0].services.values()
+    assert service.environment == {} and service.env_files == ("env/model.env",)
+    assert service.anvil["secrets"] == {"HF_TOKEN": "hub", "VLLM_API_KEY": "key"}
+    assert service.anvil["ready"]["key"] == "key" and service.anvil["served_name"] == "org/m"
+
+
+# A key of a service, and a word of what is said about it.
+REFUSED: list[tuple[str, str]] = [
+    ("build: .", "build the image first"),
+    ("network_mode: host", "cannot have network_mode: host"),
+    ("network_mode: 'container:x'", "network_mode"),
+    ("privileged: true", "cannot have privileged"),
+    ("cap_add: [SYS_PTRACE]", "cap_add: SYS_PTRACE"),
+    ("pid: host", "cannot have pid: host"),
+    ("ipc: 'container:other'", "that of another container"),
+    ("userns_mode: host", "userns_mode"),
+    ("uts: host", "uts"),
+    ("cgroup_parent: /x", "cgroup_parent"),
+    ("security_opt: ['seccomp:unconfined']", "seccomp:unconfined"),
+    ("security_opt: ['apparmor=unconfined']", "apparmor=unconfined"),
+    ("devices: ['/dev/kfd', '/dev/dri']", "the device /dev/dri"),
+    ("devices: ['/dev/fuse']", "the device /dev/fuse"),
+    ("device_cgroup_rules: ['c 1:3 mr']", "device_cgroup_rules"),
+    ("runtime: runsc", "runtime: runsc"),
+    ("volumes_from: [other]\n  other: {image: i}", "volumes_from"),
+    ("ports: ['0.0.0.0:8080:80']", "published on 0.0.0.0"),
+    ("ports: ['192.168.1.5:8080:80']", "published on 192.168.1.5"),
+    ("ports: ['[::]:8080:80']", "published on ::"),
+    ("ports: ['80']", "has no number on the host"),
+    ("volumes: ['./here:/x']", "./here is relative"),
+    ("volumes: ['~/.cache:/x']", "home folder"),
+    ("volumes: ['C:\\\\models:/x']", "Windows path"),
+    ("volumes: ['/x']", "has no name"),
+    ("volumes: ['/:/host:ro']", "the whole host"),
+    ("volumes: ['/etc:/host/etc:ro']", "cannot have /etc"),
+    ("volumes: ['/etc/../etc/ssl:/x']", "folder of the system"),
+    ("volumes: ['//proc:/x']", "folder of the system"),
+    ("volumes: ['/sys/fs/cgroup:/x']", "cannot have /sys"),
+    ("volumes: ['/dev/shm:/dev/shm']", "ipc: host or shm_size"),
+    ("volumes: ['/var/run/docker.sock:/var/run/docker.sock']", "has the host"),
+    ("volumes: ['/run/user/1000/docker.sock:/s']", "has the host"),
+    ("volumes: [{type: bind, source: /var/lib/docker, target: /d}]", "cannot have /var/lib/docker"),
+    ("volumes: ['/var:/v']", "cannot have /var"),
+    ("volumes: ['/opt/anvil/anvil-serves/env:/v']", "cannot have /opt/anvil"),
+    ("volumes: ['/home/me/.ssh:/v']", ".ssh"),
+    ("volumes: ['/home:/v']", "cannot have /home"),
+    ("volumes: [{type: bind, source: /srv, target: /s, bind: {propagation: rshared}}]", "propagation"),
+    ("volumes: ['vol:/v']\nvolumes: {vol: {driver_opts: {type: none, o: bind, device: /etc}}}", "cannot have /etc"),
+    ("volumes: ['vol:/v']\nvolumes: {vol: {driver: nfs}}", "driver"),
+    ("environment: [HF_TOKEN_OF_NOBODY]", "HF_TOKEN_OF_NOBODY has no value"),
+    ("environment: {HF_TOKEN: hf_abcdefghijklmnopqrstuvwxyz0123}", "x-anvil: {secrets: {HF_TOKEN:"),
+    ("environment: {DB: 'postgres://me:pw@db/x'}", "DB holds a secret"),
+    ("command: serve --api-key sk-mysecretmysecret1234", "at --api-key"),
+    ("command: [bash, -c, 'serve --api-key abc']", "the command holds a secret"),
+    ("command: [-hft, abc]", "at -hft"),
+    ("labels: {auth: 'Basic YWJjZGVmOmFiY2RlZg=='}", "the label auth"),
+    ("healthcheck: {test: [CMD, curl, -H, 'Authorization: Bearer abcdefgh']}", "the test holds a secret"),
+    ("deploy: {replicas: 2}", "2 replicas"),
+    ("deploy: {resources: {reservations: {devices: [{driver: nvidia, count: all, capabilities: [gpu]}]}}}", "-e gpu=ALIAS"),
+    ("runtime: nvidia", "-e gpu=ALIAS"),
+    ("devices: ['nvidia.com/gpu=all']", "-e gpu=ALIAS"),
+    ("devices: ['/dev/nvidia0', '/dev/nvidiactl']", "asks for 1 card"),
+    ("depends_on: {o: {condition: service_completed_successfully}}\n  o: {image: i}", "to end"),
+    ("secrets: [s]\nsecrets: {s: {file: ./s}}", "x-anvil: {secrets:"),
+    ("env_file: ../other.env", "outside of the compose file's folder"),
+    ("env_file: /etc/passwd", "outside of the compose file's folder"),
+    ("env_file: '${WHERE}/x.env'", "has a variable"),
+    ("env_file: missing.env", "does not exist"),
+    ("extends: {file: ../base.yaml, service: x}", "outside of the compose file's folder"),
+    ("image: '${NOBODY_SETS_THIS:?say which}'", "say which"),
+    ("no_such_key: 1", "not allowed"),
+]
+
+
+@needs_compose
+@pytest.mark.parametrize(("line", "words"), REFUSED)
+def test_what_a_compose_file_may_not_say(base: HostPlan, tmp_path: Path, line: str, words: str) -> None:
+    image = "" if line.startswith("image") else "    image: some/server:1\n"
     with pytest.raises(AnvilError) as caught:
-        experiment_compose.read_compose_file(text, ExperimentOptions("trial"), base)
-    assert words in caught.value.as_text()
+        read(f"services:\n  model:\n{image}    {line}\n", tmp_path, base)
+    assert words in caught.value.as_text() and "    do:   " in caught.value.as_text()
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "services: {}", "services: [x]", "a: b: c", "services: {x: {image: y}}\nsecrets: {z: {}}"]
-)
-def test_what_is_no_compose_file_of_an_experiment(base: HostPlan, text: str) -> None:
+@needs_compose
+@pytest.mark.parametrize("text", ["", "[]", "services: {}", "services: [x]", "a: b: c", "include: [https://example.org/x.git]"])
+def test_what_is_no_compose_file_of_an_experiment(base: HostPlan, tmp_path: Path, text: str) -> None:
     with pytest.raises(AnvilError):
-        experiment_compose.read_compose_file(text, ExperimentOptions("trial"), base)
+        read(text, tmp_path, base)
 
 
-def test_all_mistakes_of_a_compose_file_at_once(base: HostPlan) -> None:
-    text = textwrap.dedent("""
-        services:
-          one: {build: ., restart: always}
-          two: {image: i, privileged: true}
-        networks: {x: {}}
-    """)
+@needs_compose
+def test_a_link_out_of_the_folder_is_not_followed(base: HostPlan, tmp_path: Path) -> None:
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    (tmp_path / "secret.env").write_text("A=1")
+    (folder / ".env").symlink_to(tmp_path / "secret.env")
+    with pytest.raises(AnvilError, match=r"\.env lies outside"):
+        read("services: {x: {image: i}}", folder, base)
+
+
+@needs_compose
+def test_all_mistakes_of_a_compose_file_at_once_each_once(base: HostPlan, tmp_path: Path) -> None:
+    text = """services:
+  one: {build: ., restart: always, cap_add: [ALL]}
+  two: {image: i, privileged: true, volumes: ["/:/x", "/etc:/y"], command: --api-key abc}
+"""
     with pytest.raises(AnvilError) as caught:
-        experiment_compose.read_compose_file(text, ExperimentOptions("trial"), base)
-    assert len(caught.value.problems) == 5
+        read(text, tmp_path, base)
+    found = [(problem.where, problem.what) for problem in caught.value.problems]
+    assert len(found) == len(set(found)) == 7
