@@ -11,17 +11,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible.plugins.action import ActionBase
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.modules.anvil_experiment_plan import OPTIONS
+from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment import plan_experiment
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_options import read_options, refuse_stray_words
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import list_gpus
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import failure_result
 
 
-class ActionModule(ActionBase):
+class ActionModule(HostCodeAction):
     """Plan one experiment of a host."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -62,7 +62,6 @@ unset:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils.core import importing  # pylint: disable=unused-import
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module_without_docker
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_config import find_compose, run_config_of_texts
