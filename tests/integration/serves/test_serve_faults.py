@@ -76,7 +76,7 @@ def test_a_server_that_does_not_get_ready(field: Field, kind: str, monkeypatch: 
 
 
 def limit_memory(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heavy with a memory limit, which the inventory cannot say."""
+    """Heavy with a memory limit and without swap, which the inventory cannot say."""
     rendered = field.project()
     heavy = '    container_name: "bed-heavy"\n'
     rendered["compose"] = rendered["compose"].replace(heavy, heavy + "    mem_limit: 32m\n    memswap_limit: 32m\n")
@@ -89,18 +89,13 @@ def patch_heavy(field: Field, monkeypatch: pytest.MonkeyPatch, rendered: dict[st
     monkeypatch.setattr(field, "project", lambda: {**rendered, "services": services})
 
 
-def test_a_container_that_never_gets_healthy_says_so_at_its_deadline(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_that_never_gets_healthy_says_so_at_its_deadline(field: Field) -> None:
     field.edit("heavy", **scripted(STATUS="mute"), ready_timeout=3)
-    rendered = field.project()
-    heavy = '    container_name: "bed-heavy"\n'
-    test = ["CMD", "false"]
-    check = f"    healthcheck: {{test: {json.dumps(test)}, interval: 500ms, retries: 1}}\n"
-    rendered["compose"] = rendered["compose"].replace(heavy, heavy + check)
-    patch_heavy(field, monkeypatch, rendered, healthcheck=test)
+    field.add(healthcheck={"test": ["CMD", "false"], "interval": "500ms", "retries": 1})
     failed = field.run()
     assert failed["failed"] and failed["serves"]["heavy"]["state"] == "unhealthy", failed["msg"]
     assert failed["serves"]["fast"]["ready"] is True
-    monkeypatch.undo()
+    field.more.clear()
     field.edit("heavy", **GOOD)
     assert_converges(field)
 
