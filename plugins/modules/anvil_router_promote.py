@@ -28,8 +28,7 @@ options:
     choices: [present, rolled_back]
     default: present
   container:
-    description:
-      - The router's container. If it does not exist or is stopped, it reads the files at its next start.
+    description: The router's container. If it does not exist or is stopped, it reads the files at its next start.
     type: str
     default: anvil-router
   image:
@@ -39,13 +38,11 @@ options:
     type: str
     default: ''
   volume:
-    description:
-      - The router's config volume; created if it is missing.
+    description: The router's config volume; created if it is missing.
     type: str
     default: anvil-router-cfg
   mount:
-    description:
-      - Where the router mounts O(volume). The files are C(config.toml) and C(profile.json) below it.
+    description: Where the router mounts O(volume). The files are C(config.toml) and C(profile.json) below it.
     type: path
     default: /etc/anvil
   config:
@@ -54,16 +51,39 @@ options:
         never their values.
     type: str
   profile:
-    description:
-      - The text of C(profile.json), for profile routers (anvil-serving up to 0.13.2). Without it the live one is kept.
+    description: The text of C(profile.json), for profile routers (anvil-serving up to 0.13.2). Without it the live one is kept.
     type: str
-  config_src:
+  rendered:
     description:
-      - A file on the host with the text of C(config.toml), instead of O(config).
+      - Whether O(config) and O(profile) are what an inventory renders. A live file that was promoted from a file then stays, and
+        the result names it in RV(kept). A file that is promoted with V(false) belongs to the volume from then on.
+    type: bool
+    default: false
+  profile_from:
+    description: With O(rendered=true), V(inventory) makes O(profile) live even if another profile was promoted.
+    type: str
+    choices: [inventory, promoted]
+    default: promoted
+  config_from:
+    description: With O(rendered=true), V(inventory) makes O(config) live even if another config was promoted.
+    type: str
+    choices: [inventory, promoted]
+    default: promoted
+  repeat:
+    description:
+      - With O(rendered=true), whether files that were rolled back are promoted again. With V(false) the live ones stay until
+        the inventory renders others.
+    type: bool
+    default: true
+  by:
+    description: Who promotes or rolls back, for the history. Without it, the host and process of this module.
+    type: str
+    default: ''
+  config_src:
+    description: A file on the host with the text of C(config.toml), instead of O(config).
     type: path
   profile_src:
-    description:
-      - A file on the host with the text of C(profile.json), instead of O(profile).
+    description: A file on the host with the text of C(profile.json), instead of O(profile).
     type: path
   files:
     description:
@@ -73,17 +93,14 @@ options:
     elements: dict
     suboptions:
       dest:
-        description:
-          - The path of the file below O(mount), relative or in full.
+        description: The path of the file below O(mount), relative or in full.
         type: str
         required: true
       content:
-        description:
-          - The text of the file. Line ends are normalised.
+        description: The text of the file. Line ends are normalised.
         type: str
       src:
-        description:
-          - A file on the host with the text.
+        description: A file on the host with the text.
         type: path
   validator:
     description:
@@ -97,13 +114,11 @@ options:
     type: str
     default: ''
   health_path:
-    description:
-      - For a container that is no router, a path that answers 200 when it is healthy. A router's is C(/healthz).
+    description: For a container that is no router, a path that answers 200 when it is healthy. A router's is C(/healthz).
     type: str
     default: ''
   writer_image:
-    description:
-      - An image with C(python3) that writes into the volume, if the container's own has none. The module never pulls it.
+    description: An image with C(python3) that writes into the volume, if the container's own has none. The module never pulls it.
     type: str
     default: ''
   layout:
@@ -128,8 +143,7 @@ options:
     type: str
     default: ''
   drain_timeout:
-    description:
-      - Seconds within which the requests in flight of a replica must end.
+    description: Seconds within which the requests in flight of a replica must end.
     type: float
     default: 330
   dry_boot:
@@ -139,8 +153,7 @@ options:
     type: bool
     default: true
   environment:
-    description:
-      - The environment of a router that does not exist yet, for O(dry_boot).
+    description: The environment of a router that does not exist yet, for O(dry_boot).
     type: dict
     default: {}
   probes:
@@ -152,62 +165,50 @@ options:
     default: []
     suboptions:
       name:
-        description:
-          - The name of the probe in messages.
+        description: The name of the probe in messages.
         type: str
       method:
-        description:
-          - The HTTP method.
+        description: The HTTP method.
         type: str
         default: GET
       path:
-        description:
-          - The path, with the query.
+        description: The path, with the query.
         type: str
         required: true
       headers:
-        description:
-          - Headers that are not secret.
+        description: Headers that are not secret.
         type: dict
         default: {}
       header_files:
-        description:
-          - Secret headers, each with the file on the host that holds its value.
+        description: Secret headers, each with the file on the host that holds its value.
         type: dict
         default: {}
       body:
-        description:
-          - The body. A mapping is sent as JSON.
+        description: The body. A mapping is sent as JSON.
         type: raw
       status:
-        description:
-          - The expected statuses.
+        description: The expected statuses.
         type: list
         elements: int
         default: [200]
       json:
-        description:
-          - Dotted paths in the JSON of the answer, each with the expected value.
+        description: Dotted paths in the JSON of the answer, each with the expected value.
         type: dict
         default: {}
       token:
-        description:
-          - Whether to send the router's token, which is read from its environment.
+        description: Whether to send the router's token, which is read from its environment.
         type: bool
         default: true
       timeout:
-        description:
-          - Seconds for the answer.
+        description: Seconds for the answer.
         type: float
         default: 10
   revision:
-    description:
-      - The revision for O(state=rolled_back), V(previous) or the beginning of a revision's sha256.
+    description: The revision for O(state=rolled_back), V(previous) or the beginning of a revision's sha256.
     type: str
     default: previous
   keep:
-    description:
-      - The number of revisions that the volume keeps. The live one and the one before it are never removed.
+    description: The number of revisions that the volume keeps. The live one and the one before it are never removed.
     type: int
     default: 10
   reload:
@@ -217,18 +218,15 @@ options:
     type: bool
     default: true
   validate_only:
-    description:
-      - Whether to validate only and change nothing.
+    description: Whether to validate only and change nothing.
     type: bool
     default: false
   grace:
-    description:
-      - Seconds that a router gets to end its requests when it is restarted.
+    description: Seconds that a router gets to end its requests when it is restarted.
     type: int
     default: 10
   start_timeout:
-    description:
-      - Seconds within which the restarted router must answer C(/healthz).
+    description: Seconds within which the restarted router must answer C(/healthz).
     type: float
     default: 30
   settle:
@@ -239,13 +237,11 @@ options:
         profile.
     type: float
   lock_timeout:
-    description:
-      - Seconds to wait for another promotion of the same volume to end.
+    description: Seconds to wait for another promotion of the same volume to end.
     type: float
     default: 60
   docker_host:
-    description:
-      - The Docker Engine. Requests are sent to published ports only if it is a local socket.
+    description: The Docker Engine. Requests are sent to published ports only if it is a local socket.
     type: str
     default: unix:///var/run/docker.sock
 attributes:
@@ -281,11 +277,6 @@ EXAMPLES = r"""
 - name: Roll back to the previous revision
   anvil.serving.anvil_router_promote:
     state: rolled_back
-
-- name: Check whether the router would accept a config
-  anvil.serving.anvil_router_promote:
-    config: "{{ lookup('ansible.builtin.file', 'config.toml') }}"
-    validate_only: true
 """
 
 RETURN = r"""
@@ -315,7 +306,15 @@ history:
   type: list
   elements: dict
   sample: [{"revision": "4f0c3e8f6a0c", "live": true, "verified_at": 1783159200.1, "created_at": 1783159197.2,
-    "origin": "promoted", "files": ["config.toml", "profile.json"]}]
+    "origin": "promoted", "rolled_back": false, "files": ["config.toml", "profile.json"], "sources": {
+    "config.toml": {"kind": "rendered", "at": 1783150000.0, "by": "jo"},
+    "profile.json": {"kind": "promoted", "at": 1783159197.2, "by": "jo"}}}]
+kept:
+  description: With O(rendered=true), each live file that stays although the inventory renders another one, and why.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{"file": "profile.json", "text": "profile: promoted 2026-07-04 10:00 UTC by jo, kept"}]
 warnings:
   description: Facts that an operator should know although nothing failed.
   returned: success
@@ -332,6 +331,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.module import r
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_promotion import run_promotion_module
 
+FILE = {"dest": {"type": "str", "required": True}, "content": {"type": "str"}, "src": {"type": "path"}}
 OPTIONS = {
     "state": {"type": "str", "choices": ["present", "rolled_back"], "default": "present"},
     "container": {"type": "str", "default": "anvil-router"},
@@ -340,13 +340,14 @@ OPTIONS = {
     "mount": {"type": "path", "default": "/etc/anvil"},
     "config": {"type": "str"},
     "profile": {"type": "str"},
+    "rendered": {"type": "bool", "default": False},
+    "profile_from": {"type": "str", "choices": ["inventory", "promoted"], "default": "promoted"},
+    "config_from": {"type": "str", "choices": ["inventory", "promoted"], "default": "promoted"},
+    "repeat": {"type": "bool", "default": True},
+    "by": {"type": "str", "default": ""},
     "config_src": {"type": "path"},
     "profile_src": {"type": "path"},
-    "files": {
-        "type": "list",
-        "elements": "dict",
-        "options": {"dest": {"type": "str", "required": True}, "content": {"type": "str"}, "src": {"type": "path"}},
-    },
+    "files": {"type": "list", "elements": "dict", "options": FILE},
     "validator": {"type": "list", "elements": "str"},
     "reload_signal": {"type": "str", "default": ""},
     "health_path": {"type": "str", "default": ""},

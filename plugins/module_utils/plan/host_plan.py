@@ -183,6 +183,7 @@ class RouterPlan:
     generation: ``profile`` (anvil-serving 0.12 to 0.13.2) has presets and a profile; ``gateway`` (0.35.1 to 2.0.2) has
     routes: the model name that a client sends -> the one tier that answers. purposes: its tiers for embeddings and reranking,
     which clients request at ``/v1/embeddings`` and ``/v1/rerank`` by the name of the model.
+    profile_from, config_from: ``promoted``: a file that an operator promoted stays; ``inventory``: the rendered one replaces it.
     """
 
     image: str
@@ -201,6 +202,8 @@ class RouterPlan:
     generation: str = "profile"
     routes: Dict[str, str] = field(default_factory=dict)
     purposes: Tuple[TierPlan, ...] = ()
+    profile_from: str = "promoted"
+    config_from: str = "promoted"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
 )
 
 DEFAULT_PUBLISH = "127.0.0.1:8000"
+FILES_FROM = ("inventory", "promoted")
 ROUTER_KEYS = (
     "image",
     "container",
@@ -54,6 +55,8 @@ ROUTER_KEYS = (
     "edge",
     "generation",
     "routes",
+    "profile_from",
+    "config_from",
 )
 
 
@@ -137,6 +140,8 @@ def read_router(
         edge=read_edge(section, container, generation),
         extra_hosts=_extra_hosts((*running, *purposes), serves),
         generation=generation,
+        profile_from=section.read_choice("profile_from", FILES_FROM) or "promoted",
+        config_from=section.read_choice("config_from", FILES_FROM) or "promoted",
         routes={name: tier for name, tier in routes.items() if tier in {tier.id for tier in running} or not tiers},
         purposes=purposes,
     )

@@ -3,9 +3,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Dict, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import (
+    RENDERED,
+    Choice,
+    FileSource,
+    KeptFile,
+    choose_given,
+    choose_rendered,
+    parse_sources,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import resolve_revision
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import Journal, shorten_revision
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import is_loaded
@@ -15,9 +25,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion.request im
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Snapshot, hash_revision
 
 
-def select_candidate(
-    group: ReplicaGroup, request: PromotionRequest, snapshot: Snapshot, journal: Optional[Journal]
-) -> Dict[str, bytes]:
+def select_candidate(group: ReplicaGroup, request: PromotionRequest, snapshot: Snapshot, journal: Optional[Journal]) -> Choice:
     """The files to make live: those of a held revision for a roll back, else the given ones with the live ones kept."""
     if request.rollback_to:
         revision = resolve_revision(request.rollback_to, snapshot, journal)
@@ -29,9 +37,38 @@ def select_candidate(
                 why="they were changed in the volume after they were promoted",
                 hint="roll back to another revision, or promote the files again",
             )
-        return files
-    kept = {} if request.replace_all else select_base(snapshot, journal)
-    return group.first.adapt_files({**kept, **request.files})
+        return Choice(files, sources=parse_sources(snapshot.meta_of(revision)))
+    if request.replace_all:
+        return Choice(group.first.adapt_files(request.files), tuple(request.files))
+    base = select_base(snapshot, journal)
+    recorded = _read_sources(base, snapshot, journal)
+    if not request.is_rendered:
+        choice = choose_given(base, recorded, request.files)
+    else:
+        choice = choose_rendered(base, recorded, request.files, request.overruled, group.first.is_rendered)
+    # What only the inventory renders is no reason to refuse a promoted config that does not read it.
+    spare = [name for name, source in choice.sources.items() if source.kind == RENDERED]
+    choice = replace(choice, files=group.first.adapt_files(choice.files, spare))
+    left = journal.find_left(hash_revision(choice.files)) if journal is not None and request.is_rendered else None
+    if left is not None and left.by and base and not request.may_repeat and choice.files != base:
+        reason = FileSource("rolled back", left.at, left.by).as_text()
+        kept = [
+            KeptFile(name, reason, base.get(name, b""), content, was_rolled_back=True)
+            for name, content in choice.files.items()
+            if base.get(name) != content
+        ]
+        return Choice(base, sources=recorded, kept=(*choice.kept, *kept))
+    return choice
+
+
+def _read_sources(base: Mapping[str, bytes], snapshot: Snapshot, journal: Optional[Journal]) -> Dict[str, FileSource]:
+    """The recorded sources of the files of the last verified state; not of one that was changed in the volume since."""
+    revision = journal.old if journal is not None and journal.in_flight else snapshot.live
+    if revision is None:
+        return {}
+    files = snapshot.files_of(revision)
+    sources = parse_sources(snapshot.meta_of(revision))
+    return {name: source for name, source in sources.items() if name in base and base[name] == files.get(name)}
 
 
 def select_base(snapshot: Snapshot, journal: Optional[Journal]) -> Dict[str, bytes]:
@@ -47,6 +84,7 @@ def is_up_to_date(
     journal: Optional[Journal],
     states: Mapping[str, ContainerState],
     request: PromotionRequest,
+    choice: Choice,
 ) -> bool:
     """Whether nothing is to be done: the candidate is live, nothing is in flight, every replica has loaded it and is healthy."""
     if request.plain_layout:
@@ -54,7 +92,21 @@ def is_up_to_date(
         return not request.rollback_to and not snapshot.inner and snapshot.observed() == requested
     if not snapshot.is_ours or (journal is not None and journal.in_flight) or request.validate_only:
         return False
-    revision = hash_revision(select_candidate(group, request, snapshot, journal))
+    if choice.has_new_owner:
+        return False
+    return is_live(group, snapshot, journal, states, request, choice)
+
+
+def is_live(
+    group: ReplicaGroup,
+    snapshot: Snapshot,
+    journal: Optional[Journal],
+    states: Mapping[str, ContainerState],
+    request: PromotionRequest,
+    choice: Choice,
+) -> bool:
+    """Whether every replica has loaded these files and is healthy."""
+    revision = hash_revision(choice.files)
     for replica in group.replicas:
         if snapshot.live_of(replica.name) != revision:
             return False

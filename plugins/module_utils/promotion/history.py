@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Dict, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import parse_sources
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import WRITTEN, Journal, shorten_revision
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Snapshot
 
@@ -19,11 +21,12 @@ def resolve_revision(name: str, snapshot: Snapshot, journal: Optional[Journal]) 
     if name == "previous":
         # A revision in flight was never verified: the base is what it replaced, and previous is what was live before that.
         base = journal.old if journal is not None and journal.in_flight else snapshot.live
-        for verified in reversed(journal.history if journal else ()):
-            if verified.revision != base and verified.revision in known:
-                return verified.revision
-        if journal is not None and journal.old in known and journal.old != base:
-            return str(journal.old)
+        # What was rolled back is not gone back to: a second roll back leads further back, never forward again.
+        verified = [each.revision for each in reversed(journal.history if journal else ())]
+        candidates = [*verified, *([journal.old] if journal is not None and journal.old else [])]
+        for revision in candidates:
+            if revision != base and revision in known and (journal is None or journal.find_left(revision) is None):
+                return revision
         raise fail("there is no previous revision to roll back to", where=where, why=held, hint=hint)
     matches = [each for each in known if each.startswith(name)]
     if len(matches) == 1:
@@ -45,6 +48,8 @@ def list_history(snapshot: Snapshot, journal: Optional[Journal]) -> Tuple[Dict[s
                 "verified_at": last.get(name),
                 "created_at": meta.get("created_at"),
                 "origin": meta.get("origin", "unknown"),
+                "sources": {key: asdict(source) for key, source in sorted(parse_sources(meta).items())},
+                "rolled_back": journal is not None and journal.find_left(name) is not None,
                 "files": sorted(snapshot.files_of(name)),
                 # False for a live revision that no process has read yet.
                 "loaded": not (name == snapshot.live and journal is not None and journal.state == WRITTEN),

@@ -21,6 +21,18 @@ class VerifiedRevision:
 
 
 @dataclass(frozen=True)
+class LeftRevision:
+    """A revision that a roll back left: ``previous`` never goes back to it, and an inventory does not bring it back.
+
+    at: when (seconds since the epoch). by: who rolled back; empty: it failed and was taken back, or was never loaded.
+    """
+
+    revision: str
+    at: float
+    by: str = ""
+
+
+@dataclass(frozen=True)
 class Journal:
     """The last promotion on the volume and what was live before it.
 
@@ -28,7 +40,8 @@ class Journal:
     verified. old, new: revisions, ``None`` for no file. at: when the first pointer moved, or was about to (Docker host's
     clock). owner: the process that promotes. moved: replica -> when its own pointer moved. signalled: replica -> start time
     of the process that was reloaded by a signal, without a restart. were_up: the replicas that ran when the promotion
-    began; the next run starts one of them that is down since.
+    began; the next run starts one of them that is down since. left: the revisions that were rolled back since they were last
+    promoted.
     """
 
     state: str
@@ -40,6 +53,7 @@ class Journal:
     moved: Mapping[str, float] = field(default_factory=dict)
     signalled: Mapping[str, float] = field(default_factory=dict)
     were_up: Tuple[str, ...] = ()
+    left: Tuple[LeftRevision, ...] = ()
 
     def moved_at(self, replica: str) -> float:
         return self.moved.get(replica, self.at)
@@ -47,6 +61,10 @@ class Journal:
     @property
     def in_flight(self) -> bool:
         return self.state in (SWITCHING, GOING_BACK)
+
+    def find_left(self, revision: Optional[str]) -> Optional[LeftRevision]:
+        """How a revision was left by a roll back; ``None`` if it was not."""
+        return next((each for each in self.left if each.revision == revision), None)
 
     def as_bytes(self) -> bytes:
         return json.dumps(
@@ -61,6 +79,7 @@ class Journal:
                 "moved": dict(self.moved),
                 "told": dict(self.signalled),
                 "ran": list(self.were_up),
+                "left": [[each.revision, each.at, each.by] for each in self.left],
             },
             indent=1,
         ).encode("utf-8")
@@ -84,6 +103,7 @@ def parse_journal(content: Optional[bytes], where: str) -> Optional[Journal]:
             moved={str(replica): float(at) for replica, at in read.get("moved", {}).items()},
             signalled={str(replica): float(at) for replica, at in read.get("told", {}).items()},
             were_up=tuple(str(replica) for replica in read.get("ran", ())),
+            left=tuple(LeftRevision(str(revision), float(at), str(by)) for revision, at, by in read.get("left", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise fail(

@@ -7,7 +7,13 @@ import time
 from dataclasses import replace
 from typing import Mapping, Optional, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import describe_owner
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.candidate import is_up_to_date, select_candidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import (
+    PROMOTED,
+    Choice,
+    describe_new_owner,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import choose_pruned, list_history
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
     DONE,
@@ -49,6 +55,7 @@ class PromotionRun:
         self.store = RevisionStore(writer, place, [replica.name for replica in group.replicas], self.notes.actions)
         self.rollout = Rollout(group, place, request, self.store, self.notes)
         self.dry_boot: Optional[DryBoot] = None
+        self.choice = Choice({})
 
     def run(self, validated: Optional[ValidatedCandidate], dry_boot: Optional[DryBoot]) -> PromotionResult:
         """validated, dry_boot: what was found out before the lock was taken; used if the same files are still the candidate."""
@@ -56,14 +63,15 @@ class PromotionRun:
             self.notes.warnings.extend(dry_boot.confirm())
         self.writer.sweep()
         snapshot, journal = self._read()
+        self.choice = self._choose(snapshot, journal)
         # Another run may have promoted the same files while this one waited for the lock.
-        if is_up_to_date(self.group, snapshot, journal, self.rollout.states, self.request):
-            return unchanged_result(snapshot, journal)
+        if self._is_done(snapshot, journal):
+            return unchanged_result(snapshot, journal, self.choice.kept)
         if journal is not None:
             self.store.continue_journal(journal)
         if self.request.only_restores_plain_files and journal is not None and not journal.in_flight:
             return self._restore_plain_files(unchanged_result(snapshot, journal))
-        files = select_candidate(self.group, self.request, snapshot, journal)
+        files = self.choice.files
         live = [snapshot.live_of(replica.name) for replica in self.group.replicas]
         reached = journal.new if journal is not None and journal.new in live else live[0]
         recovery = decide_recovery(journal, reached, hash_revision(files), self.rollout.states[self.group.first.name])
@@ -81,16 +89,24 @@ class PromotionRun:
             snapshot, journal = self._read()
             # Select again: no file of the undone switch may stay in the candidate.
             if not self.request.rollback_to:
-                files = select_candidate(self.group, self.request, snapshot, journal)
-            if is_up_to_date(self.group, snapshot, journal, self.rollout.states, self.request):
+                self.choice = self._choose(snapshot, journal)
+            if self._is_done(snapshot, journal):
                 return self._with_notes(replace(unchanged_result(snapshot, journal), changed=True))
         if self.request.only_restores_plain_files:
             return self._restore_plain_files(unchanged_result(snapshot, journal))
-        candidate = self._validate(files, validated, dry_boot, snapshot, journal)
+        candidate = self._validate(self.choice, validated, dry_boot, snapshot, journal)
         self.notes.warnings.extend(candidate.warnings)
         self.notes.actions.append("validated")
         result = self._switch(snapshot, journal, candidate)
         return self._restore_plain_files(result) if self.request.plain_layout else result
+
+    def _choose(self, snapshot: Snapshot, journal: Optional[Journal]) -> Choice:
+        if self.request.only_restores_plain_files:
+            return Choice({})
+        return select_candidate(self.group, self.request, snapshot, journal)
+
+    def _is_done(self, snapshot: Snapshot, journal: Optional[Journal]) -> bool:
+        return is_up_to_date(self.group, snapshot, journal, self.rollout.states, self.request, self.choice)
 
     def _read(self) -> Tuple[Snapshot, Optional[Journal]]:
         self.rollout.states = self.group.read_states()
@@ -104,7 +120,7 @@ class PromotionRun:
 
     def _validate(
         self,
-        files: Mapping[str, bytes],
+        choice: Choice,
         validated: Optional[ValidatedCandidate],
         dry_boot: Optional[DryBoot],
         snapshot: Snapshot,
@@ -113,8 +129,8 @@ class PromotionRun:
         """The validated candidate: the one known already if it is about the same files. Sets for how long it is observed."""
         states = self.rollout.states
         is_proven = dry_boot is not None and dry_boot.observation > 0
-        if validated is None or validated.input_hash != hash_revision(files):
-            validated = self.group.first.validate(files)
+        if validated is None or validated.input_hash != hash_revision(choice.files):
+            validated = self.group.first.validate(choice)
             if dry_boot is not None:
                 dry_boot.close()
                 dry_boot = None
@@ -140,8 +156,9 @@ class PromotionRun:
         is_live = snapshot.is_ours and all(snapshot.live_of(replica.name) == new for replica in replicas)
         if is_live and not rollout.is_any_up():
             # Everything is in place; only the image that starts next had not validated it.
-            store.write_revision(snapshot, candidate.files, "promoted", candidate.meta)
-            return self._with_notes(unchanged_result(snapshot, journal))
+            self._write_revision(snapshot, candidate)
+            unchanged = unchanged_result(snapshot, journal, self.choice.kept)
+            return self._with_notes(replace(unchanged, changed=self.choice.has_new_owner))
         is_healthy = all(
             rollout.is_up(replica)
             and is_loaded(journal, snapshot, rollout.states[replica.name], replica.name)
@@ -152,8 +169,7 @@ class PromotionRun:
             # The replicas were started after the promotion that wrote these files, and they are healthy.
             store.record_verified(snapshot.live, journal.at)
         old = store.lay_out(snapshot)
-        origin = "rolled back" if self.request.rollback_to else "promoted"
-        store.write_revision(snapshot, candidate.files, origin, candidate.meta)
+        self._write_revision(snapshot, candidate)
         if new == old and is_healthy and all(snapshot.live_of(replica.name) in (None, new) for replica in replicas):
             # Only the layout of the volume changed; the running replicas have read these very bytes.
             store.record_verified(new, snapshot.newest_plain())
@@ -171,11 +187,24 @@ class PromotionRun:
             self.notes.actions.append("switched from {0} to {1}".format(shorten_revision(old), shorten_revision(new)))
         return self._roll_out(old, new, before, candidate.files)
 
+    def _write_revision(self, snapshot: Snapshot, candidate: ValidatedCandidate) -> None:
+        """Write the candidate, with the source of each file; a roll back changes no source."""
+        origin, meta = PROMOTED, dict(candidate.meta)
+        if not self.request.rollback_to and not self.request.replace_all:
+            meta["origin"] = self.choice.origin
+            meta["sources"] = self.choice.sources_as_meta(self.writer.now(), self.request.by or describe_owner())
+        self.store.write_revision(snapshot, candidate.files, origin, meta)
+        if self.choice.has_new_owner and snapshot.live == hash_revision(candidate.files):
+            self.notes.actions.append(describe_new_owner(self.choice))
+
     def _roll_out(
         self, old: Optional[str], new: Optional[str], before: Mapping[str, bytes], after: Mapping[str, bytes]
     ) -> PromotionResult:
         self.rollout.switch_all(old, new)
         at = min(self.store.moved.values())
+        self.store.forget_left(new)
+        if self.request.rollback_to and old != new:
+            self.store.record_left(old, at, self.request.by or describe_owner())
         if not self.rollout.proofs:
             status = ", ".join(sorted({state.status for state in self.rollout.states.values()}))
             why = "not loaded: the container is " + status if self.request.reload else "not loaded (reload: false)"
@@ -199,6 +228,7 @@ class PromotionRun:
         return self._with_notes(
             PromotionResult(
                 changed=True,
+                kept=self.choice.kept,
                 old=journal.old,
                 new=journal.new,
                 before=before,

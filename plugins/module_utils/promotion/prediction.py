@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Mapping, Optional
 
-from ansible_collections.anvil.serving.plugins.module_utils.promotion.candidate import select_base, select_candidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.candidate import is_live, select_base
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import Choice, describe_new_owner
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import list_history
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import Journal, shorten_revision
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import choose_observation
@@ -24,12 +25,13 @@ def predict_promotion(
     journal: Optional[Journal],
     states: Mapping[str, ContainerState],
     request: PromotionRequest,
+    choice: Choice,
 ) -> PromotionResult:
     """The result that the promotion would have. Raises ``AnvilError`` for a candidate that does not pass the validation."""
     before = select_base(snapshot, journal)
     if request.only_restores_plain_files:
         return PromotionResult(True, snapshot.live, snapshot.live, before, before, actions=(RESTORE_PLAIN_FILES,))
-    candidate = group.first.validate(select_candidate(group, request, snapshot, journal))
+    candidate = group.first.validate(choice)
     warnings = candidate.warnings
     if request.validate_only and not request.check_mode:
         observation = choose_observation(group, snapshot, journal, states, candidate, request)
@@ -52,12 +54,17 @@ def predict_promotion(
             actions.append("lay out the volume in revisions")
         if new != old:
             actions.append("switch from {0} to {1}".format(shorten_revision(old), shorten_revision(new)))
+        only_owner = choice.has_new_owner and snapshot.is_ours and not interrupted
+        if choice.has_new_owner and new == old:
+            actions.append("note that " + describe_new_owner(choice))
+        if only_owner and is_live(group, snapshot, journal, states, request, choice):
+            reload = False
         if reload:
             actions += ["reload", "verify"]
         if request.plain_layout:
             actions.append(RESTORE_PLAIN_FILES)
         elif not reload and snapshot.is_ours and not interrupted:
-            changed = any(snapshot.live_of(replica.name) != new for replica in group.replicas)
+            changed = choice.has_new_owner or any(snapshot.live_of(replica.name) != new for replica in group.replicas)
     return PromotionResult(
         changed=changed,
         old=old,
@@ -67,4 +74,5 @@ def predict_promotion(
         actions=tuple(actions),
         history=list_history(snapshot, journal),
         warnings=warnings,
+        kept=choice.kept,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.candidate import is_up_to_date, select_candidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import Choice
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import parse_journal
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import choose_observation
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup, read_volume
@@ -22,12 +23,13 @@ def promote(docker: DockerEngine, group: ReplicaGroup, place: Place, request: Pr
     states = group.read_states()
     snapshot = read_volume(docker, group, place, states)
     journal = parse_journal(snapshot.journal, "volume " + place.volume)
-    if is_up_to_date(group, snapshot, journal, states, request):
-        return unchanged_result(snapshot, journal)
+    choice = Choice({}) if request.only_restores_plain_files else select_candidate(group, request, snapshot, journal)
+    if is_up_to_date(group, snapshot, journal, states, request, choice):
+        return unchanged_result(snapshot, journal, choice.kept)
     if request.check_mode or request.validate_only:
         from ansible_collections.anvil.serving.plugins.module_utils.promotion.prediction import predict_promotion
 
-        return predict_promotion(group, snapshot, journal, states, request)
+        return predict_promotion(group, snapshot, journal, states, request, choice)
     from ansible_collections.anvil.serving.plugins.module_utils.promotion.locked_run import PromotionRun
 
     # A bad candidate is refused before the volume is locked or written. What an interrupted promotion left is undone even
@@ -35,7 +37,7 @@ def promote(docker: DockerEngine, group: ReplicaGroup, place: Place, request: Pr
     candidate = dry_boot = None
     try:
         if (journal is None or not journal.in_flight) and not request.only_restores_plain_files:
-            candidate = group.first.validate(select_candidate(group, request, snapshot, journal))
+            candidate = group.first.validate(choice)
             observation = choose_observation(group, snapshot, journal, states, candidate, request)
             dry_boot = group.first.start_dry_boot(candidate, observation)
             if dry_boot is not None and (dry_boot.observation or not any(state.exists for state in states.values())):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import Choice
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place
 
 # A process that started less than this before the pointer moved may have read the new files (seconds).
@@ -106,10 +107,13 @@ class Replica(Protocol):
     def is_healthy(self, state: ContainerState) -> bool:
         """Whether it answers now; waits for a container that has just started."""
 
-    def adapt_files(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
-        """The files as a revision stores them."""
+    def adapt_files(self, files: Mapping[str, bytes], spare: Sequence[str] = ()) -> Dict[str, bytes]:
+        """The files as a revision stores them. spare: names that are left out if no other file refers to them."""
 
-    def validate(self, files: Mapping[str, bytes]) -> ValidatedCandidate: ...
+    def is_rendered(self, name: str, content: bytes) -> bool:
+        """Whether a file says of itself that an inventory rendered it."""
+
+    def validate(self, choice: Choice) -> ValidatedCandidate: ...
 
     def select_startup_files(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
         """The files that can end a process after it came up, without those that it only reads values from."""

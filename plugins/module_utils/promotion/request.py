@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Mapping
+from typing import Mapping, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import OBSERVATION
 
@@ -17,7 +17,9 @@ class PromotionRequest:
     rollback_to: empty for a promotion; ``previous`` or the beginning of a revision's name for a roll back.
     replace_all: keep no live file beside ``files``. plain_layout: leave plain files in the volume and remove ``.anvil``.
     writer_image: an image whose python3 writes into the volume, where the replica's own has none. lock_wait: seconds.
-    observation: seconds for which a candidate with no earlier evidence is observed.
+    observation: seconds for which a candidate with no earlier evidence is observed. is_rendered: ``files`` are what an
+    inventory renders, as opposed to files that an operator names. overruled: the names of which the inventory's content
+    replaces a promoted one. may_repeat: whether rendered files are promoted again that were rolled back. by: who promotes.
     """
 
     files: Mapping[str, bytes]
@@ -31,6 +33,10 @@ class PromotionRequest:
     writer_image: str = ""
     lock_wait: float = 60.0
     observation: float = OBSERVATION
+    is_rendered: bool = False
+    overruled: Tuple[str, ...] = ()
+    may_repeat: bool = True
+    by: str = ""
 
     @property
     def only_restores_plain_files(self) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import KeptFile
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import list_history
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import Journal
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import Proof
@@ -14,7 +15,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions 
 
 @dataclass(frozen=True)
 class PromotionResult:
-    """What was done, or in check mode what would be. old, new: revisions. before, after: the files, for a diff."""
+    """What was done, or in check mode what would be. old, new: revisions. before, after: the files, for a diff.
+
+    kept: live files that stay although the inventory renders others.
+    """
 
     changed: bool
     old: Optional[str]
@@ -26,6 +30,7 @@ class PromotionResult:
     proof: Optional[Proof] = None
     history: Tuple[Dict[str, Any], ...] = ()
     warnings: Tuple[str, ...] = ()
+    kept: Tuple[KeptFile, ...] = ()
 
 
 @dataclass
@@ -36,7 +41,8 @@ class PromotionNotes:
     warnings: List[str] = field(default_factory=list)
 
 
-def unchanged_result(snapshot: Snapshot, journal: Optional[Journal]) -> PromotionResult:
+def unchanged_result(snapshot: Snapshot, journal: Optional[Journal], kept: Tuple[KeptFile, ...] = ()) -> PromotionResult:
     """The result of a promotion that had nothing to do."""
     files = snapshot.observed()
-    return PromotionResult(False, snapshot.live, snapshot.live, files, files, history=list_history(snapshot, journal))
+    history = list_history(snapshot, journal)
+    return PromotionResult(False, snapshot.live, snapshot.live, files, files, history=history, kept=kept)

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import describe_owner
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
     Journal,
+    LeftRevision,
     VerifiedRevision,
     shorten_revision,
 )
@@ -32,7 +33,7 @@ HISTORY_LENGTH = 100
 class RevisionStore:
     """The volume under the lock, with what the next journal entry says. replicas: their names, the first one first.
 
-    metas: revision -> its meta.json. history, moved, signalled, were_up: as in ``Journal``.
+    metas: revision -> its meta.json. history, moved, signalled, were_up, left: as in ``Journal``.
     """
 
     def __init__(self, writer: Writer, place: Place, replicas: Sequence[str], actions: List[str]) -> None:
@@ -45,6 +46,7 @@ class RevisionStore:
         self.moved: Dict[str, float] = {}
         self.signalled: Dict[str, float] = {}
         self.were_up: Tuple[str, ...] = ()
+        self.left: Tuple[LeftRevision, ...] = ()
 
     def read(self) -> Snapshot:
         snapshot = self.writer.read()
@@ -55,6 +57,7 @@ class RevisionStore:
         """Keep what the journal recorded for the entries that follow."""
         self.history, self.moved, self.signalled = journal.history, dict(journal.moved), dict(journal.signalled)
         self.were_up = journal.were_up if journal.in_flight else ()
+        self.left = journal.left
 
     # ------------------------------------------------------------------------------------------------------- revisions
 
@@ -110,6 +113,7 @@ class RevisionStore:
             moved={name: when for name, when in self.moved.items() if name in self.replicas and when >= at},
             signalled={name: when for name, when in self.signalled.items() if name in self.replicas},
             were_up=self.were_up,
+            left=self.left,
         )
         self.writer.put_file(JOURNAL, journal.as_bytes())
         return journal
@@ -119,6 +123,16 @@ class RevisionStore:
         if revision is not None:
             others = [verified for verified in self.history if verified.revision != revision]
             self.history = (*others, VerifiedRevision(revision, at))[-HISTORY_LENGTH:]
+
+    def record_left(self, revision: Optional[str], at: float, by: str = "") -> None:
+        """Note that a roll back left a revision. by: who asked for it; empty: it failed."""
+        if revision is not None:
+            others = [each for each in self.left if each.revision != revision]
+            self.left = (*others, LeftRevision(revision, at, by))[-HISTORY_LENGTH:]
+
+    def forget_left(self, revision: Optional[str]) -> None:
+        """A revision that is promoted again may be gone back to again."""
+        self.left = tuple(each for each in self.left if each.revision != revision)
 
     # ---------------------------------------------------------------------------------------------------------- layout
 

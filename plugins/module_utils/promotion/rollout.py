@@ -131,6 +131,7 @@ class Rollout:
                     self._load(replica, old, patient=replica is not failed, is_candidate=False)
             at = min(self.store.moved.values(), default=at)
             self.store.record_verified(old, at)
+            self._note_failed(new, at)
             if old is None:
                 self.store.remove_links(self.place.names)
             self.store.write_journal(DONE, new, old, at)
@@ -169,7 +170,14 @@ class Rollout:
         if journal.old is None:
             self.store.remove_links(self.place.names)
         self.proofs.clear()
-        self.store.write_journal(DONE, journal.new, journal.old, min(self.store.moved.values()))
+        at = min(self.store.moved.values())
+        self._note_failed(journal.new, at)
+        self.store.write_journal(DONE, journal.new, journal.old, at)
+
+    def _note_failed(self, revision: Optional[str], at: float) -> None:
+        """A revision that was taken back and never verified is none to roll back to."""
+        if not any(verified.revision == revision for verified in self.store.history):
+            self.store.record_left(revision, at)
 
     def _readmit(self, replicas: Sequence[Replica]) -> None:
         """Send requests again to replicas that an interrupted promotion may have left drained."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import RENDERED, Choice
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ValidatedCandidate
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe
@@ -69,11 +70,16 @@ def _suggest(name: Any, known: Sequence[str]) -> str:
     return "did you mean {0}? use one of: {1}".format(close[0], ", ".join(known)) if close else "use one of: " + ", ".join(known)
 
 
-def check_profile(profile: Any, facts: CandidateFacts) -> List[Problem]:
-    """The mistakes in a profile (parsed JSON) that the router's loader accepts, but that would make it route wrongly."""
+def check_profile(profile: Any, facts: CandidateFacts, may_be_empty: bool = False) -> List[Problem]:
+    """The mistakes in a profile (parsed JSON) that the router's loader accepts, but that would make it route wrongly.
+
+    may_be_empty: an inventory without measurements renders a profile without entries; an operator does not promote one.
+    """
     if not isinstance(profile, dict):
         return [Problem("a profile must be a JSON object", where=PROFILE_FILE, why="it is a " + type(profile).__name__)]
     entries = profile.get("entries")
+    if entries == [] and may_be_empty:
+        return []
     if not isinstance(entries, list) or not entries:
         return [Problem("a profile must hold at least one entry", where=PROFILE_FILE + ": entries", why=repr(entries)[:80])]
     found: List[Problem] = []
@@ -119,12 +125,36 @@ def _check_entry(entry: Mapping[str, Any], where: str, facts: CandidateFacts) ->
     return found
 
 
+def compare_tiers(profile: Any, facts: CandidateFacts) -> List[str]:
+    """What a profile that stays says about other tiers than the config has: warnings.
+
+    The router ignores an entry of a tier that it does not have, and takes a tier without an entry for unmeasured.
+    """
+    entries = profile.get("entries") if isinstance(profile, dict) else None
+    rated = {str(entry.get("tier_id")) for entry in entries if isinstance(entry, dict)} if isinstance(entries, list) else set()
+    if not rated or not facts.tier_ids:
+        return []
+    found = [
+        "{0}: it rates tier {1}, which the config does not have; the router ignores that entry".format(PROFILE_FILE, tier)
+        for tier in sorted(rated - set(facts.tier_ids))
+    ]
+    return found + [
+        "{0}: it has no entry for tier {1}, which counts as not measured: measure again, and promote the result".format(
+            PROFILE_FILE, tier
+        )
+        for tier in facts.tier_ids
+        if tier not in rated
+    ]
+
+
 def check_profile_path(facts: CandidateFacts, has_profile: bool, profile_path: str) -> Tuple[List[Problem], List[str]]:
     """Whether the config reads the profile from where it is written; problems and warnings."""
     where = CONFIG_FILE + ": [router].profile_path"
     found = facts.profile_path
     unread = "the profile would never be read"
-    hint = 'profile_path = "' + profile_path + '"'
+    hint = 'profile_path = "{0}" below [router]; a config that an inventory renders gets it from playbooks/site.yml'.format(
+        profile_path
+    )
     if has_profile and found is None:
         return [Problem(unread, where=where, why="the key is missing", hint=hint)], []
     if has_profile and found != profile_path:
@@ -178,13 +208,9 @@ def choose_probes(facts: CandidateFacts) -> Tuple[Probe, ...]:
     return tuple(probes)
 
 
-def check_candidate(
-    facts: CandidateFacts, files: Mapping[str, bytes], given: Sequence[str], profile_path: str, image: str
-) -> ValidatedCandidate:
-    """The files to write, or everything that is wrong with the candidate as one ``AnvilError``.
-
-    given: the files that the operator named, as opposed to those kept from the live revision.
-    """
+def check_candidate(facts: CandidateFacts, choice: Choice, profile_path: str, image: str) -> ValidatedCandidate:
+    """The files to write, or everything that is wrong with the candidate as one ``AnvilError``."""
+    files, given = choice.files, choice.given
     if facts.generation is None:
         raise fail(
             "the image is not an anvil-serving router",
@@ -198,7 +224,10 @@ def check_candidate(
             "the router's own loader refuses the file",
             where=where,
             why=why,
-            hint="correct the file, then run again; nothing was changed",
+            hint="correct the file, then run again; nothing was changed"
+            if where in given
+            else "this live file stays, and this image does not read it: promote another one, or the inventory's "
+            "(playbooks/promote.yml with -e {0}_from=inventory); nothing was changed".format(where.partition(".")[0]),
         )
         for where, why in facts.errors
     ]
@@ -213,14 +242,21 @@ def check_candidate(
         del files[PROFILE_FILE]
     warnings: List[str] = []
     if PROFILE_FILE in files:
+        source = choice.sources.get(PROFILE_FILE)
+        may_be_empty = PROFILE_FILE not in given or (source is not None and source.kind == RENDERED)
+        # The two files were not made for each other where one of them stays: the loader itself accepts tiers that differ.
+        stays = PROFILE_FILE not in given or any(each.name == CONFIG_FILE for each in choice.kept)
         try:
-            problems += check_profile(json.loads(files[PROFILE_FILE].decode("utf-8")), facts)
+            profile = json.loads(files[PROFILE_FILE].decode("utf-8"))
+            warnings += compare_tiers(profile, facts) if stays else []
+            problems += check_profile(profile, replace(facts, tier_ids=()) if stays else facts, may_be_empty)
         except ValueError as exc:
             if not any(problem.where == PROFILE_FILE for problem in problems):
                 problems.append(Problem("not JSON", where=PROFILE_FILE, why=str(exc)))
     if facts.generation == PROFILE_ROUTER and facts.tier_ids:
-        found, warnings = check_profile_path(facts, PROFILE_FILE in files, profile_path)
+        found, doubts = check_profile_path(facts, PROFILE_FILE in files, profile_path)
         problems += found
+        warnings += doubts
     found, doubts = check_routes(facts)
     # A profile that is wrong in itself has its problems already.
     problems += found if not problems else []

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, confine, describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import Choice
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ValidatedCandidate
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import hash_revision
@@ -32,8 +33,8 @@ class GenericContainer(PromotedContainer):
         folders.update((path, ("bind", source)) for path, source in self.settings.folders.items())
         return [*mount_read_only(folders), {"Type": "volume", "Target": self.settings.mount}]
 
-    def validate(self, files: Mapping[str, bytes]) -> ValidatedCandidate:
-        image = self.find_image()
+    def validate(self, choice: Choice) -> ValidatedCandidate:
+        image, files = self.find_image(), choice.files
         if self.settings.validator:
             done = self.docker.run_side_container(
                 image,

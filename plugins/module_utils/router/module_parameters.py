@@ -77,6 +77,14 @@ def parse_promotion_request(options: Mapping[str, Any], check_mode: bool) -> Pro
         lock_wait=options["lock_timeout"],
         # A settle time that the operator sets is the whole observation.
         observation=0.0 if options["settle"] is not None else OBSERVATION,
+        is_rendered=bool(options.get("rendered")),
+        overruled=tuple(
+            name
+            for name, key in ((CONFIG_FILE, "config_from"), (PROFILE_FILE, "profile_from"))
+            if options.get(key) == "inventory"
+        ),
+        may_repeat=bool(options.get("repeat", True)),
+        by=str(options.get("by") or ""),
     )
 
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import asdict
 from typing import Any, Dict, Optional
 
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import KeptFile
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import shorten_revision
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import PromotionResult
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_checks import PROFILE_FILE
@@ -30,6 +32,33 @@ def format_for_diff(name: str, content: Optional[bytes]) -> str:
     return "\n".join([*head, *sorted(lines)]) + "\n"
 
 
+def has_entries(profile: bytes) -> bool:
+    """Whether a profile holds measurements."""
+    try:
+        return bool(json.loads(profile.decode("utf-8"))["entries"])
+    except (ValueError, KeyError, TypeError):
+        return True
+
+
+def describe_kept(kept: KeptFile, with_diff: bool) -> str:
+    """``profile: promoted 2026-07-04 10:00 UTC by jo, kept``, and whether the inventory would have another one."""
+    name = kept.name.partition(".")[0]
+    live, wanted = (format_for_diff(kept.name, content) for content in (kept.live, kept.wanted))
+    if kept.was_rolled_back:
+        text = "{0}: the inventory's was {1}, and stays out; playbooks/promote.yml promotes it again".format(name, kept.reason)
+    else:
+        text = "{0}: {1}, kept".format(name, kept.reason)
+        if kept.name == PROFILE_FILE and not has_entries(kept.wanted):
+            return text
+        text += "; the inventory has another one: playbooks/promote.yml -e {0}_from=inventory makes it live".format(name)
+    if with_diff:
+        lines = difflib.unified_diff(
+            live.splitlines(), wanted.splitlines(), name + " (live)", name + " (inventory)", lineterm="", n=1
+        )
+        text += "\n" + "\n".join(lines)
+    return text
+
+
 def format_result(result: PromotionResult, with_diff: bool) -> Dict[str, Any]:
     """The return values. The files name only the variables of secrets: a diff may show them."""
     values: Dict[str, Any] = {
@@ -40,6 +69,7 @@ def format_result(result: PromotionResult, with_diff: bool) -> Dict[str, Any]:
         "verified": None if result.proof is None else asdict(result.proof),
         "history": list(result.history),
         "warnings": list(result.warnings),
+        "kept": [{"file": each.name, "text": describe_kept(each, with_diff)} for each in result.kept],
     }
     if with_diff:
         values["diff"] = [

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint, parse_moment
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import Choice
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import shorten_revision
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import (
     ContainerState,
@@ -90,8 +91,11 @@ class PromotedContainer:
     def apply_meta(self, meta: Mapping[str, Any], is_candidate: bool) -> None:
         self.probes = self.settings.probes if is_candidate else ()
 
-    def adapt_files(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
+    def adapt_files(self, files: Mapping[str, bytes], spare: Sequence[str] = ()) -> Dict[str, bytes]:
         return dict(files)
+
+    def is_rendered(self, name: str, content: bytes) -> bool:
+        return False
 
     def find_image(self) -> str:
         """The id of the image that reads the files next: the container's own, unless it is about to be replaced."""
@@ -118,7 +122,7 @@ class PromotedContainer:
             )
         return self._image_id
 
-    def validate(self, files: Mapping[str, bytes]) -> ValidatedCandidate:
+    def validate(self, choice: Choice) -> ValidatedCandidate:
         raise NotImplementedError
 
     def select_startup_files(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:

@@ -11,11 +11,12 @@ import json
 import re
 import secrets
 from dataclasses import replace
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, confine, describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import Choice
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import (
     ContainerState,
     DryBoot,
@@ -37,6 +38,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.router_settin
 
 HEALTH = Probe("health", "/healthz", timeout=2.0)
 PROFILE_PATH_LINE = re.compile(r'(?m)^(\s*profile_path\s*=\s*)(["\'])([^"\'\n]*)\2')
+
+
+NAMES_PROFILE = re.compile(rb"""(?m)^[^#\n]*\bprofile_path["']?\s*=""")
+# The first words of every config that templates/router renders.
+RENDERED_HEAD = b"# Rendered by anvil.serving"
 
 
 class RouterContainer(PromotedContainer):
@@ -77,14 +83,22 @@ class RouterContainer(PromotedContainer):
         """
         return PROFILE_FILE if self.settings.replicas else self.settings.mount + "/" + PROFILE_FILE
 
-    def adapt_files(self, files: Mapping[str, bytes]) -> Dict[str, bytes]:
-        """With replicas, a config that names the stock path of the profile gets the relative one."""
+    def adapt_files(self, files: Mapping[str, bytes], spare: Sequence[str] = ()) -> Dict[str, bytes]:
+        """With replicas, a config that names the stock path of the profile gets the relative one.
+
+        A spare profile is left out where the config names none.
+        """
         adapted = dict(files)
+        if PROFILE_FILE in spare and CONFIG_FILE in adapted and not NAMES_PROFILE.search(adapted[CONFIG_FILE]):
+            adapted.pop(PROFILE_FILE, None)
         if self.settings.replicas and CONFIG_FILE in adapted:
             text = adapted[CONFIG_FILE].decode("utf-8", "surrogateescape")
             text = PROFILE_PATH_LINE.sub(self._replace_stock_path, text, count=1)
             adapted[CONFIG_FILE] = text.encode("utf-8", "surrogateescape")
         return adapted
+
+    def is_rendered(self, name: str, content: bytes) -> bool:
+        return name == CONFIG_FILE and content.startswith(RENDERED_HEAD)
 
     def _replace_stock_path(self, match: re.Match[str]) -> str:
         is_stock = match.group(3) == self.settings.mount + "/" + PROFILE_FILE
@@ -109,13 +123,13 @@ class RouterContainer(PromotedContainer):
 
     # -------------------------------------------------------------------------------------------------------- validate
 
-    def validate(self, files: Mapping[str, bytes]) -> ValidatedCandidate:
+    def validate(self, choice: Choice) -> ValidatedCandidate:
         image = self.find_image()
-        facts = self._read_facts(image, files)
+        facts = self._read_facts(image, choice.files)
         self.generation = facts.generation or self.generation
         self.token_variable = facts.token_variable or ""
-        candidate = check_candidate(facts, files, tuple(self.request.files), self.profile_path(), image)
-        warnings = [*self.warnings, *candidate.warnings, *self._check_token(facts)]
+        candidate = check_candidate(facts, choice, self.profile_path(), image)
+        warnings = [*self.warnings, *candidate.warnings, *self._check_token(facts), *self._check_ownership(choice)]
         self.warnings = []
         return replace(candidate, warnings=tuple(warnings))
 
@@ -159,6 +173,12 @@ class RouterContainer(PromotedContainer):
         finally:
             process.release()
         return parse_facts(reply)
+
+    def _check_ownership(self, choice: Choice) -> List[str]:
+        """Whether the next run of the inventory replaces a file that is promoted now; returns warnings."""
+        overruled = [] if self.request.is_rendered else [name for name in choice.given if name in self.request.overruled]
+        text = "{0}: the next site.yml replaces it, because the inventory has anvil_router.{1}_from: inventory"
+        return [text.format(name, name.partition(".")[0]) for name in overruled]
 
     def _check_token(self, facts: CandidateFacts) -> List[str]:
         """Whether the token variable that the config names is set where the router reads it; returns warnings."""

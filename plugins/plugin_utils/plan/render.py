@@ -270,8 +270,8 @@ def render_router_config(plan: HostPlan, router: RouterPlan) -> str:
 
 
 def render_router_profile(router: RouterPlan) -> str:
-    """profile.json; empty if the inventory has no measured rows."""
-    if not router.profile:
+    """profile.json, without entries where nothing was measured; empty for a gateway router, which reads none."""
+    if router.generation == "gateway":
         return ""
     document = {"schema": PROFILE_SCHEMA, "mode": "live", "entries": [asdict(row) for row in router.profile]}
     return json.dumps(document, indent=2) + "\n"

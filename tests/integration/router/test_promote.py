@@ -101,6 +101,60 @@ def test_a_profile_alone_keeps_the_live_config_and_the_restart_waits_for_nothing
     assert [event["Actor"]["Attributes"]["signal"] for event in seen] == [str(int(signal.SIGINT))]
 
 
+def test_a_rendered_config_changes_under_a_promoted_profile(running: Site) -> None:
+    """Also where the profile rates a tier that the config no longer has; the real loader accepts it."""
+    inventory = {"rendered": True, "repeat": False, "config": profile_config("2"), "profile": profile_text(0.1)}
+    running.promote(**inventory, config_from="inventory", profile_from="inventory")
+    running.promote(profile=profile_text(0.4), by="jo")
+    moved = running.promote(**{**inventory, "config": profile_config("2").replace("heavy-local", "other")})
+    assert moved["changed"] and "rates tier heavy-local" in str(moved["warnings"]) and "tier other" in str(moved["warnings"])
+    assert running.live_files()["profile.json"] == profile_text(0.4) and 'id = "other"' in running.live_files()["config.toml"]
+    row = moved["history"][0]
+    assert row["origin"] == "promoted" and row["sources"]["profile.json"]["by"] == "jo"
+    assert row["sources"]["config.toml"]["kind"] == "rendered"
+
+    # The inventory's config again, then a roll back of it: the next run leaves it so, and a second roll back leads further back.
+    after = running.promote(**inventory)["revision"]
+    assert running.promote(state="rolled_back", by="jo")["revision"] == {"old": after["new"], "new": after["old"]}
+    for check in (True, False):
+        kept = running.promote(check=check, diff=True, **inventory)
+        assert not kept["changed"] and "config: the inventory's was rolled back" in kept["kept"][1]["text"], kept["kept"]
+        assert '-mapping_version = "2"' not in kept["kept"][0]["text"] and "heavy-local" in kept["kept"][1]["text"]
+    further = running.promote(state="rolled_back")["revision"]
+    assert further["old"] == after["old"] and further["new"] != after["new"]
+    assert running.promote(**{**inventory, "repeat": True})["revision"]["new"] != after["old"]
+
+
+def test_a_promoted_config_stays_and_reads_no_profile_of_the_inventory(running: Site) -> None:
+    inventory = {"rendered": True, "config": "# Rendered by anvil.serving\n" + profile_config("3"), "profile": profile_text(0.1)}
+    # The volume is of an earlier release: no source is recorded, but the config says of itself that it was rendered.
+    running.promote(config="# Rendered by anvil.serving\n" + profile_config("2"))
+    name = running.snapshot().live
+    running.engine.run_side_container(
+        running.image, ["-c", f"rm /v/.anvil/revisions/{name}/meta.json"], entrypoint=["sh"], user="0",
+        host_config={"binds": [f"{running.volume}:/v"], "network_mode": "none"},
+    )  # fmt: skip
+    upgraded = running.promote(**inventory)
+    assert [each["file"] for each in upgraded["kept"]] == ["profile.json"] and running.live_files()["config.toml"].endswith(
+        profile_config("3")
+    )
+    running.promote(**inventory, profile_from="inventory")
+
+    hand = profile_config("mine", profile_path=None)
+    running.promote(config=hand)
+    assert running.live_files() == {"config.toml": hand}  # nothing reads the inventory's profile now
+    for check in (True, False):
+        kept = running.promote(check=check, **inventory)
+        assert not kept["changed"] and [each["file"] for each in kept["kept"]] == ["config.toml"], kept
+    mine = running.promote(config=inventory["config"], profile=inventory["profile"], profile_from="inventory")
+    assert mine["changed"] and "the next site.yml replaces it" in str(mine["warnings"])
+    # Its bytes are live already: they only change hands, and the router is not restarted.
+    started = running.inspect()["State"]["StartedAt"]
+    back = running.promote(**inventory, config_from="inventory", profile_from="inventory")
+    assert back["changed"] and "belong to the inventory" in str(back["actions"]) and not back["reloaded"]
+    assert not running.promote(**inventory)["changed"] and running.inspect()["State"]["StartedAt"] == started
+
+
 def test_line_ends_of_windows_are_normalised(running: Site) -> None:
     assert not running.promote(config=profile_config().replace("\n", "\r\n"))["changed"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ class Operator:
             **os.environ,
             "PWD": str(self.folder),
             "ROUTER_TOKEN": TOKEN,
+            "USER": "tester",
             "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
             "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
@@ -153,7 +155,7 @@ def test_the_role_asks_the_tiers_through_the_edge_and_a_second_run_changes_nothi
     ("name", "more", "said"),
     [
         ("router_status", (), '"status": "UP"'),
-        ("history", (), '"origin": "promoted"'),
+        ("history", (), '"origin": "rendered"'),
         ("router_logs", ("-e", "lines=200"), "Loading success"),
         ("router_token", (), '"required_by_router": true'),
     ],
@@ -196,5 +198,25 @@ def test_promote_files_of_the_controller_and_roll_back(operator: Operator) -> No
     assert "relay_timeout = 320" in operator.read("config.toml") and "0.4" in operator.read("profile.json")
     assert "changed=1" in operator.play("rollback", *quick) and operator.live() == second != first
     assert "changed=1" in operator.play("rollback", "-e", f"revision={first[:8]}", *quick) and operator.live() == first
+    # What was rolled back by name is not brought back by the playbook that brings hosts to their inventory.
+    assert "changed=0" in operator.play("setup") and operator.live() == first
     missing = operator.attempt("promote", "-e", "profile=nowhere.json")
     assert missing.returncode != 0 and "nowhere.json" in missing.stdout + missing.stderr
+
+
+def test_a_promoted_profile_stays_until_the_inventory_is_told_to_replace_it(operator: Operator) -> None:
+    quick = ("-e", "settle=0.5")
+    rendered = operator.read("profile.json")
+    measured = rendered.replace("0.9", "0.6")
+    (operator.folder / "measured.json").write_text(measured)
+    operator.play("promote", "-e", "profile=measured.json", *quick)
+    promoted, before = operator.live(), operator.started()
+    for playbook, more in (("setup", ()), ("setup", ("--check", "--diff")), ("promote", quick)):
+        told = operator.play(playbook, *more)
+        assert "changed=0" in told and re.search(r"profile: promoted 20.* UTC by tester, kept; the inventory has another", told)
+        assert ("quality_score=0.9" in told) == ("--diff" in more), told[-3000:]
+    assert (operator.live(), operator.started()) == (promoted, before)
+    assert '"origin": "promoted"' in operator.play("history")
+
+    assert "changed=1" in operator.play("promote", "-e", "profile_from=inventory", *quick)
+    assert operator.read("profile.json") == rendered and "kept" not in operator.play("setup")

@@ -102,8 +102,43 @@ def fleet(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]
         bed.host_down(name)
 
 
+MEASURED = {
+    "schema": "anvil-serving.router.profile_bootstrap/v2",
+    "mode": "live",
+    "entries": [
+        {
+            "tier_id": "heavy",
+            "work_class": "planning",
+            "decision": "allow",
+            "quality_score": 0.9,
+            "sample_n": 4,
+            "last_measured": "2026-07-04T00:00:00Z",
+            "fingerprint": None,
+        }
+    ],
+}
 QUICK = ("-e", "settle=0.5")
 PROMOTE = str(REPO / "playbooks/promote.yml")
+
+
+def test_the_first_measured_profile_is_read_and_stays_on_every_host(fleet: Fleet) -> None:
+    """The inventory has no measurements."""
+    fleet.folder.joinpath("measured.json").write_text(json.dumps(MEASURED))
+    done = fleet.play(PROMOTE, "-e", "profile=measured.json", *QUICK)
+    assert done.returncode == 0, done.stdout[-3000:]
+    before = fleet.started()
+    again = fleet.play("setup.yml")
+    assert again.returncode == 0 and again.stdout.count("changed=0") == 4 and again.stdout.count(", kept") == 4, again.stdout
+    assert fleet.started() == before
+    # Planning is denied where nothing was measured.
+    asked = json.dumps({"model": "planning", "messages": []})
+    code = (
+        "import urllib.request as u; "
+        f"h = {{'Authorization': 'Bearer {TOKEN}'}}; "
+        f"print(u.urlopen(u.Request('http://127.0.0.1:8000/v1/route', {asked!r}.encode(), h)).status)"
+    )
+    for host in fleet.hosts:
+        assert host.docker("exec", "anvil-router", "python3", "-c", code) == "200"
 
 
 def test_waves_stop_at_the_first_failed_host_and_roll_back_on_request(fleet: Fleet) -> None:

@@ -8,7 +8,14 @@ from __future__ import annotations
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import choose_pruned, list_history, resolve_revision
-from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import DONE, SWITCHING, Journal, VerifiedRevision
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
+    DONE,
+    SWITCHING,
+    Journal,
+    LeftRevision,
+    VerifiedRevision,
+    parse_journal,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Entry, Place, Snapshot
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +44,17 @@ def test_previous_is_what_was_verified_live_before() -> None:
 
 def test_previous_skips_what_was_pruned() -> None:
     assert resolve_revision("previous", volume(C, A, C), journal(DONE, B, C, HISTORY)) == A
+
+
+def test_previous_leads_further_back_after_a_roll_back_and_never_to_what_failed() -> None:
+    left = (LeftRevision(C, 4.0, "jo"),)
+    back = Journal(DONE, C, B, 4.0, "host pid 1", (*HISTORY, VerifiedRevision(B, 4.0)), left=left)
+    assert resolve_revision("previous", volume(B, A, B, C), back) == A
+    assert [row["revision"] for row in list_history(volume(B, A, B, C), back) if row["rolled_back"]] == [C]
+    assert parse_journal(back.as_bytes(), "cfg") == back
+    failed = Journal(DONE, D, A, 4.0, "host pid 1", HISTORY[:1], left=(LeftRevision(D, 4.0),))
+    with pytest.raises(AnvilError, match="no previous revision"):
+        resolve_revision("previous", volume(A, A, D), failed)
 
 
 def test_previous_of_an_interrupted_switch_is_before_its_base() -> None:

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import RENDERED, Choice, FileSource, KeptFile
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_checks import (
     CandidateFacts,
     CandidateTier,
@@ -101,25 +104,54 @@ def test_the_profile_must_be_read_from_where_it_is_written(
 def test_all_findings_are_reported_at_once() -> None:
     facts = CandidateFacts("profile", errors=(("config.toml", "ConfigError: no"), ("profile.json", "ValueError: no")))
     with pytest.raises(AnvilError) as failure:
-        check_candidate(
-            facts, {"config.toml": b"", "profile.json": b'{"entries": []}'}, ("config.toml",), "/etc/anvil", "sha256:1"
-        )
+        files = {"config.toml": b"", "profile.json": b'{"entries": []}'}
+        check_candidate(facts, Choice(files, ("config.toml", "profile.json")), "/etc/anvil", "sha256:1")
     assert len(failure.value.problems) == 3
 
 
 def test_a_gateway_router_drops_a_profile_kept_from_before_but_refuses_one_that_is_given() -> None:
     files = {"config.toml": b"c", "profile.json": b"{}"}
-    assert set(check_candidate(CandidateFacts("gateway"), files, ("config.toml",), "/etc/anvil", "sha256:1").files) == {
-        "config.toml"
-    }
+    done = check_candidate(CandidateFacts("gateway"), Choice(files, ("config.toml",)), "/etc/anvil", "sha256:1")
+    assert set(done.files) == {"config.toml"}
     with pytest.raises(AnvilError, match="reads no profile"):
-        check_candidate(CandidateFacts("gateway"), files, ("profile.json",), "/etc/anvil", "sha256:1")
+        check_candidate(CandidateFacts("gateway"), Choice(files, ("profile.json",)), "/etc/anvil", "sha256:1")
+
+
+MEASURED = json.dumps({"entries": [entry(), entry(tier_id="gone")]}).encode()
+MIXED = {"config.toml": b"c", "profile.json": MEASURED}
+NO_ROWS = {"config.toml": b"c", "profile.json": b'{"entries": []}'}
+RENDERED_PROFILE = {"profile.json": FileSource(RENDERED)}
+
+
+def check(files: dict[str, bytes], given: tuple[str, ...], **more: Any) -> tuple[str, ...]:
+    return check_candidate(FACTS, Choice(files, given, **more), "/etc/anvil/profile.json", "sha256:1").warnings
+
+
+def test_a_measured_profile_that_stays_may_rate_other_tiers_than_the_config_has() -> None:
+    said = check(MIXED, ("config.toml",))
+    assert "rates tier gone, which the config does not have" in said[0] and "no entry for tier fast-local" in said[1]
+    config_stays = (KeptFile("config.toml", "promoted", b"c", b"d"),)
+    assert check(MIXED, ("profile.json",), kept=config_stays, sources=RENDERED_PROFILE) == said
+    with pytest.raises(AnvilError, match="unknown tier 'gone'"):
+        check(MIXED, ("profile.json",))
+
+
+def test_only_an_inventory_may_have_no_measurements() -> None:
+    assert check(NO_ROWS, ("profile.json",), sources=RENDERED_PROFILE) == check(NO_ROWS, ()) == ()
+    with pytest.raises(AnvilError, match="at least one entry"):
+        check(NO_ROWS, ("profile.json",))
+
+
+def test_a_profile_that_stays_and_that_a_new_image_does_not_read_is_told_with_the_way_out() -> None:
+    facts = dataclasses.replace(FACTS, errors=(("profile.json", "ValueError: schema"),))
+    with pytest.raises(AnvilError, match="-e profile_from=inventory"):
+        check_candidate(facts, Choice(MIXED, ("config.toml",)), "/etc/anvil/profile.json", "sha256:1")
 
 
 def test_an_image_that_is_no_router_is_told() -> None:
     with pytest.raises(AnvilError, match="not an anvil-serving router"):
         check_candidate(
-            CandidateFacts(None, errors=(("image", "ImportError: x"),)), {"config.toml": b""}, (), "/etc/anvil", "sha256:1"
+            CandidateFacts(None, errors=(("image", "ImportError: x"),)), Choice({"config.toml": b""}), "/etc/anvil", "sha256:1"
         )
 
 
