@@ -42,7 +42,7 @@ class ActionModule(ActionBase):
             unread = [host for host, info in infos.items() if "logs" not in info and not info.get("skipped")]
             return self._fail_if_unread(result, unread)
         count = len(options["hosts"])
-        columns = [options[key] or [{}] * count for key in ("plans", "looks", "routers", "retired")]
+        columns = [options[key] or [{}] * count for key in ("plans", "looks", "routers", "tiers", "retired")]
         hosts = [report_host(host, *results) for host, *results in zip(options["hosts"], *columns, strict=True)]
         text = json.dumps(hosts, indent=2, ensure_ascii=False)
         display(text if options["format"] == "json" else render_table(hosts))

@@ -52,6 +52,11 @@ options:
     type: list
     elements: dict
     default: []
+  tiers:
+    description: For each host, the result of M(anvil.serving.anvil_router_info).
+    type: list
+    elements: dict
+    default: []
   retired:
     description: For each host, the result of M(anvil.serving.anvil_experiment).
     type: list
@@ -103,6 +108,7 @@ OPTIONS = {
     "looks": {"type": "list", "elements": "dict", "required": True},
     "plans": {"type": "list", "elements": "dict", "default": []},
     "routers": {"type": "list", "elements": "dict", "default": []},
+    "tiers": {"type": "list", "elements": "dict", "default": []},
     "retired": {"type": "list", "elements": "dict", "default": []},
     "format": {"type": "str", "choices": ["table", "json"], "default": "table"},
     "html": {"type": "path"},

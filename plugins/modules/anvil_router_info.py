@@ -23,6 +23,12 @@ options:
       - The router's container.
     type: str
     default: anvil-router
+  replicas:
+    description:
+      - All containers that run the router, for the state of their tiers. Without it, O(container) alone.
+    type: list
+    elements: str
+    default: []
   edge:
     description:
       - The container of the edge, for a router with replicas. O(container) is then one of them. O(ask) connects where
@@ -46,7 +52,9 @@ options:
     default: /etc/anvil
   ask:
     description:
-      - The models (presets or routes of the router) to request one answer each from.
+      - The models (presets or routes of the router) to request one answer each from. A quiesced tier is left out.
+      - The last model is requested after all others, once for each of O(replicas), because a profile router prefers the tier that
+        answered last.
     type: list
     elements: str
     default: []
@@ -57,7 +65,7 @@ options:
     default: {}
   token:
     description:
-      - The router's token for O(ask).
+      - The router's token for O(ask) and RV(tiers). Without it, RV(tiers) takes the one in the container's environment.
     type: str
   prompt:
     description:
@@ -90,6 +98,8 @@ options:
       - The Docker Engine. Requests are sent to published ports only if it is a local socket.
     type: str
     default: unix:///var/run/docker.sock
+extends_documentation_fragment:
+  - anvil.serving.anvil.tolerant
 attributes:
   check_mode:
     support: full
@@ -116,6 +126,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+trouble:
+  description: Why the host could not be read. Nothing else is returned then.
+  returned: with O(tolerant), if the host could not be read
+  type: str
 router:
   description: The router as found.
   returned: success
@@ -146,6 +160,14 @@ edge:
   type: dict
   sample: {"exists": true, "state": "running", "healthy": true, "loaded": true, "tls": false, "version": "3.0.11",
     "replicas": [{"name": "anvil-router-1", "status": "UP", "sessions": 3, "queued": 0}]}
+tiers:
+  description:
+    - The state of each tier in each router - C(state) is V(admitted) or V(quiesced), C(ready) whether the router sees its serve
+      answer, C(in_flight) the number of its requests, C(reason) why it is quiesced or not ready.
+    - Empty for routers that do not run or have no token.
+  returned: success
+  type: dict
+  sample: {"heavy": {"anvil-router": {"state": "quiesced", "ready": true, "in_flight": 0, "reason": "a new image"}}}
 answers:
   description: The answer of each model of O(ask), with C(ok), C(status), C(text) and C(seconds).
   returned: success
@@ -160,7 +182,7 @@ problems:
 
 from dataclasses import asdict
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import TOLERANT_OPTION, run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_report import describe_edge
 from ansible_collections.anvil.serving.plugins.module_utils.router.module_parameters import parse_settings
@@ -171,9 +193,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.tier_completi
     find_client_endpoint,
     request_completions,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.router.tier_report import describe_tiers, is_quiesced
 
 OPTIONS = {
     "container": {"type": "str", "default": "anvil-router"},
+    "replicas": {"type": "list", "elements": "str", "default": []},
     "edge": {"type": "str", "default": ""},
     "image": {"type": "str", "default": ""},
     "volume": {"type": "str", "default": "anvil-router-cfg"},
@@ -186,23 +210,29 @@ OPTIONS = {
     "ask_timeout": {"type": "float", "default": 60.0},
     "ca_file": {"type": "path"},
     "server_name": {"type": "str", "default": ""},
+    **TOLERANT_OPTION,
 }
 
 
 def work(module):
     given = module.params
     docker = DockerEngine(given["docker_host"])
-    router = describe_router(docker, parse_settings(given))
+    router = describe_router(docker, parse_settings({**given, "replicas": []}))
     edge = describe_edge(docker, given["edge"]) if given["edge"] else None
+    replicas = given["replicas"] or [given["container"]]
+    tiers, warnings = describe_tiers(docker, replicas, given["token"] or "")
     answers = {}
-    if given["ask"] and not module.check_mode:
+    asked = [model for model in given["ask"] if not is_quiesced(tiers.get(model, {}))]
+    quiesced = "tier {0} is quiesced, so no completion is requested of it: playbooks/router_status.yml shows since why"
+    warnings += [quiesced.format(model) for model in given["ask"] if model not in asked]
+    if asked and not module.check_mode:
         token, timeout = given["token"] or "", given["ask_timeout"]
-        request = CompletionRequest(given["ask"], given["prompt"], given["max_tokens"], token, timeout, given["kinds"])
+        request = CompletionRequest(asked, given["prompt"], given["max_tokens"], token, timeout, given["kinds"], len(replicas))
         trust = EdgeTrust(given["ca_file"] or "", given["server_name"])
         endpoint = find_client_endpoint(docker, given["container"], given["edge"], trust)
         completions = request_completions(docker, given["container"], endpoint, request)
         answers = {model: asdict(completion) for model, completion in completions.items()}
-    return {"changed": False, "router": router, "edge": edge, "answers": answers}
+    return {"changed": False, "router": router, "edge": edge, "tiers": tiers, "answers": answers, "warnings": warnings}
 
 
 def main():

@@ -41,7 +41,7 @@ options:
     default: status
   reason:
     description:
-      - The reason that the router records.
+      - The reason that the router records - one word of letters, digits and C(-), C(_), C(.).
     type: str
     default: operator
   drain_timeout:

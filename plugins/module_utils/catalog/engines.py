@@ -26,6 +26,8 @@ class Engine:
     share_flag: the flag for the share of the card's total memory that the engine may use. parallel_flag: the flag for the number
     of cards that share each layer; empty for an engine that splits a model over its cards by itself.
     not_in_name: signs that the engine refuses in the name of a model. many_names: it serves a model under several names.
+    health_path: the path that a router requests to see whether the engine answers. It needs no key and no place in a batch:
+    SGLang's /health runs a forward pass.
     names_itself: the flag for the model's name; without it the engine uses the repository or folder as the name.
     launch: option of ``launch`` -> its flags; the plan writes the first. switches: option of ``launch`` whose flag differs
     between releases -> value -> environment; a server ignores a variable that it does not know.
@@ -46,6 +48,7 @@ class Engine:
     model_is_file: bool = False
     share_flag: str = ""
     parallel_flag: str = ""
+    health_path: str = "/health"
     names_itself: str = ""
     not_in_name: str = ""
     many_names: bool = False
@@ -69,6 +72,7 @@ ENGINES: Mapping[str, Engine] = {
     ),
     "sglang": Engine(
         shm_size="16g",
+        health_path="/v1/models",
         gpu_environment=PCI_ORDER,
         torch=True,
         flags={

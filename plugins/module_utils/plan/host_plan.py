@@ -119,6 +119,8 @@ class TierPlan:
     """A serve as the router sees it. key_env: the environment variable of the router that holds the API key of the serve.
 
     kind: as in ``ServePlan``; only a tier of kind ``chat`` takes part in presets and routes.
+    health_path: the path by which the router sees whether the serve answers; empty: it does not check. model_identity: it
+    also checks that the serve lists the model, without which it never readmits the tier.
     """
 
     id: str
@@ -130,6 +132,8 @@ class TierPlan:
     key_env: str
     key_secret: str = ""
     kind: str = "chat"
+    health_path: str = ""
+    model_identity: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan impor
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import read_edge
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_purposes import sort_tiers
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_routing import (
-    GENERATIONS,
     drop_stopped_tiers,
-    guess_generation,
+    read_generation,
     read_presets,
     read_profile,
     read_routes,
@@ -115,7 +114,7 @@ def read_router(
         check.add_note(section.path, "the router has no token, so every user of the host can use every serve")
     externals = {serve.name for serve in serves if isinstance(serve, ExternalPlan)}
     names = None if named is None else [*named, *externals]
-    generation = section.read_choice("generation", GENERATIONS) or guess_generation(image or "")
+    generation = read_generation(section, image or "")
     every, found = read_tiers(section, names, {serve.name: serve for serve in serves})
     sorted_tiers = sort_tiers(section, generation, every, found)
     ids, tiers, others = sorted_tiers.ids, sorted_tiers.chat, sorted_tiers.others

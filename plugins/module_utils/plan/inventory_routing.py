@@ -8,6 +8,12 @@ import math
 import re
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.router_versions import (
+    SUPPORTED,
+    generation_of,
+    is_supported,
+    version_of_image,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ProfileEntry, TierPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_purposes import explain_other
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
@@ -22,9 +28,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
 )
 
 GENERATIONS = ("profile", "gateway")
-# The version in the tag of an image. 0.13.2 is the last profile router; 0.14 to 0.34 are neither of the two generations.
-VERSION_TAG = re.compile(r".*:v?([0-9]{1,4})\.([0-9]{1,4})(\..*)?")
-FIRST_GATEWAY = (0, 14)
 DECISIONS = ("allow", "allow-with-verify", "deny")
 # The vocabulary of the profile router (anvil-serving 0.12 to 0.13.2).
 PRESETS = ("planning", "quick-edit", "review", "chat", "chat-fast", "long-context")
@@ -44,10 +47,20 @@ PROFILE_KEYS = ("tier", "work_class", "decision", "quality_score", "sample_n", "
 ROUTE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 
 
-def guess_generation(image: str) -> str:
-    """The generation of a router by the version in the tag of its image; ``profile`` if the tag is not a version."""
-    found = VERSION_TAG.fullmatch(image.partition("@")[0])
-    return "gateway" if found and (int(found.group(1)), int(found.group(2))) >= FIRST_GATEWAY else "profile"
+def read_generation(section: Section, image: str) -> str:
+    """The generation of the router: the given one, else by the version in its image's tag; ``profile`` if that is no version."""
+    given = section.read_choice("generation", GENERATIONS)
+    version = version_of_image(image)
+    if given or version is None:
+        return given or "profile"
+    if not is_supported(version):
+        # A tag proves nothing: the image itself says its version before anything is promoted (router/candidate_checks).
+        section.add_note(
+            "image",
+            "anvil-serving {0}.{1} is not supported, and is refused when it is deployed: use {2}. "
+            "If the tag is not the version of the router, set generation".format(*version, SUPPORTED),
+        )
+    return generation_of(version)
 
 
 def _add_unknown_tier(check: InventoryCheck, path: Path, tier: str, ids: Sequence[str], others: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings, read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.endpoint import list_lora_names
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONTEXT, OPTIONS, SLOTS, TOOLS
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, ServePlan, TierPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
@@ -21,7 +22,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     suggest_name,
 )
 
-TIER_KEYS = ("id", "serve", "model", "context_limit", "tool_support")
+TIER_KEYS = ("id", "serve", "model", "context_limit", "tool_support", "health_path", "model_identity")
+HEALTH_PATH = re.compile(r"/([^/?#\s][^?#\s]{0,199})?")
 TIER_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 DEFAULT_CONTEXT = 8192
 TierBackend = Union[ServePlan, ExternalPlan]
@@ -54,6 +56,23 @@ def _read_tier_model(section: Section, serve: TierBackend, settings: Settings) -
     return model or serve.served_name
 
 
+def _read_health(section: Section, engine: str) -> Tuple[str, bool]:
+    """The path by which the router checks the tier (empty: it does not), and whether it checks the model too.
+
+    engine: of a serve that is managed here. Of any other server nothing is known: it is checked only if the inventory says how.
+    """
+    known = ENGINES.get(engine)
+    path = known.health_path if known else ""
+    if section.raw.get("health_path") is False:
+        path = ""
+    elif section.has("health_path"):
+        path = section.read_text("health_path", "a path such as /health, or false for no check", HEALTH_PATH) or path
+    identity = section.read_boolean("model_identity")
+    if identity and not path:
+        section.add_problem("model_identity", "the tier has no health_path", "set health_path, such as /v1/models")
+    return path, bool(known and path) if identity is None else identity
+
+
 def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping[str, TierBackend]) -> Optional[TierPlan]:
     section.check_keys(TIER_KEYS)
     tier = section.read_text("id", NAME_RULE, TIER_ID)
@@ -66,6 +85,8 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
     if (section.has("id") and tier is None) or (section.has("serve") and name is None):
         return None
     name, tier = name or tier or "", tier or name or ""
+    backend = serves.get(name)
+    health_path, identity = _read_health(section, backend.engine if backend else "")
     if names is not None and name not in names:
         hint = suggest_name(name, names, "anvil_serves has no serve: add it there")
         section.check.add_problem(serve_at, "tier {0} has an unknown serve: {1!r}".format(shorten(tier), shorten(name)), hint)
@@ -99,6 +120,8 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
         key_env=_key_env(tier),
         key_secret=serve.api_key,
         kind=serve.kind,
+        health_path=health_path,
+        model_identity=identity,
     )
 
 

@@ -8,6 +8,11 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.router_versions import (
+    SUPPORTED,
+    is_supported,
+    parse_version,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import RENDERED, Choice
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ValidatedCandidate
@@ -217,6 +222,14 @@ def check_candidate(facts: CandidateFacts, choice: Choice, profile_path: str, im
             where="image " + image,
             why="; ".join(why for _where, why in facts.errors),
             hint="set image to a router's image: its python3 must be able to import anvil_serving.router.config",
+        )
+    version = parse_version(facts.version or "")
+    if version is not None and not is_supported(version):
+        raise fail(
+            "anvil-serving {0} is not supported as a router".format(facts.version),
+            where="image " + image,
+            why="its configuration is that of neither generation",
+            hint="use an image of " + SUPPORTED,
         )
     input_hash = hash_revision(files)
     problems = [

@@ -155,7 +155,9 @@ class RouterDryBoot:
         def work() -> Tuple[str, ...]:
             unreachable = router.find_unreachable_tiers(tiers)
             router.wait_healthy(health, seconds)
-            warnings = (*unreachable, *router.check_probes(probes))
+            doubts = router.check_probes(probes)
+            # A route whose tier is unreachable is refused; without a network every tier is.
+            warnings = (*unreachable, *([] if unreachable or not router.plan.networks else doubts))
             while time.monotonic() < until:
                 time.sleep(0.1)
                 router.check_alive(health)

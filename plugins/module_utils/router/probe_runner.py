@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply, send_request
@@ -35,7 +35,7 @@ def run_probes(
     send: sends one probe, from this host or from inside a container.
     """
     problems: List[Problem] = []
-    warnings: List[str] = []
+    doubts: Dict[int, List[str]] = {}
     deadline = time.monotonic() + patience
     for probe in probes:
         while True:
@@ -45,7 +45,13 @@ def run_probes(
                 break
             time.sleep(0.1)
         if wrong and reply.status in probe.doubtful:
-            warnings.append("{0}: {1}".format(probe.name, wrong))
+            doubts.setdefault(reply.status, []).append("{0}: {1}".format(probe.name, wrong))
         elif wrong:
             problems.append(Problem("a probe did not get the expected answer", where=probe.name, why=wrong))
-    return problems, warnings
+    return problems, [_join_doubts(found) for found in doubts.values()]
+
+
+def _join_doubts(found: Sequence[str]) -> str:
+    """One warning for all requests with the same status: a tier that is down fails every preset that leads to it."""
+    more = [text.partition(":")[0] for text in found[1:]]
+    return found[0] + ("; so do {0}".format(", ".join(more)) if more else "")

@@ -45,7 +45,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """What is requested of each tier. timeout: seconds per answer. kinds: model -> what it answers, where that is not chat."""
+    """What is requested of each tier. timeout: seconds per answer. kinds: model -> what it answers, where that is not chat.
+
+    last_times: how often the last model is requested, after all others. A profile router prefers the tier that answered last
+    in every preset, so the check must not end with a tier that is not the first choice, in any of the replicas.
+    """
 
     models: Sequence[str]
     prompt: str
@@ -53,6 +57,7 @@ class CompletionRequest:
     token: str = field(default="", repr=False)
     timeout: float = 60.0
     kinds: Mapping[str, str] = field(default_factory=dict)
+    last_times: int = 1
 
 
 @dataclass(frozen=True)
@@ -157,8 +162,11 @@ def request_completions(
                 return parse_completion(reply, seconds, kind)
             time.sleep(RETRY_PAUSE)
 
-    with ThreadPoolExecutor(max_workers=max(1, min(8, len(request.models)))) as pool:
-        completions = dict(zip(request.models, pool.map(complete, request.models)))
+    with ThreadPoolExecutor(max_workers=max(request.last_times, min(8, len(request.models)))) as pool:
+        completions = dict(zip(request.models, pool.map(complete, request.models[:-1])))
+        for last in request.models[-1:]:
+            answers = list(pool.map(complete, [last] * request.last_times))
+            completions[last] = next((answer for answer in answers if not answer.ok), answers[0])
     failed = [model for model in request.models if not completions[model].ok]
     if failed:
         log = tuple(docker.read_log(container, lines=15))

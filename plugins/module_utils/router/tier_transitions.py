@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
@@ -23,6 +24,8 @@ RETRY_PAUSE = 0.5
 # A router without a published port is reached at its own address and this port.
 OWN_PORT = 8000
 NO_ANSWER = "the router does not answer"
+REASON = re.compile(r"[A-Za-z0-9._-]{1,128}")
+NO_API = "this router has no tier transitions"
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def explain_refusal(reply: Reply, where: str, tier: str) -> AnvilError:
         return fail("the router refuses the token", where=where, why=reply.error, hint="set token to the one that clients send")
     if reply.status in (404, 405, 501):
         return fail(
-            "this router has no tier transitions",
+            NO_API,
             where=where,
             why="{0} answers {1}".format(PATH, reply.status),
             hint="they need anvil-serving 0.13 or later and a token; with this router, promote a config without the tier",
@@ -194,6 +197,9 @@ def set_tier_state(docker: DockerEngine, containers: Sequence[str], request: Tie
         raise fail("the time is out of range", where="drain_timeout", why=str(request.drain_timeout), hint="0 to 3600 seconds")
     if request.state != "status" and not request.tier:
         raise fail("no tier is named", where="tier", hint="state: status without a tier lists the tiers")
+    if not REASON.fullmatch(request.reason):
+        hint = "use one word of letters, digits and - _ . , such as new-image: the router takes no other"
+        raise fail("not a reason that a router records", where="reason", why=repr(request.reason[:200]), hint=hint)
     report: Dict[str, Any] = {"changed": False, "routers": {}}
     problems: List[Problem] = []
     for container in containers:

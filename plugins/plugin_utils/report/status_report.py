@@ -147,12 +147,30 @@ def _describe_failure(info: Mapping[str, Any]) -> str:
     return str(info.get("trouble") or info.get("msg") or "the host could not be read; no reason was given")
 
 
+def list_tier_notes(tiers: Mapping[str, Any]) -> list[str]:
+    """A line for each tier that a router sends no requests to. tiers: the result of anvil_router_info."""
+    notes = [f"router: {tiers['trouble']}"] if tiers.get("trouble") else []
+    for tier, routers in sorted((tiers.get("tiers") or {}).items()):
+        for name, row in sorted(routers.items()):
+            if row["state"] == "quiesced":
+                notes.append(f"tier {tier} is quiesced in {name} ({row['reason']}), with {row['in_flight']} requests in flight")
+            elif not row["ready"]:
+                notes.append(f"tier {tier}: {name} sends it no requests: {row['reason']}")
+    return notes
+
+
 def report_host(
-    host: str, plan: Mapping[str, Any], info: Mapping[str, Any], router: Mapping[str, Any], retired: Mapping[str, Any]
+    host: str,
+    plan: Mapping[str, Any],
+    info: Mapping[str, Any],
+    router: Mapping[str, Any],
+    tiers: Mapping[str, Any],
+    retired: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The report of one host. A host whose status could not be read has ``trouble``.
 
-    info, router: results of anvil_serve_info for its serves and its router. retired: the result of anvil_experiment.
+    info, router: results of anvil_serve_info for its serves and its router. tiers: of anvil_router_info. retired: the result of
+    anvil_experiment.
     """
     retired_names = [one["name"] for one in retired.get("retired") or []]
     base: dict[str, Any] = {"host": host, "trouble": "", "rows": [], "cards": [], "notes": [], "retired": retired_names}
@@ -181,6 +199,7 @@ def report_host(
     notes += [line.strip() for text in info.get("gpu_trouble") or [] for line in text.splitlines()]
     notes += [f"squatter: container {name} uses a GPU and is not managed" for name in _gpu_squatters(cards)]
     notes += [f"orphan: container {name} is no longer a serve of the inventory" for name in info.get("orphans") or []]
+    notes += list_tier_notes(tiers)
     if retired.get("trouble"):
         notes.append(f"experiments could not be retired: {retired['trouble']}")
     return {

@@ -118,6 +118,7 @@ def test_what_cannot_be_done_is_said(routers: Bed) -> None:
     assert "refuses the token" in steer(token="wrong")["msg"]
     assert "it is absent" in steer(containers=["no-such-router"])["msg"]
     assert "0 to 3600" in steer(state="drained", drain_timeout=3601)["msg"]
+    assert "not a reason" in steer(state="quiesced", reason="two words")["msg"]
     assert "no tier is named" in steer(tier="", state="drained")["msg"]
     start_router(routers, "tier-profile", "anvil.local/router:0.13.2", ROUTER_CONFIG)
     old = {"containers": ["tier-profile"]}

@@ -69,7 +69,9 @@ def look(**more: Any) -> dict[str, Any]:
 
 def report(**more: Any) -> dict[str, Any]:
     plan = {"gpus": {"big": {"uuid": "GPU-a"}}}
-    return status_report.report_host("box", plan, look(**more), {"skipped": True}, {"retired": [{"name": "gone"}]})
+    return status_report.report_host(
+        "box", plan, look(**more), {"skipped": True}, {"skipped": True}, {"retired": [{"name": "gone"}]}
+    )
 
 
 def test_the_table_of_a_host() -> None:
@@ -96,7 +98,7 @@ def test_a_server_of_somebody_else_is_told_as_such() -> None:
 
 
 def test_a_host_that_does_not_answer_is_a_sentence_and_hides_no_other() -> None:
-    silent = status_report.report_host("dark", {}, {"msg": "the engine\ndoes not answer"}, {}, {})
+    silent = status_report.report_host("dark", {}, {"msg": "the engine\ndoes not answer"}, {}, {}, {})
     text = status_report.render_table([silent, report()])
     assert "dark\n  the engine\n  does not answer" in text and "heavy" in text
     assert "does not answer" in status_report.render_page([silent, report()], 1000)
@@ -114,3 +116,16 @@ def test_logs_mark_the_stream() -> None:
     told = {"logs": {"heavy": [{"stream": "stdout", "line": "a"}, {"stream": "stderr", "line": "b"}], "x": []}}
     assert status_report.render_logs("box", told).splitlines() == ["box", "  heavy | a", "  heavy ! b", "  x       (nothing)"]
     assert status_report.render_logs("box", {"skipped": True}) == "box\n  no serves"
+
+
+def test_a_tier_that_gets_no_requests_is_noted_for_each_router() -> None:
+    quiesced = {"state": "quiesced", "ready": True, "in_flight": 2, "reason": "new-image"}
+    down = {"state": "admitted", "ready": False, "in_flight": 0, "reason": "health_http_503"}
+    fine = {**down, "ready": True, "reason": ""}
+    tiers = {"heavy": {"r-1": quiesced, "r-2": fine}, "fast": {"r-1": down}}
+    assert status_report.list_tier_notes({"tiers": tiers}) == [
+        "tier fast: r-1 sends it no requests: health_http_503",
+        "tier heavy is quiesced in r-1 (new-image), with 2 requests in flight",
+    ]
+    assert status_report.list_tier_notes({"trouble": "no engine"}) == ["router: no engine"]
+    assert status_report.list_tier_notes({"skipped": True}) == []

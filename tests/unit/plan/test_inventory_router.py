@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 
 import pytest
-from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_routing import guess_generation
 from planning import HEAVY, PROFILE_ROW, ROUTER, TWO_REPLICAS, plan, problems
 
 
@@ -54,7 +53,51 @@ GATEWAY = (ROUTER + "image", "anvil.local/router:2.0.2")
     ],
 )
 def test_the_generation_of_a_router_is_told_by_its_tag(image, generation):
-    assert guess_generation(image) == generation
+    made = plan((ROUTER + "image", image))
+    assert made.router.generation == generation and "is not supported" not in str(made.notes)
+
+
+@pytest.mark.parametrize("tag", ["0.11.9", "0.14.0", "0.34.2"])
+def test_a_version_of_neither_generation_is_named(tag):
+    found = plan((ROUTER + "image", "r:5000/router:" + tag))
+    assert "anvil-serving {0}.{1} is not supported".format(*tag.split(".")) in str(found.notes)
+    assert "not supported" not in str(plan((ROUTER + "image", "r/router:" + tag), (ROUTER + "generation", "profile")).notes)
+
+
+@pytest.mark.parametrize(
+    ("engine", "given", "path", "identity"),
+    [
+        ("vllm", {}, "/health", True),
+        ("sglang", {}, "/v1/models", True),
+        ("llama_cpp", {}, "/health", True),
+        ("vllm", {"health_path": False}, "", False),
+        ("vllm", {"health_path": "/ready", "model_identity": False}, "/ready", False),
+        ("", {}, "", False),
+        ("", {"health_path": "/v1/models"}, "/v1/models", False),
+        ("", {"health_path": "/v1/models", "model_identity": True}, "/v1/models", True),
+    ],
+)
+def test_a_tier_is_checked_as_its_engine_can_be(engine, given, path, identity):
+    """Of a server that is not managed here nothing is known: a wrong check would take it out of service for ever."""
+    external = ("anvil_external", {"mac": {"port": 8081}})
+    name = {"": "mac", "llama_cpp": "fast"}.get(engine, "heavy")
+    serve = [] if name == "fast" else [external] if not engine else [(HEAVY + "engine", engine), (HEAVY + "args", [])]
+    tier = plan(*serve, (ROUTER + "tiers", [{"id": "t", "serve": name, **given}])).router.tiers[0]
+    assert (tier.health_path, tier.model_identity) == (path, identity)
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "said"),
+    [
+        ({"health_path": "health"}, "health_path", "a path such as /health"),
+        ({"health_path": "//x"}, "health_path", "a path such as /health"),
+        ({"health_path": "/x?y"}, "health_path", "a path such as /health"),
+        ({"health_path": False, "model_identity": True}, "model_identity", "the tier has no health_path"),
+    ],
+)
+def test_a_check_that_the_router_would_refuse_is_told(given, where, said):
+    found = problems((ROUTER + "tiers", [{"id": "t", "serve": "heavy", **given}]))
+    assert any(each.where.endswith(where) and said in each.as_text() for each in found), found
 
 
 def test_a_gateway_router_has_a_route_for_each_tier_and_those_that_are_named():
