@@ -58,7 +58,7 @@ def parse_cdi_spec(text: str) -> Optional[List[str]]:
     try:
         spec = json.loads(text)
     except ValueError:
-        if not re.search(r"""^["']?kind["']?:\s*["']?{0}["']?\s*$""".format(re.escape(CDI_KIND)), text, re.MULTILINE):
+        if not re.search(r"""^["']?kind["']?:\s*["']?{0}["']?\s*(?:#.*)?$""".format(re.escape(CDI_KIND)), text, re.MULTILINE):
             return None
         found = re.findall(r"""^\s*(?:-\s+)?["']?name["']?:[ \t]*["']?([^"'\s]+)""", text, re.MULTILINE)
         return list(dict.fromkeys(found))

@@ -30,6 +30,8 @@ RELOADABLE = frozenset(
         "shutdown-timeout",
     )
 )
+# No setting of dockerd is nested so deeply.
+DEEPEST = 20
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_MARK = b"\xef\xbb\xbf"
 _COMMENT = re.compile(r"^\s*(//|/\*|#)", re.MULTILINE)
@@ -105,9 +107,22 @@ def read_settings(path: str, data: Optional[bytes]) -> Dict[str, Any]:
     except ValueError as exc:
         comment = "; JSON has no comments, and dockerd refuses them too" if _COMMENT.search(text) else ""
         raise _broken(path, str(exc) + comment) from exc
+    if _depth(found) > DEEPEST:
+        raise _broken(path, "it is nested too deeply")
     if not isinstance(found, dict):
         raise fail("daemon.json is not a JSON object; nothing was merged into it", where=path, hint=BY_HAND.format(path))
     return found
+
+
+def _depth(value: Any) -> int:
+    """How many levels of mappings and lists a value has, counted as far as matters."""
+    level, depth = [value], 0
+    while level and depth <= DEEPEST:
+        level = [
+            item for one in level if isinstance(one, (dict, list)) for item in (one.values() if isinstance(one, dict) else one)
+        ]
+        depth += 1
+    return depth
 
 
 def lay_out(settings: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ _EXPLANATIONS: Tuple[Tuple[str, str, str], ...] = (
         "on WSL2 type wsl --update and wsl --shutdown on Windows and update the driver there; elsewhere read dmesg",
     ),
     (
-        r"insufficient permissions",
+        r"(?:in)?sufficient permissions",
         "this user may not ask the NVIDIA driver",
         "set become: true, or give the user access to /dev/nvidia*",
     ),

@@ -96,6 +96,7 @@ _LOST = re.compile(
 )
 _UUID = re.compile(r"(GPU|MIG)-\S+|[0-9a-f]{8}-[0-9a-f-]+", re.IGNORECASE)
 _NO_DEVICES = "No devices were found"
+_ASIDE = re.compile(r"\s*(?:warning\b|{0})".format(_NO_DEVICES), re.IGNORECASE)
 
 
 def _text(cell: str) -> Optional[str]:
@@ -146,7 +147,7 @@ def parse_cards(text: str) -> List[Card]:
             cards.append(card)
         elif lost:
             cards.append(Card(None, "", None, None, None, None, None, lost["bus"], trouble=line.strip()))
-        elif line.strip() and _NO_DEVICES not in line and row[0].strip() != QUERY[0]:
+        elif line.strip() and not _ASIDE.match(line) and row[0].strip() != QUERY[0]:
             others.append(line.strip())
     if others and not cards:
         what, hint = explain_driver(text, "the NVIDIA driver does not report any card")

@@ -113,7 +113,7 @@ def _is_leaving(found: Optional[Listener], listed: Sequence[Mapping[str, Any]], 
 def _find_name(found: Optional[Listener], listed: Sequence[Mapping[str, Any]]) -> str:
     """The name of the container of a process; empty where it runs outside the listed containers."""
     for entry in listed:
-        if found is not None and entry["Id"] == found.container:
+        if found is not None and found.container and entry.get("Id") == found.container:
             return str(entry["Names"][0]).lstrip("/")
     return ""
 

@@ -144,9 +144,17 @@ def read_driver() -> Optional[Driver]:
     if cards is None or program is None:
         return None
     # COMPUTE is the shortest section; the CUDA version stands above all sections.
-    _code, text = ask_nvidia_smi(program, "-q", "-d", "COMPUTE")
+    text = _ask_or_nothing(program, "-q", "-d", "COMPUTE")
     version = next((card.driver for card in cards if card.driver), None)
     return Driver("nvidia-smi", version, parse_cuda_version(text), tuple(cards))
+
+
+def _ask_or_nothing(program: str, *words: str) -> str:
+    """What nvidia-smi answers to a question that the cards do not depend on; empty if it does not answer in time."""
+    try:
+        return ask_nvidia_smi(program, *words)[1]
+    except AnvilError:
+        return ""
 
 
 def read_persistence() -> Optional[bool]:
@@ -154,6 +162,6 @@ def read_persistence() -> Optional[bool]:
     program = find_driver()
     if program is None:
         return None
-    _code, text = ask_nvidia_smi(program, "--query-gpu=persistence_mode", "--format=csv,noheader")
+    text = _ask_or_nothing(program, "--query-gpu=persistence_mode", "--format=csv,noheader")
     words = {line.strip() for line in text.splitlines()} & {"Enabled", "Disabled"}
     return None if not words else words == {"Enabled"}

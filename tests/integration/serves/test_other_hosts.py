@@ -1,4 +1,4 @@
-"""Hosts that are set up in another way: NVIDIA's runtime as the default one, and serves on addresses of IPv6."""
+"""Hosts that are set up in another way: NVIDIA's runtime as the default one, a card that does not work, addresses of IPv6."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from bed import Bed, wait_until
+from bed import FAKOLI_DARK, Bed, wait_until
 from serving import FAST_GPU, HEAVY_GPU, Field, actions, scripted
 
 
@@ -45,6 +46,19 @@ def test_a_serve_holds_only_its_own_card_where_every_container_has_nvidias_runti
     seen = field.bed.get("/containers/bed-heavy/json")
     assert seen["HostConfig"]["Runtime"] == "nvidia" and "NVIDIA_VISIBLE_DEVICES=all" in seen["Config"]["Env"]
     assert actions(field.run()) == {"heavy": ("none", []), "fast": ("none", [])}
+
+
+def test_a_card_that_does_not_work_stops_only_its_own_serve(field: Field) -> None:
+    """The simulated driver lists the card as NVIDIA's does when it must be reset."""
+    for name in ("heavy", "fast"):
+        field.edit(name, secrets={}, mounts=(), **scripted(SERVES=name))
+    field.bed.write_gpus([replace(FAKOLI_DARK[0], uuid="[GPU requires reset]"), FAKOLI_DARK[1]])
+    assert not field.run(serves=["fast"])["failed"]
+    refused = field.run(serves=["heavy"])
+    assert (
+        refused["failed"] and f"GPU {HEAVY_GPU} is not on this host" in refused["msg"] and "GPU requires reset" in refused["msg"]
+    )
+    assert list(field.bed.started()) == ["bed-fast"]
 
 
 def test_a_serve_on_an_address_of_ipv6_and_one_that_the_host_does_not_have(field: Field) -> None:

@@ -40,6 +40,7 @@ def test_the_toolkit_reports_its_version() -> None:
         ("kind: 'nvidia.com/gpu'\r\ndevices:\r\n- name: 'mig0:1'\r\n", ["mig0:1"]),
         (json.dumps({"cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": DEVICES}), ["0", UUID, "all"]),
         (json.dumps({"kind": "nvidia.com/gpu", "devices": None}), []),
+        ('"kind": "nvidia.com/gpu"  # of this host\ndevices:\n  - name: gpu0\n    containerEdits: {}\n', ["gpu0"]),
         ("kind: vendor.com/device\ndevices:\n- name: nvidia.com/gpu\n", None),
         ("kind: management.nvidia.com/gpu\n", None),
         ("# kind: nvidia.com/gpu\n", None),

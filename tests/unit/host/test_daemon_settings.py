@@ -71,6 +71,8 @@ def test_a_mark_of_utf8_does_not_count() -> None:
         ('{"debug": true}'.encode("utf-16"), "is UTF-16"),
         ('{"debug": true}'.encode("utf-16-be"), "is UTF-16"),
         (b'{"labels": ["\xff"]}', "it is not UTF-8"),
+        (b'{"a":' * 30 + b"1" + b"}" * 30, "it is nested too deeply"),
+        (b"[" * 900 + b"]" * 900, "it is nested too deeply"),
         (b'{"a":' * 100_000, "is not valid JSON"),
         (b"services:\n  web: {}\n", "is not valid JSON"),
     ],

@@ -143,8 +143,9 @@ def test_cards_without_memory_of_their_own_work(row: str, uuid: str, name: str) 
     assert (card.uuid, card.name, card.trouble) == (uuid, name, None)
 
 
-def test_no_rows_are_no_cards() -> None:
-    assert parse_cards("") == []
+@pytest.mark.parametrize("text", ["", "\n", "No devices were found\n", "WARNING: infoROM\r\nNo devices were found\r\n"])
+def test_no_rows_are_no_cards(text: str) -> None:
+    assert parse_cards(text) == []
 
 
 def test_mig_devices_of_each_card() -> None:
@@ -199,6 +200,11 @@ def test_an_old_driver_without_a_field_leaves_it_unknown(tmp_path: Path, monkeyp
         ),
         ("Failed to initialize NVML: GPU access blocked by the operating system", "blocks the access", "wsl --update"),
         ("Failed to initialize NVML: Insufficient Permissions", "may not ask the NVIDIA driver", "become: true"),
+        (
+            "NVIDIA-SMI has failed: you do not have sufficient permissions.",
+            "may not ask the NVIDIA driver",
+            "become: true",
+        ),
         ("Failed to initialize NVML: Driver Not Loaded", "is not loaded", "modprobe nvidia"),
         ("Failed to initialize NVML: Unknown Error", "does not report any card", "type nvidia-smi"),
         ("", "does not answer", "type nvidia-smi"),

@@ -50,9 +50,9 @@ def test_udp_and_tcp_are_apart() -> None:
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        neighbour = [{"Id": ID, "Ports": [{"IP": "0.0.0.0", "PublicPort": port, "Type": "udp"}]}]
+        neighbour = [{"Ports": [{"IP": "0.0.0.0", "PublicPort": port, "Type": "udp"}]}]
         assert list(find_busy_ports([service("127.0.0.1", port)], neighbour)) == [("127.0.0.1", port, "tcp")]
-        published = [{"Id": ID, "Ports": [{"IP": "0.0.0.0", "PublicPort": port, "Type": "tcp"}]}]
+        published = [{"Ports": [{"IP": "0.0.0.0", "PublicPort": port, "Type": "tcp"}]}]
         assert find_busy_ports([service("127.0.0.1", port)], published) == {}  # a container: it is named elsewhere
 
 
