@@ -46,7 +46,7 @@ class Toolkit:
 
     @property
     def present(self) -> bool:
-        """There is something that gives containers the GPUs; ``gpu_access`` judges whether the Docker Engine uses it."""
+        """There is something that gives containers the GPUs; ``gpu_passthrough`` judges whether the Docker Engine uses it."""
         return self.hook is not None or self.cdi_usable or self.engine_has_it
 
 

@@ -210,7 +210,7 @@ def _read_file(path: str) -> _File:
         data = foreign_files.read_bytes(target, LIMIT)
         found = os.stat(target)
     except foreign_files.NotReadError as exc:
-        if not os.path.lexists(target):
+        if isinstance(exc.__cause__, FileNotFoundError):
             return _File(path, target, None)
         what = "daemon.json cannot be read; nothing was merged into it"
         hint = "look at it with ls -l {0}; set become: true if only root may read it".format(target)

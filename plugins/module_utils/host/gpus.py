@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
 import re
@@ -110,6 +109,11 @@ def _number(cell: str) -> Optional[int]:
     return int(found[1]) if found else None
 
 
+def _split(line: str) -> List[str]:
+    """The cells of a row. nvidia-smi quotes nothing."""
+    return [cell.strip() for cell in line.split(",")]
+
+
 def _card_of(row: Sequence[str]) -> Optional[Card]:
     """The card of a row; None: the row is not a card. A card whose UUID the driver cannot read has none."""
     if len(row) < len(QUERY):
@@ -141,13 +145,13 @@ def parse_cards(text: str) -> List[Card]:
     """
     cards, others = [], []
     for line in text.replace("\ufeff", "").splitlines():
-        row = next(csv.reader([line], skipinitialspace=True), [])
+        row = _split(line)
         card, lost = _card_of(row), _LOST.search(line)
         if card is not None:
             cards.append(card)
         elif lost:
             cards.append(Card(None, "", None, None, None, None, None, lost["bus"], trouble=line.strip()))
-        elif line.strip() and not _ASIDE.match(line) and row[0].strip() != QUERY[0]:
+        elif line.strip() and not _ASIDE.match(line) and row[0] != QUERY[0]:
             others.append(line.strip())
     if others and not cards:
         what, hint = explain_driver(text, "the NVIDIA driver does not report any card")
@@ -295,7 +299,7 @@ def query_cards(program: str, *select: str) -> str:
 
 
 def _widen(line: str, fields: Sequence[str]) -> str:
-    row = next(csv.reader([line], skipinitialspace=True), [])
+    row = _split(line)
     if len(row) != len(fields):
         return line + "\n"
     cells = dict(zip(fields, row))

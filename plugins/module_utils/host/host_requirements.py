@@ -19,7 +19,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.docker_installa
     read_installation,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.host.driver_errors import explain_driver
-from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_access import judge_gpu_access, recommend_persistence
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_passthrough import judge_gpu_access, recommend_persistence
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
 from ansible_collections.anvil.serving.plugins.module_utils.host.host_facts import read_platform
 from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import read_driver, read_persistence

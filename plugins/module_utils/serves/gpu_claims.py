@@ -11,7 +11,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker import docume
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import COMPOSE_PROJECT, LABEL_VRAM
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.host.container_toolkit import names_nvidia
-from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, read_minors
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import MOST_CARDS, Card, read_minors
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import HOLDING
 from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import Claim
 
@@ -74,7 +74,10 @@ def _list_requested(requests: Sequence[Mapping[str, Any]]) -> Optional[List[str]
                 continue  # the devices of another vendor
         elif driver not in ("", "nvidia", "nvidia.cdi", "nvidia.runtime-hook"):
             continue
-        asked = [*(asked or ()), *(names or (["all"] if count < 0 else [str(number) for number in range(count)]))]
+        asked = [
+            *(asked or ()),
+            *(names or (["all"] if count < 0 else [str(number) for number in range(min(count, MOST_CARDS))])),
+        ]
     return asked
 
 

@@ -68,7 +68,16 @@ def test_what_the_driver_does_not_tell_stays_unknown(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [recorded.MISMATCH, "0, GPU-1\n", "0, a, b, c, d, e, f, g, h\n", "bash: nvidia-smi: Befehl nicht gefunden\n"]
+    "text",
+    [
+        recorded.MISMATCH,
+        "0, GPU-1\n",
+        "0, a, b, c, d, e, f, g, h\n",
+        "\0\1\2\n",
+        '0, "GPU-1\n',
+        "x" * 200_000,
+        "bash: nvidia-smi: Befehl nicht gefunden\n",
+    ],
 )
 def test_text_without_a_card_is_an_error_with_its_words(text: str) -> None:
     with pytest.raises(AnvilError) as caught:

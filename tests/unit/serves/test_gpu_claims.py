@@ -107,6 +107,10 @@ def test_a_mig_device_is_a_gpu_of_its_own(raw: dict[str, Any], found: tuple[str,
     assert cards_of(raw, SLICED) == found
 
 
+def test_a_count_that_no_host_has_takes_no_time() -> None:
+    assert cards_of(inspected(DeviceRequests=request(count=10**15)), CARDS)[:2] == (A, B)
+
+
 def test_a_short_name_of_two_gpus_is_none_of_them_and_a_lost_gpu_has_no_name() -> None:
     twins = [replace(CARDS[0], uuid="GPU-abcd0001"), replace(CARDS[1], uuid="GPU-abcd0002"), replace(CARDS[1], index=2, uuid="")]
     assert cards_of(runtime("GPU-abcd"), twins) == ("GPU-abcd",)

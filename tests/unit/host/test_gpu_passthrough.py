@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.host.container_toolkit import Toolkit
-from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_access import judge_gpu_access, recommend_persistence
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_passthrough import judge_gpu_access, recommend_persistence
 
 UUID = "GPU-fef8089b-1111-2222-3333-444444444444"
 NOTHING = Toolkit(None, None, None, (), False)
