@@ -35,6 +35,8 @@ CORRUPT_INFOROM = 14
 # The driver's cards by their PCI address, also those that are lost.
 PROC_GPUS = "/proc/driver/nvidia/gpus"
 MOST_CARDS = 16
+# More characters of an answer that is not understood are not shown.
+MOST_TEXT = 2000
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def parse_cards(text: str) -> List[Card]:
             others.append(line.strip())
     if others and not cards:
         what, hint = explain_driver(text, "the NVIDIA driver does not report any card")
-        raise fail(what, where="nvidia-smi", why=text.strip(), hint=hint)
+        raise fail(what, where="nvidia-smi", why=text.strip()[:MOST_TEXT], hint=hint)
     return cards
 
 
@@ -272,7 +274,7 @@ def run_nvidia_smi(program: str, *words: str) -> str:
     code, text = ask_nvidia_smi(program, *words)
     if code not in (0, CORRUPT_INFOROM) and _NO_DEVICES not in text:
         what, hint = explain_driver(text)
-        raise fail(what, where=program, why=text.strip() or "it exited with {0}".format(code), hint=hint)
+        raise fail(what, where=program, why=text.strip()[:MOST_TEXT] or "it exited with {0}".format(code), hint=hint)
     return text
 
 

@@ -74,10 +74,9 @@ def _list_requested(requests: Sequence[Mapping[str, Any]]) -> Optional[List[str]
                 continue  # the devices of another vendor
         elif driver not in ("", "nvidia", "nvidia.cdi", "nvidia.runtime-hook"):
             continue
-        asked = [
-            *(asked or ()),
-            *(names or (["all"] if count < 0 else [str(number) for number in range(min(count, MOST_CARDS))])),
-        ]
+        if not names:
+            names = ["all"] if count < 0 else [str(number) for number in range(min(count, MOST_CARDS))]
+        asked = [*(asked or ()), *names]
     return asked
 
 

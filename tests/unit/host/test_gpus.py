@@ -82,7 +82,7 @@ def test_what_the_driver_does_not_tell_stays_unknown(word: str) -> None:
 def test_text_without_a_card_is_an_error_with_its_words(text: str) -> None:
     with pytest.raises(AnvilError) as caught:
         parse_cards(text)
-    assert text.splitlines()[-1] in str(caught.value)
+    assert text.splitlines()[-1][:1000] in str(caught.value) and len(str(caught.value)) < 3000
 
 
 @pytest.mark.parametrize(
