@@ -9,19 +9,14 @@ Where the code is not kept, or cannot be, the program says so in one line of JSO
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
-import importlib.util
-import io
 import json
-import marshal
 import os
 import pwd
 import stat
 import sys
 import time
-import zipfile
 from typing import Tuple
 
 # The key of the answer where the module did not run: "absent" (send the sources) or "unusable" (send the module as Ansible does).
@@ -77,6 +72,8 @@ def lock_for_use(path: str) -> int:
 
 def keep_code(folder: str, name: str, sources: str) -> None:
     """Write the code, unless it is there already. sources: a zip file in base64. Raises OSError."""
+    import base64  # here and below: a run that finds the code does not wait for these imports
+
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         wait_for_lock(lock)
@@ -111,6 +108,8 @@ def wait_for_lock(descriptor: int) -> None:
 
 def is_whole(path: str) -> bool:
     """Whether a file is there and every checksum in it is right."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -120,6 +119,9 @@ def is_whole(path: str) -> bool:
 
 def write_archive(path: str, final: str, sources: bytes) -> None:
     """Write the sources and their compiled code to a new file, and sync it. final: the name that tracebacks will show."""
+    import io
+    import zipfile
+
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
         with zipfile.ZipFile(io.BytesIO(sources)) as given, zipfile.ZipFile(stream, "w") as archive:
@@ -134,6 +136,9 @@ def write_archive(path: str, final: str, sources: bytes) -> None:
 
 def compile_source(source: bytes, path: str) -> bytes:
     """The content of a .pyc file that Python does not compare with its source (PEP 552)."""
+    import importlib.util
+    import marshal
+
     code = compile(source, path, "exec", dont_inherit=True)
     return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source) + marshal.dumps(code)
 
