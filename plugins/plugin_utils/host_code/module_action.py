@@ -32,7 +32,6 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.sources im
     PACKAGE,
     PLUGINS,
     RunCache,
-    hash_sources,
     pack_sources,
     read_sources,
 )
@@ -70,8 +69,9 @@ def knows_this_ansible() -> bool:
 
 def is_replaced() -> bool:
     """Whether a folder of the user replaces some of Ansible's code for modules; only Ansible's own way of sending knows that."""
-    folders = [path for path in module_utils_loader._get_paths(subdirs=False) if os.path.isdir(path) and path != str(ANSIBLE)]
-    return any(os.path.exists(ANSIBLE / name) for folder in folders for name in os.listdir(folder) if name != "__init__.py")
+    folders = [path for path in module_utils_loader._get_paths(subdirs=False) if os.path.isdir(path)]
+    own = [path for path in folders if not os.path.samefile(path, ANSIBLE)]
+    return any(os.path.exists(ANSIBLE / name) for path in own for name in os.listdir(path) if name != "__init__.py")
 
 
 class HostCodeAction(ActionBase):
@@ -130,7 +130,7 @@ class HostCodeAction(ActionBase):
             raise AnsibleError(f"Failed to serialize arguments for the {module_name!r} module.") from exc
         cache = RunCache(constants.DEFAULT_LOCAL_TMP)
         arguments = {
-            "code": cache.remember("name", lambda: hash_sources(read_sources())),
+            "code": cache.remember("name", lambda: kept_code.hash_sources(read_sources())),
             "module": f"{PACKAGE}/modules/{name}".replace("/", "."),
             "parameters": parameters,
             "profile": "legacy",

@@ -10,7 +10,6 @@ them.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import os
 import zipfile
@@ -46,14 +45,6 @@ def read_sources() -> dict[str, bytes]:
             if not (folder is ANSIBLE and name.startswith("facts/")):
                 found.setdefault(f"{prefix}/{name}", path.read_bytes())
     return dict(sorted(found.items()))
-
-
-def hash_sources(sources: dict[str, bytes]) -> str:
-    """The sha256 over every name and content."""
-    digest = hashlib.sha256()
-    for name, content in sources.items():
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
 
 
 def pack_sources(sources: dict[str, bytes]) -> str:

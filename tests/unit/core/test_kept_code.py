@@ -23,8 +23,6 @@ from typing import Any
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.programs import kept_code
 
-CODE = "a" * 64
-NAME = f"{CODE}-{sys.implementation.cache_tag}.zip"
 PROGRAM = Path(kept_code.__file__).read_text()
 LOADER = "def run_module(json_params, module_fqn, **_more):\n    print(module_fqn, json_params.decode(), __file__)\n"
 FILES = {
@@ -33,6 +31,8 @@ FILES = {
     "ansible/module_utils/_internal/_ansiballz/_loader.py": LOADER,
     "too_new.py": "match = = 1\n",  # does not compile here
 }
+CODE = kept_code.hash_sources({name: text.encode() for name, text in FILES.items()})
+NAME = f"{CODE}-{sys.implementation.cache_tag}.zip"
 # A run on a host whose user has this home; a prelude may change what the program finds there.
 RUN = """
 import os, pwd, signal, sys, zipfile
@@ -135,6 +135,11 @@ def test_a_home_where_nothing_can_be_kept(tmp_path: Path, home_is: str) -> None:
         path.mkdir()
         prelude = "def no(*_more): raise OSError(30, 'Read-only file system')\nos.mkdir = no\n"
     assert answer(run(path, pack(), prelude)) == "unusable"
+
+
+def test_sources_of_another_version_are_not_kept_under_this_name(home: Path) -> None:
+    assert answer(run(home, pack({**FILES, "more.py": ""}))) == "unusable"
+    assert os.listdir(kept(home)) == []
 
 
 def test_a_full_disk_leaves_nothing_behind(home: Path) -> None:

@@ -17,7 +17,7 @@ import pwd
 import stat
 import sys
 import time
-from typing import Tuple
+from typing import Dict, Tuple
 
 # The key of the answer where the module did not run: "absent" (send the sources) or "unusable" (send the module as Ansible does).
 ANSWER = "anvil_kept_code"
@@ -84,7 +84,7 @@ def keep_code(folder: str, name: str, sources: str) -> None:
                     os.unlink(os.path.join(folder, entry))
             unfinished = os.path.join(folder, UNFINISHED + name)
             try:
-                write_archive(unfinished, path, base64.b64decode(sources))
+                write_archive(unfinished, path, unpack_sources(base64.b64decode(sources), name.partition("-")[0]))
                 os.replace(unfinished, path)
             finally:
                 with contextlib.suppress(OSError):
@@ -117,16 +117,36 @@ def is_whole(path: str) -> bool:
         return False
 
 
-def write_archive(path: str, final: str, sources: bytes) -> None:
-    """Write the sources and their compiled code to a new file, and sync it. final: the name that tracebacks will show."""
+def unpack_sources(packed: bytes, code: str) -> Dict[str, bytes]:
+    """The files of a zip file. Raises ValueError unless their sha256 is this one: the collection may change during a run."""
     import io
+    import zipfile
+
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        sources = {name: archive.read(name) for name in archive.namelist()}
+    if hash_sources(sources) != code:
+        raise ValueError("the collection has changed since this run began")
+    return sources
+
+
+def hash_sources(sources: Dict[str, bytes]) -> str:
+    """The sha256 over the name and the content of every file, in the order of the names."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, content in sorted(sources.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def write_archive(path: str, final: str, sources: Dict[str, bytes]) -> None:
+    """Write the sources and their compiled code to a new file, and sync it. final: the name that tracebacks will show."""
     import zipfile
 
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
-        with zipfile.ZipFile(io.BytesIO(sources)) as given, zipfile.ZipFile(stream, "w") as archive:
-            for name in given.namelist():
-                source = given.read(name)
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name, source in sources.items():
                 archive.writestr(zipfile.ZipInfo(name), source)
                 with contextlib.suppress(SyntaxError):  # for a newer Python; it may never be imported
                     archive.writestr(zipfile.ZipInfo(name + "c"), compile_source(source, f"{final}/{name}"))
