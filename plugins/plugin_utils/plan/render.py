@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from ansible import constants
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
@@ -101,6 +102,8 @@ def _environment() -> jinja2.Environment:
         )
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
+        # Ansible plans each host in a new process: the first one compiles the templates for all hosts of the run.
+        bytecode_cache=jinja2.FileSystemBytecodeCache(constants.DEFAULT_LOCAL_TMP),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
