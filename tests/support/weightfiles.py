@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -39,3 +41,22 @@ def write_gguf(path: Path, arch: str = "llama", quant: gguf.GGMLQuantizationType
 def write_safetensors(path: Path) -> Path:
     safetensors.numpy.save_file({"a.weight": np.zeros((4, 8), np.float16), "b": np.ones((3,), np.float32)}, str(path), {"k": "v"})
     return path
+
+
+def sparse_safetensors(path: Path, tensors: dict[str, tuple[str, list[int], int]]) -> None:
+    """A file whose header is true and whose tensors are holes."""
+    header, end = {}, 0
+    for name, (dtype, shape, size) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    raw = json.dumps(header).encode()
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw)
+    with path.open("r+b") as stream:
+        stream.truncate(8 + len(raw) + end)
+
+
+def hf_folder(folder: Path, config: dict[str, Any], **tensors: tuple[str, list[int], int]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    sparse_safetensors(folder / "model.safetensors", tensors or {"w.weight": ("BF16", [1024, 1024], 2 << 20)})
+    return folder

@@ -25,6 +25,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files
     read_first_count,
     read_text,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_parts import measure_gguf
 
 
 def _read_heads(value: Any) -> Optional[int]:
@@ -60,6 +61,8 @@ def _collect_facts(path: str, headers: Sequence[GgufHeader], files: Sequence[str
         )
     quantisation, notes = _find_quantisation(meta, tensors)
     kind = find_kind(architecture, meta, tensors)
+    blocks = read_count(meta.get(architecture + ".block_count"))
+    drafts = read_count(meta.get(architecture + ".nextn_predict_layers")) or 0
     return ModelFacts(
         path=path,
         format="gguf",
@@ -71,12 +74,13 @@ def _collect_facts(path: str, headers: Sequence[GgufHeader], files: Sequence[str
         parameters=sum(tensor.elements for tensor in tensors),
         quantisation=quantisation,
         context_length=read_count(meta.get(architecture + ".context_length")),
-        layers=read_count(meta.get(architecture + ".block_count")),
+        layers=blocks,
         embedding_length=read_count(meta.get(architecture + ".embedding_length")),
         vocabulary=headers[0].lengths.get("tokenizer.ggml.tokens") or read_count(meta.get(architecture + ".vocab_size")),
         experts=read_count(meta.get(architecture + ".expert_count")),
         heads=_read_heads(meta.get(architecture + ".attention.head_count")),
         attention=read_gguf_attention(architecture, meta),
+        parts=measure_gguf(tensors, blocks - drafts if blocks else None),
         chat_template=isinstance(meta.get("tokenizer.chat_template"), str),
         kind=kind,
         unknown_types=find_unknown_types(tensors),

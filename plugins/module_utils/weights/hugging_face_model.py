@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.weights.attention_layers import read_attention
+from ansible_collections.anvil.serving.plugins.module_utils.weights.checkpoint_quantisation import name_quantisation
 from ansible_collections.anvil.serving.plugins.module_utils.weights.context_length import LENGTHS, extend_length
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.safetensors_header import read_safetensors
-from ansible_collections.anvil.serving.plugins.module_utils.weights.text_config import read_text_config
+from ansible_collections.anvil.serving.plugins.module_utils.weights.text_config import read_mistral_params, read_text_config
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import (
     Tensor,
     find_dominant_type,
@@ -19,6 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files
     read_first_count,
     read_json,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_parts import measure_safetensors
 
 # Tensors that hold scales of quantised weights; they are not parameters of the model.
 _SCALES = (
@@ -51,91 +53,77 @@ def _count_parameters(tensors: Iterable[Tensor], bits: Optional[int]) -> int:
     return total
 
 
-def _name_compressed_tensors(raw: Mapping[str, Any]) -> Tuple[Optional[str], Optional[int]]:
-    groups = raw.get("config_groups")
-    group: Any = next(iter(groups.values()), {}) if isinstance(groups, Mapping) else {}
-    weights = group.get("weights") if isinstance(group, Mapping) else None
-    weights = weights if isinstance(weights, Mapping) else {}
-    bits, kind = read_count(weights.get("num_bits")), weights.get("type")
-    form = str(raw.get("format", ""))
-    if "nvfp4" in form:
-        return "nvfp4", 4
-    if "mxfp4" in form:
-        return "mxfp4", 4
-    if kind == "float" and bits == 8:
-        return "fp8", 8
-    if kind == "float" and bits == 4:
-        return "nvfp4", 4
-    activations = group.get("input_activations") if isinstance(group, Mapping) else None
-    return ("int{0}".format(bits) if activations else "w{0}a16".format(bits)) if bits else None, bits
-
-
-def name_quantisation(
-    config: Mapping[str, Any], hf_quant: Mapping[str, Any]
-) -> Tuple[Optional[str], Optional[int], Optional[str]]:
-    """Quantisation, its bits, and the quantisation of the KV cache, from config.json's quantization_config and modelopt's
-    hf_quant_config.json. All None for a model that is not quantised.
-    """
-    inner = hf_quant.get("quantization")
-    raw = config.get("quantization_config")
-    if not isinstance(raw, Mapping):
-        raw = config.get("compression_config")
-    raw = raw if isinstance(raw, Mapping) else {}
-    method = str(raw.get("quant_method", "")).lower()
-    modelopt = inner if isinstance(inner, Mapping) else raw if method.startswith("modelopt") else {}
-    if modelopt:
-        algorithm = str(modelopt.get("quant_algo") or "").lower().replace("-", "_")
-        cache = modelopt.get("kv_cache_quant_algo")
-        if not cache and isinstance(modelopt.get("kv_cache_scheme"), Mapping):
-            cache = "fp8"
-        word = (
-            "nvfp4" if "nvfp4" in algorithm else "mxfp4" if "mxfp4" in algorithm else "fp8" if "fp8" in algorithm else algorithm
-        )
-        bits = 4 if "4" in word else 8 if "8" in word else None
-        return word or None, bits, str(cache).lower() if cache else None
-    if method == "compressed-tensors":
-        return (*_name_compressed_tensors(raw), None)
-    if method in ("bitsandbytes", "bnb"):
-        return ("bnb-4bit", 4, None) if raw.get("load_in_4bit") or raw.get("_load_in_4bit") else ("bnb-8bit", 8, None)
-    bits = read_first_count(raw, "bits", "w_bit", "num_bits") or {"mxfp4": 4, "fp8": 8, "fbgemm_fp8": 8, "awq": 4, "gptq": 4}.get(
-        method
-    )
-    return ("fp8" if method == "fbgemm_fp8" else method) or None, bits, None
-
-
 _PLAIN_NAMES = {"F32": "f32", "F16": "f16", "BF16": "bf16", "F8_E4M3": "fp8", "F8_E5M2": "fp8", "F64": "f64", "I8": "int8"}
 
 
+# Classes that generate text although their names end like those of models without a head.
+_CHAT_CLASSES = ("ChatGLMModel", "UltravoxModel", "MiDashengLMModel", "MossAudioModel", "Qwen2_5OmniModel", "NVLM_D_Model")
+
+
+def _read_index(path: str, names: Sequence[str]) -> Tuple[List[str], List[str]]:
+    """The files that an index names: those that are there, and those that are missing."""
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise fail("not a usable index", where=path, why="weight_map is missing", hint="fetch the file again")
+    wanted = sorted({str(name) for name in weight_map.values()})
+    stray = [name for name in wanted if "/" in name or name in ("", ".", "..")]
+    if stray:
+        raise fail(
+            "not a usable index",
+            where=path,
+            why="weight_map names the file {0!r}, which is not in the folder of the index".format(stray[0]),
+            hint="do not use this model: its files must lie in one folder",
+        )
+    return [name for name in wanted if name in names], [name for name in wanted if name not in names]
+
+
 def choose_safetensors(folder: str, names: Sequence[str]) -> Tuple[List[str], List[str]]:
-    """The safetensors files of the model that are there, and those that are missing."""
-    index = "model.safetensors.index.json"
-    if index in names:
-        weight_map = read_json(os.path.join(folder, index)).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise fail(
-                "not a usable index", where=os.path.join(folder, index), why="weight_map is missing", hint="fetch the file again"
-            )
-        wanted = sorted({str(name) for name in weight_map.values()})
-        stray = [name for name in wanted if "/" in name or name in ("", ".", "..")]
-        if stray:
-            raise fail(
-                "not a usable index",
-                where=os.path.join(folder, index),
-                why="weight_map names the file {0!r}, which is not in the folder of the index".format(stray[0]),
-                hint="do not use this model: its files must lie in one folder",
-            )
-        return [name for name in wanted if name in names], [name for name in wanted if name not in names]
-    return [name for name in names if name.endswith(".safetensors")], []
+    """The safetensors files of the model that are there, and those that are missing.
+
+    Mistral's consolidated files beside others are the same weights once more, and an adapter is no part of the model.
+    """
+    found = [name for name in names if name.endswith(".safetensors") and not name.startswith("adapter_")]
+    converted = [name for name in found if not name.startswith("consolidated")]
+    for index in ("model.safetensors.index.json", "consolidated.safetensors.index.json"):
+        if index in names and not (index.startswith("consolidated") and converted):
+            return _read_index(os.path.join(folder, index), names)
+    return converted or found, []
+
+
+def _read_unique_tensors(folder: str, files: Sequence[str]) -> List[Tensor]:
+    """The tensors of all files; one that several files hold is loaded once."""
+    if len(files) == 1:
+        return list(read_safetensors(os.path.join(folder, files[0])))
+    tensors: Dict[str, Tensor] = {}
+    for name in files:
+        for tensor in read_safetensors(os.path.join(folder, name)):
+            known = tensors.get(tensor.name)
+            if known is None or known.size < tensor.size:
+                tensors[tensor.name] = tensor
+    return list(tensors.values())
+
+
+def _returns_embeddings(architecture: Any, names: Sequence[str]) -> bool:
+    """Whether the model returns embeddings: a folder of sentence-transformers, or a class without a head."""
+    if "modules.json" in names:
+        return True
+    if not isinstance(architecture, str) or architecture.endswith(("LMHeadModel", "ChatModel")):
+        return False
+    return architecture.endswith(("Model", "ForMaskedLM")) and architecture not in _CHAT_CLASSES
 
 
 def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
-    """The model of a folder with config.json and safetensors files. names: the files of the folder."""
-    config = read_json(os.path.join(folder, "config.json"))
+    """The model of a folder with safetensors files and config.json, or Mistral's params.json. names: the files of the folder."""
+    if "config.json" in names:
+        config = read_json(os.path.join(folder, "config.json"))
+    else:
+        config = read_mistral_params(read_json(os.path.join(folder, "params.json")))
     quant_file = os.path.join(folder, "hf_quant_config.json")
     hf_quant = read_json(quant_file) if "hf_quant_config.json" in names else {}
     files, missing = choose_safetensors(folder, names)
-    tensors = [tensor for name in files for tensor in read_safetensors(os.path.join(folder, name))]
+    tensors = _read_unique_tensors(folder, files)
     text = read_text_config(config)
+    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings")) is True
     quantisation, bits, cache = name_quantisation(config if config.get("quantization_config") else text, hf_quant)
     dominant = find_dominant_type(tensors)
     notes = []
@@ -157,7 +145,6 @@ def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
     chat = "chat_template.jinja" in names or "chat_template.json" in names
     if not chat and "tokenizer_config.json" in names:
         chat = bool(read_json(os.path.join(folder, "tokenizer_config.json")).get("chat_template"))
-    embeddings = "modules.json" in names or (isinstance(named, str) and named.endswith(("Model", "ForMaskedLM")))
     return ModelFacts(
         path=folder,
         format="safetensors",
@@ -175,8 +162,9 @@ def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
         experts=read_first_count(text, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
         heads=read_count(text.get("num_attention_heads")),
         attention=read_attention(text),
+        parts=measure_safetensors(tensors, read_count(text.get("num_hidden_layers")), tied),
         chat_template=chat,
-        kind="embeddings" if embeddings else "text",
+        kind="embeddings" if _returns_embeddings(named, names) else "text",
         splits=len(files) + len(missing),
         missing=tuple(missing),
         notes=tuple(notes),

@@ -22,6 +22,7 @@ KV_BYTES: Dict[str, float] = {
     "f32": 4.0,
     "float32": 4.0,
     "f16": 2.0,
+    "half": 2.0,
     "float16": 2.0,
     "bf16": 2.0,
     "bfloat16": 2.0,
@@ -45,11 +46,31 @@ KV_BYTES: Dict[str, float] = {
     "nvfp4": 36 / 64,
     "fp4_e2m1": 36 / 64,  # SGLang: a scale for each 16 elements
     "fp4_mx_block16": 36 / 64,
+    "nvfp4_4over6": 36 / 64,
 }
 
 CONTEXT_MIB = 512  # a CUDA context with cuBLAS and the engine's kernels, on each card
 LOGIT_TOKENS = 512  # llama.cpp's ubatch; the other engines split long prompts too
 WEIGHTS_SHARE = 0.05  # activations and fragmentation, as a share of the weights
+# What quantisation on load makes of one element of a linear layer, in bytes; the scales come on top.
+LOADED_BYTES = {
+    "bitsandbytes": 0.5,
+    "fp8": 1.0,
+    "fp8_per_tensor": 1.0,
+    "fp8_per_block": 1.0,
+    "w8a8_fp8": 1.0,
+    "w8a8_int8": 1.0,
+    "mxfp8": 1.0,
+    "int8_per_channel_weight_only": 1.0,
+    "experts_int8": 1.0,
+    "mxfp4": 0.5,
+    "int4wo": 0.5,
+    "int8wo": 1.0,
+    "int8dq": 1.0,
+    "fp8wo": 1.0,
+    "fp8dq": 1.0,
+}
+PLAIN = ("f32", "f16", "bf16")
 # Tokens of one step, where the arguments do not say: vLLM's max_num_batched_tokens, llama.cpp's ubatch.
 BATCH_TOKENS = {"vllm": 2048, "llama_cpp": 512}
 
@@ -163,19 +184,38 @@ def _estimate_weights(facts: ModelFacts, split: Split, loading: Loading) -> _Nee
 
     def leave_out(size: float, why: str) -> None:
         nonlocal count
-        if size > 0:
+        if size:
             count -= size
-            terms.append("{0:,} {1}".format(round(size), why))
+            terms.append("{0} {1:,} {2}".format("-" if size > 0 else "+", round(abs(size)), why))
 
     if not loading.speculative:
         leave_out(parts.idle, "that are not loaded")
     if loading.engine == "llama_cpp":
         leave_out(parts.host, "in the host's memory")
+    notes: List[str] = []
+    if loading.engine in ("vllm", "sglang"):
+        # Floats get the type of the model: 16 bits, unless 32 are asked for.
+        if loading.dtype in ("float32", "float"):
+            leave_out(-parts.narrow, "because 16-bit weights become 32-bit")
+        else:
+            leave_out(parts.wide // 2, "because 32-bit weights become 16-bit")
+        if loading.quantization and facts.quantisation in PLAIN:
+            # A method with its settings, such as int4wo-128.
+            width = LOADED_BYTES.get(loading.quantization.partition("-")[0])
+            if width is None:
+                notes.append(
+                    "how {0} packs the weights while it loads them is not known: counted as they are on disk".format(
+                        loading.quantization
+                    )
+                )
+            elif parts.linear_elements:
+                packed = parts.linear_elements * (2 - width)
+                leave_out(packed, "because {0} packs the linear layers".format(loading.quantization))
     experts = parts.experts / count if count else 0.0
     ranks = split.tensor * split.data if split.expert else split.tensor
     each = (count * (1 - experts) / split.tensor + count * experts / ranks) / split.pipeline
     over = " on each of {0} cards".format(split.cards) if split.cards > 1 else ""
-    return _Need(each, "weights: {0}{1} = {2:,} MiB".format(" - ".join(terms), over, _mib(each)))
+    return _Need(each, "weights: {0}{1} = {2:,} MiB".format(" ".join(terms), over, _mib(each)), not notes, tuple(notes))
 
 
 def _estimate_cache(facts: ModelFacts, tokens: int, requests: int, kv_type: str, split: Split, loading: Loading) -> _Need:
@@ -205,6 +245,8 @@ def _estimate_cache(facts: ModelFacts, tokens: int, requests: int, kv_type: str,
         kept = count_kept_tokens(layer, tokens, batch_tokens, loading)
         heads = max(1, -(-layer.kv_heads // split.tensor))
         each = heads * (layer.key * key_width + layer.value * value_width) + layer.token_bytes
+        if kv_type.endswith("_per_token_head"):
+            each += heads * 8  # a 32-bit scale for the key and one for the value
         total += layer.count * kept / split.context * each
         shape = "{0} heads x ({1} K + {2} V)".format(heads, layer.key, layer.value) if layer.value else "{0}".format(layer.key)
         lines.append("{0} {1} layers x {2:,} tokens x {3}".format(layer.count, layer.kind, kept, shape))

@@ -84,15 +84,16 @@ class WeightParts:
     """Bytes of the weights, by what an engine does with them when it loads them. The parts overlap.
 
     experts: of routed experts, which expert parallelism divides. linear: of 16-bit or wider linear layers, which quantisation on
-    load packs; linear_elements: their elements. wide: of floats that a 16-bit ``dtype`` halves (f32) . idle: not loaded, such as
-    layers for speculative decoding, or a second copy of tied embeddings. host: kept in the host's memory (llama.cpp's token
-    embedding).
+    load packs; linear_elements: their elements. wide, narrow: of floats of 32 and of 16 bits, which ``dtype`` converts. idle: not
+    loaded, such as layers for speculative decoding, or a second copy of tied embeddings. host: kept in the host's memory
+    (llama.cpp's token embedding).
     """
 
     experts: int = 0
     linear: int = 0
     linear_elements: int = 0
     wide: int = 0
+    narrow: int = 0
     idle: int = 0
     host: int = 0
 

@@ -32,6 +32,12 @@ def _list_files(folder: str, inside: Optional[str]) -> List[str]:
     return [name for name in names if is_inside(os.path.realpath(os.path.join(folder, name)), root)]
 
 
+def _is_mistral(names: Sequence[str]) -> bool:
+    """Whether a folder has Mistral's own format only: params.json and consolidated files."""
+    has_weights = any(name.startswith("consolidated") and name.endswith(".safetensors") for name in names)
+    return has_weights and "params.json" in names and "config.json" not in names
+
+
 def read_model(path: str, inside: Optional[str] = None) -> ModelFacts:
     """The model at a path: a GGUF or safetensors file, or a folder with one model.
 
@@ -47,6 +53,10 @@ def read_model(path: str, inside: Optional[str] = None) -> ModelFacts:
             return read_safetensors_file(path)
         return _read_gguf(path)
     names = _list_files(path, inside)
+    if _is_mistral(names):
+        from ansible_collections.anvil.serving.plugins.module_utils.weights.hugging_face_model import read_hugging_face_model
+
+        return read_hugging_face_model(path, names)
     if "config.json" in names:
         config = read_json(os.path.join(path, "config.json"))
         if isinstance(config.get("pretrained_config"), dict):
@@ -63,12 +73,12 @@ def read_model(path: str, inside: Optional[str] = None) -> ModelFacts:
     why = (
         "the folder holds {0} GGUF models: {1}".format(len(ggufs), ", ".join(ggufs[:8]))
         if ggufs
-        else "the folder holds no GGUF file, no safetensors files with config.json and no TensorRT-LLM engine"
+        else "the folder holds no GGUF file, no safetensors files with config.json or params.json, and no TensorRT-LLM engine"
     )
     hint = (
         "give the path of one of these files"
         if ggufs
-        else "check the path; a model is config.json with *.safetensors or rank*.engine files, or a *.gguf file"
+        else "check the path; a model is config.json or params.json with *.safetensors or rank*.engine files, or a *.gguf file"
     )
     raise NoModelError(Problem("it is not clear which model to use" if ggufs else "there is no model here", path, why, hint))
 
@@ -100,7 +110,8 @@ def find_models(folder: str, depth: int = 5) -> Tuple[List[ModelFacts], List[Anv
     broken: List[AnvilError] = []
     for here, names in walk_folder(folder, depth):
         paths = [os.path.join(here, name) for name in find_ggufs(names)]
-        if "config.json" in names and any(name.endswith(".safetensors") or TENSORRT_FILE.fullmatch(name) for name in names):
+        weights = any(name.endswith(".safetensors") or TENSORRT_FILE.fullmatch(name) for name in names)
+        if ("config.json" in names and weights) or _is_mistral(names):
             paths.append(here)
         for path in paths:
             try:

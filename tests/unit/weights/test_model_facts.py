@@ -10,10 +10,10 @@ import gguf
 import numpy as np
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.weights.hugging_face_model import name_quantisation
+from ansible_collections.anvil.serving.plugins.module_utils.weights.checkpoint_quantisation import name_quantisation
 from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import Split, estimate_vram
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_folder import find_models, read_model
-from weightfiles import write_gguf
+from weightfiles import hf_folder, write_gguf
 
 MIB = 1024 * 1024
 
@@ -49,25 +49,6 @@ DEEPSEEK = {
     "kv_lora_rank": 512,
     "qk_rope_head_dim": 64,
 }
-
-
-def sparse_safetensors(path: Path, tensors: dict[str, tuple[str, list[int], int]]) -> None:
-    """A file whose header is true and whose tensors are holes."""
-    header, end = {}, 0
-    for name, (dtype, shape, size) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    raw = json.dumps(header).encode()
-    path.write_bytes(len(raw).to_bytes(8, "little") + raw)
-    with path.open("r+b") as stream:
-        stream.truncate(8 + len(raw) + end)
-
-
-def hf_folder(folder: Path, config: dict[str, Any], **tensors: tuple[str, list[int], int]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    sparse_safetensors(folder / "model.safetensors", tensors or {"w.weight": ("BF16", [1024, 1024], 2 * MIB)})
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -126,6 +107,29 @@ def test_a_window_bounds_the_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "modelopt", "wanted"),
     [
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {
+                    "group_0": {"weights": {"num_bits": 8, "type": "float"}},
+                    "group_1": {"format": "nvfp4-pack-quantized", "weights": {"num_bits": 4, "type": "float"}},
+                },
+            },
+            {},
+            ("nvfp4", 4, None),  # the group that asks the most of a card
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}},
+                "kv_cache_scheme": {"num_bits": 8, "type": "float"},
+            },
+            {},
+            ("fp8", 8, "fp8"),
+        ),
+        ({"quant_method": "fp8", "kv_cache_scheme": {"num_bits": 8, "type": "int"}}, {}, ("fp8", 8, "int8")),
+        ({}, {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "NVFP4_AFFINE"}}, ("nvfp4", 4, "nvfp4_affine")),
+        ({}, {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "auto"}}, ("fp8", 8, None)),
         ({"quant_method": "awq", "bits": 4}, {}, ("awq", 4, None)),
         ({"quant_method": "gptq", "bits": 8}, {}, ("gptq", 8, None)),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, {}, ("fp8", 8, None)),
