@@ -11,6 +11,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog import engine_options as settings_of
@@ -72,11 +73,15 @@ class Given:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one serve. given: setting (see ``engine_options``) -> how it was given. notes: what could not be read."""
+    """The settings of one serve. given: setting (see ``engine_options``) -> how it was given. notes: what could not be read.
+
+    has_unread_file: a configuration file may hold further settings.
+    """
 
     engine: str
     given: Mapping[str, Given] = field(default_factory=dict)
     notes: Tuple[str, ...] = ()
+    has_unread_file: bool = False
 
     def has(self, *names: str) -> bool:
         """Whether one of the settings is given, on or off."""
@@ -129,16 +134,22 @@ class Settings:
         return next(iter((*option.flags, *option.variables)), name)
 
 
+@cache
+def _list_flags(engine: str) -> Mapping[str, Tuple[str, Option, bool]]:
+    """Flag -> its setting, its option, and whether the flag switches on."""
+    found = {}
+    for name, option in OPTIONS.get(engine, {}).items():
+        found.update(dict.fromkeys(option.flags, (name, option, True)))
+        found.update(dict.fromkeys(option.off, (name, option, False)))
+    return found
+
+
 def _find_option(engine: str, flag: str) -> Optional[Tuple[str, Option, bool]]:
-    """The setting of a flag, its option, and whether the flag switches on."""
-    options = OPTIONS.get(engine, {})
-    for name, option in options.items():
-        if flag in option.flags or flag in option.off:
-            return name, option, flag in option.flags
-    if engine not in ABBREVIATING or not flag.startswith("--"):
-        return None
-    meant = [name for name, option in options.items() if any(known.startswith(flag) for known in option.flags)]
-    return (meant[0], options[meant[0]], True) if len(meant) == 1 else None
+    flags = _list_flags(engine)
+    if flag in flags or engine not in ABBREVIATING or not flag.startswith("--"):
+        return flags.get(flag)
+    meant = {known[0]: known for word, known in flags.items() if word.startswith(flag) and known[2]}
+    return next(iter(meant.values())) if len(meant) == 1 else None
 
 
 def read_json_table(text: str) -> Optional[Dict[str, Any]]:
@@ -275,4 +286,4 @@ def read_settings(
             }
             given = {**given, **filed} if engine == "trtllm" else {**filed, **given}
     given.update(_read_variables(engine, environment or {}, given, notes))
-    return Settings(engine, given, tuple(notes))
+    return Settings(engine, given, tuple(notes), settings_of.CONFIG in given and config is None)

@@ -20,7 +20,7 @@ KV_BYTES = "kv_bytes"  # memory of the KV cache on each card
 KV_OFFLOAD = "kv_offload"  # off: the KV cache stays in the host's memory
 SHARE = "share"  # share of each card's total memory
 TENSOR, PIPELINE, DATA = "tensor", "pipeline", "data"
-DATA_LOCAL, DATA_RANK = "data_local", "data_rank"
+DATA_LOCAL, DATA_RANK, DATA_BACKEND = "data_local", "data_rank", "data_backend"
 DATA_ATTENTION = "data_attention"  # data parallelism for attention only, inside the tensor ranks
 EXPERT = "expert"
 CONTEXT_RANKS = "context_ranks"  # ranks that divide the tokens of a sequence, among the tensor ranks
@@ -31,6 +31,7 @@ SPLIT_MODE, TENSOR_SPLIT, MAIN_CARD, DEVICES, RPC = "split_mode", "tensor_split"
 LAYERS = "layers"  # layers on the cards
 FIT = "fit"
 HOST_WEIGHTS, HOST_EXPERTS = "host_weights", "host_experts"  # a part of the weights stays in the host's memory
+TEXT_ONLY = "text_only"  # a part of a multimodal model is not loaded
 UNIFIED_MEMORY = "unified_memory"
 SWA_FULL = "swa_full"
 DTYPE, QUANTIZATION, LOAD_FORMAT, REVISION = "dtype", "quantization", "load_format", "revision"
@@ -87,13 +88,15 @@ VLLM: Dict[str, Option] = {
     DATA: Option(("--data-parallel-size", "-dp")),
     DATA_LOCAL: Option(("--data-parallel-size-local", "-dpl")),
     DATA_RANK: Option(("--data-parallel-rank", "-dpn")),
+    DATA_BACKEND: Option(("--data-parallel-backend", "-dpb")),
     EXPERT: _switch("enable-expert-parallel", "-ep"),
     CONTEXT_RANKS: Option(("--decode-context-parallel-size", "-dcp")),
     PREFILL_RANKS: Option(("--prefill-context-parallel-size", "-pcp")),
     NODES: Option(("--nnodes", "-n")),
     NODE_RANK: Option(("--node-rank", "-r")),
     EXECUTOR: Option(("--distributed-executor-backend",)),
-    HOST_WEIGHTS: Option(("--cpu-offload-gb",)),
+    HOST_WEIGHTS: Option(("--cpu-offload-gb", "--offload-group-size")),
+    TEXT_ONLY: _switch("language-model-only"),
     DTYPE: Option(("--dtype",)),
     QUANTIZATION: Option(("--quantization", "-q")),
     LOAD_FORMAT: Option(("--load-format",)),
@@ -133,9 +136,10 @@ SGLANG: Dict[str, Option] = {
     NODE_RANK: Option(("--node-rank",)),
     FIRST_CARD: Option(("--base-gpu-id",)),
     CARD_STEP: Option(("--gpu-id-step",)),
-    HOST_WEIGHTS: Option(("--cpu-offload-gb",)),
+    HOST_WEIGHTS: Option(("--cpu-offload-gb", "--offload-group-size")),
+    TEXT_ONLY: Option(("--language-only", "--encoder-only"), SWITCH),
     DTYPE: Option(("--dtype",)),
-    QUANTIZATION: Option(("--quantization",)),
+    QUANTIZATION: Option(("--quantization", "--torchao-config", "--modelopt-quant")),
     LOAD_FORMAT: Option(("--load-format",)),
     REVISION: Option(("--revision",)),
     OVERRIDES: Option(("--json-model-override-args",), TABLE),

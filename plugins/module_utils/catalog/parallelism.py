@@ -84,7 +84,7 @@ def _find_problem(settings: Settings, tensor: int, data: int, context: int, pref
 
 def states_parallelism(settings: Settings) -> bool:
     """Whether the arguments say how the engine uses its cards, or may say it in a file that was not read."""
-    return settings.has(*STATING) or (settings.has(options.CONFIG) and any("in this file" in note for note in settings.notes))
+    return settings.has(*STATING) or settings.has_unread_file
 
 
 def read_parallelism(settings: Settings) -> Parallelism:
@@ -104,8 +104,8 @@ def read_parallelism(settings: Settings) -> Parallelism:
     terms: List[Tuple[str, int]] = [("tensor", tensor), ("pipeline", pipeline), ("context", prefill), ("data", data)]
     cards: Optional[int] = tensor * pipeline * prefill * data
     arithmetic = "{0} = {1}".format(" x ".join("{0} {1}".format(*term) for term in terms if term[1] > 1) or "tensor 1", cards)
-    elsewhere = nodes > 1 or settings.text(options.EXECUTOR) == "ray" or settings.count(options.DATA_LOCAL) == 0
-    if elsewhere or settings.has(options.NODE_RANK):
+    launched = settings.text(options.EXECUTOR) in ("ray", "external_launcher") or settings.text(options.DATA_BACKEND) == "ray"
+    if nodes > 1 or launched or settings.count(options.DATA_LOCAL) == 0 or settings.has(options.NODE_RANK):
         cards = None
     elif cards is not None and settings.has(options.FIRST_CARD, options.CARD_STEP):
         first, step = settings.count(options.FIRST_CARD) or 0, _size(settings, options.CARD_STEP)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings, read_settings
@@ -30,6 +31,6 @@ class Candidate:
     environment: Mapping[str, str] = field(default_factory=dict)
     config: Optional[Mapping[str, Any]] = None
 
-    @property
+    @cached_property
     def settings(self) -> Settings:
         return read_settings(self.engine, self.args, self.environment, self.config)

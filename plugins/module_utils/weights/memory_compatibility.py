@@ -16,7 +16,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.parallelism 
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import Finding, doubtful, impossible, unknown
 from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
-from ansible_collections.anvil.serving.plugins.module_utils.weights.format_compatibility import find_context_limit
+from ansible_collections.anvil.serving.plugins.module_utils.weights.format_compatibility import PLAIN, find_context_limit
 from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import (
     MIB,
     Estimate,
@@ -68,8 +68,9 @@ def judge_memory(
     found, estimate = judge(candidate, facts, cards)
     if estimate is None:
         return found, None
-    if settings.has(options.DRAFT):
-        found.append(unknown("the memory of the model for {0} was not counted".format(settings.spelling(options.DRAFT)), where))
+    drafted = options.DRAFT if settings.has(options.DRAFT) else options.SPECULATIVE
+    if settings.has(options.DRAFT) or settings.table(options.SPECULATIVE).get("model"):
+        found.append(unknown("the memory of the model for {0} was not counted".format(settings.spelling(drafted)), where))
     return [*found, *(unknown(note, where) for note in estimate.notes)], estimate.as_dict()
 
 
@@ -86,6 +87,13 @@ def _estimate(settings: Settings, facts: ModelFacts, context: Optional[int], spl
         speculative=settings.has(options.SPECULATIVE),
     )
     return estimate_vram(facts, context, 1, (settings.text(options.KV_TYPE) or "auto").lower(), split, loading)
+
+
+def _may_shrink(settings: Settings, facts: ModelFacts) -> bool:
+    """Whether the weights may lie in less memory than their files take: quantised or converted while loading, or left out."""
+    plain = facts.quantisation in PLAIN
+    on_load = plain and (settings.has(options.QUANTIZATION) or settings.text(options.LOAD_FORMAT) == "bitsandbytes")
+    return on_load or facts.quantisation in ("f32", "f64", None) or settings.has(options.TEXT_ONLY) or facts.format == "gguf"
 
 
 def _judge_parallel(
@@ -125,7 +133,7 @@ def _judge_parallel(
                     hint="set a shorter context or a larger {0}".format(settings.spelling(options.KV_BYTES)),
                 )
             )
-    certain = estimate.weights_mib if estimate.weights_certain else 0
+    certain = estimate.weights_mib if estimate.weights_certain and not _may_shrink(settings, facts) else 0
     return [*found, *_judge_cards(candidate, [_Placed(card, total, certain) for card in used], estimate)], estimate
 
 

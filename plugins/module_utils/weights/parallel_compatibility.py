@@ -6,14 +6,11 @@ from __future__ import annotations
 from typing import Iterator, List
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog import engine_options as options
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.parallelism import (
-    Parallelism,
-    read_parallelism,
-    states_parallelism,
-)
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.parallelism import Parallelism, read_parallelism
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import Finding, doubtful, impossible, unknown
 from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
 
+MOST_RANKS = 64  # that a hint proposes
 PARALLEL_ENGINES = ("vllm", "sglang", "trtllm")
 
 
@@ -36,8 +33,8 @@ def _judge_number(candidate: Candidate, parallelism: Parallelism) -> Iterator[Fi
     if parallelism.problem:
         yield impossible("the engine refuses its parallel sizes", where, parallelism.problem, "correct the flag")
     elif parallelism.cards is None:
-        yield unknown("the engine also uses cards of other hosts, so its parallel sizes were not judged", where)
-    elif settings.has(options.CONFIG) and states_parallelism(settings) and not settings.has(options.TENSOR):
+        yield unknown("the engine may use cards of other hosts, so its parallel sizes were not judged", where)
+    elif settings.has_unread_file and not settings.has(options.TENSOR):
         yield unknown("how the engine uses the {0} cards may be in its configuration file".format(cards), where)
     elif parallelism.cards != cards:
         yield impossible(
@@ -58,7 +55,7 @@ def _judge_divisors(candidate: Candidate, parallelism: Parallelism) -> Iterator[
     if facts is None or parallelism.problem:
         return
     if facts.heads and ranks > 1 and facts.heads % ranks:
-        fits = [str(count) for count in range(1, ranks + 1) if facts.heads % count == 0]
+        fits = [str(count) for count in range(1, min(ranks, MOST_RANKS) + 1) if facts.heads % count == 0]
         yield impossible(
             what="the attention heads cannot be divided over the cards",
             where=where,

@@ -184,6 +184,19 @@ def test_every_kind_of_drift_is_foreseen_and_acts_on_exactly_that_serve(field: F
     assert actions(field.foresee()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
 
 
+def test_a_server_behind_a_prefix_is_reached_there_and_variables_count_as_flags(field: Field) -> None:
+    """The real llama-server reads LLAMA_ARG_*; it answers nothing outside its prefix."""
+    variables = {"LLAMA_ARG_API_PREFIX": "/qwen", "LLAMA_ARG_CTX_SIZE": "512", "LLAMA_ARG_N_PARALLEL": "1"}
+    field.edit("fast", args=("-t", "1"), environment=variables, api_prefix="/qwen")
+    done = field.run(serves=["fast"])
+    assert actions(done)["fast"][0] == "create" and done["serves"]["fast"]["endpoint"] == "http://127.0.0.1:30003/qwen/v1"
+    again = field.run(serves=["fast"])
+    assert actions(again)["fast"] == UNCHANGED and not again["changed"]
+    field.edit("fast", environment={**variables, "LLAMA_ARG_CTX_SIZE": "100000"})
+    capped = field.run(serves=["fast"])
+    assert capped["failed"] and "LLAMA_ARG_CTX_SIZE requests 100000, but the server runs with 8192" in capped["msg"]
+
+
 def test_a_secret_reaches_the_container_and_nothing_else(field: Field) -> None:
     printed = [json.dumps(field.run(check=True)), json.dumps(field.run()), json.dumps(field.info())]
     assert not any(SECRET in text for text in printed)

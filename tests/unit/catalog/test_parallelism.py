@@ -23,6 +23,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.parallelism 
         ("vllm", "-tp 16 --nnodes 2", None),
         ("vllm", "-tp 16 --distributed-executor-backend ray", None),
         ("vllm", "-tp 2 --enable-expert-parallel", 2),
+        ("vllm", "-tp 2 -dp 4 --data-parallel-backend ray", None),
         ("sglang", "--tp 8 --dp 8 --enable-dp-attention", 8),
         ("sglang", "--tp 2 --dp 2", 4),
         ("sglang", "--tp 2 --ep 2", 2),

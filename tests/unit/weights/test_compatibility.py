@@ -6,12 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import OPTIONS
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import DOUBTFUL, IMPOSSIBLE, UNKNOWN, Finding
 from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import judge_candidates
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import FULL, Attention, Layer, ModelFacts
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 GIB = 1024**3
 TABLE = {
@@ -194,6 +197,20 @@ def test_only_weights_are_certain_and_both_come_with_the_arithmetic() -> None:
     assert one_card(8, "--max-model-len 1024", claim_mib=4096) == [(DOUBTFUL, SHARE)]
     assert one_card(80, "--max-model-len auto --gpu-memory-utilization 0.96") == []
     assert one_card(96, "--cpu-offload-gb 20 --max-model-len 1024") == []
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "args"),
+    [
+        ("bf16", "--quantization fp8"),
+        ("bf16", "--load-format bitsandbytes"),
+        ("f32", ""),
+        ("bf16", "--language-model-only"),
+        ("bf16", "--offload-group-size 8"),
+    ],
+)
+def test_weights_that_shrink_while_they_are_loaded_are_never_impossible(quantisation: str, args: str) -> None:
+    assert IMPOSSIBLE not in [verdict for verdict, _what in verdicts(serve(model(quantisation, gib=120), args=args))]
 
 
 def test_a_cache_of_a_given_size_replaces_the_share() -> None:
@@ -403,3 +420,27 @@ def test_a_context_is_at_most_the_models_or_what_it_is_scaled_to(
 def test_a_scaling_that_is_not_understood_is_a_note() -> None:
     args = ("--max-model-len", "131072", "--hf-overrides", '{"rope_parameters":{"factor":"eight"}}')
     assert "was not understood" in notes(replace(serve(model("bf16", gib=1)), args=args))
+
+
+def test_the_memory_of_a_draft_model_is_a_note() -> None:
+    method = """{"method":"eagle3","model":"org/draft","num_speculative_tokens":3}"""
+    for engine, args in (("vllm", ("--speculative-config", method)), ("sglang", ("--speculative-draft-model-path", "org/draft"))):
+        assert "was not counted" in notes(replace(serve(model("bf16", gib=1), engine), args=args))
+
+
+FLAGS = sorted({flag for table in OPTIONS.values() for option in table.values() for flag in option.flags})
+VALUES = st.one_of(
+    st.sampled_from(["0", "-1", "1e300", "999999999999", "nan", "none", "CUDA7", "1,,x", "{}"]), st.text(max_size=6)
+)
+
+
+@settings(max_examples=200, deadline=1000)
+@given(
+    st.sampled_from(["vllm", "sglang", "trtllm", "llama_cpp", "other"]),
+    st.sampled_from(["safetensors", "gguf", "trtllm"]),
+    st.lists(st.tuples(st.sampled_from(FLAGS), VALUES), max_size=6),
+)
+def test_no_arguments_make_the_judgement_fail(engine: str, form: str, args: list[tuple[str, str]]) -> None:
+    facts = model("bf16", form, heads=28, layers=28, trt={"sm": 120, "label": "x"} if form == "trtllm" else None)
+    words = tuple(word for pair in args for word in pair)
+    judge(replace(serve(facts, engine, cards=("GPU-1", "GPU-2")), args=words), cards=TWO)
