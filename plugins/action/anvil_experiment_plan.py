@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Plan and render an experiment on the controller, from parameters or from a compose file.
 
-No host is contacted, unless a compose file has to be interpreted and the controller has no Docker Compose.
+The host is asked only to interpret a compose file where the controller has no Docker Compose, and for a GPU that the inventory
+does not have.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ class ActionModule(HostCodeAction):
             options = read_options(typed)
             compose = Path(self._loader.path_dwim(typed["compose"])) if typed["compose"] else None
             base, project, notes = plan_experiment(
-                self._templar, host, variables, options, compose, lambda name, files: self._interpret(name, files, task_vars)
+                self._templar,
+                host,
+                variables,
+                options,
+                compose,
+                lambda name, files: self._ask_host("anvil_compose_config", {"name": name, "files": files}, task_vars),
+                lambda: self._ask_host("anvil_host_info", {}, task_vars)["gpus"],
             )
             result.update(
                 name=options.name,
@@ -55,16 +62,10 @@ class ActionModule(HostCodeAction):
             result.update(failure_result(error, f"The experiment for {host} cannot be planned, so it was not started."))
         return result
 
-    def _interpret(self, name: str, files: dict[str, str], task_vars: dict[str, Any]) -> dict[str, Any]:
-        """Interpret a compose file on the host."""
-        answer = self._execute_module(
-            module_name="anvil.serving.anvil_compose_config",
-            module_args={"name": name, "files": files},
-            task_vars=task_vars,
-        )
+    def _ask_host(self, module: str, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """The result of a module that only reads. Raises AnvilError with its problems."""
+        answer = self._execute_module(module_name=f"anvil.serving.{module}", module_args=arguments, task_vars=task_vars)
         if answer.get("failed") or answer.get("unreachable"):
             found = [Problem(**{**one, "log": tuple(one["log"])}) for one in answer.get("problems") or ()]
-            raise AnvilError(
-                *found or [Problem("the compose file cannot be interpreted on the host", why=str(answer.get("msg")))]
-            )
+            raise AnvilError(*found or [Problem("the host cannot be asked", module, str(answer.get("msg")))])
         return dict(answer)

@@ -14,7 +14,8 @@ description:
     (C(anvil-experiment-NAME)), is on a network for experiments, and never restarts by itself.
   - It is planned like a serve of the host's inventory, with the engine defaults of the host (image, volumes, secrets, the
     variables for WSL2). Or it is read from a compose file, in which every key must be comparable with a container.
-  - Runs on the controller and contacts no host. A container name or port that the inventory uses is refused.
+  - Runs on the controller. The host is asked only for a GPU that the inventory does not have, and where the controller has no
+    Docker Compose for a compose file. A container name or port that the inventory uses is refused.
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
@@ -71,7 +72,8 @@ options:
     default: ""
   gpu:
     description:
-      - An alias or a UUID of C(anvil_gpus), or the name of a serve for its GPUs. Several are separated by commas.
+      - An alias of C(anvil_gpus), the UUID of any GPU that the driver of the host knows, or the name of a serve for its GPUs.
+        Several are separated by commas. A UUID that the inventory does not have is looked up on the host.
       - If not given, the experiment has no GPU.
     type: str
     default: ""

@@ -69,7 +69,7 @@ def _mask_assigned(found: Any) -> str:
     return str(found[0]) if plain or not is_secret_name(name.strip("\"'-")) else name + sign + HIDDEN
 
 
-def mask_words(words: Sequence[str], known: Iterable[str] = ()) -> List[str]:
+def hide_secrets(words: Sequence[str], known: Iterable[str] = ()) -> List[str]:
     """A command line to show: values of flags for keys, tokens and passwords hidden, also within a word for a shell."""
     shown: List[str] = []
     known = list(known)
@@ -99,7 +99,7 @@ def mask_value(value: Any, known: Iterable[str] = ()) -> Any:
         }
     if isinstance(value, (list, tuple)):
         if all(isinstance(item, str) for item in value):
-            return mask_words(value, known)
+            return hide_secrets(value, known)
         return [mask_value(item, known) for item in value]
     return value
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, List, Mapping, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
-from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import collect_values, mask_words
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import collect_values, hide_secrets
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF, Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves.adoption_note import (
@@ -56,7 +56,7 @@ def put_back(docker: DockerEngine, project: Project, service: Service) -> Proble
         if old is not None:
             owner = "project " + old.project if old.project else "no compose project"
             described = "container {0} of image {1} ({2})".format(note.name, old.image, owner)
-            words = mask_words([*old.entrypoint, *old.command], collect_values(old.environment))
+            words = hide_secrets([*old.entrypoint, *old.command], collect_values(old.environment))
             command = ", command: " + (" ".join(words) or "-")
         new = read_container(docker, service.container)
         if new is not None and new.id != note.id and new.project == project.name:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import mask_value
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import hide_secrets, mask_value
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     LABEL_BASE,
     LABEL_CONTENT,
@@ -150,7 +150,9 @@ def _capabilities(dropped: Tuple[str, ...], added: Tuple[str, ...]) -> List[str]
 
 
 def _as_shown(reason: str, before: Any, after: Any) -> Change:
-    if reason in ("command", "entrypoint", "healthcheck", "labels"):
+    if reason in ("command", "entrypoint", "healthcheck"):
+        return Change(reason, hide_secrets(before), hide_secrets(after))
+    if reason == "labels":
         return Change(reason, mask_value(before), mask_value(after))
     return Change(reason, before, after)
 

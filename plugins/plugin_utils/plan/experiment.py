@@ -8,7 +8,7 @@ With parameters it is one more serve for ``build_plan``, so it gets the engine d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,12 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_comp
     check_secret_names,
     read_compose_document,
 )
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_options import ExperimentOptions, choose_gpus
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_options import (
+    ExperimentOptions,
+    add_cards,
+    choose_gpus,
+    list_unknown_uuids,
+)
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import plan_host
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import Project, render_experiment
 
@@ -102,13 +107,19 @@ def plan_experiment(
     options: ExperimentOptions,
     compose: Path | None,
     run_on_host: RunOnHost,
+    read_cards: Callable[[], Sequence[Mapping[str, Any]]],
 ) -> tuple[HostPlan, Project, list[str]]:
     """The plan of the host, the project of the experiment, and notes. compose: its compose file, if it comes from one.
-    run_on_host: used where the controller has no Docker Compose.
+    run_on_host: used where the controller has no Docker Compose. read_cards: the cards of the host, used for a GPU that the
+    inventory does not have.
 
     Raises AnvilError with every mistake.
     """
     base = plan_host(templar, host, dict(variables), secrets_required=False)
+    unknown = list_unknown_uuids(options.gpu, base)
+    if unknown:
+        variables = {**variables, "anvil_gpus": add_cards(unknown, read_cards(), base)}
+        base = plan_host(templar, host, dict(variables), secrets_required=False)
     if compose:
         project, notes = read_compose_document(interpret_file(compose, run_on_host), options, base)
     else:

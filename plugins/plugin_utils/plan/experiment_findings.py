@@ -12,10 +12,10 @@ from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import (
+    hide_secrets,
     is_secret_entry,
     is_secret_name,
     mask_text,
-    mask_words,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import EXPERIMENT_NETWORK
 
@@ -195,7 +195,7 @@ def find_secrets(name: str, raw: Mapping[str, Any], named: Mapping[str, str]) ->
             )
     for key in ("command", "entrypoint"):
         words = [str(word) for word in raw.get(key) or ()]
-        shown = mask_words(words)
+        shown = hide_secrets(words)
         if shown != words:
             number = next(at for at, (one, other) in enumerate(zip(words, shown, strict=True)) if one != other)
             flag = shown[number].split("=")[0] if shown[number].startswith("-") else shown[max(number - 1, 0)]
@@ -210,7 +210,7 @@ def find_secrets(name: str, raw: Mapping[str, Any], named: Mapping[str, str]) ->
         if mask_text(str(value)) != str(value) or (is_secret_name(str(key)) and value):
             yield Problem(f"the label {key} holds a secret in clear text", f"{where}.labels", hint="remove it")
     test = [str(word) for word in (raw.get("healthcheck") or {}).get("test") or ()]
-    if mask_words(test) != test:
+    if hide_secrets(test) != test:
         hint = "remove it: an experiment is ready when it answers /v1/models"
         yield Problem("the test holds a secret in clear text", f"{where}.healthcheck", hint=hint)
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import NAME, NAME_RULE, UUID
 
@@ -91,20 +91,50 @@ def choose_gpus(words: str, base: HostPlan) -> list[str]:
             raise fail(
                 f"{word!r} is not a GPU of this host",
                 where="gpu",
-                hint=f"use an alias or a UUID of anvil_gpus, or the name of a serve for its GPUs; known: {known}",
+                hint=f"use an alias of anvil_gpus, the UUID of any card, or the name of a serve for its GPUs; known: {known}",
             )
     return list(dict.fromkeys(chosen))
 
 
 def choose_uuids(words: str, base: HostPlan) -> list[str]:
-    """The UUIDs of the GPUs in ``gpu=…``; a UUID may be one that the inventory does not know."""
-    chosen: list[str] = []
-    for word in (part.strip() for part in words.split(",")):
-        if UUID.fullmatch(word) and word.lower() not in {gpu.uuid.lower() for gpu in base.gpus.values()}:
-            chosen.append(word)
+    """The UUIDs of the GPUs in ``gpu=…``."""
+    return [base.gpus[alias].uuid for alias in choose_gpus(words, base)]
+
+
+def list_unknown_uuids(words: str, base: HostPlan) -> list[str]:
+    """The UUIDs in ``gpu=…`` that the inventory does not have."""
+    known = {gpu.uuid.lower() for gpu in base.gpus.values()}
+    parts = [part.strip() for part in words.split(",")]
+    return [word for word in dict.fromkeys(parts) if UUID.fullmatch(word) and word.lower() not in known]
+
+
+def add_cards(unknown: Sequence[str], cards: Sequence[Mapping[str, Any]], base: HostPlan) -> dict[str, dict[str, Any]]:
+    """``anvil_gpus`` with the cards that the inventory lacks. cards: as ``anvil_host_info`` lists them; MIG devices count.
+
+    Raises AnvilError for a UUID that the driver does not know, or whose memory it does not report.
+    """
+    devices = [device for card in cards for device in (card, *(card.get("mig_devices") or ()))]
+    memory = {str(one.get("uuid")).lower(): one.get("vram_total_mib") for one in devices}
+    found = {
+        alias: {"uuid": gpu.uuid, "vram_mib": gpu.vram_mib, "reserve_mib": gpu.reserve_mib}
+        | ({} if gpu.index is None else {"index": gpu.index})
+        | ({"compute_capability": gpu.compute_capability} if gpu.compute_capability else {})
+        for alias, gpu in base.gpus.items()
+    }
+    problems = []
+    for uuid in unknown:
+        if uuid.lower() not in memory:
+            listed = ", ".join(str(one.get("uuid")) for one in devices) or "none"
+            hint = "choose one that the driver lists (nvidia-smi -L on the host)"
+            problems.append(Problem(f"GPU {uuid} is not on this host", "gpu", f"the driver lists: {listed}", hint))
+        elif not memory[uuid.lower()]:
+            hint = "add the card to anvil_gpus with its vram_mib"
+            problems.append(Problem(f"the driver does not report the memory of GPU {uuid}", "gpu", hint=hint))
         else:
-            chosen.extend(base.gpus[alias].uuid for alias in choose_gpus(word, base))
-    return list(dict.fromkeys(chosen))
+            found[re.sub(r"[^a-z0-9]+", "-", uuid.lower())] = {"uuid": uuid, "vram_mib": memory[uuid.lower()]}
+    if problems:
+        raise AnvilError(*problems)
+    return found
 
 
 def read_options(typed: Mapping[str, Any]) -> ExperimentOptions:

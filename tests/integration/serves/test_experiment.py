@@ -26,7 +26,7 @@ def inventory(clean_bed: Bed, models: Path, tmp_path: Path) -> Path:
         tmp_path,
         anvil_root=str(tmp_path / "anvil"),
         anvil_secrets={"key": f"{{{{ lookup('ansible.builtin.file', '{secret}') }}}}"},
-        anvil_gpus={"big": {"uuid": BIG, "vram_mib": 97887}, "small": {"uuid": SMALL, "vram_mib": 32607, "reserve_mib": 1000}},
+        anvil_gpus={"small": {"uuid": SMALL, "vram_mib": 32607, "reserve_mib": 1000}},
         anvil_engines={
             "llama_cpp": {
                 "image": "anvil.local/llama-server:1",
@@ -113,9 +113,12 @@ def test_what_is_over_is_retired_by_the_next_status_and_said(clean_bed: Bed, inv
     volumes: ["{models}:/models:ro"]
     environment: {{FLAG: true, OFF: off, NUMBER: 1e3}}
     x-anvil: {{secrets: {{HIDDEN: key}}}}
+    deploy: {{resources: {{reservations: {{devices: [{{driver: nvidia, count: 1, capabilities: [gpu]}}]}}}}}}
 """
     )
-    succeed("experiment", inventory, "-e", f"compose={compose}", "-e", "ttl=3s")
+    succeed("experiment", inventory, "-e", f"compose={compose}", "-e", "ttl=3s", "-e", f"gpu={BIG}", "-e", "vram_mib=4000")
+    made = json.loads(clean_bed.docker("inspect", "anvil-experiment-other"))[0]
+    assert made["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] == [BIG]  # the inventory does not have it, the driver does
     assert served(30011) == "other"
     environment = json.loads(clean_bed.docker("inspect", "--format", "{{json .Config.Env}}", "anvil-experiment-other"))
     assert {"FLAG=true", "OFF=off", "NUMBER=1000"} <= set(environment)

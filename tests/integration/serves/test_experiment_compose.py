@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.compose_interpretation import interpret_file
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_compose import read_compose_document
@@ -15,7 +20,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_opti
 from bed import Bed
 from conftest import REPO
 from harness import run_module
-from serving import FAST_GPU, LLAMA
+from serving import FAST_GPU, LLAMA, PYTHON_IMAGE, SERVER
 
 # Every key that is compared or passed, on one server.
 WHOLE = """
@@ -111,3 +116,36 @@ def test_every_key_of_a_compose_file_at_once(clean_bed: Bed, models: Path, tmp_p
     (folder / "compose.yaml").write_text(text)
     bring_up(folder, tmp_path / "anvil", clean_bed, models)
     assert lists_models(8000)
+
+
+def test_the_harness_without_ansible_comes_up_beside_the_inventory(clean_bed: Bed, tmp_path: Path) -> None:
+    """The image has no vLLM: a stand-in with its flags takes its place."""
+    entry = tmp_path / "stand-in.yml"
+    entry.write_text(yaml.safe_dump({"services": {"vllm": {"entrypoint": ["python3", "-c", SERVER.replace("$", "$$")]}}}))
+    variables = {"MODEL": "org/m", "SERVED_NAME": "trial", "PORT": "30010", "GPU_UUID": FAST_GPU, "IMAGE": PYTHON_IMAGE}
+    environment = {**os.environ, **variables, "EXTRA_ARGS": "--max-model-len 512"}
+    clean_bed.docker("volume", "create", "vllm-hfcache")
+    files = ["--file", str(REPO / "examples" / "experiment" / "docker-compose.yml"), "--file", str(entry)]
+
+    def compose(*words: str) -> None:
+        subprocess.run(["docker", "compose", *files, *words], env=environment, check=True, capture_output=True)
+
+    compose("up", "--detach")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not answers(30010):
+        time.sleep(0.1)
+    assert answers(30010)
+    (seen,) = json.loads(clean_bed.docker("inspect", "anvil-trial-vllm-1"))
+    assert seen["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] == [FAST_GPU]
+    started = clean_bed.started()
+    compose("up", "--detach")
+    assert clean_bed.started() == started
+    compose("down", "--volumes")
+    assert "vllm-hfcache" in clean_bed.docker("volume", "ls", "--format", "{{.Name}}").split()
+
+
+def answers(port: int) -> bool:
+    try:
+        return lists_models(port)
+    except OSError:
+        return False

@@ -127,8 +127,6 @@ def test_cards_by_every_form_are_pinned_by_uuid_and_without_a_choice_refused(bas
         assert service_of(name, base, service).gpu_uuids == (SMALL,), name
         with pytest.raises(AnvilError, match="-e gpu=ALIAS"):
             plan(REPO / "tests" / "layouts" / name, base, gpu="")
-    other = SMALL.replace("04d3", "aaaa")
-    assert service_of("01-vllm", base, gpu=other).gpu_uuids == (other,)  # the host knows whether it exists
     assert {one.gpu_uuids for one in plan(REPO / "tests" / "layouts" / "14-cdi", base, gpu="")[0].services.values()} == {(SMALL,)}
 
 

@@ -87,6 +87,18 @@ def test_a_gpu_by_alias_uuid_or_the_serve_that_has_it(base: HostPlan, words: str
     assert experiment_options.choose_gpus(words, base) == cards
 
 
+def test_a_card_that_the_inventory_lacks_is_found_on_the_host(base: HostPlan) -> None:
+    new = BIG.replace("d0f4", "0000")
+    assert experiment_options.list_unknown_uuids(f"small, {new},{BIG.upper()}", base) == [new]
+    cards = [{"uuid": new, "vram_total_mib": 81920, "mig_devices": None}]
+    gpus = experiment_options.add_cards([new], cards, base)
+    more = build_plan("h", {**INVENTORY, "anvil_router": None, "anvil_gpus": gpus}, {})
+    assert experiment_options.choose_uuids(f"small,{new}", more) == [SMALL, new]
+    assert [gpu.vram_mib for gpu in more.gpus.values()] == [97887, 32607, 81920]
+    with pytest.raises(AnvilError, match="is not on this host"):
+        experiment_options.add_cards([new], [], base)
+
+
 def test_an_unknown_gpu_is_refused_with_what_there_is(base: HostPlan) -> None:
     with pytest.raises(AnvilError, match="big, small, heavy, fast"):
         experiment_options.choose_gpus("medium", base)

@@ -6,11 +6,11 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import (
     collect_values,
+    hide_secrets,
     mask_known,
     mask_problem,
     mask_text,
     mask_value,
-    mask_words,
 )
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefghijklmn"
@@ -40,7 +40,7 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefghijklmn"
     ],
 )
 def test_no_secret_of_a_command_line_is_shown(words: list[str]) -> None:
-    assert "s3cret" not in " ".join(mask_words(words)) and "<hidden>" in " ".join(mask_words(words))
+    assert "s3cret" not in " ".join(hide_secrets(words)) and "<hidden>" in " ".join(hide_secrets(words))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_no_secret_of_a_command_line_is_shown(words: list[str]) -> None:
 def test_the_rest_of_a_command_line_is_shown_as_it_is(words: list[str]) -> None:
     if "--override-kv" in words:
         words = words[:1] + words[2:]
-    assert mask_words(words) == words
+    assert hide_secrets(words) == words
 
 
 @pytest.mark.parametrize(
