@@ -69,6 +69,7 @@ _CONTAINER = {
         "RestartPolicy": {"Name": "", "MaximumRetryCount": 0},
         "LogConfig": {"Type": "", "Config": _TEXTS},
         "Binds": _WORDS,
+        "Mounts": [{"Type": "", "Source": "", "Target": ""}],
         "IpcMode": "",
         "ShmSize": 0,
         "ReadonlyRootfs": False,

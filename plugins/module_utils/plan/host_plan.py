@@ -204,6 +204,7 @@ class RouterPlan:
     edge: Optional[EdgePlan] = None
     extra_hosts: Tuple[str, ...] = ()
     generation: str = "profile"
+    mem_limit: str = ""
     routes: Dict[str, str] = field(default_factory=dict)
     purposes: Tuple[TierPlan, ...] = ()
     profile_from: str = "promoted"

@@ -296,7 +296,8 @@ def read_size(section: Section, key: str) -> Optional[str]:
     return str(value)
 
 
-def _read_memory(section: Section) -> Optional[str]:
+def read_memory(section: Section) -> Optional[str]:
+    """``mem_limit``: a size that the Docker Engine accepts as a limit."""
     size = read_size(section, "mem_limit")
     if size is not None and parse_bytes(size) < LEAST_MEMORY:
         section.add_problem(
@@ -322,7 +323,7 @@ def read_shared_settings(section: Section, engine: Optional[Engine], secrets: In
         launch=read_launch(section, engine),
         ready_interval=section.read_integer("ready_interval", 1, LONGEST_WAIT_SECONDS, "seconds"),
         warmup=section.read_boolean("warmup"),
-        mem_limit=_read_memory(section),
+        mem_limit=read_memory(section),
         pids_limit=section.read_integer("pids_limit", 64, MOST_PIDS),
     )
 

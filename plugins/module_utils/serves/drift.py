@@ -6,7 +6,7 @@ from __future__ import annotations
 import posixpath
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import hide_secrets, mask_value
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
@@ -73,10 +73,12 @@ def _mount_rows(mounts: Tuple[Mount, ...], origin_image: Optional[ObservedImage]
     declared = None if origin_image is None else {posixpath.normpath(path) for path in origin_image.volumes}
     rows = []
     for mount in mounts:
+        # The Docker Engine cleans paths: /models/ becomes /models.
         target = posixpath.normpath(mount.target)
+        source = posixpath.normpath(mount.source) if mount.kind == "bind" else mount.source
         anonymous = mount.kind == "volume" and len(mount.source) == 64
         if not (anonymous and (declared is None or target in declared)):
-            rows.append("{0}:{1}:{2}".format(mount.source, target, "ro" if mount.read_only else "rw"))
+            rows.append("{0}:{1}:{2}".format(source, target, "ro" if mount.read_only else "rw"))
     return sorted(rows)
 
 
@@ -173,8 +175,8 @@ def _silent_pairs(service: Service, seen: ObservedContainer, origin: ObservedIma
         ("stop_signal", seen.stop_signal or SIGTERM, service.stop_signal or origin.stop_signal or SIGTERM),
         (
             "working_dir",
-            seen.working_dir or "/",
-            (origin.working_dir if service.working_dir is None else service.working_dir) or "/",
+            posixpath.normpath(seen.working_dir or "/"),
+            posixpath.normpath((origin.working_dir if service.working_dir is None else service.working_dir) or "/"),
         ),
         ("user", seen.user, origin.user if service.user is None else service.user),
         ("healthcheck", list(seen.healthcheck), list(seen.healthcheck if none_either_way else healthcheck)),
@@ -207,6 +209,15 @@ def _restart(policy: str) -> Tuple[str, int]:
     return name, int(retries) if retries.isdigit() else 0
 
 
+def _folders(paths: Iterable[str]) -> List[str]:
+    return sorted(posixpath.normpath(path) for path in paths)
+
+
+def _image_name(reference: str) -> str:
+    """Podman writes the registry of a short name, ``docker.io/library/``."""
+    return reference.removeprefix("docker.io/").removeprefix("library/")
+
+
 def _digest(image_id: str) -> str:
     """Podman writes the id of an image without its kind."""
     return image_id.rpartition(":")[2]
@@ -226,7 +237,7 @@ def diff_service(
     wanted_image: the image that the service's reference names on this host now; None where the host does not have it yet.
     """
     pairs: List[Tuple[str, Any, Any]] = [
-        ("image", seen.image, service.image),
+        ("image", _image_name(seen.image), _image_name(service.image)),
         *(_set_pairs(service, seen) if origin_image is None else _silent_pairs(service, seen, origin_image)),
         ("gpu", sorted(seen.gpu_uuids) or ["all"] * bool(seen.gpu_count), sorted(service.gpu_uuids)),
         ("ports", [list(port) for port in seen.ports], [list(port) for port in service.ports]),
@@ -238,7 +249,7 @@ def diff_service(
         ("shm", seen.shm_bytes, seen.shm_bytes if service.shm_bytes is None else service.shm_bytes),
         ("restart_policy", seen.restart, name_restart_policy(*_restart(service.restart))),
         ("read_only", seen.read_only, service.read_only),
-        ("tmpfs", list(seen.tmpfs), [entry.split(":")[0] for entry in service.tmpfs]),
+        ("tmpfs", _folders(seen.tmpfs), _folders(entry.split(":")[0] for entry in service.tmpfs)),
         ("init", seen.init, service.init),
         ("capabilities", _capabilities(seen.cap_drop, seen.cap_add), _capabilities(service.cap_drop, ())),
         (
@@ -253,7 +264,11 @@ def diff_service(
         ("name", seen.name, service.container),
     ]
     changes = [_as_shown(reason, before, after) for reason, before, after in pairs if before != after]
-    if wanted_image is not None and _digest(wanted_image.id) != _digest(seen.image_id) and seen.image == service.image:
+    if (
+        wanted_image is not None
+        and _digest(wanted_image.id) != _digest(seen.image_id)
+        and not any(one.reason == "image" for one in changes)
+    ):
         changes.append(Change("image", seen.image_id, wanted_image.id))
     wanted_plain = {name: value for name, value in service.environment.items() if name not in secrets}
     seen_plain = {name: value for name, value in seen.environment.items() if name not in secrets}

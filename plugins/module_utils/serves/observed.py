@@ -118,11 +118,14 @@ def _ports(raw: Mapping[str, Any]) -> Tuple[Tuple[str, int, str], ...]:
 
 
 def _mounts(raw: Mapping[str, Any]) -> Tuple[Mount, ...]:
-    found = []
+    """Folders of the host as they were requested: Docker Desktop shows them under a path of its own virtual machine."""
+    host, found = raw["HostConfig"], []
+    asked = {mount["Target"]: mount["Source"] for mount in host["Mounts"] if mount["Type"] == "bind"}
+    asked.update((bind.split(":")[1], bind.split(":")[0]) for bind in host["Binds"] if bind.startswith("/") and ":" in bind)
     for mount in raw["Mounts"]:
         if mount["Type"] == "tmpfs":
             continue
-        source = mount["Name"] if mount["Type"] == "volume" else mount["Source"]
+        source = mount["Name"] if mount["Type"] == "volume" else asked.get(mount["Destination"]) or mount["Source"]
         found.append(Mount(mount["Type"], source, mount["Destination"], not mount["RW"]))
     return tuple(sorted(found, key=lambda mount: mount.target))
 

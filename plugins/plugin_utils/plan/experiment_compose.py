@@ -26,9 +26,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
     LABEL_SERVE,
     LABEL_SPEC,
     LABEL_VRAM,
+    NO_HEALTHCHECK,
     Service,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import SERVE_PIDS, HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import NAME, NAME_RULE
 from ansible_collections.anvil.serving.plugins.module_utils.serves.container_as_serve import find_command, unwrap_shell
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.compose_interpretation import InterpretedFile
@@ -99,7 +100,7 @@ def read_compose_document(found: InterpretedFile, options: ExperimentOptions, ba
             else:
                 uuids.append(answer)
         container = str(raw.get("container_name") or (project if len(active) == 1 else f"{project}-{name}"))
-        laid_out[name] = {"container_name": container, **_lay_out(name, raw, uuids, anvil, notes)}
+        laid_out[name] = {"container_name": container, **_default_limits(base), **_lay_out(name, raw, uuids, anvil, notes)}
     if problems:
         raise AnvilError(*dict.fromkeys(problems))
     outer: dict[str, Any] = {"volumes": {key: {"name": value, "external": True} for key, value in volumes.items()}}
@@ -197,6 +198,14 @@ def _lay_out(name: str, raw: Mapping[str, Any], uuids: list[str], anvil: Any, no
         device = {"driver": "nvidia", "device_ids": uuids, "capabilities": ["gpu"]}
         laid_out["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
     return laid_out
+
+
+def _default_limits(base: HostPlan) -> dict[str, Any]:
+    """What every container of this collection has, where the file does not say otherwise."""
+    limits = base.limits
+    options = {"max-size": limits.log_max_size, "max-file": str(limits.log_max_files)}
+    logging = {"logging": {"driver": limits.log_driver, "options": options}} if limits.log_driver else {}
+    return {**logging, "pids_limit": SERVE_PIDS, "healthcheck": {"test": list(NO_HEALTHCHECK)}}
 
 
 def _listed(value: Any) -> list[Any]:

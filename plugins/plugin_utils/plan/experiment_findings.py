@@ -23,10 +23,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 COMPARED = {
     "container_name", "image", "command", "entrypoint", "environment", "ports", "volumes", "ipc", "shm_size", "user", "read_only",
     "tmpfs", "init", "stop_signal", "stop_grace_period", "working_dir", "healthcheck", "cap_drop", "security_opt", "extra_hosts",
-    "mem_limit", "pids_limit", "oom_score_adj", "logging", "labels",
+    "mem_limit", "pids_limit", "logging", "labels",
 }  # fmt: skip
 # Keys that are written as they are. A container does not lose them, so a hash of them is enough to see that the file changed.
-PASSED = {"ulimits", "group_add", "sysctls", "dns", "dns_search", "dns_opt", "stdin_open", "tty"}
+PASSED = {"ulimits", "group_add", "sysctls", "dns", "dns_search", "dns_opt", "stdin_open", "tty", "oom_score_adj"}
 # Keys without meaning for an experiment -> what is said about it (empty: nothing).
 LEFT_OUT = {
     "restart": "an experiment does not restart by itself",

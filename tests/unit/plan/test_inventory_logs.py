@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import Limits
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_serves
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_router, render_serves
 
 SERVE = {"engine": "llama_cpp", "image": "i:1", "model": "/m.gguf", "port": 30002}
 
@@ -39,6 +39,17 @@ def test_a_serve_overrides_its_engine() -> None:
     engines = {"llama_cpp": {"mem_limit": "4g", "pids_limit": 100}}
     service = render_serves(plan({"pids_limit": 200}, anvil_engines=engines)).services["a"]
     assert (service.pids_limit, service.memory_bytes) == (200, 4 << 30)
+
+
+def test_a_router_has_the_limit_of_the_inventory() -> None:
+    router = {
+        "image": "anvil.local/router:2.0.2",
+        "mem_limit": "2g",
+        "token": None,
+        "tiers": [{"id": "a", "serve": "a", "context_limit": 1024}],
+    }
+    made = plan(anvil_router=router)
+    assert render_router(made, made.router).services["router"].memory_bytes == 2 << 30
 
 
 @pytest.mark.parametrize(

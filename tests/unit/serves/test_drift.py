@@ -160,6 +160,26 @@ def test_what_the_engine_fills_in_by_itself_is_no_drift(edit: tuple[tuple[str, .
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"mounts": (Mount("bind", "/tmp/testbed/models/", "/models/", True),)},
+        {"mounts": (Mount("bind", "/tmp/testbed//models", "/models", True),)},
+        {"tmpfs": ("/tmp/:size=64m",)},
+        {"image": "docker.io/anvil.local/llama-server:1"},
+    ],
+)
+def test_another_spelling_of_the_same_is_no_drift(fields: dict[str, Any]) -> None:
+    assert compare(wanted(**fields)) == []
+
+
+def test_docker_desktop_shows_a_folder_under_a_path_of_its_own() -> None:
+    mount = {"Type": "bind", "Source": "/run/desktop/mnt/host/wsl/x/4f0c", "Destination": "/models", "RW": False}
+    assert compare(wanted(), changed((("Mounts",), [mount]))) == []
+    moved = {"Type": "bind", "Source": "/elsewhere", "Target": "/models"}
+    assert reasons(compare(wanted(), changed((("Mounts",), [mount]), (("HostConfig", "Mounts"), [moved])))) == ["mounts"]
+
+
+@pytest.mark.parametrize(
     "line", ["HTTP_PROXY=http://p:3128", "no_proxy=localhost", "container=podman", "HOSTNAME=c", "TERM=xterm", "PATH=/bin"]
 )
 def test_variables_that_compose_and_podman_add_are_no_drift(line: str) -> None:
