@@ -7,6 +7,7 @@ import json
 import time
 from typing import Any, Dict
 
+from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 from ansible_collections.anvil.serving.plugins.module_utils.docker.images import Images
 from ansible_collections.anvil.serving.plugins.module_utils.docker.networks_and_volumes import NetworksAndVolumes
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import SideContainers
@@ -19,7 +20,8 @@ class DockerEngine(SideContainers, Images, NetworksAndVolumes):
         return self._get_object("report its version", "/version")
 
     def info(self) -> Dict[str, Any]:
-        return self._get_object("describe itself", "/info")
+        """In the form of ``documents.read_info``."""
+        return documents.read_info(self._get_object("describe itself", "/info"))
 
     def was_reloaded(self, since: float) -> bool:
         """Whether the Docker Engine has read its daemon.json again since then, and uses it. since: seconds since 1970."""

@@ -101,6 +101,17 @@ _LISTED = {
 _IMAGE = {"Id": "", "RepoTags": _WORDS, "RepoDigests": _WORDS, "Config": _CONFIG}
 _NETWORK = {"Labels": _TEXTS, "IPAM": {"Config": [{"Subnet": "", "Gateway": ""}]}}
 _VOLUME = {"Labels": _TEXTS, "Mountpoint": ""}
+_INFO = {
+    "OperatingSystem": "",
+    "KernelVersion": "",
+    "DockerRootDir": "",
+    "Driver": "",
+    "CgroupDriver": "",
+    "CgroupVersion": "",
+    "SecurityOptions": _WORDS,
+    "Runtimes": {_ANY: {"path": ""}},
+    "LiveRestoreEnabled": False,
+}
 # The states of Podman that Docker has under another name.
 _STATES = {"configured": "created", "initialized": "created", "stopped": "exited", "stopping": "running", "up": "running"}
 
@@ -130,6 +141,14 @@ def read_listed_container(raw: Any) -> Dict[str, Any]:
     row["Names"] = row["Names"] or ["/" + row["Id"][:12]]
     row["State"] = _state_word(row["State"] or row["Status"].partition(" ")[0])
     return row
+
+
+def read_info(raw: Any) -> Dict[str, Any]:
+    """What an engine says of itself. ``CDISpecDirs`` is absent where it was: such an engine does not report it."""
+    document = _fill(raw, _INFO)
+    if "CDISpecDirs" in document:
+        document["CDISpecDirs"] = _read(document["CDISpecDirs"], _WORDS)
+    return document
 
 
 def read_image(raw: Any) -> Dict[str, Any]:

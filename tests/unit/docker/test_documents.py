@@ -154,6 +154,14 @@ def test_a_container_without_a_name_is_named_by_its_id() -> None:
     assert documents.read_listed_container({"Id": "c" * 64, "Names": None})["Names"] == ["/" + "c" * 12]
 
 
+@pytest.mark.parametrize("wrong", [None, 1, True, "x", [1.5, None], {"a": None}])
+def test_what_an_engine_says_of_itself_has_its_types(wrong: Any) -> None:
+    read = documents.read_info({"Runtimes": wrong, "SecurityOptions": wrong, "DockerRootDir": wrong, "CDISpecDirs": wrong})
+    assert all(isinstance(runtime["path"], str) for runtime in read["Runtimes"].values())
+    assert all(isinstance(word, str) for word in (*read["SecurityOptions"], *read["CDISpecDirs"], read["DockerRootDir"]))
+    assert "CDISpecDirs" not in documents.read_info({})  # a Docker Engine before 25 does not report it
+
+
 def test_podman_writes_an_entrypoint_as_text_labels_as_a_list_and_local_times() -> None:
     config = {"Entrypoint": "serve", "Labels": ["a=b=c"], "Env": {"A": "1"}}
     read = documents.read_container({"Config": config})["Config"]
