@@ -86,6 +86,16 @@ options:
     type: str
     choices: [enforce, strict, warn, "off"]
     default: enforce
+  engine_check:
+    description:
+      - Whether the engine in the image of a serve judges the serve's command line before a container is created or replaced.
+        Its own argument parser runs in a side container without network, GPUs and secrets. A refused command line fails the task
+        with the parser's words, and nothing is changed. An accepted one is remembered on the host, and is not judged again.
+      - V(auto) asks, except in check mode. V(always) asks in check mode too. V(off) never asks.
+      - If the program of an image cannot be asked, that is a warning.
+    type: str
+    choices: [auto, always, "off"]
+    default: auto
   confirm:
     description:
       - With O(state=absent), also remove containers that do not belong to this project.
@@ -313,6 +323,7 @@ OPTIONS = {
         },
     },
     "models_allowed": ALLOWED_OPTION,
+    "engine_check": {"type": "str", "choices": ["auto", "always", "off"], "default": "auto"},
     "compatibility": {"type": "str", "choices": ["enforce", "strict", "warn", "off"], "default": "enforce"},
     "progress": {"type": "str", "no_log": False},
 }
@@ -329,6 +340,7 @@ def work(module: AnsibleModule) -> dict:
         settle=params["settle"],
         allowed=read_allowed(params["models_allowed"]),
         compatibility=params["compatibility"],
+        engine_check=params["engine_check"],
         drain_timeout=params["drain_timeout"],
     )
     project = read_project(params["project"], params["secrets"], params["serves"])

@@ -28,7 +28,8 @@ class ServeOptions:
     restarted or replaced serve is watched, and that a serve taken down must stay down. containers: names, for absent
     and adopted. confirm: containers that are not ours may be removed, and adopted without a way back. drain_timeout: seconds
     that an evicted serve has to end its requests. allowed: the models that may run (None: all). compatibility: ``enforce``,
-    ``strict``, ``warn`` or ``off``: which findings about a model and its GPUs stop the run.
+    ``strict``, ``warn`` or ``off``: which findings about a model and its GPUs stop the run. engine_check: whether the
+    engine of the image judges a new command line: ``auto`` (not in check mode), ``always`` or ``off``.
     """
 
     state: str = "up"
@@ -40,6 +41,7 @@ class ServeOptions:
     drain_timeout: float = DRAIN_SECONDS
     allowed: Optional[Tuple[Origin, ...]] = None
     compatibility: str = "enforce"
+    engine_check: str = "auto"
 
 
 @dataclass(frozen=True)

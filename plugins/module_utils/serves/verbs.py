@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
@@ -73,13 +73,17 @@ def apply_state_locked(docker: DockerEngine, project: Project, options: ServeOpt
 
 @dataclass
 class _Run:
-    """The state of a project, the decisions that follow from it, and the other return keys (``report``)."""
+    """The state of a project, the decisions that follow from it, and the other return keys (``report``).
+
+    notes: what the engines said about command lines, where that is no refusal.
+    """
 
     state: ProjectState
     options: ServeOptions
     services: List[Service]
     outcomes: Dict[str, Outcome]
     report: Dict[str, Any]
+    notes: List[str] = field(default_factory=list)
 
     def has_changes(self) -> bool:
         return any(outcome.decision.action != decisions.NONE for outcome in self.outcomes.values())
@@ -107,6 +111,34 @@ class _Run:
             self.report["evictions"] = evictions + self._list_left_out()
         return not any(outcome.problems for outcome in self.outcomes.values())
 
+    def accept(self, check: bool) -> bool:
+        """Admit the serves, and let the engine of each new command line judge it. False: an outcome says why not.
+
+        In check mode the engines are asked only if the operator requests that.
+        """
+        asked, notes = self._find_questions()
+        if not check and not asked:
+            self.notes = notes
+            return True  # the caller admits under the host's lock
+        admitted = self.admit()
+        refused = False
+        starting = [service.name for service in self.starting()]
+        asked = [one for one in asked if one.service.name in starting]
+        if asked and (not check or self.options.engine_check == "always"):
+            from ansible_collections.anvil.serving.plugins.module_utils.serves import engine_checks
+
+            refused, more = engine_checks.ask_engines(self.state, asked, self.outcomes, not check)
+            notes = notes + more
+        self.notes = notes
+        return admitted and not refused
+
+    def _find_questions(self) -> Tuple[List[Any], List[str]]:
+        if self.options.engine_check == "off" or not self.starting():
+            return [], []
+        from ansible_collections.anvil.serving.plugins.module_utils.serves import engine_checks
+
+        return engine_checks.find_questions(self.state, self.starting(), self.outcomes)
+
     def _list_left_out(self) -> List[Dict[str, Any]]:
         """Serves that are taken down because the profile or the deploy mode leaves them out, in the form of evictions."""
         services = self.state.project.services
@@ -118,7 +150,7 @@ class _Run:
 
     def result(self, changed: bool = False, diff: Optional[List[Dict[str, str]]] = None) -> Dict[str, Any]:
         notes = [note for outcome in self.outcomes.values() for note in outcome.notes]
-        report = {**self.report, "warnings": self.report["warnings"] + notes}
+        report = {**self.report, "warnings": self.report["warnings"] + self.notes + notes}
         return build_result(self.outcomes, self.state.project, changed, diff or [], report)
 
 
@@ -178,7 +210,7 @@ def _carry_out(run: _Run, lock: Optional[int]) -> Dict[str, Any]:
     lacking = run.without_image()
     pulled = sorted({service.image for service in lacking})
     if lock is None or not run.has_changes():
-        if not run.admit():
+        if not run.accept(check=True):
             return run.result()
         run.report["pulled"] = pulled
         changes = _apply(run, None if lock is None else (lock,))
@@ -190,8 +222,16 @@ def _carry_out(run: _Run, lock: Optional[int]) -> Dict[str, Any]:
         if not run.admit():
             return run.result()
         failed = converge.pull_images(docker, lacking, run.outcomes)
+        run = _read_and_decide(docker, project, options, [service for service in run.services if service.name not in failed])
+    # Not under the host's lock: an engine may take a minute to import.
+    if not run.accept(check=False):
+        run.outcomes.update(failed)
+        run.report["pulled"] = [image for image in pulled if run.state.read_image(image) is not None]
+        return run.result(bool(run.report["pulled"]), [])
+    notes = run.notes
     with docker.lock_host() as held:
         run = _read_and_decide(docker, project, options, [service for service in run.services if service.name not in failed])
+        run.notes = notes
         run.report["pulled"] = [image for image in pulled if run.state.read_image(image) is not None]
         admitted = run.admit()
         changes = _apply(run, (lock, held)) if admitted else (bool(run.report["pulled"]), [])

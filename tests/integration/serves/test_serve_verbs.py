@@ -106,7 +106,7 @@ def test_adopted_by_the_name_it_has_now(field: Field, models: Path) -> None:
 def test_what_cannot_be_adopted_is_put_back_as_it_was(field: Field, models: Path) -> None:
     old = start_by_hand(field.bed, models)
     field.edit("heavy", args=("--no-such-flag",))
-    failed = field.run("adopted", serves=["heavy"])
+    failed = field.run("adopted", serves=["heavy"], engine_check="off")
     assert failed["failed"] and "the old container runs again" in failed["msg"] and "--no-such-flag" in failed["msg"]
     assert [line.split()[0] for line in field.bed.started().values()] == [old]
     field.edit("heavy", args=("-c", "512"))
