@@ -81,7 +81,9 @@ def find_questions(
             continue
         question = engine_questions.build_question(service, image)
         if question is None:
-            notes.append(_describe_unasked(service, "its entrypoint starts no program that is known here"))
+            notes.append(
+                _describe_unasked(service, "its entrypoint starts no program that is known here, or an argument holds a secret")
+            )
             continue
         accepted = _read_accepted(state.project) if accepted is None else accepted
         mounts = _list_mounts(state.docker, service, question)

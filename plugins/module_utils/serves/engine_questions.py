@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import HIDDEN, mask_words
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
-from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import hide_secrets
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedImage
 
 ACCEPTED, REFUSED, DOUBTFUL, UNKNOWN = "accepted", "refused", "doubtful", "unknown"
@@ -74,8 +74,10 @@ def list_words(service: Service, image: ObservedImage) -> Tuple[str, ...]:
 
 
 def build_question(service: Service, image: ObservedImage) -> Optional[Question]:
-    """The question for a serve; None where the command line does not start a known program."""
-    words = hide_secrets(list(list_words(service, image)))
+    """The question for a serve; None where the command line does not start a known program, or cannot be told without a secret."""
+    words = _without_secrets(list_words(service, image))
+    if words is None:
+        return None
     names = [word.rpartition("/")[2] for word in words]
     engine, environment = str(service.anvil.get("engine") or ""), dict(service.environment)
     if engine == "llama_cpp" and "llama-server" in names:
@@ -85,6 +87,17 @@ def build_question(service: Service, image: ObservedImage) -> Optional[Question]
         return Question(service.name, "llama", argv, environment, tuple(words[:at]), changed)
     found = _find_python_program(engine, words, names)
     return None if found is None else Question(service.name, found[0], tuple(words[found[1] :]), environment)
+
+
+def _without_secrets(words: Sequence[str]) -> Optional[List[str]]:
+    """The words with a placeholder for each secret. None where a secret is a part of a word: what is left might not parse."""
+    shown = mask_words(words)
+    for at, (word, masked) in enumerate(zip(words, shown)):
+        if re.fullmatch(r"[0-9.]{1,12}|true|false", word):
+            shown[at] = word  # no secret, and its option may take only numbers
+        elif masked not in (word, HIDDEN) and masked.partition("=")[2] != HIDDEN:
+            return None
+    return shown
 
 
 def _pairs(lines: Sequence[str]) -> List[Tuple[str, str]]:

@@ -68,6 +68,11 @@ def test_llama_server_is_asked_without_its_model_and_without_secrets(command: tu
     assert question is not None and question.command == asked and question.entrypoint == ("llama-server",)
 
 
+def test_a_secret_inside_a_word_is_never_told() -> None:
+    words = ("--model", "/m", "--x", '{"api_key": "abcdefgh"}')
+    assert build_question(service("llama_cpp", words), IMAGE) is None
+
+
 def test_a_model_that_a_variable_names_is_never_fetched() -> None:
     made = replace(service("llama_cpp", ("--model", "/m")), environment={"LLAMA_ARG_HF_REPO": "a/b"})
     question = build_question(made, IMAGE)
