@@ -74,7 +74,7 @@ def list_words(service: Service, image: ObservedImage) -> Tuple[str, ...]:
 
 
 def build_question(service: Service, image: ObservedImage) -> Optional[Question]:
-    """The question for a serve; None where the command line does not start a known program, or cannot be told without a secret."""
+    """The question for a serve; None where it starts no known program, or cannot be told without a secret."""
     words = _without_secrets(list_words(service, image))
     if words is None:
         return None

@@ -72,7 +72,7 @@ def test_files_are_there_secrets_are_not_and_what_cannot_be_asked_is_a_warning(f
     words = ("--jinja", "--chat-template-file", "/templates/chat.jinja", "--api-key", SECRET)
     field.edit("heavy", args=(*good.args, *words), mounts=mounts, api_key="key")
     done = field.run(secrets={"key": SECRET})
-    assert not done["failed"] and not done.get("warnings"), done
+    assert not done["failed"] and "command line" not in str(done.get("warnings")), done
     words = ("--jinja", "--chat-template-file", "/templates/other.jinja", "--api-key", SECRET)
     field.edit("heavy", args=(*good.args, *words), ready_timeout=5)
     failed = field.run(secrets={"key": SECRET})
