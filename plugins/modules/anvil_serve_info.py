@@ -109,7 +109,8 @@ externals:
   returned: with O(externals)
   type: dict
 details:
-  description: For each serve C(since) (seconds since 1970), C(restarts), C(ports), C(model), C(served_name), C(vram_mib).
+  description: For each serve C(since) (seconds since 1970), C(restarts), C(ports), C(model), C(served_name), C(vram_mib),
+    and C(kv_cache), what its engine reported of its KV cache when it became ready; empty if it reported nothing.
   returned: with O(overview)
   type: dict
 gpu_trouble:
@@ -154,7 +155,7 @@ def work(module: AnsibleModule) -> dict:
     docker = DockerEngine(params["docker_host"])
     result = verbs.describe_serves(docker, project)
     if params["overview"]:
-        result.update(host_status.read_overview(docker, project.name, result["serves"], project.services))
+        result.update(host_status.read_overview(docker, project.name, project.directory, result["serves"], project.services))
     if params["externals"]:
         result["externals"] = host_status.check_externals(docker, params["externals"], project.secrets)
     if params["logs"]:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import HIDDEN, mask_words
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import HIDDEN, hide_secrets
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedImage
 
@@ -91,7 +91,7 @@ def build_question(service: Service, image: ObservedImage) -> Optional[Question]
 
 def _without_secrets(words: Sequence[str]) -> Optional[List[str]]:
     """The words with a placeholder for each secret. None where a secret is a part of a word: what is left might not parse."""
-    shown = mask_words(words)
+    shown = hide_secrets(words)
     for at, (word, masked) in enumerate(zip(words, shown)):
         if re.fullmatch(r"[0-9.]{1,12}|true|false", word):
             shown[at] = word  # no secret, and its option may take only numbers

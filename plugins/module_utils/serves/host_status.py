@@ -25,6 +25,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine
 from ansible_collections.anvil.serving.plugins.module_utils.host.driver_errors import explain_driver
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, read_cards
 from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
+from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_report import describe_tokens, read_reports
 from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import group_experiments
 from ansible_collections.anvil.serving.plugins.module_utils.serves.gpu_claims import cards_of, read_host_names
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import HOLDING, observe_container
@@ -81,9 +82,9 @@ def _read_cards() -> Tuple[Optional[List[Card]], List[str]]:
 
 
 def read_overview(
-    docker: DockerEngine, project: str, serves: Mapping[str, Mapping[str, Any]], services: Mapping[str, Any]
+    docker: DockerEngine, project: str, directory: str, serves: Mapping[str, Mapping[str, Any]], services: Mapping[str, Any]
 ) -> Dict[str, Any]:
-    """What ``anvil_serve_info`` returns besides with ``overview``.
+    """What ``anvil_serve_info`` returns besides with ``overview``. directory: of the project.
 
     serves, services: what ``describe_serves`` returned, and the rendered services. Cards are None where the host has no
     NVIDIA driver; ``gpu_trouble`` is what is wrong with the driver or a card. Times are seconds since 1970, by the host's clock.
@@ -112,7 +113,8 @@ def read_overview(
             one["state"], one["ready"] = _check_experiment(labels, raw, str(one["state"]))
             one["since"] = parse_timestamp(str((raw.get("State") or {}).get("StartedAt", "")))
             one["restarts"] = int(raw.get("RestartCount") or 0)
-    details = {name: _detail(docker, serve, services[name]) for name, serve in serves.items()}
+    reports = read_reports(directory)
+    details = {name: _detail(docker, serve, services[name], reports.get(name, {})) for name, serve in serves.items()}
     return {
         "now": int(time.time()),
         "gpus": None if cards is None else _cards_with_holders(cards, held),
@@ -173,7 +175,7 @@ def _published(raw: Mapping[str, Any]) -> List[int]:
     ]
 
 
-def _detail(docker: DockerEngine, serve: Mapping[str, Any], service: Any) -> Dict[str, Any]:
+def _detail(docker: DockerEngine, serve: Mapping[str, Any], service: Any, report: Mapping[str, Any]) -> Dict[str, Any]:
     raw = docker.inspect_container(serve["container_id"]) if serve["container_id"] else None
     state = (raw or {}).get("State") or {}
     moment = state.get("StartedAt") if state.get("Status") in HOLDING else state.get("FinishedAt")
@@ -184,4 +186,6 @@ def _detail(docker: DockerEngine, serve: Mapping[str, Any], service: Any) -> Dic
         "model": str(service.anvil.get("model", "")),
         "served_name": str(service.anvil.get("served_name", "")),
         "vram_mib": int(service.anvil.get("vram_mib") or 0),
+        # What an earlier container reported says nothing about this one.
+        "kv_cache": describe_tokens(report) if report.get("container_id") == serve["container_id"] else "",
     }

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.serves import effective_settings, readiness
+from ansible_collections.anvil.serving.plugins.module_utils.serves import effective_settings, engine_report, readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import (
     LOG_LINES,
@@ -31,6 +32,7 @@ def verify_serves(state: ProjectState, started: Sequence[Service], outcomes: Dic
         problem = _find_ignored_settings(project, service) if outcome.ready else None
         if problem is not None:
             outcome.fail("setting_ignored", problem)
+    _keep_reports(project, started, outcomes)
     watched = [one for one in started if options.state != "up" or outcomes[one.name].replaces is not None]
     _watch_settled(docker, watched, outcomes, options.settle)
     for service in started:
@@ -45,6 +47,27 @@ def verify_serves(state: ProjectState, started: Sequence[Service], outcomes: Dic
         else:
             adoption.finish(docker, project, service, outcome.replaces)
     _record_mounted_files(state)
+
+
+def _keep_reports(project: Project, started: Sequence[Service], outcomes: Dict[str, Outcome]) -> None:
+    """Keep what each ready engine reports of its KV cache: later it may sleep."""
+    found: Dict[str, Dict[str, Any]] = {}
+    for service in started:
+        probe, seen = build_probe(project, service), outcomes[service.name].seen
+        if probe is None or seen is None or not outcomes[service.name].ready:
+            continue
+        engine = str(service.anvil.get("engine", ""))
+        settings = read_settings(engine, service.command or (), service.environment)
+        get = functools.partial(_read_path, probe)
+        tokens, context = engine_report.read_tokens(engine, settings, probe.served_name, get)
+        if tokens is not None or context is not None:
+            found[service.name] = {"container_id": seen.id, "kv_tokens": tokens, "context": context}
+    engine_report.keep_reports(project.directory, found, project.services)
+
+
+def _read_path(probe: readiness.ReadinessProbe, path: str) -> str:
+    answer = readiness.request_path(probe, path)
+    return answer.text if answer.status == 200 else ""
 
 
 def _find_ignored_settings(project: Project, service: Service) -> Optional[Problem]:

@@ -78,5 +78,6 @@ def test_files_are_there_secrets_are_not_and_what_cannot_be_asked_is_a_warning(f
     failed = field.run(secrets={"key": SECRET})
     assert "may refuse its command line" in (said := str(failed["warnings"])) and "other.jinja" in said, said
     field.edit("heavy", args=good.args, entrypoint=("sh", "-c", 'exec llama-server "$0" "$@"'), api_key="", mounts=good.mounts)
+    field.run("down")
     done = field.foresee()
     assert "starts no program that is known here" in str(done["warnings"]), done

@@ -46,6 +46,8 @@ def test_a_gateway_router_routes_embeddings_and_is_asked_for_them(clean_bed: Bed
     plan = build_plan("bed", variables, {"router_token": "file"})
     rendered = render_host(plan)
     assert not run_module("anvil_serve", project=rendered["serves"], secrets={})["failed"]
+    details = run_module("anvil_serve_info", project=rendered["serves"], secrets={}, overview=True)["details"]
+    assert details["heavy"]["kv_cache"].startswith("KV cache: 1,024 tokens"), details
     asked = {"container": "anvil-router", "image": ROUTER}
     promoted = run_module("anvil_router_promote", **asked, config=rendered["router_files"]["config"])
     assert not promoted["failed"], promoted

@@ -87,7 +87,7 @@ def test_no_document_of_any_engine_makes_a_reader_fail(seed: int) -> None:
     project = Project(PROJECT, "/nowhere", "", {"heavy": service}, {"key": "x"})
     described = verbs.describe_serves(engine, project)
     assert described["serves"]["heavy"]["action"] in ("none", "create", "recreate", "start", "unpause")
-    host_status.read_overview(engine, PROJECT, described["serves"], {"heavy": service})
+    host_status.read_overview(engine, PROJECT, "/nowhere", described["serves"], {"heavy": service})
     state = ProjectState(engine, project)
     state.list_superseded([service])
     read_claims(engine, state.listed, [])
