@@ -57,11 +57,12 @@ options:
     type: int
     default: 1
   kv_dtype:
-    description: Type of the KV cache, such as V(auto), V(f16), V(fp8), V(q8_0), V(q4_0).
+    description:
+      - Type of the KV cache, such as V(auto), V(f16), V(fp8), V(q8_0), V(q4_0). An unknown type counts as 16 bits, with a note.
     type: str
     default: auto
   cards:
-    description: Cards that the model is divided over (tensor parallel).
+    description: Cards that the model is divided over, as its engine does by default - by layers for GGUF, else by tensors.
     type: int
     default: 1
 extends_documentation_fragment:
@@ -125,8 +126,15 @@ models:
     layers:
       description: Number of layers.
       type: int
+    attention:
+      description:
+        - C(layers) has runs of equal layers with their kind (V(full), V(mla), V(window), V(chunked), V(cross), V(linear),
+          V(shared), V(none) or V(unknown)), KV heads, elements of a key and of a value, window in tokens, and bytes of recurrent
+          state.
+        - C(unknown) has the words of the header or config that are not known; with one, no cache is counted.
+      type: dict
     kv_bytes_per_token:
-      description: Bytes of one token in a KV cache of a 16-bit type, over all layers.
+      description: Bytes of one token in a KV cache of a 16-bit type, over all layers; null where the layers are not known.
       type: int
     chat_template:
       description: Whether the model has a chat template.
@@ -141,7 +149,9 @@ models:
       description: Label, sm, CUDA, version, world size of a TensorRT-LLM engine.
       type: dict
     vram:
-      description: Memory that each card needs, in MiB, with the arithmetic as text.
+      description:
+        - Memory that each card needs, in MiB, with the arithmetic as text, and as C(notes) what is not known.
+        - C(weights_certain) and C(cache_certain) say whether that part lies in memory whatever the engine does.
       type: dict
   sample:
     - format: gguf

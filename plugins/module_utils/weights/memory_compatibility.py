@@ -22,6 +22,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estim
     Estimate,
     Loading,
     Split,
+    choose_batch_tokens,
     estimate_vram,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
@@ -74,12 +75,22 @@ def judge_memory(
     return [*found, *(unknown(note, where) for note in estimate.notes)], estimate.as_dict()
 
 
-def _estimate(settings: Settings, facts: ModelFacts, context: Optional[int], split: Split) -> Estimate:
+def _read_batch(settings: Settings, cards: Sequence[CardFacts]) -> Optional[int]:
+    """Tokens of one step: the flag's, or vLLM's default for the smallest card; None for the engine's own."""
+    known = [card for card in cards if card.vram_mib is not None]
+    if settings.tokens(options.BATCH) or settings.engine != "vllm" or not known:
+        return settings.tokens(options.BATCH)
+    return min(choose_batch_tokens(card.vram_mib or 0, "a100" in card.name.lower() or card.sm == 121) for card in known)
+
+
+def _estimate(
+    settings: Settings, facts: ModelFacts, context: Optional[int], split: Split, cards: Sequence[CardFacts] = ()
+) -> Estimate:
     """To start, an engine must hold one request of the full context; llama.cpp's context is for all slots together."""
     dtype = (settings.text(options.DTYPE) or "auto").lower()
     loading = Loading(
         engine=settings.engine,
-        batch_tokens=settings.tokens(options.BATCH),
+        batch_tokens=_read_batch(settings, cards),
         value_dtype=(settings.text(options.KV_VALUE_TYPE) or "").lower() or None,
         dtype=dtype,
         quantization=settings.text(options.QUANTIZATION),
@@ -116,7 +127,7 @@ def _judge_parallel(
     # A context that the engine fits to the memory (auto, -1) needs room for one token.
     fitted = settings.has(options.CONTEXT) and settings.tokens(options.CONTEXT) is None
     context = 1 if fitted else settings.tokens(options.CONTEXT) or find_context_limit(facts, settings)
-    estimate = _estimate(settings, facts, context, split)
+    estimate = _estimate(settings, facts, context, split, used)
     cache = settings.tokens(options.KV_BYTES) if candidate.engine == "vllm" else None
     found: List[Finding] = []
     total = estimate.total_mib

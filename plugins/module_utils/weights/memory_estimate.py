@@ -8,7 +8,7 @@ allowance CUDA context and libraries, logits and activations of one batch. It is
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, List, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
@@ -50,6 +50,8 @@ KV_BYTES: Dict[str, float] = {
 }
 
 CONTEXT_MIB = 512  # a CUDA context with cuBLAS and the engine's kernels, on each card
+# CUDA graphs and the profiled step of vLLM and SGLang, from one measured run: Qwen3-8B on an A10 held 20,272 tokens (kaito#2156)
+GRAPHS_MIB = {"vllm": 700, "sglang": 700}
 LOGIT_TOKENS = 512  # llama.cpp's ubatch; the other engines split long prompts too
 WEIGHTS_SHARE = 0.05  # activations and fragmentation, as a share of the weights
 # What quantisation on load makes of one element of a linear layer, in bytes; the scales come on top.
@@ -71,8 +73,12 @@ LOADED_BYTES = {
     "fp8dq": 1.0,
 }
 PLAIN = ("f32", "f16", "bf16")
-# Tokens of one step, where the arguments do not say: vLLM's max_num_batched_tokens, llama.cpp's ubatch.
-BATCH_TOKENS = {"vllm": 2048, "llama_cpp": 512}
+# Tokens of one step, where the arguments do not say: vLLM's max_num_batched_tokens (get_batch_defaults), by the memory of a card
+# in MiB, and llama.cpp's ubatch.
+VLLM_BATCHES = ((160 * 1024, 16384), (70 * 1024, 8192), (0, 2048))
+BATCH_TOKENS = {"vllm": VLLM_BATCHES[-1][1], "llama_cpp": 512}
+# The engine that a format is for, where none is named.
+FORMAT_ENGINES = {"safetensors": "vllm", "gguf": "llama_cpp"}
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,13 @@ class _Need:
     text: str
     certain: bool = True
     notes: Tuple[str, ...] = ()
+
+
+def choose_batch_tokens(vram_mib: int, is_small: bool = False) -> int:
+    """vLLM's default for the tokens of one step. is_small: a card that vLLM counts as small whatever its memory (A100, GB10)."""
+    if is_small and vram_mib < VLLM_BATCHES[0][0]:
+        return VLLM_BATCHES[-1][1]
+    return next(tokens for least, tokens in VLLM_BATCHES if vram_mib >= least)
 
 
 def _mib(count: float) -> int:
@@ -233,6 +246,7 @@ def _estimate_cache(facts: ModelFacts, tokens: int, requests: int, kv_type: str,
     notes: List[str] = []
     key_width = _read_kv_width(kv_type, notes)
     value_width = _read_kv_width(loading.value_dtype or kv_type, notes)
+    loading = replace(loading, engine=loading.engine or FORMAT_ENGINES.get(facts.format, ""))
     batch_tokens = loading.batch_tokens or BATCH_TOKENS.get(loading.engine, LOGIT_TOKENS)
     total, lines = 0.0, []
     for layer in attention.layers:
@@ -286,13 +300,19 @@ def estimate_vram(
     weights = _estimate_weights(facts, split, loading)
     cache = _estimate_cache(facts, tokens, concurrency, kv_type, split, loading)
     logits = LOGIT_TOKENS * (facts.vocabulary or 0) * 4
-    allowance = CONTEXT_MIB * MIB + logits + WEIGHTS_SHARE * weights.count
+    graphs = GRAPHS_MIB.get(loading.engine, 0)
+    allowance = (CONTEXT_MIB + graphs) * MIB + logits + WEIGHTS_SHARE * weights.count
     total = _mib(weights.count) + _mib(cache.count) + _mib(allowance)
     lines = (
         weights.text,
         cache.text,
-        "allowance: {0} MiB context + {1} tokens x {2:,} vocabulary x 4 bytes + {3:.0%} of the weights = {4:,} MiB".format(
-            CONTEXT_MIB, LOGIT_TOKENS, facts.vocabulary or 0, WEIGHTS_SHARE, _mib(allowance)
+        "allowance: {0} MiB context{1} + {2} tokens x {3:,} vocabulary x 4 bytes + {4:.0%} of the weights = {5:,} MiB".format(
+            CONTEXT_MIB,
+            " + {0} MiB CUDA graphs".format(graphs) if graphs else "",
+            LOGIT_TOKENS,
+            facts.vocabulary or 0,
+            WEIGHTS_SHARE,
+            _mib(allowance),
         ),
         "total{0}: {1:,} MiB".format(" on each of {0} cards".format(split.cards) if split.cards > 1 else "", total),
     )

@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.weights import model_facts as kinds
-from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import Loading, Split, estimate_vram
+from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import (
+    Loading,
+    Split,
+    choose_batch_tokens,
+    estimate_vram,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import Attention, Layer, ModelFacts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_folder import find_models, read_model
 from weightfiles import hf_folder, sparse_safetensors, write_gguf
@@ -46,6 +51,14 @@ def test_a_window_keeps_the_tokens_of_a_step_beside_its_own(loading: Loading, ke
     estimate = estimate_vram(facts_of(*GEMMA.layers), 262144, loading=loading)
     assert estimate.cache_mib == -(-(10 * 4096 * 262144 + 50 * 8192 * kept) * 2 // MIB)
     assert f"50 window layers x {kept:,} tokens" in estimate.arithmetic[1]
+
+
+@pytest.mark.parametrize(
+    ("vram_mib", "is_small", "tokens"),
+    [(24564, False, 2048), (81559, False, 8192), (81920, True, 2048), (143771, False, 8192), (183359, False, 16384)],
+)
+def test_the_step_of_vllm_depends_on_the_card(vram_mib: int, is_small: bool, tokens: int) -> None:
+    assert choose_batch_tokens(vram_mib, is_small) == tokens
 
 
 def test_the_log_of_llama_cpp_for_gpt_oss_20b() -> None:
@@ -167,6 +180,13 @@ def test_llama_cpp_keeps_the_token_embedding_in_the_hosts_memory(tmp_path: Path)
     facts = replace(read_model(str(write_gguf(tmp_path / "m.gguf"))), weights_bytes=10 * MIB)
     split = replace(facts, parts=replace(facts.parts, host=3 * MIB))
     assert estimate_vram(split, loading=Loading("llama_cpp")).weights_mib == 7
+
+
+def test_the_allowance_is_not_optimistic() -> None:
+    # kaito#2156: Qwen3-8B on an A10 (23,028 MiB): vLLM's own maximum was 20,272 tokens
+    facts = facts_of(Layer(kinds.FULL, 36, 8, 128, 128), weights_bytes=16381470720, vocabulary=151936)
+    estimate = estimate_vram(facts, 20272, loading=Loading("vllm"))
+    assert int(23028 * 0.90) <= estimate.total_mib <= int(23028 * 0.92)
 
 
 PARAMS = {"dim": 1024, "n_layers": 2, "head_dim": 128, "n_heads": 8, "n_kv_heads": 2, "vocab_size": 100}

@@ -101,7 +101,7 @@ def test_an_unknown_kv_type_is_a_note(tmp_path: Path) -> None:
 def test_a_window_bounds_the_cache(tmp_path: Path) -> None:
     facts = read_model(str(hf_folder(tmp_path / "m", GPT_OSS_120B)))
     estimate = estimate_vram(facts, context=131072, concurrency=1)
-    assert estimate.cache_mib == -(-(18 * 1024 * 131072 + 18 * 1024 * (127 + 512)) * 2 // MIB)
+    assert estimate.cache_mib == -(-(18 * 1024 * 131072 + 18 * 1024 * (127 + 2048)) * 2 // MIB)
 
 
 @pytest.mark.parametrize(
