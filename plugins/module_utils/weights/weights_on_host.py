@@ -96,14 +96,14 @@ def read_config_file(docker: DockerEngine, serve: Mapping[str, Any], settings: S
 
 def name_other_source(model: str, settings: Settings) -> str:
     """Where a model comes from that is neither a path nor a whole repository of the Hugging Face hub; else empty."""
-    if model.startswith("/"):
+    if not model or model.startswith("/"):  # a server with several models has none of its own
         return ""
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", model, re.IGNORECASE)
     if scheme:
         return scheme.group(1).lower() + " storage"
     if settings.is_on(MODELSCOPE):
         return "ModelScope"
-    return "" if re.fullmatch(r"[^:]+", model) else "one file of a repository"
+    return "one file of a repository" if ":" in model else ""
 
 
 def origin_of_repository(model: str, settings: Settings) -> Optional[Origin]:

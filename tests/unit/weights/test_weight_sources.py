@@ -17,6 +17,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.weights_on_h
     [
         ("vllm", "org/name", {}, Origin("org/name", "abc"), ""),
         ("vllm", "/models/m", {}, None, ""),
+        ("llama_cpp", "", {}, Origin("", ""), ""),
         ("vllm", "LLM-Research/Meta-Llama-3.1-8B-Instruct", {"VLLM_USE_MODELSCOPE": "True"}, None, "weights from ModelScope"),
         ("sglang", "org/name", {"SGLANG_USE_MODELSCOPE": "1"}, None, "weights from ModelScope"),
         ("vllm", "org/name", {"VLLM_USE_MODELSCOPE": "False"}, Origin("org/name", "abc"), ""),
