@@ -26,7 +26,7 @@ FOLDERS = (".ansible", "anvil-serving")
 UNFINISHED = "unfinished-"
 # Seconds: how long another run may take to write the code; how old the time of last use may be; how long unused code is kept.
 LOCK_TIMEOUT, USE_RECORDED, UNUSED = 10.0, 600.0, 30 * 86400.0
-# At most so many files are kept; each has about 4 MB.
+# At most so many files are kept; each has about 5 MB.
 KEPT = 8
 
 
