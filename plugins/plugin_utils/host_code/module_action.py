@@ -103,12 +103,14 @@ class HostCodeAction(ActionBase):
         return answer
 
     def _can_keep(self, task_vars: dict[str, Any]) -> bool:
+        config = constants.config
+        settings = [name for name in OWN_WAY_SETTINGS if config.get_configuration_definition(name)]
         return (
             knows_this_ansible()
             and not self._task.async_val
             and not constants.DEFAULT_KEEP_REMOTE_FILES
             and self._connection._shell.SHELL_FAMILY == "sh"
-            and not any(constants.config.get_config_value(name, variables=task_vars) for name in OWN_WAY_SETTINGS)
+            and not any(config.get_config_value(name, variables=task_vars) for name in settings)
             and not is_replaced()
         )
 

@@ -137,7 +137,7 @@ def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ope
 def test_the_role_asks_the_tiers_through_the_edge_and_a_second_run_changes_nothing(operator: Operator) -> None:
     before = operator.started()
     said = operator.play("setup")
-    assert "changed=0" in said and "Request a completion from every tier" in said
+    assert "changed=0" in said and "Request an answer from every tier" in said
     assert operator.started() == before
     pem = operator.folder / "tls/edge.pem"
     content = pem.read_text()

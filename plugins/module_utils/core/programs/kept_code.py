@@ -207,6 +207,7 @@ def main(code: str, module: str, parameters: str, profile: str, sources: str = "
             raise ImportError(f"{path} is damaged")
     except Exception as exc:  # whatever it is, the module runs all the same
         retry = not sources and not isinstance(exc, UntrustedError)
-        print(json.dumps({ANSWER: "absent" if retry else "unusable", "why": f"{type(exc).__name__}: {exc}"}))
+        answer = {ANSWER: "absent" if retry else "unusable", "why": f"{type(exc).__name__}: {exc}"}
+        sys.stdout.write(json.dumps(answer) + "\n")
     else:
         _loader.run_module(json_params=parameters.encode(), profile=profile, module_fqn=module, modlib_path=path, extensions={})
