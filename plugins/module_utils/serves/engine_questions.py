@@ -112,8 +112,6 @@ def _find_python_program(engine: str, words: Sequence[str], names: Sequence[str]
             return "vllm", at + 1
         if engine == "trtllm" and names[at] == "trtllm-serve":
             return "trtllm", at + 1
-        if engine == "sglang" and names[at] == "sglang" and follows == "serve":
-            return "sglang", at + 2
         if word == "-m" and follows == "vllm.entrypoints.openai.api_server" and engine == "vllm":
             return "vllm_server", at + 2
         if word == "-m" and follows == "sglang.launch_server" and engine == "sglang":

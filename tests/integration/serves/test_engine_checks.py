@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_checks import MEMORY_FILE
 from serving import SECRET, Field
@@ -63,7 +64,9 @@ def test_a_new_serve_is_asked_for_before_it_starts_and_nothing_that_is_accepted_
     assert count_created(field, since) == created + 1, "the same command line was asked for twice"
 
 
-def test_files_are_there_secrets_are_not_and_what_cannot_be_asked_is_a_warning(field: Field, tmp_path: Path) -> None:
+def test_files_are_there_secrets_are_not_and_what_cannot_be_asked_is_a_warning(
+    field: Field, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     del field.serves["fast"]
     good = field.serves["heavy"]
     tmp_path.chmod(0o755)
@@ -76,8 +79,9 @@ def test_files_are_there_secrets_are_not_and_what_cannot_be_asked_is_a_warning(f
     words = ("--jinja", "--chat-template-file", "/templates/other.jinja", "--api-key", SECRET)
     field.edit("heavy", args=(*good.args, *words), ready_timeout=5)
     failed = field.run(secrets={"key": SECRET})
-    assert "may refuse its command line" in (said := str(failed["warnings"])) and "other.jinja" in said, said
+    said = str(failed.get("warnings")) + capfd.readouterr().err
+    assert "may refuse its command line" in said and "other.jinja" in said, said
     field.edit("heavy", args=good.args, entrypoint=("sh", "-c", 'exec llama-server "$0" "$@"'), api_key="", mounts=good.mounts)
     field.run("down")
     done = field.foresee()
-    assert "starts no program that is known here" in str(done["warnings"]), done
+    assert "starts no program that is known here" in str(done.get("warnings")) + capfd.readouterr().err, done

@@ -22,7 +22,15 @@ from typing import Any, Callable, Dict, List, NoReturn, Optional
 
 MARK = "anvil-engine-check: "
 # Functions of vLLM that read or check a command line; an error of any other place says nothing about the command line.
-CHECKING = ("validate", "parse_args", "parse_known_args", "load_config_file", "_pull_args_from_config")
+CHECKING = {
+    "validate",
+    "validate_parsed_serve_args",
+    "validate_api_server_args",
+    "parse_args",
+    "parse_known_args",
+    "load_config_file",
+    "_pull_args_from_config",
+}
 LONGEST_WORDS = 2000
 
 
@@ -133,7 +141,7 @@ MODULES = {
 def is_about_the_command_line(error: Optional[BaseException]) -> bool:
     """Whether an error was raised where vLLM reads or checks a command line."""
     frames = traceback.extract_tb(error.__traceback__) if error is not None else []
-    return any(frame.name.startswith(CHECKING) for frame in frames)
+    return any(frame.name in CHECKING for frame in frames)
 
 
 def judge(style: str, argv: List[str]) -> Dict[str, str]:
