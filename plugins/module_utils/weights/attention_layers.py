@@ -53,7 +53,9 @@ _NO_LATENT = ("minicpm3", "plm")
 _ENCODERS = re.compile(r"bert(?!.*decoder)|electra|mpnet|clip|siglip|^new$|^nomic|^ernie$|^vit$|_encoder$|^esm$|^fnet$")
 
 # Keys that speak of a memory which the branches below do not read.
-_STRANGE = re.compile(r"compress_r|retention|rwkv|recurrent|lightning|sparse_att|attention_type|block_type|kv_share|layer_group")
+_STRANGE = re.compile(
+    r"compress_r|retention|rwkv|recurrent|lightning|sparse_att|attention_type|block_type|kv_share|layer_group|use_cla"
+)
 # The same for keys that are read only together with a list of layers.
 _HYBRID_KEYS = re.compile(r"mamba_|ssm_|^linear_(num|attn)|hybrid|attn_type|attn_layer|swa_|cross_attention_layers|^kda|^gdn")
 
@@ -177,7 +179,7 @@ def _has_indexer(text: Mapping[str, Any], number: int) -> bool:
 def _read_latent(text: Mapping[str, Any]) -> Optional[Layer]:
     """A layer of multi-head latent attention; None where the model has none."""
     latent, rope = read_count(text.get("kv_lora_rank")), read_count(text.get("qk_rope_head_dim"))
-    if not latent or rope is None or text["model_type"] in _NO_LATENT:
+    if not latent or rope is None or text["model_type"] in _NO_LATENT or text.get("use_mla") is False:
         return None
     index = read_count(text.get("index_head_dim")) if text.get("index_topk") else None
     # The indexer of DeepSeek V3.2 keeps one key in fp8 for each token, and a scale of 4 bytes for each 128 elements.
@@ -282,6 +284,8 @@ def read_attention(text: Mapping[str, Any]) -> Optional[Attention]:
     if kind.startswith("longcat_flash"):
         layers *= 2  # two attentions in each layer
     words, strange = _choose_words(text, layers)
+    if layers and not kind.startswith("nemotron_h"):
+        words = words[:layers]  # the others are of layers for speculative decoding
     if not words or len(words) > LAYER_LIMIT or (layers and len(words) != layers and not kind.startswith("nemotron_h")):
         return None if not words else Attention((), ("{0} words for {1} layers".format(len(words), layers),))
     unknown = [*strange, *(word for word in dict.fromkeys(words) if word not in _WORDS)]

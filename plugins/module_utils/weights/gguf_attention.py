@@ -30,15 +30,17 @@ _WINDOWS: Dict[str, Tuple[int, str]] = {
     "gemma3n": (5, ""),
     "gemma4": (0, ""),
     "gpt-oss": (2, ""),
-    "granite-swa": (0, ""),
+    "granite_swa": (0, ""),
     "laguna": (4, "first"),
     "llama4": (4, ""),
+    "maple": (0, ""),
     "mellum": (4, ""),
     "mimo2": (0, ""),
     "muse-glimmer": (4, ""),
     "olmo2": (4, ""),
     "plamo3": (8, ""),
     "smallthinker": (4, "first"),
+    "spark2_5": (0, ""),
     "step35": (0, ""),
 }
 # Windows that a header may leave out, or that llama.cpp does not take from it.
@@ -97,6 +99,8 @@ def _find_windows(header: _Header, layers: int) -> Optional[List[bool]]:
     """Which layers have a window; None where the architecture needs a pattern and the header has none."""
     known = _WINDOWS.get(header.architecture)
     window = header.number("attention.sliding_window")
+    if header.architecture in ("lfm2", "lfm2moe"):
+        return [window > 0] * layers  # of the layers that are not recurrent
     if known is None or (not window and header.architecture not in (*_WINDOW_TOKENS, *_FIXED_WINDOWS)):
         return [False] * layers
     if header.architecture == "llama4" and header.values.get("attention.sliding_window") == 0:

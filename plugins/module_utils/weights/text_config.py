@@ -73,8 +73,7 @@ def name_model_type(config: Mapping[str, Any]) -> str:
             word = word[: -len(ending)]
             break
     # GptOss -> gpt_oss, Qwen3Next -> qwen3_next, DeepseekV3 -> deepseek_v3
-    spread = "".join("_" + char.lower() if char.isupper() and number else char.lower() for number, char in enumerate(word))
-    return {"deepseek_v2_": "deepseek_v2", "glm4_moe_": "glm4_moe"}.get(spread, spread)
+    return "".join("_" + char.lower() if char.isupper() and number else char.lower() for number, char in enumerate(word))
 
 
 def read_text_config(config: Mapping[str, Any]) -> Dict[str, Any]:

@@ -12,17 +12,21 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files
 _LAYER = re.compile(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d{1,5})\.")
 _BLOCK = re.compile(r"blk\.(\d{1,5})\.")
 _DRAFT = re.compile(r"(?:^|\.)mtp\.")
+# The parts of Qwen's Omni models that speak; vLLM and SGLang load the thinker only.
+_SPEECH = ("talker.", "token2wav.", "code2wav.")
 # Not linear layers that quantisation on load packs: embeddings, the head, norms, routers.
 _KEPT = re.compile(r"embed|lm_head|norm|(?:^|\.)(?:gate|router|wte|wpe)\.weight$|bias$")
 _FLOATS = ("F32", "F16", "BF16")
 
 
 def _is_idle(name: str, layers: Optional[int], tied: bool) -> bool:
-    """Whether a tensor is not loaded: a layer of a draft beyond the model's own, or a head that is the embedding."""
+    """Whether a tensor is not loaded: a layer of a draft, a part that speaks, or a head that is the embedding."""
     if "layers." in name:
         layer = _LAYER.match(name)
         if layers and layer and int(layer[1]) >= layers:
             return True
+    if name.startswith(_SPEECH):
+        return True
     return (tied and name == "lm_head.weight") or ("mtp." in name and _DRAFT.search(name) is not None)
 
 

@@ -90,6 +90,7 @@ def test_the_mix_of_layers(name: str, counts: dict[str, int]) -> None:
         llama("recurrent_gemma", 4, 8, 1, 512, block_types=["recurrent", "attention"]),
         llama("never_seen", 4, 8, 8, 512, sliding_window=128),
         llama("never_seen", 4, 8, 8, 512, mamba_d_state=16),
+        llama("hunyuan", 4, 8, 8, 512, use_cla=True, cla_share_factor=2),
         llama("gpt_neo", 4, 8, 8, 512, attention_types=[[["global", "local"], 2]]),
     ],
 )
@@ -118,6 +119,22 @@ def test_a_null_is_not_a_default() -> None:
     wrapped = {"model_type": "mistral3", "text_config": {"model_type": "mistral", "sliding_window": None}}
     assert layers_of(read_config(wrapped)) == {kinds.FULL: 32}
     assert layers_of(read_config({"text_config": {"model_type": "mistral"}})) == {kinds.WINDOW: 32}
+
+
+def test_a_deepseek_without_latents_keeps_whole_heads() -> None:
+    config = {"model_type": "deepseek_vl_v2", "language_config": llama("deepseek_v2", 12, 10, 10, 1280, use_mla=False)}
+    assert layers_of(read_config(config)) == {kinds.FULL: 12}
+
+
+def test_a_window_that_llama_cpp_does_not_know_of_an_architecture_is_no_window() -> None:
+    assert layers_of(read_header(gguf("qwen2", 4, 8, 8, 512, attention__sliding_window=128))) == {kinds.FULL: 4}
+    lfm2 = gguf("lfm2", 3, 8, [0, 8, 0], 512, shortconv__l_cache=3, attention__sliding_window=128)
+    assert layers_of(read_header(lfm2)) == {kinds.LINEAR: 2, kinds.WINDOW: 1}
+
+
+def test_the_words_of_layers_for_drafts_are_not_counted() -> None:
+    longer = llama("step3p5", 4, 8, 8, 512, sliding_window=128, layer_types=["full_attention", "sliding_attention"] * 3)
+    assert layers_of(read_config(longer)) == {kinds.FULL: 2, kinds.WINDOW: 2}
 
 
 def test_layers_may_differ_in_their_heads() -> None:

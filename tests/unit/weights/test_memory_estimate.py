@@ -176,6 +176,15 @@ def test_a_head_that_is_the_embedding_is_loaded_once(tmp_path: Path) -> None:
     assert facts.parts.idle == (2 + 8) * MIB
 
 
+def test_the_parts_of_an_omni_model_that_speak_are_not_loaded(tmp_path: Path) -> None:
+    speaks = {
+        "thinker.model.layers.0.w.weight": ("BF16", [1024, 1024], 2 * MIB),
+        "talker.w.weight": ("BF16", [1024, 1024], 2 * MIB),
+    }
+    facts = read_model(str(hf_folder(tmp_path / "m", LLAMA, **speaks)))
+    assert estimate_vram(facts, loading=Loading("vllm")).weights_mib == 2
+
+
 def test_llama_cpp_keeps_the_token_embedding_in_the_hosts_memory(tmp_path: Path) -> None:
     facts = replace(read_model(str(write_gguf(tmp_path / "m.gguf"))), weights_bytes=10 * MIB)
     split = replace(facts, parts=replace(facts.parts, host=3 * MIB))
