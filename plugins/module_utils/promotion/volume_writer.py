@@ -115,3 +115,22 @@ def block_promotions(docker: DockerEngine, containers: Sequence[str], wait: floa
                 yield
             return
     yield
+
+
+def forget_replicas(docker: DockerEngine, volume: str, staying: Sequence[str], gone: Sequence[str], wait: float) -> None:
+    """Remove the pointers of replicas whose containers are gone, so that one of that name does not start on old files later.
+
+    staying: containers of which one mounts the volume and runs the writer's image. wait: seconds for another run's lock.
+    """
+    for container in staying:
+        found = docker.inspect_container(container)
+        place = find_place(found) if found is not None else None
+        if found is None or place is None or place.volume != volume:
+            continue
+        links = [place.link_of(name) for name in gone]
+        snapshot = read_snapshot(docker, container, place)
+        if any(link in snapshot.inner for link in links):
+            with open_writer(docker, str(found["Image"]), place, wait) as writer:
+                for link in links:
+                    writer.remove(link)
+        return

@@ -179,6 +179,12 @@ def _describe_edge(result: Result, check: bool) -> Iterator[Change]:
         yield Change("edge", f"edge: {done('reloaded', check)}")
 
 
+def _describe_router(result: Result, check: bool) -> Iterator[Change]:
+    yield from _describe_project(result, check)
+    for name in result.get("removed") or []:
+        yield Change(name, f"{name}: {done('remove', check)}, because the inventory has no such container any more")
+
+
 def _describe_restart(result: Result, check: bool) -> Iterator[Change]:
     for name, seconds in (result.get("seconds") or {}).items():
         yield Change(name, f"{name}: restarted in {seconds:.0f} s")
@@ -219,6 +225,7 @@ DESCRIBERS: dict[str, Callable[[Result, bool], Iterator[Change]]] = {
     "anvil_router_promote": _describe_promotion("router configuration"),
     "anvil_router_edge": _describe_edge,
     "anvil_router_restart": _describe_restart,
+    "anvil_router_up": _describe_router,
     "anvil_image": _describe_image,
     "anvil_model": _describe_model,
     "anvil_docker_daemon": _describe_daemon,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import pty
 import re
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +21,7 @@ from bed import Bed
 from conftest import COLLECTIONS, REPO
 from replicas import BACKEND, EDGE_IMAGE, ROUTER_IMAGE, TOKEN, make_certificate
 
+UPGRADED = ROUTER_IMAGE + "-upgraded"
 SETUP = """
 - hosts: all
   gather_facts: false
@@ -99,6 +104,9 @@ class Operator:
     def read(self, name: str) -> str:
         return self.bed.docker("exec", "anvil-router-1", "cat", f"/etc/anvil/.anvil/live/anvil-router-1/{name}")
 
+    def names(self) -> list[str]:
+        return sorted(self.bed.docker("ps", "--all", "--format", "{{.Names}}").split())
+
     def started(self) -> list[str]:
         return [self.bed.docker("inspect", "--format", "{{.State.StartedAt}}", name) for name in CONTAINERS]
 
@@ -113,9 +121,9 @@ def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ope
         "anvil_secrets": {"router_token": "{{ lookup('ansible.builtin.env', 'ROUTER_TOKEN') }}"},
         "anvil_serves": {"heavy": {**SERVE, "container": "backend", "args": ["-c", "4096"]}},
         "anvil_router": {
-            "image": ROUTER_IMAGE,
+            "image": "{{ router_image | default('" + ROUTER_IMAGE + "') }}",
             "publish": "127.0.0.1:8124",
-            "replicas": 2,
+            "replicas": "{{ router_replicas | default(2) }}",
             "profile": [PROFILE_ROW],
             "edge": {"image": EDGE_IMAGE, "certificates": str(folder / "tls")},
         },
@@ -145,10 +153,10 @@ def test_the_role_asks_the_tiers_through_the_edge_and_a_second_run_changes_nothi
     make_certificate(operator.folder / "tls", "renewed.example")
     stale = operator.attempt("setup")
     assert stale.returncode != 0 and "router_reload" in stale.stdout, stale.stdout[-2000:]
-    assert "changed=1" in operator.play("router_reload")
+    assert "changed=1" in operator.play("router_reload", "-e", "only=edge")
     operator.play("setup")
     pem.write_text(content)
-    operator.play("router_reload")
+    operator.play("router_reload", "-e", "only=edge")
 
 
 @pytest.mark.parametrize(
@@ -179,8 +187,12 @@ def test_restart_and_reload(operator: Operator) -> None:
     operator.play("router_restart")
     assert [new != old for new, old in zip(operator.started(), before, strict=True)] == [True, True, False]
     before = operator.started()
-    assert "changed=1" in operator.play("router_reload")
+    assert "changed=1" in operator.play("router_reload", "-e", "only=edge")
     assert operator.started() == before
+    assert "changed=2" in operator.play("router_reload")
+    assert [new != old for new, old in zip(operator.started(), before, strict=True)] == [True, True, False]
+    refused = operator.attempt("router_reload", "-e", "only=replica")
+    assert refused.returncode != 0 and "no such part: replica" in refused.stdout
 
 
 def test_promote_files_of_the_controller_and_roll_back(operator: Operator) -> None:
@@ -220,3 +232,76 @@ def test_a_promoted_profile_stays_until_the_inventory_is_told_to_replace_it(oper
 
     assert "changed=1" in operator.play("promote", "-e", "profile_from=inventory", *quick)
     assert operator.read("profile.json") == rendered and "kept" not in operator.play("setup")
+
+
+class TlsLoad(threading.Thread):
+    """One client that connects anew for each request, until it is stopped. failures: why a request had no answer."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.context = ssl.create_default_context()
+        self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
+        self.answers, self.failures, self.ends = 0, [], threading.Event()
+
+    def run(self) -> None:
+        body = json.dumps({"model": "heavy", "messages": [{"role": "user", "content": "hi"}]})
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        while not self.ends.wait(0.02):
+            connection = http.client.HTTPSConnection("127.0.0.1", 8124, timeout=30, context=self.context)
+            try:
+                connection.request("POST", "/v1/chat/completions", body, headers)
+                reply = connection.getresponse()
+                text = reply.read()
+                if reply.status == 200:
+                    self.answers += 1
+                else:
+                    self.failures.append(f"{reply.status} {text[:100]!r}")
+            except (OSError, http.client.HTTPException) as exc:
+                self.failures.append(repr(exc))
+            finally:
+                connection.close()
+
+
+def test_a_new_image_rolls_over_the_replicas_and_no_request_fails(operator: Operator) -> None:
+    operator.bed.docker("create", "--name", "upgrade", ROUTER_IMAGE)
+    operator.bed.docker("commit", "--change", "LABEL upgraded=1", "upgrade", UPGRADED)
+    operator.bed.docker("rm", "upgrade")
+    before = operator.started()
+    clients = [TlsLoad() for _ in range(6)]
+    for client in clients:
+        client.start()
+    operator.play("setup", "-e", f"router_image={UPGRADED}")
+    for client in clients:
+        client.ends.set()
+    for client in clients:
+        client.join()
+    assert [failure for client in clients for failure in client.failures] == []
+    assert sum(client.answers for client in clients) > 50
+    assert [new != old for new, old in zip(operator.started(), before, strict=True)] == [True, True, False]
+    assert "changed=0" in operator.play("setup", "-e", f"router_image={UPGRADED}")
+
+
+def test_down_needs_to_be_confirmed_and_up_brings_it_back(operator: Operator) -> None:
+    before = operator.started()
+    refused = operator.attempt("router_down")
+    assert refused.returncode != 0 and "-e confirm=true" in refused.stdout and operator.started() == before
+    assert "changed=1" in operator.play("router_down", "--check") and operator.started() == before
+    assert "changed=1" in operator.play("router_down", "-e", "confirm=true")
+    assert operator.names() == ["backend"]
+    assert "changed=0" in operator.play("router_down", "-e", "confirm=true")
+    assert "changed=1" in operator.play("router_up", "--check") and operator.names() == ["backend"]
+    assert "changed=1" in operator.play("router_up") and operator.names() == sorted([*CONTAINERS, "backend"])
+    assert "changed=0" in operator.play("router_up")
+
+
+def test_one_replica_leaves_nothing_of_the_others(operator: Operator) -> None:
+    one = ("-e", "router_replicas=1")
+    operator.play("setup", *one, "--check")
+    assert operator.names() == sorted([*CONTAINERS, "backend"])
+    operator.play("setup", *one)
+    assert operator.names() == ["anvil-router", "backend"]
+    assert operator.bed.docker("exec", "anvil-router", "ls", "/etc/anvil/.anvil/live") == "anvil-router"
+    assert "changed=0" in operator.play("setup", *one)
+    before = operator.bed.docker("inspect", "--format", "{{.State.StartedAt}}", "anvil-router")
+    assert "changed=1" in operator.play("router_reload", *one)
+    assert operator.bed.docker("inspect", "--format", "{{.State.StartedAt}}", "anvil-router") != before
