@@ -34,6 +34,10 @@ def lock_name(volume: str) -> str:
     return "anvil-promote-" + volume
 
 
+def remove_hint(container: str) -> str:
+    return "ansible-playbook playbooks/retire.yml -e confirm=true -e containers=" + container
+
+
 @dataclass(frozen=True)
 class Holder:
     """The container that holds the lock."""
@@ -55,7 +59,7 @@ def _find_holder(docker: DockerEngine, place: Place) -> Optional[Holder]:
             "another container already uses the name of the lock",
             where=name,
             why="its image is {0} and it has no label {1}".format(found["Config"].get("Image"), LABEL_LOCK),
-            hint="rename it or remove it: docker rm -f " + name,
+            hint="rename it, or remove it: " + remove_hint(name),
         )
     return Holder(str(found["Id"]), str(found["State"]["Status"]), str(labels.get(LABEL_OWNER, "unknown")))
 
@@ -114,7 +118,7 @@ def acquire_lock(docker: DockerEngine, image: str, place: Place, wait: float) ->
                 "another promotion is under way",
                 where="volume " + place.volume,
                 why="{0} holds the lock (container {1}, {2})".format(holder.owner, lock_name(place.volume), holder.status),
-                hint="wait for it, or end it with: docker rm -f " + lock_name(place.volume),
+                hint="wait for it, or end it with: " + remove_hint(lock_name(place.volume)),
             )
         else:
             time.sleep(0.1)

@@ -28,6 +28,8 @@ POLL, LONGEST_POLL = 0.1, 1.0
 # servers is never empty, so an empty answer is read again this often.
 READ_ATTEMPTS = 4
 
+SEE_LOGS = "ansible-playbook playbooks/router_logs.yml"
+
 
 class Edge:
     """One edge container. Every method may raise ``AnvilError``: no container, no answer, no such server."""
@@ -50,9 +52,8 @@ class Edge:
                 "the edge's runtime API does not answer",
                 where=self.where,
                 why=ran.output.strip(),
-                hint="check that it is an edge of this collection, with perl and {0}: docker logs {1}".format(
-                    SOCKET_PATH, self.container
-                ),
+                hint="check that it is an edge of this collection, with perl and {0}: ansible-playbook playbooks/router_logs.yml "
+                "shows its log".format(SOCKET_PATH),
             )
         return ran.output
 
@@ -67,9 +68,7 @@ class Edge:
         try:
             return parse_servers(answer)
         except (ValueError, KeyError) as exc:
-            raise fail(
-                "the edge did not list its servers", where=self.where, why=str(exc), hint="docker logs " + self.container
-            ) from exc
+            raise fail("the edge did not list its servers", where=self.where, why=str(exc), hint=SEE_LOGS) from exc
 
     def find_server(self, name: str, servers: Sequence[Server]) -> Server:
         """The server of that name; ``AnvilError`` if there is none."""
@@ -106,7 +105,7 @@ class Edge:
                 "{0} cannot be drained: no other replica is up".format(name),
                 where=self.where,
                 why=", ".join("{0} is {1}".format(other.name, other.status) for other in servers if other.name != name),
-                hint="bring another replica up first: docker logs NAME shows why it is down",
+                hint="bring another replica up first: ansible-playbook playbooks/router_up.yml; why it is down: " + SEE_LOGS,
             )
         self._set_state(found, "state maint")
         try:
@@ -164,7 +163,7 @@ class Edge:
                     "{0} did not come up behind the edge within {1:g} s".format(name, timeout),
                     where=self.where,
                     why="the edge reports it as " + now.status,
-                    hint="see why its health check does not answer 200: docker logs " + name,
+                    hint="see why its health check does not answer 200: " + SEE_LOGS,
                 )
             _pause(began)
 

@@ -182,7 +182,7 @@ class PromotedContainer:
             raise fail(
                 "a paused container cannot be restarted",
                 where="container " + self.name,
-                hint="docker unpause " + self.name,
+                hint="ansible-playbook playbooks/router_up.yml unpauses a router",
             )
         grace = self.settings.grace if patient and not is_crashing else min(1, self.settings.grace)
         self.docker.restart_container(self.name, grace, self.stop_signal())
@@ -254,7 +254,7 @@ class PromotedContainer:
 
     def _failure(self, why: str, state: ContainerState) -> AnvilError:
         log = self.docker.read_log(self.name, lines=15) if state.exists else []
-        hint = "docker logs " + self.name if state.exists else ""
+        hint = "ansible-playbook playbooks/router_logs.yml shows more of a router's log" if state.exists else ""
         return fail("the container did not come up", where="container " + self.name, why=why, hint=hint, log=log)
 
 

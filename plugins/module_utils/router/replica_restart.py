@@ -94,4 +94,6 @@ def _restart_alone(docker: DockerEngine, replica: str, timeouts: RestartTimeouts
     if verdict.outcome != readiness.READY:
         log = docker.read_log(replica, 15)
         what = "the router did not come up after the restart: " + verdict.state
-        raise fail(what, where="container " + replica, why=verdict.why, hint="docker logs " + replica, log=log)
+        raise fail(
+            what, where="container " + replica, why=verdict.why, hint="ansible-playbook playbooks/router_logs.yml", log=log
+        )

@@ -207,7 +207,7 @@ def _advise(completion: Completion, token: str) -> str:
             "the tier is down, or the profile denies it for this request: ansible-playbook playbooks/status.yml shows the serves"
         )
     if "CERTIFICATE_VERIFY_FAILED" in completion.text:
-        return "if the certificate was renewed: ansible-playbook playbooks/router_reload.yml; otherwise set ca_file"
+        return "if the certificate was renewed: ansible-playbook playbooks/router_reload.yml -e only=edge; otherwise set ca_file"
     return (
         "read the logs of the router and of the tier's serve: ansible-playbook playbooks/router_logs.yml, and playbooks/logs.yml"
     )
