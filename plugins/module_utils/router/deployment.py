@@ -72,12 +72,16 @@ def is_up(docker: DockerEngine, container: str) -> bool:
 
 
 def choose_rolling(serves: Mapping[str, Mapping[str, Any]], edge: str, edge_runs: bool) -> List[str]:
-    """The services to replace one by one: replicas that are recreated while the edge stays and another one takes requests."""
-    replicas = {name: serve for name, serve in serves.items() if edge and serve["container"] != edge}
-    running = [name for name, serve in replicas.items() if serve["state"] not in ("absent", "exited", "created", "dead")]
-    if not edge_runs or len(running) < 2:
+    """The services to replace one by one, if a replica that takes requests has to be recreated.
+
+    Those that are down come first: while none of the others is up, the one that takes requests is not replaced.
+    """
+    replicas = {name: serve for name, serve in serves.items() if serve["container"] != edge and serve["state"] != "absent"}
+    down = [name for name, serve in replicas.items() if serve["state"] in ("exited", "created", "dead")]
+    taking = [name for name, serve in replicas.items() if name not in down and serve["action"] == RECREATE]
+    if not edge or not edge_runs or not taking or len(replicas) < 2:
         return []
-    return [name for name in running if replicas[name]["action"] == RECREATE]
+    return [*(name for name in down if replicas[name]["action"] != "none"), *taking]
 
 
 def _replace(docker: DockerEngine, request: Deployment, service: str, container: str) -> Dict[str, Any]:

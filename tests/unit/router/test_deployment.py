@@ -27,9 +27,11 @@ RUNS, NEW, DOWN = ("running", "none"), ("running", "recreate"), ("exited", "recr
         (serves(NEW, NEW), ["router-1", "router-2"]),
         (serves(RUNS, NEW), ["router-2"]),
         (serves(RUNS, RUNS), []),
-        # One that does not run has no requests: nothing is gained by a roll, and the other one must not be drained.
-        (serves(DOWN, NEW), []),
-        (serves(NEW, DOWN, NEW), ["router-1", "router-3"]),
+        # One that is down comes up first, or the only one that takes requests would be replaced.
+        (serves(NEW, DOWN), ["router-2", "router-1"]),
+        (serves(NEW, DOWN, NEW), ["router-2", "router-1", "router-3"]),
+        (serves(DOWN, RUNS), []),
+        (serves(NEW, ("absent", "create")), []),
         (serves(NEW, NEW, edge="recreate"), ["router-1", "router-2"]),
     ],
 )
