@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import failure_result
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.offered_inventory import lay_out_offer, write_offers
@@ -29,6 +29,9 @@ class ActionModule(HostCodeAction):
             host = str((task_vars or {}).get("inventory_hostname", "localhost"))
             folder = Path(str(self._task.args["output"])).expanduser().resolve() / host
             try:
+                if not texts:
+                    names = ", ".join(map(str, self._task.args.get("containers") or ())) or "none is named"
+                    raise fail("there is no such container on this host", "containers", names, "pass -e container=NAME")
                 result["files"], result["changed"] = write_offers(folder, texts, self._task.check_mode)
             except AnvilError as error:
                 result.update(failure_result(error))

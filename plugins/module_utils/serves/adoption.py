@@ -109,12 +109,18 @@ def put_back_all(docker: DockerEngine, project: Project) -> List[Problem]:
     """Put back every old container of the chosen serves whose adoption has not ended; one that is gone needs only no note."""
     notes = read_notes(project)
     problems = []
-    for service in project.chosen():
-        if service.name in notes and docker.inspect_container(notes[service.name].id) is None:
+    for service in _list_chosen(project):
+        note = notes.get(service.name)
+        if note is not None and docker.inspect_container(note.id) is None:
             remove_note(project, service.name)
-        elif service.name in notes:
+        elif note is not None:
             problems.append(put_back(docker, project, service))
     return problems
+
+
+def _list_chosen(project: Project) -> List[Service]:
+    """The chosen serves that run on this host: the profile and the deploy mode may leave others out."""
+    return [service for service in project.chosen() if project.residency(service) != OFF]
 
 
 def recover(docker: DockerEngine, project: Project, adopting: bool, check: bool) -> Tuple[List[str], bool]:
@@ -125,7 +131,7 @@ def recover(docker: DockerEngine, project: Project, adopting: bool, check: bool)
     """
     warnings: List[str] = []
     changed = False
-    chosen = {service.name for service in project.chosen() if project.residency(service) != OFF}
+    chosen = {service.name for service in _list_chosen(project)}
     for name, note in read_notes(project).items():
         raw = docker.inspect_container(note.id)
         aside = raw is not None and str(raw.get("Name") or "").lstrip("/") == note.kept
@@ -135,10 +141,15 @@ def recover(docker: DockerEngine, project: Project, adopting: bool, check: bool)
             warnings.append(_describe_aside(note))
             continue
         if raw is not None and (aside or _differs(raw, note)):
+            try:
+                if not check:
+                    restore(docker, note)
+            except AnvilError as exc:
+                # The other serves have nothing to do with it; the note stays, and the next run tries again.
+                warnings.append(_describe_aside(note) + "; it could not be put back: " + exc.problems[0].why)
+                continue
             changed = True
             warnings.append("container {0} is put back: its adoption as serve {1} was interrupted".format(note.name, name))
-            if not check:
-                restore(docker, note)
         if not check:
             remove_note(project, name)
     return warnings, changed

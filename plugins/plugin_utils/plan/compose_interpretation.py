@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_confi
 )
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.compose_references import ComposeFiles, collect_files
 
+PROFILES = re.compile(r"^\s*(?:export\s+)?COMPOSE_PROFILES\s*=\s*[\"']?([\w.,* -]*)", re.MULTILINE)
 # Interprets a file of that name among these texts on the host; returns what ``run_config`` returns.
 RunOnHost = Callable[[str, dict[str, str]], dict[str, Any]]
 
@@ -28,12 +30,13 @@ RunOnHost = Callable[[str, dict[str, str]], dict[str, Any]]
 @dataclass(frozen=True)
 class InterpretedFile:
     """document: the project as Compose writes JSON, each ``$`` doubled. extensions: service -> its ``x-anvil``. notes: for the
-    operator. problems: why the document is not whole; it shows what else is wrong."""
+    operator. problems: why the document is not whole; it shows what else is wrong. profiles: those that ``.env`` chooses."""
 
     document: dict[str, Any]
     extensions: dict[str, Any]
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    profiles: tuple[str, ...] = ()
 
 
 def interpret_file(path: Path, run_on_host: RunOnHost) -> InterpretedFile:
@@ -70,7 +73,9 @@ def _read_answer(files: ComposeFiles, found: Mapping[str, Any]) -> InterpretedFi
     extensions = {str(name): (raw or {}).get("x-anvil") or {} for name, raw in written.items()}
     where = files.folder / ".env"
     notes = tuple(f"{name} is not set, so it is empty; to set it, write it into {where}" for name in found["unset"])
-    return InterpretedFile(found["document"], extensions, notes)
+    chosen = PROFILES.findall(files.texts.get(".env", ""))
+    profiles = tuple(word.strip() for word in chosen[-1].split(",")) if chosen else ()
+    return InterpretedFile(found["document"], extensions, notes, profiles=profiles)
 
 
 def _environment() -> dict[str, str]:

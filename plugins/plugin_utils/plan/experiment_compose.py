@@ -71,7 +71,7 @@ def read_compose_document(found: InterpretedFile, options: ExperimentOptions, ba
     """
     document, extensions = found.document, found.extensions
     services = {str(name): raw for name, raw in (document.get("services") or {}).items()}
-    active = {name: raw for name, raw in services.items() if _is_active(raw, options.profiles)}
+    active = {name: raw for name, raw in services.items() if _is_active(raw, options.profiles or found.profiles)}
     problems = list(found.problems)
     if not active:
         profiles = sorted({str(one) for raw in services.values() for one in raw.get("profiles") or ()})

@@ -285,6 +285,14 @@ def test_what_is_no_compose_file_of_an_experiment(base: HostPlan, tmp_path: Path
 
 
 @needs_compose
+def test_the_profiles_of_the_env_file_are_those_of_compose(base: HostPlan, tmp_path: Path) -> None:
+    text = "services: {a: {image: i, profiles: [one]}, b: {image: i, profiles: [two]}, c: {image: i}}"
+    (tmp_path / ".env").write_text("# x\nCOMPOSE_PROFILES=one,three\n")
+    assert set(read(text, tmp_path, base)[0].services) == {"a", "c"}
+    assert set(read(text, tmp_path, base, profiles=("two",))[0].services) == {"b", "c"}
+
+
+@needs_compose
 def test_a_link_out_of_the_folder_is_not_followed(base: HostPlan, tmp_path: Path) -> None:
     folder = tmp_path / "inner"
     folder.mkdir()
