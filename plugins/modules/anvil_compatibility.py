@@ -134,7 +134,8 @@ notes:
 serves:
   description: >-
     Verdict, engine, model, cards, format, quantisation, memory estimate and bytes still to be fetched of each serve. The verdict
-    is V(fits), or the worst one of its findings.
+    is V(fits), or the worst one of its findings. C(reported) is what the engine of a serve that was started reported of its KV
+    cache.
   returned: always
   type: dict
 """
@@ -143,6 +144,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import ALLOWED_OPTION, read_allowed
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.serves import engine_report
 from ansible_collections.anvil.serving.plugins.module_utils.weights.plan_compatibility import (
     JudgementInput,
     judge_plan,
@@ -179,7 +181,9 @@ def work(module: AnsibleModule) -> dict:
         expected=tuple(expected),
     )
     mode = "strict" if params["strict"] else "enforce" if params["enforce"] else "warn"
-    return judge_plan(docker, params["plan"], given, mode)
+    result = judge_plan(docker, params["plan"], given, mode)
+    engine_report.add_reports(docker, params["plan"].get("root") or "", result["serves"])
+    return result
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONTEXT
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 
 REPORTS_FILE = "engine-reports.json"
 CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{(?P<labels>[^}\n]{1,4000})\}", re.MULTILINE)
@@ -93,6 +94,16 @@ def keep_reports(directory: str, found: Mapping[str, Mapping[str, Any]], service
     path, text = os.path.join(directory, REPORTS_FILE), json.dumps(kept, indent=1, sort_keys=True) + "\n"
     if files.differs(path, text, 0o644):
         files.write_file(path, text, 0o644)
+
+
+def add_reports(docker: DockerEngine, root: str, judged: Mapping[str, Dict[str, Any]]) -> None:
+    """Put what the running engines reported beside the estimates. root: of the host's plan; empty where it is not known."""
+    reports = read_reports(os.path.join(root, "anvil-serves")) if root else {}
+    for name, row in judged.items():
+        report = reports.get(name, {})
+        text = describe_tokens(report)
+        if text and docker.inspect_container(str(report.get("container_id"))) is not None:
+            row["reported"] = text
 
 
 def describe_tokens(row: Mapping[str, Any]) -> str:

@@ -48,6 +48,8 @@ def test_a_gateway_router_routes_embeddings_and_is_asked_for_them(clean_bed: Bed
     assert not run_module("anvil_serve", project=rendered["serves"], secrets={})["failed"]
     details = run_module("anvil_serve_info", project=rendered["serves"], secrets={}, overview=True)["details"]
     assert details["heavy"]["kv_cache"].startswith("KV cache: 1,024 tokens"), details
+    judged = run_module("anvil_compatibility", plan=plan.as_dict(), enforce=False)["serves"]
+    assert judged["heavy"]["reported"] == details["heavy"]["kv_cache"], judged
     asked = {"container": "anvil-router", "image": ROUTER}
     promoted = run_module("anvil_router_promote", **asked, config=rendered["router_files"]["config"])
     assert not promoted["failed"], promoted
