@@ -19,8 +19,6 @@ from typing import Any
 
 from ansible import constants
 from ansible.errors import AnsibleError
-from ansible.executor.interpreter_discovery import InterpreterDiscoveryRequiredError
-from ansible.module_utils.common.json import Direction, get_module_encoder
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import module_utils_loader
 from ansible.utils.display import Display
@@ -36,9 +34,11 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.sources im
     read_sources,
 )
 
-try:
+try:  # parts of Ansible that are not meant for others
+    from ansible.executor.interpreter_discovery import InterpreterDiscoveryRequiredError
     from ansible.executor.module_common import _BuiltModule, _get_shebang
     from ansible.module_utils._internal._ansiballz._loader import run_module
+    from ansible.module_utils.common.json import Direction, get_module_encoder
 except ImportError:
     run_module = None
 # Settings of Ansible for debugging, which only its own way of sending a module knows.
