@@ -90,10 +90,10 @@ def choose_safetensors(folder: str, names: Sequence[str]) -> Tuple[List[str], Li
     return converted or found, []
 
 
-def _read_unique_tensors(folder: str, files: Sequence[str]) -> List[Tensor]:
-    """The tensors of all files; one that several files hold is loaded once."""
-    if len(files) == 1:
-        return list(read_safetensors(os.path.join(folder, files[0])))
+def _read_tensors(folder: str, files: Sequence[str], indexed: bool) -> List[Tensor]:
+    """The tensors of all files. Where no index tells copies from parts, one that several files hold is loaded once."""
+    if indexed or len(files) == 1:
+        return [tensor for name in files for tensor in read_safetensors(os.path.join(folder, name))]
     tensors: Dict[str, Tensor] = {}
     for name in files:
         for tensor in read_safetensors(os.path.join(folder, name)):
@@ -121,7 +121,7 @@ def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
     quant_file = os.path.join(folder, "hf_quant_config.json")
     hf_quant = read_json(quant_file) if "hf_quant_config.json" in names else {}
     files, missing = choose_safetensors(folder, names)
-    tensors = _read_unique_tensors(folder, files)
+    tensors = _read_tensors(folder, files, any(name.endswith(".safetensors.index.json") for name in names))
     text = read_text_config(config)
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings")) is True
     quantisation, bits, cache = name_quantisation(config if config.get("quantization_config") else text, hf_quant)

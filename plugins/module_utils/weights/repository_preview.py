@@ -30,7 +30,14 @@ MIB = 1024 * 1024
 # How much of a file is fetched until its header is complete. Most headers end below the first; a vocabulary of 150 000 tokens
 # takes some 6 MiB.
 HEADER_STEPS = (MIB, 16 * MIB, GGUF_HEADER_LIMIT)
-TEXT_FILES = ("config.json", "hf_quant_config.json", "model.safetensors.index.json", "tokenizer_config.json")
+TEXT_FILES = (
+    "config.json",
+    "params.json",
+    "hf_quant_config.json",
+    "tokenizer_config.json",
+    "model.safetensors.index.json",
+    "consolidated.safetensors.index.json",
+)
 TIMEOUT_SECONDS = 300.0
 
 

@@ -150,6 +150,14 @@ def test_a_repository_is_described_by_its_headers_alone(puller: Puller, hub: Hub
     assert not puller.folder.exists()
 
 
+def test_a_repository_in_mistrals_own_format_is_described(puller: Puller, hub: Hub) -> None:
+    params = {"dim": 1024, "n_layers": 2, "head_dim": 128, "n_heads": 8, "n_kv_heads": 2, "vocab_size": 100}
+    hub.add("org/name", {"params.json": json.dumps(params).encode(), "consolidated.safetensors": safetensors("BF16", 2 * MIB, 2)})
+    told = run_module("anvil_model_info", repo="org/name", endpoint=hub.endpoint, context=1024)
+    assert not told["failed"], told
+    assert (told["models"][0]["layers"], told["models"][0]["kv_bytes_per_token"]) == (2, 2 * 2 * 256 * 2)
+
+
 def test_a_gguf_with_a_large_vocabulary_is_fetched_as_far_as_its_header_goes(puller: Puller, hub: Hub) -> None:
     large = gguf(80_000, 4 * MIB)  # a header of 2.1 MiB, 16 MiB of data
     hub.add("org/name", {"a-Q8_0.gguf": large, "b-Q4_K_M.gguf": gguf(2, MIB), "README.md": b"x"})
