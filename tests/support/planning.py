@@ -54,6 +54,72 @@ HEAVY, FAST, ROUTER = "anvil_serves.heavy.", "anvil_serves.fast.", "anvil_router
 TWO_REPLICAS = (ROUTER + "replicas", 2)
 PROFILE_ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "quality_score": 0.9, "sample_n": 4}
 
+# A gateway router in front of every kind of serve that it routes: two engines of their own image, ports that differ, audio at a
+# private address, a claim for each card.
+TOPOLOGY = {
+    "anvil_secrets": {"router_token": None, "audio_key": None},
+    "anvil_gpus": {
+        "big": {"uuid": BIG, "vram_mib": 97887, "reserve_mib": 2048},
+        "small": {"uuid": SMALL, "vram_mib": 32607},
+    },
+    "anvil_serves": {
+        "heavy": {
+            "engine": "vllm",
+            "image": "vllm/vllm-openai:v0.19.1",
+            "model": "openai/gpt-oss-120b",
+            "gpus": ["big", "small"],
+            "vram_mib": {"big": 60000, "small": 20000},
+            "port": 30002,
+            "container_port": 8000,
+            "args": ["--max-model-len", "32768"],
+        },
+        "embed": {
+            "engine": "custom",
+            "image": "ghcr.io/example/text-embeddings:1.9",
+            "entrypoint": ["text-embeddings-router"],
+            "args": ["--model-id", "Qwen/Qwen3-Embedding-8B", "--port", "80"],
+            "kind": "embeddings",
+            "served_name": "qwen3-embed",
+            "gpus": ["big"],
+            "vram_mib": 18000,
+            "port": 30010,
+            "container_port": 80,
+            "ready_path": "/health",
+        },
+        "rank": {
+            "engine": "vllm",
+            "image": "vllm/vllm-openai:v0.19.1",
+            "model": "BAAI/bge-reranker-v2-m3",
+            "kind": "rerank",
+            "gpus": ["small"],
+            "gpu_memory_utilization": 0.2,
+            "port": 30011,
+        },
+        "hear": {
+            "engine": "custom",
+            "image": "ghcr.io/example/whisper:1",
+            "kind": "transcription",
+            "publish": "172.17.0.1",
+            "port": 30012,
+            "api_key": "audio_key",
+            "key_env": "API_KEY",
+        },
+    },
+    "anvil_external": {"mac": {"port": 8081, "kind": "speech", "served_name": "kokoro"}},
+    "anvil_router": {
+        "image": "anvil.local/router:2.0.2",
+        "tiers": [
+            {"serve": "heavy", "max_concurrency": 16},
+            {"serve": "embed"},
+            {"serve": "rank"},
+            {"serve": "hear"},
+            {"serve": "mac", "sample_rate": 24000},
+        ],
+        "routes": {"llm.primary": "heavy"},
+    },
+}
+TOPOLOGY_FACTS = {"router_token": "file", "audio_key": "file"}
+
 
 def changed(*changes):
     """Return BASE with changes, each a (dotted path, value); DROP removes the key."""

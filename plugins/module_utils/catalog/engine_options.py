@@ -216,4 +216,10 @@ LLAMA: Dict[str, Option] = {
     POOLING: Option(("--pooling",), variables=("LLAMA_ARG_POOLING",)),
     OFFLINE: Option(("--offline",), SWITCH, variables=("LLAMA_ARG_OFFLINE",)),
 }
-OPTIONS: Mapping[str, Mapping[str, Option]] = {"vllm": VLLM, "sglang": SGLANG, "trtllm": TRTLLM, "llama_cpp": LLAMA}
+OPTIONS: Mapping[str, Mapping[str, Option]] = {
+    "vllm": VLLM,
+    "sglang": SGLANG,
+    "trtllm": TRTLLM,
+    "llama_cpp": LLAMA,
+    "custom": {},
+}

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The LLM engines (vllm, sglang, llama_cpp, trtllm): their entrypoints, and what their containers need. Pure.
+"""The LLM engines (vllm, sglang, llama_cpp, trtllm, custom): their entrypoints, and what their containers need. Pure.
+
+``custom`` is any other server: the inventory gives its image, command, port, kind and readiness path, and nothing is known of
+its flags.
 
 A new engine is a new entry of ``ENGINES``, a table of its flags in ``engine_options``, and a template
 ``templates/engines/NAME.j2`` for its command line. Where the engine offers more, it also gets an entry in:
@@ -25,7 +28,7 @@ class Engine:
     settings; the flags of the plan count before them.
     share_flag: the flag for the share of the card's total memory that the engine may use. parallel_flag: the flag for the number
     of cards that share each layer; empty for an engine that splits a model over its cards by itself.
-    not_in_name: signs that the engine refuses in the name of a model. many_names: it serves a model under several names.
+    not_in_name: signs that mean something else in the name of a model. many_names: it serves a model under several names.
     health_path: the path that a router requests to see whether the engine answers. It needs no key and no place in a batch:
     SGLang's /health runs a forward pass.
     names_itself: the flag for the model's name; without it the engine uses the repository or folder as the name.
@@ -56,6 +59,7 @@ class Engine:
     switches: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
 
 
+CUSTOM = "custom"
 PCI_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 ENGINES: Mapping[str, Engine] = {
     "vllm": Engine(
@@ -141,5 +145,7 @@ ENGINES: Mapping[str, Engine] = {
                 "false": {"LLAMA_ARG_LOAD_MODE": "none", "LLAMA_ARG_NO_MMAP": "1"},
             }
         },
+        not_in_name=",",  # since March 2026 (pull request 19926) it divides the names of a model
     ),
+    CUSTOM: Engine(gpu_environment=PCI_ORDER, health_path=""),
 }

@@ -23,7 +23,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_model
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_router import read_router
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import check_secrets, read_secrets
-from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serve_gpus import check_vram_budgets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serves import HostSettings, read_serves
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
     ABSOLUTE,
@@ -34,6 +33,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     Section,
     suggest_name,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_vram_claims import check_vram_budgets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.serve_selection import (
     find_text_key,
     merge_serves,

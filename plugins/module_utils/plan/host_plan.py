@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Union
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import RESIDENT, Mount
@@ -48,7 +48,9 @@ class ServePlan:
     """One serve, all defaults decided.
 
     gpu_uuids: the cards it is pinned to, in the order of the inventory. cuda_visible: the items of ``CUDA_VISIBLE_DEVICES``
-    (UUIDs or indexes; empty: the variable is not set). vram_mib: MiB claimed on *each* of its cards.
+    (UUIDs or indexes; empty: the variable is not set). vram_mib: MiB claimed on *each* of its cards; where the claims differ, the
+    largest, and vram_by_card has that of each card (UUID -> MiB).
+    port: on the host. container_port: the one that the engine listens on (0: the same).
     secrets: environment variable -> name in ``anvil_secrets``; never a value. ready_timeout: seconds.
     residency: ``resident``, ``evictable``, ``on_demand`` or ``off``. tags: words that select it, besides its name.
     part: ``chat``, ``tool`` or empty, for the deploy mode. models: for a server with several models, name -> its options.
@@ -56,7 +58,7 @@ class ServePlan:
     kind: what it answers, one of ``catalog.served_kinds.KINDS``.
     mem_limit: memory of the host, as ``48g``; empty: no limit. pids_limit: processes and threads.
     tls: the engine itself speaks TLS. api_prefix: the path before ``/v1``, such as ``/qwen``. more_names: further names of the
-    model.
+    model. ready_path: it is ready when this path answers 200; empty: when ``/v1/models`` lists the model.
     """
 
     name: str
@@ -95,6 +97,13 @@ class ServePlan:
     tls: bool = False
     api_prefix: str = ""
     more_names: Tuple[str, ...] = ()
+    vram_by_card: Dict[str, int] = field(default_factory=dict)
+    container_port: int = 0
+    ready_path: str = ""
+
+    @property
+    def inner_port(self) -> int:
+        return self.container_port or self.port
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,9 @@ class TierPlan:
     kind: as in ``ServePlan``; only a tier of kind ``chat`` takes part in presets and routes.
     health_path: the path by which the router sees whether the serve answers; empty: it does not check. model_identity: it
     also checks that the serve lists the model, without which it never readmits the tier.
+    max_concurrency: requests at a time, or ``auto``: what the engine reports; None: no limit of its own.
+    sample_rate: Hz of the raw audio that a serve of kind ``speech`` sends. default: of several tiers for one kind of audio, the
+    one that answers where the client names none.
     """
 
     id: str
@@ -134,6 +146,9 @@ class TierPlan:
     kind: str = "chat"
     health_path: str = ""
     model_identity: bool = False
+    max_concurrency: Optional[Union[int, str]] = None
+    sample_rate: int = 0
+    default: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,7 +201,8 @@ class RouterPlan:
     extra_hosts: ``NAME:ADDRESS`` for the router's /etc/hosts.
     generation: ``profile`` (anvil-serving 0.12 to 0.13.2) has presets and a profile; ``gateway`` (0.35.1 to 2.0.2) has
     routes: the model name that a client sends -> the one tier that answers. purposes: its tiers for embeddings and reranking,
-    which clients request at ``/v1/embeddings`` and ``/v1/rerank`` by the name of the model.
+    which clients request at ``/v1/embeddings`` and ``/v1/rerank`` by the name of the model. audio: its tiers for
+    ``/v1/audio/transcriptions`` and ``/v1/audio/speech``.
     profile_from, config_from: ``promoted``: a file that an operator promoted stays; ``inventory``: the rendered one replaces it.
     """
 
@@ -207,6 +223,7 @@ class RouterPlan:
     mem_limit: str = ""
     routes: Dict[str, str] = field(default_factory=dict)
     purposes: Tuple[TierPlan, ...] = ()
+    audio: Tuple[TierPlan, ...] = ()
     profile_from: str = "promoted"
     config_from: str = "promoted"
 

@@ -44,6 +44,13 @@ def check_allowed_models(check: InventoryCheck, serves: Sequence[ServePlan], all
     for serve in serves:
         if serve.model.startswith("/"):
             continue
+        if not serve.model and not serve.models and allowed is not None:
+            check.add_problem(
+                ("anvil_serves", serve.name, "model"),
+                "anvil_models_allowed is set, and the serve names no model",
+                "set model to the repository or the path of what the server loads",
+            )
+            continue
         origin = Origin(serve.model, read_settings(serve.engine, serve.args).text(REVISION) or "")
         problem = judge_origin("", origin, allowed)
         if problem is not None:

@@ -8,6 +8,7 @@ from typing import Any, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import HOST_GATEWAY
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, RouterPlan, TierPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_audio import place_audio_tiers
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import read_edge
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import read_memory
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_purposes import sort_tiers
@@ -82,10 +83,9 @@ def _read_publish(section: Section) -> Optional[Tuple[str, int]]:
     return (bind, int(tail)) if bind else None
 
 
-def _extra_hosts(tiers: Sequence[TierPlan], serves: Sequence[TierBackend]) -> Tuple[str, ...]:
+def _extra_hosts(tiers: Sequence[TierPlan]) -> Tuple[str, ...]:
     """Entries for ``/etc/hosts`` that the router's container needs to reach the host itself."""
-    hosts = {serve.name: serve.container for serve in serves if isinstance(serve, ExternalPlan)}
-    return (HOST_GATEWAY + ":host-gateway",) if any(hosts.get(tier.serve) == HOST_GATEWAY for tier in tiers) else ()
+    return (HOST_GATEWAY + ":host-gateway",) if any("//{0}:".format(HOST_GATEWAY) in tier.base_url for tier in tiers) else ()
 
 
 def read_router(
@@ -122,6 +122,8 @@ def read_router(
     ids, tiers, others = sorted_tiers.ids, sorted_tiers.chat, sorted_tiers.others
     running = select_running_tiers(section, tiers, serves)
     purposes = select_running_tiers(section, sorted_tiers.purposes, serves, required=False)
+    placed = place_audio_tiers(section, sorted_tiers.audio, {serve.name: serve for serve in serves})
+    audio = select_running_tiers(section, placed, serves, required=False)
     container = section.read_text("container", CONTAINER_RULE, CONTAINER) or "anvil-router"
     routes = read_routes(section, generation, ids, others)
     return RouterPlan(
@@ -139,11 +141,12 @@ def read_router(
         ready_timeout=section.read_integer("ready_timeout", 1, LONGEST_WAIT_SECONDS, "seconds") or 60,
         request_timeout=section.read_integer("request_timeout", 1, LONGEST_WAIT_SECONDS, "seconds") or 300,
         edge=read_edge(section, container, generation),
-        extra_hosts=_extra_hosts((*running, *purposes), serves),
+        extra_hosts=_extra_hosts((*running, *purposes, *audio)),
         generation=generation,
         profile_from=section.read_choice("profile_from", FILES_FROM) or "promoted",
         config_from=section.read_choice("config_from", FILES_FROM) or "promoted",
         mem_limit=read_memory(section) or "",
         routes={name: tier for name, tier in routes.items() if tier in {tier.id for tier in running} or not tiers},
         purposes=purposes,
+        audio=audio,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Check the GPUs of a serve: which cards, how they are pinned, the VRAM it claims, and whether all claims fit the cards."""
+"""Check the GPUs of a serve: which cards, how they are pinned, and what follows from the cards for its engine."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.card_capabilities import find_capability, torch_environment
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONFIG, KV_TYPE, SHARE, SLEEP
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONFIG, KV_TYPE, SLEEP
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.parallelism import states_parallelism
-from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF, ON_DEMAND, RESIDENT
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import Gpu, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import Gpu
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import SharedSettings
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_gpus import InventoryGpus
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
-    UNREAD,
-    InventoryCheck,
     Section,
     describe_value,
     shorten,
@@ -71,66 +68,6 @@ def decide_visible_devices(section: Section, pin: str, cards: Sequence[Gpu], pla
     if platform == "wsl2":
         return tuple(str(card.index) for card in cards)
     return tuple(str(number) for number in range(len(cards)))
-
-
-def read_vram_claim(section: Section, cards: Sequence[Gpu], listed: bool) -> int:
-    """The claim on each card, in MiB. Without ``vram_mib`` it is the whole budget of the smallest card."""
-    claim = section.read_integer("vram_mib", 1, 10**7, "MiB")
-    if claim is not None and not listed and not section.has("gpus"):
-        section.add_problem(
-            "vram_mib",
-            "{0} MiB are claimed, but the serve has no GPU".format(claim),
-            "set gpus: [alias], or remove vram_mib",
-        )
-    if section.has("vram_mib") or not cards:
-        return claim or 0
-    budget = min(card.budget_mib for card in cards)
-    section.check.add_note(
-        section.path,
-        "vram_mib is not set, so the serve claims the whole budget of {0} ({1} MiB)".format(
-            ", ".join(card.alias for card in cards), budget
-        ),
-    )
-    return budget
-
-
-def read_memory_share(
-    section: Section, word: Optional[str], settings: Settings, need: int, cards: Sequence[Gpu]
-) -> Tuple[str, ...]:
-    """The arguments for ``gpu_memory_utilization``, a share of the card's total memory. ``derive`` computes it from the claim.
-
-    need: the claim on each card, in MiB. The share is rounded down to three decimals, so it never exceeds the claim. All cards
-    of a serve share one flag: the largest card decides, so the claim is exceeded on none.
-    """
-    key, value = "gpu_memory_utilization", section.raw.get("gpu_memory_utilization")
-    if value is None or value is UNREAD:
-        return ()
-    flag = ENGINES[word].share_flag if word else "?"
-    if not flag:
-        section.add_problem(key, "engine {0} has no gpu_memory_utilization".format(word), "remove it: it is for engine vllm")
-        return ()
-    if settings.has(SHARE):
-        section.add_problem(key, "{0} is also in args".format(settings.spelling(SHARE)), "keep one of the two")
-        return ()
-    if value == "derive":
-        if not section.has("gpus"):
-            section.add_problem(key, "derive needs a GPU, and the serve has none", "set gpus: [alias]")
-        if not cards or not need:
-            return ()
-        value = need * 1000 // max(card.vram_mib for card in cards) / 1000
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        section.add_problem(
-            key,
-            "must be a number or the word derive, not {0}".format(describe_value(value)),
-            "use derive, or a share such as 0.88",
-        )
-        return ()
-    if not 0 < value <= 1:  # false for NaN too
-        section.add_problem(
-            key, "{0} is not a share of a card".format(describe_value(value)), "use a number above 0 and at most 1"
-        )
-        return ()
-    return (flag, "{0:g}".format(value))
 
 
 def decide_card_environment(
@@ -188,40 +125,3 @@ def decide_parallel_arguments(
         return ()
     section.add_note("gpus", "the serve has {0} cards, so it gets {1} {0}".format(cards, engine.parallel_flag))
     return (engine.parallel_flag, str(cards))
-
-
-def check_vram_budgets(check: InventoryCheck, described: Sequence[ServePlan], gpus: InventoryGpus) -> None:
-    """Check that serves that may run at the same time fit the cards.
-
-    All resident and evictable serves run together. An on-demand serve evicts the evictable ones, so it must fit beside the
-    resident ones only.
-    """
-    serves = [serve for serve in described if serve.residency != OFF]
-    on_demand = [serve for serve in serves if serve.residency == ON_DEMAND]
-    resident = [serve for serve in serves if serve.residency == RESIDENT]
-    for alias, gpu in gpus.by_alias.items():
-        _check_vram_sum(check, [serve for serve in serves if serve.residency != ON_DEMAND], alias, gpu)
-        for serve in on_demand:
-            if alias in serve.gpus:
-                _check_vram_sum(check, [*resident, serve], alias, gpu)
-
-
-def _check_vram_sum(check: InventoryCheck, serves: Sequence[ServePlan], alias: str, gpu: Gpu) -> None:
-    claims = [serve for serve in serves if alias in serve.gpus and serve.vram_mib]
-    total = sum(serve.vram_mib for serve in claims)
-    if total <= gpu.budget_mib:
-        return
-    terms = " + ".join("serve {0} {1}".format(serve.name, serve.vram_mib) for serve in claims)
-    budget = "{0} MiB".format(gpu.budget_mib)
-    if gpu.reserve_mib:
-        budget = "{0} - {1} reserve = {2}".format(gpu.vram_mib, gpu.reserve_mib, budget)
-    alone = len(claims) == 1
-    check.add_problem(
-        ("anvil_serves", claims[0].name, "vram_mib") if alone else ("anvil_gpus", alias),
-        "GPU {0} is over its budget: {1}{2} MiB; the GPU has {3}".format(
-            alias, terms, "" if alone else " = {0}".format(total), budget
-        ),
-        "set vram_mib to at most {0}".format(budget.rpartition("= ")[2])
-        if alone
-        else "set a smaller vram_mib (a serve without one claims the whole budget), or move a serve to another GPU",
-    )

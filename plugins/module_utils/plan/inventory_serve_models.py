@@ -13,7 +13,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launc
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import NO_SPACE, Section, shorten
 
 MODEL_KEYS = ("model", "launch")
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,120}")
+SECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,120}")
+LONGEST_NAME = 200
+MODEL_NAME = re.compile(r"[A-Za-z0-9_/.][A-Za-z0-9._:/@+-]*")
 
 
 def check_model(section: Section, model: Optional[str], engine: Optional[Engine], mounts: Sequence[Mount]) -> None:
@@ -58,7 +60,7 @@ def read_models(section: Section, engine: Engine, shared: SharedSettings) -> Tup
         )
     models: Dict[str, Dict[str, str]] = {}
     for name, path, raw in (
-        inner.read_entries(MODEL_NAME, "letters, digits and . _ : / -, starting with a letter or a digit") if inner else ()
+        inner.read_entries(SECTION_NAME, "letters, digits and . _ : / -, starting with a letter or a digit") if inner else ()
     ):
         each = section.check.read_mapping(path, raw, "{model: /models/fast.gguf}")
         if each is None:
@@ -110,6 +112,37 @@ def read_served_names(section: Section, engine: Engine) -> Tuple[str, ...]:
             "served_name", "this engine serves its model under one name", "keep one: {0}".format(shorten(found[0]))
         )
     return found
+
+
+def check_served_name(section: Section, name: str, engine: Engine) -> None:
+    """Check a name that an engine gets on its command line, and that clients write into requests."""
+    rest = name.lstrip("-")
+    if rest != name:
+        section.add_problem(
+            "served_name",
+            "{0!r} starts with -, so the engine takes it for a flag".format(shorten(name)),
+            "choose a name that starts with a letter or a digit" + (", such as " + shorten(rest) if rest else ""),
+        )
+    elif not name.isprintable():
+        section.add_problem(
+            "served_name",
+            "{0!r} has characters that cannot be printed".format(shorten(name)),
+            "use letters, digits and . _ : / @ + -",
+        )
+    elif not MODEL_NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        section.add_note(
+            "served_name",
+            "{0!r} is no usual name of a model: letters, digits and . _ : / @ + -, at most {1} of them".format(
+                shorten(name), LONGEST_NAME
+            ),
+        )
+    for sign in engine.not_in_name:
+        if sign in name:
+            section.add_problem(
+                "served_name",
+                "the engine does not take {0!r} in the name of a model: {1!r}".format(sign, shorten(name)),
+                "choose a name without it, such as {0}".format(shorten(name.replace(sign, "-"))),
+            )
 
 
 def default_served_name(model: str, engine: Engine) -> str:

@@ -8,11 +8,16 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings, flag_of, read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.endpoint import Endpoint, read_endpoint
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import SOCKET
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import SHARE, SOCKET
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import CUSTOM, ENGINES, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds import KINDS, derive_kind
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import EVICTABLE, ON_DEMAND, RESIDENT
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import SERVE_PIDS, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_custom_engine import (
+    CUSTOM_KEYS,
+    read_engine_of_serve,
+    read_ready_path,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import (
     SHARED_KEYS,
     SharedSettings,
@@ -26,11 +31,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serve
     decide_parallel_arguments,
     decide_visible_devices,
     read_gpu_aliases,
-    read_memory_share,
-    read_vram_claim,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serve_models import (
     check_model,
+    check_served_name,
     default_served_name,
     name_arguments,
     read_models,
@@ -49,11 +53,18 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     read_address,
     shorten,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_vram_claims import (
+    KEY,
+    read_memory_share,
+    read_share,
+    read_vram_claims,
+)
 
 RESIDENCIES = (RESIDENT, EVICTABLE, ON_DEMAND)
 PARTS = ("chat", "tool")
 SERVE_KEYS = (
     *SHARED_KEYS,
+    *CUSTOM_KEYS,
     "engine",
     "model",
     "served_name",
@@ -61,6 +72,7 @@ SERVE_KEYS = (
     "gpus",
     "publish",
     "port",
+    "container_port",
     "vram_mib",
     "gpu_memory_utilization",
     "residency",
@@ -110,23 +122,30 @@ def _read_tags(section: Section) -> Tuple[str, ...]:
     return tuple(dict.fromkeys(word for word in words if word))
 
 
-def _read_api_key(section: Section, engine: Optional[str], secrets: InventorySecrets, default: str) -> str:
-    name = secrets.read_secret_name(section.path_of("api_key"), section.raw.get("api_key") or default or None)
-    if section.has("api_key") and engine and not ENGINES[engine].key_env:
+def _read_api_key(section: Section, name: Optional[str], engine: Engine, secrets: InventorySecrets, default: str) -> str:
+    secret = secrets.read_secret_name(section.path_of("api_key"), section.raw.get("api_key") or default or None)
+    if section.has("api_key") and name == CUSTOM and not engine.key_env:
         section.add_problem(
             "api_key",
-            "engine {0} cannot take an API key".format(engine),
-            "remove api_key and keep publish: 127.0.0.1; clients use the router, which has a token",
-            "{0} accepts a key on the command line only, and every user of the host can read a command line".format(engine),
+            "it is not known from which variable the server reads its API key",
+            "set key_env to the name of that environment variable, such as API_KEY",
         )
         return ""
-    return name
+    if section.has("api_key") and name and not engine.key_env:
+        section.add_problem(
+            "api_key",
+            "engine {0} cannot take an API key".format(name),
+            "remove api_key and keep publish: 127.0.0.1; clients use the router, which has a token",
+            "{0} accepts a key on the command line only, and every user of the host can read a command line".format(name),
+        )
+        return ""
+    return secret
 
 
-def _check_publish(section: Section, bind: str, engine: Optional[str]) -> None:
+def _check_publish(section: Section, bind: str, name: Optional[str], engine: Engine) -> None:
     if is_loopback(bind) or section.has("api_key"):
         return
-    takes_key = engine is None or bool(ENGINES[engine].key_env)
+    takes_key = name in (None, CUSTOM) or bool(engine.key_env)
     section.add_problem(
         "publish",
         "the serve is published on {0}, beyond loopback, without an API key".format(bind),
@@ -185,21 +204,11 @@ def _read_endpoint(section: Section, settings: Settings) -> Endpoint:
     return endpoint
 
 
-def _check_served_name(section: Section, served: str, engine: Engine) -> None:
-    for sign in engine.not_in_name:
-        if sign in served:
-            section.add_problem(
-                "served_name",
-                "the engine refuses {0!r} in the name of a model: {1!r}".format(sign, shorten(served)),
-                "choose a name without it, such as {0}".format(shorten(served.replace(sign, "-"))),
-            )
-
-
 def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     """One serve. After a reported mistake an empty value takes the place of the wrong one, because the plan is discarded."""
     section.check_keys(SERVE_KEYS)
     word = _read_engine(section, name)
-    engine = ENGINES[word] if word else Engine()
+    engine = read_engine_of_serve(section, word or "")
     mine = read_shared_settings(section, engine if word else None, host.secrets)
     shared = mine.merge_over(host.engines.get(word or "", SharedSettings()))
     _check_shared(section, shared)
@@ -212,7 +221,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
             "serve {0} has no image".format(name),
             "set image here, or anvil_engines.{0}.image".format(word or "ENGINE"),
         )
-    if not section.has("model") and not section.has("models"):
+    if not section.has("model") and not section.has("models") and word != CUSTOM:
         hint = "set it to a Hugging Face repository, or to the path of the weights in the container"
         section.add_problem("model", "serve {0} has no model".format(name), hint)
     if not section.has("port"):
@@ -231,19 +240,21 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     publish = section.read_text("publish", "an IP address of this host, such as 127.0.0.1")
     bind = read_address(section.check, section.path_of("publish"), publish) if publish else None
     if bind:
-        _check_publish(section, bind, word)
+        _check_publish(section, bind, word, engine)
     part = section.read_choice("part", PARTS) or ""
-    key = _read_api_key(section, word, host.secrets, host.default_part_key if part and engine.key_env else "")
+    key = _read_api_key(section, word, engine, host.secrets, host.default_part_key if part and engine.key_env else "")
     models, several = read_models(section, engine, shared)
     names = read_served_names(section, engine)
     for each in names:
-        _check_served_name(section, each, engine)
+        check_served_name(section, each, engine)
     served = names[0] if names else None
     secrets = dict(shared.secrets)
     if key and engine.key_env:
         secrets[engine.key_env] = key
     ipc = shared.ipc if shared.ipc is not None else ("" if shared.shm_size else engine.ipc)
-    need = read_vram_claim(section, cards, bool(aliases))
+    share_key = KEY if section.has(KEY) else settings.spelling(SHARE)
+    claims = read_vram_claims(section, aliases, cards, read_share(section, engine, settings), share_key)
+    need = max(claims.values(), default=0)
     return ServePlan(
         name=name,
         container=section.read_text("container", CONTAINER_RULE, CONTAINER) or "anvil-" + name,
@@ -260,7 +271,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         + name_arguments(served, engine)
         + shared.args
         + decide_parallel_arguments(section, engine, settings, model, len(aliases))
-        + read_memory_share(section, word, settings, need, cards),
+        + read_memory_share(section, word or "", engine, settings, claims, cards),
         environment=_merge_environment(engine, shared, visible, bool(aliases), host.platform, by_card),
         secrets=dict(sorted(secrets.items())),
         mounts=shared.mounts,
@@ -285,6 +296,9 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         tls=endpoint.tls,
         api_prefix=endpoint.prefix,
         more_names=names[1:],
+        vram_by_card=claims if len(set(claims.values())) > 1 else {},
+        container_port=section.read_integer("container_port", 1, 65535) or 0,
+        ready_path=read_ready_path(section, word or ""),
     )
 
 

@@ -9,9 +9,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings, read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.endpoint import list_lora_names
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONTEXT, OPTIONS, SLOTS, TOOLS
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import CUSTOM, ENGINES
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, ServePlan, TierPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_custom_engine import URL_PATH
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
     ANYTHING,
     NAME_RULE,
@@ -22,8 +23,19 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     suggest_name,
 )
 
-TIER_KEYS = ("id", "serve", "model", "context_limit", "tool_support", "health_path", "model_identity")
-HEALTH_PATH = re.compile(r"/([^/?#\s][^?#\s]{0,199})?")
+TIER_KEYS = (
+    "id",
+    "serve",
+    "model",
+    "context_limit",
+    "tool_support",
+    "health_path",
+    "model_identity",
+    "max_concurrency",
+    "sample_rate",
+    "default",
+)
+AUTO = "auto"
 TIER_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 DEFAULT_CONTEXT = 8192
 TierBackend = Union[ServePlan, ExternalPlan]
@@ -56,17 +68,24 @@ def _read_tier_model(section: Section, serve: TierBackend, settings: Settings) -
     return model or serve.served_name
 
 
-def _read_health(section: Section, engine: str) -> Tuple[str, bool]:
-    """The path by which the router checks the tier (empty: it does not), and whether it checks the model too.
+def _default_health(backend: Optional[TierBackend]) -> Tuple[str, bool]:
+    """How the router checks a serve that is managed here. Of any other server nothing is known."""
+    if backend is None or backend.engine not in ENGINES:
+        return "", False
+    if isinstance(backend, ServePlan) and backend.engine == CUSTOM:
+        # The router's check carries no key. Not every server has /v1/models.
+        path = backend.ready_path or ("" if backend.api_key else "/v1/models")
+        return path, bool(path) and not backend.ready_path
+    return ENGINES[backend.engine].health_path, True
 
-    engine: of a serve that is managed here. Of any other server nothing is known: it is checked only if the inventory says how.
-    """
-    known = ENGINES.get(engine)
-    path = known.health_path if known else ""
+
+def _read_health(section: Section, backend: Optional[TierBackend]) -> Tuple[str, bool]:
+    """The path by which the router checks the tier (empty: it does not), and whether it checks the model too."""
+    path, known = _default_health(backend)
     if section.raw.get("health_path") is False:
         path = ""
     elif section.has("health_path"):
-        path = section.read_text("health_path", "a path such as /health, or false for no check", HEALTH_PATH) or path
+        path = section.read_text("health_path", "a path such as /health, or false for no check", URL_PATH) or path
     identity = section.read_boolean("model_identity")
     if identity and not path:
         section.add_problem("model_identity", "the tier has no health_path", "set health_path, such as /v1/models")
@@ -86,7 +105,9 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
         return None
     name, tier = name or tier or "", tier or name or ""
     backend = serves.get(name)
-    health_path, identity = _read_health(section, backend.engine if backend else "")
+    health_path, identity = _read_health(section, backend)
+    limited, rate = _read_concurrency(section), section.read_integer("sample_rate", 8000, 192000, "Hz")
+    default = bool(section.read_boolean("default"))
     if names is not None and name not in names:
         hint = suggest_name(name, names, "anvil_serves has no serve: add it there")
         section.check.add_problem(serve_at, "tier {0} has an unknown serve: {1!r}".format(shorten(tier), shorten(name)), hint)
@@ -113,7 +134,7 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
     return TierPlan(
         id=tier,
         serve=name,
-        base_url=_base_url(serve),
+        base_url=format_base_url(serve, serve.container, serve.inner_port if isinstance(serve, ServePlan) else serve.port),
         model=model,
         context_limit=limit or context or DEFAULT_CONTEXT,
         tool_support=_supports_tools(settings) if tools is None else tools,
@@ -122,12 +143,22 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
         kind=serve.kind,
         health_path=health_path,
         model_identity=identity,
+        max_concurrency=limited,
+        sample_rate=rate or 0,
+        default=default,
     )
 
 
-def _base_url(serve: TierBackend) -> str:
+def _read_concurrency(section: Section) -> Optional[Union[int, str]]:
+    if section.raw.get("max_concurrency") == AUTO:
+        return AUTO
+    return section.read_integer("max_concurrency", 1, 100000, "requests")
+
+
+def format_base_url(serve: TierBackend, host: str, port: int) -> str:
+    """Where the OpenAI-compatible API of a serve begins."""
     tls, prefix = (serve.tls, serve.api_prefix) if isinstance(serve, ServePlan) else (False, "")
-    return "{0}://{1}:{2}{3}/v1".format("https" if tls else "http", serve.container, serve.port, prefix)
+    return "{0}://{1}:{2}{3}/v1".format("https" if tls else "http", host, port, prefix)
 
 
 def _key_env(tier: str) -> str:

@@ -57,7 +57,7 @@ def _check_deploy_mode(check: InventoryCheck, mode: str, serves: Sequence[ServeP
                 "set part: {0} in one serve, or choose another mode ({1})".format(part, ", ".join(DEPLOY_MODES)),
             )
         for serve in mine:
-            if serve.engine and not ENGINES[serve.engine].key_env:
+            if serve.engine and not serve.api_key and not ENGINES[serve.engine].key_env:
                 check.add_note(
                     ("anvil_serves", serve.name),
                     "{0} takes no API key: the serve stays on loopback, and clients reach it through the router".format(

@@ -13,7 +13,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine
 from ansible_collections.anvil.serving.plugins.module_utils.host.container_toolkit import names_nvidia
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import MOST_CARDS, Card, read_minors
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import HOLDING
-from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import Claim
+from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import Claim, parse_claims
 
 # The kinds of CDI devices that are NVIDIA's GPUs: nvidia.com/gpu, management.nvidia.com/gpu, runtime.nvidia.com/gpu.
 _CDI_NAME = re.compile(r"(?:[\w.-]+\.)?nvidia\.com/gpu=(.+)")
@@ -122,11 +122,6 @@ def _usable(card: Card) -> Tuple[str, ...]:
     return (card.uuid,) if card.uuid else ()
 
 
-def _label_mib(labels: Mapping[str, str]) -> Optional[int]:
-    word = labels.get(LABEL_VRAM, "")
-    return int(word) if word.isdigit() else None
-
-
 def claim_of(raw: Mapping[str, Any], cards: Sequence[Card], names: HostNames = HostNames()) -> Optional[Claim]:
     """The claim of a container, from the Docker Engine's description of it; None if it has no GPU."""
     uuids = cards_of(raw, cards, names)
@@ -136,7 +131,7 @@ def claim_of(raw: Mapping[str, Any], cards: Sequence[Card], names: HostNames = H
     labels, state, name = document["Config"]["Labels"], document["State"]["Status"], document["Name"].lstrip("/")
     project = labels.get(COMPOSE_PROJECT, "")
     holder = "container {0} ({1}{2})".format(name, "project {0}, ".format(project) if project else "", state)
-    return Claim(holder, uuids, _label_mib(labels))
+    return Claim(holder, uuids, *parse_claims(labels.get(LABEL_VRAM, "")))
 
 
 def read_claims(docker: DockerEngine, listed: Sequence[Mapping[str, Any]], cards: Sequence[Card]) -> Dict[str, Claim]:

@@ -29,6 +29,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_report
 from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import group_experiments
 from ansible_collections.anvil.serving.plugins.module_utils.serves.gpu_claims import cards_of, read_host_names
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import HOLDING, observe_container
+from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import parse_claims
 
 
 def describe_holder(raw: Mapping[str, Any], project: str) -> Dict[str, Any]:
@@ -36,7 +37,7 @@ def describe_holder(raw: Mapping[str, Any], project: str) -> Dict[str, Any]:
     labels = (raw.get("Config") or {}).get("Labels") or {}
     name = str(raw.get("Name", "")).lstrip("/")
     experiment = str(labels.get(LABEL_EXPERIMENT, ""))
-    claim = str(labels.get(LABEL_VRAM, ""))
+    mib, by_card = parse_claims(str(labels.get(LABEL_VRAM, "")))
     ours = labels.get(COMPOSE_PROJECT) == project and LABEL_SERVE in labels
     return {
         "container": name,
@@ -44,7 +45,8 @@ def describe_holder(raw: Mapping[str, Any], project: str) -> Dict[str, Any]:
         "kind": "experiment" if experiment else "serve" if ours else "squatter",
         "project": str(labels.get(COMPOSE_PROJECT, "")),
         "state": str((raw.get("State") or {}).get("Status", "")),
-        "vram_mib": int(claim) if claim.isdigit() else None,
+        "vram_mib": mib,
+        "vram_by_card": by_card,
     }
 
 
@@ -52,11 +54,18 @@ def _rank(holder: Mapping[str, Any]) -> Tuple[int, str]:
     return ("serve", "experiment", "squatter").index(holder["kind"]), holder["name"]
 
 
+def _on_card(holder: Mapping[str, Any], devices: Set[str]) -> Dict[str, Any]:
+    """A holder with its claim on one card (and the MIG devices of it)."""
+    claims = [mib for uuid, mib in holder["vram_by_card"].items() if uuid in devices]
+    shown = {key: value for key, value in holder.items() if key != "vram_by_card"}
+    return {**shown, "vram_mib": sum(claims)} if claims else shown
+
+
 def _cards_with_holders(cards: Sequence[Card], held: Sequence[Tuple[Dict[str, Any], Tuple[str, ...]]]) -> List[Dict[str, Any]]:
     """The cards, each with the containers that hold it or one of its MIG devices."""
 
     def holders_of(devices: Set[str]) -> List[Dict[str, Any]]:
-        return sorted((holder for holder, uuids in held if not devices.isdisjoint(uuids)), key=_rank)
+        return sorted((_on_card(holder, devices) for holder, uuids in held if not devices.isdisjoint(uuids)), key=_rank)
 
     return [
         {

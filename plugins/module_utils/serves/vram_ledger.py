@@ -7,7 +7,7 @@ All amounts are in MiB. Every refusal shows its arithmetic.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Collection, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_VRAM
@@ -31,20 +31,52 @@ class Budget:
 
 @dataclass(frozen=True)
 class Claim:
-    """A container that holds GPUs and keeps them. mib: claimed on each of its GPUs; None: unknown."""
+    """A container that holds GPUs and keeps them. mib: claimed on each of its GPUs; None: unknown. by_card: UUID -> MiB, where
+    they differ."""
 
     holder: str
     uuids: Tuple[str, ...]
     mib: Optional[int]
+    by_card: Mapping[str, int] = field(default_factory=dict)
+
+    def mib_on(self, uuid: str) -> Optional[int]:
+        return self.by_card.get(uuid, self.mib)
 
 
 @dataclass(frozen=True)
 class Demand:
-    """A serve that is about to start. mib: needed on each of its GPUs; a serve on two GPUs is charged on both."""
+    """A serve that is about to start. mib: needed on each of its GPUs; a serve on two GPUs is charged on both. by_card: UUID ->
+    MiB, where they differ."""
 
     serve: str
     uuids: Tuple[str, ...]
     mib: int
+    by_card: Mapping[str, int] = field(default_factory=dict)
+
+    def mib_on(self, uuid: str) -> int:
+        return self.by_card.get(uuid, self.mib)
+
+
+def format_claims(mib: int, by_card: Mapping[str, int]) -> str:
+    """The label of a container with its claims: one number, or ``UUID=MiB`` for each card."""
+    return ",".join("{0}={1}".format(uuid, by_card[uuid]) for uuid in sorted(by_card)) or str(mib)
+
+
+def parse_claims(text: str) -> Tuple[Optional[int], Dict[str, int]]:
+    """The claim on each card, and the claims that differ from card to card; (None, {}) for any other text."""
+    if text.isdigit():
+        return int(text), {}
+    pairs = [part.rpartition("=") for part in text.split(",")]
+    if not all(uuid and number.isdigit() for uuid, _sign, number in pairs):
+        return None, {}
+    found = {uuid: int(number) for uuid, _sign, number in pairs}
+    return max(found.values()), found
+
+
+def read_claims_of_service(anvil: Mapping[str, Any]) -> Tuple[int, Dict[str, int]]:
+    """The claims of a serve, from its ``x-anvil``."""
+    by_card = {str(uuid): int(mib) for uuid, mib in (anvil.get("vram_by_card") or {}).items()}
+    return int(anvil.get("vram_mib") or 0), by_card
 
 
 @dataclass(frozen=True)
@@ -112,11 +144,11 @@ def weigh(
         if budget is None:
             continue  # no such GPU: admission reports it
         here = [demand for demand in demands if uuid in demand.uuids]
-        held = [(claim.holder, claim.mib) for claim in claims if uuid in claim.uuids]
-        need = sum(demand.mib for demand in here)
+        held = [(claim.holder, claim.mib_on(uuid)) for claim in claims if uuid in claim.uuids]
+        need = sum(demand.mib_on(uuid) for demand in here)
         total = need + sum(mib or 0 for _holder, mib in held)
         room = budget.vram_mib - budget.reserve_mib
-        arithmetic = _sum([*held, *(("serve " + demand.serve, demand.mib) for demand in here)])
+        arithmetic = _sum([*held, *(("serve " + demand.serve, demand.mib_on(uuid)) for demand in here)])
         unknown = [holder for holder, mib in held if mib is None]
         free = _live_free(uuid, cards, freed)
         why = hint = ""
@@ -148,7 +180,7 @@ def weigh(
             notes.append(shared)
         if why:
             for demand in here:
-                what = "GPU {0}: {1} MiB do not fit".format(budget.alias, demand.mib)
+                what = "GPU {0}: {1} MiB do not fit".format(budget.alias, demand.mib_on(uuid))
                 problems.setdefault(demand.serve, []).append(Problem(what, "serve " + demand.serve, why, hint))
     return Verdict(problems, tuple(notes))
 
@@ -197,5 +229,6 @@ def _without(
     for claim in left:
         for uuid in claim.uuids:
             known = back.get(uuid, 0)
-            back[uuid] = None if known is None or claim.mib is None else known + claim.mib
+            mib = claim.mib_on(uuid)
+            back[uuid] = None if known is None or mib is None else known + mib
     return [claim for claim in claims if claim not in left], budgets, cards, back

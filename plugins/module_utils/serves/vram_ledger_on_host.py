@@ -25,6 +25,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger i
     Demand,
     Verdict,
     choose_evictions,
+    read_claims_of_service,
     weigh,
 )
 
@@ -63,12 +64,14 @@ class HostLedger:
             if container in leaving:
                 for uuid in claim.uuids:
                     known = self.freed.get(uuid, 0)
-                    self.freed[uuid] = None if known is None or claim.mib is None else known + claim.mib
+                    back = claim.mib_on(uuid)
+                    self.freed[uuid] = None if known is None or back is None else known + back
                 continue
             serve = self._find_serve(state, container)
             if serve is not None:
                 # The inventory counts: a changed need restarts nothing, so the label of the container may be old.
-                claim = replace(claim, holder="serve " + serve.name, mib=int(serve.anvil.get("vram_mib") or 0))
+                mib, by_card = read_claims_of_service(serve.anvil)
+                claim = replace(claim, holder="serve " + serve.name, mib=mib, by_card=by_card)
                 self.serve_claims[serve.name] = claim
             self.claims.append(claim)
 
@@ -80,7 +83,7 @@ class HostLedger:
 
     def list_demands(self, resting: Sequence[str] = ()) -> List[Demand]:
         return [
-            Demand(service.name, service.gpu_uuids, int(service.anvil.get("vram_mib") or 0))
+            Demand(service.name, service.gpu_uuids, *read_claims_of_service(service.anvil))
             for service in self.charged
             if service.name not in resting
         ]

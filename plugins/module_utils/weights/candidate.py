@@ -14,7 +14,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A serve to judge. claim_mib: what the inventory claims for it on each card.
+    """A serve to judge. claim_mib: what the inventory claims for it on each card; claim_by_card: UUID -> MiB,
+    where the claims differ.
 
     origin: where its weights come from. facts: what they hold. None where that is not known. config: the content of the
     configuration file that its arguments name, where it is known.
@@ -30,6 +31,7 @@ class Candidate:
     facts: Optional[ModelFacts] = None
     environment: Mapping[str, str] = field(default_factory=dict)
     config: Optional[Mapping[str, Any]] = None
+    claim_by_card: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def settings(self) -> Settings:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog import engine_options as options
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import CUSTOM
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin, judge_origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import (
@@ -109,6 +110,9 @@ def _judge_candidate(
     ]
     row: Dict[str, Any] = {"engine": candidate.engine, "model": candidate.model, "gpus": [card.describe() for card in mine]}
     found += judge_parallelism(candidate)
+    if candidate.engine == CUSTOM:
+        found.append(unknown("what a server with engine custom loads, and how much memory it takes, is not known", where))
+        return found, row
     if facts is None:
         found.append(unknown("the weights are not on this host, so quantisation and memory were not judged", where))
         return found, row

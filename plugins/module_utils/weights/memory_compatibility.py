@@ -152,12 +152,13 @@ def _judge_cards(candidate: Candidate, placed: Sequence[_Placed], estimate: Esti
     """Cards with equal memory and need are one finding."""
     where, share = "serve " + candidate.serve, read_share(candidate)
     told = candidate.settings.has(options.SHARE) and candidate.engine == "vllm" and share is not None and 0 < share <= 1
-    groups: Dict[Tuple[int, int, int], List[CardFacts]] = {}
+    groups: Dict[Tuple[int, int, int, int], List[CardFacts]] = {}
     for one in placed:
         if one.card.vram_mib is not None:
-            groups.setdefault((one.card.vram_mib, one.total_mib, one.certain_mib), []).append(one.card)
+            claim = candidate.claim_by_card.get(one.card.uuid, candidate.claim_mib)
+            groups.setdefault((one.card.vram_mib, one.total_mib, one.certain_mib, claim), []).append(one.card)
     found = []
-    for (vram, total, certain), cards in groups.items():
+    for (vram, total, certain, claim), cards in groups.items():
         limit = int(vram * (share if share is not None and 0 < share <= 1 else 1.0))
         limited_by = "{0:,} MiB x {1:g}".format(vram, share) if share is not None else "{0:,} MiB".format(vram)
         on = ", ".join(card.describe() for card in cards[:8])
@@ -173,8 +174,8 @@ def _judge_cards(candidate: Candidate, placed: Sequence[_Placed], estimate: Esti
                 )
             )
             continue
-        if candidate.claim_mib and candidate.claim_mib < limit:
-            limit, limited_by = candidate.claim_mib, "claimed: vram_mib"
+        if claim and claim < limit:
+            limit, limited_by = claim, "claimed: vram_mib"
         if total > limit:
             found.append(
                 doubtful(

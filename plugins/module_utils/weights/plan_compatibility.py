@@ -180,6 +180,7 @@ def judge_plan(docker: DockerEngine, plan: Mapping[str, Any], given: JudgementIn
                 cards=tuple(serve.get("gpu_uuids") or ()),
                 args=args,
                 claim_mib=int(serve.get("vram_mib") or 0),
+                claim_by_card=serve.get("vram_by_card") or {},
                 facts=weights.facts,
                 environment=environment,
                 config=read_config_file(docker, serve, settings),

@@ -60,6 +60,7 @@ def judge_services(
                 cards=service.gpu_uuids,
                 args=args,
                 claim_mib=int(service.anvil.get("vram_mib") or 0),
+                claim_by_card=service.anvil.get("vram_by_card") or {},
                 facts=weights.facts,
                 environment=service.environment,
                 config=read_config_file(docker, {"mounts": mounts}, settings),

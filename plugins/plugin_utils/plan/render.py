@@ -36,6 +36,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import EdgePlan, HostPlan, RouterPlan, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_PATH, SOCKET_PATH, TLS_FOLDER
+from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import format_claims
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 ROUTER_MOUNT = "/etc/anvil"
@@ -150,7 +151,7 @@ def _render_serves(plan: HostPlan, project: str, extra_labels: dict[str, str]) -
             LABEL_SERVE: serve.name,
             LABEL_PREFIX + "engine": serve.engine,
             LABEL_PREFIX + "served_name": serve.served_name,
-            LABEL_VRAM: str(serve.vram_mib),
+            LABEL_VRAM: format_claims(serve.vram_mib, serve.vram_by_card),
             LABEL_RESIDENCY: serve.residency,
             **extra_labels,
         }
@@ -182,13 +183,13 @@ def _mount_models(serve: ServePlan, directory: str) -> ServePlan:
 def _tags(plan: HostPlan, serve: ServePlan) -> list[str]:
     """The words that select a serve, besides its name: its tags and its tiers."""
     router = plan.router
-    tiers = [tier.id for tier in (*router.tiers, *router.purposes) if tier.serve == serve.name] if router else []
+    tiers = [tier.id for tier in (*router.tiers, *router.purposes, *router.audio) if tier.serve == serve.name] if router else []
     names = {other.name for other in plan.serves}
     return sorted({*serve.tags, *tiers} - names)
 
 
 def _router_values(router: RouterPlan) -> dict[str, Any]:
-    secrets = {tier.key_env: tier.key_secret for tier in (*router.tiers, *router.purposes) if tier.key_secret}
+    secrets = {tier.key_env: tier.key_secret for tier in (*router.tiers, *router.purposes, *router.audio) if tier.key_secret}
     if router.token:
         secrets[ROUTER_TOKEN_ENV] = router.token
     values = {key: value for key, value in asdict(router).items() if key not in ("tiers", "profile", "edge")}

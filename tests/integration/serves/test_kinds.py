@@ -9,7 +9,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan impo
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_host
 from bed import Bed
 from harness import run_module
-from serving import LLAMA, Field
+from planning import TOPOLOGY, TOPOLOGY_FACTS
+from serving import LLAMA, UNCHANGED, Field, actions
 
 TOKEN = "t0ken"
 ROUTER = "anvil.local/router:2.0.2"
@@ -59,3 +60,36 @@ def test_a_gateway_router_routes_embeddings_and_is_asked_for_them(clean_bed: Bed
     assert info["answers"]["embed"]["text"].startswith("a vector of"), info["answers"]
     wrong = run_module("anvil_router_info", **asked, token=TOKEN, ask=["embed"])
     assert wrong["failed"] and "the router returned no answer" in wrong["msg"], wrong
+
+
+def test_the_loader_of_the_router_takes_a_topology_with_every_kind_of_serve(clean_bed: Bed) -> None:
+    config = render_host(build_plan("topology", TOPOLOGY, TOPOLOGY_FACTS))["router_files"]["config"]
+    asked = {"container": "anvil-router", "image": ROUTER, "config": config, "validate_only": True}
+    validated = run_module("anvil_router_promote", **asked)
+    assert not validated["failed"], validated["msg"]
+    wrong = run_module("anvil_router_promote", **{**asked, "config": config.replace("172.17.0.1", "anvil-hear")})
+    assert wrong["failed"] and "private" in wrong["msg"], wrong["msg"]
+
+
+def test_a_custom_engine_starts_by_its_own_command_on_its_own_port(field: Field) -> None:
+    del field.serves["fast"]
+    heavy = field.serves["heavy"]
+    own = ("--model", heavy.model, "--alias", "own", "--host", "0.0.0.0", "--port", "8080", *heavy.args)
+    field.edit(
+        "heavy",
+        engine="custom",
+        entrypoint=("llama-server",),
+        args=own,
+        model="",
+        served_name="own",
+        container_port=8080,
+        ready_path="/health",
+        warmup=True,
+        vram_mib=9000,
+    )
+    done = field.foresee()
+    assert actions(done) == {"heavy": ("create", ["missing"])} and done["serves"]["heavy"]["ready"]
+    before = field.bed.started()
+    assert actions(field.foresee()) == {"heavy": UNCHANGED} and field.bed.started() == before
+    field.edit("heavy", container_port=8081, args=tuple("8081" if word == "8080" else word for word in own))
+    assert actions(field.foresee())["heavy"][0] == "recreate"

@@ -21,10 +21,16 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import parse_config_hash
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_edge_config, render_host, render_serves
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import (
+    list_rendered_files,
+    render_edge_config,
+    render_host,
+    render_serves,
+)
 from conftest import COLLECTIONS, REPO
 from hypothesis import given
 from hypothesis import strategies as st
+from planning import TOPOLOGY, TOPOLOGY_FACTS
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
@@ -184,6 +190,16 @@ def test_two_replicas_are_as_the_golden_file_says(folder: str, variables: dict[s
     texts = {"edge/haproxy.cfg": rendered["router_files"]["edge"], "config.toml": rendered["router_files"]["config"]}
     text = texts.get(name, rendered["router"]["compose"])
     golden = GOLDEN / folder / name
+    if os.environ.get("ANVIL_GOLDEN") == "write":
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+@pytest.mark.parametrize("name", ["serves/compose.yaml", "router/compose.yaml", "router/config.toml"])
+def test_a_topology_with_every_kind_of_serve_is_as_the_golden_file_says(name: str) -> None:
+    text = list_rendered_files(render_host(build_plan("topology", TOPOLOGY, TOPOLOGY_FACTS)))[name]
+    golden = GOLDEN / "topology" / name
     if os.environ.get("ANVIL_GOLDEN") == "write":
         golden.parent.mkdir(parents=True, exist_ok=True)
         golden.write_text(text)

@@ -160,8 +160,8 @@ def test_what_is_written_takes_precedence_over_the_flags():
 
 
 def test_a_kind_that_no_router_routes_is_left_out_with_a_note():
-    found = plan((ROUTER + "image", "anvil.local/router:2.0.2"), (ROUTER + "profile", []), ("anvil_serves.fast.kind", "speech"))
-    assert found.router.purposes == () and any("is for speech, which a gateway router does not route" in n for n in found.notes)
+    found = plan((ROUTER + "image", "anvil.local/router:2.0.2"), (ROUTER + "profile", []), ("anvil_serves.fast.kind", "score"))
+    assert found.router.purposes == () and any("is for score, which a gateway router does not route" in n for n in found.notes)
 
 
 @pytest.mark.parametrize(

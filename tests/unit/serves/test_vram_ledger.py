@@ -11,6 +11,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger i
     Claim,
     Demand,
     choose_evictions,
+    format_claims,
+    parse_claims,
     weigh,
 )
 from nvidia_outputs import FAKOLI_DARK as TWO
@@ -36,6 +38,29 @@ def test_one_mib_too_much_is_refused_with_the_arithmetic_and_every_holder() -> N
     assert problem.why == (
         "serve a 300 + container b 101 + serve s 500 = 901 MiB; the GPU has 1000 - 100 reserve = 900 MiB: 1 MiB too much"
     )
+
+
+@pytest.mark.parametrize("by_card", [{}, {ONE: 600, TWO_UUID: 200}])
+def test_the_label_of_a_container_tells_its_claims(by_card: dict[str, int]) -> None:
+    assert parse_claims(format_claims(600, by_card)) == (600, by_card)
+
+
+@pytest.mark.parametrize("text", ["", "many", "GPU-1=", "=5", "GPU-1=5,6", "-1", "5.0"])
+def test_any_other_label_is_an_unknown_claim(text: str) -> None:
+    assert parse_claims(text) == (None, {})
+
+
+def test_a_serve_is_charged_on_each_card_with_its_own_claim() -> None:
+    budgets, cards = [Budget("big", ONE, 1000), Budget("small", TWO_UUID, 300)], list(CARDS)
+    want = Demand("s", (ONE, TWO_UUID), 600, {ONE: 600, TWO_UUID: 200})
+    held = Claim("serve a", (ONE, TWO_UUID), 400, {ONE: 400, TWO_UUID: 100})
+    assert weigh([want], [held], budgets, cards, {}).problems == {}
+    (problem,) = weigh([want], [replace(held, by_card={ONE: 400, TWO_UUID: 101})], budgets, cards, {}).problems["s"]
+    assert problem.what == "GPU small: 200 MiB do not fit" and "serve a 101 + serve s 200 = 301 MiB" in problem.why
+    # What an evicted serve gives back counts on each card.
+    live = [replace(card, vram_total_mib=total, vram_used_mib=total) for card, total in zip(cards, (1000, 300), strict=True)]
+    both = replace(held, by_card={ONE: 600, TWO_UUID: 200})
+    assert choose_evictions([want], [both], {"a": both}, budgets, live, {}) == ("a",)
 
 
 SLICED = replace(
