@@ -73,15 +73,34 @@ options:
     choices: [default, none, host]
     default: default
   platform:
-    description: Platform to build for. If empty, the platform of the Docker Engine.
+    description:
+      - Platform to build for, such as V(linux/arm64). If empty, the platform of the Docker Engine.
+      - A platform that is not the host's, or not that of the base image on this host, is a warning before the build.
     type: str
     default: ""
+  allowed:
+    description:
+      - Origins of models, in the form of C(anvil_models_allowed). The build fails if the folder C(weights) of O(folders) has a
+        file that is of another model, or of an unknown origin. If not given, every model is allowed.
+      - The origin is what the manifest of M(anvil.serving.anvil_model) in that folder says.
+    type: list
+    elements: dict
+    suboptions:
+      repo:
+        description: Repository of the hub.
+        type: str
+      revision:
+        description: Its exact commit.
+        type: str
+      sha256:
+        description: SHA-256 of a file or archive.
+        type: str
   push:
     description: Whether to push both tags.
     type: bool
     default: false
   username:
-    description: User of the registry.
+    description: User of the registry. If empty, the login that the role P(anvil.serving.registries#role) keeps on the host.
     type: str
     default: ""
   password:
@@ -167,6 +186,7 @@ seconds:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import ALLOWED_OPTION, read_allowed
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import open_live_output
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
@@ -186,6 +206,7 @@ OPTIONS = {
     "build_secrets": {"type": "dict", "default": {}, "no_log": True},
     "network": {"type": "str", "choices": ["default", "none", "host"], "default": "default"},
     "platform": {"type": "str", "default": ""},
+    "allowed": ALLOWED_OPTION,
     "push": {"type": "bool", "default": False},
     "username": {"type": "str", "default": ""},
     "password": {"type": "str", "default": "", "no_log": True},
@@ -214,7 +235,8 @@ def work(module: AnsibleModule) -> dict:
     push = Login(params["username"], params["password"]) if params["push"] else None
     with open_live_output(params["progress"]) as live_output:
         docker = DockerEngine(params["docker_host"])
-        return converge_image(docker, recipe, secrets, push, params["timeout"], live_output, module.check_mode)
+        allowed = read_allowed(params["allowed"])
+        return converge_image(docker, recipe, secrets, push, params["timeout"], live_output, module.check_mode, allowed)
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.images.docker_cli im
 )
 from ansible_collections.anvil.serving.plugins.module_utils.images.recipe import Recipe, name_image, pack_context
 
-# BuildKit's plain progress: the line that a step begins with. What a step itself prints has a time there, and is not shown.
 # BuildKit's plain progress: the line that begins a step. A line that a step prints has a time in this place.
 STEP = re.compile(r"#\d+ \[(?!internal\])(?P<step>[^\]]+)\] (?P<words>.+)")
 
@@ -44,6 +43,10 @@ ENGINE_GONE = (
 )
 
 
+# BuildKit's words where the registry has no base of the platform, and the kernel's where it cannot run a program of it.
+OTHER_PLATFORM = ("no match for platform in manifest", "no matching manifest for", "exec format error")
+
+
 def explain_failure(code: int, log: str) -> Tuple[str, str]:
     """Why a build failed, and what to do. code: its exit status, or minus the signal that killed it."""
     again = "then run again: finished steps are not repeated"
@@ -59,6 +62,9 @@ def explain_failure(code: int, log: str) -> Tuple[str, str]:
     if any(word in end for word in ENGINE_GONE):
         why = "the Docker Engine ended during the build (docker buildx build ended with {0})".format(code)
         return why, "find out why it ended or was restarted (journalctl -u docker), " + again
+    if any(word in end for word in OTHER_PLATFORM):
+        why = "the base image or a program in it is for another platform (docker buildx build ended with {0})".format(code)
+        return why, "name a base for the platform of this host, set platform, or build on a host of that platform"
     return "docker buildx build ended with {0}".format(code), "correct what the end of the log shows, " + again
 
 

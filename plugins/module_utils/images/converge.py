@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import LiveOutput
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_BASE, LABEL_CONTENT
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.images.platform import judge_platform
 from ansible_collections.anvil.serving.plugins.module_utils.images.recipe import Recipe, check_recipe, hash_content, name_image
 from ansible_collections.anvil.serving.plugins.module_utils.images.registry import (
     Login,
@@ -60,12 +62,18 @@ def converge_image(
     timeout: int,
     live_output: LiveOutput,
     check: bool,
+    allowed: Optional[Sequence[Origin]] = None,
 ) -> Dict[str, Any]:
     """Make sure that an image of this content exists under both its names, and in the registry if that is requested.
 
-    push: the login to push with; None: do not push. check: only predict. Returns what anvil_image returns.
+    push: the login to push with; None: do not push. check: only predict. allowed: the models whose weights may be in the
+    context ``weights``; None allows every model. Returns what anvil_image returns.
     """
     check_recipe(recipe)
+    if "weights" in recipe.folders and allowed is not None:
+        from ansible_collections.anvil.serving.plugins.module_utils.images.baked_weights import check_baked_weights
+
+        check_baked_weights(recipe.folders["weights"], allowed)
     if check and not all(os.path.isdir(folder) for folder in recipe.folders.values()):
         # In a real run an earlier task brings the folder. Without its content, the image has no name yet.
         return _predict_build()
@@ -93,6 +101,9 @@ def converge_image(
         decision.action != "none" or not all(is_pushed(docker, name, result["digest"] or "", push) for name in names)
     )
     result["changed"] = result["changed"] or must_push
+    if decision.action == "build":
+        found = judge_platform(recipe.platform, docker.info(), base, recipe.base, reference)
+        result["warnings"] = [one.as_text() for one in found]
     if check or not result["changed"]:
         return result
     began = time.monotonic()

@@ -25,11 +25,11 @@ def _find_registry(name: str) -> str:
 def push_image(docker: DockerEngine, name: str, references: Sequence[str], login: Login, timeout: int) -> str:
     """Push an image under its references, and pull it by its digest: that proves what the registry holds. Returns the digest.
 
-    name: the repository, with its registry.
+    name: the repository, with its registry. login: without a username, the login of ``docker login`` is used.
     """
     with tempfile.TemporaryDirectory(prefix="anvil-docker-") as config:
         os.chmod(config, 0o700)
-        command = build_argv(docker, "--config", config)
+        command = build_argv(docker, "--config", config) if login.username else build_argv(docker)
         if login.username:
             argv = [*command, "login", "--username", login.username, "--password-stdin"]
             argv += [_find_registry(name)] if _find_registry(name) else []
@@ -66,6 +66,7 @@ def _run_with_retries(argv: Sequence[str], where: str, timeout: int, login: Logi
                 what if final else "{0} ({1} attempts)".format(what, PUSH_ATTEMPTS),
                 where=where,
                 why=mask_secrets(text, [login.password]).strip(),
-                hint="correct the registry, or username and password, then run again; the image that was built is kept",
+                hint="correct the registry or its login (anvil_registries, or username and password), then run again; "
+                "the image that was built is kept",
             )
         time.sleep(2**number)

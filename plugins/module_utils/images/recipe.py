@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Iterator, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.images.platform import read_platform
 
 # What an image is for -> the prefix of its tags.
 STACKS: Mapping[str, str] = {
@@ -104,7 +105,9 @@ def name_image(recipe: Recipe, content: str) -> Tuple[str, Optional[str]]:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raise AnvilError for a tag or file that cannot be used, before BuildKit fails on it."""
+    """Raise AnvilError for a tag, platform or file that cannot be used, before BuildKit fails on it."""
+    if recipe.platform:
+        read_platform(recipe.platform)
     if recipe.tag and not TAG.fullmatch(recipe.tag):
         raise fail("{0!r} is not a valid tag".format(recipe.tag), where="tag", hint="use only letters, digits, '_', '.' and '-'")
     for path in recipe.files:

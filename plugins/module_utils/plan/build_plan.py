@@ -9,6 +9,7 @@ from typing import Any, Iterable, Mapping, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.image_stacks import list_stacks
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_conflicts import check_conflicts
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import (
     read_engine_sections,
@@ -21,6 +22,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_model
     check_allowed_models,
     read_allowed_models,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_registries import check_registries
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_router import read_router
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import check_secrets, read_secrets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serves import HostSettings, read_serves
@@ -60,6 +62,7 @@ VARIABLES = (
     "anvil_warmup_max_wait",
     "anvil_warmup_wait_interval",
     "anvil_logs",
+    "anvil_registries",
 )
 # Variables of other parts of the collection: accepted, not read here.
 OTHER_VARIABLES: Tuple[str, ...] = ("anvil_hosts",)
@@ -138,6 +141,7 @@ def build_plan(
     router = read_router(check, variables.get("anvil_router"), names, (*serves, *externals), secrets)
     check_conflicts(check, serves, router)
     limits, compatibility = read_limits(check, variables.get("anvil_logs")), _read_compatibility_mode(top)
+    check_registries(check, variables.get("anvil_registries"), secrets)
     check_secrets(secrets, secret_facts, secrets_required)
     if names == () and variables.get("anvil_router") is None:
         check.add_note(("anvil_serves",), "the inventory has no serves for this host")
@@ -158,6 +162,7 @@ def build_plan(
         externals=externals,
         compatibility=compatibility,
         limits=limits,
+        stacks=list_stacks(serves, mode),
     )
 
 

@@ -232,7 +232,8 @@ class RouterPlan:
 class HostPlan:
     """Everything that the inventory says about one host, checked.
 
-    notes: facts that are not mistakes but good to know. models_allowed: None allows every model.
+    notes: facts that are not mistakes but good to know. models_allowed: None allows every model. stacks: of the images that it
+    uses, for ``images_select: used``.
     """
 
     host: str
@@ -248,6 +249,7 @@ class HostPlan:
     externals: Tuple[ExternalPlan, ...] = ()
     compatibility: str = "enforce"
     limits: Limits = Limits()
+    stacks: Tuple[str, ...] = ()
 
     def as_dict(self) -> Dict[str, Any]:
         """The plan as plain JSON types (tuples become lists)."""

@@ -11,7 +11,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -248,35 +248,120 @@ def test_an_image_is_pushed_with_credentials_and_not_pushed_twice(images: Bed, r
 # ---------------------------------------------------------------------------------------------------------------- role
 
 
-def test_the_role_builds_an_image_that_does_not_run_as_root(images: Bed, tmp_path: Path) -> None:
-    entry = {
-        "name": REPOSITORY,
-        "stack": "llama_cpp",
-        "tag": "cpu",
-        "base": BASE,
-        "network": "none",
-        "environment": {"GREETING": "it's $5"},
-        "entrypoint": ["/usr/bin/env"],
-    }
-    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": [{"role": "anvil.serving.images"}]}
-    (tmp_path / "play.yml").write_text(json.dumps([play]))
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[..., str]:
+    """Runs a playbook, or a role, with variables; returns its output. A home folder of its own keeps the logins.
 
-    def run(**variables: Any) -> subprocess.CompletedProcess[str]:
+    others: whether collections are found that are installed beside Ansible, such as community.docker.
+    """
+
+    def run(playbook: Path | str, *words: str, fails: bool = False, others: bool = True, **variables: Any) -> str:
+        if isinstance(playbook, str):
+            steps = {"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": [{"role": playbook}]}
+            playbook = tmp_path / "play.yml"
+            playbook.write_text(json.dumps([steps]))
         variables["ansible_python_interpreter"] = sys.executable
-        argv = [str(Path(sys.executable).with_name("ansible-playbook")), str(tmp_path / "play.yml"), "-e", json.dumps(variables)]
+        argv = [str(Path(sys.executable).with_name("ansible-playbook")), str(playbook), "-i", "localhost,", "-c", "local"]
         environment = {
             **os.environ,
+            "HOME": str(tmp_path),
+            "ANSIBLE_COLLECTIONS_SCAN_SYS_PATH": str(others),
             "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
             "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         }
-        return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+        argv += [*words, "-e", json.dumps(variables)]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
-    first, second = run(images_list=[entry]), run(images_list=[entry])
-    assert "changed=1" in first.stdout and "changed=0" in second.stdout, first.stdout + first.stderr + second.stdout
+    return run
+
+
+ENTRY = {
+    "name": REPOSITORY,
+    "stack": "llama_cpp",
+    "tag": "cpu",
+    "base": BASE,
+    "network": "none",
+    "environment": {"GREETING": "it's $5"},
+    "entrypoint": ["/usr/bin/env"],
+}
+
+
+def test_the_role_builds_an_image_that_does_not_run_as_root(images: Bed, play: Callable[..., str]) -> None:
+    first, second = (play("anvil.serving.images", images_list=[ENTRY]) for _run in range(2))
+    assert "changed=1" in first and "changed=0" in second, first + second
     told = json.loads(images.docker("image", "inspect", f"{REPOSITORY}:llama-cpu"))[0]["Config"]
     assert (told["User"], told["StopSignal"], told["Entrypoint"]) == ("10001:10001", "SIGTERM", ["/usr/bin/env"])
     environment = images.docker("run", "--rm", f"{REPOSITORY}:llama-cpu")
     assert "HOME=/home/anvil" in environment and "GREETING=it's $5" in environment
-    refused = run(images_list=[{**entry, "weights": "baked"}])
-    assert refused.returncode and "weights_folder is missing" in refused.stdout + refused.stderr
+    refused = play("anvil.serving.images", images_list=[{**ENTRY, "weights": "baked"}], fails=True)
+    assert "weights_folder is missing" in refused
+
+
+def test_a_host_logs_in_builds_what_it_uses_pushes_it_and_logs_out(
+    images: Bed, registry: str, play: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("let me in")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.gguf").write_text("GGUF")
+    secret = "{{ lookup('ansible.builtin.file', '" + str(tmp_path / "password") + "') }}"
+    serves = {
+        "fast": {
+            "engine": "llama_cpp",
+            "image": "x:1",
+            "model": "/models/m.gguf",
+            "volumes": ["models:/models:ro"],
+            "port": 30003,
+        }
+    }
+    baked = {"name": "anvil.test/baked/image", "weights": "baked", "weights_folder": str(tmp_path / "weights")}
+    inventory = {
+        "anvil_registries": {registry: {"username": "ci", "password": "registry_password"}},
+        "anvil_secrets": {"registry_password": secret},
+        "anvil_serves": serves,
+        "anvil_models_allowed": [{"sha256": "0" * 64}],
+        "images_list": [{**ENTRY, "name": f"{registry}/team/image"}, {**ENTRY, "stack": "vllm"}],
+        "images_select": "used",
+        "images_push": True,
+    }
+    config, logins = tmp_path / ".docker" / "config.json", REPO / "playbooks" / "registries.yml"
+    clear = play(logins, fails=True, **{**inventory, "anvil_secrets": {"registry_password": "let me in"}})
+    assert "clear text" in clear and not config.exists()
+    assert "changed=1" in play(logins, "--check", **inventory) and not config.exists()
+    first, second = (play(logins, "-vvv", **inventory) for _run in range(2))
+    assert "changed=1" in first and "changed=0" in second
+    assert "let me in" not in first + second and registry in config.read_text() and not config.stat().st_mode & 0o077
+    built = play("anvil.serving.images", **inventory)
+    assert "the selected serves use no image of these stacks: vllm" in built
+    name = f"{registry}/team/image:llama-cpu"
+    assert "changed=1" in built and "changed=0" in play("anvil.serving.images", **inventory)
+    refused = play("anvil.serving.images", fails=True, **{**inventory, "images_list": [{**ENTRY, **baked}]})
+    assert "files have no known origin" in refused and "model.gguf" in refused
+    images.docker("rmi", "--force", name)
+    subprocess.run(["docker", "--config", str(config.parent), "pull", "--quiet", name], check=True, capture_output=True)
+    assert "changed=1" in play(logins, "-e", "state=absent", **inventory) and registry not in config.read_text()
+    alone = play(logins, fails=True, others=False, **inventory)
+    assert "ansible-galaxy collection install community.docker" in alone
+
+
+def test_prepare_brings_weights_and_bakes_those_that_are_allowed_without_another_collection(
+    images: Bed, play: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "model.gguf").write_text("GGUF")
+    baked = {"weights": "baked", "weights_folder": str(tmp_path / "models" / "tiny")}
+    models = [{"name": "tiny", "copy_from": str(tmp_path / "from"), "folder": str(tmp_path / "models")}]
+    inventory = {"models_list": models, "images_list": [{**ENTRY, **baked}]}
+    prepare = REPO / "playbooks" / "prepare.yml"
+    assert "changed=2" in play(prepare, "--check", **inventory)
+    assert "changed=2" in play(prepare, others=False, **inventory)
+    assert "changed=0" in play(prepare, **inventory)
+    assert "changed=0" in play(REPO / "playbooks" / "models.yml", **inventory)
+
+
+def test_an_image_for_another_platform_is_warned_about_before_it_is_built(images: Bed) -> None:
+    other = {"x86_64": "linux/arm64"}.get(os.uname().machine, "linux/amd64")
+    told = image(check=True, platform=other)
+    assert told["action"] == "build" and f"the image is for {other}" in " ".join(map(str, told["warnings"]))
