@@ -152,6 +152,14 @@ router:
     version: {description: The anvil-serving version that validated it., type: str, returned: always}
     history: {description: Every revision in the volume., type: list, elements: dict, returned: always}
   sample: {"exists": true, "state": "running", "healthy": true, "endpoint": "http://127.0.0.1:8000", "token_set": true}
+restarts:
+  description:
+    - A line for each replica that is in a restart loop, or that ended by itself within the last hour and was started again.
+  returned: success
+  type: list
+  elements: str
+  sample: ["anvil-router is in a restart loop: restarted 3 times since 2026-11-30 06:21:07 UTC, every 12 s on average; running
+    for 4 s"]
 edge:
   description:
     - The edge, and the health of each replica as the edge sees it; null without O(edge).
@@ -186,7 +194,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.module import T
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_report import describe_edge
 from ansible_collections.anvil.serving.plugins.module_utils.router.module_parameters import parse_settings
-from ansible_collections.anvil.serving.plugins.module_utils.router.router_report import describe_router
+from ansible_collections.anvil.serving.plugins.module_utils.router.router_report import describe_router, list_restarts
 from ansible_collections.anvil.serving.plugins.module_utils.router.tier_completions import (
     CompletionRequest,
     EdgeTrust,
@@ -217,9 +225,11 @@ OPTIONS = {
 def work(module):
     given = module.params
     docker = DockerEngine(given["docker_host"])
-    router = describe_router(docker, parse_settings({**given, "replicas": []}))
+    settings = parse_settings({**given, "replicas": []})
+    router = describe_router(docker, settings)
     edge = describe_edge(docker, given["edge"]) if given["edge"] else None
     replicas = given["replicas"] or [given["container"]]
+    restarts = list_restarts(docker, settings, replicas)
     tiers, warnings = describe_tiers(docker, replicas, given["token"] or "")
     answers = {}
     asked = [model for model in given["ask"] if not is_quiesced(tiers.get(model, {}))]
@@ -232,7 +242,8 @@ def work(module):
         endpoint = find_client_endpoint(docker, given["container"], given["edge"], trust)
         completions = request_completions(docker, given["container"], endpoint, request)
         answers = {model: asdict(completion) for model, completion in completions.items()}
-    return {"changed": False, "router": router, "edge": edge, "tiers": tiers, "answers": answers, "warnings": warnings}
+    report = {"router": router, "restarts": restarts, "edge": edge, "tiers": tiers, "answers": answers}
+    return {"changed": False, **report, "warnings": warnings}
 
 
 def main():

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Dict, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.crash_loops import started_since, time_to_trust
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import (
     RENDERED,
     Choice,
@@ -112,7 +113,8 @@ def is_live(
             return False
         state = states[replica.name]
         if request.reload and state.is_up:
-            if not is_loaded(journal, snapshot, state, replica.name) or not replica.is_healthy(state):
+            trust = time_to_trust(state, started_since(journal, snapshot, replica.name))
+            if not is_loaded(journal, snapshot, state, replica.name) or not replica.is_healthy(state, trust):
                 return False
         # The next start reads the live files: they must have been validated by the image that will start.
         elif snapshot.meta_of(revision).get("image") != replica.find_image():

@@ -9,7 +9,27 @@ from typing import Any, Dict, Optional, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import parse_sources
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import WRITTEN, Journal, shorten_revision
-from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Snapshot
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Snapshot, hash_revision
+
+
+def find_previous(snapshot: Snapshot, journal: Optional[Journal]) -> Optional[str]:
+    """The revision that was verified before the live one and is still held, if any."""
+    # A revision in flight was never verified: the base is what it replaced, and previous is what was live before that.
+    base = journal.old if journal is not None and journal.in_flight else snapshot.live
+    # What was rolled back is not gone back to: a second roll back leads further back, never forward again.
+    verified = [each.revision for each in reversed(journal.history if journal else ())]
+    for revision in [*verified, *([journal.old] if journal is not None and journal.old else [])]:
+        if revision != base and revision in snapshot.revisions and (journal is None or journal.find_left(revision) is None):
+            return revision
+    return None
+
+
+def find_way_back(snapshot: Snapshot, journal: Optional[Journal], image: str) -> Optional[str]:
+    """The previous revision, if it is intact and was validated by the image that runs; else ``None``."""
+    revision = find_previous(snapshot, journal)
+    if revision is None or snapshot.meta_of(revision).get("image") != image:
+        return None
+    return revision if hash_revision(snapshot.files_of(revision)) == revision else None
 
 
 def resolve_revision(name: str, snapshot: Snapshot, journal: Optional[Journal]) -> str:
@@ -19,14 +39,9 @@ def resolve_revision(name: str, snapshot: Snapshot, journal: Optional[Journal]) 
     held = "revisions in the volume: " + (", ".join(shorten_revision(each) for each in known) or "none")
     hint = "ansible-playbook playbooks/history.yml lists the revisions"
     if name == "previous":
-        # A revision in flight was never verified: the base is what it replaced, and previous is what was live before that.
-        base = journal.old if journal is not None and journal.in_flight else snapshot.live
-        # What was rolled back is not gone back to: a second roll back leads further back, never forward again.
-        verified = [each.revision for each in reversed(journal.history if journal else ())]
-        candidates = [*verified, *([journal.old] if journal is not None and journal.old else [])]
-        for revision in candidates:
-            if revision != base and revision in known and (journal is None or journal.find_left(revision) is None):
-                return revision
+        revision = find_previous(snapshot, journal)
+        if revision is not None:
+            return revision
         raise fail("there is no previous revision to roll back to", where=where, why=held, hint=hint)
     matches = [each for each in known if each.startswith(name)]
     if len(matches) == 1:

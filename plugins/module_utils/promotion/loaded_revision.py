@@ -6,6 +6,12 @@ from __future__ import annotations
 import time
 from typing import Mapping, Optional
 
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.crash_loops import (
+    find_loop,
+    observe_longer,
+    started_since,
+    time_to_trust,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import DONE, Journal
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import (
     OBSERVATION,
@@ -40,9 +46,11 @@ def has_earlier_evidence(
 ) -> bool:
     """Whether a process of the same image has already run long enough on the candidate's startup files.
 
-    That is a revision that was observed in full, or a process that runs now. A crash loop on these files outweighs both.
-    now: seconds since the epoch.
+    That is a revision that was observed in full, or a process that runs now. A restart loop on these files, now or earlier,
+    outweighs both. now: seconds since the epoch.
     """
+    if find_earlier_life(group, snapshot, candidate):
+        return False
     startup_files, image = group.first.select_startup_files(candidate.files), candidate.meta.get("image")
     proven = any(
         meta.get("proved_by") == image and group.first.select_startup_files(snapshot.files_of(revision)) == startup_files
@@ -52,11 +60,29 @@ def has_earlier_evidence(
         state, live = states[replica.name], snapshot.live_of(replica.name)
         live_files = snapshot.files_of(live) if live else snapshot.observed()
         if state.image_id == image and group.first.select_startup_files(live_files) == startup_files:
-            if state.is_crash_looping(now):
+            since = started_since(journal, snapshot, replica.name)
+            if find_loop(replica.name, state, since, now) is not None:
                 return False
-            has_run_long = state.status == "running" and now - state.started_at >= OBSERVATION
+            has_run_long = state.status == "running" and now - state.started_at >= max(OBSERVATION, time_to_trust(state, since))
             proven = proven or (has_run_long and is_loaded(journal, snapshot, state, replica.name))
     return proven
+
+
+def find_earlier_life(group: ReplicaGroup, snapshot: Snapshot, candidate: ValidatedCandidate) -> float:
+    """Mean life (seconds) of the processes that ended on the candidate's startup files with this image; 0 if none did."""
+    startup_files, image = group.first.select_startup_files(candidate.files), candidate.meta.get("image")
+    lives, proved_at = [(0.0, 0.0)], 0.0
+    for revision in snapshot.revisions:
+        meta = snapshot.meta_of(revision)
+        looped, proved = meta.get("looped"), meta.get("proved_at")
+        if group.first.select_startup_files(snapshot.files_of(revision)) != startup_files:
+            continue
+        if meta.get("proved_by") == image and isinstance(proved, (int, float)):
+            proved_at = max(proved_at, proved)
+        if isinstance(looped, dict) and looped.get("image") == image:
+            lives.append((float(looped.get("at") or 0), float(looped.get("life") or 0)))
+    at, life = max(lives)
+    return life if at > proved_at else 0.0
 
 
 def choose_observation(
@@ -70,4 +96,7 @@ def choose_observation(
     """Seconds for which the candidate must be observed: 0 where no replica runs, or where there is earlier evidence."""
     if not (request.reload and any(state.is_up for state in states.values())):
         return 0.0
+    life = find_earlier_life(group, snapshot, candidate)
+    if life:
+        return max(request.observation, observe_longer(life))
     return 0.0 if has_earlier_evidence(group, snapshot, journal, states, candidate, time.time()) else request.observation

@@ -5,16 +5,26 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Mapping, Optional, Tuple
+from typing import Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import describe_owner
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.candidate import is_up_to_date, select_candidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.crash_loops import (
+    CrashLoop,
+    find_loops,
+    observe_longer,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import (
     PROMOTED,
     Choice,
     describe_new_owner,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import choose_pruned, list_history
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import (
+    choose_pruned,
+    find_way_back,
+    list_history,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
     DONE,
     SWITCHING,
@@ -25,6 +35,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal im
 )
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import (
     choose_observation,
+    find_earlier_life,
     has_earlier_evidence,
     is_loaded,
 )
@@ -81,8 +92,8 @@ class PromotionRun:
         if journal is not None and recovery.action == FINISH:
             before = snapshot.files_of(journal.old) if journal.old else {}
             meta = self.store.metas.get(journal.new or "", {})
-            is_proven = meta.get("proved_by") == meta.get("image")
-            self.rollout.observation = 0.0 if is_proven else self.request.observation
+            is_proven, life = meta.get("proved_by") == meta.get("image"), self.store.earlier_life(journal.new)
+            self.rollout.observation = observe_longer(life) if life else 0.0 if is_proven else self.request.observation
             return self._roll_out(journal.old, journal.new, before, files)
         if journal is not None and recovery.action == UNDO:
             self.rollout.undo(journal, snapshot)
@@ -128,7 +139,7 @@ class PromotionRun:
     ) -> ValidatedCandidate:
         """The validated candidate: the one known already if it is about the same files. Sets for how long it is observed."""
         states = self.rollout.states
-        is_proven = dry_boot is not None and dry_boot.observation > 0
+        is_proven = dry_boot is not None and dry_boot.is_faithful and dry_boot.observation > 0
         if validated is None or validated.input_hash != hash_revision(choice.files):
             validated = self.group.first.validate(choice)
             if dry_boot is not None:
@@ -141,28 +152,33 @@ class PromotionRun:
                     self.notes.warnings.extend(again.confirm())
                 finally:
                     again.close()
-            is_proven = again is not None and observation > 0
+            is_proven = again is not None and again.is_faithful and observation > 0
         self.dry_boot = dry_boot
+        self.rollout.observation = choose_observation(self.group, snapshot, journal, states, validated, self.request)
+        is_proven = is_proven and not find_earlier_life(self.group, snapshot, validated)
         # Noted in the revision: the process that is the evidence now is replaced before the next promotion.
         if is_proven or has_earlier_evidence(self.group, snapshot, journal, states, validated, time.time()):
+            self.rollout.observation = 0.0
             return replace(validated, meta={**validated.meta, "proved_by": validated.meta.get("image")})
-        self.rollout.observation = choose_observation(self.group, snapshot, journal, states, validated, self.request)
         return validated
 
     def _switch(self, snapshot: Snapshot, journal: Optional[Journal], candidate: ValidatedCandidate) -> PromotionResult:
         before = snapshot.observed()
         new = hash_revision(candidate.files)
         replicas, rollout, store = self.group.replicas, self.rollout, self.store
+        rollout.states = self.group.read_states()  # the processes of a restart loop change meanwhile
+        loops = find_loops([each.name for each in replicas], rollout.states, snapshot, journal, time.time())
+        self.notes.warnings.extend(loop.text for loop in loops)
         is_live = snapshot.is_ours and all(snapshot.live_of(replica.name) == new for replica in replicas)
         if is_live and not rollout.is_any_up():
             # Everything is in place; only the image that starts next had not validated it.
             self._write_revision(snapshot, candidate)
             unchanged = unchanged_result(snapshot, journal, self.choice.kept)
             return self._with_notes(replace(unchanged, changed=self.choice.has_new_owner))
-        is_healthy = all(
+        is_healthy = not loops and all(
             rollout.is_up(replica)
             and is_loaded(journal, snapshot, rollout.states[replica.name], replica.name)
-            and replica.is_healthy(rollout.states[replica.name])
+            and replica.is_healthy(rollout.states[replica.name], 0.0)
             for replica in replicas
         )
         if journal is not None and journal.state == WRITTEN and is_healthy:
@@ -179,13 +195,36 @@ class PromotionRun:
         if self.dry_boot is not None:
             self.notes.warnings.extend(self.dry_boot.confirm())
             self.dry_boot.close()
+        for loop in loops:
+            looping = snapshot.live_of(loop.replica)
+            if looping in snapshot.revisions:
+                store.mark_looped(looping, rollout.states[loop.replica].image_id, loop.noted_life)
         store.moved.clear()
         store.signalled.clear()
         store.were_up = tuple(replica.name for replica in replicas if rollout.is_up(replica))
+        if loops and is_live and self.request.reload:
+            return self._restart_looping(snapshot, journal, candidate, loops)
         store.write_journal(SWITCHING, old, new, self.writer.now())
         if new != old:
             self.notes.actions.append("switched from {0} to {1}".format(shorten_revision(old), shorten_revision(new)))
         return self._roll_out(old, new, before, candidate.files)
+
+    def _restart_looping(
+        self, snapshot: Snapshot, journal: Optional[Journal], candidate: ValidatedCandidate, loops: Sequence[CrashLoop]
+    ) -> PromotionResult:
+        """Start the live revision again and observe it for longer than its processes lived; if it fails too, go back."""
+        live = snapshot.live
+        back = find_way_back(snapshot, journal, self.rollout.states[self.group.first.name].image_id)
+        self.rollout.observation = max(loop.observation for loop in loops)
+        if back is not None:
+            self.store.forget_verified(live)
+        self.store.write_journal(SWITCHING, back or live, live, self.writer.now())
+        try:
+            return self._roll_out(live, live, candidate.files, candidate.files, back or live)
+        except AnvilError as exc:
+            what = "the live revision {0} does not keep running".format(shorten_revision(live))
+            why = "; ".join(loop.text for loop in loops)
+            raise AnvilError(Problem(what, where="volume " + self.place.volume, why=why), *exc.problems) from exc
 
     def _write_revision(self, snapshot: Snapshot, candidate: ValidatedCandidate) -> None:
         """Write the candidate, with the source of each file; a roll back changes no source."""
@@ -198,9 +237,15 @@ class PromotionRun:
             self.notes.actions.append(describe_new_owner(self.choice))
 
     def _roll_out(
-        self, old: Optional[str], new: Optional[str], before: Mapping[str, bytes], after: Mapping[str, bytes]
+        self,
+        old: Optional[str],
+        new: Optional[str],
+        before: Mapping[str, bytes],
+        after: Mapping[str, bytes],
+        way_back: Optional[str] = None,
     ) -> PromotionResult:
-        self.rollout.switch_all(old, new)
+        """way_back: the revision to make live after a failure, where that is not ``old``, because ``old`` fails too."""
+        self.rollout.switch_all(way_back or old, new, is_live=way_back is not None)
         at = min(self.store.moved.values())
         self.store.forget_left(new)
         if self.request.rollback_to and old != new:

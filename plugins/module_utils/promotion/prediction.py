@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Optional
+import time
+from typing import Mapping, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.candidate import is_live, select_base
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.crash_loops import CrashLoop, find_loops
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import Choice, describe_new_owner
-from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import list_history
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import find_way_back, list_history
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import Journal, shorten_revision
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import choose_observation
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ContainerState
@@ -17,6 +19,13 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion.result imp
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Snapshot, hash_revision
 
 RESTORE_PLAIN_FILES = "restore plain files in the volume"
+
+
+def _describe_restart(snapshot: Snapshot, journal: Optional[Journal], image: str, loops: Sequence[CrashLoop]) -> str:
+    back = find_way_back(snapshot, journal, image)
+    text = "restart {0} and observe it for {1:.0f} s; if it does not keep running, {2}"
+    otherwise = "go back to " + shorten_revision(back) if back else "fail: there is no revision to go back to"
+    return text.format(" and ".join(loop.replica for loop in loops), max(loop.observation for loop in loops), otherwise)
 
 
 def predict_promotion(
@@ -59,7 +68,11 @@ def predict_promotion(
             actions.append("note that " + describe_new_owner(choice))
         if only_owner and is_live(group, snapshot, journal, states, request, choice):
             reload = False
-        if reload:
+        loops = find_loops(list(states), group.read_states(), snapshot, journal, time.time()) if reload else []
+        warnings += tuple(loop.text for loop in loops)
+        if loops and new == old:
+            actions.append(_describe_restart(snapshot, journal, states[group.first.name].image_id, loops))
+        elif reload:
             actions += ["reload", "verify"]
         if request.plain_layout:
             actions.append(RESTORE_PLAIN_FILES)

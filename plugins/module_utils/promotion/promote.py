@@ -6,8 +6,12 @@ The volume always holds either the old revision or the new one. docs/promotion.m
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.candidate import is_up_to_date, select_candidate
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.crash_loops import describe_restarts, started_since
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import Choice
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import parse_journal
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import choose_observation
@@ -25,7 +29,9 @@ def promote(docker: DockerEngine, group: ReplicaGroup, place: Place, request: Pr
     journal = parse_journal(snapshot.journal, "volume " + place.volume)
     choice = Choice({}) if request.only_restores_plain_files else select_candidate(group, request, snapshot, journal)
     if is_up_to_date(group, snapshot, journal, states, request, choice):
-        return unchanged_result(snapshot, journal, choice.kept)
+        now = time.time()
+        restarts = [describe_restarts(each, states[each], started_since(journal, snapshot, each), now) for each in states]
+        return replace(unchanged_result(snapshot, journal, choice.kept), warnings=tuple(text for text in restarts if text))
     if request.check_mode or request.validate_only:
         from ansible_collections.anvil.serving.plugins.module_utils.promotion.prediction import predict_promotion
 

@@ -13,13 +13,15 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions 
 READ_LAG = 30.0
 # A candidate with no earlier evidence is observed for this long: some die only after a few seconds (docs/promotion.md).
 OBSERVATION = 8.0
-# A container that its restart policy started within this many seconds counts as a crash loop.
-CRASH_WINDOW = 10.0
 
 
 @dataclass(frozen=True)
 class ContainerState:
-    """The container that reads the files, as Docker reports it. started_at: seconds since the epoch, 0 if never."""
+    """The container that reads the files, as Docker reports it. started_at: seconds since the epoch, 0 if never.
+
+    restarts: by its restart policy, since it was last started or restarted by a command. gave_up: the restart policy starts
+    it no more after as many failures as it allows. exit_code: of the last process that ended.
+    """
 
     exists: bool
     status: str = "absent"
@@ -28,15 +30,13 @@ class ContainerState:
     started_at: float = 0.0
     pid: int = 0
     restarts: int = 0
+    gave_up: bool = False
+    exit_code: int = 0
 
     @property
     def is_up(self) -> bool:
-        """Whether the container runs, or its restart policy keeps starting it: then a new revision needs a reload."""
-        return self.status in ("running", "restarting")
-
-    def is_crash_looping(self, now: float) -> bool:
-        """Whether its restart policy has just started it. now: seconds since the epoch."""
-        return self.status == "restarting" or (self.restarts > 0 and now - self.started_at < CRASH_WINDOW)
+        """Whether the container runs, or is to run but keeps failing: then a new revision needs a reload."""
+        return self.status in ("running", "restarting") or self.gave_up
 
     def may_have_loaded(self, at: float) -> bool:
         """Whether its process may have read the files that became live at ``at``."""
@@ -72,9 +72,14 @@ class ValidatedCandidate:
 
 
 class DryBoot(Protocol):
-    """A throwaway container that runs on the candidate until it is closed. observation: seconds it must stay alive."""
+    """A throwaway container that runs on the candidate until it is closed. observation: seconds it must stay alive.
+
+    is_faithful: whether it has all that the real container has. One without the volumes that the real one writes to proves
+    less: the real one is observed too.
+    """
 
     observation: float
+    is_faithful: bool
 
     def confirm(self) -> Tuple[str, ...]:
         """Wait until the candidate has passed and return warnings, or raise ``AnvilError``. May be called again."""
@@ -104,8 +109,8 @@ class Replica(Protocol):
     def find_image(self) -> str:
         """The id of the image to validate with."""
 
-    def is_healthy(self, state: ContainerState) -> bool:
-        """Whether it answers now; waits for a container that has just started."""
+    def is_healthy(self, state: ContainerState, trust: float) -> bool:
+        """Whether it answers now, by a process that is ``trust`` seconds old; waits for one that has just started."""
 
     def adapt_files(self, files: Mapping[str, bytes], spare: Sequence[str] = ()) -> Dict[str, bytes]:
         """The files as a revision stores them. spare: names that are left out if no other file refers to them."""

@@ -85,9 +85,22 @@ class RevisionStore:
 
     def mark_proven(self, revision: str) -> None:
         """Note in the revision's meta.json that it was observed in full: it need not be observed so long again."""
-        meta = self.metas[revision]
-        self.metas[revision] = {**meta, "proved_by": meta.get("image")}
-        self.writer.put_file("{0}/{1}/{2}".format(REVISIONS, revision, META), _encode_meta(self.metas[revision]))
+        meta = {**self.metas[revision], "proved_at": self.writer.now()}
+        self._update_meta(revision, {**meta, "proved_by": meta.get("image")})
+
+    def mark_looped(self, revision: str, image: str, life: float) -> None:
+        """Note in the revision's meta.json that its processes kept ending after ``life`` seconds on average."""
+        looped = {"image": image, "life": life, "at": self.writer.now()}
+        self._update_meta(revision, {**self.metas.get(revision, {}), "looped": looped, "proved_by": None})
+
+    def earlier_life(self, revision: Optional[str]) -> float:
+        """The mean life (seconds) that ``mark_looped`` noted, if the revision was not observed in full since; else 0."""
+        meta = self.metas.get(revision or "", {})
+        return float((meta.get("looped") or {}).get("life") or 0) if meta.get("proved_by") is None else 0.0
+
+    def _update_meta(self, revision: str, meta: Mapping[str, Any]) -> None:
+        self.metas[revision] = meta
+        self.writer.put_file("{0}/{1}/{2}".format(REVISIONS, revision, META), _encode_meta(meta))
 
     def remove_revision(self, revision: str) -> None:
         self.writer.remove("{0}/{1}".format(REVISIONS, revision))
@@ -123,6 +136,10 @@ class RevisionStore:
         if revision is not None:
             others = [verified for verified in self.history if verified.revision != revision]
             self.history = (*others, VerifiedRevision(revision, at))[-HISTORY_LENGTH:]
+
+    def forget_verified(self, revision: Optional[str]) -> None:
+        """What was verified too early is none to go back to."""
+        self.history = tuple(verified for verified in self.history if verified.revision != revision)
 
     def record_left(self, revision: Optional[str], at: float, by: str = "") -> None:
         """Note that a roll back left a revision. by: who asked for it; empty: it failed."""

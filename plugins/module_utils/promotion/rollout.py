@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Dict, List, Optional, Sequence, Set
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.crash_loops import observe_longer
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
     DONE,
     GOING_BACK,
@@ -61,12 +62,15 @@ class Rollout:
 
     # ---------------------------------------------------------------------------------------------------------- forward
 
-    def switch_all(self, old: Optional[str], new: Optional[str]) -> None:
+    def switch_all(self, old: Optional[str], new: Optional[str], is_live: bool = False) -> None:
         """Switch replica by replica, so that a bad candidate does not get past the first.
 
-        A failure takes back all that were switched; the ``AnvilError`` says how that went.
+        A failure takes back all that were switched; the ``AnvilError`` says how that went. is_live: every replica has the
+        new revision already, and a failure takes all of them back.
         """
         reached: List[Replica] = []
+        if is_live and old != new:
+            self.store.moved = {replica.name: self.store.writer.now() for replica in self.replicas}
         failed = self.replicas[0]
         try:
             for replica in self.replicas:
@@ -78,7 +82,7 @@ class Rollout:
             for failed in reached[:-1]:
                 self._recheck(failed)
         except AnvilError as exc:
-            raise self._go_back(reached, failed, old, new, exc) from exc
+            raise self._go_back(self.replicas if is_live else reached, failed, old, new, exc) from exc
 
     def _recheck(self, replica: Replica) -> None:
         if replica.name in self.proofs:
@@ -97,11 +101,12 @@ class Rollout:
         if not replica.reload(patient):
             self.store.signalled[replica.name] = self.states[replica.name].started_at
         if revision is not None:
-            observation = self.observation if is_candidate else 0.0
+            life = self.store.earlier_life(revision)
+            observation = self.observation if is_candidate else observe_longer(life) if life else 0.0
             self.proofs[replica.name] = replica.verify(self.place.of(replica.name), revision, at, observation)
             if observation:
                 # The other replicas, and later promotions of the same files, need not be observed so long.
-                self.observation = 0.0
+                self.observation = 0.0 if is_candidate else self.observation
                 self.store.mark_proven(revision)
         if traffic is not None:
             traffic.readmit(replica.name)

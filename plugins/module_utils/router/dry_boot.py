@@ -147,6 +147,7 @@ class RouterDryBoot:
         self.router = router
         self.health = health
         self.observation = observation
+        self.is_faithful = router.plan.is_faithful
         until = time.monotonic() + observation
         self._pool = ThreadPoolExecutor(1)
         self._is_confirmed = False

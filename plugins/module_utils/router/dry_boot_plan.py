@@ -15,7 +15,10 @@ DEFAULT_PORT = 8000
 
 @dataclass(frozen=True)
 class ThrowawayPlan:
-    """port: where the router listens inside the container. token: the router's own, for the probes."""
+    """port: where the router listens inside the container. token: the router's own, for the probes.
+
+    is_faithful: whether no volume of the router is replaced by an empty one.
+    """
 
     image: str
     argv: Tuple[str, ...]
@@ -27,6 +30,7 @@ class ThrowawayPlan:
     networks: Tuple[str, ...] = ()
     host_config: Mapping[str, Any] = field(default_factory=dict)
     token: str = field(default="", repr=False)
+    is_faithful: bool = True
 
 
 def find_port(config: Mapping[str, Any]) -> int:
@@ -87,6 +91,7 @@ def plan_throwaway(
     }
     # Anonymous volumes, removed with the container: for the candidate, and for every path that the router may write to.
     own = [mount]
+    writable: List[str] = []
     shared: List[Dict[str, Any]] = []
     networks: Tuple[str, ...] = ()
     if inspected is not None:
@@ -116,6 +121,7 @@ def plan_throwaway(
         networks=networks,
         host_config=options,
         token=variables.get(name, "") if name else "",
+        is_faithful=not writable,
     )
 
 

@@ -32,6 +32,8 @@ class EdgeDryBoot:
     listening process for seconds.
     """
 
+    is_faithful = True
+
     def __init__(
         self, docker: DockerEngine, image: str, files: Mapping[str, bytes], mounts: List[Dict[str, Any]], observation: float
     ) -> None:

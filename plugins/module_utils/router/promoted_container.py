@@ -70,6 +70,8 @@ class PromotedContainer:
             started_at=parse_time(str(state["StartedAt"])),
             pid=int(state["Pid"]),
             restarts=int(self.inspected["RestartCount"]),
+            gave_up=_has_given_up(self.inspected),
+            exit_code=int(state.get("ExitCode") or 0),
         )
 
     def _check_mount(self, inspected: Mapping[str, Any]) -> None:
@@ -155,10 +157,15 @@ class PromotedContainer:
         """Whether its health request is answered; True where none can be sent."""
         return self.health is None or not self.is_reachable() or self.send_probe(self.health).status == 200
 
-    def is_healthy(self, state: ContainerState) -> bool:
-        age = time.time() - state.started_at
-        if state.status != "running" or state.is_crash_looping(time.time()):
+    def is_healthy(self, state: ContainerState, trust: float) -> bool:
+        if state.status != "running":
             return False
+        while time.time() - state.started_at < trust:
+            time.sleep(0.2)
+            now = self.read_state()
+            if (now.status, now.started_at, now.pid) != (state.status, state.started_at, state.pid):
+                return False
+        age = time.time() - state.started_at
         return self.is_answering() or (0 <= age < STARTUP_TIME and _wait_for(self.is_answering, STARTUP_TIME - age))
 
     # ---------------------------------------------------------------------------------------------- reload and verify
@@ -256,6 +263,14 @@ class PromotedContainer:
         log = self.docker.read_log(self.name, lines=15) if state.exists else []
         hint = "ansible-playbook playbooks/router_logs.yml shows more of a router's log" if state.exists else ""
         return fail("the container did not come up", where="container " + self.name, why=why, hint=hint, log=log)
+
+
+def _has_given_up(inspected: Mapping[str, Any]) -> bool:
+    """Whether it does not run because it failed as often as its restart policy allows."""
+    policy = (inspected.get("HostConfig") or {}).get("RestartPolicy") or {}
+    most, state = int(policy.get("MaximumRetryCount") or 0), inspected["State"]
+    has_failed = str(state["Status"]) == "exited" and int(state.get("ExitCode") or 0) != 0
+    return has_failed and policy.get("Name") == "on-failure" and 0 < most <= int(inspected["RestartCount"])
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float, every: float = 0.1) -> bool:

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict
+import time
+from dataclasses import replace
+from typing import Any, Dict, List, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import request_http
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.crash_loops import describe_restarts, started_since
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import list_history
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import parse_journal
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import is_loaded
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup, read_volume
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_reader import read_snapshot
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_container import RouterContainer
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 
@@ -57,6 +61,21 @@ def describe_router(docker: DockerEngine, settings: RouterSettings) -> Dict[str,
     report["loaded"] = is_loaded(journal, snapshot, state) if snapshot.live and state.is_up else None
     report["history"] = list(list_history(snapshot, journal))
     return report
+
+
+def list_restarts(docker: DockerEngine, settings: RouterSettings, replicas: Sequence[str]) -> List[str]:
+    """A line for each replica that is in a restart loop, or that ended by itself lately and was started again."""
+    found = []
+    for name in replicas:
+        own = replace(settings, container=name)
+        state = RouterContainer(docker, own, PromotionRequest(files={})).read_state()
+        if not state.restarts:
+            continue
+        snapshot = read_snapshot(docker, state.container_id, own.place)
+        journal = parse_journal(snapshot.journal, "volume " + settings.volume)
+        text = describe_restarts(name, state, started_since(journal, snapshot, name), time.time())
+        found += [text] if text else []
+    return found
 
 
 def _can_read_volume(docker: DockerEngine, settings: RouterSettings) -> bool:

@@ -148,8 +148,12 @@ def _describe_failure(info: Mapping[str, Any]) -> str:
 
 
 def list_tier_notes(tiers: Mapping[str, Any]) -> list[str]:
-    """A line for each tier that a router sends no requests to. tiers: the result of anvil_router_info."""
+    """A line for each router in a restart loop, and each tier that a router sends no requests to.
+
+    tiers: the result of anvil_router_info.
+    """
     notes = [f"router: {tiers['trouble']}"] if tiers.get("trouble") else []
+    notes += tiers.get("restarts") or []
     for tier, routers in sorted((tiers.get("tiers") or {}).items()):
         for name, row in sorted(routers.items()):
             if row["state"] == "quiesced":

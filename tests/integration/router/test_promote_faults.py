@@ -16,8 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.promotion import crash_loops
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import parse_journal
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import OBSERVATION
+from ansible_collections.anvil.serving.plugins.module_utils.router import module_parameters
 from ansible_collections.anvil.serving.plugins.module_utils.router.promoted_container import parse_time
 from bed import Bed
 from routersite import (
@@ -313,7 +315,7 @@ if act == "mortal":
     router.kill()
     sys.exit(7)
 try:
-    router.wait(float(seconds) if act == "die" else None)
+    router.wait(float(seconds) if act == "die" or (act == "stateful" and os.path.exists("/state/state")) else None)
 except subprocess.TimeoutExpired:
     router.kill()
     sys.exit(7)
@@ -356,15 +358,42 @@ def test_a_candidate_that_does_not_come_up_never_reaches_the_volume(actor: Site,
     assert actor.snapshot() == before and actor.inspect()["State"] == state and actor.healthz() == 200
 
 
-def test_a_router_that_dies_after_it_was_watched_is_seen_by_the_next_run_and_taken_back(actor: Site) -> None:
+def test_a_router_that_dies_after_it_was_verified_is_taken_back_by_the_next_run(
+    actor: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crash_loops, "SHORTEST_TRUST", 3.0)
     late = {"config": profile_config("mortal", None), **QUICK}
     assert actor.promote(**late)["changed"]
     actor.engine.exec_in(actor.name, ["touch", "/tmp/die"], user="0")
     wait_until(lambda: actor.inspect()["RestartCount"] > 1)
+    assert "is in a restart loop: restarted" in str(actor.info()["restarts"])
+    predicted = actor.promote(check=True, **late)
+    assert predicted["changed"] and "if it does not keep running, go back to" in str(predicted["actions"]), predicted
+    assert "verify" not in predicted["actions"] and "is in a restart loop" in str(predicted["warnings"])
     seen = actor.promote(**late)
-    assert seen["failed"] and "does not stay up" in seen["msg"] and "the live revision was not changed" in seen["msg"], seen
-    back = actor.promote(state="rolled_back", **QUICK)
-    assert back["changed"] and actor.live_files() == {"config.toml": BARE} and actor.healthz() == 200, back
+    assert seen["failed"] and "does not keep running" in seen["msg"] and "rolled back to" in seen["msg"], seen
+    assert actor.live_files() == {"config.toml": BARE} and actor.healthz() == 200 and actor.inspect()["RestartCount"] == 0
+    # It is known from then on: it must outlive the processes that ended, whatever the settle time.
+    actor.engine.exec_in(actor.name, ["rm", "/tmp/die"], user="0")
+    again = actor.promote(**late)
+    assert again["changed"] and again["verified"]["seconds"] >= 3, again
+    assert not actor.promote(**late)["changed"] and actor.info()["restarts"] == []
+
+
+def test_a_candidate_that_fails_only_with_the_volumes_of_the_router_is_rolled_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dry boot has empty volumes in their place, so it is no evidence."""
+    monkeypatch.setattr(module_parameters, "OBSERVATION", 4.0)
+    assert site.promote(config=BARE)["changed"]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        Path(folder, "state").touch()
+        site.start_router(command=["python3", "-c", ACTOR], mounts=[{"Type": "bind", "Source": folder, "Target": "/state"}])
+        site.wait_healthy()
+        failed = site.promote(config=profile_config("stateful 3", None), settle=None, dry_boot=True)
+        assert failed["failed"] and "did not come up" in failed["msg"] and "rolled back to" in failed["msg"], failed
+        assert site.live_files() == {"config.toml": BARE} and site.healthz() == 200
 
 
 def test_a_config_that_was_observed_in_full_is_not_observed_so_long_again(actor: Site) -> None:
