@@ -102,6 +102,14 @@ class SideProcess:
 class SideContainers(Containers):
     """Runs side containers on one Docker Engine."""
 
+    def sweep_side_containers(self) -> None:
+        """Remove side containers that a killed process left behind: it made them and never started them, or their end was not
+        awaited. A running one ends by itself, since its standard input is closed.
+        """
+        for row in self.list_containers([LABEL_OWNER]):
+            if row["State"] in ("created", "exited", "dead") and is_owner_gone(str(row["Labels"].get(LABEL_OWNER))):
+                self.remove_container(str(row["Id"]))
+
     def open_process(self, image: str, command: Sequence[str], **options: Any) -> SideProcess:
         """Create and start a side container whose standard input and output are connected to this process.
 
@@ -163,6 +171,20 @@ def confine(**more: Any) -> Dict[str, Any]:
         "pids_limit": 64,
         **more,
     }
+
+
+def is_owner_gone(owner: str) -> bool:
+    """Whether the process of a ``LABEL_OWNER`` ran on this machine and has ended. False where that cannot be known."""
+    host, _word, number = owner.rpartition(" pid ")
+    if host != socket.gethostname() or not number.isdigit():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def describe_owner() -> str:

@@ -116,6 +116,8 @@ def ask_engines(
         needs = (one.image, alone, str(one.service.user), str(one.service.working_dir), json.dumps(one.mounts, sort_keys=True))
         groups.setdefault(needs, []).append(one)
     refused, notes, accepted = False, [], _read_accepted(state.project)
+    if remember and groups:
+        state.docker.sweep_side_containers()
     for members in groups.values():
         answers = _ask_group(state.docker, members)
         for one in members:

@@ -1,0 +1,53 @@
+"""Side containers that a killed process left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import (
+    LABEL_OWNER,
+    describe_owner,
+    is_owner_gone,
+)
+
+
+def owner_that_ended() -> str:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return describe_owner().replace(f"pid {os.getpid()}", f"pid {process.pid}")
+
+
+@pytest.mark.parametrize("owner", [describe_owner(), "another-host pid 1", "nonsense", "", f"x pid {10**30}", "x pid -1"])
+def test_an_owner_that_lives_or_is_not_known_is_not_gone(owner: str) -> None:
+    assert not is_owner_gone(owner)
+
+
+class Recorded(DockerEngine):
+    """Lists these containers, and notes which are removed."""
+
+    def __init__(self, *rows: dict[str, Any]) -> None:
+        self.rows, self.removed = list(rows), []
+
+    def list_containers(self, labels: Any = ()) -> list[dict[str, Any]]:
+        assert list(labels) == [LABEL_OWNER]
+        return self.rows
+
+    def remove_container(self, name_or_id: str, volumes: bool = True) -> None:
+        self.removed.append(name_or_id)
+
+
+def test_only_ended_side_containers_of_ended_processes_are_swept() -> None:
+    gone = owner_that_ended()
+    rows = [
+        {"Id": f"{state}-{name}", "State": state, "Labels": {LABEL_OWNER: owner}}
+        for state in ("created", "running", "exited")
+        for name, owner in (("gone", gone), ("alive", describe_owner()), ("elsewhere", "another-host pid 1"))
+    ]
+    docker = Recorded(*rows)
+    docker.sweep_side_containers()
+    assert docker.removed == ["created-gone", "exited-gone"]
