@@ -111,9 +111,9 @@ PRINTERS = ("anvil_report", "anvil_reveal", "debug")
 
 
 def module_of(task: Task) -> str:
-    """The name of a module of this collection, or ``debug``; empty for any other module."""
-    collection, _dot, name = str(task.resolved_action or task.action).rpartition(".")
-    return name if collection == "anvil.serving" or name == "debug" else ""
+    """The name of a module of this collection, or ``debug``; else empty. The resolved name may be that of ``anvil_module``."""
+    name = str(task.action).rpartition(".")[2]
+    return name if name == "debug" or str(task.resolved_action or task.action).startswith("anvil.serving.") else ""
 
 
 class CallbackModule(CallbackBase):

@@ -22,7 +22,6 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import module_utils_loader
 from ansible.utils.display import Display
-from ansible.utils.vars import merge_hash
 from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.core.programs import kept_code
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.sources import (
@@ -154,17 +153,3 @@ class HostCodeAction(ActionBase):
         except InterpreterDiscoveryRequiredError:  # Ansible looks for it while it prepares any module
             return super()._configure_module("ansible.builtin.ping", {}, task_vars)[0]
         return _BuiltModule(b_module_data=b"", module_style="new", shebang=shebang, serialization_profile="legacy")
-
-
-class ModuleAction(HostCodeAction):
-    """Runs the module of the same name."""
-
-    _supports_async = True
-
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        wrap_async = bool(self._task.async_val) and not self._connection.has_native_async
-        result = merge_hash(result, self._execute_module(task_vars=task_vars, wrap_async=wrap_async))
-        if not wrap_async:
-            self._remove_tmp_path(self._connection._shell.tmpdir)
-        return result

@@ -37,9 +37,9 @@ class Run:
             "show_custom_stats": False,
         }  # fmt: skip
 
-    def result(self, host: str, action: str, result: dict[str, Any]) -> CallbackTaskResult:
-        task = Task.load({"name": f"Task of {action}", "action": "ansible.builtin.ping"})
-        task._resolved_action = action
+    def result(self, host: str, action: str, result: dict[str, Any], resolved: str = "") -> CallbackTaskResult:
+        task = Task.load({"name": f"Task of {action}", "action": action})
+        task._resolved_action = resolved or action
         where = Host(host)
         self.callback.v2_runner_on_start(where, task)
         self.stats.processed[host] = 1
@@ -56,6 +56,15 @@ class Run:
     def end(self) -> list[str]:
         self.callback.v2_playbook_on_stats(self.stats)
         return self.paper.lines
+
+
+def test_a_module_that_shares_its_action_plugin_is_known_by_its_own_name() -> None:
+    """Ansible gives a callback the action plugin of meta/runtime.yml as the resolved name."""
+    run = Run()
+    for spelling in ("anvil_docker_daemon", "anvil.serving.anvil_docker_daemon", "anvil.serving.anvil_host_info"):
+        task = run.result("box", spelling, {}, resolved="anvil.serving.anvil_module").task
+        assert calm.module_of(task) == spelling.rpartition(".")[2]
+    assert calm.module_of(run.result("box", "another.collection.anvil_docker_daemon", {}).task) == ""
 
 
 def test_a_change_of_our_module_of_another_and_of_one_that_hides_its_values() -> None:

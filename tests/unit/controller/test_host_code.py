@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible.plugins.loader import module_utils_loader
 from ansible_collections.anvil.serving.plugins.module_utils.core.programs import kept_code
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code import module_action, sources
 from conftest import REPO
 
 MODULES = sorted(path.stem for path in (REPO / "plugins" / "modules").glob("anvil_*.py"))
+ROUTING = yaml.safe_load((REPO / "meta" / "runtime.yml").read_text())["plugin_routing"]["modules"]
 ACTIONS = "ansible_collections.anvil.serving.plugins.action"
 IMPORT_ALL = """
 import importlib, sys, zipfile
@@ -81,5 +83,10 @@ def test_a_folder_that_replaces_code_of_ansible_is_noticed(tmp_path: Path, monke
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_runs_with_the_kept_code_or_on_the_controller(name: str) -> None:
-    action = importlib.import_module(f"{ACTIONS}.{name}").ActionModule
+    routed = ROUTING.get(name, {}).get("action_plugin", f"anvil.serving.{name}")
+    action = importlib.import_module(f"{ACTIONS}.{routed.rpartition('.')[2]}").ActionModule
     assert issubclass(action, module_action.HostCodeAction) or not action._requires_connection
+
+
+def test_the_routing_table_lists_only_modules() -> None:
+    assert set(ROUTING) <= set(MODULES)
