@@ -106,19 +106,24 @@ models:
   elements: dict
   contains:
     format:
-      description: V(gguf), V(safetensors) or V(trtllm).
+      description: V(gguf), V(safetensors), V(pytorch) or V(trtllm).
       type: str
     architecture:
       description: Name in its header or config.json.
       type: str
     kind:
-      description: V(text), V(embeddings), V(mmproj), V(adapter), V(vocab) or V(imatrix).
+      description:
+        - V(text), V(embeddings), V(rerank), V(score) or V(transcription); of a file that is not a model V(mmproj), V(adapter),
+          V(vocab), V(imatrix), V(control_vector), V(draft) or V(other).
       type: str
     parameters:
       description: Number of parameters. A packed tensor counts the values that it holds.
       type: int
     quantisation:
       description: As ggml writes it for GGUF (V(Q4_K_M), V(IQ4_XS), V(MXFP4_MOE)), else in lower case (V(nvfp4), V(fp8), V(awq)).
+      type: str
+    quant_method:
+      description: What quantised a Hugging Face checkpoint, such as V(modelopt) or V(compressed-tensors).
       type: str
     context_length:
       description: Context in tokens that the model was trained for.

@@ -12,7 +12,7 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog import engine_options as settings_of
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import (
@@ -23,13 +23,14 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_optio
     TABLE,
     Option,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
 
 TOKENS = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kKmMgGtT]?)")
 POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 MOST_TOKENS = 10**12
 LONGEST_TABLE = 65536
 ON_WORDS = ("1", "on", "true", "yes", "enabled")
-ABBREVIATING = ("vllm", "sglang")  # programs with Python's argparse
+ABBREVIATING = tuple(name for name, engine in ENGINES.items() if engine.abbreviates)
 
 
 def parse_tokens(text: str) -> Optional[int]:
@@ -54,6 +55,15 @@ def flag_of(word: str) -> str:
         return ""
     flag, dot, rest = word.split("=", 1)[0].partition(".")
     return (flag.replace("_", "-") if flag.startswith("--") else flag) + dot + rest
+
+
+def find_flag(word: str, flags: Iterable[str], abbreviates: bool) -> str:
+    """Which of ``flags`` a word of a command line sets; empty for none. abbreviates: the beginning of a flag is enough."""
+    bare = flag_of(word).partition(" ")[0]
+    known = tuple(flags)
+    if bare in known or not abbreviates or len(bare) < 4 or not bare.startswith("--"):
+        return bare if bare in known else ""
+    return next((flag for flag in known if flag.startswith(bare)), "")
 
 
 def is_on(word: str) -> bool:

@@ -17,6 +17,7 @@ SLOTS = "slots"  # requests that share the context (llama.cpp)
 BATCH = "batch"  # tokens of one step
 KV_TYPE, KV_VALUE_TYPE = "kv_type", "kv_value_type"
 KV_BYTES = "kv_bytes"  # memory of the KV cache on each card
+KV_TOKENS = "kv_tokens"  # the most tokens that the KV cache holds
 KV_OFFLOAD = "kv_offload"  # off: the KV cache stays in the host's memory
 SHARE = "share"  # share of each card's total memory
 TENSOR, PIPELINE, DATA = "tensor", "pipeline", "data"
@@ -33,7 +34,10 @@ FIT = "fit"
 HOST_WEIGHTS, HOST_EXPERTS = "host_weights", "host_experts"  # a part of the weights stays in the host's memory
 TEXT_ONLY = "text_only"  # a part of a multimodal model is not loaded
 UNIFIED_MEMORY = "unified_memory"
-SWA_FULL = "swa_full"
+SWA_FULL = "swa_full"  # layers with a window keep every token
+FLASH = "flash"  # flash attention
+PROJECTOR = "projector"
+DEVICE = "device"  # what the engine computes on: cuda, cpu, …
 DTYPE, QUANTIZATION, LOAD_FORMAT, REVISION = "dtype", "quantization", "load_format", "revision"
 OVERRIDES, ROPE_SCALING, ROPE_SCALE, YARN_CONTEXT = "overrides", "rope_scaling", "rope_scale", "yarn_context"
 LONG_CONTEXT = "long_context"  # a context above the model's is allowed
@@ -44,10 +48,12 @@ LORAS = "loras"
 TOOLS = "tools"
 SLEEP = "sleep"  # the engine can release its memory
 ROOT_PATH, API_PREFIX, SOCKET = "root_path", "api_prefix", "socket"
+NO_HTTP = "no_http"  # the engine answers no HTTP requests, or gRPC only
 TLS_KEY, TLS_CERTIFICATE = "tls_key", "tls_certificate"
 RUNNER, TASK, CONVERT, EMBEDDINGS, RERANK, POOLING = "runner", "task", "convert", "embeddings", "rerank", "pooling"
 MODELSCOPE = "modelscope"
 OFFLINE = "offline"
+CACHE, CACHE_HOME = "cache", "cache_home"  # the folder of the hub cache, and the one that has it as hub/
 
 # How many words of the command line belong to an option. OPTIONAL: the next word, unless it is a flag. MANY: the words up to the
 # next flag. TABLE: a JSON object, or its parts: --flag.key value.
@@ -77,6 +83,8 @@ def _variable(*names: str) -> Option:
 
 
 HUB_OFFLINE = _variable("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+HUB_CACHE = Option(("--download-dir",), variables=("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"))
+HUB_HOME = Option((), variables=("HF_HOME",))
 VLLM: Dict[str, Option] = {
     CONTEXT: Option(("--max-model-len",)),
     BATCH: Option(("--max-num-batched-tokens",)),
@@ -97,6 +105,8 @@ VLLM: Dict[str, Option] = {
     EXECUTOR: Option(("--distributed-executor-backend",)),
     HOST_WEIGHTS: Option(("--cpu-offload-gb", "--offload-group-size")),
     TEXT_ONLY: _switch("language-model-only"),
+    SWA_FULL: _switch("disable-hybrid-kv-cache-manager"),
+    DEVICE: Option(("--device",)),
     DTYPE: Option(("--dtype",)),
     QUANTIZATION: Option(("--quantization", "-q")),
     LOAD_FORMAT: Option(("--load-format",)),
@@ -112,6 +122,7 @@ VLLM: Dict[str, Option] = {
     SLEEP: _switch("enable-sleep-mode"),
     ROOT_PATH: Option(("--root-path",)),
     SOCKET: Option(("--uds",)),
+    NO_HTTP: Option(("--grpc", "--headless"), SWITCH, ("--no-grpc", "--no-headless")),
     TLS_KEY: Option(("--ssl-keyfile",)),
     TLS_CERTIFICATE: Option(("--ssl-certfile",)),
     RUNNER: Option(("--runner",)),
@@ -120,6 +131,8 @@ VLLM: Dict[str, Option] = {
     POOLING: Option(("--pooler-config", "--override-pooler-config"), TABLE),
     MODELSCOPE: _variable("VLLM_USE_MODELSCOPE"),
     OFFLINE: HUB_OFFLINE,
+    CACHE: HUB_CACHE,
+    CACHE_HOME: HUB_HOME,
 }
 SGLANG: Dict[str, Option] = {
     CONTEXT: Option(("--context-length",)),
@@ -138,6 +151,10 @@ SGLANG: Dict[str, Option] = {
     CARD_STEP: Option(("--gpu-id-step",)),
     HOST_WEIGHTS: Option(("--cpu-offload-gb", "--offload-group-size")),
     TEXT_ONLY: Option(("--language-only", "--encoder-only"), SWITCH),
+    SWA_FULL: Option(("--disable-hybrid-swa-memory",), SWITCH),
+    KV_TOKENS: Option(("--max-total-tokens",)),
+    DEVICE: Option(("--device",)),
+    NO_HTTP: Option(("--grpc-mode", "--smg-grpc-mode"), SWITCH),
     DTYPE: Option(("--dtype",)),
     QUANTIZATION: Option(("--quantization", "--torchao-config", "--modelopt-quant")),
     LOAD_FORMAT: Option(("--load-format",)),
@@ -157,6 +174,8 @@ SGLANG: Dict[str, Option] = {
     EMBEDDINGS: Option(("--is-embedding",), SWITCH),
     MODELSCOPE: _variable("SGLANG_USE_MODELSCOPE"),
     OFFLINE: HUB_OFFLINE,
+    CACHE: HUB_CACHE,
+    CACHE_HOME: HUB_HOME,
 }
 TRTLLM: Dict[str, Option] = {
     CONTEXT: Option(("--max-seq-len",)),
@@ -170,7 +189,10 @@ TRTLLM: Dict[str, Option] = {
     CONFIG: Option(("--extra-llm-api-options", "--config")),
     TOOLS: Option(("--tool-parser",)),
     NAMES: Option(("--served-model-name",)),
+    NO_HTTP: Option(("--grpc",), SWITCH),
     OFFLINE: HUB_OFFLINE,
+    CACHE: Option((), variables=HUB_CACHE.variables),
+    CACHE_HOME: HUB_HOME,
 }
 LLAMA: Dict[str, Option] = {
     CONTEXT: Option(("-c", "--ctx-size"), variables=("LLAMA_ARG_CTX_SIZE",)),
@@ -199,6 +221,8 @@ LLAMA: Dict[str, Option] = {
     HOST_EXPERTS: Option(("-cmoe", "--cpu-moe"), SWITCH, variables=("LLAMA_ARG_CPU_MOE",)),
     UNIFIED_MEMORY: _variable("GGML_CUDA_ENABLE_UNIFIED_MEMORY"),
     SWA_FULL: Option(("--swa-full",), SWITCH, variables=("LLAMA_ARG_SWA_FULL",)),
+    FLASH: Option(("-fa", "--flash-attn"), OPTIONAL, variables=("LLAMA_ARG_FLASH_ATTN",)),
+    PROJECTOR: Option(("-mm", "--mmproj", "-mmu", "--mmproj-url"), variables=("LLAMA_ARG_MMPROJ", "LLAMA_ARG_MMPROJ_URL")),
     ROPE_SCALING: Option(("--rope-scaling",), variables=("LLAMA_ARG_ROPE_SCALING_TYPE",)),
     ROPE_SCALE: Option(("--rope-scale",), variables=("LLAMA_ARG_ROPE_SCALE",)),
     YARN_CONTEXT: Option(("--yarn-orig-ctx",), variables=("LLAMA_ARG_YARN_ORIG_CTX",)),

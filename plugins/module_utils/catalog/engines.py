@@ -25,7 +25,9 @@ class Engine:
     more_keys_flag: the flag for a file with further API keys, which have the same rights as the first.
     torch: the engine runs on PyTorch, so it gets the architectures of its cards.
     flags: flags that the plan itself sets -> the inventory key with their value. variables: environment variables of the same
-    settings; the flags of the plan count before them.
+    settings; the flags of the plan count before them. other_models: environment variables that name another model, which the
+    engine then fetches, whatever the plan sets.
+    abbreviates: it accepts the beginning of a flag, as Python's argparse does.
     share_flag: the flag for the share of the card's total memory that the engine may use. parallel_flag: the flag for the number
     of cards that share each layer; empty for an engine that splits a model over its cards by itself.
     not_in_name: signs that mean something else in the name of a model. many_names: it serves a model under several names.
@@ -48,6 +50,8 @@ class Engine:
     more_keys_flag: str = ""
     flags: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
+    other_models: Tuple[str, ...] = ()
+    abbreviates: bool = False
     model_is_file: bool = False
     share_flag: str = ""
     parallel_flag: str = ""
@@ -73,6 +77,7 @@ ENGINES: Mapping[str, Engine] = {
         share_flag="--gpu-memory-utilization",
         parallel_flag="--tensor-parallel-size",
         many_names=True,
+        abbreviates=True,
     ),
     "sglang": Engine(
         shm_size="16g",
@@ -87,6 +92,7 @@ ENGINES: Mapping[str, Engine] = {
             "--model": "model",
         },
         parallel_flag="--tp-size",
+        abbreviates=True,
         not_in_name=":",  # model:module names a LoRA module
     ),
     # https://nvidia.github.io/TensorRT-LLM/commands/trtllm-serve: it has no API key (its issue 9950), and its memory share is a
@@ -117,6 +123,10 @@ ENGINES: Mapping[str, Engine] = {
             "-hfr": "model",
             "--model-url": "model",
             "-mu": "model",
+            "--hf-file": "model",
+            "-hff": "model",
+            "--docker-repo": "model",
+            "-dr": "model",
             "--models-preset": "models",
             "--models-dir": "models",
             "--models-max": "models_max",
@@ -128,6 +138,7 @@ ENGINES: Mapping[str, Engine] = {
             "LLAMA_ARG_ALIAS": "served_name",
             "LLAMA_ARG_MODEL": "model",
         },
+        other_models=("LLAMA_ARG_HF_REPO", "LLAMA_ARG_HF_FILE", "LLAMA_ARG_MODEL_URL", "LLAMA_ARG_DOCKER_REPO"),
         model_is_file=True,
         launch={
             "context": ("--ctx-size", "-c"),

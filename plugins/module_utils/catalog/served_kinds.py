@@ -12,6 +12,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line
 
 CHAT, EMBEDDINGS, RERANK, TRANSCRIPTION, SPEECH, SCORE = "chat", "embeddings", "rerank", "transcription", "speech", "score"
 KINDS = (CHAT, EMBEDDINGS, RERANK, TRANSCRIPTION, SPEECH, SCORE)
+# llama-server answers the requests of these kinds of models only with a flag.
+LLAMA_KIND_FLAGS = {EMBEDDINGS: "--embeddings", RERANK: "--reranking"}
 VLLM_TASKS = {
     "embed": EMBEDDINGS,
     "embedding": EMBEDDINGS,

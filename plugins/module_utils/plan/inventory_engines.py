@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import flag_of
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import find_flag, flag_of
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import (
     NOT_SECRET_VALUES,
@@ -145,6 +145,9 @@ def _read_environment(section: Section, engine: Optional[Engine]) -> Dict[str, s
             found[name] = str(value)
             if engine and name in engine.variables:
                 check.add_note(path, "{0} has no effect, because the plan sets {1}".format(name, engine.variables[name]))
+            elif engine and name in engine.other_models:
+                why = "the engine would fetch the model that it names, and not load the one of the key model"
+                check.add_problem(path, "{0} names another model".format(name), "remove it", why)
     return found
 
 
@@ -263,9 +266,12 @@ def _check_args(section: Section, engine: Optional[Engine]) -> None:
                 "the argument looks like a secret, and a command line is visible to every user of the host",
                 "use secrets: {NAME: <name in anvil_secrets>}",
             )
-        elif engine and bare in engine.flags:
-            key = engine.flags[bare]
-            section.check.add_problem(path, "the plan sets {0} itself".format(bare), "use the key {0} instead".format(key))
+        elif engine and find_flag(word, engine.flags, engine.abbreviates):
+            meant = find_flag(word, engine.flags, engine.abbreviates)
+            why = "{0} is the beginning of {1}".format(shorten(bare), meant) if meant != bare else ""
+            section.check.add_problem(
+                path, "the plan sets {0} itself".format(meant), "use the key {0} instead".format(engine.flags[meant]), why
+            )
         elif re.match(r"--?[A-Za-z][\w-]*\s", word):
             parts = ", ".join(word.split(None, 1))
             section.check.add_problem(

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings, flag_of, read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.endpoint import Endpoint, read_endpoint
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import SHARE, SOCKET
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import NO_HTTP, SHARE, SOCKET
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import CUSTOM, ENGINES, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds import KINDS, derive_kind
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import EVICTABLE, ON_DEMAND, RESIDENT
@@ -198,6 +198,12 @@ def _read_endpoint(section: Section, settings: Settings) -> Endpoint:
             "args",
             "the serve would answer on the socket {0} only".format(shorten(endpoint.socket)),
             "remove {0}: readiness, router and clients reach a serve by its port".format(flag),
+        )
+    if settings.is_on(NO_HTTP):
+        section.add_problem(
+            "args",
+            "the serve would not answer HTTP requests",
+            "remove {0}: readiness, router and clients speak HTTP".format(settings.spelling(NO_HTTP)),
         )
     if endpoint.tls:
         section.add_note("args", "the engine speaks TLS, so a router must trust the certificate for the container's name")

@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import flag_of
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import find_flag, flag_of
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import (
     SECRET_FLAG,
@@ -143,8 +143,9 @@ def _group_flags(words: Sequence[str]) -> List[List[str]]:
 def _read_arguments(offer: OfferedServe, engine: str, words: Sequence[str]) -> int:
     """Sort a command line into the keys of a serve and its args; returns the port of the server, 0 if it is not named."""
     known, port, args = ENGINES[engine].flags if engine else {}, 0, []
+    abbreviates = bool(engine) and ENGINES[engine].abbreviates
     for group in _group_flags(words):
-        flag = flag_of(group[0])
+        flag = find_flag(group[0], known, abbreviates) or flag_of(group[0])
         head, given, inline = group[0].partition("=")
         values = ([inline] if given else []) + group[1:]
         key = known.get(flag, "")
@@ -154,6 +155,8 @@ def _read_arguments(offer: OfferedServe, engine: str, words: Sequence[str]) -> i
             port = int(values[0])
         elif key == "publish":
             continue
+        elif key == "model" and key in offer.serve and values:
+            offer.notes.append("model: left out, because the model is named already: " + mask_text(" ".join(group)))
         elif key in ("model", "served_name") and values:
             offer.serve[key] = values[0]
             if len(values) > 1:

@@ -18,7 +18,7 @@ class Candidate:
     where the claims differ.
 
     origin: where its weights come from. facts: what they hold. None where that is not known. config: the content of the
-    configuration file that its arguments name, where it is known.
+    configuration file that its arguments name, where it is known. kind: of its answers, as planned; empty if that is not known.
     """
 
     serve: str
@@ -32,6 +32,7 @@ class Candidate:
     environment: Mapping[str, str] = field(default_factory=dict)
     config: Optional[Mapping[str, Any]] = None
     claim_by_card: Mapping[str, int] = field(default_factory=dict)
+    kind: str = ""
 
     @cached_property
     def settings(self) -> Settings:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import read_count, read_first_count
@@ -43,6 +44,23 @@ def _name_compressed_tensors(raw: Mapping[str, Any]) -> Tuple[Optional[str], Opt
     return min(found, key=lambda named: _STRICTEST.index(named[0]) if named[0] in _STRICTEST else len(_STRICTEST))
 
 
+def _name_quark(raw: Mapping[str, Any]) -> Tuple[Optional[str], Optional[int]]:
+    """AMD's Quark: the type of the weights of most layers, and whether their inputs are quantised too."""
+    whole = raw.get("global_quant_config")
+    whole = whole if isinstance(whole, Mapping) else {}
+    weight = whole.get("weight")
+    weight = next((one for one in weight if isinstance(one, Mapping)), None) if isinstance(weight, list) else weight
+    word = str(weight.get("dtype", ""))[:20] if isinstance(weight, Mapping) else ""
+    if word.startswith("fp8"):
+        return "fp8", 8
+    if word.startswith(("fp4", "mxfp4")):
+        return "mxfp4", 4
+    match = re.fullmatch(r"u?int([48])", word)
+    if match:
+        return "int8" if match[1] == "8" and whole.get("input_tensors") else "w{0}a16".format(match[1]), int(match[1])
+    return "quark", None
+
+
 def _name_cache(raw: Mapping[str, Any]) -> Optional[str]:
     """The type of the KV cache that the checkpoint asks for; None for none. A word that is not known stays as it is."""
     algorithm = raw.get("kv_cache_quant_algo")
@@ -54,6 +72,17 @@ def _name_cache(raw: Mapping[str, Any]) -> Optional[str]:
         return None
     bits, kind = read_count(scheme.get("num_bits")), str(scheme.get("type", ""))[:20]
     return "fp8" if (bits, kind) == (8, "float") else "{0}{1}".format(kind or "?", bits or "?")
+
+
+def name_method(config: Mapping[str, Any], hf_quant: Mapping[str, Any]) -> str:
+    """The quantisation method of a checkpoint, as vLLM looks for it; empty for none."""
+    if isinstance(hf_quant.get("quantization"), Mapping):
+        return "modelopt"
+    raw = config.get("quantization_config")
+    if not isinstance(raw, Mapping):
+        raw = config.get("compression_config")
+    word = raw.get("quant_method") if isinstance(raw, Mapping) else None
+    return str(word or "").lower()[:40].replace("compressed_tensors", "compressed-tensors")
 
 
 def name_quantisation(
@@ -68,14 +97,22 @@ def name_quantisation(
         raw = config.get("compression_config")
     raw = raw if isinstance(raw, Mapping) else {}
     cache = _name_cache(inner if isinstance(inner, Mapping) else raw)
-    method = str(raw.get("quant_method", "")).lower().replace("compressed_tensors", "compressed-tensors")
+    method = name_method(config, hf_quant)
     modelopt = inner if isinstance(inner, Mapping) else raw if method.startswith("modelopt") else {}
     if modelopt:
         algorithm = str(modelopt.get("quant_algo") or "").lower().replace("-", "_")
+        layers = modelopt.get("quantized_layers")
+        if algorithm == "mixed_precision" and isinstance(layers, Mapping):
+            algorithm = " ".join({str(one.get("quant_algo")).lower() for one in layers.values() if isinstance(one, Mapping)})
         word = next((name for name in ("nvfp4", "mxfp4", "fp8") if name in algorithm), algorithm)
         return word or None, 4 if "4" in word else 8 if "8" in word else None, cache
     if method == "compressed-tensors":
         return (*_name_compressed_tensors(raw), cache)
+    if method == "quark":
+        return (*_name_quark(raw), cache)
+    mlx = raw or config.get("quantization")
+    if not method and isinstance(mlx, Mapping) and "group_size" in mlx and read_count(mlx.get("bits")):
+        return "mlx", read_count(mlx.get("bits")), cache
     if method in ("bitsandbytes", "bnb"):
         return ("bnb-4bit", 4, cache) if raw.get("load_in_4bit") or raw.get("_load_in_4bit") else ("bnb-8bit", 8, cache)
     bits = read_first_count(raw, "bits", "w_bit", "num_bits") or _BITS.get(method)

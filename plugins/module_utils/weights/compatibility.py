@@ -24,9 +24,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.findings import
     unknown,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
-from ansible_collections.anvil.serving.plugins.module_utils.weights.card_compatibility import judge_card
+from ansible_collections.anvil.serving.plugins.module_utils.weights.card_compatibility import judge_card, judge_float16
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
-from ansible_collections.anvil.serving.plugins.module_utils.weights.format_compatibility import judge_format
+from ansible_collections.anvil.serving.plugins.module_utils.weights.format_compatibility import judge_format, judge_kind
 from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_compatibility import judge_memory, read_share
 from ansible_collections.anvil.serving.plugins.module_utils.weights.parallel_compatibility import judge_parallelism
 from ansible_collections.anvil.serving.plugins.module_utils.weights.tensorrt_compatibility import judge_tensorrt
@@ -109,7 +109,13 @@ def _judge_candidate(
         impossible("GPU {0} is not on this host".format(uuid), where, hint=hint) for uuid in candidate.cards if uuid not in cards
     ]
     row: Dict[str, Any] = {"engine": candidate.engine, "model": candidate.model, "gpus": [card.describe() for card in mine]}
-    found += judge_parallelism(candidate)
+    device = (candidate.settings.text(options.DEVICE) or "").lower()
+    on_cpu = device == "cpu" and candidate.engine != "llama_cpp"
+    if on_cpu:
+        flag = candidate.settings.spelling(options.DEVICE)
+        found.append(unknown("{0} cpu: the engine does not use its cards, so they were not judged".format(flag), where))
+    else:
+        found += judge_parallelism(candidate)
     if candidate.engine == CUSTOM:
         found.append(unknown("what a server with engine custom loads, and how much memory it takes, is not known", where))
         return found, row
@@ -119,6 +125,10 @@ def _judge_candidate(
     row.update(format=facts.format, quantisation=facts.quantisation, parameters=facts.parameters)
     found += [unknown(note, where) for note in facts.notes]
     found += judge_format(candidate, facts)
+    found += judge_kind(candidate, facts)
+    if on_cpu:
+        return found, row
+    found += judge_float16(candidate, facts)
     if facts.format == "trtllm":
         found += judge_tensorrt(candidate, facts, mine, cuda)
     else:

@@ -12,9 +12,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds import LLAMA_KIND_FLAGS
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_kind import NOT_MODELS
-from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import Loading, Split, estimate_vram
+from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import MIB, Loading, Split, estimate_vram
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 
 FIRST_PORT, LAST_PORT = 8080, 8099
@@ -22,8 +23,6 @@ SIZE_TAGS = ("fast", "balanced", "powerful")
 # A model gets the first tag whose limit, in GiB of weights, it does not exceed. The time per token follows the bytes.
 SIZE_LIMITS = (4.0, 16.0)
 TAG = "discovered"
-# llama-server answers the requests of these kinds of models only with a flag.
-KIND_FLAGS = {"embeddings": "--embeddings", "rerank": "--reranking"}
 GIB = 1024**3
 NAME_LENGTH = 63
 
@@ -98,11 +97,11 @@ def _make_unique(word: str, used: Collection[str]) -> str:
     return chosen
 
 
-def _pair_projectors(models: Sequence[ModelFacts], served: Sequence[ModelFacts], notes: List[str]) -> Dict[str, str]:
-    """Path of a model -> path of its projector. A projector belongs to the models of its folder whose embeddings are as wide as
+def _pair_projectors(models: Sequence[ModelFacts], served: Sequence[ModelFacts], notes: List[str]) -> Dict[str, ModelFacts]:
+    """Path of a model -> its projector. A projector belongs to the models of its folder whose embeddings are as wide as
     its output, if all of them are one model in several quantisations.
     """
-    found: Dict[str, str] = {}
+    found: Dict[str, ModelFacts] = {}
     for facts in sorted(models, key=lambda model: model.path):
         if facts.kind != "mmproj" or facts.missing:
             continue
@@ -118,10 +117,10 @@ def _pair_projectors(models: Sequence[ModelFacts], served: Sequence[ModelFacts],
             why = "its folder holds {0} models that it may belong to; put it into the folder of its model".format(len(chosen))
             notes.append("{0}: projector is not used: {1}".format(facts.path, why))
         elif chosen[0].path in found:
-            why = "{0} is used for the same model".format(os.path.basename(found[chosen[0].path]))
+            why = "{0} is used for the same model".format(os.path.basename(found[chosen[0].path].path))
             notes.append("{0}: projector is not used: {1}".format(facts.path, why))
         else:
-            found.update((model.path, facts.path) for model in chosen)
+            found.update((model.path, facts) for model in chosen)
     return found
 
 
@@ -209,7 +208,7 @@ def _read_port(serve: Mapping[str, Any]) -> Optional[int]:
 
 
 def _build_serve(
-    facts: ModelFacts, model: str, port: int, old: Mapping[str, Any], projector: Optional[str], scan: Scan
+    facts: ModelFacts, model: str, port: int, old: Mapping[str, Any], projector: Optional[ModelFacts], scan: Scan
 ) -> Dict[str, Any]:
     tags = [str(tag) for tag in old.get("tags") or ()]
     size_tag = next((tag for tag in tags if tag in SIZE_TAGS), "") or choose_size_tag(facts, scan.limits)
@@ -224,14 +223,14 @@ def _build_serve(
     }
     args = list(scan.defaults.get("args") or ())
     if projector:
-        args += ["--mmproj", scan.target.rstrip("/") + "/" + os.path.relpath(projector, scan.folder)]
-    if facts.kind in KIND_FLAGS:
-        args.append(KIND_FLAGS[facts.kind])
+        args += ["--mmproj", scan.target.rstrip("/") + "/" + os.path.relpath(projector.path, scan.folder)]
+    if facts.kind in LLAMA_KIND_FLAGS:
+        args.append(LLAMA_KIND_FLAGS[facts.kind])
     if args:
         serve["args"] = args
     if serve.get("gpus") and "vram_mib" not in serve:
         context = (serve.get("launch") or {}).get("context")
-        serve["vram_mib"] = estimate_vram(
-            facts, context, 1, "auto", Split(pipeline=len(serve["gpus"])), Loading("llama_cpp")
-        ).total_mib
+        estimate = estimate_vram(facts, context, 1, "auto", Split(pipeline=len(serve["gpus"])), Loading("llama_cpp"))
+        # llama.cpp puts the projector on one card.
+        serve["vram_mib"] = estimate.total_mib + (-(-projector.weights_bytes // MIB) if projector else 0)
     return serve

@@ -7,6 +7,7 @@ from typing import Any, FrozenSet, Iterator, List, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog import engine_options as options
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds import CHAT, KINDS, LLAMA_KIND_FLAGS, derive_kind
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import Finding, doubtful, impossible, unknown
 from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
 from ansible_collections.anvil.serving.plugins.module_utils.weights.context_length import (
@@ -19,12 +20,28 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.context_leng
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 
 # Which formats an engine loads. TensorRT-LLM loads its own engines and, through PyTorch (its default since 1.0), safetensors.
-FORMATS = {"vllm": ("safetensors",), "sglang": ("safetensors",), "llama_cpp": ("gguf",), "trtllm": ("trtllm", "safetensors")}
-KNOWN_FORMATS = ("safetensors", "gguf", "trtllm")
+FORMATS = {
+    "vllm": ("safetensors", "pytorch"),
+    "sglang": ("safetensors", "pytorch"),
+    "llama_cpp": ("gguf",),
+    "trtllm": ("trtllm", "safetensors", "pytorch"),
+}
+KNOWN_FORMATS = ("safetensors", "pytorch", "gguf", "trtllm")
+# Quantisations that no release of vLLM, SGLang and TensorRT-LLM loads on an NVIDIA card -> what loads them.
+FOREIGN_QUANTISATIONS = {"exl2": "ExLlamaV2", "exl3": "ExLlamaV3", "mlx": "MLX, on Apple's processors"}
+# Those that none of the releases known to this collection loads, by engine.
+_RESEARCH = ("bitnet", "eetq", "higgs", "quanto", "quip", "quip_sharp", "sinq", "spqr", "vptq")
+UNSUPPORTED_QUANTISATIONS = {
+    "vllm": (*_RESEARCH, "w4a8_awq", "w4a16_awq", "int8_sq"),  # the last ones are modelopt's, for TensorRT-LLM
+    "sglang": _RESEARCH,
+    "trtllm": _RESEARCH,
+}
 # vLLM and SGLang have loaders for GGUF that cover some architectures and are slow.
 EXPERIMENTAL = (("vllm", "gguf"), ("sglang", "gguf"))
-# Kinds of files that are a part of a model.
-PARTS = ("mmproj", "adapter", "vocab", "imatrix")
+# Formats of Hugging Face folders.
+PLAIN_FORMATS = ("safetensors", "pytorch")
+# Kinds of files that are not a model.
+PARTS = ("mmproj", "adapter", "vocab", "imatrix", "control_vector", "draft", "other")
 
 # Value of --quantization -> quantisations of weights that it is for. Those that quantise while loading take plain weights too.
 PLAIN = frozenset(("f32", "f16", "bf16"))
@@ -74,6 +91,31 @@ def _judge_files(candidate: Candidate, facts: ModelFacts) -> Iterator[Finding]:
             why=facts.path,
             hint="set model to the file of the model itself",
         )
+    if facts.unknown_types and candidate.engine == "llama_cpp":
+        yield doubtful(
+            what="llama.cpp does not know the types of the tensors",
+            where=where,
+            why="{0}: {1}".format(facts.path, ", ".join(facts.unknown_types[:4])),
+            hint="use an image with the fork that made the file, or choose weights of another quantisation",
+        )
+    if facts.format in PLAIN_FORMATS and candidate.engine in FORMATS and facts.quantisation in FOREIGN_QUANTISATIONS:
+        yield impossible(
+            what="{0} does not load {1} weights".format(candidate.engine, facts.quantisation),
+            where=where,
+            why="{0} was quantised for {1}".format(facts.path, FOREIGN_QUANTISATIONS[facts.quantisation]),
+            hint="choose weights of another quantisation",
+        )
+    elif (
+        facts.format in PLAIN_FORMATS
+        and candidate.engine in FORMATS
+        and facts.quantisation in UNSUPPORTED_QUANTISATIONS.get(candidate.engine, ())
+    ):
+        yield doubtful(
+            what="{0} may not load {1} weights".format(candidate.engine, facts.quantisation),
+            where=where,
+            why="{0}: no release that is known has this quantisation".format(facts.path),
+            hint="choose weights of another quantisation",
+        )
     if facts.missing:
         yield impossible(
             what="files of the model are missing",
@@ -83,10 +125,36 @@ def _judge_files(candidate: Candidate, facts: ModelFacts) -> Iterator[Finding]:
         )
 
 
+def judge_kind(candidate: Candidate, facts: ModelFacts) -> List[Finding]:
+    """vLLM serves embedders, rerankers and transcription models as what they are, without a flag; llama.cpp needs the flag."""
+    planned, served = candidate.kind, derive_kind(candidate.settings)
+    if planned != CHAT or served != CHAT or facts.kind not in KINDS:
+        return []
+    if candidate.engine == "llama_cpp" and facts.kind in LLAMA_KIND_FLAGS:
+        return [
+            doubtful(
+                what="the model does not chat: it is for {0}".format(facts.kind),
+                where="serve " + candidate.serve,
+                why="the header of {0} says so; without a flag llama-server answers such requests with 501".format(facts.path),
+                hint="add {0} to args".format(LLAMA_KIND_FLAGS[facts.kind]),
+            )
+        ]
+    if candidate.engine != "vllm" or candidate.settings.text(options.RUNNER) == "generate":
+        return []
+    return [
+        doubtful(
+            what="the model does not chat: vLLM serves it for {0}".format(facts.kind),
+            where="serve " + candidate.serve,
+            why="{0} in {1}".format(facts.architecture or "its class", facts.path),
+            hint="set kind: {0} in anvil_serves.{1}".format(facts.kind, candidate.serve),
+        )
+    ]
+
+
 def _judge_quantization_flag(candidate: Candidate, facts: ModelFacts) -> Iterator[Finding]:
     given = candidate.settings.text(options.QUANTIZATION) or ""
     flag = given.lower().replace("-", "_")
-    if facts.format != "safetensors" or not facts.quantisation or facts.quantisation in QUANTIZATION_FLAGS.get(flag, ()):
+    if facts.format not in PLAIN_FORMATS or not facts.quantisation or facts.quantisation in QUANTIZATION_FLAGS.get(flag, ()):
         return
     if flag in QUANTIZATION_FLAGS:
         yield doubtful(

@@ -8,6 +8,7 @@ and a file that is cut short, or is not a model, is an ``AnvilError`` with the o
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from dataclasses import dataclass
@@ -20,13 +21,13 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files
 # The most that is read of one file, regardless of the counts in it. Real headers hold the vocabulary and end below 20 MiB.
 GGUF_HEADER_LIMIT = 40 * 1024 * 1024
 TEXT_LIMIT = 1024 * 1024  # of one text, which must be there; only its first TEXT_KEPT bytes are kept
-TEXT_KEPT = 2048
+TEXT_KEPT = 512
 # Arrays up to this many numbers are kept (per-layer head counts); longer ones, such as vocabularies, are stepped over.
 KEPT_NUMBERS = 4096
 KEPT_NUMBERS_TOTAL = 1_000_000
 # More values or tensors than this have no meaning: llama.cpp's largest models have some thousands.
-COUNT_LIMIT = 65_536
-STRINGS_LIMIT = 4_000_000  # strings in arrays: a vocabulary and its merges have below 1 000 000
+COUNT_LIMIT = 32_768
+STRINGS_LIMIT = 2_000_000  # strings in arrays: a vocabulary and its merges have below 1 000 000
 
 # ggml's tensor types: number -> name, elements per block, bytes per block (ggml.h; gguf-py's GGML_QUANT_SIZES).
 GGML_TYPES: Dict[int, Tuple[str, int, int]] = {
@@ -123,6 +124,8 @@ _FIXED = {
 }
 _U32, _U64 = _FIXED[4], _FIXED[10]
 _STRING, _ARRAY = 8, 9
+# What follows the dimensions of a tensor: its shape, type and offset.
+_TENSOR_ENDS = [struct.Struct("<{0}QIQ".format(dimensions)) for dimensions in range(9)]
 # A key of the tokenizer with its length before it and a type behind it, as it follows the vocabulary.
 _TOKENIZER_KEY = re.compile(rb"[\x0f-\x40]\x00{7}tokenizer\.[a-z_.]{4,50}[\x00-\x0c]\x00{3}")
 
@@ -185,6 +188,9 @@ class _FieldReader:
 
     def number(self, form: struct.Struct, what: str) -> Any:
         return form.unpack_from(self.buffer, self.skip(form.size, what))[0]
+
+    def numbers(self, form: struct.Struct, what: str) -> Tuple[Any, ...]:
+        return form.unpack_from(self.buffer, self.skip(form.size, what))
 
     def text(self, what: str) -> str:
         length = self.number(_U64, what)
@@ -311,11 +317,9 @@ def _read_header(reader: _FieldReader) -> GgufHeader:
         dimensions = reader.number(_U32, "the dimensions of " + name)
         if dimensions > 8:
             raise reader.broken("tensor {0} has {1} dimensions".format(name, dimensions))
-        shape = tuple(reader.number(_U64, "the shape of " + name) for _dimension in range(dimensions))
-        kind, offset = reader.number(_U32, "the type of " + name), reader.number(_U64, "the offset of " + name)
+        *shape, kind, offset = reader.numbers(_TENSOR_ENDS[dimensions], name)
         word, block, width = GGML_TYPES.get(kind, ("type {0}".format(kind), 1, 0))
-        tensor = Tensor(name, word, shape, 0)
-        tensor = Tensor(name, word, shape, -(-tensor.elements // block) * width)
+        tensor = Tensor(name, word, tuple(shape), -(-math.prod(shape) // block) * width)
         tensors.append(tensor)
         end = max(end, offset + tensor.size)
 

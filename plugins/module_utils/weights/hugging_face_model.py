@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+import re
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import open_file
 from ansible_collections.anvil.serving.plugins.module_utils.weights.attention_layers import read_attention
-from ansible_collections.anvil.serving.plugins.module_utils.weights.checkpoint_quantisation import name_quantisation
+from ansible_collections.anvil.serving.plugins.module_utils.weights.checkpoint_quantisation import name_method, name_quantisation
 from ansible_collections.anvil.serving.plugins.module_utils.weights.context_length import LENGTHS, extend_length
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.safetensors_header import read_safetensors
@@ -45,7 +47,7 @@ def _count_parameters(tensors: Iterable[Tensor], bits: Optional[int]) -> int:
         if tensor.name.endswith(_SCALES) or tensor.name.endswith(("rotary_emb.inv_freq", ".nested_absmax", ".quant_map")):
             continue
         factor = 1
-        if bits and tensor.dtype == "I32" and tensor.name.endswith((".qweight", ".weight_packed")):
+        if bits and tensor.dtype in ("I32", "U32") and tensor.name.endswith((".qweight", ".weight_packed", ".weight")):
             factor = 32 // bits
         elif tensor.dtype == "U8" and tensor.name.endswith((".weight", "_packed", "_blocks")):
             factor = 8 // (bits or 4)
@@ -53,11 +55,22 @@ def _count_parameters(tensors: Iterable[Tensor], bits: Optional[int]) -> int:
     return total
 
 
+# PyTorch's own files of weights; others of its files hold the state of a training.
+PICKLES = re.compile(r"(?:pytorch_model|model|consolidated)[-.\w]*\.(?:bin|pt)")
+_DTYPE_NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _PLAIN_NAMES = {"F32": "f32", "F16": "f16", "BF16": "bf16", "F8_E4M3": "fp8", "F8_E5M2": "fp8", "F64": "f64", "I8": "int8"}
 
 
 # Classes that generate text although their names end like those of models without a head.
-_CHAT_CLASSES = ("ChatGLMModel", "UltravoxModel", "MiDashengLMModel", "MossAudioModel", "Qwen2_5OmniModel", "NVLM_D_Model")
+_CHAT_CLASSES = (
+    "AquilaModel",
+    "ChatGLMModel",
+    "UltravoxModel",
+    "MiDashengLMModel",
+    "MossAudioModel",
+    "Qwen2_5OmniModel",
+    "NVLM_D_Model",
+)
 
 
 def _read_index(path: str, names: Sequence[str]) -> Tuple[List[str], List[str]]:
@@ -103,13 +116,46 @@ def _read_tensors(folder: str, files: Sequence[str], indexed: bool) -> List[Tens
     return list(tensors.values())
 
 
-def _returns_embeddings(architecture: Any, names: Sequence[str]) -> bool:
-    """Whether the model returns embeddings: a folder of sentence-transformers, or a class without a head."""
+# The end of a class -> the kind of its answers, the first that fits: vLLM's defaults (_SUFFIX_TO_DEFAULTS of config/model.py).
+_KINDS_BY_ENDING = (
+    (("ForCausalLM", "LMHeadModel", "ChatModel"), "text"),
+    (("RewardModel", "ForRewardModeling", "ClassificationModel", "ForTokenClassification"), "score"),
+    (("ForRanking",), "rerank"),
+    (("Model", "ForMaskedLM", "ForTextEncoding", "ColBERT", "GritLM"), "embeddings"),
+)
+# Classes that write down speech, and nothing else.
+_TRANSCRIBERS = ("WhisperForConditionalGeneration", "CohereAsrForConditionalGeneration", "ParakeetForCTC")
+
+
+def _find_kind(architecture: Any, config: Mapping[str, Any], names: Sequence[str]) -> str:
+    """text, embeddings, rerank, score or transcription: by the class, or as a folder of sentence-transformers."""
+    word = architecture if isinstance(architecture, str) else ""
+    if word.endswith("ForSequenceClassification"):
+        labels = config.get("id2label")
+        # A class with one label scores pairs of texts; one with several names them.
+        return "rerank" if config.get("num_labels") == 1 or (isinstance(labels, Mapping) and len(labels) == 1) else "score"
     if "modules.json" in names:
-        return True
-    if not isinstance(architecture, str) or architecture.endswith(("LMHeadModel", "ChatModel")):
-        return False
-    return architecture.endswith(("Model", "ForMaskedLM")) and architecture not in _CHAT_CLASSES
+        return "embeddings"
+    if word in _TRANSCRIBERS:
+        return "transcription"
+    if word in _CHAT_CLASSES:
+        return "text"
+    return next((kind for endings, kind in _KINDS_BY_ENDING if word.endswith(endings)), "text")
+
+
+def _measure_pickles(folder: str, names: Sequence[str]) -> Tuple[List[str], List[str], int]:
+    """PyTorch's own files, which are not read: those that are there, those that are missing, and their size."""
+    index = "pytorch_model.bin.index.json"
+    if index in names:
+        files, missing = _read_index(os.path.join(folder, index), names)
+    else:
+        files, missing = [name for name in names if PICKLES.fullmatch(name)], []
+    size = 0
+    for name in files:
+        stream, length = open_file(os.path.join(folder, name))
+        stream.close()
+        size += length
+    return files, missing, size
 
 
 def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
@@ -121,18 +167,24 @@ def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
     quant_file = os.path.join(folder, "hf_quant_config.json")
     hf_quant = read_json(quant_file) if "hf_quant_config.json" in names else {}
     files, missing = choose_safetensors(folder, names)
-    tensors = _read_tensors(folder, files, any(name.endswith(".safetensors.index.json") for name in names))
+    pickled = 0
+    if not files and not missing:
+        files, missing, pickled = _measure_pickles(folder, names)
+    tensors = [] if pickled else _read_tensors(folder, files, any(name.endswith(".safetensors.index.json") for name in names))
     text = read_text_config(config)
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings")) is True
     quantisation, bits, cache = name_quantisation(config if config.get("quantization_config") else text, hf_quant)
     dominant = find_dominant_type(tensors)
-    notes = []
-    if quantisation is None:
+    notes = ["the weights are in PyTorch's own format: their headers were not read"] if pickled else []
+    if quantisation is None and pickled:
+        word = text.get("torch_dtype") or text.get("dtype")
+        quantisation = _DTYPE_NAMES.get(word) if isinstance(word, str) else None
+    elif quantisation is None:
         quantisation = _PLAIN_NAMES.get(dominant or "", dominant)
     elif (
         dominant in ("BF16", "F16", "F32")
         and bits
-        and not any(t.dtype in ("U8", "I8", "I32", "F4") or t.dtype.startswith("F8") for t in tensors)
+        and not any(t.dtype in ("U8", "I8", "I32", "U32", "F4") or t.dtype.startswith("F8") for t in tensors)
     ):
         notes.append(
             "config.json says {0}, but no tensor is quantised: the engine would quantise the model while it loads".format(
@@ -147,14 +199,15 @@ def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
         chat = bool(read_json(os.path.join(folder, "tokenizer_config.json")).get("chat_template"))
     return ModelFacts(
         path=folder,
-        format="safetensors",
+        format="pytorch" if pickled else "safetensors",
         files=tuple(files),
-        weights_bytes=sum(tensor.size for tensor in tensors),
+        weights_bytes=pickled or sum(tensor.size for tensor in tensors),
         name=config.get("_name_or_path") or None,
         architecture=named,
-        parameters=_count_parameters(tensors, bits) if not missing else None,
+        parameters=_count_parameters(tensors, bits) if not missing and not pickled else None,
         quantisation=quantisation,
         kv_quantisation=cache,
+        quant_method=name_method(config if config.get("quantization_config") else text, hf_quant) or None,
         context_length=extend_length(read_first_count(text, *LENGTHS), text),
         layers=read_count(text.get("num_hidden_layers")),
         embedding_length=read_count(text.get("hidden_size")),
@@ -164,7 +217,7 @@ def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
         attention=read_attention(text),
         parts=measure_safetensors(tensors, read_count(text.get("num_hidden_layers")), tied),
         chat_template=chat,
-        kind="embeddings" if _returns_embeddings(named, names) else "text",
+        kind=_find_kind(named, config, names),
         splits=len(files) + len(missing),
         missing=tuple(missing),
         notes=tuple(notes),

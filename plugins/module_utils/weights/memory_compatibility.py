@@ -16,6 +16,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.parallelism 
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import Finding, doubtful, impossible, unknown
 from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.context_length import LENGTHS
 from ansible_collections.anvil.serving.plugins.module_utils.weights.format_compatibility import PLAIN, find_context_limit
 from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import (
     MIB,
@@ -33,6 +34,8 @@ HINT = (
     "set a shorter context or a smaller KV cache type in args, a larger vram_mib or gpu_memory_utilization, or more gpus; "
     "or choose weights of another quantisation"
 )
+# Overrides of a config that leave the sizes of the model as they are.
+POSITIONS = (*LENGTHS, "rope_scaling", "rope_parameters", "rope_theta", "architectures", "dtype", "torch_dtype")
 CUDA_DEVICE = re.compile(r"CUDA([0-9]{1,3})", re.IGNORECASE)
 
 
@@ -47,11 +50,13 @@ def read_share(candidate: Candidate) -> Optional[float]:
 
 @dataclass(frozen=True)
 class _Placed:
-    """The memory that one card needs, in MiB. certain: of it, what lies there whatever the engine does."""
+    """The memory that one card needs, in MiB. certain: of it, what lies there whatever the engine does. least: what the engine
+    needs to start."""
 
     card: CardFacts
     total_mib: int
     certain_mib: int
+    least_mib: int = 0
 
 
 def judge_memory(
@@ -69,6 +74,10 @@ def judge_memory(
     found, estimate = judge(candidate, facts, cards)
     if estimate is None:
         return found, None
+    if settings.has(options.PROJECTOR):
+        found.append(
+            unknown("the memory of the projector ({0}) was not counted".format(settings.spelling(options.PROJECTOR)), where)
+        )
     drafted = options.DRAFT if settings.has(options.DRAFT) else options.SPECULATIVE
     if settings.has(options.DRAFT) or settings.table(options.SPECULATIVE).get("model"):
         found.append(unknown("the memory of the model for {0} was not counted".format(settings.spelling(drafted)), where))
@@ -104,6 +113,8 @@ def _may_shrink(settings: Settings, facts: ModelFacts) -> bool:
     """Whether the weights may lie in less memory than their files take: quantised or converted while loading, or left out."""
     plain = facts.quantisation in PLAIN
     on_load = plain and (settings.has(options.QUANTIZATION) or settings.text(options.LOAD_FORMAT) == "bitsandbytes")
+    if facts.format == "pytorch" or set(settings.table(options.OVERRIDES)) - set(POSITIONS):
+        return True  # their sizes were not read, or the model is built with other sizes
     return on_load or facts.quantisation in ("f32", "f64", None) or settings.has(options.TEXT_ONLY) or facts.format == "gguf"
 
 
@@ -127,9 +138,13 @@ def _judge_parallel(
     # A context that the engine fits to the memory (auto, -1) needs room for one token.
     fitted = settings.has(options.CONTEXT) and settings.tokens(options.CONTEXT) is None
     context = 1 if fitted else settings.tokens(options.CONTEXT) or find_context_limit(facts, settings)
+    most = settings.tokens(options.KV_TOKENS)
+    found: List[Finding] = []
+    if most and context and context > most:
+        found.append(_note_small_cache(candidate, "{0} {1}".format(settings.spelling(options.KV_TOKENS), most), context))
+        context = most
     estimate = _estimate(settings, facts, context, split, used)
     cache = settings.tokens(options.KV_BYTES) if candidate.engine == "vllm" else None
-    found: List[Finding] = []
     total = estimate.total_mib
     if cache:
         total = estimate.total_mib - estimate.cache_mib + -(-cache // MIB)
@@ -145,20 +160,31 @@ def _judge_parallel(
                 )
             )
     certain = estimate.weights_mib if estimate.weights_certain and not _may_shrink(settings, facts) else 0
-    return [*found, *_judge_cards(candidate, [_Placed(card, total, certain) for card in used], estimate)], estimate
+    least = total
+    if candidate.engine == "sglang" and context and not settings.has(options.CONTEXT):
+        least = _estimate(settings, facts, 1, split, used).total_mib
+    return [*found, *_judge_cards(candidate, [_Placed(card, total, certain, least) for card in used], estimate)], estimate
+
+
+def _note_small_cache(candidate: Candidate, why: str, context: int) -> Finding:
+    """SGLang starts with a KV cache of any size, and refuses the requests that do not fit it."""
+    note = "the KV cache does not hold one request of {0:,} tokens ({1}); longer requests are refused"
+    return unknown(note.format(context, why), "serve " + candidate.serve)
 
 
 def _judge_cards(candidate: Candidate, placed: Sequence[_Placed], estimate: Estimate) -> List[Finding]:
     """Cards with equal memory and need are one finding."""
     where, share = "serve " + candidate.serve, read_share(candidate)
+    # SGLang's share is for weights and cache; what else it needs lies beside it.
+    beside = estimate.allowance_mib if candidate.engine == "sglang" and share is not None else 0
     told = candidate.settings.has(options.SHARE) and candidate.engine == "vllm" and share is not None and 0 < share <= 1
-    groups: Dict[Tuple[int, int, int, int], List[CardFacts]] = {}
+    groups: Dict[Tuple[int, int, int, int, int], List[CardFacts]] = {}
     for one in placed:
         if one.card.vram_mib is not None:
             claim = candidate.claim_by_card.get(one.card.uuid, candidate.claim_mib)
-            groups.setdefault((one.card.vram_mib, one.total_mib, one.certain_mib, claim), []).append(one.card)
+            groups.setdefault((one.card.vram_mib, one.total_mib, one.certain_mib, one.least_mib, claim), []).append(one.card)
     found = []
-    for (vram, total, certain, claim), cards in groups.items():
+    for (vram, total, certain, start, claim), cards in groups.items():
         limit = int(vram * (share if share is not None and 0 < share <= 1 else 1.0))
         limited_by = "{0:,} MiB x {1:g}".format(vram, share) if share is not None else "{0:,} MiB".format(vram)
         on = ", ".join(card.describe() for card in cards[:8])
@@ -174,15 +200,19 @@ def _judge_cards(candidate: Candidate, placed: Sequence[_Placed], estimate: Esti
                 )
             )
             continue
+        inside = beside
         if claim and claim < limit:
-            limit, limited_by = claim, "claimed: vram_mib"
-        if total > limit:
+            limit, limited_by, inside = claim, "claimed: vram_mib", 0
+        need, least = total - inside, start - inside
+        if need > limit >= least > 0:
+            found.append(_note_small_cache(candidate, "{0:,} MiB of {1:,} MiB on {2}".format(need, limit, on), estimate.context))
+        elif need > limit:
             found.append(
                 doubtful(
                     what="the model does not fit its share of the card",
                     where=where,
                     why="it needs {0:,} MiB, but may use {1:,} MiB ({2}) of {3}\n{4}".format(
-                        total, limit, limited_by, on, "\n".join(estimate.arithmetic)
+                        need, limit, limited_by, on, "\n".join(estimate.arithmetic)
                     ),
                     hint=HINT,
                 )
@@ -230,6 +260,8 @@ def _find_why_not(candidate: Candidate, facts: ModelFacts, cards: Sequence[CardF
     if layers in ("auto", "-1") and not settings.is_off(options.FIT):
         return "without {0}, llama.cpp puts what does not fit into the host's memory".format(flag)
     count = settings.count(options.LAYERS)
+    if count == 0:
+        return "{0} 0 keeps the model in the host's memory".format(flag)
     if count is not None and facts.layers and count <= facts.layers:  # the output is one more
         return "{0} {1} of {2} layers keeps a part of the model in the host's memory".format(flag, count, facts.layers)
     if _choose_llama_cards(settings, cards) is None:
@@ -237,20 +269,39 @@ def _find_why_not(candidate: Candidate, facts: ModelFacts, cards: Sequence[CardF
     return ""
 
 
+def _judge_value_type(candidate: Candidate) -> List[Finding]:
+    """llama.cpp quantises the values of its cache only with flash attention, and ends with an error without it."""
+    settings = candidate.settings
+    word, flash = (settings.text(options.KV_VALUE_TYPE) or "f16").lower(), (settings.text(options.FLASH) or "auto").lower()
+    if word in ("f32", "f16", "bf16") or flash not in ("off", "0", "disabled", "false"):
+        return []
+    return [
+        impossible(
+            what="llama.cpp does not quantise the values of its KV cache without flash attention",
+            where="serve " + candidate.serve,
+            why="{0} {1}, {2} {3}".format(
+                settings.spelling(options.KV_VALUE_TYPE), word, settings.spelling(options.FLASH), flash
+            ),
+            hint="remove one of the two",
+        )
+    ]
+
+
 def _judge_llama(candidate: Candidate, facts: ModelFacts, cards: Sequence[CardFacts]) -> Tuple[List[Finding], Optional[Estimate]]:
     settings, where = candidate.settings, "serve " + candidate.serve
     why_not = _find_why_not(candidate, facts, cards)
+    refused = _judge_value_type(candidate)
     chosen = _choose_llama_cards(settings, cards)
     context, fitted = settings.tokens(options.CONTEXT), False
     if not context and not settings.is_off(options.FIT):
         context, fitted = min(LEAST_FIT_CONTEXT, facts.context_length or LEAST_FIT_CONTEXT), True
     estimate = _estimate(settings, facts, context, Split())
     if why_not or not chosen:
-        return [unknown("{0}, so GPU memory was not judged".format(why_not), where)], estimate
+        return [*refused, unknown("{0}, so GPU memory was not judged".format(why_not), where)], estimate
     cache = 0 if settings.is_off(options.KV_OFFLOAD) else estimate.cache_mib
     total, weights = estimate.weights_mib + cache + estimate.allowance_mib, estimate.weights_mib
     memory = sum(card.vram_mib or 0 for card in chosen)
-    found: List[Finding] = []
+    found: List[Finding] = list(refused)
     if fitted:
         note = "without {0}, llama.cpp fits the context to the memory: {1} tokens were judged".format(
             settings.spelling(options.CONTEXT), context

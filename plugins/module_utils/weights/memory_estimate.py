@@ -106,7 +106,7 @@ class Loading:
 
     batch_tokens: tokens of one step; None for the engine's default. value_dtype: the KV type of values, where it is another one
     (llama.cpp). dtype: auto, or the type that plain weights are converted to. quantization: quantisation on load. swa_full:
-    llama.cpp's layers with a window keep every token. speculative: layers for speculative decoding are loaded.
+    layers with a window keep every token. speculative: layers for speculative decoding are loaded.
     """
 
     engine: str = ""
@@ -185,8 +185,10 @@ def count_kept_tokens(layer: Layer, tokens: int, batch_tokens: int, loading: Loa
         return layer.window
     if layer.kind in (kinds.FULL, kinds.MLA) or not layer.window:
         return tokens
+    if loading.swa_full:
+        return tokens
     if loading.engine == "llama_cpp":
-        return tokens if loading.swa_full else min(tokens, -(-(layer.window + batch_tokens) // 256) * 256)
+        return min(tokens, -(-(layer.window + batch_tokens) // 256) * 256)
     before = layer.window - 1 if layer.kind == kinds.WINDOW else layer.window
     return min(tokens, before + batch_tokens)
 

@@ -103,6 +103,7 @@ class ModelFacts:
     """One model. Sizes in bytes.
 
     quantisation: in lower case for Hugging Face methods (nvfp4, fp8, awq), as ggml writes it for GGUF (Q4_K_M, IQ4_XS).
+    quant_method: what quantised a Hugging Face checkpoint, in its own word (modelopt, compressed-tensors, fp8).
     base_name: the model's family and version without size and quantisation. kind: text, embeddings, rerank, or a key of
     ``gguf_kind.NOT_MODELS``. unknown_types: of tensors that the engine cannot load. projector_widths: of a projector's output;
     one of them is the width of the model that it belongs to. splits: number of files. missing: files that belong to the model
@@ -119,6 +120,7 @@ class ModelFacts:
     parameters: Optional[int] = None
     quantisation: Optional[str] = None
     kv_quantisation: Optional[str] = None
+    quant_method: Optional[str] = None
     context_length: Optional[int] = None
     layers: Optional[int] = None
     embedding_length: Optional[int] = None

@@ -17,6 +17,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts 
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import read_json
 
 TENSORRT_FILE = re.compile(r"rank\d+\.engine")
+_PLAIN_WEIGHTS = re.compile(
+    r".*\.safetensors(?:\.index\.json)?|(?:pytorch_model|model|consolidated)[-.\w]*\.(?:bin|pt)(?:\.index\.json)?"
+)
 
 
 class NoModelError(AnvilError):
@@ -63,7 +66,7 @@ def read_model(path: str, inside: Optional[str] = None) -> ModelFacts:
             from ansible_collections.anvil.serving.plugins.module_utils.weights.tensorrt_model import read_tensorrt_model
 
             return read_tensorrt_model(path, names, config)
-        if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
+        if any(_PLAIN_WEIGHTS.fullmatch(name) for name in names):
             from ansible_collections.anvil.serving.plugins.module_utils.weights.hugging_face_model import read_hugging_face_model
 
             return read_hugging_face_model(path, names)

@@ -7,16 +7,18 @@ this reader with the ``safetensors`` library.
 
 from __future__ import annotations
 
+import math
 from typing import Dict, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import open_file, unreadable_file
-from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import Tensor, parse_json
+from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import Tensor, parse_json, pause_collection
 
 # The safetensors library's own limit is 100 MB; the largest real headers have 10 MB.
 SAFETENSORS_HEADER_LIMIT = 32 * 1024 * 1024
 
 # Bits of one element of a safetensors dtype; tensors of F4 and F6 come in whole bytes only.
+_INTEGERS = {int}
 SAFETENSORS_BITS: Dict[str, int] = {
     "F4": 4,
     "F6_E2M3": 6,
@@ -71,21 +73,22 @@ def read_safetensors(path: str) -> Tuple[Tensor, ...]:
     except OSError as exc:
         raise unreadable_file(path, exc) from exc
     try:
-        header = parse_json(raw)
-        tensors, end = [], 0
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            first, last = (int(offset) for offset in entry["data_offsets"])
-            shape = tuple(int(extent) for extent in entry["shape"])
-            tensor = Tensor(str(name), str(entry["dtype"]), shape, last - first)
-            if first < 0 or last < first or min(shape or (0,)) < 0:
-                raise ValueError("tensor {0} lies at {1} to {2}".format(name, first, last))
-            bits = SAFETENSORS_BITS.get(tensor.dtype)
-            if bits is not None and bits * tensor.elements != 8 * tensor.size:
-                raise ValueError("tensor {0} has {1} bytes instead of {2}".format(name, tensor.size, bits * tensor.elements // 8))
-            tensors.append(tensor)
-            end = max(end, last)
+        with pause_collection():
+            header = parse_json(raw)
+            tensors, end = [], 0
+            for name, entry in header.items():
+                if name == "__metadata__":
+                    continue
+                (first, last), shape, dtype = entry["data_offsets"], tuple(entry["shape"]), str(entry["dtype"])
+                if not {type(first), type(last), *map(type, shape)} <= _INTEGERS:
+                    raise ValueError("tensor {0} has a shape or a place that is not made of integers".format(name))
+                if first < 0 or last < first or (shape and min(shape) < 0):
+                    raise ValueError("tensor {0} lies at {1} to {2}".format(name, first, last))
+                bits, elements = SAFETENSORS_BITS.get(dtype), math.prod(shape)
+                if bits is not None and bits * elements != 8 * (last - first):
+                    raise ValueError("tensor {0} has {1} bytes instead of {2}".format(name, last - first, bits * elements // 8))
+                tensors.append(Tensor(name, dtype, shape, last - first))
+                end = max(end, last)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ArithmeticError) as exc:
         raise broken("its header cannot be read: {0}".format(str(exc)[:200] or type(exc).__name__)) from exc
     if 8 + length + end != size:

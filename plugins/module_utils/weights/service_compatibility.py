@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
 
 
+def _read_kind(service: Service) -> str:
+    """The kind of answers that the readiness and the router expect of a serve of the plan; empty for another container."""
+    ready = service.anvil.get("ready")
+    return str(ready.get("serves") or "chat") if isinstance(ready, dict) else ""
+
+
 def judge_services(
     docker: DockerEngine,
     services: Sequence[Service],
@@ -64,6 +70,7 @@ def judge_services(
                 facts=weights.facts,
                 environment=service.environment,
                 config=read_config_file(docker, {"mounts": mounts}, settings),
+                kind=_read_kind(service),
             )
         )
     cuda = None

@@ -9,7 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONFIG, MODELSCOPE, OFFLINE, REVISION
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import (
+    CACHE,
+    CACHE_HOME,
+    CONFIG,
+    MODELSCOPE,
+    OFFLINE,
+    REVISION,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import DOUBTFUL, UNKNOWN, Finding, doubtful, unknown
@@ -45,9 +52,20 @@ def path_below_mount(mount: Mapping[str, Any], path: str) -> Optional[str]:
     return os.path.relpath(path, target)
 
 
-def find_weights(docker: DockerEngine, serve: Mapping[str, Any], revision: str = "") -> Optional[Tuple[str, str]]:
+def _list_caches(settings: Optional[Settings], mount: Mapping[str, Any]) -> List[str]:
+    """Where a hub cache may lie below a mount: where the arguments or the environment say, else in its usual places."""
+    told = settings.text(CACHE) if settings else None
+    if settings and not told and settings.text(CACHE_HOME):
+        told = os.path.join(settings.text(CACHE_HOME) or "", "hub")
+    below = path_below_mount(mount, os.path.normpath(told)) if told else None
+    return [*([below] if below else []), *CACHES]
+
+
+def find_weights(
+    docker: DockerEngine, serve: Mapping[str, Any], revision: str = "", settings: Optional[Settings] = None
+) -> Optional[Tuple[str, str]]:
     """Where the weights of a serve of the plan lie on this host, and the source of the mount that holds them; ``None`` if they
-    are not here. revision: of a repository.
+    are not here. revision: of a repository. settings: of the serve, which may say where its hub cache lies.
     """
     model = str(serve["model"])
     for mount in serve.get("mounts") or []:
@@ -62,7 +80,7 @@ def find_weights(docker: DockerEngine, serve: Mapping[str, Any], revision: str =
             if found is not None and os.path.exists(found):
                 return os.path.normpath(found), root
         else:
-            for cache in CACHES:
+            for cache in _list_caches(settings, mount):
                 found = find_snapshot(os.path.join(root, cache), model, revision)
                 if found is not None:
                     return os.path.normpath(found), root
@@ -134,7 +152,7 @@ def read_weights(
 ) -> Optional[ServeWeights]:
     """What the weights of a serve of the plan hold; None where they are not on this host. path: where they lie, if known."""
     origin = origin_of_repository(str(serve["model"]), settings)
-    found = (path, None) if path else find_weights(docker, serve, origin.revision if origin else "")
+    found = (path, None) if path else find_weights(docker, serve, origin.revision if origin else "", settings)
     if found is None:
         return None
     path, mounted = found

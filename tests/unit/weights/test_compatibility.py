@@ -85,6 +85,52 @@ def test_a_card_runs_a_type_natively_emulated_or_perhaps(
             assert found == ([by_card[sm]] if sm in by_card else []), (sm, found)
 
 
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
+def test_kernels_for_int8_activations_end_with_hopper(engine: str) -> None:
+    doubted = {75: False, 80: False, 90: False, 100: engine != "trtllm", 120: engine != "trtllm"}
+    for sm, doubt in doubted.items():
+        found = [one.verdict for one in judge(serve(model("int8"), engine), cards=(card(sm),))]
+        assert found == ([DOUBTFUL] if doubt else []), sm
+    assert judge(serve(model("w8a16"), engine), cards=(card(120),)) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "quantisation", "sm", "verdict"),
+    [
+        ("awq", "awq", 70, DOUBTFUL),
+        ("awq", "awq", 75, None),
+        ("modelopt", "fp8", 80, DOUBTFUL),
+        ("modelopt", "fp8", 89, None),
+        ("fp8", "fp8", 80, UNKNOWN),
+        ("compressed-tensors", "fp8", 80, UNKNOWN),
+    ],
+)
+def test_some_methods_of_vllm_start_with_a_card(method: str, quantisation: str, sm: int, verdict: str | None) -> None:
+    found = judge(serve(model(quantisation, quant_method=method)), cards=(card(sm),))
+    assert [one.verdict for one in found] == ([verdict] if verdict else [])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "engine", "args", "what"),
+    [
+        ("Gemma3ForConditionalGeneration", "vllm", "--dtype half", "vLLM does not run this model in float16"),
+        ("Gemma2ForCausalLM", "vllm", "--dtype=float16", "vLLM does not run this model in float16"),
+        ("Glm4ForCausalLM", "vllm", "--dtype float16", "vLLM does not run this model in float16"),
+        ("Gemma3nForConditionalGeneration", "vllm", "--dtype half", None),
+        ("Glm4MoeForCausalLM", "vllm", "--dtype half", None),
+        ("Gemma3ForCausalLM", "vllm", "--dtype bfloat16", None),
+        ("Gemma3ForCausalLM", "sglang", "--dtype half", None),
+        ("LlamaForCausalLM", "vllm", "--dtype half", None),
+    ],
+)
+def test_some_models_do_not_fit_float16(architecture: str, engine: str, args: str, what: str | None) -> None:
+    found = verdicts(serve(model("bf16", architecture=architecture), engine, args=args))
+    assert found == ([(DOUBTFUL, what)] if what else [])
+    if engine == "vllm" and "half" in args and what:
+        (told,) = judge(serve(model("bf16", architecture=architecture)), cards=(card(75),))
+        assert told.problem.hint == "add --dtype float32 to args"
+
+
 def test_bf16_on_a_card_without_it_is_hinted_at_the_flag() -> None:
     (found,) = judge(serve(model("bf16")), cards=(card(75),))
     assert found.problem.hint == "add --dtype half to args"
@@ -112,6 +158,9 @@ def test_an_unknown_card_is_not_taken_for_another() -> None:
         ("sglang", "safetensors", None),
         ("trtllm", "safetensors", None),
         ("trtllm", "gguf", IMPOSSIBLE),
+        ("vllm", "pytorch", None),
+        ("sglang", "pytorch", None),
+        ("llama_cpp", "pytorch", IMPOSSIBLE),
         ("vllm", "bin", UNKNOWN),
         ("other", "safetensors", UNKNOWN),
     ],
@@ -120,6 +169,68 @@ def test_an_engine_reads_its_formats(engine: str, form: str, verdict: str | None
     trt = {"label": "sm120_trt-llm-1.0_cuda12.9", "sm": 120} if form == "trtllm" else None
     found = [one.verdict for one in judge(serve(model("f16", form, trt=trt), engine, args="-ngl all -c 4096"))]
     assert found == ([verdict] if verdict else [])
+
+
+@pytest.mark.parametrize(
+    ("engine", "quantisation", "verdict"),
+    [
+        ("vllm", "exl2", IMPOSSIBLE),
+        ("sglang", "exl3", IMPOSSIBLE),
+        ("vllm", "mlx", IMPOSSIBLE),
+        ("trtllm", "mlx", IMPOSSIBLE),
+        ("vllm", "eetq", DOUBTFUL),
+        ("vllm", "w4a8_awq", DOUBTFUL),
+        ("trtllm", "w4a8_awq", None),
+        ("vllm", "auto-round", None),
+        ("vllm", "torchao", None),
+        ("other", "exl2", UNKNOWN),
+    ],
+)
+def test_weights_that_were_quantised_for_another_program(engine: str, quantisation: str, verdict: str | None) -> None:
+    assert [one.verdict for one in judge(serve(model(quantisation), engine))] == ([verdict] if verdict else [])
+
+
+def test_tensors_of_a_fork_are_told_to_llama_cpp() -> None:
+    facts = model("type 156", "gguf", unknown_types=("type 156",))
+    assert verdicts(serve(facts, "llama_cpp")) == [(DOUBTFUL, "llama.cpp does not know the types of the tensors")]
+
+
+@pytest.mark.parametrize("kind", ["mmproj", "adapter", "vocab", "imatrix", "control_vector", "draft", "other"])
+def test_a_file_that_is_no_model_is_refused(kind: str) -> None:
+    ((verdict, what),) = verdicts(serve(model("F16", "gguf", kind=kind), "llama_cpp"))
+    assert verdict == IMPOSSIBLE and kind in what
+
+
+@pytest.mark.parametrize(
+    ("engine", "form", "kind", "args", "planned", "hint"),
+    [
+        ("vllm", "safetensors", "embeddings", "", "chat", "set kind: embeddings in anvil_serves.heavy"),
+        ("vllm", "safetensors", "rerank", "", "chat", "set kind: rerank in anvil_serves.heavy"),
+        ("vllm", "safetensors", "score", "", "chat", "set kind: score in anvil_serves.heavy"),
+        ("vllm", "safetensors", "transcription", "", "chat", "set kind: transcription in anvil_serves.heavy"),
+        ("vllm", "safetensors", "embeddings", "", "embeddings", None),
+        ("vllm", "safetensors", "embeddings", "", "", None),  # nobody said what it is for
+        ("vllm", "safetensors", "embeddings", "--runner generate", "chat", None),
+        ("vllm", "safetensors", "embeddings", "--runner pooling", "embeddings", None),
+        ("sglang", "safetensors", "embeddings", "", "chat", None),  # it generates text unless --is-embedding is given
+        ("llama_cpp", "gguf", "embeddings", "", "chat", "add --embeddings to args"),
+        ("llama_cpp", "gguf", "rerank", "", "chat", "add --reranking to args"),
+        ("llama_cpp", "gguf", "rerank", "--reranking", "rerank", None),
+        ("vllm", "safetensors", "text", "", "chat", None),
+    ],
+)
+def test_a_model_that_does_not_chat_is_told(engine: str, form: str, kind: str, args: str, planned: str, hint: str | None) -> None:
+    found = [
+        one for one in judge(serve(model("f16", form, kind=kind), engine, args=args, kind=planned)) if one.verdict != UNKNOWN
+    ]
+    assert [(one.verdict, one.problem.hint) for one in found] == ([(DOUBTFUL, hint)] if hint else [])
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_an_engine_that_computes_on_the_processor_needs_no_card(engine: str) -> None:
+    two = serve(model("bf16", gib=500), engine, args="--device cpu", cards=("GPU-1", "GPU-2"))
+    (found,) = judge(two, cards=(card(75), card(75, "GPU-2")))
+    assert found.verdict == UNKNOWN and "--device cpu" in found.problem.what
 
 
 def test_a_gguf_of_any_quantisation_runs_on_an_old_card() -> None:
@@ -207,10 +318,73 @@ def test_only_weights_are_certain_and_both_come_with_the_arithmetic() -> None:
         ("f32", ""),
         ("bf16", "--language-model-only"),
         ("bf16", "--offload-group-size 8"),
+        ("bf16", '--hf-overrides {"num_hidden_layers":2}'),
+        ("bf16", "--hf-overrides.text_config.num_hidden_layers 2"),
     ],
 )
 def test_weights_that_shrink_while_they_are_loaded_are_never_impossible(quantisation: str, args: str) -> None:
     assert IMPOSSIBLE not in [verdict for verdict, _what in verdicts(serve(model(quantisation, gib=120), args=args))]
+
+
+def test_pickled_weights_are_never_certain() -> None:
+    assert verdicts(serve(model("bf16", "pytorch", gib=120), args="--max-model-len 1024")) == [(DOUBTFUL, SHARE)]
+
+
+def test_sglang_starts_with_a_cache_of_any_size() -> None:
+    small = (card(86, vram=12288),)
+    facts = replace(model("bf16", gib=8), context_length=131072)
+    assert verdicts(serve(facts, "sglang"), cards=small) == []
+    assert "does not hold one request of 131,072 tokens" in notes(serve(facts, "sglang"), cards=small)
+    assert verdicts(serve(facts, "sglang", args="--context-length 131072"), cards=small) == [(DOUBTFUL, SHARE)]
+    capped = serve(facts, "sglang", args="--context-length 131072 --max-total-tokens 8192")
+    assert verdicts(capped, cards=small) == [] and "--max-total-tokens 8192" in notes(capped, cards=small)
+    assert verdicts(serve(replace(facts, weights_bytes=12 * GIB - 1), "sglang"), cards=small) == [(DOUBTFUL, SHARE)]
+
+
+def test_the_share_of_sglang_is_for_weights_and_cache_only() -> None:
+    facts = model("bf16", gib=16)
+    cards = (card(90, vram=20480),)  # 16,384 MiB of weights and 128 MiB of cache are 0.806 of the card
+    assert verdicts(serve(facts, "sglang", args="--context-length 1024 --mem-fraction-static 0.81"), cards=cards) == []
+    assert verdicts(serve(facts, "sglang", args="--context-length 1024 --mem-fraction-static 0.80"), cards=cards) == [
+        (DOUBTFUL, SHARE)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("engine", "flag"),
+    [("vllm", "--disable-hybrid-kv-cache-manager"), ("sglang", "--disable-hybrid-swa-memory"), ("llama_cpp", "--swa-full")],
+)
+def test_windows_keep_every_token_where_a_flag_says_so(engine: str, flag: str) -> None:
+    form = "gguf" if engine == "llama_cpp" else "safetensors"
+    facts = replace(model("f16", form), attention=Attention((Layer("window", 32, 8, 128, 128, 1024),)))
+    sizes = []
+    for args in ("", flag):
+        args += " -ngl 99 -c 32768" if engine == "llama_cpp" else ""
+        report = judge_candidates([serve(facts, engine, args=args)], [card(120)])
+        sizes.append(report.rows["heavy"]["vram"]["cache_mib"])
+    assert sizes[1] == 4096 and sizes[0] < 2000
+
+
+@pytest.mark.parametrize(
+    ("args", "environment", "refused"),
+    [
+        ("-ctv q8_0 -fa off", {}, True),
+        ("-ctv q8_0", {"LLAMA_ARG_FLASH_ATTN": "0"}, True),
+        ("-ctv q8_0 -fa on", {}, False),
+        ("-ctv q8_0 -fa", {}, False),
+        ("-ctv q8_0", {}, False),
+        ("-ctk q8_0 -fa off", {}, False),
+        ("-ctv f16 -fa 0", {}, False),
+    ],
+)
+def test_llama_cpp_quantises_values_only_with_flash_attention(args: str, environment: dict[str, str], refused: bool) -> None:
+    found = verdicts(serve(model("Q4_K_M", "gguf", gib=4), "llama_cpp", args=args, environment=environment))
+    assert [verdict for verdict, _what in found] == ([IMPOSSIBLE] if refused else [])
+
+
+def test_a_projector_is_not_counted_and_told() -> None:
+    args = "-ngl 99 -c 4096 --mmproj /models/mmproj.gguf"
+    assert "projector (--mmproj)" in notes(serve(model("Q4_K_M", "gguf", gib=4), "llama_cpp", args=args))
 
 
 def test_a_cache_of_a_given_size_replaces_the_share() -> None:
@@ -287,6 +461,7 @@ def test_heads_divide_over_the_cards(heads: int | None, kv_heads: int, args: str
         ("", {}, 200, []),  # llama.cpp fits what is not set
         ("-fit on", {}, 200, []),
         ("-ngl auto", {}, 200, []),
+        ("-ngl 0 -c 8192", {}, 200, []),
         ("-ngl 20 -c 8192", {}, 200, []),  # a part stays in the host's memory
         ("--cpu-moe -ngl 99 -c 8192", {}, 200, []),
         ("--fit off -c 8192", {}, 200, [(IMPOSSIBLE, "the weights do not fit the cards")]),

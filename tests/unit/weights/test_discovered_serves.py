@@ -180,6 +180,12 @@ def test_defaults_and_the_estimate_of_a_card() -> None:
     assert serve["volumes"] == ["c:/c", "/srv/models:/models:ro"]
 
 
+def test_the_estimate_of_a_card_counts_the_projector() -> None:
+    models = [facts("a.gguf", 2.0, embedding_length=2560), projector("p.gguf", 2560)]
+    with_projector = scan(*models, defaults={"gpus": ["big"]}).serves["a-q4_k_m"]["vram_mib"]
+    assert with_projector - scan(models[0], defaults={"gpus": ["big"]}).serves["a-q4_k_m"]["vram_mib"] == 1024
+
+
 paths = st.lists(st.sampled_from([f"{a}/{b}.gguf" for a in "abc" for b in ("m", "n", "Q4", "x-1.5B")]), unique=True)
 
 

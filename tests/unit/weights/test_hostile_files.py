@@ -55,14 +55,14 @@ def safetensors(header: bytes) -> bytes:
 ARCHITECTURE = key(b"general.architecture", 8) + text(b"llama")
 LOOKS_LIKE_A_KEY = key(b"tokenizer.ggml.merges", 9)
 GGUFS: dict[str, Callable[[], bytes]] = {
-    "4 million strings, one by one": lambda: gguf(2, ARCHITECTURE + strings(b"a", 4_000_000, bytes(8 * 4_000_000))),
+    "2 million strings, one by one": lambda: gguf(2, ARCHITECTURE + strings(b"a", 2_000_000, bytes(8 * 2_000_000))),
     "more strings than any vocabulary": lambda: gguf(2, ARCHITECTURE + strings(b"a", 4_900_000, bytes(8 * 4_900_000))),
     "a vocabulary whose tokens look like keys": lambda: gguf(
         2, ARCHITECTURE + strings(b"a", 400_000, text(LOOKS_LIKE_A_KEY[:40]) * 400_000)
     ),
-    "65,536 tensors": lambda: gguf(1, ARCHITECTURE + (text(b"t") + struct.pack("<IQIQ", 1, 1, 0, 0)) * 65_536, 65_536),
-    "more tensors than any model": lambda: gguf(0, (text(b"t") + struct.pack("<IQIQ", 1, 1, 0, 0)) * 65_537, 65_537),
-    "65,536 long texts": lambda: gguf(65_536, b"".join(key(b"%06d" % n, 8) + text(b"\xff" * 580) for n in range(65_536))),
+    "32,768 tensors": lambda: gguf(1, ARCHITECTURE + (text(b"t") + struct.pack("<IQIQ", 1, 1, 0, 0)) * 32_768, 32_768),
+    "more tensors than any model": lambda: gguf(0, (text(b"t") + struct.pack("<IQIQ", 1, 1, 0, 0)) * 32_769, 32_769),
+    "32,768 long texts": lambda: gguf(32_768, b"".join(key(b"%06d" % n, 8) + text(b"\xff" * 1180) for n in range(32_768))),
     "a text of 1 MiB, 38 times": lambda: gguf(38, b"".join(key(b"%d" % n, 8) + text(b"\xff" * MIB) for n in range(38))),
     "a text of 2 MiB": lambda: gguf(1, key(b"k", 8) + text(b"x" * 2 * MIB)),
     "numbers of 9,000 layers' worth of arrays": lambda: gguf(

@@ -229,6 +229,89 @@ def test_a_class_that_ends_with_model_is_not_always_an_embedder(tmp_path: Path, 
     assert read_model(str(hf_folder(tmp_path / "m", {**LLAMA, "architectures": [architecture]}))).kind == kind
 
 
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"architectures": ["BertModel"]}, "embeddings"),
+        ({"architectures": ["XLMRobertaModel"]}, "embeddings"),
+        ({"architectures": ["Gemma3TextModel"]}, "embeddings"),
+        ({"architectures": ["HF_ColBERT"]}, "embeddings"),
+        ({"architectures": ["AquilaModel"]}, "text"),
+        ({"architectures": ["XLMRobertaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}, "rerank"),
+        ({"architectures": ["LlamaForSequenceClassification"], "num_labels": 1}, "rerank"),
+        ({"architectures": ["BertForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}, "score"),
+        ({"architectures": ["BertForTokenClassification"]}, "score"),
+        ({"architectures": ["Qwen2ForProcessRewardModel"]}, "score"),
+        ({"architectures": ["JinaVLForRanking"]}, "rerank"),
+        ({"architectures": ["WhisperForConditionalGeneration"]}, "transcription"),
+        ({"architectures": ["VoxtralForConditionalGeneration"]}, "text"),
+        ({"architectures": [5]}, "text"),
+    ],
+)
+def test_the_class_says_what_a_model_is_for(tmp_path: Path, config: dict[str, Any], kind: str) -> None:
+    assert read_model(str(hf_folder(tmp_path / "m", {**LLAMA, **config}))).kind == kind
+
+
+def test_a_folder_of_sentence_transformers_is_an_embedder(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path / "m", {**LLAMA, "architectures": ["Qwen3ForCausalLM"]})
+    (folder / "modules.json").write_text("[]")
+    assert read_model(str(folder)).kind == "embeddings"
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "found"),
+    [
+        ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}}}, "fp8"),
+        ({"quant_method": "quark", "global_quant_config": {"weight": [{"dtype": "fp4"}]}}, "mxfp4"),
+        ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "int8"}, "input_tensors": {}}}, "w8a16"),
+        (
+            {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "int8"}, "input_tensors": {"dtype": "int8"}}},
+            "int8",
+        ),
+        ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "uint4"}}}, "w4a16"),
+        ({"quant_method": "quark", "global_quant_config": 5}, "quark"),
+        ({"group_size": 64, "bits": 4, "mode": "affine"}, "mlx"),
+        ({"quant_method": "exl2", "bits": 4.0}, "exl2"),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "w4a8_awq"),
+        (
+            {
+                "quant_method": "modelopt",
+                "quant_algo": "MIXED_PRECISION",
+                "quantized_layers": {"a": {"quant_algo": "FP8"}, "b": {"quant_algo": "NVFP4"}},
+            },
+            "nvfp4",
+        ),
+        ({"quant_method": None}, "U8"),
+    ],
+)
+def test_the_quantisation_of_a_checkpoint(tmp_path: Path, quantisation: dict[str, Any], found: str) -> None:
+    tensors = {"a.weight": ("U8", [1024, 1024], MIB)}
+    facts = read_model(str(hf_folder(tmp_path / "m", {**LLAMA, "quantization_config": quantisation}, **tensors)))
+    assert facts.quantisation == found
+
+
+def test_mlx_weights_name_their_quantisation_under_another_key(tmp_path: Path) -> None:
+    packed = {"a.weight": ("U32", [1024, 1024], 4 * MIB), "b.weight": ("BF16", [1024, 1024], 2 * MIB)}
+    folder = hf_folder(tmp_path / "m", {**LLAMA, "quantization": {"group_size": 64, "bits": 4}}, **packed)
+    facts = read_model(str(folder))
+    assert (facts.quantisation, facts.parameters) == ("mlx", 8 * MIB + MIB)
+
+
+def test_weights_in_pytorchs_own_format_are_a_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "torch_dtype": "float16"}))
+    (tmp_path / "training_args.bin").write_bytes(b"x" * 5)
+    for number in (1, 2):
+        (tmp_path / f"pytorch_model-0000{number}-of-00002.bin").write_bytes(b"x" * 100)
+    facts = read_model(str(tmp_path))
+    assert (facts.format, facts.weights_bytes, facts.quantisation, facts.parameters) == ("pytorch", 200, "f16", None)
+    index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00003-of-00003.bin"}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    facts = read_model(str(tmp_path))
+    assert (facts.weights_bytes, facts.missing) == (100, ("pytorch_model-00003-of-00003.bin",))
+    sparse_safetensors(tmp_path / "model.safetensors", WEIGHTS)  # vLLM loads these where both are there
+    assert read_model(str(tmp_path)).format == "safetensors"
+
+
 def test_two_hundred_models_are_judged_in_two_seconds(tmp_path: Path) -> None:
     for number in range(100):
         write_gguf(tmp_path / f"{number}.gguf")

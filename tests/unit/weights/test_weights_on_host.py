@@ -50,6 +50,23 @@ def test_a_cache_is_found_below_its_mount(tmp_path: Path, below: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("args", "environment", "below"),
+    [
+        ("--download-dir /root/.cache/huggingface/far/away", {}, "far/away"),
+        ("", {"HF_HUB_CACHE": "/root/.cache/huggingface/x"}, "x"),
+        ("", {"HF_HOME": "/root/.cache/huggingface/y"}, "y/hub"),
+        ("--download-dir /elsewhere", {"HF_HOME": "/root/.cache/huggingface"}, "hub"),
+    ],
+)
+def test_a_cache_is_found_where_the_engine_is_told_to_look(
+    tmp_path: Path, args: str, environment: dict[str, str], below: str
+) -> None:
+    write_safetensors(snapshot(tmp_path / below, config_json=CONFIG) / "model.safetensors")
+    found = read(tmp_path, args, environment)
+    assert found is not None and found.facts is not None
+
+
+@pytest.mark.parametrize(
     ("revision", "commit"),
     [
         ("", COMMITS[0]),
