@@ -99,6 +99,16 @@ _LISTED = {
     "NetworkSettings": _NETWORKS,
 }
 _IMAGE = {"Id": "", "RepoTags": _WORDS, "RepoDigests": _WORDS, "Config": _CONFIG}
+_STORED_IMAGE = {
+    "Id": "",
+    "RepoTags": _WORDS,
+    "RepoDigests": _WORDS,
+    "Labels": _TEXTS,
+    "Created": 0,
+    "Size": 0,
+    "SharedSize": 0,
+}
+_DISK_USAGE = {"Images": [_STORED_IMAGE], "BuildCache": [{"Size": 0, "InUse": False, "Shared": False}]}
 _NETWORK = {"Labels": _TEXTS, "IPAM": {"Config": [{"Subnet": "", "Gateway": ""}]}}
 _VOLUME = {"Labels": _TEXTS, "Mountpoint": ""}
 _INFO = {
@@ -153,6 +163,10 @@ def read_info(raw: Any) -> Dict[str, Any]:
 
 def read_image(raw: Any) -> Dict[str, Any]:
     return _fill(raw, _IMAGE)
+
+
+def read_disk_usage(raw: Any) -> Dict[str, Any]:
+    return _fill(raw, _DISK_USAGE)
 
 
 def read_network(raw: Any) -> Dict[str, Any]:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Set
+from typing import Any, Dict, List, Mapping, Optional, Set
+from urllib.parse import quote
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import Connection
@@ -73,3 +74,13 @@ class Images(Connection):
         action = "query the registry for " + reference
         found = self._call_sdk_or_none(action, "inspect_distribution", reference, auth_config=dict(auth) if auth else None)
         return None if found is None else dict(found)
+
+    def read_disk_usage(self) -> Dict[str, Any]:
+        """``Images`` with their sizes and ``BuildCache``, in the form of ``documents.read_disk_usage``. Sizes: bytes."""
+        return documents.read_disk_usage(self._get_object("report its disk usage", "/system/df?type=image&type=build-cache"))
+
+    def read_steps(self, image_id: str) -> List[str]:
+        """The commands of an image's history, newest first."""
+        action = "read the history of image " + image_id
+        listed = self._get_json(action, "/images/{0}/history".format(quote(image_id, safe=":")))
+        return [str(row.get("CreatedBy") or "") for row in listed or () if isinstance(row, dict)]

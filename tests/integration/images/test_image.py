@@ -361,6 +361,37 @@ def test_prepare_brings_weights_and_bakes_those_that_are_allowed_without_another
     assert "changed=0" in play(REPO / "playbooks" / "models.yml", **inventory)
 
 
+def test_prune_removes_images_of_ours_that_nothing_needs_and_nothing_else(
+    images: Bed, play: Callable[..., str], tmp_path: Path
+) -> None:
+    def build(number: int, tag: str = "") -> str:
+        reference: str = image(files={"hello": HELLO + f"# {number}\n"}, tag=tag)["reference"]
+        return reference
+
+    old, named, running, listed, spare = (build(number, "v1" if number == 3 else "") for number in range(5))
+    argv = ["docker", "build", "--quiet", "--tag", "anvil.test/mine/image:1", "-"]
+    subprocess.run(argv, input=f"FROM {old}\nRUN echo > /tmp/x\n", text=True, check=True, capture_output=True)
+    images.docker("create", "--name", "stopped", running)
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "kept.json").write_text(json.dumps({"image": named}))
+    entry = {"name": REPOSITORY, "stack": "vllm", "tag": "v1", "base": BASE}
+    inventory = {"anvil_root": str(tmp_path / "root"), "images_list": [entry]}
+
+    def names() -> set[str]:
+        return set(images.docker("images", "--all", "--format", "{{.Repository}}:{{.Tag}}").split())
+
+    prune, before = REPO / "playbooks" / "prune.yml", names()
+    predicted = play(prune, "--check", **inventory)
+    assert "changed=1" in predicted and f"{old}: nothing needs it" in predicted and "images to remove: 1" in predicted
+    assert f"{spare}: stays (kept for a roll back)" in predicted and f"{running}: stays (container stopped)" in predicted
+    assert names() == before
+    assert "ansible-galaxy collection install community.docker" in play(prune, fails=True, others=False, **inventory)
+    assert "changed=1" in play(prune, **inventory)
+    assert "changed=0" in play(prune, others=False, **inventory)
+    assert before - names() == {old} and {named, running, listed, spare} <= names()
+    images.docker("rm", "stopped")
+
+
 def test_an_image_for_another_platform_is_warned_about_before_it_is_built(images: Bed) -> None:
     other = {"x86_64": "linux/arm64"}.get(os.uname().machine, "linux/amd64")
     told = image(check=True, platform=other)
