@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.modules.anvil_experiment_plan import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment import plan_experiment
@@ -61,11 +61,3 @@ class ActionModule(HostCodeAction):
         except AnvilError as error:
             result.update(failure_result(error, f"The experiment for {host} cannot be planned, so it was not started."))
         return result
-
-    def _ask_host(self, module: str, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        """The result of a module that only reads. Raises AnvilError with its problems."""
-        answer = self._execute_module(module_name=f"anvil.serving.{module}", module_args=arguments, task_vars=task_vars)
-        if answer.get("failed") or answer.get("unreachable"):
-            found = [Problem(**{**one, "log": tuple(one["log"])}) for one in answer.get("problems") or ()]
-            raise AnvilError(*found or [Problem("the host cannot be asked", module, str(answer.get("msg")))])
-        return dict(answer)

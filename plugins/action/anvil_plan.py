@@ -1,16 +1,22 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Check and render the inventory of a host on the controller. No host is contacted."""
+"""Check and render the inventory of a host on the controller.
+
+The host is asked only if the inventory left out values of its cards that the driver knows.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible.errors import AnsibleConnectionFailure
+from ansible.utils.display import Display
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.modules.anvil_plan import OPTIONS
+from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import list_gpus, plan_host
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import list_rendered_files, render_host
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import (
@@ -20,10 +26,10 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result
 )
 
 
-class ActionModule(ActionBase):
+class ActionModule(HostCodeAction):
     """Plan and render one host from its variables."""
 
-    _requires_connection = False
+    _contact = "no host was contacted"
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -33,8 +39,13 @@ class ActionModule(ActionBase):
         variables.update(options["inventory"])
         host = str(task_vars.get("inventory_hostname", "localhost"))
         result["changed"] = False
+
+        def ask_driver() -> Sequence[Mapping[str, Any]]:
+            return self._read_cards(host, options["driver"] == "required", task_vars)
+
+        read_cards = None if options["driver"] == "none" else ask_driver
         try:
-            plan = plan_host(self._templar, host, variables, options["secrets"] == "required")
+            plan = plan_host(self._templar, host, variables, options["secrets"] == "required", read_cards)
             rendered = render_host(plan)
             result.update(plan=plan.as_dict(), notes=list(plan.notes), gpus=list_gpus(plan), **rendered)
             if options["output"]:
@@ -42,5 +53,21 @@ class ActionModule(ActionBase):
                 texts = list_rendered_files(rendered)
                 result["files"], result["changed"] = write_files(folder, texts, self._task.check_mode)
         except AnvilError as error:
-            result.update(failure_result(error, f"The inventory of {host} has {count_mistakes(error)}; no host was contacted."))
+            result.update(failure_result(error, f"The inventory of {host} has {count_mistakes(error)}; {self._contact}."))
         return result
+
+    def _read_cards(self, host: str, required: bool, task_vars: dict[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The cards of the host. One that cannot be read is an AnvilError if ``required``, else a warning."""
+        self._contact = "only the driver of the host was asked"
+        try:
+            return list(self._ask_host("anvil_host_info", {}, task_vars)["gpus"])
+        except (AnvilError, AnsibleConnectionFailure) as exc:
+            what = "the inventory left out values of cards, and the driver of the host cannot be asked for them"
+            hint = "write vram_mib and compute_capability of every card in anvil_gpus; then the plan asks no driver"
+            why = exc.as_text() if isinstance(exc, AnvilError) else str(exc)
+            if required and isinstance(exc, AnvilError):
+                raise AnvilError(Problem(what, "anvil_gpus", why, hint)) from exc
+            if required:
+                raise
+            Display().warning(f"{host}: {what}: {why}")
+            return []

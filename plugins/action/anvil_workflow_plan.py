@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible.plugins.action import ActionBase
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.modules.anvil_workflow_plan import OPTIONS
+from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import plan_host
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import (
     count_mistakes,
@@ -26,10 +27,8 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.plan import
 OTHER_OPTIONS = ("root", "generate_only", "output", "networks")
 
 
-class ActionModule(ActionBase):
+class ActionModule(HostCodeAction):
     """Plan and render one workflow for one host."""
-
-    _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -65,4 +64,9 @@ class ActionModule(ActionBase):
         variables = {name: value for name, value in task_vars.items() if name.startswith("anvil_")}
         if options.model_url or "anvil_router" not in variables:
             return None
-        return plan_host(self._templar, str(task_vars.get("inventory_hostname", "localhost")), variables, secrets_required=False)
+
+        def read_cards() -> Sequence[Mapping[str, Any]]:
+            return list(self._ask_host("anvil_host_info", {}, task_vars)["gpus"])
+
+        host = str(task_vars.get("inventory_hostname", "localhost"))
+        return plan_host(self._templar, host, variables, False, None if options.standalone else read_cards)

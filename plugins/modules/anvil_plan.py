@@ -12,7 +12,8 @@ version_added: 1.0.0
 description:
   - Reads the C(anvil_*) variables of the host, checks them, and decides every default. All mistakes are reported at
     once, each with the path of the key, the file and line, and what to write instead.
-  - Runs on the controller and contacts no host. No returned value contains a secret.
+  - Runs on the controller. It contacts a host only if its C(anvil_gpus) left values out, see O(driver).
+  - No returned value contains a secret.
   - C(docs/inventory.md) describes the variables.
 author:
   - the anvil.serving authors (@fakoli)
@@ -35,6 +36,17 @@ options:
     type: str
     choices: [required, optional]
     default: required
+  driver:
+    description:
+      - Whether to ask the driver of the host for values that C(anvil_gpus) left out (C(vram_mib), C(compute_capability)). A host
+        whose entries have both is never asked.
+      - With V(required), a driver that cannot be asked is a mistake. With V(optional), it is a warning. With V(none), the host is
+        not contacted.
+      - A written value that differs from the driver's is a note, on hosts that are asked.
+    type: str
+    choices: [required, optional, none]
+    default: required
+    version_added: 1.1.0
   inventory:
     description: Variables that override the variables of the host with the same names.
     type: dict
@@ -130,6 +142,7 @@ from ansible.module_utils.basic import AnsibleModule
 # The action plugin of the same name imports them.
 OPTIONS = {
     "secrets": {"type": "str", "choices": ["required", "optional"], "default": "required", "no_log": False},
+    "driver": {"type": "str", "choices": ["required", "optional", "none"], "default": "required"},
     "inventory": {"type": "dict", "default": {}},
     "output": {"type": "path"},
 }

@@ -38,6 +38,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_vram_claims import check_vram_budgets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.serve_selection import (
     find_text_key,
+    list_deploy_flags,
     merge_serves,
     read_deploy_mode,
     select_serves,
@@ -130,6 +131,7 @@ def build_plan(
         max_wait=top.read_integer("anvil_warmup_max_wait", 1, LONGEST_WAIT_SECONDS, "seconds") or DEFAULT_MAX_WAIT,
         wait_interval=top.read_integer("anvil_warmup_wait_interval", 1, LONGEST_WAIT_SECONDS, "seconds") or DEFAULT_WAIT_INTERVAL,
         default_part_key=find_text_key(mode, secrets),
+        deploy_flags=list_deploy_flags(mode),
     )
     described = merge_serves(check, variables.get("anvil_serves"), variables.get("anvil_discovered"))
     names, serves = read_serves(check, described, settings)

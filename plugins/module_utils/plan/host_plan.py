@@ -15,7 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 class Gpu:
     """A card of the inventory. vram_mib: its total memory; reserve_mib: the part that no serve may claim (both MiB).
 
-    compute_capability: such as ``12.0``; empty: not set in the inventory.
+    compute_capability: such as ``12.0``; name: as the driver prints it. Empty: neither written nor read from the driver.
     """
 
     alias: str
@@ -24,6 +24,7 @@ class Gpu:
     reserve_mib: int = 0
     index: Optional[int] = None
     compute_capability: str = ""
+    name: str = ""
 
     @property
     def budget_mib(self) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple
 
@@ -20,7 +21,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     Section,
 )
 
-GPU_KEYS = ("uuid", "vram_mib", "reserve_mib", "index", "compute_capability")
+LINE = re.compile(r"[^\0\n\r]{1,200}")
+GPU_KEYS = ("uuid", "vram_mib", "reserve_mib", "index", "compute_capability", "name")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def _read_gpu(section: Section, alias: str) -> Optional[Gpu]:
     reserve = section.read_integer("reserve_mib", 0, 10**7, "MiB")
     index = section.read_integer("index", 0, 255)
     capability = _read_compute_capability(section)
-    for key, hint in (("uuid", rule), ("vram_mib", "the total memory of the card in MiB, as nvidia-smi prints it")):
+    name = section.read_text("name", 'the name of the card, as "nvidia-smi -L" prints it: NVIDIA H100 80GB HBM3', LINE)
+    memory = "the total memory of the card in MiB, as nvidia-smi prints it; only a plan that asks the driver may lack it"
+    for key, hint in (("uuid", rule), ("vram_mib", memory)):
         if not section.has(key):
             section.add_problem(key, "GPU {0} has no {1}".format(alias, key), "set it to " + hint)
     if vram is not None and reserve is not None and reserve >= vram:
@@ -79,7 +83,7 @@ def _read_gpu(section: Section, alias: str) -> Optional[Gpu]:
         return None
     head, dash, tail = uuid.partition("-")
     uuid = head.upper() + dash + tail.lower().replace("gpu-", "GPU-")
-    return Gpu(alias=alias, uuid=uuid, vram_mib=vram, reserve_mib=reserve or 0, index=index, compute_capability=capability)
+    return Gpu(alias, uuid, vram, reserve or 0, index, capability, name or "")
 
 
 def read_gpus(check: InventoryCheck, value: Any) -> InventoryGpus:

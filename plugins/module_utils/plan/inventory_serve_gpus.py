@@ -70,6 +70,19 @@ def decide_visible_devices(section: Section, pin: str, cards: Sequence[Gpu], pla
     return tuple(str(number) for number in range(len(cards)))
 
 
+def describe_cards(cards: Sequence[Gpu]) -> Dict[str, str]:
+    """``GPU_SM_ARCH`` (such as ``sm120``) and ``DETECTED_GPU_NAME``, for programs that choose their defaults by the card.
+
+    Of several cards it is the one that can least: what it supports, all of them support. Nothing is set where the compute
+    capability of a card is unknown.
+    """
+    if not cards or not all(card.compute_capability for card in cards):
+        return {}
+    least = min(cards, key=lambda card: tuple(int(part) for part in card.compute_capability.split(".")))
+    found = {"GPU_SM_ARCH": "sm" + least.compute_capability.replace(".", "")}
+    return {**found, "DETECTED_GPU_NAME": least.name} if least.name else found
+
+
 def decide_card_environment(
     section: Section, engine: Engine, shared: SharedSettings, settings: Settings, cards: Sequence[Gpu], platform: str
 ) -> Dict[str, str]:

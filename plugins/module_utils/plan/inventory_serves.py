@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings, flag_of, read_settings
@@ -30,6 +30,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serve
     decide_card_environment,
     decide_parallel_arguments,
     decide_visible_devices,
+    describe_cards,
     read_gpu_aliases,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serve_models import (
@@ -92,7 +93,7 @@ class HostSettings:
 
     engines: engine -> its defaults. engines_with_unread_image: their image is set but could not be read. max_wait, wait_interval:
     seconds, for a serve that sets none. default_part_key: the secret with the API key of a serve that has a ``part`` and no
-    ``api_key``.
+    ``api_key``. deploy_flags: the environment of a serve that has a ``part``.
     """
 
     platform: str
@@ -103,6 +104,7 @@ class HostSettings:
     max_wait: int = 300
     wait_interval: int = 5
     default_part_key: str = ""
+    deploy_flags: Mapping[str, str] = field(default_factory=dict)
 
 
 def _read_engine(section: Section, name: str) -> Optional[str]:
@@ -155,9 +157,9 @@ def _check_publish(section: Section, bind: str, name: Optional[str], engine: Eng
 
 
 def _merge_environment(
-    engine: Engine, shared: SharedSettings, visible: Sequence[str], gpus: bool, platform: str, by_card: Mapping[str, str]
+    engine: Engine, shared: SharedSettings, visible: Sequence[str], gpus: bool, platform: str, derived: Mapping[str, str]
 ) -> Dict[str, str]:
-    merged: Dict[str, str] = {**engine.gpu_environment, **by_card} if gpus else {}
+    merged: Dict[str, str] = {**(engine.gpu_environment if gpus else {}), **derived}
     merged.update(launch_environment(shared.launch, engine))
     if platform == "wsl2":
         merged.update(engine.wsl2_environment)
@@ -242,12 +244,14 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     for note in settings.notes:
         section.add_note("args", note)
     endpoint = _read_endpoint(section, settings)
-    by_card = decide_card_environment(section, engine, shared, settings, cards, host.platform)
+    derived = describe_cards(cards)
+    derived.update(decide_card_environment(section, engine, shared, settings, cards, host.platform))
     publish = section.read_text("publish", "an IP address of this host, such as 127.0.0.1")
     bind = read_address(section.check, section.path_of("publish"), publish) if publish else None
     if bind:
         _check_publish(section, bind, word, engine)
     part = section.read_choice("part", PARTS) or ""
+    derived.update(host.deploy_flags if part else {})
     key = _read_api_key(section, word, engine, host.secrets, host.default_part_key if part and engine.key_env else "")
     models, several = read_models(section, engine, shared)
     names = read_served_names(section, engine)
@@ -278,7 +282,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         + shared.args
         + decide_parallel_arguments(section, engine, settings, model, len(aliases))
         + read_memory_share(section, word or "", engine, settings, claims, cards),
-        environment=_merge_environment(engine, shared, visible, bool(aliases), host.platform, by_card),
+        environment=_merge_environment(engine, shared, visible, bool(aliases), host.platform, derived),
         secrets=dict(sorted(secrets.items())),
         mounts=shared.mounts,
         entrypoint=shared.entrypoint if shared.entrypoint is not None else engine.entrypoint,

@@ -42,6 +42,11 @@ def read_deploy_mode(top: Section) -> str:
     return top.read_choice("anvil_deploy_mode", tuple(DEPLOY_MODES)) or ""
 
 
+def list_deploy_flags(mode: str) -> Dict[str, str]:
+    """``DEPLOY_CHAT`` and ``DEPLOY_TOOL``, which the start scripts of the stacks read; none without a deploy mode."""
+    return {"DEPLOY_" + part.upper(): str(int(part in DEPLOY_MODES[mode])) for part in DEPLOY_MODES["both"]} if mode else {}
+
+
 def find_text_key(mode: str, secrets: InventorySecrets) -> str:
     """In a deploy mode: the secret with the API key of serves that have a ``part`` and no ``api_key``. Else empty."""
     return TEXT_KEY if mode and TEXT_KEY in (secrets.names or ()) else ""

@@ -22,6 +22,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import module_utils_loader
 from ansible.utils.display import Display
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.core.programs import kept_code
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.sources import (
@@ -95,6 +96,14 @@ class HostCodeAction(ActionBase):
             cache.remember(cannot, lambda: "")
             answer = self._execute_with("", *positional, **options)
         return answer
+
+    def _ask_host(self, module: str, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """The result of a module of this collection that only reads. Raises AnvilError with its problems."""
+        answer = self._execute_module(module_name=f"anvil.serving.{module}", module_args=arguments, task_vars=task_vars)
+        if answer.get("failed") or answer.get("unreachable"):
+            found = [Problem(**{**one, "log": tuple(one["log"])}) for one in answer.get("problems") or ()]
+            raise AnvilError(*found or [Problem("the host cannot be asked", module, str(answer.get("msg")))])
+        return dict(answer)
 
     def _execute_with(self, sends: str, *positional: Any, **options: Any) -> dict[str, Any]:
         self._sends = sends

@@ -8,6 +8,7 @@ With parameters it is one more serve for ``build_plan``, so it gets the engine d
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -115,15 +116,16 @@ def plan_experiment(
 
     Raises AnvilError with every mistake.
     """
-    base = plan_host(templar, host, dict(variables), secrets_required=False)
+    read_cards = functools.cache(read_cards)
+    base = plan_host(templar, host, dict(variables), False, read_cards)
     unknown = list_unknown_uuids(options.gpu, base)
     if unknown:
         variables = {**variables, "anvil_gpus": add_cards(unknown, read_cards(), base)}
-        base = plan_host(templar, host, dict(variables), secrets_required=False)
+        base = plan_host(templar, host, dict(variables), False, read_cards)
     if compose:
         project, notes = read_compose_document(interpret_file(compose, run_on_host), options, base)
     else:
-        project, notes = _plan_from_options(templar, host, variables, options, base)
+        project, notes = _plan_from_options(templar, host, variables, options, base, read_cards)
     secrets = variables.get("anvil_secrets")
     problems = find_conflicts(project.services.values(), base)
     problems += check_secret_names(project.services.values(), secrets if isinstance(secrets, Mapping) else ())
@@ -133,10 +135,15 @@ def plan_experiment(
 
 
 def _plan_from_options(
-    templar: Any, host: str, variables: Mapping[str, Any], options: ExperimentOptions, base: HostPlan
+    templar: Any,
+    host: str,
+    variables: Mapping[str, Any],
+    options: ExperimentOptions,
+    base: HostPlan,
+    read_cards: Callable[[], Sequence[Mapping[str, Any]]],
 ) -> tuple[Project, list[str]]:
     try:
-        plan = plan_host(templar, host, {**variables, **experiment_variables(options, base)}, secrets_required=True)
+        plan = plan_host(templar, host, {**variables, **experiment_variables(options, base)}, True, read_cards)
     except AnvilError as error:
         raise AnvilError(*rename_to_options(error.problems, options.name)) from error
     head = f"anvil_serves.{options.name}"

@@ -119,6 +119,7 @@ def add_cards(unknown: Sequence[str], cards: Sequence[Mapping[str, Any]], base: 
         alias: {"uuid": gpu.uuid, "vram_mib": gpu.vram_mib, "reserve_mib": gpu.reserve_mib}
         | ({} if gpu.index is None else {"index": gpu.index})
         | ({"compute_capability": gpu.compute_capability} if gpu.compute_capability else {})
+        | ({"name": gpu.name} if gpu.name else {})
         for alias, gpu in base.gpus.items()
     }
     problems = []

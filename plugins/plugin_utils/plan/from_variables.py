@@ -5,19 +5,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.driver_cards import complete_gpus, find_incomplete
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.host_variables import read_variables
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.source_lines import add_source_lines
 
 
-def plan_host(templar: Any, host: str, variables: dict[str, Any], secrets_required: bool) -> HostPlan:
-    """The plan of a host. Raises AnvilError with every mistake, each with its file and line."""
+def plan_host(
+    templar: Any,
+    host: str,
+    variables: dict[str, Any],
+    secrets_required: bool,
+    read_cards: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
+) -> HostPlan:
+    """The plan of a host. Raises AnvilError with every mistake, each with its file and line.
+
+    read_cards: the cards of the host as ``anvil_host_info`` lists them; called only if the inventory left values of cards out.
+    """
     read = read_variables(templar, variables)
-    problems = list(read.problems)
+    problems, notes = list(read.problems), []
+    incomplete = find_incomplete(read.values.get("anvil_gpus"))
+    if incomplete and read_cards:
+        read.values["anvil_gpus"], notes = complete_gpus(read.values["anvil_gpus"], read_cards())
+    elif incomplete:
+        what = "values are left out, and this plan asks no driver; write vram_mib and compute_capability"
+        notes = [f"anvil_gpus.{alias}: {what}" for alias in incomplete]
     try:
         plan = build_plan(host, read.values, read.facts, secrets_required)
     except AnvilError as error:
@@ -25,7 +43,7 @@ def plan_host(templar: Any, host: str, variables: dict[str, Any], secrets_requir
         problems = [problem for problem in problems if problem.where not in known] + list(error.problems)
     if problems:
         raise AnvilError(*add_source_lines(problems, read.raw))
-    return plan
+    return replace(plan, notes=(*plan.notes, *notes))
 
 
 def list_gpus(plan: HostPlan) -> list[dict[str, Any]]:

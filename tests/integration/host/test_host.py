@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.host.docker_daemon import validate_settings
 from bed import FAKOLI_DARK, Bed, Gpu
+from conftest import COLLECTIONS
 from harness import run_module
 
 SLICE = {"uuid": "MIG-c7384736-a75d-5afc-978f-d2f1294409fd", "profile": "1g.24gb"}
@@ -73,3 +78,34 @@ def test_mig_devices_are_reported_and_an_unknown_card_has_unknown_capabilities(c
     sliced, unknown = run_module("anvil_host_info")["gpus"]
     assert sliced["mig"] and sliced["mig_devices"] == [{**SLICE, "vram_total_mib": None, "vram_used_mib": None}]
     assert unknown["family"] is None and set(unknown["can"].values()) == {None} and unknown["sm"] == "sm_139"
+
+
+def plan_gpus(gpus: dict[str, Any], driver: str) -> str:
+    """Output of anvil_plan on this host, with the simulated driver."""
+    variables = {"anvil_gpus": gpus, "ansible_python_interpreter": sys.executable}
+    argv = [
+        str(Path(sys.executable).with_name("ansible")),
+        "localhost",
+        "-m",
+        "anvil.serving.anvil_plan",
+        "-a",
+        f"driver={driver}",
+    ]
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS)}
+    done = subprocess.run([*argv, "-e", json.dumps(variables)], env=environment, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def test_the_plan_asks_the_driver_for_values_that_the_inventory_left_out(clean_bed: Bed) -> None:
+    uuid, other = (gpu.uuid for gpu in FAKOLI_DARK)
+    gpus = {"big": {"uuid": uuid}, "small": {"uuid": other, "vram_mib": 1000, "reserve_mib": 10}}
+    told = plan_gpus(gpus, "required")
+    assert '"vram_mib": 97887' in told and f'"name": "{FAKOLI_DARK[0].name}"' in told
+    assert "anvil_gpus.small.vram_mib: 1000 is written, and the driver reports 32607" in told
+    told = plan_gpus(gpus, "none")
+    assert "GPU big has no vram_mib" in told and "no host was contacted" in told
+    clean_bed.gpu_table.unlink()
+    assert "write vram_mib and compute_capability of every card" in plan_gpus(gpus, "required")
+    assert "[WARNING]: localhost: the inventory left out values" in plan_gpus({"small": gpus["small"]}, "optional")
+    written = {"big": {"uuid": uuid, "vram_mib": 97887, "compute_capability": "12.0"}}
+    assert '"compute_capability": "12.0"' in plan_gpus(written, "required")

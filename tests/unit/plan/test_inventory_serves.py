@@ -96,6 +96,7 @@ def test_a_bare_no_is_a_restart_policy_and_digits_in_quotes_are_a_number():
 LINUX = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     "FLASHINFER_CUDA_ARCH_LIST": "12.0f",
+    "GPU_SM_ARCH": "sm120",
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     "TORCH_CUDA_ARCH_LIST": "12.0",
