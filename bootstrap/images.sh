@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# images.sh [router:VERSION | llama-server:1 | edge:1 | base:1 | postgres:1 | builder:1]... : builds the images anvil.local/NAME that
-# are missing or out of date.
+# images.sh [router:VERSION | llama-server:1 | edge:1 | base:1 | postgres:1 | builder:1 | aiperf:1]... : builds the images
+# anvil.local/NAME that are missing or out of date.
 # The base is a public image if a registry answers, else the distribution's packages.
 #   ANVIL_REGISTRY=none   use no registry              ANVIL_REGISTRY=HOST[:PORT]   use this mirror instead of the public registries
 #   PYTHON                a Python with pip and the docker SDK (that of the venv)
@@ -16,9 +16,10 @@ is_built() { [ "$(docker image inspect -f '{{index .Config.Labels "anvil.recipe"
 build() { # build NAME DOCKERFILE CONTEXT [docker build options...]
   local name=$1 file=$2 context=$3
   shift 3
+  [[ $file == /* ]] || file=$here/images/$file
   say "building anvil.local/$name"
   docker buildx build --quiet --load --network=none --label "anvil.recipe=$recipe" "$@" \
-    -t "anvil.local/$name" -f "$here/images/$file" "$context" >/dev/null
+    -t "anvil.local/$name" -f "$file" "$context" >/dev/null
 }
 
 # pull_public REFERENCE : pulls the image and prints its reference, if the Docker Engine (not this script) reaches the registry
@@ -61,15 +62,28 @@ build_router() {
     --build-arg BASE=anvil.local/base:1 --build-arg "VERSION=$version"
 }
 
+# The load generator, from the Dockerfile that playbooks/measure.yml uses; the wheels are those of the base's Python.
+build_aiperf() {
+  local wheels=$CACHE/wheels-aiperf files=$ROOT/templates/images recipe=$recipe
+  is_built base:1 || build_base
+  recipe=$(cat "$files"/aiperf* | sha256sum | cut -c1-16)
+  ! is_built aiperf:1 || return 0
+  say "fetching the wheels of aiperf"
+  "$PYTHON" -m pip download -qq --disable-pip-version-check --no-deps --only-binary=:all: --dest "$wheels" \
+    --requirement "$files/aiperf-requirements.txt" pip==26.0
+  build aiperf:1 "$files/aiperf.Dockerfile" "$files" --build-context "wheels=$wheels" --build-arg BASE=anvil.local/base:1
+}
+
 mkdir -p "$CACHE/wheels" "$CACHE/roots"
 for name in "$@"; do
-  is_built "$name" && continue
+  [ "$name" = aiperf:1 ] || ! is_built "$name" || continue
   case $name in
     router:*) build_router "${name#router:}" ;;
     base:1) build_base ;;
     llama-server:1) build_on "$name" ghcr.io/ggml-org/llama.cpp:server-b9014 llama ;;
     edge:1) build_on "$name" docker.io/library/haproxy:3.0-bookworm edge ;;
     postgres:1) build_on "$name" docker.io/library/postgres:17-bookworm postgres --build-context "recipe=$here/images" ;;
+    aiperf:1) build_aiperf ;;
     builder:1)
       "$here/roots.sh" builder
       build "$name" builder.Dockerfile "$CACHE/roots" ;;

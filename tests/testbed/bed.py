@@ -38,7 +38,8 @@ REPO = HERE.parents[1]
 BOOTSTRAP = REPO / "bootstrap"
 SIMULATED_GPUS = HERE / "gpus"
 
-BOOTSTRAP_IMAGES = ("router:0.13.2", "router:2.0.2", "llama-server:1", "edge:1", "base:1", "postgres:1", "builder:1")
+BOOTSTRAP_IMAGES = ("router:0.13.2", "router:2.0.2", "llama-server:1", "edge:1", "base:1", "postgres:1", "builder:1",
+                    "aiperf:1")  # fmt: skip
 OWN_IMAGES = ("registry:2", "dockerhost:1")
 ALL_IMAGES = (*BOOTSTRAP_IMAGES, *OWN_IMAGES)
 OPTIONAL_IMAGES = ("python-pip:1",)  # made only if they are named

@@ -1,0 +1,140 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Measuring two real llama-servers, one of them slowed, through real routers with the real load generator."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from bed import Bed, wait_until
+from conftest import COLLECTIONS, REPO
+from routersite import spawn_module
+
+TOKEN = "t0ken-of-the-router"
+SETUP = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - anvil.serving.anvil_plan:
+      register: anvil
+    - ansible.builtin.include_role: {name: anvil.serving.router}
+"""
+IMAGE, LLAMA = "anvil.local/aiperf:1", "anvil.local/llama-server:1"
+QUICK = ("-e", f"load_image={IMAGE}", "-e", "requests=4", "-e", "concurrency=2", "-e", "output_tokens=16")
+SERVE = {"engine": "llama_cpp", "image": LLAMA, "model": "/m", "args": ["-c", "8192"]}
+PORTS = {"heavy": 9001, "fast": 9002}
+
+
+@dataclass
+class Operator:
+    """Somebody who types playbooks, standing in a folder of their own."""
+
+    bed: Bed
+    folder: Path
+
+    def attempt(self, name: str, *more: str) -> subprocess.CompletedProcess[str]:
+        """Type a playbook. It never shows the token."""
+        path = self.folder / "setup.yml" if name == "setup" else REPO / f"playbooks/{name}.yml"
+        program = Path(sys.executable).with_name("ansible-playbook")
+        environment = {
+            **os.environ,
+            "PWD": str(self.folder),
+            "ROUTER_TOKEN": TOKEN,
+            "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+        }
+        argv = [str(program), str(path), "-i", str(self.folder / "hosts.yml"), *more]
+        done = subprocess.run(argv, env=environment, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert TOKEN not in done.stdout + done.stderr
+        return done
+
+    def play(self, name: str, *more: str) -> str:
+        """Type a playbook; what it printed. It must succeed."""
+        done = self.attempt(name, *more)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+        return done.stdout
+
+    def names(self) -> list[str]:
+        return self.bed.docker("ps", "--all", "--format", "{{.Names}}").split()
+
+
+@pytest.fixture(scope="module")
+def operator(bed: Bed, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    folder = tmp_path_factory.mktemp("measuring")
+    folder.chmod(0o755)
+    serves = {tier: {**SERVE, "served_name": tier, "port": port, "container": f"measured-{tier}"} for tier, port in PORTS.items()}
+    variables = {
+        "anvil_root": str(folder / "anvil"),
+        "anvil_secrets": {"router_token": "{{ lookup('ansible.builtin.env', 'ROUTER_TOKEN') }}"},
+        "anvil_serves": serves,
+        "anvil_router": {"image": "{{ router_image }}", "publish": "127.0.0.1:8124"},
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+    }
+    folder.joinpath("hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"here": {}}, "vars": variables}}))
+    folder.joinpath("setup.yml").write_text(SETUP)
+    bed.start_engine()
+    bed.clear()
+    bed.docker("network", "create", "anvil")
+    for tier, port in PORTS.items():
+        cpus = ["--cpus", "0.02"] if tier == "heavy" else []
+        run = ["run", "-d", "--name", f"measured-{tier}", "--network", "anvil", *cpus, "-v", f"{models}:/models:ro", LLAMA]
+        start = ["-m", f"/models/{tier}.gguf", "--alias", tier, "--host", "0.0.0.0", "--port", str(port), "-c", "8192"]
+        bed.docker(*run, *start, "-np", "2")
+    yield Operator(bed, folder)
+    bed.clear()
+
+
+@pytest.mark.parametrize("version", ["2.0.2", "0.13.2"])
+def test_the_gate_fails_for_the_slowed_tier_and_holds_for_the_other(operator: Operator, version: str) -> None:
+    router = ("-e", f"router_image=anvil.local/router:{version}", "-e", "router_verify=false")
+    operator.play("setup", *router)
+    limits = {"ttft_p95_s": 1.5, "error_rate_max": 0}
+    (operator.folder / "slo.yaml").write_text(yaml.safe_dump({"tiers": {"fast": limits}}))
+    fast = operator.play("measure", *router, *QUICK, "-e", "tiers=fast", "-e", "gate=slo.yaml")
+    assert "gate: 2 of 2 limits hold" in fast, fast[-3000:]
+    if version == "0.13.2":
+        return
+    (operator.folder / "slo.yaml").write_text(yaml.safe_dump({"default": {"ttft_p95_s": 1.5}}))
+    done = operator.attempt("measure", *router, *QUICK, "-e", "tiers=heavy", "-e", "gate=slo.yaml")
+    assert done.returncode == 2 and "heavy, concurrency 2: ttft_p95_s is" in done.stdout, done.stdout[-3000:]
+    (host,) = json.loads((operator.folder / "measured/report.json").read_text())
+    (load,) = host["loads"]
+    assert (load["tier"], load["requests"], load["errors"]) == ("heavy", 4, 0) and load["ttft_p95_s"] > 1.5
+    assert load["tokens_per_second"] > 0 and host["serves"]["heavy"]["image"].startswith("sha256:")
+    assert "<svg" in (operator.folder / "measured/report.html").read_text()
+    assert not [name for name in operator.names() if "measure-" in name]
+
+
+def test_check_mode_says_what_would_run_and_starts_nothing(operator: Operator) -> None:
+    router = ("-e", "router_image=anvil.local/router:0.13.2")
+    said = operator.play("measure", *router, *QUICK, "--check")
+    assert "2 loads on fast, heavy: concurrency 2, 4 requests each" in said and "at most 1200 s" in said
+    (operator.folder / "slo.yaml").write_text("tiers: {fast: {ttft: 1}}")
+    wrong = operator.attempt("measure", *router, *QUICK, "--check", "-e", "gate=slo.yaml")
+    assert wrong.returncode != 0 and "no such limit" in wrong.stdout
+
+
+def test_a_killed_measurement_leaves_nothing_and_its_key_shows_nowhere(operator: Operator) -> None:
+    tier = {"id": "fast", "base_url": "http://measured-fast:9002/v1", "model": "fast", "serve": "fast"}
+    given = {"router": {"tiers": [tier], "presets": {"fast": ["fast"]}, "token": "t"}, "networks": ["anvil"], "image": IMAGE}
+    os.environ["DOCKER_HOST"] = operator.bed.environment["DOCKER_HOST"]
+    run = spawn_module("anvil_measure", "", {**given, "secrets": {"t": TOKEN}, "requests": 100000})
+    name = f"anvil-measure-{run.pid}"
+    wait_until("its container", lambda: name in operator.names())
+    wait_until("aiperf", lambda: "--request-count" in operator.bed.docker("top", name))
+    shown = operator.bed.docker("inspect", name) + operator.bed.docker("top", name, "-ef")
+    assert "anvil-measure" in shown and TOKEN not in shown
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    wait_until("the end of its container", lambda: name not in operator.names())
