@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import hypothesis
+import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 COLLECTIONS = REPO / ".cache" / "collections"
@@ -23,5 +24,7 @@ def pytest_configure() -> None:
         sys.path.insert(0, str(COLLECTIONS))
 
 
+# An assertion in a module that tests share then tells its values too.
+pytest.register_assert_rewrite(*(path.stem for path in (REPO / "tests" / "support").glob("*.py")))
 # pytest imports the conftest.py of a subfolder, which needs the collection, before it calls hooks.
 pytest_configure()

@@ -203,8 +203,10 @@ def _read_arguments(engine: str, args: Sequence[str], notes: List[str]) -> Dict[
         typed, equals, value = args[number].partition("=")
         flag = flag_of(args[number])
         number += 1
+        if not flag:
+            continue
         base, _dot, inside = flag.partition(".")
-        found = _find_option(engine, base) if flag else None
+        found = _find_option(engine, base)
         if found is None:
             continue
         name, option, on = found

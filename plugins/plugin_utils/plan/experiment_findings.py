@@ -197,7 +197,7 @@ def find_secrets(name: str, raw: Mapping[str, Any], named: Mapping[str, str]) ->
         words = [str(word) for word in raw.get(key) or ()]
         shown = hide_secrets(words)
         if shown != words:
-            number = next(at for at, (one, other) in enumerate(zip(words, shown, strict=True)) if one != other)
+            number = [one == other for one, other in zip(words, shown, strict=True)].index(False)
             flag = shown[number].split("=")[0] if shown[number].startswith("-") else shown[max(number - 1, 0)]
             yield Problem(
                 f"the {key} holds a secret in clear text, at {mask_text(flag)}",

@@ -46,7 +46,9 @@ def pair(field: Field, image: str) -> Field:
 
 
 def test_serves_of_sglang_and_tensorrt_llm_start_change_and_fail_as_others_do(pair: Field) -> None:
-    done = pair.foresee()
+    done = pair.foresee(engine_check="always")
+    (warning,) = (text for text in map(str, done["warnings"]) if "command line" in text)
+    assert "serve fast" in warning and "No module named" in warning  # of the two stand-ins, that of SGLang has its parser
     assert actions(done) == {"heavy": ("create", ["missing"]), "fast": ("create", ["missing"])}
     assert {name: serve["state"] for name, serve in done["serves"].items()} == {"heavy": "ready", "fast": "ready"}
     assert {call["NVIDIA_VISIBLE_DEVICES"] for call in pair.bed.hook_calls()[-2:]} == {HEAVY_GPU, FAST_GPU}
@@ -55,6 +57,12 @@ def test_serves_of_sglang_and_tensorrt_llm_start_change_and_fail_as_others_do(pa
 
     pair.edit("heavy", args=(*pair.serves["heavy"].args, "--max-running-requests", "16"))
     assert actions(pair.foresee()) == {"heavy": ("recreate", ["command"]), "fast": UNCHANGED}
+    before = pair.bed.started()
+    good = pair.serves["heavy"].args
+    pair.edit("heavy", args=(*good, "--kv-cache-dtype", "fp7"))
+    refused = pair.foresee(engine_check="always")
+    assert "the engine refuses the command line: --kv-cache-dtype" in refused["msg"] and pair.bed.started() == before
+    pair.edit("heavy", args=good)
 
     pair.edit("fast", args=(*pair.serves["fast"].args, "--max_seq_length", "1"))
     failed = pair.run()
