@@ -46,6 +46,7 @@ def gguf(vocabulary: int, elements: int) -> bytes:
     values = [
         text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama"),
         text(b"llama.context_length") + struct.pack("<II", 4, 2048),
+        text(b"llama.block_count") + struct.pack("<II", 4, 1),
         text(b"tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, vocabulary) + tokens,
     ]
     tensor = text(b"token_embd.weight") + struct.pack("<IQIQ", 1, elements, 0, 0)
