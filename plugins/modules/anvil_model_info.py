@@ -125,6 +125,12 @@ models:
     quant_method:
       description: What quantised a Hugging Face checkpoint, such as V(modelopt) or V(compressed-tensors).
       type: str
+    block:
+      description: Elements of a weight that share one scale in each direction, for fp8 in blocks.
+      type: int
+    width:
+      description: Width of the inner layer of an expert, or of the MLP of a model without experts.
+      type: int
     context_length:
       description: Context in tokens that the model was trained for.
       type: int

@@ -296,6 +296,10 @@ def read_settings(
                 name: replace(one, spelling="{0} in {1}".format(one.spelling, given[settings_of.CONFIG].words[-1]))
                 for name, one in _read_arguments(engine, list_config_words(config), notes).items()
             }
+            cache = config.get("kv_cache_config")
+            if engine == "trtllm" and isinstance(cache, Mapping) and cache.get("dtype"):
+                where = "kv_cache_config.dtype in {0}".format(given[settings_of.CONFIG].words[-1])
+                filed[settings_of.KV_TYPE] = Given(where, (str(cache["dtype"]),))
             given = {**given, **filed} if engine == "trtllm" else {**filed, **given}
     given.update(_read_variables(engine, environment or {}, given, notes))
     return Settings(engine, given, tuple(notes), settings_of.CONFIG in given and config is None)

@@ -185,6 +185,7 @@ TRTLLM: Dict[str, Option] = {
     PIPELINE: Option(("--pp-size", "--pipeline-parallel-size")),
     EXPERT: Option(("--ep-size", "--moe-expert-parallel-size")),
     PREFILL_RANKS: Option(("--cp-size", "--context-parallel-size")),
+    DATA_ATTENTION: Option(("--enable-attention-dp",), SWITCH),
     REVISION: Option(("--revision",)),
     CONFIG: Option(("--extra-llm-api-options", "--config")),
     TOOLS: Option(("--tool-parser",)),

@@ -64,6 +64,23 @@ class Engine:
 
 
 CUSTOM = "custom"
+# Flags of llama-server that stand for a model of the hub with its settings (common/arg.cpp).
+LLAMA_PRESETS = (
+    "--embd-bge-small-en-default",
+    "--embd-e5-small-en-default",
+    "--embd-gte-small-default",
+    "--embd-gemma-default",
+    "--fim-qwen-1.5b-default",
+    "--fim-qwen-3b-default",
+    "--fim-qwen-7b-default",
+    "--fim-qwen-7b-spec",
+    "--fim-qwen-14b-spec",
+    "--fim-qwen-30b-default",
+    "--gpt-oss-20b-default",
+    "--gpt-oss-120b-default",
+    "--vision-gemma-4b-default",
+    "--vision-gemma-12b-default",
+)
 PCI_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 ENGINES: Mapping[str, Engine] = {
     "vllm": Engine(
@@ -127,6 +144,7 @@ ENGINES: Mapping[str, Engine] = {
             "-hff": "model",
             "--docker-repo": "model",
             "-dr": "model",
+            **dict.fromkeys(LLAMA_PRESETS, "model"),
             "--models-preset": "models",
             "--models-dir": "models",
             "--models-max": "models_max",

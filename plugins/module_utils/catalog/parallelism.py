@@ -8,6 +8,7 @@ TensorRT-LLM ``commands/serve.py`` (tensor x pipeline x context).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import List, Optional, Tuple
 
@@ -41,7 +42,8 @@ SIZES = (
 @dataclass(frozen=True)
 class Parallelism:
     """The parallel sizes of a serve. data: copies of the model on this host. attention_data: groups of tensor ranks with their
-    own attention. expert: routed experts are divided over all ranks.
+    own attention. experts: ranks that divide the routed experts, on all hosts; 0 where they are divided like the other layers.
+    whole: of these ranks, how many hold experts of their own, so that an expert is cut into experts / whole slices.
 
     cards: how many cards the engine takes on this host; None where the arguments do not say it. arithmetic: such as
     ``tensor 2 x pipeline 2 = 4``. problem: sizes that the engine refuses; empty if there are none.
@@ -53,7 +55,8 @@ class Parallelism:
     prefill: int = 1
     context: int = 1
     attention_data: int = 1
-    expert: bool = False
+    experts: int = 0
+    whole: int = 1
     cards: Optional[int] = 1
     arithmetic: str = ""
     problem: str = ""
@@ -93,14 +96,22 @@ def read_parallelism(settings: Settings) -> Parallelism:
     data, prefill = _size(settings, options.DATA), _size(settings, options.PREFILL_RANKS)
     context, nodes = _size(settings, options.CONTEXT_RANKS), _size(settings, options.NODES)
     problem = _find_problem(settings, tensor, data, context, prefill)
+    # vLLM: tensor x data ranks divide experts, as whole experts or each of them in slices (its page "Data Parallel Deployment").
+    # SGLang and TensorRT-LLM: the tensor ranks, which divide the other layers too.
+    experts = tensor * prefill * data if settings.engine == "vllm" else 0
+    if settings.engine == "sglang":
+        whole = math.gcd(settings.count(options.EXPERT) or 1, tensor)
+    else:
+        whole = experts if experts and settings.is_on(options.EXPERT) else 1
     attention_data = 1
     if settings.engine == "sglang" and settings.is_on(options.DATA_ATTENTION):
         attention_data, data = data, 1
+    elif settings.engine == "trtllm" and settings.is_on(options.DATA_ATTENTION):
+        attention_data = tensor
     if settings.has(options.DATA_RANK):
         data = 1
     elif settings.count(options.DATA_LOCAL):
         data = _size(settings, options.DATA_LOCAL)
-    expert = settings.is_on(options.EXPERT) and (settings.engine == "vllm" or (settings.count(options.EXPERT) or 0) > 1)
     terms: List[Tuple[str, int]] = [("tensor", tensor), ("pipeline", pipeline), ("context", prefill), ("data", data)]
     cards: Optional[int] = tensor * pipeline * prefill * data
     arithmetic = "{0} = {1}".format(" x ".join("{0} {1}".format(*term) for term in terms if term[1] > 1) or "tensor 1", cards)
@@ -111,4 +122,4 @@ def read_parallelism(settings: Settings) -> Parallelism:
         first, step = settings.count(options.FIRST_CARD) or 0, _size(settings, options.CARD_STEP)
         arithmetic += ", from card {0} in steps of {1}".format(first, step)
         cards = first + step * (cards - 1) + 1
-    return Parallelism(tensor, pipeline, data, prefill, context, attention_data, expert, cards, arithmetic, problem)
+    return Parallelism(tensor, pipeline, data, prefill, context, attention_data, experts, whole, cards, arithmetic, problem)

@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.card_capabilities import find_capability, torch_environment
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONFIG, KV_TYPE, SLEEP
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_options import CONFIG, DEVICE, KV_TYPE, SLEEP
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import Engine
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.parallelism import states_parallelism
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import Gpu
@@ -126,6 +126,8 @@ def decide_parallel_arguments(
     built for a number of cards, and the engine takes it from there.
     """
     if cards < 2 or not engine.parallel_flag or TRT_LABEL.fullmatch((model or "").rstrip("/").rpartition("/")[2]):
+        return ()
+    if (settings.text(DEVICE) or "").lower() == "cpu":
         return ()
     if states_parallelism(settings):
         if settings.has(CONFIG):

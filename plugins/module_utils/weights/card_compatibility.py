@@ -24,6 +24,9 @@ NO_FLOAT16 = re.compile(r"(Gemma[23]|Plamo2|Glm4)(For|Text|Model)")
 INT8_BEFORE = 100
 # vLLM's get_min_capability of methods that it does not emulate on older cards.
 SINCE = {"awq": 75, "modelopt": 89}
+# The first cards that the kernels in the images of an engine were built for.
+ENGINE_SINCE = {"vllm": 70, "sglang": 75}
+FP4_CACHES = ("nvfp4", "nvfp4_4over6", "fp4_e2m1", "fp4_mx_block16")
 
 
 def _find_needed_type(candidate: Candidate, facts: ModelFacts) -> Optional[str]:
@@ -52,6 +55,22 @@ def judge_float16(candidate: Candidate, facts: ModelFacts) -> List[Finding]:
 
 def judge_card(candidate: Candidate, facts: ModelFacts, card: CardFacts) -> List[Finding]:
     where, needed = "serve " + candidate.serve, _find_needed_type(candidate, facts)
+    if card.sm is not None and card.sm < ENGINE_SINCE.get(candidate.engine, 0):
+        why = "{0}; the kernels of {1} start with sm_{2}".format(
+            card.describe(), candidate.engine, ENGINE_SINCE[candidate.engine]
+        )
+        return [
+            doubtful(
+                "the card is too old for {0}".format(candidate.engine),
+                where,
+                why,
+                "pin the serve to another card, or use llama_cpp",
+            )
+        ]
+    word = (candidate.settings.text(options.KV_TYPE) or "").lower()
+    if candidate.engine in ENGINE_SINCE and word in FP4_CACHES and card.sm is not None and card.sm < 100:
+        why = "{0}; {1} {2} needs sm_100".format(card.describe(), candidate.settings.spelling(options.KV_TYPE), word)
+        return [doubtful("the card does not take a KV cache in 4 bits", where, why, "choose fp8, or another card")]
     if needed == "int8" and card.sm is not None and card.sm >= INT8_BEFORE and candidate.engine in ("vllm", "sglang"):
         return [
             doubtful(

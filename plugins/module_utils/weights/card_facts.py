@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
 
 
+OLDEST_SM = 75  # of the capability table; older tensor cores take 16-bit floats only
+
+
 @dataclass(frozen=True)
 class CardFacts:
     """A card. sm: such as 120. can: types that its tensor cores compute in. emulated: types whose weights it reads, to compute
@@ -33,6 +36,8 @@ def describe_card(uuid: str, name: Optional[str], version: Optional[str], vram_m
     """A card with its row of the capability table. version: its compute capability, such as 12.0."""
     row = find_capability(version)
     sm = int(version.replace(".", "")) if version and version.replace(".", "").isdigit() else None
+    if row is None and sm is not None and sm < OLDEST_SM:
+        return CardFacts(uuid, name or "", sm, vram_mib, frozenset())
     can = None if row is None else frozenset(word for word in ("bf16", "int8", "fp8") if getattr(row, word))
     if row is not None and can is not None and row.fp4:
         can |= {"nvfp4", "mxfp4"}

@@ -41,7 +41,7 @@ EXPERIMENTAL = (("vllm", "gguf"), ("sglang", "gguf"))
 # Formats of Hugging Face folders.
 PLAIN_FORMATS = ("safetensors", "pytorch")
 # Kinds of files that are not a model.
-PARTS = ("mmproj", "adapter", "vocab", "imatrix", "control_vector", "draft", "other")
+PARTS = ("mmproj", "adapter", "vocab", "imatrix", "control_vector", "codec", "draft", "other")
 
 # Value of --quantization -> quantisations of weights that it is for. Those that quantise while loading take plain weights too.
 PLAIN = frozenset(("f32", "f16", "bf16"))

@@ -6,6 +6,7 @@ llama.cpp writes ``general.type`` only since 2024, so the architecture and the t
 
 from __future__ import annotations
 
+import re
 from typing import Any, Iterable, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files import Tensor, read_count
@@ -17,11 +18,21 @@ NOT_MODELS: Mapping[str, str] = {
     "vocab": "a vocabulary without weights",
     "imatrix": "an importance matrix",
     "control_vector": "a control vector",
+    "codec": "a decoder of sounds, which is a part of a speech model",
     "draft": "a draft model, which only works beside the model that it drafts for (--model-draft)",
     "other": "not a language model: its header has no block count, as those of image, video and audio models",
 }
 # Architectures of files that are not models (llama.cpp's converters and cvector-generator), and of draft models (EAGLE-3).
-_ARCHITECTURES = {"clip": "mmproj", "controlvector": "control_vector", "imatrix": "imatrix", "eagle3": "draft", "dflash": "draft"}
+_ARCHITECTURES = {
+    "clip": "mmproj",
+    "controlvector": "control_vector",
+    "imatrix": "imatrix",
+    "eagle3": "draft",
+    "dflash": "draft",
+    "wavtokenizer-dec": "codec",
+}
+# Architectures that only encode: without a pooling type they return one vector for each token.
+_ENCODERS = re.compile(r".*bert(-moe|-v[23])?|gemma-embedding|t5encoder|llama-embed")
 # llama.cpp's pooling types (llama.h): 1 mean, 2 CLS, 3 last, 4 rank.
 _POOLING = {1: "embeddings", 2: "embeddings", 3: "embeddings", 4: "rerank"}
 # Beginnings of the names of tensors that turn a projector's output into embeddings of the language model (clip-impl.h).
@@ -40,7 +51,8 @@ def find_kind(architecture: str, metadata: Mapping[str, Any], tensors: Sequence[
     if not tensors:
         return "vocab"
     pooling = metadata.get(architecture + ".pooling_type")
-    return _POOLING.get(pooling, "text") if isinstance(pooling, int) else "text"
+    known = _POOLING.get(pooling) if isinstance(pooling, int) else None
+    return known or ("embeddings" if _ENCODERS.fullmatch(architecture) else "text")
 
 
 def find_unknown_types(tensors: Iterable[Tensor]) -> Tuple[str, ...]:

@@ -127,6 +127,11 @@ _KINDS_BY_ENDING = (
 _TRANSCRIBERS = ("WhisperForConditionalGeneration", "CohereAsrForConditionalGeneration", "ParakeetForCTC")
 
 
+def _read_block(quantisation: Any) -> Optional[int]:
+    sizes = quantisation.get("weight_block_size") if isinstance(quantisation, Mapping) else None
+    return read_count(sizes[0]) if isinstance(sizes, list) and sizes else None
+
+
 def _find_kind(architecture: Any, config: Mapping[str, Any], names: Sequence[str]) -> str:
     """text, embeddings, rerank, score or transcription: by the class, or as a folder of sentence-transformers."""
     word = architecture if isinstance(architecture, str) else ""
@@ -214,6 +219,8 @@ def read_hugging_face_model(folder: str, names: Sequence[str]) -> ModelFacts:
         vocabulary=read_count(text.get("vocab_size")),
         experts=read_first_count(text, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
         heads=read_count(text.get("num_attention_heads")),
+        block=_read_block(config.get("quantization_config") or text.get("quantization_config")),
+        width=read_first_count(text, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size"),
         attention=read_attention(text),
         parts=measure_safetensors(tensors, read_count(text.get("num_hidden_layers")), tied),
         chat_template=chat,

@@ -36,6 +36,7 @@ HINT = (
 )
 # Overrides of a config that leave the sizes of the model as they are.
 POSITIONS = (*LENGTHS, "rope_scaling", "rope_parameters", "rope_theta", "architectures", "dtype", "torch_dtype")
+SIZES = ("num_hidden_layers", "num_layers", "n_layer", "hidden_size", "num_experts", "n_routed_experts", "text_config")
 CUDA_DEVICE = re.compile(r"CUDA([0-9]{1,3})", re.IGNORECASE)
 
 
@@ -127,7 +128,8 @@ def _judge_parallel(
         tensor=parallelism.tensor,
         pipeline=parallelism.pipeline,
         data=parallelism.data * parallelism.prefill,
-        expert=parallelism.expert,
+        experts=parallelism.experts,
+        attention=parallelism.attention_data,
         context=parallelism.context,
     )
     used = list(cards)[: parallelism.cards] if parallelism.cards else list(cards)
@@ -143,6 +145,10 @@ def _judge_parallel(
     if most and context and context > most:
         found.append(_note_small_cache(candidate, "{0} {1}".format(settings.spelling(options.KV_TOKENS), most), context))
         context = most
+    resized = [word for word in SIZES if word in settings.table(options.OVERRIDES)]
+    if resized:
+        note = "{0} changes {1}, so GPU memory was not judged".format(settings.spelling(options.OVERRIDES), ", ".join(resized))
+        return [unknown(note, "serve " + candidate.serve)], None
     estimate = _estimate(settings, facts, context, split, used)
     cache = settings.tokens(options.KV_BYTES) if candidate.engine == "vllm" else None
     total = estimate.total_mib
@@ -159,7 +165,9 @@ def _judge_parallel(
                     hint="set a shorter context or a larger {0}".format(settings.spelling(options.KV_BYTES)),
                 )
             )
-    certain = estimate.weights_mib if estimate.weights_certain and not _may_shrink(settings, facts) else 0
+    # Which tensors are experts is not known.
+    unseen = parallelism.experts > parallelism.tensor and facts.experts and not facts.parts.experts
+    certain = 0 if unseen or not estimate.weights_certain or _may_shrink(settings, facts) else estimate.weights_mib
     least = total
     if candidate.engine == "sglang" and context and not settings.has(options.CONTEXT):
         least = _estimate(settings, facts, 1, split, used).total_mib

@@ -85,14 +85,15 @@ FORMAT_ENGINES = {"safetensors": "vllm", "gguf": "llama_cpp"}
 class Split:
     """How an engine uses its cards. tensor: layers cut into slices. pipeline: layers one after the other. data: copies.
 
-    expert: routed experts are divided over tensor x data ranks instead of copied by the data ranks. context: ranks that divide
-    the tokens of one sequence.
+    experts: ranks that divide the routed experts; 0 for those that divide the layers. attention: copies of the attention among
+    the tensor ranks, each with requests of its own. context: ranks that divide the tokens of one sequence.
     """
 
     tensor: int = 1
     pipeline: int = 1
     data: int = 1
-    expert: bool = False
+    experts: int = 0
+    attention: int = 1
     context: int = 1
 
     @property
@@ -226,9 +227,12 @@ def _estimate_weights(facts: ModelFacts, split: Split, loading: Loading) -> _Nee
             elif parts.linear_elements:
                 packed = parts.linear_elements * (2 - width)
                 leave_out(packed, "because {0} packs the linear layers".format(loading.quantization))
-    experts = parts.experts / count if count else 0.0
-    ranks = split.tensor * split.data if split.expert else split.tensor
-    each = (count * (1 - experts) / split.tensor + count * experts / ranks) / split.pipeline
+    experts, heads = min(float(parts.experts), count), min(float(parts.attention), max(0.0, count - parts.experts))
+    each = (
+        (count - experts - heads) / split.tensor
+        + heads * split.attention / split.tensor
+        + experts / (split.experts or split.tensor)
+    ) / split.pipeline
     over = " on each of {0} cards".format(split.cards) if split.cards > 1 else ""
     return _Need(each, "weights: {0}{1} = {2:,} MiB".format(" ".join(terms), over, _mib(each)), not notes, tuple(notes))
 
@@ -259,14 +263,14 @@ def _estimate_cache(facts: ModelFacts, tokens: int, requests: int, kv_type: str,
             lines.append("{0} x {1:,} bytes of state".format(layer.count, layer.state))
             continue
         kept = count_kept_tokens(layer, tokens, batch_tokens, loading)
-        heads = max(1, -(-layer.kv_heads // split.tensor))
+        heads = max(1, -(-layer.kv_heads * split.attention // split.tensor))
         each = heads * (layer.key * key_width + layer.value * value_width) + layer.token_bytes
         if kv_type.endswith("_per_token_head"):
             each += heads * 8  # a 32-bit scale for the key and one for the value
         total += layer.count * kept / split.context * each
         shape = "{0} heads x ({1} K + {2} V)".format(heads, layer.key, layer.value) if layer.value else "{0}".format(layer.key)
         lines.append("{0} {1} layers x {2:,} tokens x {3}".format(layer.count, layer.kind, kept, shape))
-    per_rank = -(-requests // split.data)
+    per_rank = -(-requests // (split.data * split.attention))
     count = total * per_rank / split.pipeline
     words = kv_type if loading.value_dtype in (None, kv_type) else "{0}, values {1}".format(kv_type, loading.value_dtype)
     text = "cache: ({0}), {1} ({2:g} bytes), x {3} requests{4} = {5:,} MiB".format(

@@ -86,7 +86,7 @@ class WeightParts:
     experts: of routed experts, which expert parallelism divides. linear: of 16-bit or wider linear layers, which quantisation on
     load packs; linear_elements: their elements. wide, narrow: of floats of 32 and of 16 bits, which ``dtype`` converts. idle: not
     loaded, such as layers for speculative decoding, or a second copy of tied embeddings. host: kept in the host's memory
-    (llama.cpp's token embedding).
+    (llama.cpp's token embedding). attention: of the attention, which some engines copy to every rank.
     """
 
     experts: int = 0
@@ -96,6 +96,7 @@ class WeightParts:
     narrow: int = 0
     idle: int = 0
     host: int = 0
+    attention: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ class ModelFacts:
 
     quantisation: in lower case for Hugging Face methods (nvfp4, fp8, awq), as ggml writes it for GGUF (Q4_K_M, IQ4_XS).
     quant_method: what quantised a Hugging Face checkpoint, in its own word (modelopt, compressed-tensors, fp8).
+    block: elements of a weight that share one scale in each direction (fp8 in blocks). width: of the inner layer of an expert, or
+    of the whole MLP in a model without experts.
     base_name: the model's family and version without size and quantisation. kind: text, embeddings, rerank, or a key of
     ``gguf_kind.NOT_MODELS``. unknown_types: of tensors that the engine cannot load. projector_widths: of a projector's output;
     one of them is the width of the model that it belongs to. splits: number of files. missing: files that belong to the model
@@ -127,6 +130,8 @@ class ModelFacts:
     vocabulary: Optional[int] = None
     experts: Optional[int] = None
     heads: Optional[int] = None
+    block: Optional[int] = None
+    width: Optional[int] = None
     attention: Optional[Attention] = None
     parts: WeightParts = WeightParts()
     chat_template: bool = False

@@ -72,6 +72,22 @@ def _judge_divisors(candidate: Candidate, parallelism: Parallelism) -> Iterator[
             why="{0} KV heads, {1} {2}".format(heads, settings.spelling(options.TENSOR), ranks),
             hint="choose a size that divides {0} or is a multiple of it".format(heads),
         )
+    slices = (parallelism.experts or parallelism.tensor) // parallelism.whole if facts.experts else parallelism.tensor
+    if facts.block and facts.width and slices > 1 and candidate.engine in ("vllm", "sglang"):
+        each = facts.width // slices
+        if facts.width % slices or each % facts.block:
+            expert = settings.spelling(options.EXPERT)
+            yield doubtful(
+                what="the fp8 blocks of the weights cannot be divided over the cards",
+                where=where,
+                why="a width of {0} in {1} slices is {2:g}, which {3} does not divide".format(
+                    facts.width, slices, facts.width / slices, facts.block
+                ),
+                hint=("add {0}, or set a smaller {1}" if facts.experts else "set a smaller {1}").format(
+                    expert if candidate.engine == "vllm" else expert + " {0}".format(parallelism.tensor),
+                    settings.spelling(options.TENSOR),
+                ),
+            )
     if facts.layers and parallelism.pipeline > facts.layers:
         yield impossible(
             what="there are more pipeline stages than layers",

@@ -16,6 +16,9 @@ _DRAFT = re.compile(r"(?:^|\.)mtp\.")
 _SPEECH = ("talker.", "token2wav.", "code2wav.")
 # Not linear layers that quantisation on load packs: embeddings, the head, norms, routers.
 _KEPT = re.compile(r"embed|lm_head|norm|(?:^|\.)(?:gate|router|wte|wpe)\.weight$|bias$")
+# Layers of experts, also where one tensor holds all of them (GraniteMoe, Step-3).
+_EXPERTS = re.compile(r"\.experts\.|\.block_sparse_moe\.(?:input|output)_linear\.|\.moe\.(?:gate|up|down)_proj\.")
+_ATTENTION = re.compile(r"\.(?:self_attn|self_attention|attention|attn)\.")
 _FLOATS = ("F32", "F16", "BF16")
 
 
@@ -32,14 +35,16 @@ def _is_idle(name: str, layers: Optional[int], tied: bool) -> bool:
 
 def measure_safetensors(tensors: Iterable[Tensor], layers: Optional[int], tied: bool) -> WeightParts:
     """The parts of a Hugging Face checkpoint. layers: of the model itself. tied: the head is the embedding."""
-    experts = linear = elements = wide = narrow = idle = 0
+    experts = attention = linear = elements = wide = narrow = idle = 0
     for tensor in tensors:
         name, size = tensor.name, tensor.size
         if _is_idle(name, layers, tied):
             idle += size
             continue
-        if ".experts." in name:
+        if _EXPERTS.search(name):
             experts += size
+        elif _ATTENTION.search(name):
+            attention += size
         if tensor.dtype not in _FLOATS:
             continue
         if tensor.dtype == "F32":
@@ -49,7 +54,7 @@ def measure_safetensors(tensors: Iterable[Tensor], layers: Optional[int], tied: 
         if len(tensor.shape) > 1 and not _KEPT.search(name):
             linear += size
             elements += size // (4 if tensor.dtype == "F32" else 2)
-    return WeightParts(experts, linear, elements, wide, narrow, idle)
+    return WeightParts(experts, linear, elements, wide, narrow, idle, attention=attention)
 
 
 def measure_gguf(tensors: Sequence[Tensor], layers: Optional[int]) -> WeightParts:

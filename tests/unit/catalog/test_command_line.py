@@ -156,6 +156,12 @@ def test_a_configuration_file_counts_below_the_arguments() -> None:
     assert replaced.count(options.TENSOR) == 2
 
 
+def test_the_file_of_tensorrt_llm_has_its_cache_type_in_a_table() -> None:
+    config = {"kv_cache_config": {"dtype": "fp8", "free_gpu_memory_fraction": 0.9}, "enable_attention_dp": True}
+    settings = read_settings("trtllm", ["--extra_llm_api_options", "/c"], config=config)
+    assert settings.text(options.KV_TYPE) == "fp8" and settings.is_on(options.DATA_ATTENTION)
+
+
 def test_a_configuration_file_that_is_not_known_is_a_note() -> None:
     assert read("vllm", "--config /cfg/vllm.yaml").notes == ("--config /cfg/vllm.yaml: the settings in this file were not read",)
 

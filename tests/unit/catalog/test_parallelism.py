@@ -37,6 +37,27 @@ def test_the_sizes_of_an_engine_make_a_number_of_cards(engine: str, line: str, c
 
 
 @pytest.mark.parametrize(
+    ("engine", "line", "experts", "whole", "attention_data"),
+    [
+        ("vllm", "-tp 8", 8, 1, 1),
+        ("vllm", "-tp 2 -dp 4", 8, 1, 1),  # without expert parallelism each expert is cut into eight slices
+        ("vllm", "-tp 2 -dp 4 -ep", 8, 8, 1),
+        ("vllm", "-dp 16 -dpl 8 -ep", 16, 16, 1),  # eight of them on another host
+        ("vllm", "-dp 16 --data-parallel-rank 3 -ep", 16, 16, 1),
+        ("sglang", "--tp 8 --ep 4", 0, 4, 1),
+        ("sglang", "--tp 8 --dp 4 --enable-dp-attention", 0, 1, 4),
+        ("trtllm", "--tp_size 8 --ep_size 8", 0, 1, 1),
+        ("trtllm", "--tp_size 8 --enable_attention_dp", 0, 1, 8),
+    ],
+)
+def test_ranks_that_divide_experts_and_copy_attention(
+    engine: str, line: str, experts: int, whole: int, attention_data: int
+) -> None:
+    found = read_parallelism(read_settings(engine, shlex.split(line)))
+    assert (found.experts, found.whole, found.attention_data) == (experts, whole, attention_data)
+
+
+@pytest.mark.parametrize(
     ("engine", "line", "problem"),
     [
         ("vllm", "-tp 0", "-tp is 0; it must be at least 1"),

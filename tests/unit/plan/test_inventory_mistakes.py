@@ -161,6 +161,12 @@ MISTAKES = {
         "--docker-repo",
         "key model",
     ),
+    "args name a model of llama-server": (
+        [(FAST + "args", ["--fim-qwen-1.5b-default"])],
+        FAST + "args[0]",
+        "1.5b-default itself",
+        "model",
+    ),
     "a variable names a repository": (
         [(FAST + "environment", {"LLAMA_ARG_HF_REPO": "a/b"})],
         FAST + "environment.LLAMA_ARG_HF_REPO",

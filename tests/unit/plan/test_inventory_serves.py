@@ -169,6 +169,7 @@ def test_a_capability_is_two_numbers_in_quotes(value):
         ("sglang", "a/b", [], ("--tp-size", "2")),
         ("sglang", "a/b", ["--tp", "2"], ()),
         ("sglang", "a/b", ["--dp", "2"], ()),
+        ("sglang", "a/b", ["--device", "cpu"], ()),
         ("trtllm", "a/b", [], ("--tp_size", "2")),
         ("trtllm", "/engines/sm120_trt-llm-1.1.0_cuda13.0", [], ()),
     ],

@@ -10,7 +10,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_optio
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import DOUBTFUL, IMPOSSIBLE, UNKNOWN, Finding
 from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
-from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts, describe_card
 from ansible_collections.anvil.serving.plugins.module_utils.weights.compatibility import judge_candidates
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import FULL, Attention, Layer, ModelFacts
 from hypothesis import given, settings
@@ -195,7 +195,7 @@ def test_tensors_of_a_fork_are_told_to_llama_cpp() -> None:
     assert verdicts(serve(facts, "llama_cpp")) == [(DOUBTFUL, "llama.cpp does not know the types of the tensors")]
 
 
-@pytest.mark.parametrize("kind", ["mmproj", "adapter", "vocab", "imatrix", "control_vector", "draft", "other"])
+@pytest.mark.parametrize("kind", ["mmproj", "adapter", "vocab", "imatrix", "control_vector", "codec", "draft", "other"])
 def test_a_file_that_is_no_model_is_refused(kind: str) -> None:
     ((verdict, what),) = verdicts(serve(model("F16", "gguf", kind=kind), "llama_cpp"))
     assert verdict == IMPOSSIBLE and kind in what
@@ -406,6 +406,87 @@ def test_a_kv_type_that_is_not_known_counts_as_two_bytes_with_a_note(engine: str
     candidate = serve(model("fp8", gib=1), engine, args=f"--kv-cache-dtype {word}")
     assert verdicts(candidate) == []
     assert ("counted as 2 bytes" in notes(candidate)) is not known
+
+
+EIGHT = tuple(card(90, f"GPU-{number}", 81559) for number in range(8))
+
+
+@pytest.mark.parametrize(
+    ("engine", "args", "verdict"),
+    [
+        ("vllm", "-dp 8", None),  # tensor x data ranks divide the experts
+        ("vllm", "-dp 8 --enable-expert-parallel", None),
+        ("vllm", "-dp 16 -dpl 8 --enable-expert-parallel", None),
+        ("vllm", "-tp 8", None),
+        ("sglang", "--tp 8 --dp 8 --enable-dp-attention", None),
+        ("sglang", "--tp 1 --dp 8", IMPOSSIBLE),  # each rank has a copy of everything
+    ],
+)
+def test_ranks_share_the_experts_of_a_model(engine: str, args: str, verdict: str | None) -> None:
+    facts = model("bf16", gib=230, experts=128)
+    facts = replace(facts, parts=replace(facts.parts, experts=220 * GIB, attention=4 * GIB))
+    found = verdicts(serve(facts, engine, args=args, cards=tuple(one.uuid for one in EIGHT)), cards=EIGHT)
+    assert [verdict for verdict, _what in found] == ([verdict] if verdict else [])
+    unseen = serve(model("bf16", gib=600, experts=128), "vllm", args="-dp 8", cards=tuple(one.uuid for one in EIGHT))
+    assert IMPOSSIBLE not in [verdict for verdict, _what in verdicts(unseen, cards=EIGHT)]
+
+
+@pytest.mark.parametrize(
+    ("engine", "args", "experts", "hint"),
+    [
+        ("vllm", "-tp 8", 128, "add --enable-expert-parallel, or set a smaller -tp"),
+        ("vllm", "-tp 2 -dp 4", 128, "add --enable-expert-parallel, or set a smaller -tp"),
+        ("vllm", "-tp 8 --enable-expert-parallel", 128, None),
+        ("vllm", "-tp 4 -pp 2", 128, None),
+        ("sglang", "--tp 8", 128, "add --ep-size 8, or set a smaller --tp"),
+        ("sglang", "--tp 8 --ep 2", 128, None),
+        ("trtllm", "--tp_size 8", 128, None),
+        ("vllm", "-tp 8", None, "set a smaller -tp"),
+    ],
+)
+def test_blocks_of_fp8_must_divide_over_the_cards(engine: str, args: str, experts: int | None, hint: str | None) -> None:
+    facts = model("fp8", gib=1, experts=experts, block=128, width=1536)
+    found = judge(serve(facts, engine, args=args, cards=tuple(one.uuid for one in EIGHT)), cards=EIGHT)
+    told = [(one.verdict, one.problem.hint) for one in found if one.verdict != UNKNOWN]
+    assert told == ([(DOUBTFUL, hint)] if hint else [])
+
+
+@pytest.mark.parametrize(
+    ("engine", "word", "sm", "verdict"),
+    [
+        ("vllm", "nvfp4", 90, DOUBTFUL),
+        ("vllm", "nvfp4", 100, None),
+        ("sglang", "fp4_e2m1", 89, DOUBTFUL),
+        ("vllm", "fp8", 80, None),
+    ],
+)
+def test_a_cache_in_4_bits_needs_blackwell(engine: str, word: str, sm: int, verdict: str | None) -> None:
+    found = verdicts(serve(model("f16"), engine, args=f"--kv-cache-dtype {word}"), cards=(card(sm),))
+    assert [verdict for verdict, _what in found] == ([verdict] if verdict else [])
+
+
+@pytest.mark.parametrize(
+    ("version", "engine", "quantisation", "args", "what"),
+    [
+        ("7.0", "vllm", "bf16", "", "bf16 weights run on this card in float16 only"),
+        ("7.0", "vllm", "bf16", "--dtype half", None),
+        ("7.0", "vllm", "fp8", "", "fp8 weights may not run on this card"),
+        ("7.0", "vllm", "gptq", "", None),
+        ("7.0", "sglang", "f16", "", "the card is too old for sglang"),
+        ("6.1", "vllm", "f16", "", "the card is too old for vllm"),
+        ("6.1", "llama_cpp", "Q4_K_M", "-ngl 99 -c 4096", None),
+    ],
+)
+def test_cards_older_than_the_table(version: str, engine: str, quantisation: str, args: str, what: str | None) -> None:
+    form = "gguf" if engine == "llama_cpp" else "safetensors"
+    old = describe_card("GPU-1", "an old card", version, 32768)
+    found = judge(serve(model(quantisation, form, gib=4), engine, args=args), cards=(old,))
+    assert [(one.verdict, one.problem.what) for one in found] == ([(DOUBTFUL, what)] if what else [])
+
+
+def test_a_model_that_is_built_with_other_sizes_is_not_measured() -> None:
+    found = judge(serve(model("bf16", gib=600), args='--load-format dummy --hf-overrides {"num_hidden_layers":4}'))
+    assert [(one.verdict, "num_hidden_layers" in one.problem.what) for one in found] == [(UNKNOWN, True)]
 
 
 TWO = (card(120), card(120, "GPU-2"))

@@ -38,6 +38,12 @@ WEIGHT = Tensor("blk.0.attn_q.weight", "Q8_0", (32, 32), 1088)
         ("qwen3", {"qwen3.block_count": 28, "qwen3.pooling_type": 3}, [WEIGHT], "embeddings"),
         ("bert", {"bert.block_count": 24, "bert.pooling_type": 4}, [WEIGHT], "rerank"),
         ("llama", {"llama.block_count": 32, "llama.pooling_type": 0}, [WEIGHT], "text"),
+        # Older converters leave the pooling out; an encoder has nothing else to answer.
+        ("bert", {"bert.block_count": 12}, [WEIGHT], "embeddings"),
+        ("nomic-bert-moe", {"nomic-bert-moe.block_count": 12, "nomic-bert-moe.pooling_type": 0}, [WEIGHT], "embeddings"),
+        ("t5encoder", {"t5encoder.block_count": 24}, [WEIGHT], "embeddings"),
+        ("t5", {"t5.block_count": 24}, [WEIGHT], "text"),
+        ("wavtokenizer-dec", {"wavtokenizer-dec.block_count": 12}, [WEIGHT], "codec"),
         ("llama", {"llama.block_count": 32, "llama.pooling_type": [4]}, [WEIGHT], "text"),
         ("llama", {"llama.block_count": "32"}, [WEIGHT], "other"),
     ],

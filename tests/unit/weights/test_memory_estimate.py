@@ -92,12 +92,15 @@ def test_heads_are_divided_over_tensor_ranks_and_a_latent_is_copied() -> None:
     assert estimate_vram(latent, 131072, split=Split(tensor=8)).cache_mib == 8784
     assert estimate_vram(heads, 131072, split=Split(tensor=8)).cache_mib == 18432 // 8
     assert estimate_vram(heads, 131072, split=Split(tensor=4, pipeline=2)).cache_mib == 18432 // 8
+    assert estimate_vram(heads, 131072, split=Split(tensor=8, attention=8)).cache_mib == 18432
 
 
 def test_experts_are_divided_over_all_ranks_with_expert_parallelism() -> None:
     facts = facts_of(Layer(kinds.NONE), parts=replace(ModelFacts("", "", (), 0).parts, experts=768 * MIB))
     assert estimate_vram(facts, split=Split(tensor=2, data=4)).weights_mib == 512
-    assert estimate_vram(facts, split=Split(tensor=2, data=4, expert=True)).weights_mib == (256 // 2) + (768 // 8)
+    assert estimate_vram(facts, split=Split(tensor=2, data=4, experts=8)).weights_mib == (256 // 2) + (768 // 8)
+    copied = replace(facts, parts=replace(facts.parts, attention=128 * MIB))
+    assert estimate_vram(copied, split=Split(tensor=4, attention=2)).weights_mib == (128 // 4) + (128 // 2) + (768 // 4)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +177,22 @@ def test_an_unknown_quantisation_on_load_is_a_note(tmp_path: Path) -> None:
 def test_a_head_that_is_the_embedding_is_loaded_once(tmp_path: Path) -> None:
     facts = read_model(str(hf_folder(tmp_path / "m", {**LLAMA, "tie_word_embeddings": True}, **TENSORS)))
     assert facts.parts.idle == (2 + 8) * MIB
+
+
+def test_experts_and_attention_are_known_by_their_names(tmp_path: Path) -> None:
+    names = {
+        "model.layers.0.block_sparse_moe.input_linear.weight": "experts",  # GraniteMoe: one tensor holds all of them
+        "model.layers.0.moe.up_proj.weight": "experts",  # Step-3
+        "model.layers.0.mlp.experts.5.down_proj.weight": "experts",
+        "model.layers.0.mlp.shared_experts.up_proj.weight": "",
+        "model.layers.0.mlp.up_proj.weight": "",
+        "model.layers.0.self_attn.q_proj.weight": "attention",
+        "transformer.h.0.attn.c_proj.weight": "attention",
+    }
+    tensors = {name: ("BF16", [1024, 1024], 2 * MIB) for name in names}
+    parts = read_model(str(hf_folder(tmp_path / "m", LLAMA, **tensors))).parts
+    for part in ("experts", "attention"):
+        assert getattr(parts, part) == 2 * MIB * list(names.values()).count(part), part
 
 
 def test_the_parts_of_an_omni_model_that_speak_are_not_loaded(tmp_path: Path) -> None:
