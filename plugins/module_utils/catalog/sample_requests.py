@@ -101,6 +101,7 @@ def _read_chat(document: Any) -> Optional[str]:
     message = choices[0].get("message")
     found = message if isinstance(message, dict) else {}
     text = read_text(found.get("content")) or read_text(found.get("reasoning_content")) or read_text(found.get("reasoning"))
+    text = text or read_text(found.get("refusal"))
     if text:
         return text
     if found.get("tool_calls") or found.get("function_call"):

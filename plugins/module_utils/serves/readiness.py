@@ -24,6 +24,10 @@ READY, WAITING, LOST = "ready", "waiting", "lost"
 RESTART_LOOP, CALM_SECONDS = 3, 10
 
 
+# Answers of vLLM to a request for a score where the model has several labels, or is a reward model.
+UNSCORED = (400, 404, 405, 422, 501)
+
+
 @dataclass(frozen=True)
 class Answer:
     """The answer to an HTTP request. status 0: there was no answer, and ``text`` says why."""
@@ -132,6 +136,8 @@ def judge_warmup(answer: Optional[Answer], kind: str = "chat") -> Verdict:
         answer.status == 200 and ((kind == "chat" and '"choices"' in answer.text) or read_answer(kind, answer.text) is not None)
     ):
         return Verdict(READY, "ready")
+    if kind == "score" and answer.status in UNSCORED:
+        return Verdict(READY, "ready", "the server answers, and does not score pairs of texts ({0})".format(answer.status))
     why = "the first request ({0}) got {1}: {2}".format(kind, answer.status or "no answer", answer.text[:300])
     if is_unsupported(answer.status, answer.text):
         return Verdict(LOST, "no_completion", "the server does not answer requests of kind {0}; {1}".format(kind, why))

@@ -35,6 +35,7 @@ for _ in range(200):
         ("chat", chat({"content": [{"type": "text", "text": "Hello!"}]}), "Hello!"),
         ("chat", chat({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}), "hm"),
         ("chat", chat({"content": None, "tool_calls": [{"id": "1"}]}), "a tool call"),
+        ("chat", chat({"content": None, "refusal": "No."}), "No."),
         ("chat", chat({"content": " "}, 32), "32 tokens without text"),
         ("chat", chat({"content": DEEP}), "x"),
         ("chat", chat({"content": ""}, 0), None),

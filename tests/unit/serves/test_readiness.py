@@ -213,6 +213,12 @@ def test_the_first_answer_is_one_of_the_kind_of_the_serve(kind: str, ready: bool
     assert (verdict.outcome == READY) == ready
 
 
+@pytest.mark.parametrize("status", [400, 404, 422, 501])
+def test_a_classifier_that_does_not_score_pairs_is_ready(status: int) -> None:
+    assert readiness.judge_warmup(Answer(status, "Score API is only enabled for num_labels == 1."), "score").outcome == READY
+    assert readiness.judge_warmup(Answer(500, "x"), "score").outcome == WAITING
+
+
 def test_a_warm_up_that_gets_501_ends_at_once_with_its_reason() -> None:
     clock = Clock()
     warm = replace(PROBE, warmup=True)

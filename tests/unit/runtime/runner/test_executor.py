@@ -12,7 +12,7 @@ from anvil_workflow.runner.endpoints import CallError
 from anvil_workflow.runner.executor import Executor, Outcome, Progress
 from anvil_workflow.runner.node_answers import RunError
 from anvil_workflow.runner.tracing import NO_SPAN
-from workflowcases import read
+from workflowcases import DROP, read
 
 Script = dict[str, list[Any]]
 
@@ -94,6 +94,35 @@ def test_routes(logic: str, order: list[str]) -> None:
 def test_a_condition_that_cannot_be_worked_out_fails_and_is_named() -> None:
     error, _unused, _unused = run(read(routed("draft > 3")), {"write": [DRAFT]})
     assert error.kind == "condition" and "draft > 3" in error.message and error.node == "write"
+
+
+PLAIN = (
+    ("nodes.0.output_schema", {"type": "str"}),
+    ("nodes.0.outputs", ["draft"]),
+    ("nodes.1", DROP),
+    ("edges.2", DROP),
+    ("edges.1.to", "END"),
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("<think>\nIn Italian.\n</think>\n\nCiao.", "Ciao."),
+        ("Be brief.\n</think>\n\nCiao.", "Ciao."),  # the chat template opened the thoughts
+        ("Ciao.", "Ciao."),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "Ciao."}], "Ciao."),
+        (["Ci", "ao."], "Ciao."),
+        ("<think>\nLet me", None),
+        ("<think>hm</think>", None),
+        ([{"type": "thinking", "thinking": []}], None),
+    ],
+)
+def test_thoughts_are_no_part_of_a_text(content: Any, text: str | None) -> None:
+    answer = {"content": content, "tool_calls": []}  # a whole message
+    outcome, endpoint, _unused = run(read(*PLAIN), {"write": [answer]})
+    assert len(endpoint.asked) == (1 if text else 2)
+    assert outcome.outputs["draft"] == text if text else outcome.kind == "model"
 
 
 LOOP = ("edges.1", {"from": "write", "loop": {"condition_field": "done", "max_iterations": 3, "exit_to": "rate"}})
@@ -227,6 +256,15 @@ def test_a_model_uses_its_tools_and_no_others() -> None:
     told = [message["content"] for message in endpoint.asked[2][1]["messages"] if message["role"] == "tool"]
     assert outcome.outputs["score"] == 5 and told[0] == "5"
     assert "there is no tool 'shell'" in told[1] and "not a JSON object" in told[2]
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
+def test_thoughts_go_back_with_the_calls_of_tools(key: str) -> None:
+    workflow = read(("nodes.1.tools", ["current_time"]))
+    thinks = {**calls(("current_time", "{}")), key: "I need the time."}
+    _unused, endpoint, _unused = run(workflow, {"write": [DRAFT], "rate": [thinks, {"score": 4}]})
+    sent = next(message for message in endpoint.asked[2][1]["messages"] if message["role"] == "assistant")
+    assert sent[key] == "I need the time." and sent["tool_calls"]
 
 
 @pytest.mark.parametrize(("on_error", "ends"), [("fail", "tool"), ("continue", "")])

@@ -87,7 +87,15 @@ def read_text(form: str, message: Mapping[str, Any]) -> Any:
         function = first.get("function")
         if isinstance(function, dict) and isinstance(function.get("arguments"), str):
             return function["arguments"]
-    return message.get("content")
+    return join_parts(message.get("content"))
+
+
+def join_parts(content: Any) -> Any:
+    """The text of a content that is a list of parts, without the parts that hold thoughts; any other content as it is."""
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part for part in content]
+    return "".join(text for text in texts if isinstance(text, str)) or None
 
 
 def is_ignored(text: Any) -> bool:

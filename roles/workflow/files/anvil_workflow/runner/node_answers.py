@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from anvil_workflow.language.field_types import dump, explain_first
 from anvil_workflow.language.workflow import CompiledNode
-from anvil_workflow.runner.answer_forms import PROMPT, AnswerForms, build_request, is_ignored, next_form, read_text
+from anvil_workflow.runner.answer_forms import PROMPT, AnswerForms, build_request, is_ignored, join_parts, next_form, read_text
 from anvil_workflow.runner.endpoints import LONGEST_DELAY, CallError, Endpoint
 from anvil_workflow.runner.tools import BoundTool, ToolError
 from anvil_workflow.runner.tracing import NO_SPAN, Span
@@ -186,12 +186,25 @@ def read_answer(node: CompiledNode, content: Any, cut: bool) -> tuple[dict[str, 
         return {}, "it contains no text"
     content = content.encode("utf-8", "replace").decode()
     if node.answer is None:
-        return ({}, "it is empty") if not content.strip() else ({node.outputs[0]: content.strip()}, "")
+        text = _cut_thoughts(content)
+        if text is None:
+            return {}, "it was cut off at max_tokens inside its thoughts" if cut else "it holds thoughts only"
+        return ({node.outputs[0]: text}, "") if text else ({}, "it is empty")
     try:
         checked = node.check.model_validate_json(_extract_object(content))
     except ValidationError as error:
         return {}, ("it was cut off at max_tokens; " if cut else "") + explain_first(error)
     return {name: dump(getattr(checked, f"output_{number}")) for number, name in enumerate(node.check_names)}, ""
+
+
+def _cut_thoughts(text: str) -> str | None:
+    """A text without the thoughts before it, which a model writes where its server does not take them out; None for a text that
+    ends inside its thoughts. Some chat templates open the thoughts themselves, so the opening tag may be missing.
+    """
+    text = text.strip()
+    if "</think>" in text:
+        return text.rpartition("</think>")[2].strip() or None
+    return None if text.startswith("<think>") else text
 
 
 def _extract_object(text: str) -> str:
@@ -219,9 +232,11 @@ async def _answer_with_tools(
         message = await _call(node, {**body, "messages": messages, "tools": functions}, endpoint, retries, usage, span)
         calls = message.get("tool_calls")
         if not isinstance(calls, list) or not calls:
-            found, wrong = read_answer(node, message.get("content"), bool(message.get("cut")))
+            found, wrong = read_answer(node, join_parts(message.get("content")), bool(message.get("cut")))
             return {} if wrong else found
-        messages.append({"role": "assistant", "content": message.get("content") or "", "tool_calls": calls})
+        # Models that think between the calls of tools want their thoughts back: some servers refuse the message without them.
+        thoughts = {key: message[key] for key in ("reasoning_content", "reasoning") if message.get(key)}
+        messages.append({"role": "assistant", "content": message.get("content") or "", "tool_calls": calls, **thoughts})
         for call in calls:
             messages.append(await _use_tool(node, call, offered, span))
     raise RunError("tool", f"the model still calls tools after {rounds} rounds (config.execution.tool_rounds)", node.id)
