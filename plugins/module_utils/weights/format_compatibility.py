@@ -165,7 +165,7 @@ def _judge_quantization_flag(candidate: Candidate, facts: ModelFacts) -> Iterato
         )
 
 
-def _list_tables(settings: Settings) -> Iterator[Mapping[str, Any]]:
+def list_overrides(settings: Settings) -> Iterator[Mapping[str, Any]]:
     """The overrides of the config, and those of its inner configs."""
     overrides = settings.table(options.OVERRIDES)
     yield overrides
@@ -178,7 +178,7 @@ def find_context_limit(facts: ModelFacts, settings: Settings) -> Optional[int]:
     """The longest context in tokens that the model has with these settings; None where that is not known."""
     limit = facts.context_length
     scalings = [settings.table(options.ROPE_SCALING)]
-    for table in _list_tables(settings):
+    for table in list_overrides(settings):
         lengths = [read_length(table.get(name)) for name in LENGTHS]
         limit = next((int(length) for length in lengths if length), limit)
         scalings += list_scalings(table)

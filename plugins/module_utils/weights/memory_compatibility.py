@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog import engine_options as options
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
@@ -17,7 +17,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.findings import
 from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
 from ansible_collections.anvil.serving.plugins.module_utils.weights.card_facts import CardFacts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.context_length import LENGTHS
-from ansible_collections.anvil.serving.plugins.module_utils.weights.format_compatibility import PLAIN, find_context_limit
+from ansible_collections.anvil.serving.plugins.module_utils.weights.format_compatibility import (
+    INNER,
+    PLAIN,
+    find_context_limit,
+    list_overrides,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import (
     MIB,
     Estimate,
@@ -36,7 +41,7 @@ HINT = (
 )
 # Overrides of a config that leave the sizes of the model as they are.
 POSITIONS = (*LENGTHS, "rope_scaling", "rope_parameters", "rope_theta", "architectures", "dtype", "torch_dtype")
-SIZES = ("num_hidden_layers", "num_layers", "n_layer", "hidden_size", "num_experts", "n_routed_experts", "text_config")
+SIZES = ("num_hidden_layers", "num_layers", "n_layer", "hidden_size", "num_experts", "n_routed_experts")
 CUDA_DEVICE = re.compile(r"CUDA([0-9]{1,3})", re.IGNORECASE)
 
 
@@ -110,11 +115,16 @@ def _estimate(
     return estimate_vram(facts, context, 1, (settings.text(options.KV_TYPE) or "auto").lower(), split, loading)
 
 
+def _find_overridden(settings: Settings) -> Set[str]:
+    """The keys of the model's config that the arguments override."""
+    return {str(key) for table in list_overrides(settings) for key in table} - set(INNER)
+
+
 def _may_shrink(settings: Settings, facts: ModelFacts) -> bool:
     """Whether the weights may lie in less memory than their files take: quantised or converted while loading, or left out."""
     plain = facts.quantisation in PLAIN
     on_load = plain and (settings.has(options.QUANTIZATION) or settings.text(options.LOAD_FORMAT) == "bitsandbytes")
-    if facts.format == "pytorch" or set(settings.table(options.OVERRIDES)) - set(POSITIONS):
+    if facts.format == "pytorch" or _find_overridden(settings) - set(POSITIONS):
         return True  # their sizes were not read, or the model is built with other sizes
     return on_load or facts.quantisation in ("f32", "f64", None) or settings.has(options.TEXT_ONLY) or facts.format == "gguf"
 
@@ -145,7 +155,7 @@ def _judge_parallel(
     if most and context and context > most:
         found.append(_note_small_cache(candidate, "{0} {1}".format(settings.spelling(options.KV_TOKENS), most), context))
         context = most
-    resized = [word for word in SIZES if word in settings.table(options.OVERRIDES)]
+    resized = sorted(_find_overridden(settings).intersection(SIZES))
     if resized:
         note = "{0} changes {1}, so GPU memory was not judged".format(settings.spelling(options.OVERRIDES), ", ".join(resized))
         return [unknown(note, "serve " + candidate.serve)], None

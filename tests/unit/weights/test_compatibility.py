@@ -487,6 +487,8 @@ def test_cards_older_than_the_table(version: str, engine: str, quantisation: str
 def test_a_model_that_is_built_with_other_sizes_is_not_measured() -> None:
     found = judge(serve(model("bf16", gib=600), args='--load-format dummy --hf-overrides {"num_hidden_layers":4}'))
     assert [(one.verdict, "num_hidden_layers" in one.problem.what) for one in found] == [(UNKNOWN, True)]
+    scaled = '--hf-overrides {"text_config":{"rope_parameters":{"rope_type":"yarn","factor":2.0}}} --max-model-len 1024'
+    assert verdicts(serve(model("bf16", gib=600), args=scaled)) == [(IMPOSSIBLE, WEIGHTS)]
 
 
 TWO = (card(120), card(120, "GPU-2"))
