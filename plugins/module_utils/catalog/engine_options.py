@@ -29,10 +29,12 @@ PREFILL_RANKS = "prefill_ranks"  # ranks for the same, with cards of their own
 NODES, NODE_RANK, EXECUTOR = "nodes", "node_rank", "executor"
 FIRST_CARD, CARD_STEP = "first_card", "card_step"
 SPLIT_MODE, TENSOR_SPLIT, MAIN_CARD, DEVICES, RPC = "split_mode", "tensor_split", "main_card", "devices", "rpc"
+STAGES = "stages"  # layers of each pipeline stage
 LAYERS = "layers"  # layers on the cards
 FIT = "fit"
 HOST_WEIGHTS, HOST_EXPERTS = "host_weights", "host_experts"  # a part of the weights stays in the host's memory
 TEXT_ONLY = "text_only"  # a part of a multimodal model is not loaded
+MEDIA_LIMITS = "media_limits"
 UNIFIED_MEMORY = "unified_memory"
 SWA_FULL = "swa_full"  # layers with a window keep every token
 FLASH = "flash"  # flash attention
@@ -105,6 +107,8 @@ VLLM: Dict[str, Option] = {
     EXECUTOR: Option(("--distributed-executor-backend",)),
     HOST_WEIGHTS: Option(("--cpu-offload-gb", "--offload-group-size")),
     TEXT_ONLY: _switch("language-model-only"),
+    MEDIA_LIMITS: Option(("--limit-mm-per-prompt",), TABLE),
+    STAGES: _variable("VLLM_PP_LAYER_PARTITION"),
     SWA_FULL: _switch("disable-hybrid-kv-cache-manager"),
     DEVICE: Option(("--device",)),
     DTYPE: Option(("--dtype",)),
@@ -149,8 +153,10 @@ SGLANG: Dict[str, Option] = {
     NODE_RANK: Option(("--node-rank",)),
     FIRST_CARD: Option(("--base-gpu-id",)),
     CARD_STEP: Option(("--gpu-id-step",)),
-    HOST_WEIGHTS: Option(("--cpu-offload-gb", "--offload-group-size")),
+    # The last ones are KTransformers': experts stay with the processor.
+    HOST_WEIGHTS: Option(("--cpu-offload-gb", "--offload-group-size", "--kt-weight-path", "--kt-method")),
     TEXT_ONLY: Option(("--language-only", "--encoder-only"), SWITCH),
+    STAGES: _variable("SGLANG_PP_LAYER_PARTITION"),
     SWA_FULL: Option(("--disable-hybrid-swa-memory",), SWITCH),
     KV_TOKENS: Option(("--max-total-tokens",)),
     DEVICE: Option(("--device",)),

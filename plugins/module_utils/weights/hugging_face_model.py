@@ -98,7 +98,9 @@ def choose_safetensors(folder: str, names: Sequence[str]) -> Tuple[List[str], Li
     found = [name for name in names if name.endswith(".safetensors") and not name.startswith("adapter_")]
     converted = [name for name in found if not name.startswith("consolidated")]
     for index in ("model.safetensors.index.json", "consolidated.safetensors.index.json"):
-        if index in names and not (index.startswith("consolidated") and converted):
+        # The files of the other format may be left out on purpose: an index of converted files is then of no use.
+        of_others = converted if index.startswith("consolidated") else [name for name in found if name not in converted]
+        if index in names and (not of_others or (converted and index.startswith("model"))):
             return _read_index(os.path.join(folder, index), names)
     return converted or found, []
 

@@ -126,6 +126,9 @@ def _may_shrink(settings: Settings, facts: ModelFacts) -> bool:
     on_load = plain and (settings.has(options.QUANTIZATION) or settings.text(options.LOAD_FORMAT) == "bitsandbytes")
     if facts.format == "pytorch" or _find_overridden(settings) - set(POSITIONS):
         return True  # their sizes were not read, or the model is built with other sizes
+    limits = settings.table(options.MEDIA_LIMITS)
+    if limits and not any(limits.values()):
+        return True  # vLLM then leaves out the parts that read images and sounds
     return on_load or facts.quantisation in ("f32", "f64", None) or settings.has(options.TEXT_ONLY) or facts.format == "gguf"
 
 
@@ -176,7 +179,9 @@ def _judge_parallel(
                 )
             )
     # Which tensors are experts is not known.
-    unseen = parallelism.experts > parallelism.tensor and facts.experts and not facts.parts.experts
+    unseen = bool(parallelism.experts > parallelism.tensor and facts.experts and not facts.parts.experts)
+    if parallelism.pipeline > 1 and settings.has(options.STAGES):
+        unseen = True  # the stages have different numbers of layers
     certain = 0 if unseen or not estimate.weights_certain or _may_shrink(settings, facts) else estimate.weights_mib
     least = total
     if candidate.engine == "sglang" and context and not settings.has(options.CONTEXT):

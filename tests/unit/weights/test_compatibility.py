@@ -320,10 +320,25 @@ def test_only_weights_are_certain_and_both_come_with_the_arithmetic() -> None:
         ("bf16", "--offload-group-size 8"),
         ("bf16", '--hf-overrides {"num_hidden_layers":2}'),
         ("bf16", "--hf-overrides.text_config.num_hidden_layers 2"),
+        ("bf16", '--limit-mm-per-prompt {"image":0,"video":0}'),
+        ("bf16", "--limit-mm-per-prompt.image 0"),
     ],
 )
 def test_weights_that_shrink_while_they_are_loaded_are_never_impossible(quantisation: str, args: str) -> None:
     assert IMPOSSIBLE not in [verdict for verdict, _what in verdicts(serve(model(quantisation, gib=120), args=args))]
+
+
+def test_experts_that_stay_with_the_processor_are_not_judged() -> None:
+    args = "--kt-method AMXINT4 --kt-weight-path /models/kt --kt-num-gpu-experts 0"
+    assert verdicts(serve(model("fp8", gib=600, experts=256), "sglang", args=args)) == []
+
+
+def test_stages_of_unequal_length_are_never_certain() -> None:
+    pair = serve(model("bf16", gib=60), args="-pp 2 --max-model-len 1024", cards=("GPU-1", "GPU-2"))
+    cards = (card(90), card(86, "GPU-2", 24564))
+    assert verdicts(pair, cards=cards) == [(IMPOSSIBLE, WEIGHTS)]
+    uneven = replace(pair, environment={"VLLM_PP_LAYER_PARTITION": "26,6"})
+    assert verdicts(uneven, cards=cards) == [(DOUBTFUL, SHARE)]
 
 
 def test_pickled_weights_are_never_certain() -> None:

@@ -230,6 +230,20 @@ def test_mistrals_own_format_is_a_model(tmp_path: Path) -> None:
     assert [found.path for found in find_models(str(tmp_path))[0]] == [str(tmp_path)]
 
 
+def test_an_index_of_files_that_were_left_out_does_not_count(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}')
+    assert read_model(str(folder)).missing == ("model-00001-of-00001.safetensors",)
+    sparse_safetensors(folder / "consolidated.safetensors", WEIGHTS)  # vLLM: --load-format mistral
+    facts = read_model(str(folder))
+    assert (facts.files, facts.missing) == (("consolidated.safetensors",), ())
+    (folder / "consolidated.safetensors").unlink()
+    (folder / "model.safetensors.index.json").rename(folder / "consolidated.safetensors.index.json")
+    assert read_model(str(folder)).missing == ("model-00001-of-00001.safetensors",)
+
+
 def test_the_same_weights_in_a_second_format_count_once(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path / "m", LLAMA, **WEIGHTS)
     (folder / "params.json").write_text(json.dumps(PARAMS))
