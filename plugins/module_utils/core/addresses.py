@@ -41,13 +41,16 @@ def pack_address(text: str) -> Optional[bytes]:
 
 
 def addresses_overlap(one: str, other: str) -> bool:
-    """Whether two bind addresses cannot have the same port.
+    """Whether two bind addresses cannot have the same port. A link-local address is another one in each zone (``%eth0``).
 
     A wildcard holds every address of its family; IPv4 and IPv6 are apart, as the Docker Engine publishes them. An empty address
     is the wildcard of both families.
     """
     if not one or not other:
         return True
+    zone, other_zone = (address.strip("[]").partition("%")[2] for address in (one, other))
+    if zone and other_zone and zone != other_zone:
+        return False
     packed, other_packed = pack_address(one), pack_address(other)
     if packed is None or other_packed is None:
         return one == other

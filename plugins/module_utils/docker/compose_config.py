@@ -86,6 +86,10 @@ def _hint(said: str) -> str:
         return "set the variable in a file .env beside the compose file, or write the value itself"
     if "gpus" in said and "not allowed" in said:
         return "this version of Compose does not know gpus: use deploy.resources.reservations.devices, and pass -e gpu=ALIAS"
+    if "Invalid ip address" in said:
+        return "publish the port on an IP address without a zone: 127.0.0.1:8000:8000"
+    if "(root)" in said and "not allowed" in said:
+        return "write the services below the key services: (files without it are of Compose 1)"
     if "not allowed" in said:
         return "correct the key, or use a newer Docker Compose"
     if "env file" in said or "no such file" in said:

@@ -234,13 +234,21 @@ def read_message(body: bytes) -> str:
 
 
 def read_versions(body: bytes) -> Tuple[str, str, str]:
-    """The engine's own version, its newest and its oldest API version, from its answer to /version. Empty: it does not tell."""
+    """The engine's name and version, its newest and oldest API version, from its answer to /version. Empty: unknown."""
     try:
         told = json.loads(body)
     except ValueError:
         told = None
     told = told if isinstance(told, dict) else {}
-    return str(told.get("Version") or ""), str(told.get("ApiVersion") or ""), str(told.get("MinAPIVersion") or "")
+    return name_engine(told), str(told.get("ApiVersion") or ""), str(told.get("MinAPIVersion") or "")
+
+
+def name_engine(told: Mapping[str, Any]) -> str:
+    """``Docker Engine 29.1.2`` or ``Podman 5.2.2``, from the answer to /version."""
+    components = told.get("Components")
+    names = [str(one.get("Name")) for one in components if isinstance(one, dict)] if isinstance(components, list) else []
+    kind = "Podman" if any(name.startswith("Podman") for name in names) else "Docker Engine"
+    return "{0} {1}".format(kind, told.get("Version") or "of unknown version")
 
 
 def _parts(version: str) -> Tuple[int, ...]:
@@ -254,7 +262,7 @@ def choose_api_version(versions: Tuple[str, str, str], docker_host: str) -> str:
     versions: as ``read_versions`` returns them. Raises AnvilError for an engine that is too old or too new.
     """
     release, newest, oldest = versions
-    engine = "Docker Engine {0}, API {1} to {2}".format(release or "of unknown version", oldest or "?", newest or "?")
+    engine = "{0}, API {1} to {2}".format(release, oldest or "?", newest or "?")
     if _parts(newest) and _parts(newest) < _parts(OLDEST_API):
         raise fail(
             "the Docker Engine is too old",

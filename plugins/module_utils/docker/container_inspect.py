@@ -7,6 +7,7 @@ import datetime
 import re
 from typing import Any, List, Mapping, Optional, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import pack_address
 from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(?:([+-])(\d\d):(\d\d))?", re.ASCII)
@@ -37,7 +38,10 @@ def parse_timestamp(text: str) -> Optional[int]:
 def published_address(bind: str, port: int) -> Tuple[str, int]:
     """The address at which this host reaches a port published on ``bind``: loopback for a wildcard. An IPv6
     address has no brackets."""
-    return ("127.0.0.1" if bind in ("", "0.0.0.0") else "::1" if bind.strip("[]") == "::" else bind.strip("[]"), port)
+    packed = pack_address(bind or "0.0.0.0")
+    if packed is None or any(packed):
+        return bind.strip("[]"), port
+    return "127.0.0.1" if len(packed) == 4 else "::1", port
 
 
 def list_published(found: Mapping[str, Any]) -> List[Tuple[str, int]]:

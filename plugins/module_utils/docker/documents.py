@@ -32,6 +32,7 @@ _CONFIG = {
     "Labels": _TEXTS,
     "User": "",
     "WorkingDir": "",
+    "Hostname": "",
     "StopSignal": "",
     "Healthcheck": {"Test": _WORDS},
     "ExposedPorts": {_ANY: {}},
@@ -123,7 +124,14 @@ _INFO = {
     "LiveRestoreEnabled": False,
 }
 # The states of Podman that Docker has under another name.
-_STATES = {"configured": "created", "initialized": "created", "stopped": "exited", "stopping": "running", "up": "running"}
+_STATES = {
+    "configured": "created",
+    "initialized": "created",
+    "stopped": "exited",
+    "stopping": "running",
+    "up": "running",
+    "removal": "removing",  # "Removal In Progress"
+}
 
 
 def read_number(value: Any) -> int:
@@ -139,7 +147,9 @@ def read_number(value: Any) -> int:
 def read_container(raw: Any) -> Dict[str, Any]:
     """An inspected container. One without a name is named by its id."""
     document = _fill(raw, _CONTAINER)
-    document["Name"] = document["Name"] or "/" + document["Id"][:12]
+    document["Name"] = _with_slash(document["Name"] or document["Id"][:12])
+    if document["State"]["Health"]["Status"] == "none":
+        document["State"]["Health"]["Status"] = ""
     state = document["State"]
     state["Status"] = _state_word(state["Status"]) or _state_of_flags(state)
     return document
@@ -148,9 +158,14 @@ def read_container(raw: Any) -> Dict[str, Any]:
 def read_listed_container(raw: Any) -> Dict[str, Any]:
     """One row of the list of containers. One without a name is named by its id."""
     row = _fill(raw, _LISTED)
-    row["Names"] = row["Names"] or ["/" + row["Id"][:12]]
-    row["State"] = _state_word(row["State"] or row["Status"].partition(" ")[0])
+    row["Names"] = [_with_slash(name) for name in row["Names"] or [row["Id"][:12]]]
+    word = "paused" if "(Paused)" in row["Status"] else row["Status"].partition(" ")[0]
+    row["State"] = _state_word(row["State"] or word)
     return row
+
+
+def _with_slash(name: str) -> str:
+    return name if name.startswith("/") else "/" + name
 
 
 def read_info(raw: Any) -> Dict[str, Any]:

@@ -31,7 +31,7 @@ _EXPLANATIONS: Tuple[Tuple[str, str, str], ...] = (
         "on WSL2 type wsl --update and wsl --shutdown on Windows and update the driver there; elsewhere read dmesg",
     ),
     (
-        r"(?:in)?sufficient permissions",
+        r"(?:in)?sufficient permissions|enough permissions",
         "this user may not ask the NVIDIA driver",
         "set become: true, or give the user access to /dev/nvidia*",
     ),
@@ -51,6 +51,11 @@ _EXPLANATIONS: Tuple[Tuple[str, str, str], ...] = (
         "stop what uses it and type nvidia-smi --gpu-reset -i INDEX, or reboot the host",
     ),
     (r"reboot the system|system is not in ready state|reboot required", "the driver asks for a reboot", "reboot the host"),
+    (
+        r"(?:NVML|nvml error|cuda error): unknown error",
+        "the NVIDIA driver cannot be initialised",
+        "dmesg | grep -i -e nvrm -e xid shows why; if nothing else helps, reboot the host",
+    ),
     (r"timed? ?out", "the NVIDIA driver does not answer in time", SLOW_HINT),
 )
 

@@ -40,8 +40,9 @@ class GpuAccess:
 
 
 def _release(version: str) -> Tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    """One that is not understood, such as ``dev``, may do what the newest does."""
+    found = re.match(r"(\d+)(?:\.(\d+))?", version)
+    return (int(found[1]), int(found[2] or 0)) if found else CDI_PERHAPS
 
 
 def judge_gpu_access(

@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_cli import read_version
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import name_engine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.host.container_toolkit import read_toolkit
 from ansible_collections.anvil.serving.plugins.module_utils.host.docker_installation import (
@@ -52,12 +53,15 @@ class Unmet:
 
 
 def is_older(version: str, oldest: str) -> bool:
-    """Whether ``version`` is lower than ``oldest``; only the leading numbers count (``26.1.5+dfsg1``, ``v2.40.3``)."""
+    """Whether ``version`` is lower than ``oldest``; only the leading numbers count (``26.1.5+dfsg1``, ``v2.40.3``).
+
+    A version without a number, such as ``dev``, is not known to be older.
+    """
 
     def parts(word: str) -> List[int]:
         return [int(number) for number in re.findall(r"\d+", re.split(r"[-+~]", word)[0])[:3]]
 
-    return parts(version) < parts(oldest)
+    return bool(parts(version)) and parts(version) < parts(oldest)
 
 
 def free_mib(folder: str) -> int:
@@ -74,14 +78,18 @@ def _check_docker(engine: DockerEngine) -> Tuple[List[Unmet], str, Dict[str, Any
     hint = "set docker_host_install: true to install it (Debian 12 and 13, Ubuntu 22.04 and 24.04)"
     where = engine.docker_host
     try:
-        version, info = str(engine.version().get("Version")), engine.info()
+        told, info = engine.version(), engine.info()
+        version, name = str(told.get("Version")), name_engine(told)
     except AnvilError as exc:
         problem = exc.problems[0]
         others = {DESKTOP: "start Docker Desktop, which is installed here", SNAP: "snap start docker"}
         hint = others.get(find_installation(), "; or ".join(filter(None, (problem.hint, hint))))
         return [Unmet("engine", Problem(problem.what, where, problem.why, hint))], "", {}
     unmet = []
-    if is_older(version, OLDEST_DOCKER):
+    if name.startswith("Podman"):
+        why = "it answers at that address with Docker's API; Docker Engine {0} or newer is required".format(OLDEST_DOCKER)
+        unmet.append(Unmet("engine", Problem("this is {0}, and no Docker Engine".format(name), where, why, hint)))
+    elif is_older(version, OLDEST_DOCKER):
         what = "Docker Engine {0} is too old".format(version)
         unmet.append(Unmet("engine", Problem(what, where, "{0} or newer is required".format(OLDEST_DOCKER), hint)))
     return unmet, version, info

@@ -65,7 +65,7 @@ def find_busy_ports(
             continue  # this user may not bind the port, or the host lacks the address: nobody holds it
         found = find_listener(wanted)
         if not _is_leaving(found, listed, leaving):
-            busy[wanted] = describe_holder(found, str(error.strerror), _find_name(found, listed))
+            busy[wanted] = describe_holder(found, str(error.strerror), _find_name(found, listed), _list_on_host_network(listed))
     return busy
 
 
@@ -118,10 +118,27 @@ def _find_name(found: Optional[Listener], listed: Sequence[Mapping[str, Any]]) -
     return ""
 
 
-def describe_holder(found: Optional[Listener], otherwise: str, container: str = "") -> str:
-    """otherwise: what is known where the process is unknown. container: the name of the container that it runs in."""
+def _list_on_host_network(listed: Sequence[Mapping[str, Any]]) -> List[str]:
+    """The running containers with the host's network: their ports are in no list."""
+    rows = [documents.read_listed_container(entry) for entry in listed]
+    return [
+        row["Names"][0].lstrip("/") for row in rows if row["State"] == "running" and row["HostConfig"]["NetworkMode"] == "host"
+    ]
+
+
+def describe_holder(found: Optional[Listener], otherwise: str, container: str = "", candidates: Sequence[str] = ()) -> str:
+    """otherwise: what is known where the process is unknown. container: the name of the container that it runs in.
+
+    candidates: names of containers that may have the process, where it cannot be read.
+    """
     if found is None:
+        if candidates:
+            text = "a process that this user may not read ({0}), perhaps of a container with the host's network: {1}"
+            return text.format(otherwise, ", ".join(candidates))
         return "a process outside Docker ({0})".format(otherwise)
+    if found.container and not container:
+        text = "container {0} of another engine, such as Podman or containerd ({1}, pid {2})"
+        return text.format(found.container[:12], found.name, found.pid)
     if container:
         return "container {0} with the host's network ({1}, pid {2})".format(container, found.name, found.pid)
     if found.name == DOCKER_PROXY:

@@ -10,10 +10,9 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import find_flag, flag_of
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import (
-    NOT_SECRET_VALUES,
     SECRET_SHAPE,
-    SECRET_WORDS,
-    is_secret_name,
+    holds_secret,
+    is_secret_flag,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_bytes
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
@@ -132,7 +131,7 @@ def _read_environment(section: Section, engine: Optional[Engine]) -> Dict[str, s
             check.add_problem(
                 path, "must be text or a number, not {0}".format(describe_type(value)), 'for example: NAME: "value"'
             )
-        elif (is_secret_name(name) and str(value).lower() not in NOT_SECRET_VALUES) or SECRET_SHAPE.search(str(value)):
+        elif holds_secret(name, str(value)) or re.search(SECRET_SHAPE, str(value)):
             key = "api_key: <name in anvil_secrets>" if engine and name == engine.key_env else ""
             check.add_problem(
                 path,
@@ -218,7 +217,7 @@ def _read_word_list(section: Section, key: str) -> Optional[Tuple[str, ...]]:
     example = "{0}: [--flag, value]".format(key)
     if isinstance(value, str):
         example = "write each word as an item of a list: {0}: [{1}]".format(
-            key, "…" if SECRET_SHAPE.search(value) or "key" in value else shorten(", ".join(value.split()), 120)
+            key, "…" if re.search(SECRET_SHAPE, value) or "key" in value else shorten(", ".join(value.split()), 120)
         )
         section.add_problem(key, "must be a list, not one piece of text", example)
         return None
@@ -253,14 +252,14 @@ def _check_args(section: Section, engine: Optional[Engine]) -> None:
             section.check.add_problem(
                 path, "{0} would put the API key on a command line".format(bare), "use api_key: <name in anvil_secrets>"
             )
-        elif (bare.startswith("--") and bare.upper().rpartition("-")[2] in SECRET_WORDS) or bare == "-hft":
+        elif is_secret_flag(bare):
             variable = "HF_TOKEN" if bare in ("-hft", "--hf-token") else "NAME"
             section.check.add_problem(
                 path,
                 "{0} would put a secret on a command line".format(shorten(bare)),
                 "use secrets: {{{0}: <name in anvil_secrets>}}".format(variable),
             )
-        elif SECRET_SHAPE.search(word):
+        elif re.search(SECRET_SHAPE, word):
             section.check.add_problem(
                 path,
                 "the argument looks like a secret, and a command line is visible to every user of the host",

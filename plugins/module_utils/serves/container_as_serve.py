@@ -12,10 +12,12 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import find_flag, flag_of
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import (
-    SECRET_FLAG,
     is_secret_entry,
+    is_secret_flag,
     mask_text,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import list_bindings, read_environment
 
 SHELLS = ("sh", "bash", "dash", "ash", "zsh", "busybox")
 SHELL_ENDS = ("&&", "||", ";", "|", "&", ">", ">>", "<", "2>&1", "2>", "1>")
@@ -29,7 +31,12 @@ BEGINNINGS: Sequence[Tuple[Tuple[str, ...], str]] = (
     (("trtllm-serve",), "trtllm"),
     (("llama-server",), "llama_cpp"),
     (("llama_cpp.server",), "llama_cpp"),
+    (("tools.sh", "--server"), "llama_cpp"),
 )
+# Words between what a line for a shell does first and the arguments of the server.
+STARTERS = frozenset(("exec", "-m", "--", *(word for beginning, _engine in BEGINNINGS for word in beginning)))
+# Programs that run anything: without the beginning of an engine behind it, their command is of no engine.
+RUNNERS = re.compile(r"python[\d.]*|node|busybox|[bdaz]*sh")
 IMAGE_WORDS = (("vllm", "vllm"), ("sglang", "sglang"), ("llama.cpp", "llama_cpp"), ("llama-server", "llama_cpp"))
 PORTS = {"vllm": 8000, "sglang": 30000, "trtllm": 8000, "llama_cpp": 8080}
 # Variables that the plan sets by itself, or that an image or the runtime brings.
@@ -68,29 +75,50 @@ def offer_serve(
     inventory. cards: UUID -> memory in MiB. uuids: the cards that the container holds.
     """
     offer = OfferedServe(name)
-    config, host = raw.get("Config") or {}, raw.get("HostConfig") or {}
-    lines = [str(line) for line in config.get("Env") or ()]
-    environment = dict(line.split("=", 1) for line in lines if "=" in line)
-    words = [str(word) for word in [*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())]]
-    image = str(config.get("Image") or "")
-    engine, rest = find_command(unwrap_shell(words, environment), image)
-    offer.serve.update({"engine": engine} if engine else {}, image=image, container=name_container(raw))
+    document = documents.read_container(raw)
+    config, host, image = document["Config"], document["HostConfig"], document["Config"]["Image"]
+    environment = read_environment(config["Env"])
+    words = [*config["Entrypoint"], *config["Cmd"]]
+    script = unwrap_shell(words, environment)
+    engine, rest = find_command(script, image)
+    offer.serve.update({"engine": engine} if engine else {}, image=image, container=document["Name"].lstrip("/"))
     if not engine:
         shown = mask_text(" ".join(words)) or "none"
         offer.notes.append("engine: the command is of no engine that is known, write engine, model and args by hand: " + shown)
         rest = []
-    own_port = _read_arguments(offer, engine, rest)
-    _read_port(offer, host, own_port or PORTS.get(engine, 0))
+    elif script != words:
+        _note_script(offer, script, rest)
     inherited = set(image_environment)
-    _read_environment(offer, engine, {key: value for key, value in environment.items() if key + "=" + value not in inherited})
-    _read_mounts(offer, raw.get("Mounts") or ())
+    own = {key: value for key, value in environment.items() if key + "=" + value not in inherited}
+    own_port = _read_arguments(offer, engine, [*_flags_of_variables(engine, own, rest), *rest])
+    _read_port(offer, document, own_port or PORTS.get(engine, 0))
+    _read_environment(offer, engine, own)
+    _read_mounts(offer, document["Mounts"])
     _read_gpus(offer, uuids, aliases or {}, cards or {})
     _read_host_settings(offer, engine, host, config)
     return offer
 
 
-def name_container(raw: Mapping[str, Any]) -> str:
-    return str(raw.get("Name") or raw.get("Id") or "").lstrip("/")
+def _note_script(offer: OfferedServe, script: Sequence[str], rest: Sequence[str]) -> None:
+    """Say what a line for a shell does besides starting the server: the serve starts the server alone."""
+    starts = [at for at in range(len(script) - len(rest) + 1) if list(script[at : at + len(rest)]) == list(rest)]
+    before = list(script[: starts[0]]) if rest and starts else []
+    while before and (os.path.basename(before[-1]) in STARTERS or RUNNERS.fullmatch(os.path.basename(before[-1]))):
+        before.pop()
+    if before:
+        text = mask_text(" ".join(before))
+        offer.notes.append("args: left out of the line for a shell, write environment or an image for it: " + text)
+
+
+def _flags_of_variables(engine: str, environment: Mapping[str, str], rest: Sequence[str] = ()) -> List[str]:
+    """The variables that set keys of a serve, such as LLAMA_ARG_PORT, as the flags of the same settings. rest: flags, which count
+    before them."""
+    known = ENGINES[engine] if engine else None
+    flags = {key: flag for flag, key in reversed(list(known.flags.items()))} if known else {}
+    given = {known.flags.get(flag_of(word)) for word in rest} if known else set()
+    keys = [(known.variables.get(name, "") if known else "", value) for name, value in environment.items()]
+    chosen = [pair for pair in keys if pair[0] in ("model", "port", "publish", "served_name") and pair[0] not in given]
+    return [word for key, value in chosen for word in (flags[key], value)]
 
 
 def unwrap_shell(words: Sequence[str], environment: Mapping[str, str]) -> List[str]:
@@ -124,7 +152,7 @@ def find_command(words: Sequence[str], image: str) -> Tuple[str, List[str]]:
                 return engine, rest[: ends[0]] if ends else rest
     flags = next((number for number, word in enumerate(words) if flag_of(word)), None)
     for part, engine in IMAGE_WORDS:
-        if part in image and flags is not None:
+        if part in image and flags is not None and not (plain and RUNNERS.fullmatch(plain[0])):
             return engine, list(words[flags:])
     return "", []
 
@@ -149,19 +177,21 @@ def _read_arguments(offer: OfferedServe, engine: str, words: Sequence[str]) -> i
         head, given, inline = group[0].partition("=")
         values = ([inline] if given else []) + group[1:]
         key = known.get(flag, "")
-        if not flag and "model" not in offer.serve:
+        if not flag and "model" not in offer.serve and mask_text(group[0]) == group[0]:
             offer.serve["model"] = group[0]
         elif key == "port" and values and values[0].isdigit():
             port = int(values[0])
+            if len(values) > 1 and not given:
+                offer.serve.setdefault("model", values[1])
         elif key == "publish":
             continue
         elif key == "model" and key in offer.serve and values:
             offer.notes.append("model: left out, because the model is named already: " + mask_text(" ".join(group)))
-        elif key in ("model", "served_name") and values:
+        elif key in ("model", "served_name") and values and mask_text(values[0]) == values[0]:
             offer.serve[key] = values[0]
             if len(values) > 1:
                 offer.notes.append("{0}: further values are left out: {1}".format(key, ", ".join(values[1:])))
-        elif SECRET_FLAG.fullmatch(head) and values:
+        elif is_secret_flag(head) and values:
             _name_secret_flag(offer, engine, flag)
         elif mask_text(" ".join(group)) != " ".join(group):
             offer.notes.append("args: left out, because it holds a secret: " + mask_text(" ".join(group)))
@@ -191,27 +221,23 @@ def _name_secret_flag(offer: OfferedServe, engine: str, flag: str) -> None:
 
 
 def _add_secret(offer: OfferedServe, word: str, place: str) -> str:
-    name = "{0}_{1}".format(re.sub(r"\W", "_", offer.name), word.lower())
+    name = "{0}_{1}".format(re.sub(r"\W", "_", offer.name), re.sub(r"\W", "_", word.lower()))
+    while name in offer.secrets:  # another secret: API_KEY beside --api-key
+        name += "_2"
     offer.secrets[name] = "{0} of container {1}".format(place, offer.serve.get("container") or offer.name)
     return name
 
 
-def _read_port(offer: OfferedServe, host: Mapping[str, Any], inner: int) -> None:
+def _read_port(offer: OfferedServe, document: Mapping[str, Any], inner: int) -> None:
     """The port on the host: published from the server's own, or the server's own in the network of the host."""
-    bindings = host.get("PortBindings") or {}
-    published = [
-        (str(item.get("HostIp") or "0.0.0.0"), int(item["HostPort"]), target)
-        for target, items in bindings.items()
-        for item in items or ()
-        if str(item.get("HostPort") or "").isdigit() and str(target).endswith("/tcp")
-    ]
+    host, published = document["HostConfig"], [one for one in list_bindings(document) if one[1] and one[2].endswith("/tcp")]
     own = [one for one in published if one[2] == "{0}/tcp".format(inner)] or published
-    bind, port = (own[0][0], own[0][1]) if own else ("0.0.0.0" if host.get("NetworkMode") == "host" else "", inner)
+    bind, port = (own[0][0], own[0][1]) if own else ("0.0.0.0" if host["NetworkMode"] == "host" else "", inner)
     if not port:
         offer.notes.append("port: the container publishes none; choose a free port of the host")
         return
     offer.serve["port"] = port
-    if not own and host.get("NetworkMode") != "host":
+    if not own and host["NetworkMode"] != "host":
         offer.notes.append("port: the container publishes none; {0} is the port of the server in it".format(port))
     elif bind and not bind.startswith("127.") and bind != "::1":
         text = "publish: it was reachable on {0}; the serve is published on 127.0.0.1, behind the router"
@@ -221,7 +247,7 @@ def _read_port(offer: OfferedServe, host: Mapping[str, Any], inner: int) -> None
 def _read_environment(offer: OfferedServe, engine: str, environment: Mapping[str, str]) -> None:
     plain: Dict[str, str] = {}
     for name, value in sorted(environment.items()):
-        if DROPPED.fullmatch(name):
+        if DROPPED.fullmatch(name) or _flags_of_variables(engine, {name: value}):
             continue
         if engine and name == ENGINES[engine].key_env:
             offer.serve["api_key"] = _add_secret(offer, "api_key", "the variable " + name)
@@ -270,25 +296,29 @@ def _read_gpus(offer: OfferedServe, uuids: Sequence[str], aliases: Mapping[str, 
 
 def _read_host_settings(offer: OfferedServe, engine: str, host: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     defaults = ENGINES[engine] if engine else None
-    ipc, shm = str(host.get("IpcMode") or ""), int(host.get("ShmSize") or 0)
+    ipc, shm = host["IpcMode"], host["ShmSize"]
     if ipc == "host" and (defaults is None or defaults.ipc != "host"):
         offer.serve["ipc"] = "host"
     elif ipc != "host" and shm > SHM_BYTES:
         offer.serve["shm_size"] = "{0}m".format(shm >> 20)
-    restart = str((host.get("RestartPolicy") or {}).get("Name") or "no")
-    if restart in ("always", "on-failure"):
-        offer.serve["restart"] = restart
+    if host["RestartPolicy"]["Name"] in ("always", "on-failure"):
+        offer.serve["restart"] = host["RestartPolicy"]["Name"]
+    if host["Memory"] >= 6 << 20:
+        offer.serve["mem_limit"] = "{0}m".format(host["Memory"] >> 20)
+    pids = documents.read_number(host.get("PidsLimit"))
+    if pids >= 64:
+        offer.serve["pids_limit"] = pids
     left = [
         word
         for word, there in (
-            ("privileged", host.get("Privileged")),
-            ("cap_add", host.get("CapAdd")),
-            ("devices", [one for one in host.get("Devices") or () if "nvidia" not in str(one)]),
+            ("privileged", host["Privileged"]),
+            ("cap_add", host["CapAdd"]),
+            ("devices", [one for one in host["Devices"] if "nvidia" not in one["PathOnHost"]]),
             ("pid: host", host.get("PidMode") == "host"),
             ("ulimits", host.get("Ulimits")),
-            ("extra_hosts", host.get("ExtraHosts")),
-            ("user " + mask_text(str(config.get("User") or "")), config.get("User")),
-            ("mem_limit", host.get("Memory")),
+            ("extra_hosts", host["ExtraHosts"]),
+            ("user " + mask_text(config["User"]), config["User"]),
+            ("the network of another container", host["NetworkMode"].startswith("container:")),
         )
         if there
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import signal
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
@@ -172,7 +173,7 @@ def _silent_pairs(service: Service, seen: ObservedContainer, origin: ObservedIma
     return [
         ("command", list(seen.command), list(default_command if service.command is None else service.command)),
         ("entrypoint", list(seen.entrypoint), list(entrypoint)),
-        ("stop_signal", seen.stop_signal or SIGTERM, service.stop_signal or origin.stop_signal or SIGTERM),
+        ("stop_signal", _signal(seen.stop_signal) or SIGTERM, _signal(service.stop_signal or origin.stop_signal) or SIGTERM),
         (
             "working_dir",
             posixpath.normpath(seen.working_dir or "/"),
@@ -188,7 +189,7 @@ def _set_pairs(service: Service, seen: ObservedContainer) -> List[Tuple[str, Any
     pairs: List[Tuple[str, Any, Any]] = [
         ("command", seen.command, service.command),
         ("entrypoint", seen.entrypoint, service.entrypoint),
-        ("stop_signal", seen.stop_signal, service.stop_signal),
+        ("stop_signal", _signal(seen.stop_signal), _signal(service.stop_signal) or None),
         ("working_dir", seen.working_dir, service.working_dir),
         ("user", seen.user, service.user),
         ("healthcheck", seen.healthcheck or NO_HEALTHCHECK, service.healthcheck),
@@ -198,6 +199,19 @@ def _set_pairs(service: Service, seen: ObservedContainer) -> List[Tuple[str, Any
         for reason, before, after in pairs
         if after is not None
     ]
+
+
+def _hosts(entries: Iterable[str]) -> List[str]:
+    """Each as ``name:address``; Compose also writes ``name=address``, and an IPv6 address in brackets."""
+    return sorted(re.sub(r"[\[\]]", "", entry.replace("=", ":", 1)) for entry in entries)
+
+
+def _signal(word: Optional[str]) -> str:
+    """A signal by its name: ``15`` (Podman) and ``TERM`` are SIGTERM."""
+    if not word or word.startswith("SIG"):
+        return word or ""
+    known = {str(one.value): one.name for one in signal.Signals}
+    return known.get(word, word if word.isdigit() else "SIG" + word)
 
 
 def _grace(service: Service) -> int:
@@ -214,8 +228,8 @@ def _folders(paths: Iterable[str]) -> List[str]:
 
 
 def _image_name(reference: str) -> str:
-    """Podman writes the registry of a short name, ``docker.io/library/``."""
-    return reference.removeprefix("docker.io/").removeprefix("library/")
+    """Podman writes a short name in full: ``docker.io/library/NAME:latest``, and ``localhost/NAME`` for what was built there."""
+    return reference.removeprefix("docker.io/").removeprefix("library/").removeprefix("localhost/").removesuffix(":latest")
 
 
 def _digest(image_id: str) -> str:
@@ -257,7 +271,7 @@ def diff_service(
             _security(seen.security_opt, service.security_opt),
             _security(service.security_opt, service.security_opt),
         ),
-        ("extra_hosts", list(seen.extra_hosts), [entry.replace("=", ":", 1) for entry in service.extra_hosts]),
+        ("extra_hosts", _hosts(seen.extra_hosts), _hosts(service.extra_hosts)),
         ("limits", *_limit_pair(service, seen)),
         ("logging", *_log_pair(service, seen)),
         ("labels", _labels(_own_labels(seen.labels, service.labels, origin_image)), _labels(service.labels)),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -23,6 +24,8 @@ _DEVICE_FILE = re.compile(r"/dev/nvidia(\d+)")
 # The one device file of all GPUs of WSL2.
 WSL_DEVICE = "/dev/dxg"
 NOTHING = ("", "none", "void")
+# Where a Kubernetes node mounts one file for each GPU of a container, in place of a list in the variable.
+DEVICE_MOUNTS = "/var/run/nvidia-container-devices"
 # A shortened UUID has at least this many characters after GPU- or MIG-.
 SHORTEST = 4
 
@@ -52,14 +55,17 @@ def cards_of(raw: Mapping[str, Any], cards: Sequence[Card], names: HostNames = H
     asked = _list_requested(host["DeviceRequests"])
     if asked is None and (host["Runtime"] in names.runtimes or names_nvidia(host["Runtime"], None)):
         asked = _list_in_environment(document["Config"]["Env"])
+        if DEVICE_MOUNTS in asked:
+            targets = [mount["Destination"] for mount in document["Mounts"]]
+            asked = [posixpath.basename(path) for path in targets if posixpath.dirname(path) == DEVICE_MOUNTS]
     found = [uuid for word in asked or () for uuid in _resolve(word, cards)]
     for path in (device["PathOnHost"] for device in host["Devices"]):
         number = _DEVICE_FILE.fullmatch(path)
         if number:
             uuid = names.minors.get(int(number[1]))
             found.extend([uuid] if uuid else _resolve(number[1], cards))
-        elif path == WSL_DEVICE:
-            found.extend(_resolve("all", cards))
+        elif path == WSL_DEVICE or _CDI_NAME.fullmatch(path):
+            found.extend(_resolve("all" if path == WSL_DEVICE else path, cards))
     return tuple(dict.fromkeys(found))
 
 
@@ -67,17 +73,27 @@ def _list_requested(requests: Sequence[Mapping[str, Any]]) -> Optional[List[str]
     """What the device requests of a container ask for; None: none of them asks for NVIDIA's GPUs."""
     asked: Optional[List[str]] = None
     for request in requests:
-        names, driver, count = request["DeviceIDs"], request["Driver"], request["Count"]
+        driver, count = request["Driver"], request["Count"]
+        # The Docker Engine joins them with commas.
+        names = [name.strip() for ids in request["DeviceIDs"] for name in ids.split(",") if name.strip()]
         if driver == "cdi":
             names = [found[1] for found in map(_CDI_NAME.fullmatch, names) if found]
             if not names:
                 continue  # the devices of another vendor
-        elif driver not in ("", "nvidia", "nvidia.cdi", "nvidia.runtime-hook"):
+        elif driver not in ("", "nvidia", "nvidia.cdi", "nvidia.runtime-hook") or not _wants_gpu(driver, request):
             continue
         if not names:
             names = ["all"] if count < 0 else [str(number) for number in range(min(count, MOST_CARDS))]
         asked = [*(asked or ()), *names]
     return asked
+
+
+def _wants_gpu(driver: str, request: Mapping[str, Any]) -> bool:
+    """Where no driver is named, the Docker Engine chooses one by the capabilities: NVIDIA's has gpu and nvidia."""
+    wanted = request.get("Capabilities")
+    if driver or not wanted or not isinstance(wanted, (list, tuple)):
+        return True
+    return any(isinstance(one, (list, tuple)) and not {"gpu", "nvidia"}.isdisjoint(map(str, one)) for one in wanted)
 
 
 def _list_in_environment(lines: Sequence[str]) -> List[str]:

@@ -107,12 +107,14 @@ def read_environment(lines: Sequence[str]) -> Dict[str, str]:
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
-def _ports(raw: Mapping[str, Any]) -> Tuple[Tuple[str, int, str], ...]:
-    """The published ports. Where a range of ports was requested, the port that the Docker Engine chose out of it."""
+def list_bindings(raw: Mapping[str, Any], chosen_too: bool = True) -> Tuple[Tuple[str, int, str], ...]:
+    """The published ports of a container that was read. Where a range of ports was requested, the port that the Docker Engine
+    chose out of it. chosen_too: also the one that it chose where no port was named."""
     found = []
     for target, hosts in raw["HostConfig"]["PortBindings"].items():
         chosen = raw["NetworkSettings"]["Ports"].get(target, [])
-        for host in chosen if any("-" in host["HostPort"] for host in hosts) and chosen else hosts:
+        left_open = any("-" in host["HostPort"] or (chosen_too and host["HostPort"] in ("", "0")) for host in hosts)
+        for host in chosen if left_open and chosen else hosts:
             found.append((host["HostIp"] or "0.0.0.0", documents.read_number(host["HostPort"]), target))
     return tuple(sorted(found))
 
@@ -130,11 +132,11 @@ def _mounts(raw: Mapping[str, Any]) -> Tuple[Mount, ...]:
     return tuple(sorted(found, key=lambda mount: mount.target))
 
 
-def _endpoint(name: str, container: str, end: Mapping[str, Any]) -> Dict[str, Any]:
-    """What ``docker network connect`` can set for a container. The Docker Engine itself adds the short id as an alias."""
+def _endpoint(own: Sequence[str], end: Mapping[str, Any]) -> Dict[str, Any]:
+    """What ``docker network connect`` can set for a container. own: the names that the engine itself adds as aliases."""
     fixed = end["IPAMConfig"]
     here = {
-        "aliases": sorted({alias for alias in end["Aliases"] if alias != container[:12]}),
+        "aliases": sorted(set(end["Aliases"]).difference(own)),
         "links": sorted(end["Links"]),
         "ipv6": fixed["IPv6Address"],
         "link_local": sorted(fixed["LinkLocalIPs"]),
@@ -166,9 +168,14 @@ def _limits(host: Mapping[str, Any]) -> Dict[str, Any]:
     """The limits that are set. pids -1: unlimited on request."""
     found: Dict[str, Any] = {}
     for key, word in LIMITS.items():
-        if isinstance(host.get(key), (int, str)) and host[key] not in (0, "", -1):
-            found[word] = host[key]
-    # The Docker Engine sets it to twice the memory, or to -1 where the kernel does not count swap.
+        value = host.get(key)
+        if isinstance(value, str) and not key.startswith("Cpuset"):
+            value = documents.read_number(value)
+        if isinstance(value, (int, str)) and value not in (0, "", -1, True):
+            found[word] = value
+    # The Docker Engine sets it to twice the memory, or to -1 where the kernel does not count swap; without a memory limit to 0.
+    if host.get("MemorySwap") == -1 and not host["Memory"]:
+        found["memory_swap"] = -1
     if found.get("memory_swap") == 2 * int(host["Memory"]):
         del found["memory_swap"]
     if host.get("PidsLimit") in (0, -1):
@@ -203,12 +210,12 @@ def observe_container(document: Mapping[str, Any]) -> ObservedContainer:
         environment=read_environment(config["Env"]),
         gpu_uuids=tuple(uuid for request in requests for uuid in request["DeviceIDs"]),
         gpu_count=sum(request["Count"] for request in requests),
-        ports=_ports(raw),
+        ports=list_bindings(raw, chosen_too=False),
         mounts=_mounts(raw),
         networks=tuple(sorted(networks)),
         # An address that the Docker Engine chose is not among them.
         addresses={name: end["IPAMConfig"]["IPv4Address"] for name, end in networks.items() if end["IPAMConfig"]["IPv4Address"]},
-        endpoints={name: _endpoint(name, raw["Id"], end) for name, end in networks.items()},
+        endpoints={name: _endpoint((raw["Id"][:12], config["Hostname"]), end) for name, end in networks.items()},
         ipc=host["IpcMode"],
         shm_bytes=host["ShmSize"],
         restart=name_restart_policy(policy["Name"], policy["MaximumRetryCount"]),

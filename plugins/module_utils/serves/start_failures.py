@@ -32,6 +32,11 @@ _NAMES_AND_PORTS: Tuple[Tuple[str, str, str], ...] = (
         "netsh interface ipv4 show excludedportrange protocol=tcp lists such ports: give the serve another one",
     ),
     (
+        r"(?-i:Address already in use)|(?:ip|IP) address .* already (?:in use|allocated)",  # a port's error is in small letters
+        "another container has the fixed address of the serve",
+        "docker network inspect NETWORK lists the addresses: remove the container that has it, then run again",
+    ),
+    (
         r"port is already allocated|address already in use|only one usage of each socket address",
         "port {port} is taken",
         "it was free a moment before: end the process that took it, or give the serve another port, then run again",
@@ -109,7 +114,12 @@ _GPUS: Tuple[Tuple[str, str, str], ...] = (
         "install NVIDIA's driver on Windows, then type wsl --update and wsl --shutdown there",
     ),
     (
-        r"unknown device",
+        r"nvidia-container-cli.*(?:stat|mount operation|open) failed: \S*(?:/dev/nvidia|/proc/driver/nvidia)",
+        "a device file of the NVIDIA driver is missing",
+        "nvidia-modprobe -u -m -c 0 creates it; if /proc/driver/nvidia lacks the GPU too, read dmesg | grep -i nvrm and reboot",
+    ),
+    (
+        r"unknown device|nvidia-container-cli.*(?:invalid device|not enough devices)",
         "the NVIDIA runtime refused the GPU",
         "run nvidia-smi -L on the host: anvil_gpus must have a UUID that it lists",
     ),
@@ -120,6 +130,41 @@ _GPUS: Tuple[Tuple[str, str, str], ...] = (
     ),
 )
 _OTHERS: Tuple[Tuple[str, str, str], ...] = (
+    (
+        r"creating mount source path|bind source path does not exist|[Mm]ounts denied",
+        "a folder that the serve mounts is not on the host, or the Docker Engine may not reach it",
+        "create the folder, or correct volumes; the snap of Docker and Docker Desktop reach only some folders",
+    ),
+    (
+        r"mount a directory onto a file|not a directory",
+        "a mount is a file on one side and a folder on the other",
+        "correct volumes: the Docker Engine creates a folder where the host has nothing",
+    ),
+    (
+        r"exec format error",
+        "the image is built for another processor",
+        "use a tag for the processor of this host (docker image inspect IMAGE shows its Architecture; uname -m that of the host)",
+    ),
+    (
+        r"error setting rlimit|setting rlimits",
+        "the Docker Engine may not set a ulimit of the container",
+        "it runs without root or in another container: leave ulimits out, or raise those of the Docker Engine (LimitMEMLOCK)",
+    ),
+    (
+        r"No chain/target/match by that name|iptables failed|nftables.*failed",
+        "the firewall rules of the Docker Engine are gone",
+        "another program removed them (a reload of the firewall): systemctl restart docker writes them again",
+    ),
+    (
+        r"address pools have been fully subnetted|non-overlapping IPv4 address pool",
+        "the Docker Engine has no addresses left for a new network",
+        "docker network prune removes unused ones; docker_host_daemon: {default-address-pools: […]} gives more",
+    ),
+    (
+        r"(?:veth|bridge).*operation not supported",
+        "the kernel cannot create the network of the container",
+        "after an upgrade of the kernel its modules may be gone: reboot the host",
+    ),
     (
         r"no such file or directory|executable file not found|permission denied",
         "the image cannot run the entrypoint or command",
@@ -139,11 +184,28 @@ _OTHERS: Tuple[Tuple[str, str, str], ...] = (
 # The container toolkit passes the driver's own words on.
 _DRIVER = r"nvidia-container-cli|nvml error"
 _IMAGE_EXPLANATIONS: Tuple[Tuple[str, str], ...] = (
+    (
+        r"error getting credentials|docker-credential-",
+        "a credential helper does not work: remove credsStore from ~/.docker/config.json, or install the helper that it names",
+    ),
+    (
+        r"no matching manifest|does not (?:match|provide) the specified platform",
+        "the registry has the image only for other processors: use a tag for that of the host (uname -m)",
+    ),
+    (
+        r"toomanyrequests|rate limit",
+        "the registry allows no more pulls for now: docker login on the host raises the limit, or wait, or use a mirror",
+    ),
+    (
+        r"x509|certificate|HTTP response to HTTPS client",
+        "the host does not trust the registry: put its CA into /etc/docker/certs.d/REGISTRY/ca.crt, "
+        "or for one without TLS set docker_host_daemon: {insecure-registries: [REGISTRY]}",
+    ),
     (r"manifest unknown|not found|name unknown", "the registry has no such image: check the name and the tag"),
     (r"denied|unauthorized|authentication", "the registry requires a login (docker login on the host), or the name is misspelt"),
     (r"no space left", "the disk of the host is full: docker system df shows what uses the space"),
     (
-        r"connection refused|no such host|no route to host|timeout|unreachable|lookup|EOF",
+        r"connection refused|no such host|no route to host|timeout|unreachable|lookup|EOF|deadline exceeded|proxyconnect",
         "the host cannot reach the registry: check that it is up, or docker load the image on the host",
     ),
 )

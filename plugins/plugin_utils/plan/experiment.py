@@ -9,12 +9,18 @@ With parameters it is one more serve for ``build_plan``, so it gets the engine d
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import addresses_overlap, split_protocol
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import (
+    addresses_overlap,
+    list_ports,
+    name_port,
+    ports_overlap,
+    split_protocol,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     EXPERIMENT_NETWORK,
@@ -85,8 +91,9 @@ def _list_claims(base: HostPlan) -> list[tuple[str, str, str, int]]:
 
 
 def find_conflicts(services: Iterable[Service], base: HostPlan) -> list[Problem]:
-    """Container names and ports of an experiment that belong to the inventory, even to a serve that does not run now."""
-    found = []
+    """Container names and ports of an experiment that belong to the inventory, even to a serve that does not run now, or to two
+    services of the experiment."""
+    found, services = [], list(services)
     claims = _list_claims(base)
     names = {container: owner for owner, container, _bind, _port in claims}
     for service in services:
@@ -98,7 +105,21 @@ def find_conflicts(services: Iterable[Service], base: HostPlan) -> list[Problem]
                 if port == number and split_protocol(target)[1] == "tcp" and addresses_overlap(bind, taken):
                     what = f"the inventory uses port {port} for {owner}"
                     found.append(Problem(what, "port", hint="choose a free port: an experiment never takes the port of a serve"))
-    return found
+    return [*found, *_find_twins(services)]
+
+
+def _find_twins(services: Sequence[Service]) -> Iterator[Problem]:
+    """Ports and container names that two services of one file want."""
+    for number, service in enumerate(services):
+        for other in services[:number]:
+            where = f"compose: services.{service.name}"
+            if service.container == other.container:
+                yield Problem(f"{other.name} has the container name {service.container} too", where, hint="choose another name")
+            for port in list_ports(service.ports):
+                if any(ports_overlap(port, taken) for taken in list_ports(other.ports)):
+                    yield Problem(
+                        f"{other.name} publishes port {name_port(port)} too", f"{where}.ports", hint="choose another port"
+                    )
 
 
 def plan_experiment(

@@ -151,9 +151,8 @@ def _name_volumes(
         if device.startswith("/"):
             problems.extend(check_host_path(where, device, False, root))
         if settings.get("driver_opts") or settings.get("driver") not in (None, "", "local"):
-            hint = (
-                f"create the volume on the host, and write external: true; or mount the folder itself: {device or '/folder'}:/…"
-            )
+            folder = device if device.startswith("/") else "/folder"
+            hint = f"create the volume on the host, and write external: true; or mount the folder itself: {folder}:/…"
             problems.append(Problem("an experiment cannot have a volume with a driver or driver_opts", where, hint=hint))
         name = str(settings.get("name") or key)
         # Compose names a volume after its own project where the file does not name it.

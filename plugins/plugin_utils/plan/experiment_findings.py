@@ -169,7 +169,10 @@ def check_host_path(where: str, source: str, read_only: bool, root: str) -> Iter
 
 def _check_port(where: str, port: Mapping[str, Any]) -> Iterator[Problem]:
     bind, published = str(port.get("host_ip") or ""), str(port.get("published") or "")
-    if not published or published == "0":
+    if "-" in published:
+        hint = f"choose one of them: 127.0.0.1:{published.partition('-')[0]}:{port.get('target')}"
+        yield Problem(f"the Docker Engine would choose a port out of {published}", f"{where}.ports", hint=hint)
+    elif not published or published == "0":
         yield Problem("a port has no number on the host", f"{where}.ports", hint="use 127.0.0.1:PORT:" + str(port.get("target")))
     elif bind and bind != "::1" and not bind.startswith("127."):
         hint = f"use 127.0.0.1:{published}:{port.get('target')}, because an experiment has no API key"

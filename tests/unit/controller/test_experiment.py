@@ -140,6 +140,12 @@ def test_what_the_inventory_claims_is_refused_even_while_it_is_down() -> None:
         assert [owner in problem.what for problem in experiment.find_conflicts(project.services.values(), base)] == [True]
     free = render_experiment(plan_of(ExperimentOptions("trial", model="m", port="30010"), base), "trial", 0)
     assert experiment.find_conflicts(free.services.values(), base) == []
+    (service,) = free.services.values()
+    twins = experiment.find_conflicts([service, replace(service, name="other")], base)
+    assert [problem.what for problem in twins] == [
+        f"trial has the container name {service.container} too",
+        "trial publishes port 127.0.0.1:30010 too",
+    ]
 
 
 COMPOSE = """
@@ -223,6 +229,11 @@ REFUSED: list[tuple[str, str]] = [
     ("ports: ['192.168.1.5:8080:80']", "published on 192.168.1.5"),
     ("ports: ['[::]:8080:80']", "published on ::"),
     ("ports: ['80']", "has no number on the host"),
+    ("ports: ['8000-8010:80']", "choose one of them"),
+    ("ports: ['localhost:8000:80']", "on an IP address"),
+    ("environment: {PGPASSWORD: abc}", "PGPASSWORD holds a secret"),
+    ("environment: {GRADIO_AUTH: 'me:abc'}", "GRADIO_AUTH holds a secret"),
+    ("command: [--api-keys, 'abc,def']", "at --api-keys"),
     ("volumes: ['./here:/x']", "./here is relative"),
     ("volumes: ['~/.cache:/x']", "home folder"),
     ("volumes: ['C:\\\\models:/x']", "Windows path"),
@@ -275,6 +286,22 @@ def test_what_a_compose_file_may_not_say(base: HostPlan, tmp_path: Path, line: s
     with pytest.raises(AnvilError) as caught:
         read(f"services:\n  model:\n{image}    {line}\n", tmp_path, base)
     assert words in caught.value.as_text() and "    do:   " in caught.value.as_text()
+
+
+@needs_compose
+@pytest.mark.parametrize(
+    "line",
+    [
+        "command: [--eos-token, '2', --max-num-batched-tokens, '8192']",
+        "command: [--api-key, EMPTY]",
+        "command: [sh, -c, 'exec serve --api-key $$VLLM_API_KEY']",
+        "environment: {OPENAI_API_KEY: EMPTY, EOS_TOKEN: x, MAX_TOKENS: 100, WEBUI_AUTH: false}",
+        "healthcheck: {test: [CMD-SHELL, 'curl -H \"Authorization: Bearer $$VLLM_API_KEY\" http://localhost/health']}",
+    ],
+)
+def test_what_is_no_secret_is_not_refused(base: HostPlan, tmp_path: Path, line: str) -> None:
+    project, _notes = read(f"services:\n  model:\n    image: some/server:1\n    {line}\n", tmp_path, base)
+    assert list(project.services) == ["model"]
 
 
 @needs_compose

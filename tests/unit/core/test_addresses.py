@@ -21,6 +21,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.addresses impor
         ("::1", "0:0:0:0:0:0:0:1", True),
         ("[::1]", "::1", True),
         ("fe80::1%eth0", "fe80::1", True),
+        ("fe80::1%eth0", "fe80::1%eth1", False),
+        ("[fe80::1%eth0]", "fe80::1%eth0", True),
         ("::ffff:127.0.0.1", "127.0.0.1", True),
         ("", "127.0.0.1", True),
         ("", "::1", True),

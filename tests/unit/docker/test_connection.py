@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import choose_api_version
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import choose_api_version, name_engine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 
 HOST = "unix:///run/docker.sock"
@@ -104,6 +104,19 @@ def test_an_engine_that_is_too_old_or_too_new_is_named_as_such(start: Start, new
             call()
         (problem,) = refused.value.problems
         assert word in problem.what and newest in problem.why and oldest in problem.why and problem.hint
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ({"Version": "29.1.2", "Components": [{"Name": "Engine"}]}, "Docker Engine 29.1.2"),
+        ({"Version": "5.2.2", "Components": [{"Name": "Podman Engine"}, {"Name": "Conmon"}]}, "Podman 5.2.2"),
+        ({"Components": None}, "Docker Engine of unknown version"),
+        ({"Version": "1", "Components": ["x", {}]}, "Docker Engine 1"),
+    ],
+)
+def test_an_engine_is_named_as_what_it_is(told: dict[str, Any], name: str) -> None:
+    assert name_engine(told) == name
 
 
 @pytest.mark.parametrize("answer", [b"<html>", b"", 7, "text", ["a"]])

@@ -21,6 +21,9 @@ def test_a_timestamp_is_whole_seconds_and_the_zero_time_is_none(text: str, secon
     [
         ({"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "9000"}]}, {}, "bridge", {}, ("127.0.0.1", 9000)),
         ({"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "9000"}]}, {}, "bridge", {}, ("127.0.0.1", 9000)),
+        ({"8000/tcp": [{"HostIp": "::", "HostPort": "9000"}]}, {}, "bridge", {}, ("::1", 9000)),
+        ({"8000/tcp": [{"HostIp": "0:0:0:0:0:0:0:0", "HostPort": "9000"}]}, {}, "bridge", {}, ("::1", 9000)),
+        ({"8000/tcp": [{"HostIp": "fd00::7", "HostPort": "9000"}]}, {}, "bridge", {}, ("fd00::7", 9000)),
         ({"8000/tcp": None, "53/udp": [{"HostIp": "", "HostPort": "1"}]}, {}, "none", {}, None),
         ({}, {"ExposedPorts": {"8000/tcp": {}}}, "host", {}, ("127.0.0.1", 8000)),
         ({}, {"ExposedPorts": {"8000/tcp": {}}}, "x", {"x": {"IPAddress": "172.18.0.2"}}, ("172.18.0.2", 8000)),

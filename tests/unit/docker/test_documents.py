@@ -154,6 +154,33 @@ def test_a_container_without_a_name_is_named_by_its_id() -> None:
     assert documents.read_listed_container({"Id": "c" * 64, "Names": None})["Names"] == ["/" + "c" * 12]
 
 
+def test_a_name_has_its_slash_also_where_an_engine_writes_none() -> None:
+    assert documents.read_container({"Id": "c" * 64, "Name": "x"})["Name"] == "/x"
+    assert documents.read_listed_container({"Id": "c" * 64, "Names": ["x", "/y"]})["Names"] == ["/x", "/y"]
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        ("Up 3 hours (healthy)", "running"),
+        ("Up 2 minutes (Paused)", "paused"),
+        ("Exited (137) 3 days ago", "exited"),
+        ("Restarting (1) 5 seconds ago", "restarting"),
+        ("Removal In Progress", "removing"),
+        ("Created", "created"),
+        ("Dead", "dead"),
+    ],
+)
+def test_the_state_of_a_listed_container_is_in_its_status_too(status: str, state: str) -> None:
+    assert documents.read_listed_container({"Id": "c", "Status": status})["State"] == state
+
+
+def test_no_health_check_and_limits_of_any_type() -> None:
+    assert observe_container({"State": {"Status": "running", "Health": {"Status": "none"}}}).health == ""
+    odd = {"CpuShares": True, "NanoCpus": "0", "CpuQuota": -1, "BlkioWeight": "500", "CpusetCpus": "0", "Memory": 1024.0}
+    assert observe_container({"HostConfig": odd}).limits == {"blkio_weight": 500, "cpuset": "0", "memory": 1024}
+
+
 @pytest.mark.parametrize("wrong", [None, 1, True, "x", [1.5, None], {"a": None}])
 def test_what_an_engine_says_of_itself_has_its_types(wrong: Any) -> None:
     read = documents.read_info({"Runtimes": wrong, "SecurityOptions": wrong, "DockerRootDir": wrong, "CDISpecDirs": wrong})

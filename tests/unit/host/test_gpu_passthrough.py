@@ -32,6 +32,8 @@ WSL2 = {**DESKTOP, "KernelVersion": "6.6.87.2-microsoft-standard-WSL2"}
         ("29.1.0", {}, HOOK, "hook"),
         ("29.0.0", {}, CDI, "cdi"),
         ("30.0", {}, CDI, "cdi"),
+        ("29", {}, CDI, "cdi"),
+        ("dev", {}, CDI, "cdi"),  # a build without a number: with a recommendation, and no refusal
         ("28.5.1", {}, CDI, "cdi"),
         ("27.5.1", {}, NAMED, "runtime"),
         ("27.5.1", {}, replace(CDI, engine_has_it=True), "runtime"),

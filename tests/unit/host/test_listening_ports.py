@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.host import listening_ports
 from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import (
     Listener,
     describe_holder,
@@ -128,7 +129,27 @@ def test_the_container_of_a_process_with_the_host_s_network(tmp_path: Path, cgro
         (Listener("nginx", 7), "", "a process outside Docker (nginx, pid 7)"),
         (Listener("docker-proxy", 7), "", "to free the port: systemctl restart docker"),
         (Listener("vllm", 7, ID), "llm", "container llm with the host's network (vllm, pid 7)"),
+        (Listener("vllm", 7, ID), "", f"container {ID[:12]} of another engine, such as Podman or containerd (vllm, pid 7)"),
     ],
 )
 def test_what_is_said_of_the_holder(found: Listener | None, container: str, words: str) -> None:
     assert words in describe_holder(found, "Address already in use", container)
+
+
+def test_a_process_that_cannot_be_read_may_be_one_of_a_container_with_the_host_s_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening_ports, "find_listener", lambda _port: None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        listed = [
+            {"Id": ID, "Names": ["/llm"], "State": "running", "HostConfig": {"NetworkMode": "host"}},
+            {"Id": "b" * 64, "Names": ["/other"], "State": "running", "HostConfig": {"NetworkMode": "bridge"}},
+            {"Id": "c" * 64, "Names": ["/gone"], "State": "exited", "HostConfig": {"NetworkMode": "host"}},
+        ]
+        service = Service(name="s", container="s", image="i", ports=(("127.0.0.1", port, "1/tcp"),))
+        busy = listening_ports.find_busy_ports([service], listed)
+        assert list(busy.values()) == [
+            "a process that this user may not read (Address already in use), perhaps of a container with the host's network: llm"
+        ]
+        assert listening_ports.find_busy_ports([service], listed, [ID]) == {}  # it leaves

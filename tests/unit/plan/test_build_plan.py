@@ -74,9 +74,17 @@ def test_the_plan_is_plain_data():
     assert json.loads(json.dumps(plan().as_dict()))["serves"][0]["gpu_uuids"] == [BIG]
 
 
+def test_an_ordinary_token_and_a_placeholder_are_no_secrets():
+    made = plan((FAST + "args", ["--eos-token", "2"]), (FAST + "environment", {"OPENAI_API_KEY": "EMPTY"}))
+    (fast,) = [serve for serve in made.serves if serve.name == "fast"]
+    assert "--eos-token" in fast.args and fast.environment["OPENAI_API_KEY"] == "EMPTY"
+
+
 @pytest.mark.parametrize(
     ("name", "secret"),
     [
+        ("EOS_TOKEN", False),
+        ("API_KEYS", True),
         ("HF_TOKEN", True),
         ("OPENAI_API_KEY", True),
         ("db_password", True),

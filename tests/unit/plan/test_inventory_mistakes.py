@@ -197,6 +197,13 @@ MISTAKES = {
     "further keys without the first": ([(FAST + "args", ["--api-key-file", "/k"])], FAST + "args[0]", "without an", "api_key:"),
     "key in args": ([(HEAVY + "args", ["--api-key=sekret99"])], HEAVY + "args[0]", "--api-key", "api_key:"),
     "token in args": ([(FAST + "args", ["--hf-token", "sekret99"])], FAST + "args[0]", "--hf-token", "HF_TOKEN"),
+    "keys in args": ([(FAST + "args", ["--api-keys", "sekret99"])], FAST + "args[0]", "--api-keys", "secrets"),
+    "password in one word": (
+        [(HEAVY + "environment", {"PGPASSWORD": "sekret99"})],
+        HEAVY + "environment.PGPASSWORD",
+        "clear",
+        "PG",
+    ),
     "token by its shape": ([(FAST + "args", ["--x", HF])], FAST + "args[1]", "looks like a secret", "secrets"),
     "boolean in environment": (
         [(HEAVY + "environment", {"A": True})],

@@ -55,6 +55,36 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"engine": "llama_cpp", "model": "/m/x.gguf", "args": ["-c", "-1", "-ngl", "99"], "volumes": ["/srv/m:/m:ro"],
          "secrets": {"HF_TOKEN": "mine_hf_token"}},
     ),
+    "a range of ports, of which the Docker Engine chose one": (
+        {**container("org/m", entrypoint=("vllm", "serve"), host={"PortBindings": {"8000/tcp": [{"HostPort": "30000-30009"}]}}),
+         "NetworkSettings": {"Ports": {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "30002"}]}}},
+        {"engine": "vllm", "port": 30002},
+    ),
+    "a model after a flag": (
+        container("vllm", "serve", "--port", "8000", "org/m"),
+        {"engine": "vllm", "model": "org/m", "port": 30002},
+    ),
+    "llama.cpp by its variables": (
+        container(image="ggml-org/llama.cpp:server", entrypoint=("/app/llama-server",), port=8081,
+                  env=["LLAMA_ARG_MODEL=/m/x.gguf", "LLAMA_ARG_PORT=8081", "LLAMA_ARG_HOST=0.0.0.0", "LLAMA_ARG_CTX_SIZE=4096"]),
+        {"engine": "llama_cpp", "model": "/m/x.gguf", "port": 30002, "environment": {"LLAMA_ARG_CTX_SIZE": "4096"}},
+    ),
+    "llama.cpp by flags, which count before its variables": (
+        container("-m", "/m/y.gguf", image="ggml-org/llama.cpp:server", entrypoint=("/app/llama-server",), port=8080,
+                  env=["LLAMA_ARG_MODEL=/m/x.gguf"]),
+        {"engine": "llama_cpp", "model": "/m/y.gguf", "environment": None},
+    ),
+    "llama.cpp's image with all tools": (
+        container("--server", "-m", "/m/x.gguf", "-c", "8", image="ggml-org/llama.cpp:full",
+                  entrypoint=("/app/tools.sh",), port=8080),
+        {"engine": "llama_cpp", "model": "/m/x.gguf", "args": ["-c", "8"]},
+    ),
+    "an ordinary token, limits, and two secrets of one name": (
+        container("org/m", "--eos-token", "2", "--api-key", KEY, entrypoint=("vllm", "serve"), env=["API_KEY=another-secret"],
+                  host={"Memory": 8 << 30, "PidsLimit": 512, "ShmSize": "x", "RestartPolicy": "always", "Devices": "x"}),
+        {"engine": "vllm", "args": ["--eos-token", "2"], "mem_limit": "8192m", "pids_limit": 512, "api_key": "mine_api_key",
+         "secrets": {"API_KEY": "mine_api_key_2"}},
+    ),
     "trtllm": (
         container("trtllm-serve", "org/m", "--host", "0.0.0.0", image="nvcr.io/nvidia/tensorrt-llm/release:1"),
         {"engine": "trtllm", "model": "org/m"},
@@ -86,6 +116,29 @@ def test_a_container_becomes_a_serve_that_the_inventory_accepts(name: str) -> No
 def test_a_command_of_no_known_engine_is_said_and_its_secrets_are_not() -> None:
     offer = offer_serve("mine", container("serve.py", "--api-key", "s3cret", image="me/own:1"))
     assert "engine" not in offer.serve and "serve.py --api-key <hidden>" in offer.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        (
+            [
+                "bash",
+                "-c",
+                "set -e\npip install x && export HF_TOKEN=sekret-9 && exec python3 -m sglang.launch_server --model m",
+            ],
+            "line for a shell, write environment or an image for it: set -e ; pip install x && export HF_TOKEN=<hidden> &&",
+        ),
+        (
+            ["llama-server", "-mu", "https://store.example/m.gguf?token=sekret-9"],
+            "secret: -mu https://store.example/m.gguf?token=<hidden>",
+        ),
+        (["python", "-c", "import os; os.environ['HF_TOKEN'] = 'sekret-9'"], "of no engine that is known"),
+    ],
+)
+def test_what_is_left_out_is_said_without_its_secrets(words: list[str], note: str) -> None:
+    offer = offer_serve("mine", container(*words)).as_dict()
+    assert any(note in one for one in offer["notes"]) and "sekret-9" not in json.dumps(offer)
 
 
 def test_the_network_of_the_host_and_an_address_beyond_loopback_are_told() -> None:

@@ -140,7 +140,6 @@ SILENT = {"shm_bytes": None, "ipc": ""}
         (("HostConfig", "OomScoreAdj"), 200),  # rootless
         (("HostConfig", "PidsLimit"), 0),
         (("HostConfig", "PidsLimit"), -1),
-        (("HostConfig", "MemorySwap"), -1),
         (("HostConfig", "MemorySwappiness"), -1),
         (("HostConfig", "SecurityOpt"), ["label=disable", "label=level:s0", "no-new-privileges"]),
         (("HostConfig", "RestartPolicy"), {"Name": "unless-stopped", "MaximumRetryCount": 0}),
@@ -148,10 +147,12 @@ SILENT = {"shm_bytes": None, "ipc": ""}
         (("HostConfig", "Isolation"), "default"),
         (("Config", "StopTimeout"), 10),  # Podman
         (("Config", "WorkingDir"), "/"),  # Podman
+        (("Config", "StopSignal"), "15"),  # Podman
         (("Config", "ExposedPorts"), {"1/tcp": {}}),
         (("Config", "Healthcheck"), {}),
         (("NetworkSettings", "Networks", "anvil", "MacAddress"), "02:42:ac:12:00:09"),
         (("NetworkSettings", "Networks", "anvil", "Aliases"), ["heavy", "70d423489d23"]),  # Docker Engine 24
+        (("NetworkSettings", "Networks", "anvil"), {"Aliases": ["heavy", RECORDED["container"]["Config"]["Hostname"]]}),
     ],
 )
 def test_what_the_engine_fills_in_by_itself_is_no_drift(edit: tuple[tuple[str, ...], Any]) -> None:
@@ -166,10 +167,21 @@ def test_what_the_engine_fills_in_by_itself_is_no_drift(edit: tuple[tuple[str, .
         {"mounts": (Mount("bind", "/tmp/testbed//models", "/models", True),)},
         {"tmpfs": ("/tmp/:size=64m",)},
         {"image": "docker.io/anvil.local/llama-server:1"},
+        {"image": "localhost/anvil.local/llama-server:1"},
+        {"stop_signal": "TERM"},
+        {"stop_signal": "15"},
     ],
 )
 def test_another_spelling_of_the_same_is_no_drift(fields: dict[str, Any]) -> None:
     assert compare(wanted(**fields)) == []
+
+
+def test_a_host_name_of_the_container_and_spellings_of_addresses_are_no_drift() -> None:
+    named = (("Config", "Hostname"), "gpu-box"), (("NetworkSettings", "Networks", "anvil", "Aliases"), ["heavy", "gpu-box"])
+    assert compare(wanted(), changed(*named)) == []
+    hosts = (("HostConfig", "ExtraHosts"), ["b=::1", "a:[fd00::2]"])
+    assert compare(wanted(extra_hosts=("a:fd00::2", "b:[::1]")), changed(hosts)) == []
+    assert compare(wanted(image="x"), changed((("Config", "Image"), "docker.io/library/x:latest"))) == []
 
 
 def test_docker_desktop_shows_a_folder_under_a_path_of_its_own() -> None:
@@ -222,6 +234,7 @@ def test_what_the_image_sets_is_no_drift_also_after_its_tag_has_moved() -> None:
     ("path", "value", "reason"),
     [
         *((("HostConfig", key), 512, "limits") for key in LIMITS if not key.startswith("Cpuset")),
+        (("HostConfig", "MemorySwap"), -1, "limits"),  # nothing but docker update sets it without a limit of memory
         (("HostConfig", "CpusetCpus"), "0", "limits"),
         (("HostConfig", "CpusetMems"), "0", "limits"),
         (("HostConfig", "RestartPolicy"), {"Name": "unless-stopped", "MaximumRetryCount": 3}, None),
@@ -250,6 +263,9 @@ def test_a_limit_that_the_kernel_does_not_have_is_no_drift_and_one_taken_away_is
     assert reasons(compare(service, changed(made, (("HostConfig", "PidsLimit"), -1)))) == ["limits"]
     assert reasons(compare(service, changed(made, (("HostConfig", "Memory"), 2 << 30)))) == ["limits"]
     assert compare(service, changed(made, (("HostConfig", "Memory"), 1 << 30), (("HostConfig", "MemorySwap"), 2 << 30))) == []
+    assert (
+        compare(service, changed(made, (("HostConfig", "Memory"), 1 << 30), (("HostConfig", "MemorySwap"), -1))) == []
+    )  # no swap
     assert reasons(compare(service, changed())) == ["limits"]  # made before the service had limits
 
 

@@ -51,6 +51,11 @@ def runtime(value: str, name: str = "nvidia") -> dict[str, Any]:
         (inspected(DeviceRequests=request("0", driver="amd")), ()),
         (inspected(DeviceRequests=request(A, driver="nvidia.runtime-hook")), (A,)),
         (inspected(DeviceRequests=[*request("0"), *request("1")]), (A, B)),
+        (inspected(DeviceRequests=request("0, 1")), (A, B)),  # the engine joins them with commas
+        (inspected(DeviceRequests=[{"Driver": "", "Count": -1, "Capabilities": [["tpu"]]}]), ()),
+        (inspected(DeviceRequests=[{"Driver": "", "Count": -1, "Capabilities": [["gpu", "compute"]]}]), (A, B)),
+        (inspected(DeviceRequests=[{"Driver": "", "Count": -1, "Capabilities": "gpu"}]), (A, B)),
+        (inspected(DeviceRequests=request("nvidia.com/gpu=0", "amd.com/gpu=1", driver="cdi")), (A,)),
         # the request sets the variable anew, whatever the image says, and void for no GPU at all
         (inspected([ALL], Runtime="nvidia", DeviceRequests=request(A)), (A,)),
         (inspected([ALL], Runtime="nvidia", DeviceRequests=request("nvidia.com/gpu=1", driver="cdi")), (B,)),
@@ -80,6 +85,16 @@ def runtime(value: str, name: str = "nvidia") -> dict[str, Any]:
         (inspected(Devices=[{"PathOnHost": "/dev/nvidia0"}, {"PathOnHost": "/dev/nvidiactl"}]), (B,)),  # by its minor number
         (inspected(Devices=[{"PathOnHost": "/dev/nvidia1"}]), (B,)),  # no such number is known: the index
         (inspected(Devices=[{"PathOnHost": "/dev/dxg"}]), (A, B)),
+        (inspected(Devices=[{"PathOnHost": "nvidia.com/gpu=1"}]), (B,)),  # Podman
+        # a Kubernetes node that passes GPUs as mounts
+        (
+            {
+                **runtime("/var/run/nvidia-container-devices"),
+                "Mounts": [{"Type": "bind", "Source": "/dev/null", "Destination": "/var/run/nvidia-container-devices/" + B}],
+            },
+            (B,),
+        ),
+        (runtime("/var/run/nvidia-container-devices"), ()),
         (inspected(Devices=[{"PathOnHost": "/dev/nvidia-uvm"}, None, {}]), ()),
         (inspected(DeviceRequests=request("GPU-gone")), ("GPU-gone",)),
         (inspected(DeviceRequests=None, Devices=None, Runtime=None), ()),

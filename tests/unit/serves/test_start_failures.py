@@ -91,6 +91,20 @@ HOOK = RUNC + (
         ),
         (HOOK + "initialization error: WSL environment detected but no adapters were found: unknown", "WSL2", "wsl --update"),
         (HOOK + "device error: GPU-1: unknown device: unknown", "the NVIDIA runtime refused the GPU", "nvidia-smi -L"),
+        (
+            HOOK + "mount error: stat failed: /dev/nvidia-modeset: no such file or directory: unknown",
+            "device file",
+            "nvidia-modprobe",
+        ),
+        (
+            HOOK
+            + "mount error: mount operation failed: /x/merged/proc/driver/nvidia/gpus/0000:01:00.0: no such file or directory",
+            "a device file of the NVIDIA driver is missing",
+            "/proc/driver/nvidia",
+        ),
+        (HOOK + "device error: invalid device: GPU-1: unknown", "the NVIDIA runtime refused the GPU", "nvidia-smi -L"),
+        (HOOK + "initialization error: nvml error: unknown error: unknown", "cannot be initialised", "dmesg"),
+        (HOOK + "initialization error: cuda error: unknown error: unknown", "cannot be initialised", "dmesg"),
         (HOOK + "something that is new: unknown", "could not give the GPU to the container", "type nvidia-smi"),
         (
             'exec: "nvidia-container-runtime-hook": executable file not found in $PATH',
@@ -126,6 +140,41 @@ HOOK = RUNC + (
             "excludedportrange",
         ),
         ('The container name "/box" is already in use by container "c"', "the container name box is taken", "retire or adopt"),
+        (
+            "failed to set up container networking: Address already in use",
+            "the fixed address of the serve",
+            "docker network inspect",
+        ),
+        (
+            'invalid mount config for type "bind": bind source path does not exist: /srv/m',
+            "a folder that the serve mounts is not on the host",
+            "create the folder",
+        ),
+        (
+            "error while creating mount source path '/srv/m': mkdir /srv: read-only file system",
+            "a folder that the serve mounts",
+            "the snap of Docker",
+        ),
+        (
+            "error while creating mount source path '/srv/m': mkdir /srv: permission denied",
+            "a folder that the serve mounts",
+            "create",
+        ),
+        (
+            RUNC + 'error mounting "/srv/m" to rootfs at "/m": not a directory: Are you trying to mount a directory onto a file',
+            "a file on one side and a folder on the other",
+            "correct volumes",
+        ),
+        ("exec /usr/bin/python3: exec format error", "the image is built for another processor", "uname -m"),
+        (RUNC + "error setting rlimit type 8: operation not permitted", "may not set a ulimit", "leave ulimits out"),
+        (
+            "driver failed programming external connectivity on endpoint x: (iptables failed: iptables --wait -t nat -A DOCKER: "
+            "iptables: No chain/target/match by that name.",
+            "the firewall rules of the Docker Engine are gone",
+            "systemctl restart docker",
+        ),
+        ("all predefined address pools have been fully subnetted", "no addresses left", "docker network prune"),
+        ("failed to add the host (veth0) <=> sandbox (veth1) pair interfaces: operation not supported", "the kernel", "reboot"),
         ("write /x: no space left on device", "the disk of the Docker Engine is full", "docker system df"),
         ("something that is new", "docker compose could not start the container", "correct what the error above names"),
     ],
@@ -133,3 +182,26 @@ HOOK = RUNC + (
 def test_each_message_has_its_own_meaning_and_next_step(error: str, what: str, do: str) -> None:
     problem = explain_failure(SERVE, error, True)
     assert what in problem.what and do in problem.hint and problem.why == error and problem.where == "serve s"
+
+
+@pytest.mark.parametrize(
+    ("error", "do"),
+    [
+        ("toomanyrequests: You have reached your unauthenticated pull rate limit.", "allows no more pulls for now"),
+        ("no matching manifest for linux/arm64/v8 in the manifest list entries", "only for other processors"),
+        (
+            "image with reference x was found but does not provide the specified platform (linux/arm64)",
+            "only for other processors",
+        ),
+        ('error getting credentials - err: exec: "docker-credential-desktop.exe": executable file not found', "credsStore"),
+        ("tls: failed to verify certificate: x509: certificate signed by unknown authority", "does not trust the registry"),
+        ("http: server gave HTTP response to HTTPS client", "insecure-registries"),
+        ("pull access denied for x, repository does not exist or may require 'docker login'", "requires a login"),
+        ("context deadline exceeded", "cannot reach the registry"),
+        ("proxyconnect tcp: dial tcp 10.0.0.1:3128: i/o timeout", "cannot reach the registry"),
+        ("manifest for x:1 not found: manifest unknown", "no such image"),
+    ],
+)
+def test_each_reason_for_a_missing_image_has_its_own_next_step(error: str, do: str) -> None:
+    problem = explain_failure(SERVE, error, False)
+    assert "cannot be pulled" in problem.what and do in problem.hint and problem.why == error
