@@ -24,6 +24,10 @@ options:
     type: list
     elements: str
     default: []
+  indexes:
+    description: The indexes of GPUs in the inventory, by UUID. One that is not the driver's is told in RV(recommended).
+    type: dict
+    default: {}
   needs_gpu:
     description: Whether the host must have an NVIDIA driver. Implied by O(gpus).
     type: bool
@@ -54,6 +58,7 @@ EXAMPLES = r"""
 - name: Check that the host has what the inventory needs
   anvil.serving.anvil_host_check:
     gpus: "{{ anvil_gpus.values() | map(attribute='uuid') }}"
+    indexes: "{{ anvil_gpus.values() | selectattr('index', 'defined') | items2dict(key_name='uuid', value_name='index') }}"
     folder: /srv/models
     free_mib: 200000
 
@@ -109,6 +114,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.host_requiremen
 
 OPTIONS = {
     "gpus": {"type": "list", "elements": "str", "default": []},
+    "indexes": {"type": "dict", "default": {}},
     "needs_gpu": {"type": "bool", "default": False},
     "folder": {"type": "path"},
     "free_mib": {"type": "int", "default": 0},
@@ -130,6 +136,7 @@ def work(module: AnsibleModule) -> dict:
         folder=params["folder"] or "",
         free_mib=params["free_mib"],
         builds=params["builds_images"],
+        indexes={str(uuid): int(index) for uuid, index in params["indexes"].items()},
     )
     return check_host(DockerEngine(params["docker_host"]), requirements, params["tolerate"])
 

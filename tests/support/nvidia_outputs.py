@@ -10,8 +10,8 @@ from __future__ import annotations
 
 # simulated: the reference host
 FAKOLI_DARK = """\
-0, GPU-d0f446cf-1771-414c-e116-a39138798a8c, NVIDIA RTX PRO 6000 Blackwell, 12.0, 97887, 4, 580.95.05, 00000000:01:00.0, [N/A]
-1, GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1, NVIDIA GeForce RTX 5090, 12.0, 32607, 1000, 580.95.05, 00000000:02:00.0, [N/A]
+0, GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1, NVIDIA GeForce RTX 5090, 12.0, 32607, 1000, 580.95.05, 00000000:01:00.0, [N/A]
+1, GPU-d0f446cf-1771-414c-e116-a39138798a8c, NVIDIA RTX PRO 6000 Blackwell, 12.0, 97887, 4, 580.95.05, 00000000:02:00.0, [N/A]
 """
 # documentation: a cloud T4, a card without MIG
 T4 = "0, GPU-1d2e3f40-5162-7384-95a6-b7c8d9eafb0c, Tesla T4, 7.5, 15360, 0, 535.183.01, 00000000:00:1E.0, [N/A]\n"

@@ -17,11 +17,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan, ServePlan
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_serves
-from bed import FAKOLI_DARK, Bed
+from bed import RTX_5090, RTX_PRO_6000, Bed
 from conftest import COLLECTIONS
 from harness import run_module
 
-HEAVY_GPU, FAST_GPU = (gpu.uuid for gpu in FAKOLI_DARK)
+HEAVY_GPU, FAST_GPU = RTX_PRO_6000.uuid, RTX_5090.uuid
 LLAMA = "anvil.local/llama-server:1"
 BUDGETS = [
     {"alias": "big", "uuid": HEAVY_GPU, "vram_mib": 97887, "reserve_mib": 2048},

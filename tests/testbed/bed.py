@@ -64,10 +64,9 @@ class Gpu:
     mig: tuple[str, ...] = ()
 
 
-FAKOLI_DARK = (
-    Gpu("GPU-d0f446cf-1771-414c-e116-a39138798a8c"),
-    Gpu("GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1", "NVIDIA GeForce RTX 5090", 32607),
-)
+RTX_5090 = Gpu("GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1", "NVIDIA GeForce RTX 5090", 32607)
+RTX_PRO_6000 = Gpu("GPU-d0f446cf-1771-414c-e116-a39138798a8c")
+FAKOLI_DARK = (RTX_5090, RTX_PRO_6000)  # by index
 
 
 class BedError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, problems_as_dicts
@@ -34,7 +34,7 @@ OLDEST_COMPOSE = "2.20"
 class Requirements:
     """What a host must have. gpus: UUIDs of GPUs. needs_gpu: a driver is required. folder: where weights are kept.
 
-    free_mib: MiB that must be free there. builds: images are built on this host.
+    free_mib: MiB that must be free there. builds: images are built on this host. indexes: UUID -> the index in the inventory.
     """
 
     gpus: Tuple[str, ...] = ()
@@ -42,6 +42,7 @@ class Requirements:
     folder: str = ""
     free_mib: int = 0
     builds: bool = False
+    indexes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,27 @@ def _name_trouble(card: Card) -> Problem:
     return Problem(what, "GPU " + (card.uuid or card.pci_bus_id or str(card.index)), str(card.trouble), hint)
 
 
+def compare_indexes(indexes: Mapping[str, int], cards: Sequence[Card]) -> List[Problem]:
+    """A recommendation for each card whose index in the inventory is not the driver's."""
+    here = {card.uuid.lower(): card for card in cards if card.uuid}
+    found = []
+    for uuid, index in indexes.items():
+        card = here.get(uuid.lower())
+        if card is None or card.index is None or card.index == index:
+            continue
+        found.append(
+            Problem(
+                "GPU {0} has index {1} in the inventory, and {2} on this host".format(uuid, index, card.index),
+                "anvil_gpus",
+                "the driver lists: "
+                + ", ".join("{0} = {1} ({2})".format(one.index, one.uuid, one.name or "unknown") for one in here.values())
+                + "; only the UUID pins a serve, except with gpu_pin: index on WSL2",
+                "set index: {0}, or remove index".format(card.index),
+            )
+        )
+    return found
+
+
 def _check_gpus(required: Requirements, version: str, engine_info: Mapping[str, Any]) -> Tuple[List[Unmet], List[Problem]]:
     """What is missing, and what is recommended."""
     try:
@@ -136,6 +158,7 @@ def _check_gpus(required: Requirements, version: str, engine_info: Mapping[str, 
         unmet.append(Unmet("toolkit", access.problem))
     recommended = [*access.recommended, *recommend_persistence(read_persistence())]
     recommended += [_name_trouble(card) for card in driver.cards if card.trouble]
+    recommended += compare_indexes(required.indexes, driver.cards)
     here = {card.uuid for card in driver.cards if card.uuid} | {one.uuid for card in driver.cards for one in card.mig_devices}
     known = "the driver lists: " + (", ".join(sorted(here)) or "none")
     known += "".join("; " + str(card.trouble) for card in driver.cards if card.trouble)

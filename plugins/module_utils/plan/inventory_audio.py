@@ -34,12 +34,12 @@ def place_audio_tiers(section: Section, tiers: Sequence[TierPlan], serves: Mappi
             continue  # told already
         host = _find_address(serve)
         if not host:
-            _leave_out(
-                section,
-                tier,
-                "the router reaches a server for audio only at a private address: publish it on one with an api_key, such as "
-                "publish: 172.17.0.1 (the bridge of Docker)",
+            how = (
+                "set host to that address"
+                if isinstance(serve, ExternalPlan)
+                else "publish it there with an api_key, such as publish: 172.17.0.1 (the bridge of Docker)"
             )
+            _leave_out(section, tier, "the router reaches a server for audio only at a private IP address: " + how)
         elif tier.kind == SPEECH and not tier.sample_rate:
             _leave_out(section, tier, "set sample_rate of the tier to that of the raw audio that the serve sends, such as 24000")
         else:

@@ -24,9 +24,9 @@ UNKNOWN = Gpu("GPU-00000000-0000-0000-0000-000000000139", "NVIDIA Something New"
 def test_two_cards_are_reported_with_their_capabilities(clean_bed: Bed) -> None:
     host = run_module("anvil_host_info")
     assert [gpu["uuid"] for gpu in host["gpus"]] == [gpu.uuid for gpu in FAKOLI_DARK]
-    first = host["gpus"][0]
-    assert (first["vram_total_mib"], first["vram_free_mib"], first["compute_capability"]) == (97887, 97883, "12.0")
-    assert (first["sm"], first["can"]["nvfp4"], first["can"]["kv_dtypes"], first["mig"]) == (
+    big = host["gpus"][1]
+    assert (big["vram_total_mib"], big["vram_free_mib"], big["compute_capability"]) == (97887, 97883, "12.0")
+    assert (big["sm"], big["can"]["nvfp4"], big["can"]["kv_dtypes"], big["mig"]) == (
         "sm_120",
         True,
         ["bf16", "fp8"],
@@ -57,6 +57,16 @@ def test_one_card_that_is_lost_does_not_hide_the_other_one(clean_bed: Bed) -> No
     assert (lost["uuid"], lost["trouble"], healthy["trouble"]) == ("", "GPU requires reset", None)
     checked = run_module("anvil_host_check", gpus=[FAKOLI_DARK[1].uuid], tolerate=["buildx"])
     assert not checked["failed"] and "a GPU must be reset" in [one["what"] for one in checked["recommended"]]
+
+
+def test_an_index_of_the_inventory_that_is_not_the_driver_s_is_told_with_the_right_one(clean_bed: Bed) -> None:
+    swapped = {FAKOLI_DARK[0].uuid: 1, FAKOLI_DARK[1].uuid: 1}
+    checked = run_module("anvil_host_check", gpus=list(swapped), indexes=swapped, tolerate=["buildx"])
+    told = [one for one in checked["recommended"] if one["where"] == "anvil_gpus"]
+    assert not checked["failed"] and [one["what"] for one in told] == [
+        f"GPU {FAKOLI_DARK[0].uuid} has index 1 in the inventory, and 0 on this host"
+    ]
+    assert "0 = GPU-04d3b6e7" in told[0]["why"] and told[0]["hint"].startswith("set index: 0")
 
 
 @pytest.mark.usefixtures("clean_bed")

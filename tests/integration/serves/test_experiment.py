@@ -8,10 +8,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from bed import FAKOLI_DARK, Bed
+from bed import RTX_5090, RTX_PRO_6000, Bed
 from drive import play, succeed, write_inventory
 
-BIG, SMALL = (gpu.uuid for gpu in FAKOLI_DARK)
+BIG, SMALL = RTX_PRO_6000.uuid, RTX_5090.uuid
 SECRET = "an-experiment-s3cret"
 SLEEP = ["--init", "--entrypoint", "sleep", "anvil.local/router:0.13.2", "600"]
 TRIAL = ["-e", "model=/models/heavy.gguf", "-e", "experiment_name=trial", "-e", "engine=llama_cpp", "-e", "gpu=fast"]

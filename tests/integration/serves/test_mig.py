@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bed import FAKOLI_DARK
+from bed import RTX_5090, RTX_PRO_6000
 from harness import run_module
 from serving import Field
 
@@ -13,7 +13,7 @@ SLICES = (f"2g.48gb={ONE}=48000=10", f"1g.24gb={OTHER}=24000=10")
 
 
 def test_each_mig_device_is_charged_for_itself(field: Field) -> None:
-    field.bed.write_gpus([replace(FAKOLI_DARK[0], mig=SLICES), FAKOLI_DARK[1]])
+    field.bed.write_gpus([RTX_5090, replace(RTX_PRO_6000, mig=SLICES)])
     field.gpus = [{"alias": "half", "uuid": ONE, "vram_mib": 48000}, {"alias": "quarter", "uuid": OTHER, "vram_mib": 24000}]
     field.edit("heavy", gpu_uuids=(ONE,), vram_mib=47000)
     field.edit("fast", gpu_uuids=(OTHER,), vram_mib=25000)
@@ -31,13 +31,13 @@ def test_each_mig_device_is_charged_for_itself(field: Field) -> None:
     crowded = field.run()
     assert crowded["failed"] and "serve fast 23000" in crowded["msg"] and "= 53000 MiB; the GPU has 48000 MiB" in crowded["msg"]
 
-    field.edit("fast", gpu_uuids=(FAKOLI_DARK[0].uuid,))
+    field.edit("fast", gpu_uuids=(RTX_PRO_6000.uuid,))
     whole = field.run()
     assert whole["failed"] and "pinned to the whole GPU" in whole["msg"] and "which is in MIG mode" in whole["msg"]
 
 
 def test_the_gate_judges_a_mig_device_by_its_own_memory(field: Field) -> None:
-    field.bed.write_gpus([replace(FAKOLI_DARK[0], mig=(f"1g.24gb={ONE}=700=10",))])
+    field.bed.write_gpus([replace(RTX_PRO_6000, mig=(f"1g.24gb={ONE}=700=10",))])
     told = run_module("anvil_host_info")
     assert told["gpus"][0]["mig_devices"] == [{"uuid": ONE, "profile": "1g.24gb", "vram_total_mib": 700, "vram_used_mib": 10}]
     mount = {"kind": "bind", "source": str(field.serves["heavy"].mounts[0].source), "target": "/models"}
@@ -51,6 +51,6 @@ def test_the_gate_judges_a_mig_device_by_its_own_memory(field: Field) -> None:
     }
     fits = run_module("anvil_compatibility", plan={"serves": [serve]}, enforce=False)
     assert fits["fits"], fits["findings"]
-    field.bed.write_gpus([replace(FAKOLI_DARK[0], mig=(f"1g.24gb={ONE}=300=10",))])
+    field.bed.write_gpus([replace(RTX_PRO_6000, mig=(f"1g.24gb={ONE}=300=10",))])
     tight = run_module("anvil_compatibility", plan={"serves": [serve]}, enforce=False)
     assert [finding["what"] for finding in tight["findings"]] == ["the model does not fit its share of the card"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from bed import FAKOLI_DARK, Bed, wait_until
+from bed import RTX_5090, RTX_PRO_6000, Bed, wait_until
 from serving import FAST_GPU, HEAVY_GPU, Field, actions, scripted
 
 
@@ -52,7 +52,7 @@ def test_a_card_that_does_not_work_stops_only_its_own_serve(field: Field) -> Non
     """The simulated driver lists the card as NVIDIA's does when it must be reset."""
     for name in ("heavy", "fast"):
         field.edit(name, secrets={}, mounts=(), **scripted(SERVES=name))
-    field.bed.write_gpus([replace(FAKOLI_DARK[0], uuid="[GPU requires reset]"), FAKOLI_DARK[1]])
+    field.bed.write_gpus([RTX_5090, replace(RTX_PRO_6000, uuid="[GPU requires reset]")])
     assert not field.run(serves=["fast"])["failed"]
     refused = field.run(serves=["heavy"])
     assert (

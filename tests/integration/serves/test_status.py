@@ -7,15 +7,16 @@ import json
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bed import FAKOLI_DARK, Bed
+from bed import RTX_5090, RTX_PRO_6000, Bed
 from browser import keep_for_docs
 from conftest import REPO
 from drive import play, succeed, write_inventory
 
-BIG, SMALL = (gpu.uuid for gpu in FAKOLI_DARK)
+BIG, SMALL = RTX_PRO_6000.uuid, RTX_5090.uuid
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--window-size=1280,690", "--hide-scrollbars"]
 
@@ -65,7 +66,7 @@ def test_status_tells_all_that_runs_in_table_json_and_page(clean_bed: Bed, model
     inventory = make_inventory(tmp_path, models, {"heavy": {**HEAVY, "args": ["-c", "256"]}, "fast": FAST})
     succeed("experiment", inventory, *words, "-e", "port=30010", "-e", "vram_mib=9000", "-e", "ttl=2h")
     clean_bed.docker("rm", "--force", "anvil-fast")
-    clean_bed.write_gpus([FAKOLI_DARK[0], type(FAKOLI_DARK[1])(SMALL, FAKOLI_DARK[1].name, 32607, 24000)])
+    clean_bed.write_gpus([replace(RTX_5090, memory_used=24000), RTX_PRO_6000])
     stranger = ["--detach", "--name", "stranger", "--gpus", f'"device={SMALL}"', "--publish", "127.0.0.1:30003:1"]
     clean_bed.docker("run", *stranger, "--entrypoint", "sleep", "anvil.local/router:0.13.2", "600")
 
@@ -91,13 +92,13 @@ def test_status_tells_all_that_runs_in_table_json_and_page(clean_bed: Bed, model
     (told,) = json.loads(data.read_text())
     rows = {row["serve"]: row for row in told["rows"]}
     assert (rows["heavy"]["drift"], rows["trial"]["kind"], rows["trial"]["state"]) == ("command", "experiment", "ready")
-    assert [[piece["name"] for piece in card["pieces"]] for card in told["cards"]] == [["heavy", "trial"], ["stranger"]]
+    assert [[piece["name"] for piece in card["pieces"]] for card in told["cards"]] == [["stranger"], ["heavy", "trial"]]
 
     dom = browse(chromium, page, "--dump-dom")
     seen = Reader()
     seen.feed(dom)
     assert seen.rows == {"heavy", "fast", "trial"} and seen.outside == []
-    assert [label.split(";")[0] for label in seen.bars] == ["0.0 of 95.6 GiB used", "23.4 of 31.8 GiB used"]
+    assert [label.split(";")[0] for label in seen.bars] == ["23.4 of 31.8 GiB used", "0.0 of 95.6 GiB used"]
     shots = REPO / "tests" / "output"
     shots.mkdir(parents=True, exist_ok=True)
     for name, more in (("light", []), ("dark", ["--blink-settings=preferredColorScheme=0"])):

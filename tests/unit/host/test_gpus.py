@@ -26,7 +26,7 @@ TWO = recorded.FAKOLI_DARK
 @pytest.mark.parametrize(
     ("text", "name", "capability", "total", "free", "mig"),
     [
-        (recorded.FAKOLI_DARK, "NVIDIA RTX PRO 6000 Blackwell", "12.0", 97887, 97883, None),
+        (recorded.FAKOLI_DARK, "NVIDIA GeForce RTX 5090", "12.0", 32607, 31607, None),
         (recorded.T4, "Tesla T4", "7.5", 15360, 15360, None),
         (recorded.H100, "NVIDIA H100 80GB HBM3", "9.0", 81559, 81555, False),
         (recorded.H200, "NVIDIA H200", "9.0", 143771, 143770, False),

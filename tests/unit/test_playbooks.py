@@ -1,0 +1,40 @@
+"""Every playbook is run by an integration test or a scenario of molecule."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import REPO
+
+PLAYBOOKS = sorted(path.stem for path in (REPO / "playbooks").glob("*.yml"))
+# How tests run a playbook: by its file, by its name in the installed collection, or by a helper of the tests, with the name of
+# the playbook or with a row of a table that begins with it.
+FORMS = (
+    r"(?:import_playbook: \S*|REPO / f?\")playbooks/{0}\.yml",
+    r"\"playbooks\" / \"{0}\.yml\"",
+    r"anvil\.serving\.{0}[\"']",
+    r"\b(?:play|succeed)\(\s*\"{0}(?:\.yml)?\"",
+    r"^\s+\(\"{0}\", \(",
+)
+
+
+def run_by(name: str) -> list[str]:
+    """The files of tests that run a playbook. Comments do not count."""
+    patterns = [re.compile(form.format(name), re.MULTILINE) for form in FORMS]
+    found = []
+    for folder in ("tests/integration", "tests/support", "extensions/molecule"):
+        for path in sorted((REPO / folder).rglob("*")):
+            if path.suffix in (".py", ".yml"):
+                text = re.sub(r"^\s*#.*$", "", path.read_text(), flags=re.MULTILINE)
+                found += [str(path.relative_to(REPO))] if any(one.search(text) for one in patterns) else []
+    return found
+
+
+@pytest.mark.parametrize("name", PLAYBOOKS)
+def test_a_test_runs_the_playbook(name: str) -> None:
+    assert run_by(name), f"no integration test and no scenario of molecule runs playbooks/{name}.yml"
+
+
+def test_a_playbook_that_no_test_runs_is_found() -> None:
+    assert run_by("no-such-verb") == []
