@@ -24,6 +24,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 )
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import RECORD
+from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_checks import MEMORY_FILE
 from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_report import REPORTS_FILE
 
 # A name becomes part of a path on the host.
@@ -86,7 +87,7 @@ def find_experiments(docker: DockerEngine) -> List[Experiment]:
 
 def _leftovers(directory: str) -> List[str]:
     """The files of an experiment on its host. Env files hold secrets and must not outlive it."""
-    own = [os.path.join(directory, name) for name in ("compose.yaml", RECORD, REPORTS_FILE, ".lock")]
+    own = [os.path.join(directory, name) for name in ("compose.yaml", RECORD, MEMORY_FILE, REPORTS_FILE, ".lock")]
     progress = [path for path in files.list_files(directory) if os.path.basename(path).startswith(".progress-")]
     return [path for path in own if os.path.lexists(path)] + progress + files.list_files(os.path.join(directory, "env"))
 
