@@ -136,7 +136,8 @@ def work(module: AnsibleModule) -> dict:
         folder=params["folder"] or "",
         free_mib=params["free_mib"],
         builds=params["builds_images"],
-        indexes={str(uuid): int(index) for uuid, index in params["indexes"].items()},
+        # The plan judges what is no number.
+        indexes={str(uuid): int(index) for uuid, index in params["indexes"].items() if str(index).isdecimal()},
     )
     return check_host(DockerEngine(params["docker_host"]), requirements, params["tolerate"])
 
