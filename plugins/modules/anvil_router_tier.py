@@ -16,7 +16,8 @@ description:
     replaced without a failed request.
   - The router needs a token (C([server].auth_env)). The module fails with a hint if the router has no such API.
   - The router readmits a tier only if the serve behind it reports the configured model. For that the tier's config needs
-    C(health_path) and C(model_identity); the module fails with a hint if they are missing.
+    C(health_path) and C(model_identity). A tier without them is not taken out of service, because it could not come back; see
+      O(force).
   - A router keeps these states in memory. After a restart every tier is admitted again.
 options:
   containers:
@@ -55,6 +56,11 @@ options:
       - Seconds for which a readmission is repeated while the router or the serve behind the tier is still starting.
     type: float
     default: 60
+  force:
+    description:
+      - Take the tier out of service even though the router could not readmit it. Only a restart of the router brings it back.
+    type: bool
+    default: false
   token:
     description:
       - The router's token.
@@ -120,13 +126,14 @@ OPTIONS = {
     "reason": {"type": "str", "default": "operator"},
     "drain_timeout": {"type": "int", "default": 330},
     "retry": {"type": "float", "default": 60.0},
+    "force": {"type": "bool", "default": False},
     "token": {"type": "str", "required": True, "no_log": True},
 }
 
 
 def work(module):
     given = module.params
-    names = ("tier", "state", "reason", "drain_timeout", "retry", "token")
+    names = ("tier", "state", "reason", "drain_timeout", "retry", "force", "token")
     request = TierRequest(check_mode=module.check_mode, **{name: given[name] for name in names})
     return set_tier_state(DockerEngine(given["docker_host"]), given["containers"], request)
 

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from dataclasses import replace
-from typing import Any, Iterable, List, Mapping, Sequence
+from typing import Any, Iterable, List, Mapping, Sequence, Set, Tuple
+from urllib.parse import quote, quote_plus
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 
 HIDDEN = "<hidden>"
+# A line of a secret of several lines is hidden by itself if it has so many characters.
+LONG_LINE = 12
 # The patterns are texts: re compiles each at its first use, and a run that masks nothing needs none.
 # Words before a key or token that make it an ordinary one: eos_token, sort_key.
 _PLAIN_TOKENS = (
@@ -118,11 +123,41 @@ def collect_values(environment: Mapping[str, str]) -> List[str]:
     return [value for name, value in environment.items() if len(value) >= 6 and is_secret_name(name)]
 
 
+def _escape(value: str) -> Set[str]:
+    """A value as programs print it: JSON with and without ``\\u``, Python's repr, quoted for a shell, in HTML or a URL."""
+    doubled = value.replace("\\", "\\\\")
+    plain_json = json.dumps(value, ensure_ascii=False)[1:-1]
+    return {
+        json.dumps(value)[1:-1],
+        plain_json,
+        plain_json.replace("/", "\\/"),
+        "".join("\\u{0:04x}".format(ord(each)) if each in "<>&" else each for each in plain_json),
+        repr(value)[1:-1],
+        repr(value.encode("utf-8", "replace"))[2:-1],
+        doubled.replace("'", "\\'"),
+        doubled.replace("'", "\\'").replace('"', '\\"'),
+        value.replace("'", "'\"'\"'"),
+        value.replace("'", "'\\''"),
+        value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;").replace("'", "&#x27;"),
+        quote(value, safe="", errors="replace"),
+        quote_plus(value, errors="replace"),
+    }
+
+
+@functools.lru_cache(maxsize=256)
+def list_forms(value: str) -> Tuple[str, ...]:
+    """A secret in all forms in which it may stand in a text: as it is, escaped once or twice, and its longer lines."""
+    found = {value, *(line.strip() for line in value.splitlines() if len(line.strip()) >= LONG_LINE)}
+    for _level in range(2):
+        found |= {form for each in found for form in _escape(each)}
+    return tuple(found)
+
+
 def mask_known(text: str, known: Iterable[str] = ()) -> str:
     """The text without known values and without what has the shape of a secret. known: secret, whatever they look like."""
-    for value in sorted({value for value in known if len(value) >= 4}, key=len, reverse=True):
-        for form in (value, value.replace("\\", "\\\\").replace('"', '\\"')):
-            text = text.replace(form, HIDDEN)
+    forms = {form for value in known if len(value) >= 4 for form in list_forms(value)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, HIDDEN)
     text = re.sub(_URL_SIGNATURE, r"\1" + HIDDEN, re.sub(_URL_LOGIN, r"\1" + HIDDEN + "@", text))
     return re.sub(SECRET_SHAPE, HIDDEN, re.sub(_BEARER, r"\1 " + HIDDEN, text))
 

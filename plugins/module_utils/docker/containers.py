@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import quote
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import collect_values, mask_text
 from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import (
     REFERENCE,
@@ -77,6 +78,16 @@ class Containers(Connection):
         return document if REFERENCE.fullmatch(document["Id"]) else {**document, "Id": found}
 
     def read_log(self, name_or_id: str, lines: int = 20, since: Optional[int] = None) -> List[str]:
+        """The last lines of a container's log, as ``read_raw_log``, without the secrets in its environment and command line."""
+        log = self.read_raw_log(name_or_id, lines, since)
+        found = self.inspect_container(name_or_id) if log else None
+        if found is None:
+            return log
+        environment = dict(line.partition("=")[::2] for line in found["Config"].get("Env") or ())
+        known = collect_values(environment)
+        return [mask_text(line, known) for line in log]
+
+    def read_raw_log(self, name_or_id: str, lines: int = 20, since: Optional[int] = None) -> List[str]:
         """The last lines of a container's log, both streams, oldest first; empty if there is no such container."""
         options: Dict[str, Any] = {"stdout": True, "stderr": True, "tail": lines}
         if since is not None:

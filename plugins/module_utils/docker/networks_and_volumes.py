@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Dict, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
@@ -36,6 +37,13 @@ class NetworksAndVolumes(Connection):
     def inspect_volume(self, name: str) -> Optional[Dict[str, Any]]:
         raw = self._inspect("volume", "/volumes/{0}", name)
         return None if raw is None else documents.read_volume(raw)
+
+    def list_unused_volumes(self, label: str) -> Dict[str, Dict[str, str]]:
+        """The volumes with this label that no container has: name -> labels."""
+        filters = json.dumps({"label": [label], "dangling": ["true"]})
+        answer = self._get_json("list volumes", "/volumes", filters=filters)
+        rows = answer.get("Volumes") if isinstance(answer, dict) else None
+        return {str(row["Name"]): dict(documents.read_volume(row).get("Labels") or {}) for row in rows or ()}
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
         self._call_sdk("create volume " + name, "create_volume", name, labels=dict(labels))

@@ -156,7 +156,7 @@ class SideContainers(Containers):
                 self.put_files(created, folder, files)
             self.start_container(created)
             code = self.wait_container(created, timeout)
-            return CommandResult(code, "\n".join(self.read_log(created, lines=200)))
+            return CommandResult(code, "\n".join(self.read_raw_log(created, lines=200)))
         finally:
             self.remove_container(created)
 
@@ -171,6 +171,11 @@ def confine(**more: Any) -> Dict[str, Any]:
         "pids_limit": 64,
         **more,
     }
+
+
+def own_volume(target: str) -> Dict[str, Any]:
+    """The mount of an anonymous volume whose label names this process, so that it is found if this process is killed."""
+    return {"Type": "volume", "Target": target, "VolumeOptions": {"Labels": {LABEL_OWNER: describe_owner()}}}
 
 
 def is_owner_gone(owner: str) -> bool:

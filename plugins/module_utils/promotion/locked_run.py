@@ -195,6 +195,16 @@ class PromotionRun:
         if self.dry_boot is not None:
             self.notes.warnings.extend(self.dry_boot.confirm())
             self.dry_boot.close()
+        way_back = old
+        if loops and is_live:
+            way_back = find_way_back(snapshot, journal, rollout.states[self.group.first.name].image_id) or old
+        try:
+            store.reserve_way_back(way_back)
+        except AnvilError as exc:
+            # What is live is bad already: to leave it is worth a try without the room.
+            if not loops and not self.request.rollback_to:
+                raise
+            self.notes.warnings.append(exc.problems[0].as_text())
         for loop in loops:
             looping = snapshot.live_of(loop.replica)
             if looping in snapshot.revisions:
@@ -203,24 +213,23 @@ class PromotionRun:
         store.signalled.clear()
         store.were_up = tuple(replica.name for replica in replicas if rollout.is_up(replica))
         if loops and is_live and self.request.reload:
-            return self._restart_looping(snapshot, journal, candidate, loops)
+            return self._restart_looping(snapshot, candidate, loops, way_back)
         store.write_journal(SWITCHING, old, new, self.writer.now())
         if new != old:
             self.notes.actions.append("switched from {0} to {1}".format(shorten_revision(old), shorten_revision(new)))
         return self._roll_out(old, new, before, candidate.files)
 
     def _restart_looping(
-        self, snapshot: Snapshot, journal: Optional[Journal], candidate: ValidatedCandidate, loops: Sequence[CrashLoop]
+        self, snapshot: Snapshot, candidate: ValidatedCandidate, loops: Sequence[CrashLoop], way_back: Optional[str]
     ) -> PromotionResult:
         """Start the live revision again and observe it for longer than its processes lived; if it fails too, go back."""
         live = snapshot.live
-        back = find_way_back(snapshot, journal, self.rollout.states[self.group.first.name].image_id)
         self.rollout.observation = max(loop.observation for loop in loops)
-        if back is not None:
+        if way_back != live:
             self.store.forget_verified(live)
-        self.store.write_journal(SWITCHING, back or live, live, self.writer.now())
+        self.store.write_journal(SWITCHING, way_back, live, self.writer.now())
         try:
-            return self._roll_out(live, live, candidate.files, candidate.files, back or live)
+            return self._roll_out(live, live, candidate.files, candidate.files, way_back)
         except AnvilError as exc:
             what = "the live revision {0} does not keep running".format(shorten_revision(live))
             why = "; ".join(loop.text for loop in loops)
@@ -266,7 +275,7 @@ class PromotionRun:
         for name in pruned:
             self.store.remove_revision(name)
             self.notes.actions.append("pruned " + shorten_revision(name))
-        if self.request.replace_all and journal.state == DONE:
+        if self.request.replace_all:
             # A removed file must not stay as a link that leads nowhere: some programs read whole folders.
             self.store.remove_links(name for name in self.place.names if name not in after and name in snapshot.stock)
         proofs = list(self.rollout.proofs.values())

@@ -36,6 +36,7 @@ def promote(docker: DockerEngine, group: ReplicaGroup, place: Place, request: Pr
         from ansible_collections.anvil.serving.plugins.module_utils.promotion.prediction import predict_promotion
 
         return predict_promotion(group, snapshot, journal, states, request, choice)
+    from ansible_collections.anvil.serving.plugins.module_utils.promotion.leftovers import sweep_leftovers
     from ansible_collections.anvil.serving.plugins.module_utils.promotion.locked_run import PromotionRun
 
     # A bad candidate is refused before the volume is locked or written. What an interrupted promotion left is undone even
@@ -51,6 +52,7 @@ def promote(docker: DockerEngine, group: ReplicaGroup, place: Place, request: Pr
                 # while a candidate is only observed.
                 dry_boot.confirm()
         image = request.writer_image or group.first.find_image()
+        sweep_leftovers(docker)
         with open_writer(docker, image, place, request.lock_wait) as writer:
             return PromotionRun(group, place, request, writer).run(candidate, dry_boot)
     finally:

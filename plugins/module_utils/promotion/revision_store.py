@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import describe_owner
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import (
     Journal,
@@ -20,6 +21,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions 
     HOME,
     JOURNAL,
     META,
+    RESERVE,
     REVISIONS,
     Place,
     Snapshot,
@@ -28,6 +30,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions 
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_writer import Writer
 
 HISTORY_LENGTH = 100
+# Bytes for a journal of the greatest length beside the one that it replaces, a meta.json and the links.
+RESERVED = 49152
 
 
 class RevisionStore:
@@ -106,6 +110,16 @@ class RevisionStore:
         self.writer.remove("{0}/{1}".format(REVISIONS, revision))
 
     # ------------------------------------------------------------------------------------------- pointers and journal
+
+    def reserve_way_back(self, revision: Optional[str]) -> None:
+        """Reserve what it takes to make ``revision`` live again if the volume is full then. Raises where there is no room."""
+        links = {self.place.link_of(name): "../revisions/" + revision for name in self.replicas} if revision else {}
+        try:
+            self.writer.reserve(RESERVE, RESERVED, links)
+        except AnvilError as exc:
+            hint = "free some room in the volume; nothing was switched"
+            where = "volume " + self.place.volume
+            raise fail("there is no room for the way back", where=where, why=exc.problems[0].why, hint=hint) from exc
 
     def point_to(self, replica: str, revision: Optional[str]) -> float:
         """Move a replica's pointer, the one act that makes files live. Returns when, by the Docker host's clock."""

@@ -7,6 +7,7 @@ Layout of a volume (paths relative to its root):
     .anvil/live/REPLICA -> ../revisions/SHA256           one pointer per replica; one rename switches all files of it
     .anvil/revisions/SHA256/...                          the files of a revision, and meta.json
     .anvil/journal                                       what a promotion is about to do
+    .anvil/reserve                                       room for the way back from a switch, if the volume is full then
     .anvil/tmp/                                          half-written files
 """
 
@@ -26,6 +27,7 @@ REVISIONS = HOME + "/revisions"
 LIVE = HOME + "/live"
 JOURNAL = HOME + "/journal"
 SCRATCH = HOME + "/tmp"
+RESERVE = HOME + "/reserve"
 META = "meta.json"
 
 # Where a router mounts its config volume.
@@ -189,10 +191,14 @@ class Snapshot:
 
     @property
     def is_ours(self) -> bool:
-        """Whether every stock path leads through the pointer, and the files of the live revision still have its hash."""
-        if not all(self.is_linked(name) for name in self.place.names):
+        """Whether every stock path leads through the pointer, and the files of the live revision still have its hash.
+
+        A path of no live file may be absent.
+        """
+        live = self.files_of(self.live) if self.live else {}
+        if not all(self.is_linked(name) or (name not in self.stock and name not in live) for name in self.place.names):
             return False
-        return self.live is None or hash_revision(self.files_of(self.live)) == self.live
+        return self.live is None or hash_revision(live) == self.live
 
     def newest_change(self) -> float:
         """When the pointer or a plain file at a stock path last changed: the end of that second (a tar holds whole seconds)."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Dict, List, Optional, Sequence, Set
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
@@ -129,7 +130,7 @@ class Rollout:
                 self._readmit([failed])
                 what = "the live revision was not changed: {0}".format(shorten_revision(new))
                 return AnvilError(*cause.problems, Problem(what, where=where))
-            at = self.store.write_journal(GOING_BACK, old, new, self.store.writer.now()).at
+            at = self._note_going_back(old, new)
             for replica in sorted(reached, key=lambda each: each is not failed):
                 # A replica that could not be drained still runs on the old revision, with its requests in flight.
                 if replica.name in self.store.moved:
@@ -137,9 +138,7 @@ class Rollout:
             at = min(self.store.moved.values(), default=at)
             self.store.record_verified(old, at)
             self._note_failed(new, at)
-            if old is None:
-                self.store.remove_links(self.place.names)
-            self.store.write_journal(DONE, new, old, at)
+            self._remove_added_links(old)
         except AnvilError as exc:
             unfinished = Problem(
                 "the roll back to {0} failed too".format(shorten_revision(old)),
@@ -150,11 +149,37 @@ class Rollout:
         what = "rolled back: the files were removed, because there were none before"
         if old is not None:
             what = "rolled back to {0}, verified".format(shorten_revision(old))
-        return AnvilError(*cause.problems, Problem(what, where=where, why="live now: " + shorten_revision(old)))
+        gone_back = Problem(what, where=where, why="live now: " + shorten_revision(old))
+        try:
+            self.store.write_journal(DONE, new, old, at)
+        except AnvilError as exc:
+            hint = "free some room in the volume; the next run closes the journal"
+            left = Problem("the journal was not closed", where=where, why=exc.problems[0].why, hint=hint)
+            return AnvilError(*cause.problems, gone_back, left)
+        return AnvilError(*cause.problems, gone_back)
+
+    def _note_going_back(self, old: Optional[str], new: Optional[str]) -> float:
+        """Write the journal. A volume without room for it does not stop the way back: the old entry names both revisions."""
+        now = self.store.writer.now()
+        try:
+            return self.store.write_journal(GOING_BACK, old, new, now).at
+        except AnvilError as exc:
+            self.notes.warnings.append(exc.problems[0].as_text())
+            return now
+
+    def _remove_added_links(self, old: Optional[str]) -> None:
+        """Remove the stock paths of files that the old revision does not have. A router's stay: one rename switches them."""
+        if old is None:
+            self.store.remove_links(self.place.names)
+        elif self.request.replace_all:
+            files = self.store.read().files_of(old)
+            self.store.remove_links(name for name in self.place.names if name not in files)
 
     def undo(self, journal: Journal, snapshot: Snapshot) -> None:
         """Take back an interrupted promotion. An old revision that does not come up is a warning: a good candidate follows."""
         self.notes.actions.append("undid an interrupted promotion: {0} is live again".format(shorten_revision(journal.old)))
+        with contextlib.suppress(AnvilError):
+            self.store.reserve_way_back(journal.old)
         for replica in self.replicas:
             state, live = self.states[replica.name], snapshot.live_of(replica.name)
             needs_reload = decide_recovery(journal, live, None, state).reload or (self.is_up(replica) and not state.is_up)
@@ -172,8 +197,7 @@ class Rollout:
                         replica.name, shorten_revision(journal.old), exc.problems[0].as_text()
                     )
                 )
-        if journal.old is None:
-            self.store.remove_links(self.place.names)
+        self._remove_added_links(journal.old)
         self.proofs.clear()
         at = min(self.store.moved.values())
         self._note_failed(journal.new, at)

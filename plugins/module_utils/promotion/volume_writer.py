@@ -54,6 +54,10 @@ class Writer:
     def put_link(self, path: str, target: str) -> float:
         return self._request({"action": "put_link", "path": path, "target": target})
 
+    def reserve(self, path: str, size: int, links: Mapping[str, str]) -> float:
+        """Reserve room for the requests that follow: a file that makes room on a full volume, and links (path -> target)."""
+        return self._request({"action": "reserve", "path": path, "size": size, "links": dict(links)})
+
     def remove(self, path: str) -> float:
         return self._request({"action": "remove", "path": path})
 

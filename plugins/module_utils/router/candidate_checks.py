@@ -213,8 +213,10 @@ def choose_probes(facts: CandidateFacts) -> Tuple[Probe, ...]:
     return tuple(probes)
 
 
-def check_candidate(facts: CandidateFacts, choice: Choice, profile_path: str, image: str) -> ValidatedCandidate:
-    """The files to write, or everything that is wrong with the candidate as one ``AnvilError``."""
+def check_candidate(
+    facts: CandidateFacts, choice: Choice, profile_path: str, image: str, more: Sequence[Problem] = ()
+) -> ValidatedCandidate:
+    """The files to write, or everything that is wrong with the candidate as one ``AnvilError``. more: found elsewhere."""
     files, given = choice.files, choice.given
     if facts.generation is None:
         raise fail(
@@ -244,6 +246,7 @@ def check_candidate(facts: CandidateFacts, choice: Choice, profile_path: str, im
         )
         for where, why in facts.errors
     ]
+    problems += more
     files = dict(files)
     if CONFIG_FILE not in files:
         what, hint = "there is no config to promote", "the volume holds none yet: give config or config_src"

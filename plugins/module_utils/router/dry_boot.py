@@ -17,6 +17,11 @@ from urllib.parse import urlsplit
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import (
+    collect_values,
+    mask_problem,
+    mask_text,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, SideProcess, describe_owner
 from ansible_collections.anvil.serving.plugins.module_utils.router.dry_boot_plan import LABEL_DRY_BOOT, ThrowawayPlan
@@ -32,6 +37,8 @@ class ThrowawayRouter:
         from ansible_collections.anvil.serving.plugins.module_utils.router.programs import dry_boot_router
 
         self.plan = plan
+        environment = dict(line.partition("=")[::2] for line in plan.environment)
+        self._secrets = [*collect_values(environment), plan.token]
         self.process: SideProcess = docker.open_process(
             plan.image,
             ["-c", read_source(dry_boot_router)],
@@ -104,7 +111,8 @@ class ThrowawayRouter:
         """Send every probe; an ``AnvilError`` names all that were not answered as expected. Returns warnings."""
         problems, warnings = run_probes(probes, self.send_probe)
         if problems:
-            raise AnvilError(*self._failure("it answers, but a probe of the candidate failed").problems, *problems)
+            shown = [mask_problem(problem, self._secrets) for problem in problems]
+            raise AnvilError(*self._failure("it answers, but a probe of the candidate failed").problems, *shown)
         return warnings
 
     def _send(self, request: Mapping[str, Any]) -> None:
@@ -128,7 +136,7 @@ class ThrowawayRouter:
             where="dry boot of image " + self.plan.image[7:19],
             why=why,
             hint="correct the files, then run again (docs/promotion.md describes the risk of dry_boot: false)",
-            log=self.process.errors.decode("utf-8", "replace").splitlines()[-15:],
+            log=[mask_text(line, self._secrets) for line in self.process.errors.decode("utf-8", "replace").splitlines()[-15:]],
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import list_exposed
+from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import own_volume
 
 LABEL_DRY_BOOT = "anvil.serving.dry-boot"
 # The port on which a router listens by default.
@@ -108,7 +109,7 @@ def plan_throwaway(
         mode = str(host.get("NetworkMode") or "")
         if mode not in ("host", "none") and not mode.startswith("container:"):
             networks = tuple(sorted((inspected.get("NetworkSettings") or {}).get("Networks") or ()))
-    options["mounts"] = [*shared, *({"Type": "volume", "Target": path} for path in own)]
+    options["mounts"] = [*shared, *(own_volume(path) for path in own)]
     options["network_mode"] = networks[0] if networks else "none"
     return ThrowawayPlan(
         image=str(image["Id"]),

@@ -7,7 +7,12 @@ from typing import Any, Dict, List
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, confine, describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import (
+    LABEL_OWNER,
+    confine,
+    describe_owner,
+    own_volume,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import Choice
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ValidatedCandidate
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
@@ -31,7 +36,7 @@ class GenericContainer(PromotedContainer):
         """
         folders = list_folders(self.inspected or {}, self.settings.mount)[0]
         folders.update((path, ("bind", source)) for path, source in self.settings.folders.items())
-        return [*mount_read_only(folders), {"Type": "volume", "Target": self.settings.mount}]
+        return [*mount_read_only(folders), own_volume(self.settings.mount)]
 
     def validate(self, choice: Choice) -> ValidatedCandidate:
         image, files = self.find_image(), choice.files

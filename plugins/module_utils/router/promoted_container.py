@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import collect_values, mask_problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint, parse_moment
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
@@ -144,6 +145,16 @@ class PromotedContainer:
     def read_token(self) -> str:
         return ""
 
+    def read_environment(self) -> Dict[str, str]:
+        """The environment of the container; empty if there is none."""
+        lines = (self.inspected or {"Config": {}})["Config"].get("Env") or ()
+        return dict(str(line).partition("=")[::2] for line in lines)
+
+    def list_secrets(self) -> List[str]:
+        """What must not be shown of the container's answers."""
+        token = self.read_token()
+        return collect_values(self.read_environment()) + ([token] if token else [])
+
     def send_probe(self, probe: Probe) -> Reply:
         endpoint = self.endpoint()
         if endpoint is None:
@@ -254,7 +265,7 @@ class PromotedContainer:
         self.warnings.extend(warning for warning in warnings if warning not in self.warnings)
         if problems:
             failure = self._failure("it answers, but a probe of this revision failed", state)
-            raise AnvilError(*failure.problems, *problems)
+            raise AnvilError(*failure.problems, *(mask_problem(problem, self.list_secrets()) for problem in problems))
 
     def _started_at(self) -> str:
         return str((self.inspected or {"State": {"StartedAt": ""}})["State"]["StartedAt"])

@@ -64,11 +64,7 @@ class RouterContainer(PromotedContainer):
 
     def read_token(self) -> str:
         """The token in the container's environment; empty if there is none."""
-        start = self.token_variable + "="
-        for line in (self.inspected or {"Config": {}})["Config"].get("Env") or ():
-            if self.token_variable and line.startswith(start):
-                return str(line[len(start) :]).strip()
-        return ""
+        return self.read_environment().get(self.token_variable, "").strip() if self.token_variable else ""
 
     def stop_signal(self) -> str:
         """A profile router ignores SIGTERM as process 1, but ends at once on SIGINT."""
@@ -128,8 +124,8 @@ class RouterContainer(PromotedContainer):
         facts = self._read_facts(image, choice.files)
         self.generation = facts.generation or self.generation
         self.token_variable = facts.token_variable or ""
-        candidate = check_candidate(facts, choice, self.profile_path(), image)
-        warnings = [*self.warnings, *candidate.warnings, *self._check_token(facts), *self._check_ownership(choice)]
+        candidate = check_candidate(facts, choice, self.profile_path(), image, self._check_token(facts))
+        warnings = [*self.warnings, *candidate.warnings, *self._check_ownership(choice)]
         self.warnings = []
         return replace(candidate, warnings=tuple(warnings))
 
@@ -180,22 +176,26 @@ class RouterContainer(PromotedContainer):
         text = "{0}: the next site.yml replaces it, because the inventory has anvil_router.{1}_from: inventory"
         return [text.format(name, name.partition(".")[0]) for name in overruled]
 
-    def _check_token(self, facts: CandidateFacts) -> List[str]:
-        """Whether the token variable that the config names is set where the router reads it; returns warnings."""
-        if self.inspected is None or not facts.token_variable or not self.request.reload:
+    def _check_token(self, facts: CandidateFacts) -> List[Problem]:
+        """A mistake if the token variable that the config names is not set where the router reads it."""
+        if self.inspected is None or not facts.token_variable or not self.request.reload or self.read_token():
             return []
-        if self.read_token():
-            return []
-        problem = Problem(
-            "the token variable {0} is not set in the router's environment".format(facts.token_variable),
-            where=CONFIG_FILE + ": [server].auth_env",
-            why="container {0} would refuse to start".format(self.name),
-            hint="recreate the router with the variable first, or promote with reload: false before the container is replaced",
-        )
-        # A gateway router may read the variable from a dotenv file of its own: only its start shows that.
+        why = "container {0} would refuse to start".format(self.name)
         if facts.generation == GATEWAY_ROUTER:
-            return [problem.as_text()]
-        raise AnvilError(problem)
+            from ansible_collections.anvil.serving.plugins.module_utils.router.dotenv_files import find_dotenv_value
+
+            found = find_dotenv_value(self.docker, self.inspected, facts.token_variable)
+            if found.is_set:
+                return []
+            why += "; its files {0} do not set it either".format(" and ".join(found.paths))
+        return [
+            Problem(
+                "the token variable {0} is not set, or empty, in the router's environment".format(facts.token_variable),
+                where=CONFIG_FILE + ": [server].auth_env",
+                why=why,
+                hint="recreate the router with the variable first, or promote with reload: false before it is replaced",
+            )
+        ]
 
     # -------------------------------------------------------------------------------------------------------- dry boot
 

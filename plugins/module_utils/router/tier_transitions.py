@@ -33,6 +33,7 @@ class TierRequest:
     """The state that a tier shall have. drain_timeout, retry: seconds; retry: for how long a readmission is repeated.
 
     state: ``quiesced`` (no new requests), ``drained`` (nor any in flight), ``admitted`` (in use), ``status`` (report only).
+    force: take a tier out of service even though the router cannot readmit it.
     """
 
     tier: str
@@ -41,6 +42,7 @@ class TierRequest:
     drain_timeout: int
     retry: float
     token: str = field(repr=False)
+    force: bool = False
     check_mode: bool = False
 
 
@@ -183,6 +185,40 @@ class TransitionApi:
             time.sleep(RETRY_PAUSE)
 
 
+def explain_lasting_drain(row: Mapping[str, Any]) -> str:
+    """Why a router could never readmit a tier once it is quiesced; empty if it could, or if that is not known.
+
+    A router readmits a tier whose serve reports the configured model. What it checked last shows whether it can.
+    """
+    if row.get("metadata_source") == "upstream":
+        return ""
+    if row.get("readiness_reason") == "availability_not_configured":
+        return "the tier has no health_path, or is not local, so the router never checks it"
+    if row.get("readiness_reason") == "health_passed":
+        return "the tier has no model_identity, so the router never learns which model answers"
+    return ""
+
+
+def _check_readmission(row: Mapping[str, Any], request: TierRequest, where: str) -> Tuple[List[Problem], List[str]]:
+    """Whether a tier that is in use may be taken out of service; problems and warnings."""
+    if request.state not in ("quiesced", "drained") or request.force or has_state(row, "quiesced"):
+        return [], []
+    why = explain_lasting_drain(row)
+    if why:
+        hint = (
+            "promote a config with health_path and model_identity for it (playbooks/site.yml renders both), or set force: true; "
+            "then only a restart of the router brings it back"
+        )
+        return [Problem("tier {0} could not be readmitted".format(request.tier), where=where, why=why, hint=hint)], []
+    if str(row.get("readiness_reason")).startswith("identity_") and row.get("observed_model") not in (
+        None,
+        row.get("expected_model"),
+    ):
+        warning = "{0}: tier {1} is readmitted only once its serve reports the model {2}; now it reports {3}"
+        return [], [warning.format(where, request.tier, row.get("expected_model"), row.get("observed_model"))]
+    return [], []
+
+
 def has_state(row: Mapping[str, Any], state: str) -> bool:
     """Whether a tier is already in that state."""
     quiesced = row.get("state") == "quiesced"
@@ -200,12 +236,25 @@ def set_tier_state(docker: DockerEngine, containers: Sequence[str], request: Tie
     if not REASON.fullmatch(request.reason):
         hint = "use one word of letters, digits and - _ . , such as new-image: the router takes no other"
         raise fail("not a reason that a router records", where="reason", why=repr(request.reason[:200]), hint=hint)
-    report: Dict[str, Any] = {"changed": False, "routers": {}}
+    report: Dict[str, Any] = {"changed": False, "routers": {}, "warnings": []}
     problems: List[Problem] = []
+    found: Dict[str, Tuple[TransitionApi, List[Dict[str, Any]]]] = {}
     for container in containers:
         try:
             api = TransitionApi(docker, container, request.token)
             before = api.read_tiers(request.tier, request.retry if request.state == "admitted" else 0.0)
+            found[container] = api, before
+            if request.state != "status":
+                refused, doubts = _check_readmission(before[0], request, api.where)
+                problems += refused
+                report["warnings"] += doubts
+        except AnvilError as exc:
+            problems.extend(exc.problems)
+    if any(problem.what.endswith("could not be readmitted") for problem in problems):
+        # No router is touched: the others would stay without the tier.
+        raise AnvilError(*problems)
+    for container, (api, before) in found.items():
+        try:
             if request.state != "status" and not has_state(before[0], request.state):
                 report["changed"] = True
                 if not request.check_mode:

@@ -9,6 +9,7 @@ import time
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import mask_known
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import find_experiments
 
@@ -56,11 +57,10 @@ def read_logs(
 ) -> Dict[str, List[Dict[str, str]]]:
     """The last lines of each serve, both streams, oldest first, with the values of known secrets masked."""
     start = parse_since(since, time.time())
-    hidden = sorted((value for value in secrets.values() if len(value) >= 4), key=len, reverse=True)
     logs = {}
     for name, serve in serves.items():
         raw = docker.read_log_frames(serve["container_id"], tail, start) if serve["container_id"] else b""
-        logs[name] = [{"stream": stream, "line": _mask_secrets(text, hidden)} for stream, text in split_frames(raw)]
+        logs[name] = [{"stream": stream, "line": mask_known(text, secrets.values())} for stream, text in split_frames(raw)]
     return logs
 
 
@@ -75,9 +75,3 @@ def read_experiment_logs(
         raise fail("no experiment {0} on this host".format(", ".join(missing)), where="logs.experiments", hint=hint)
     containers = {container: {"container_id": container} for name in names for container in there[name].containers}
     return dict(read_logs(docker, containers, tail, since, secrets))
-
-
-def _mask_secrets(text: str, hidden: Sequence[str]) -> str:
-    for value in hidden:
-        text = text.replace(value, "***")
-    return text

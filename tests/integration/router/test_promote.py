@@ -181,8 +181,17 @@ def test_gateway_router_is_promoted_without_a_profile(make_site: Callable[..., S
     token = ["llm_token", "=", '"x"'][0].upper()
     server = f'[server]\nauth_env = "{token}"\n'
     assert site.promote(config=gateway_config(server=server), dry_boot=True)["changed"]
-    site.start_router({token: "open sesame"})
+    site.start_router({token: "open sesame", "EMPTY_TOKEN": " ", "ANVIL_SERVING_HOME": "/tmp"})
     site.wait_healthy()
+    before, state = site.snapshot(), site.inspect()["State"]
+    site.engine.put_file(site.name, "/tmp", ".env", b"EMPTY_TOKEN=\nFILE_TOKEN='of a file' \n", 0o644)
+    for variable in ("NO_SUCH_TOKEN", "EMPTY_TOKEN"):
+        for check in (True, False):
+            unset = site.promote(config=gateway_config("llm.unset", f'[server]\nauth_env = "{variable}"\n'), check=check)
+            assert unset["failed"] and f"{variable} is not set, or empty" in unset["msg"] and "/tmp/.env" in unset["msg"], unset
+    assert (site.snapshot(), site.inspect()["State"]) == (before, state)
+    with_file = site.promote(config=gateway_config("llm.file", '[server]\nauth_env = "FILE_TOKEN"\n'))
+    assert with_file["reloaded"] and site.healthz() == 200, with_file
     key = tmp_path / "key"
     models = {
         "path": "/v1/models",
@@ -216,8 +225,8 @@ def test_gateway_router_is_promoted_without_a_profile(make_site: Callable[..., S
         ({"config": gateway_config()}, "loader refuses the file"),
         ({"config": profile_config(profile_path=None)}, "would never be read"),
         ({"config": profile_config(profile_path="/etc/anvil/other.json")}, "would never be read"),
-        ({"config": '[server]\nauth_env = "NO_SUCH_TOKEN"\n' + profile_config()}, "NO_SUCH_TOKEN is not set"),
-        ({"config": '[server]\nauth_env = "EMPTY_TOKEN"\n' + profile_config()}, "EMPTY_TOKEN is not set"),
+        ({"config": '[server]\nauth_env = "NO_SUCH_TOKEN"\n' + profile_config()}, "NO_SUCH_TOKEN is not set, or empty"),
+        ({"config": '[server]\nauth_env = "EMPTY_TOKEN"\n' + profile_config()}, "EMPTY_TOKEN is not set, or empty"),
         ({"profile": "{"}, "profile.json"),
         ({"profile": "[]"}, "profile.json"),
         ({"profile": profile_text(tier_id="heavy-lokal")}, "did you mean heavy-local?"),

@@ -20,7 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion import cra
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import parse_journal
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import OBSERVATION
 from ansible_collections.anvil.serving.plugins.module_utils.router import module_parameters
-from ansible_collections.anvil.serving.plugins.module_utils.router.promoted_container import parse_time
+from ansible_collections.anvil.serving.plugins.module_utils.router.promoted_container import PromotedContainer, parse_time
 from bed import Bed
 from routersite import (
     ALTER,
@@ -62,20 +62,20 @@ BEGIN: list[Step] = [
     ("promotion.promote", "", "open_writer", 1),
 ]
 VERIFY: Step = ("router.promoted_container", "PromotedContainer", "verify", 1)
-# sweep, revision, journal, pointer
-SWITCH: list[Step] = [*writes(2, 4, 6, 7), ("router.promoted_container", "PromotedContainer", "reload", 1), VERIFY]
+# sweep, revision, reserve, journal, pointer
+SWITCH: list[Step] = [*writes(2, 4, 5, 7, 8), ("router.promoted_container", "PromotedContainer", "reload", 1), VERIFY]
 STEPS: dict[str, list[Step]] = {
-    "good": [*BEGIN, *SWITCH, *writes(8), ("promotion.locked_run", "PromotionRun", "_close", 1)],
+    "good": [*BEGIN, *SWITCH, *writes(9), ("promotion.locked_run", "PromotionRun", "_close", 1)],
     # Until it is loaded it is like a good one. journal, pointer; journal
     "bad": [
         VERIFY,
-        *writes(9, 10),
+        *writes(10, 11),
         ("router.promoted_container", "PromotedContainer", "reload", 2),
         ("router.promoted_container", "PromotedContainer", "verify", 2),
-        *writes(11),
+        *writes(12),
     ],
-    # sweep, a link for each file, revision, journal, pointer, journal
-    "first": [*BEGIN, *writes(2, 3, 4, 6, 8, 9, 10), ("promotion.locked_run", "PromotionRun", "_close", 1)],
+    # sweep, a link for each file, revision, reserve, journal, pointer, journal
+    "first": [*BEGIN, *writes(2, 3, 4, 6, 7, 9, 10, 11), ("promotion.locked_run", "PromotionRun", "_close", 1)],
 }
 BARE = profile_config(profile_path=None)
 QUICK = {"settle": 0.1, "grace": 1}
@@ -136,23 +136,35 @@ def test_a_stream_cut_in_the_middle_of_a_write_changes_nothing(running: Site) ->
 # ------------------------------------------------------------------------------------------------------------- volumes
 
 
-def test_a_full_volume_changes_nothing(site: Site) -> None:
-    site.api.create_volume(site.volume, "local", {"type": "tmpfs", "device": "tmpfs", "o": "size=256k"})
+def hold(site: Site) -> str:
+    """Start a container that mounts the volume: a tmpfs lives as long as somebody mounts it."""
+    name = site.name + "-holder"
     site.engine.create_container(
         site.image,
         ["-c", "import time; time.sleep(600)"],
-        name=site.name + "-holder",
+        name=name,
         entrypoint=["python3"],
         host_config={"binds": [f"{site.volume}:/v"], "auto_remove": True},
     )
-    site.engine.start_container(site.name + "-holder")  # a tmpfs lives as long as somebody mounts it
+    site.engine.start_container(name)
+    return name
+
+
+def fill(site: Site) -> None:
+    """Write into the volume until there is no byte left."""
+    code = "try:\n f = open('/v/fill', 'ab', 0)\n while f.write(bytes(4096)): pass\nexcept OSError: pass"
+    site.engine.exec_in(site.name + "-holder", ["python3", "-c", code], user="0")
+
+
+def test_a_full_volume_changes_nothing(site: Site) -> None:
+    site.api.create_volume(site.volume, "local", {"type": "tmpfs", "device": "tmpfs", "o": "size=256k"})
+    hold(site)
     try:
         assert site.promote(config=profile_config(), profile=profile_text())["changed"]
         site.start_router()
         site.wait_healthy()
         old = site.live_files()
-        fill = "try: open('/v/fill','wb').write(bytes(1<<20))\nexcept OSError: pass"
-        site.engine.exec_in(site.name + "-holder", ["python3", "-c", fill], user="0")
+        fill(site)
         failed = site.promote(profile=profile_text(0.5), **QUICK)
         assert failed["failed"] and "No space left" in failed["msg"], failed
         assert_whole(site, old)
@@ -161,6 +173,40 @@ def test_a_full_volume_changes_nothing(site: Site) -> None:
         assert site.promote(profile=profile_text(0.5), **QUICK)["changed"]
     finally:
         site.engine.remove_container(site.name + "-holder")
+
+
+def test_a_volume_that_fills_up_after_the_switch_does_not_stop_the_way_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.api.create_volume(site.volume, "local", {"type": "tmpfs", "device": "tmpfs", "o": "size=256k"})
+    holder = hold(site)
+    reload, fills = PromotedContainer.reload, [True, False]
+
+    def fill_and_reload(self: PromotedContainer, patient: bool) -> bool:
+        if fills.pop(0):
+            fill(site)
+        return reload(self, patient)
+
+    monkeypatch.setattr(PromotedContainer, "reload", fill_and_reload)
+    try:
+        assert site.promote(config=BARE)["changed"]
+        site.start_router()
+        site.wait_healthy()
+        failed = site.promote(config=CRASHING, **QUICK)
+        assert failed["failed"] and "rolled back to" in failed["msg"] and "journal" not in failed["msg"], failed
+        assert site.live_files() == {"config.toml": BARE} and site.healthz() == 200 and journal_state(site) == "done"
+        # There is no room to reserve: nothing is switched.
+        assert "No space left" in site.promote(config=profile_config("2", None), **QUICK)["msg"]
+        # And with a volume that is full again at once, the pointer still moves back, and the next run closes the journal.
+        site.engine.exec_in(holder, ["rm", "/v/fill"], user="0")
+        fills[:] = [True, True]
+        failed = site.promote(config=CRASHING, **QUICK)
+        assert failed["failed"] and "rolled back to" in failed["msg"], failed
+        assert site.live_files() == {"config.toml": BARE} and site.healthz() == 200
+        site.engine.exec_in(holder, ["rm", "/v/fill"], user="0")
+        fills[:] = [False] * 3
+        assert not site.promote(config=BARE, **QUICK)["failed"]
+        assert journal_state(site) == "done" and not site.promote(config=BARE, **QUICK)["changed"]
+    finally:
+        site.engine.remove_container(holder)
 
 
 def test_a_volume_that_is_read_only_is_an_error_that_says_so(site: Site) -> None:
@@ -295,9 +341,13 @@ def test_engine_stopped_in_the_middle(running: Site, bed: Bed, sig: signal.Signa
 
 # What a router of this image does is written in the version of its config's mapping: it fails as its candidate says.
 ACTOR = r"""
-import os, re, subprocess, sys, time
+import json, os, re, subprocess, sys, time
 version = re.search('mapping_version = "([^"]*)"', open("/etc/anvil/config.toml").read()).group(1)
 act, _, seconds = version.partition(" ")
+if act == "say":
+    said = os.environ["SAY_TOKEN"]
+    print(said, json.dumps(said), repr(said), json.dumps({"line": json.dumps({"key": said})}))
+    sys.exit(7)
 if act in ("refuse", "mute"):
     import http.server
     class Refuse(http.server.BaseHTTPRequestHandler):
@@ -348,6 +398,17 @@ def test_a_candidate_that_fails_later_is_rolled_back(actor: Site, version: str, 
     assert failed["failed"] and why in failed["msg"] and "rolled back to" in failed["msg"], failed
     assert "verified" in failed["msg"]
     assert actor.live_files() == {"config.toml": BARE} and actor.healthz() == 200
+
+
+def test_a_log_in_a_failure_shows_no_secret_of_the_router(site: Site) -> None:
+    secret = "zq\"zq\\z'özq"
+    assert site.promote(config=BARE)["changed"]
+    site.start_router({"SAY_TOKEN": secret}, command=["python3", "-c", ACTOR])
+    site.wait_healthy()
+    for dry_boot in (True, False):
+        failed = site.promote(config=profile_config("say", None), dry_boot=dry_boot, **QUICK)
+        assert failed["failed"] and "<hidden>" in str(failed["problems"]), failed
+        assert "zq" not in str([each["log"] for each in failed["problems"]]), failed
 
 
 @pytest.mark.parametrize("version", ["die 0", "die 1", "die 5", "refuse", "mute"])
@@ -504,3 +565,11 @@ def test_no_throwaway_outlives_a_killed_operator(running: Site) -> None:
     label = {"label": ["anvil.serving.dry-boot"]}
     assert kill_before(running.spawn, ("promotion.promote", "", "open_writer", 1), profile=profile_text(0.5), dry_boot=True)
     wait_until(lambda: not running.api.containers(all=True, filters=label), seconds=5)
+
+    # One that was created and never started does not end by itself: the next run removes it with its volumes.
+    owned = {"label": ["anvil.serving.owner"]}
+    start = ("docker.containers", "Containers", "start_container", 2)
+    assert kill_before(running.spawn, start, profile=profile_text(0.6), dry_boot=True)
+    assert running.api.containers(all=True, filters=label) and running.api.volumes(filters=owned)["Volumes"]
+    assert running.promote(profile=profile_text(0.6), **QUICK)["changed"]
+    assert not running.api.containers(all=True, filters=label) and not running.api.volumes(filters=owned)["Volumes"]

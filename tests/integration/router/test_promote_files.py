@@ -102,6 +102,29 @@ def test_an_haproxy_configuration_is_promoted_refused_and_rolled_back(proxy: Pro
     assert "hosts.map" not in gone.output
 
 
+def test_another_set_of_files_needs_one_run_only(proxy: Proxy) -> None:
+    sets = [files(200, **{"a.map": "x y\n"}), files(200, **{"b.map": "x y\n", "c.map": ""})]
+    assert proxy.promote(files=sets[0])["changed"]
+    proxy.start_proxy()
+    wait_until(lambda: proxy.healthz() == 200)
+    revisions = []
+    for given in (sets[1], sets[0], sets[1]):
+        done = proxy.promote(files=given)
+        assert done["changed"] and "took over" not in str(done["actions"]), done
+        revisions.append(done["revision"]["new"])
+        for check in (True, False):
+            assert not proxy.promote(files=given, check=check)["changed"], check
+    back = proxy.promote(state="rolled_back", revision=revisions[1])
+    assert back["changed"] and "took over" not in str(back["actions"]), back
+    assert not proxy.promote(state="rolled_back", revision=revisions[1])["changed"]
+    assert not proxy.promote(files=sets[0])["changed"]
+    refused = proxy.promote(files=[*files(200, **{"d.map": ""}), {"dest": "e.map", "content": ""}], probes=[{"path": "/none"}],
+                            health_path="/", start_timeout=2, validator=["true"], settle=0)  # fmt: skip
+    assert not refused["failed"], refused
+    listed = proxy.engine.exec_in(proxy.name, ["ls", MOUNT]).output.split()
+    assert listed == ["d.map", "e.map", "haproxy.cfg"], listed
+
+
 def test_a_signal_reloads_without_a_restart(proxy: Proxy) -> None:
     given = {"reload_signal": "SIGUSR2", "health_path": "/"}
     assert proxy.promote(files=files(200), **given)["changed"]

@@ -122,7 +122,15 @@ def test_what_cannot_be_done_is_said(routers: Bed) -> None:
     assert "no tier is named" in steer(tier="", state="drained")["msg"]
     start_router(routers, "tier-profile", "anvil.local/router:0.13.2", ROUTER_CONFIG)
     old = {"containers": ["tier-profile"]}
-    assert states(steer(state="quiesced", **old)) == ["quiesced"]
+    # What could not come back is not taken out of service, in no router.
+    start_router(routers, "tier-bare", GATEWAY, CONFIG.replace("model_identity = true\n", ""))
+    for bare, reason in ((["tier-profile"], "no health_path"), ([NAMES[0], "tier-bare"], "no model_identity")):
+        for check in (True, False):
+            for state in ("quiesced", "drained"):
+                lasting = steer(state=state, containers=bare, check=check)
+                assert lasting["failed"] and "could not be readmitted" in lasting["msg"] and reason in lasting["msg"], lasting
+        assert states(steer(containers=bare)) == ["admitting"] * len(bare)
+    assert states(steer(state="quiesced", force=True, **old)) == ["quiesced"]
     unproven = steer(state="admitted", **old)
     assert unproven["failed"] and "[[router.tiers]] needs model" in unproven["msg"], unproven
     without = ROUTER_CONFIG.replace("[server]", "").replace('auth_env = "ANVIL_ROUTER_TOKEN"', "")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import html
+import json
+import shlex
 import time
+from urllib.parse import quote
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import (
+    HIDDEN,
     collect_values,
     hide_secrets,
     is_secret_entry,
@@ -146,6 +151,22 @@ def test_what_a_container_prints_cannot_hold_up_a_run(part: str) -> None:
 
 def test_known_values_are_hidden_wherever_they_stand_also_escaped() -> None:
     assert mask_known('say "p\\"w\\\\d" and p"w\\d', ['p"w\\d']) == 'say "<hidden>" and <hidden>'
+    secret = "a\"b\\c'd/e<f\nä"
+    inner = json.dumps({"k": secret})
+    texts = [json.dumps(secret), json.dumps(secret, ensure_ascii=False), json.dumps(inner), html.escape(secret)]
+    texts += [
+        repr(secret),
+        repr([secret]),
+        repr(secret.encode())[1:],
+        repr(repr(secret)),
+        shlex.quote(secret),
+        quote(secret, safe=""),
+    ]
+    for text in texts:
+        masked = mask_known(text, [secret])
+        assert HIDDEN in masked and "b" not in masked, text
+    key = "-----BEGIN KEY-----\nc2VjcmV0c2VjcmV0\n-----END KEY-----\n"
+    assert mask_known("line 2: c2VjcmV0c2VjcmV0", [key]) == "line 2: <hidden>"
     assert mask_known("one two", ["two", ""]) == "one two"  # too short to be a secret
     assert collect_values({"HF_TOKEN": "abcdefgh", "PORT": "12345678", "A_KEY": "1"}) == ["abcdefgh"]
 

@@ -11,6 +11,8 @@ It ends with 0 when its standard input closes, and with 3 after ``IDLE_SECONDS``
 from __future__ import annotations
 
 import base64
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,7 +20,7 @@ import select
 import shutil
 import sys
 import time
-from typing import Any, Dict, Mapping, Set
+from typing import Any, Callable, Dict, Mapping, Set
 
 
 def receive(size: int, idle: float) -> bytes:
@@ -117,10 +119,14 @@ def holds_exactly(folder: str, contents: Mapping[str, bytes]) -> bool:
 
 
 class VolumeFiles:
-    """Changes the files below the working directory. Unfinished ones lie in the folder ``scratch``."""
+    """Changes the files below the working directory. Unfinished ones lie in the folder ``scratch``.
+
+    spare: a file that is deleted for room when the volume is full; empty before ``reserve``.
+    """
 
     def __init__(self, scratch: str) -> None:
         self.scratch = scratch
+        self.spare = ""
 
     def scratch_path(self, path: str) -> str:
         """A free path in the scratch folder for what will be at ``path``."""
@@ -160,15 +166,57 @@ class VolumeFiles:
         sync_folder(parent_of(path))
 
     def put_link(self, path: str, target: str) -> None:
-        unfinished = self.scratch_path(path)
-        make_folder(parent_of(path))
-        os.symlink(target, unfinished)
+        prepared = self.prepared_path(path)
+        if os.path.islink(prepared) and os.readlink(prepared) == target and os.path.isdir(parent_of(path)):
+            unfinished = prepared
+        else:
+            unfinished = self.scratch_path(path)
+            make_folder(parent_of(path))
+            os.symlink(target, unfinished)
         os.rename(unfinished, path)
         sync_folder(parent_of(path))
 
+    def prepared_path(self, path: str) -> str:
+        return self.scratch + "/back+" + path.replace("/", "+")
+
+    def reserve(self, path: str, size: int, links: Mapping[str, str]) -> None:
+        """Reserve what later requests need on a full volume: a file of this size to delete, and the links to rename.
+
+        Random bytes, because some file systems store no zeros. One that is there already is kept, however full the volume is.
+        """
+        if not os.path.isfile(path) or os.path.getsize(path) < size:
+            delete(path)
+            try:
+                write_new_file(path, os.urandom(size))
+            except OSError:
+                delete(path)
+                raise
+            sync_folder(parent_of(path))
+        self.spare = path
+        for link, target in links.items():
+            self.with_spare(self.prepare_link, check_path(link), target)
+
+    def prepare_link(self, path: str, target: str) -> None:
+        make_folder(self.scratch)
+        delete(self.prepared_path(path))
+        os.symlink(target, self.prepared_path(path))
+        sync_folder(self.scratch)
+
+    def with_spare(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Carry out a change; if the volume is full, delete the spare file and try once more."""
+        try:
+            act(*arguments)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOSPC, errno.EDQUOT) or not (self.spare and os.path.isfile(self.spare)):
+                raise
+            os.unlink(self.spare)
+            with contextlib.suppress(OSError):
+                sync_folder(parent_of(self.spare))
+            act(*arguments)
+
     def remove(self, path: str) -> None:
-        """Remove a file, a symlink or a folder in one rename; absence is success."""
-        if self.scratch.startswith(path + "/"):
+        """Remove a file, a symlink or a folder in one step; absence is success."""
+        if self.scratch.startswith(path + "/") or os.path.islink(path) or os.path.isfile(path):
             delete(path)
             sync_folder(parent_of(path))
         elif os.path.lexists(path):
@@ -181,11 +229,13 @@ class VolumeFiles:
         """Carry out one request; the answer holds the clock (seconds since the epoch)."""
         action = request["action"]
         if action == "put_file":
-            self.put_file(check_path(request["path"]), request["file"])
+            self.with_spare(self.put_file, check_path(request["path"]), request["file"])
         elif action == "put_folder":
-            self.put_folder(check_path(request["path"]), request["files"])
+            self.with_spare(self.put_folder, check_path(request["path"]), request["files"])
         elif action == "put_link":
-            self.put_link(check_path(request["path"]), request["target"])
+            self.with_spare(self.put_link, check_path(request["path"]), request["target"])
+        elif action == "reserve":
+            self.reserve(check_path(request["path"]), request["size"], request["links"])
         elif action == "remove":
             self.remove(check_path(request["path"]))
         elif action == "sweep":
