@@ -28,6 +28,7 @@ from routersite import (
     CRASHING,
     NAMES,
     NEW_IMAGE,
+    TIER,
     Site,
     assert_whole,
     gateway_config,
@@ -260,6 +261,17 @@ def test_all_findings_come_at_once(running_shared: Site) -> None:
     assert len(refused["problems"]) >= 6, refused["msg"]
     predicted = running_shared.promote(check=True, config=profile_config(profile_path="/x"), profile=profile)
     assert predicted["problems"] == refused["problems"]
+
+
+def test_what_the_loader_says_after_its_first_error_comes_too(running_shared: Site, make_site: Callable[..., Site]) -> None:
+    twice = profile_config() + TIER.replace("8192", "-1").replace("heavy-local", "other") + TIER
+    refused = running_shared.promote(config=twice.replace('["heavy-local"]', '["nowhere"]'), profile=profile_text(2, tier_id="x"))
+    for mistake in ("duplicate tier id", "nowhere", "'other'", "unknown tier 'x'", "0 to 1"):
+        assert mistake in refused["msg"], (mistake, refused["msg"])
+    routes = gateway_config().replace("[router.model_routes]", '[router.model_routes]\n"llm.a" = "no-a"\n"llm.b" = "no-b"')
+    refused = make_site(NEW_IMAGE).promote(config=routes + TIER)
+    for mistake in ("duplicate tier id", "no-a", "no-b"):
+        assert refused["msg"].count(mistake) == 1, (mistake, refused["msg"])
 
 
 @pytest.mark.parametrize("name", [";rm -rf /", "$(id)", "../../etc/passwd", "a/../../images/json", "a\nb", "x" * 300, ""])

@@ -8,9 +8,10 @@ One line of JSON in, one line of JSON out, until its input ends. In: ``config`` 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import sys
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, Set, Tuple
 
 Facts = Dict[str, Any]
 
@@ -52,6 +53,82 @@ def add_identity(facts: Facts, router: Any) -> None:
     from anvil_serving.router import model_metadata
 
     facts["config_sha256"] = model_metadata.build_router_status(router, started_at=0.0)["config_sha256"]
+
+
+def load_document(loader: Any, path: str, document: Dict[str, Any]) -> str:
+    """The loader's message about a parsed config, as if the file held it; empty if it accepts it."""
+    import tomllib
+
+    original = tomllib.load, tomllib.loads
+    tomllib.load = tomllib.loads = lambda *_source, **_options: copy.deepcopy(document)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            loader.load(path)
+        return ""
+    except (Exception, SystemExit) as exc:
+        return "{0}: {1}".format(type(exc).__name__, exc)
+    finally:
+        tomllib.load, tomllib.loads = original
+
+
+def flatten(table: Dict[str, Any], start: str = "") -> Dict[str, Any]:
+    """The values of nested tables by their dotted keys."""
+    found: Dict[str, Any] = {}
+    for key, value in table.items():
+        found.update(flatten(value, start + key + ".") if isinstance(value, dict) else {start + key: value})
+    return found
+
+
+def add_further_errors(facts: Facts, loader: Any, path: str) -> None:
+    """What the loader would say after its first error: about each tier alone, each route alone, and the rest without both.
+
+    Without the tiers that the file names, the mistakes of a profile would stay hidden too.
+    """
+    import tomllib
+
+    with open(path, "rb") as stream:
+        document = tomllib.load(stream)
+    router = document.get("router")
+    tiers = router.get("tiers") if isinstance(router, dict) else None
+    if not isinstance(router, dict) or not isinstance(tiers, list) or not all(isinstance(each, dict) for each in tiers):
+        return
+    unique: Dict[str, Any] = {}
+    for tier in tiers:
+        unique.setdefault(str(tier.get("id")), tier)
+    facts["tier_ids"] = list(unique)
+    facts["profile_path"] = router.get("profile_path")
+    key = "model_routes" if "model_routes" in router else "presets"
+    routes = flatten(router.get(key)) if isinstance(router.get(key), dict) else {}
+    plain = {name: value for name, value in router.items() if not isinstance(value, (dict, list))}
+    wrong_routes: Set[str] = set()
+    wrong_tiers: Set[str] = set()
+
+    def ask(tested: Dict[str, Any]) -> bool:
+        why = load_document(loader, path, {**document, "router": tested})
+        error = {"where": "config.toml", "why": why}
+        if why and "unaddressable" not in why and error not in facts["errors"]:
+            facts["errors"].append(error)
+        return not why
+
+    for name, tier in unique.items():
+        route: Dict[str, Any] = {"llm.primary": name} if key == "model_routes" else {"chat": [name]}
+        if not ask({**plain, "tiers": [tier], key: route}):
+            wrong_tiers.add(name)
+        elif sum(str(each.get("id")) == name for each in tiers) > 1:
+            ask({**plain, "tiers": [tier, tier], key: route})
+    sound = [tier for name, tier in unique.items() if name not in wrong_tiers]
+    known = {str(tier.get("id")) for tier in sound}
+    for alias, goal in routes.items():
+        goals = {str(each) for each in goal} if isinstance(goal, list) else {str(goal)}
+        if not goals <= set(unique):
+            wrong_routes.add(alias)
+            if sound:
+                ask({**plain, "tiers": sound, key: {alias: goal}})
+        elif not goals <= known:
+            wrong_routes.add(alias)
+    left = {alias: goal for alias, goal in routes.items() if alias not in wrong_routes}
+    if sound and left:
+        ask({**router, "tiers": sound, key: left})
 
 
 def add_tiers(facts: Facts, router: Any) -> None:
@@ -109,6 +186,8 @@ def examine(request: Dict[str, Any], facts: Facts) -> None:
             add_tiers(facts, router)
         if server is not None:
             facts["token_variable"] = getattr(server, "auth_env", None)
+        if router is None:
+            attempt_quietly(add_further_errors, facts, loader, path)
     if request["profile"] is not None and profile_bootstrap is not None:
         document = attempt(facts, "profile.json", json.loads, request["profile"])
         if document is not None:
