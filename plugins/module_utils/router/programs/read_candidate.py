@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import json
 import sys
 from typing import Any, Callable, Dict, Set, Tuple
@@ -57,10 +58,9 @@ def add_identity(facts: Facts, router: Any) -> None:
 
 def load_document(loader: Any, path: str, document: Dict[str, Any]) -> str:
     """The loader's message about a parsed config, as if the file held it; empty if it accepts it."""
-    import tomllib
-
-    original = tomllib.load, tomllib.loads
-    tomllib.load = tomllib.loads = lambda *_source, **_options: copy.deepcopy(document)
+    reader: Any = importlib.import_module("tomllib")
+    original = reader.load, reader.loads
+    reader.load = reader.loads = lambda *_source, **_options: copy.deepcopy(document)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             loader.load(path)
@@ -68,7 +68,7 @@ def load_document(loader: Any, path: str, document: Dict[str, Any]) -> str:
     except (Exception, SystemExit) as exc:
         return "{0}: {1}".format(type(exc).__name__, exc)
     finally:
-        tomllib.load, tomllib.loads = original
+        reader.load, reader.loads = original
 
 
 def flatten(table: Dict[str, Any], start: str = "") -> Dict[str, Any]:
@@ -98,7 +98,8 @@ def add_further_errors(facts: Facts, loader: Any, path: str) -> None:
     facts["tier_ids"] = list(unique)
     facts["profile_path"] = router.get("profile_path")
     key = "model_routes" if "model_routes" in router else "presets"
-    routes = flatten(router.get(key)) if isinstance(router.get(key), dict) else {}
+    table = router.get(key)
+    routes = flatten(table) if isinstance(table, dict) else {}
     plain = {name: value for name, value in router.items() if not isinstance(value, (dict, list))}
     wrong_routes: Set[str] = set()
     wrong_tiers: Set[str] = set()
