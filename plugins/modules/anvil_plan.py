@@ -107,6 +107,10 @@ router_files:
       of its edge, C(edge), for M(anvil.serving.anvil_router_edge). Empty if there is none.
   returned: success
   type: dict
+external_files:
+  description: The script for each external server whose start the inventory describes, which O(output) writes to C(external/NAME.sh).
+  returned: success
+  type: dict
 files:
   description: The paths of the files of this host in O(output).
   returned: when O(output) is given

@@ -112,6 +112,7 @@ class ExternalPlan:
     """A server that is not managed by this collection. It gets requests, and is never started or stopped.
 
     container: the host name or address that the router reaches it by; ``host.docker.internal`` is the host itself.
+    start: the command line that starts it on its machine; empty: not known, so no script is rendered.
     """
 
     name: str
@@ -122,6 +123,7 @@ class ExternalPlan:
     engine: str = ""
     args: Tuple[str, ...] = ()
     kind: str = "chat"
+    start: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

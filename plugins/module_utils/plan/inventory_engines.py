@@ -236,12 +236,18 @@ def _read_word_list(section: Section, key: str) -> Optional[Tuple[str, ...]]:
     return None if listed is None else tuple(words)
 
 
-def _check_args(section: Section, engine: Optional[Engine]) -> None:
-    value = section.raw.get("args")
+def read_arguments(section: Section, key: str, engine: Optional[Engine]) -> Tuple[str, ...]:
+    """A command line, or the part of it that the inventory adds to what the plan sets for an engine."""
+    _check_args(section, engine, key)
+    return _read_word_list(section, key) or ()
+
+
+def _check_args(section: Section, engine: Optional[Engine], key: str = "args") -> None:
+    value = section.raw.get(key)
     for number, word in enumerate(value if isinstance(value, (list, tuple)) else ()):
         if not isinstance(word, str):
             continue
-        path, flag = (*section.path_of("args"), number), flag_of(word)
+        path, flag = (*section.path_of(key), number), flag_of(word)
         bare = flag.split()[0] if flag else ""
         if engine and bare and bare == engine.more_keys_flag:
             if not section.has("api_key"):

@@ -8,6 +8,11 @@ from typing import Any, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds import CHAT, KINDS
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import HOST_GATEWAY
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_external_start import (
+    ENGINE,
+    EXTERNAL_START_KEYS,
+    read_start,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
     CONTAINER,
@@ -17,7 +22,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     InventoryCheck,
 )
 
-EXTERNAL_KEYS = ("port", "served_name", "api_key", "host", "kind")
+EXTERNAL_KEYS = ("port", "served_name", "api_key", "host", "kind", *EXTERNAL_START_KEYS)
 
 
 def read_externals(
@@ -45,15 +50,18 @@ def read_externals(
         host = (
             inner.read_text("host", "a host name or an address; without it, {0}".format(HOST_GATEWAY), CONTAINER) or HOST_GATEWAY
         )
+        rule = "one word without spaces: the name of the model that it serves"
+        served_name = inner.read_text("served_name", rule, NO_SPACE) or name
+        start, args = read_start(inner, served_name, port or 0, host != HOST_GATEWAY)
         found.append(
             ExternalPlan(
                 name=name,
                 container=host,
                 port=port or 0,
-                served_name=inner.read_text(
-                    "served_name", "one word without spaces: the name of the model that it serves", NO_SPACE
-                )
-                or name,
+                served_name=served_name,
+                engine=ENGINE if start and not inner.has("command") else "",
+                args=args,
+                start=start,
                 api_key=secrets.read_secret_name(inner.path_of("api_key"), inner.raw.get("api_key")),
                 kind=inner.read_choice("kind", KINDS) or CHAT,
             )

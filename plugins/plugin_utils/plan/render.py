@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import shlex
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 import jinja2
 from ansible import constants
 from ansible.module_utils.common.yaml import yaml_load
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
@@ -34,7 +37,13 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
     Service,
     service_as_dict,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import EdgePlan, HostPlan, RouterPlan, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import (
+    EdgePlan,
+    ExternalPlan,
+    HostPlan,
+    RouterPlan,
+    ServePlan,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_PATH, SOCKET_PATH, TLS_FOLDER
 from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import format_claims
 
@@ -50,6 +59,8 @@ EDGE_FOLDER = CONFIG_PATH.rpartition("/")[0]
 SMALL_PIDS = 4096
 # Seconds that the edge waits beyond the time that a tier may take for one answer.
 EDGE_MARGIN = 30
+# Seconds in which an external server must answer after its start script began.
+EXTERNAL_TIMEOUT = 600
 PROFILE_SCHEMA = "anvil-serving.router.profile_bootstrap/v2"
 
 
@@ -316,7 +327,26 @@ def render_host(plan: HostPlan) -> dict[str, Any]:
             "profile": render_router_profile(router) if router else "",
             "edge": render_edge_config(plan, router, router.edge) if router and router.edge else "",
         },
+        "external_files": {one.name: render_external(plan, one) for one in plan.externals if one.start},
     }
+
+
+def render_external(plan: HostPlan, external: ExternalPlan) -> str:
+    """The script that starts, stops and checks an external server on its machine. The server answers there where it listens."""
+    words = list(external.start)
+    listen = words[words.index("--host") + 1] if "--host" in words[:-1] else "127.0.0.1"
+    return render_template(
+        "external.sh.j2",
+        host=plan.host,
+        server=external.name,
+        url=format_url("http", listen, external.port) + "/v1/models",
+        command=shlex.join(words),
+        program=shlex.quote(words[0]),
+        missing=shlex.quote(f"the program {words[0]} is not on PATH; install it, or set its path in anvil_external"),
+        key=external.api_key,
+        key_env=ENGINES[external.engine].key_env if external.api_key and external.engine else "",
+        timeout=EXTERNAL_TIMEOUT,
+    )
 
 
 def list_rendered_files(rendered: dict[str, Any]) -> dict[str, str]:
@@ -328,6 +358,7 @@ def list_rendered_files(rendered: dict[str, Any]) -> dict[str, str]:
         "router/config.toml": files["config"],
         "router/profile.json": files["profile"],
         "router/edge/haproxy.cfg": files["edge"],
+        **{f"external/{name}.sh": text for name, text in rendered["external_files"].items()},
         **{f"serves/{name}": text for name, text in serves.get("files", {}).items()},
     }
     return {path: text for path, text in texts.items() if text}
