@@ -15,6 +15,7 @@ description:
   - A host with an NVIDIA driver must have the toolkit too, whether or not O(needs_gpu) is set. A toolkit that cannot be used with
     the Docker Engine of the host counts as missing - CDI alone before Docker Engine 29, or CDI without the UUIDs of the GPUs.
   - Docker Desktop on WSL2 brings its own toolkit, and so does Docker's snap.
+  - A processor other than x86_64 is told in RV(recommended), because the images of the host must be made for it.
   - Settings that avoid a later outage, and what may be wrong, are returned in RV(recommended), and never fail the task.
 author:
   - the anvil.serving authors (@fakoli)
@@ -96,6 +97,11 @@ recommended:
       hint: "turn persistence mode on, so that the driver does not initialise every GPU for each question: systemctl enable --now
         nvidia-persistenced (or nvidia-smi -pm 1)"
       log: []
+architecture:
+  description: Processor of the Docker Engine. Empty if it does not answer.
+  returned: always
+  type: str
+  sample: x86_64
 installation:
   description: How the Docker Engine is installed - V(package), V(snap), V(rootless) or V(docker_desktop). Empty if it does not
     answer, and neither Docker Desktop nor the snap is found.

@@ -108,7 +108,7 @@ router_files:
   returned: success
   type: dict
 external_files:
-  description: The script for each external server whose start the inventory describes, which O(output) writes to C(external/NAME.sh).
+  description: A start script for each external server whose start the inventory describes, which O(output) writes too.
   returned: success
   type: dict
 files:

@@ -115,6 +115,19 @@ def _check_buildx(docker_host: str) -> List[Unmet]:
     return [Unmet("buildx", Problem("the Docker buildx plugin is missing", "docker buildx version", why, hint))]
 
 
+def judge_processor(name: str) -> List[Problem]:
+    """What to know about the processor of the Docker Engine (empty: unknown). None is refused: the images decide."""
+    if name.lower() in ("", "x86_64", "amd64"):
+        return []
+    if name.lower() in ("aarch64", "arm64"):
+        what = "containers of this host run on arm64"
+        why = "an image for linux/amd64 only ends with 'exec format error', or runs slowly under emulation"
+        return [Problem(what, "Docker Engine", why, "choose images that have linux/arm64: docker manifest inspect IMAGE")]
+    why = "the collection is tested on x86_64 and written for x86_64 and arm64"
+    hint = "expect that images for it are missing; x86_64 and arm64 are supported"
+    return [Problem("nothing is known of hosts with the processor {0}".format(name), "Docker Engine", why, hint)]
+
+
 def _name_trouble(card: Card) -> Problem:
     what, hint = explain_driver(str(card.trouble), "a GPU does not work")
     return Problem(what, "GPU " + (card.uuid or card.pci_bus_id or str(card.index)), str(card.trouble), hint)
@@ -200,8 +213,10 @@ def check_host(engine: DockerEngine, required: Requirements, tolerate: Sequence[
     without_gpus, recommended = _check_gpus(required, version, info)
     unmet += without_gpus
     unmet += _check_disk(required, info)
+    processor = str(info.get("Architecture") or "")
+    recommended = [*judge_processor(processor), *recommended]
     problems = [each.problem for each in unmet]
-    result: Dict[str, Any] = {"changed": False, "platform": read_platform()}
+    result: Dict[str, Any] = {"changed": False, "platform": read_platform(), "architecture": processor}
     result["installation"] = read_installation(info) if info else find_installation()
     result["recommended"] = problems_as_dicts(recommended)
     result["missing"] = sorted({each.kind for each in unmet})

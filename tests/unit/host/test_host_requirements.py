@@ -6,7 +6,11 @@ from typing import Any, cast
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.host.host_requirements import _check_docker, is_older
+from ansible_collections.anvil.serving.plugins.module_utils.host.host_requirements import (
+    _check_docker,
+    is_older,
+    judge_processor,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,3 +58,20 @@ class Engine:
 def test_an_engine_is_judged_as_what_it_is(told: dict[str, Any], what: list[str]) -> None:
     unmet, _version, _info = _check_docker(cast(DockerEngine, Engine(told)))
     assert [one.problem.what for one in unmet] == what
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x86_64", None),
+        ("amd64", None),
+        ("", None),  # the Docker Engine does not answer
+        ("aarch64", "linux/arm64"),
+        ("arm64", "linux/arm64"),
+        ("riscv64", "x86_64 and arm64 are supported"),
+    ],
+)
+def test_another_processor_is_told_and_never_refused(name: str, words: str | None) -> None:
+    found = judge_processor(name)
+    assert len(found) == (words is not None)
+    assert all(words in one.hint for one in found if words)
