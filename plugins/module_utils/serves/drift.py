@@ -115,6 +115,8 @@ def _limit_pair(service: Service, seen: ObservedContainer) -> Tuple[Dict[str, An
     before = dict(seen.limits)
     if before.get("pids") == -1 and "pids" not in after:
         del before["pids"]
+    if "memory" in after and "memory" not in before and before.get("memory_swap") == -1:
+        del before["memory_swap"]  # the Docker Engine sets -1 together with the limit of memory that it drops
     if set(after) - set(before) and seen.labels.get(LABEL_SPEC) == service.spec_hash():
         before = {**after, **before}
     return before, after

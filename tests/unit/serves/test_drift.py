@@ -260,6 +260,8 @@ def test_a_limit_that_the_kernel_does_not_have_is_no_drift_and_one_taken_away_is
     service = replace(service, labels={**service.labels, LABEL_SPEC: service.spec_hash()})
     made = (("Config", "Labels", LABEL_SPEC), service.spec_hash())
     assert compare(service, changed(made)) == []  # the engine has dropped both
+    # So does an engine on a kernel without a memory controller; it sets the swap to -1 by itself.
+    assert compare(service, changed(made, (("HostConfig", "Memory"), 0), (("HostConfig", "MemorySwap"), -1))) == []
     assert reasons(compare(service, changed(made, (("HostConfig", "PidsLimit"), -1)))) == ["limits"]
     assert reasons(compare(service, changed(made, (("HostConfig", "Memory"), 2 << 30)))) == ["limits"]
     assert compare(service, changed(made, (("HostConfig", "Memory"), 1 << 30), (("HostConfig", "MemorySwap"), 2 << 30))) == []
