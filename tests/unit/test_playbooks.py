@@ -9,12 +9,12 @@ from conftest import REPO
 
 PLAYBOOKS = sorted(path.stem for path in (REPO / "playbooks").glob("*.yml"))
 # How tests run a playbook: by its file, by its name in the installed collection, or by a helper of the tests, with the name of
-# the playbook or with a row of a table that begins with it.
+# the playbook, or of several, or with a row of a table that begins with it.
 FORMS = (
     r"(?:import_playbook: \S*|REPO / f?\")playbooks/{0}\.yml",
     r"\"playbooks\" / \"{0}\.yml\"",
     r"anvil\.serving\.{0}[\"']",
-    r"\b(?:play|succeed)\(\s*\"{0}(?:\.yml)?\"",
+    r"\b(?:play|succeed)\(\s*\"(?:[\w-]+ )*{0}(?:\.yml)?[ \"]",
     r"^\s+\(\"{0}\", \(",
 )
 
