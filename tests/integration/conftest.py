@@ -58,13 +58,13 @@ def field(clean_bed: Bed, models: Path, tmp_path: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def chain(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A router and tiers that run for all tests of a file, with workflows on top of them."""
+def chain(request: pytest.FixtureRequest, bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A router and tiers that run for all tests of a file, with workflows on top. ``SITE`` of the file: more variables."""
     from workflowsite import make_chain
 
     bed.start_engine()
     bed.clear()
-    yield make_chain(bed, tmp_path_factory.mktemp("chain"))
+    yield make_chain(bed, tmp_path_factory.mktemp("chain"), getattr(request.module, "SITE", {}))
     bed.clear()
 
 

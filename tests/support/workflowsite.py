@@ -65,7 +65,7 @@ class Chain:
         return self.play("workflow.yml", *words, variables={"workflow": str(path), **variables})
 
 
-def make_chain(bed: Bed, folder: Path) -> Chain:
+def make_chain(bed: Bed, folder: Path, variables: dict[str, Any]) -> Chain:
     """Start the router and two tiers; returns when they answer."""
     folder.chmod(0o755)
     (folder / "models").mkdir()
@@ -76,7 +76,7 @@ def make_chain(bed: Bed, folder: Path) -> Chain:
     (folder / "router.token").write_text("a-token-of-the-tests")
     (folder / "router.token").chmod(0o600)
     made = Chain(bed, folder)
-    code, printed = made.play("site.yml")
+    code, printed = made.play("site.yml", variables=variables)
     assert code == 0, printed[-6000:]
     return made
 

@@ -12,9 +12,12 @@ from workflowsite import Chain, Load, ask, changed, wait_ended, wait_for
 
 PORT = 8102
 NAME = "anvil-workflow-twin"
+# A frozen tier holds runs here. A router that checks the tier would answer them with 503 after 2 s.
+TIERS = [{"id": name, "serve": name, "health_path": False} for name in ("heavy", "fast")]
+SITE = {
+    "anvil_router": {"image": "anvil.local/router:0.13.2", "publish": "127.0.0.1:8000", "token": "router_token", "tiers": TIERS}
+}
 WISH = {"mlflow_port": 0, "replicas": 2, "workflow_project_name": "twin", "port": PORT}
-
-
 ALONE = {**WISH, "replicas": 1}
 UNASKED = {"workflow_verify": False}
 
