@@ -100,7 +100,7 @@ def test_a_replica_that_dies_while_the_next_is_promoted_takes_all_back(rolled: R
 
 CLOSE = ("promotion.locked_run", "PromotionRun", "_close", 1)
 FIRST = [
-    ("promotion.volume_writer", "Writer", "_request", 7),
+    ("promotion.volume_writer", "Writer", "_request", 8),
     ("router.edge_traffic", "EdgeTraffic", "drain", 1),
     ("router.promoted_container", "PromotedContainer", "reload", 1),
 ]
@@ -135,9 +135,9 @@ def test_killed_before_every_step_the_next_run_finishes(rolled: Rolled, kind: st
 def test_killed_before_every_step_of_a_first_promotion(rolled: Rolled) -> None:
     """Of replicas that are not there yet, on a volume that is not there yet."""
     new = expected("1")
-    # sweep, a link for each file, revision, journal, a pointer for each replica, journal
+    # sweep, a link for each file, revision, reserve, journal, a pointer for each replica, journal
     for number, step in enumerate(
-        [*(("promotion.volume_writer", "Writer", "_request", nth) for nth in (2, 3, 4, 6, 8, 9, 10, 11)), CLOSE]
+        [*(("promotion.volume_writer", "Writer", "_request", nth) for nth in (2, 3, 4, 6, 7, 9, 10, 11, 12)), CLOSE]
     ):
         names = [f"{rolled.name}-first-{number}-{each}" for each in "ab"]
         first = Rolled(rolled.api, rolled.engine, name=names[0])
