@@ -46,15 +46,18 @@ class ActionModule(ActionBase):
             gate = read_gate(options["gate"]) if options["gate"] else None
         except AnvilError as error:
             return {**result, **failure_result(error)}
-        pairs = list(zip(options["hosts"], options["results"], strict=True))
-        if self._task.check_mode or not pairs:
+        evaluated = options["evaluated"] or [{} for _host in options["hosts"]]
+        triples = list(zip(options["hosts"], options["results"], evaluated, strict=True))
+        if self._task.check_mode or not triples:
             return result
-        hosts = [report_measurement(host, one, gate) for host, one in pairs]
+        hosts = [report_measurement(host, one, gate, found) for host, one, found in triples]
         Display().display("\n" + render_measurement_table(hosts) + "\n")
         if options["folder"]:
             folder = Path(options["folder"]).expanduser().absolute()
             texts = {"report.json": json.dumps(hosts, indent=2, ensure_ascii=False) + "\n"}
             texts["report.html"] = render_measurement_page(hosts, time.time())
+            profiles = {f"{host}/measured.json": found.get("profile") for host, _one, found in triples}
+            texts.update({path: text for path, text in profiles.items() if text})
             result["files"], _changed = write_files(folder, texts, check=False)
         result["hosts"] = hosts
         broken = [f"{host['host']}: {check['text']}" for host in hosts for check in host["checks"] if not check["holds"]]

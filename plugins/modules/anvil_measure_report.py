@@ -35,6 +35,11 @@ options:
     type: list
     elements: dict
     required: true
+  evaluated:
+    description: For each host, the result of M(anvil.serving.anvil_evaluate).
+    type: list
+    elements: dict
+    default: []
   gate:
     description:
       - A YAML file on the controller with limits. C(tiers) has the limits of each tier, C(default) those of all other tiers.
@@ -43,7 +48,7 @@ options:
       - C(concurrency) beside the limits names the loads that they apply to. Without it they apply to every load.
     type: path
   folder:
-    description: Folder on the controller for C(report.html) and C(report.json).
+    description: Folder on the controller for C(report.html), C(report.json) and the measured profiles, C(HOST/measured.json).
     type: path
 notes:
   - An action plugin of the same name does the work. The module contains the documentation only.
@@ -78,6 +83,7 @@ from ansible.module_utils.basic import AnsibleModule
 OPTIONS = {
     "hosts": {"type": "list", "elements": "str", "required": True},
     "results": {"type": "list", "elements": "dict", "required": True},
+    "evaluated": {"type": "list", "elements": "dict", "default": []},
     "gate": {"type": "path"},
     "folder": {"type": "path"},
 }

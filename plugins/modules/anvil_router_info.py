@@ -93,6 +93,17 @@ options:
         accepted.
     type: str
     default: ''
+  plan:
+    description:
+      - The plan of the router, for RV(stale).
+    type: dict
+    default: {}
+  serves:
+    description:
+      - The plans of the serves, for RV(stale).
+    type: list
+    elements: dict
+    default: []
   docker_host:
     description:
       - The Docker Engine. Requests are sent to published ports only if it is a local socket.
@@ -176,6 +187,14 @@ tiers:
   returned: success
   type: dict
   sample: {"heavy": {"anvil-router": {"state": "quiesced", "ready": true, "in_flight": 0, "reason": "a new image"}}}
+stale:
+  description:
+    - The tiers whose rows of the live profile are stale - what changed since they were measured, of C(image), C(arguments),
+      C(cards) and C(driver). A warning names each of them.
+    - A profile remembers what was measured if C(playbooks/measure.yml) made it.
+  returned: success, empty without O(plan)
+  type: dict
+  sample: {"heavy": ["driver"]}
 answers:
   description: The answer of each model of O(ask), with C(ok), C(status), C(text) and C(seconds).
   returned: success
@@ -192,6 +211,7 @@ from dataclasses import asdict
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import TOLERANT_OPTION, run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.measure.staleness import describe_stale, list_stale
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_report import describe_edge
 from ansible_collections.anvil.serving.plugins.module_utils.router.module_parameters import parse_settings
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_report import describe_router, list_restarts
@@ -218,6 +238,8 @@ OPTIONS = {
     "ask_timeout": {"type": "float", "default": 60.0},
     "ca_file": {"type": "path"},
     "server_name": {"type": "str", "default": ""},
+    "plan": {"type": "dict", "default": {}},
+    "serves": {"type": "list", "elements": "dict", "default": []},
     **TOLERANT_OPTION,
 }
 
@@ -231,6 +253,8 @@ def work(module):
     replicas = given["replicas"] or [given["container"]]
     restarts = list_restarts(docker, settings, replicas)
     tiers, warnings = describe_tiers(docker, replicas, given["token"] or "")
+    stale = list_stale(docker, given["plan"], given["container"], given["serves"]) if given["plan"] else {}
+    warnings += describe_stale(stale)
     answers = {}
     asked = [model for model in given["ask"] if not is_quiesced(tiers.get(model, {}))]
     quiesced = "tier {0} is quiesced, so no completion is requested of it: playbooks/router_status.yml shows since why"
@@ -242,7 +266,7 @@ def work(module):
         endpoint = find_client_endpoint(docker, given["container"], given["edge"], trust)
         completions = request_completions(docker, given["container"], endpoint, request)
         answers = {model: asdict(completion) for model, completion in completions.items()}
-    report = {"router": router, "restarts": restarts, "edge": edge, "tiers": tiers, "answers": answers}
+    report = {"router": router, "restarts": restarts, "edge": edge, "tiers": tiers, "answers": answers, "stale": stale}
     return {"changed": False, **report, "warnings": warnings}
 
 

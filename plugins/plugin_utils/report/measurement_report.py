@@ -33,17 +33,23 @@ PLOTS = {
 # The plot area in the units of the SVG.
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 460, 230, 52, 34, 12, 12
 COLOURS = 6
+BAR_WIDTH, BAR_LEFT, BAR_STEP = 460, 190, 24
 
 
-def report_measurement(host: str, result: Mapping[str, Any], gate: Gate | None) -> dict[str, Any]:
-    """The report of one host. result: that of ``anvil_measure``."""
+def report_measurement(
+    host: str, result: Mapping[str, Any], gate: Gate | None, evaluated: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The report of one host. result: that of ``anvil_measure``. evaluated: that of ``anvil_evaluate``."""
+    found = evaluated or {}
     loads = result.get("loads") or []
     checks = check_gate(gate, [LoadResult(**load) for load in loads]) if gate is not None and loads else []
     return {
         "host": host,
         "plan": result.get("plan") or "",
         "loads": loads,
-        "serves": result.get("serves") or {},
+        "serves": {**(found.get("serves") or {}), **(result.get("serves") or {})},
+        "evaluations": found.get("evaluations") or [],
+        "difference": found.get("difference") or [],
         "checks": [{**asdict(one), "text": describe_check(one)} for one in checks],
     }
 
@@ -57,6 +63,51 @@ def format_cell(value: Any) -> str:
     return str(value)
 
 
+def describe_evaluations(host: Mapping[str, Any]) -> list[str]:
+    """A line for each evaluation, for each of its checks that failed, and for each row in which the measured profile differs."""
+    lines = []
+    for one in host["evaluations"]:
+        passed = sum(check["passed"] for check in one["checks"])
+        counted = f"{passed} of {len(one['checks'])} checks pass" if one["checks"] else "passed" if one["passed"] else "failed"
+        lines.append(f"{one['kind']}{' of ' + one['tier'] if one['tier'] else ''}: {counted}")
+        lines += [f"  {check['name']}: {check['detail']}" for check in one["checks"] if not check["passed"]]
+        lines += [f"  {line}" for line in one["log"][-5:] if not one["checks"]]
+    lines += [describe_row(row) for row in host["difference"]]
+    return lines
+
+
+def describe_row(row: Mapping[str, Any]) -> str:
+    """``profile: heavy, planning: changed: allow 0.9 (4 samples), live is deny 0.5 (2 samples)``."""
+    said = [
+        f"{each['decision']} {format_cell(each['quality_score'])} ({each['sample_n']} samples)" if each else "nothing"
+        for each in (row["measured"], row["live"])
+    ]
+    head = f"profile: {row['tier']}, {row['work_class']}"
+    return (
+        f"{head}: {said[0]}, as the live one"
+        if row["change"] == "none"
+        else f"{head}: {row['change']}: {said[0]}, live is {said[1]}"
+    )
+
+
+def draw_bars(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The quality of each tier and work class in a measured profile, as bars in the units of the SVG."""
+    known = [row for row in rows if row["measured"] and isinstance(row["measured"]["quality_score"], (int, float))]
+    tiers = list(dict.fromkeys(row["tier"] for row in known))
+    room = BAR_WIDTH - BAR_LEFT - 50
+    bars = [
+        {
+            "y": at * BAR_STEP,
+            "width": round(max(0.0, min(1.0, row["measured"]["quality_score"])) * room, 1),
+            "label": f"{row['tier']}, {row['work_class']}",
+            "value": format_cell(float(row["measured"]["quality_score"])),
+            "colour": tiers.index(row["tier"]) % COLOURS,
+        }
+        for at, row in enumerate(known)
+    ]
+    return {"bars": bars, "left": BAR_LEFT, "width": BAR_WIDTH, "height": BAR_STEP * len(bars)}
+
+
 def render_measurement_table(hosts: Sequence[Mapping[str, Any]]) -> str:
     """The loads of every host, what failed, and which limits of the gate do not hold."""
     parts = []
@@ -64,10 +115,11 @@ def render_measurement_table(hosts: Sequence[Mapping[str, Any]]) -> str:
         rows = [list(COLUMNS.values()), *([format_cell(load[key]) for key in COLUMNS] for load in host["loads"])]
         widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
         lines = [str(host["host"])]
-        for tier, *numbers in rows:
+        for tier, *numbers in rows if host["loads"] else ():
             cells = [cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True)]
             lines.append("  " + "  ".join([tier.ljust(widths[0]), *cells]))
         lines += [f"  {one['tier']}, in flight {one['concurrency']}: {one['problem']}" for one in host["loads"] if one["problem"]]
+        lines += ["  " + line for line in describe_evaluations(host)]
         broken = [check["text"] for check in host["checks"] if not check["holds"]]
         if host["checks"]:
             lines.append(f"  gate: {len(host['checks']) - len(broken)} of {len(host['checks'])} limits hold")
@@ -128,5 +180,7 @@ def render_measurement_page(hosts: Sequence[Mapping[str, Any]], now: float) -> s
     )
     environment.filters["cell"] = format_cell
     plotted = [{**host, "plots": [draw_lines(host["loads"], metric) for metric in PLOTS if host["loads"]]} for host in hosts]
+    for host in plotted:
+        host.update(quality=draw_bars(host["difference"]), said=describe_evaluations(host))
     values = {"hosts": plotted, "columns": COLUMNS, "made": format_time(now)}
     return environment.get_template("measurement.html.j2").render(values)

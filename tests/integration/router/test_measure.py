@@ -68,6 +68,14 @@ class Operator:
         return self.bed.docker("ps", "--all", "--format", "{{.Names}}").split()
 
 
+def start_serve(bed: Bed, folder: Path, tier: str, *more: str) -> None:
+    models = (folder / "models").resolve()
+    cpus = ["--cpus", "0.02"] if tier == "heavy" else []
+    run = ["run", "-d", "--name", f"measured-{tier}", "--network", "anvil", *cpus, "-v", f"{models}:/models:ro", LLAMA]
+    start = ["-m", f"/models/{tier}.gguf", "--alias", tier, "--host", "0.0.0.0", "--port", str(PORTS[tier]), "-c", "8192"]
+    bed.docker(*run, *start, "-np", "2", *more)
+
+
 @pytest.fixture(scope="module")
 def operator(bed: Bed, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     folder = tmp_path_factory.mktemp("measuring")
@@ -86,11 +94,9 @@ def operator(bed: Bed, models: Path, tmp_path_factory: pytest.TempPathFactory) -
     bed.start_engine()
     bed.clear()
     bed.docker("network", "create", "anvil")
-    for tier, port in PORTS.items():
-        cpus = ["--cpus", "0.02"] if tier == "heavy" else []
-        run = ["run", "-d", "--name", f"measured-{tier}", "--network", "anvil", *cpus, "-v", f"{models}:/models:ro", LLAMA]
-        start = ["-m", f"/models/{tier}.gguf", "--alias", tier, "--host", "0.0.0.0", "--port", str(port), "-c", "8192"]
-        bed.docker(*run, *start, "-np", "2")
+    folder.joinpath("models").symlink_to(models)
+    for tier in PORTS:
+        start_serve(bed, folder, tier)
     yield Operator(bed, folder)
     bed.clear()
 
@@ -114,6 +120,49 @@ def test_the_gate_fails_for_the_slowed_tier_and_holds_for_the_other(operator: Op
     assert load["tokens_per_second"] > 0 and host["serves"]["heavy"]["image"].startswith("sha256:")
     assert "<svg" in (operator.folder / "measured/report.html").read_text()
     assert not [name for name in operator.names() if "measure-" in name]
+
+
+# Stands in for the program `claude`, which grades answers and needs an account: it gives every answer full marks.
+DIMENSIONS = (
+    "decomposition_granularity",
+    "requirement_coverage",
+    "dependency_correctness",
+    "acceptance_verifiability",
+    "faithfulness",
+)
+GRADE = json.dumps({"scores": dict.fromkeys(DIMENSIONS, 5), "total": 25, "notes": "x"})
+JUDGE = f"#!/bin/sh\ncat > /dev/null\necho '{json.dumps({'result': GRADE})}'\n".replace("\\", "\\\\")
+
+
+def test_a_measured_profile_is_compared_promoted_and_stale_once_its_tier_changes(operator: Operator) -> None:
+    bed, image = operator.bed, "anvil.local/router:0.13.2-judge"
+    judge = operator.folder / "claude"
+    judge.write_text(JUDGE)
+    judge.chmod(0o755)
+    bed.docker("create", "--name", "judge", "anvil.local/router:0.13.2")
+    bed.docker("cp", str(judge), "judge:/usr/local/bin/claude")
+    bed.docker("commit", "judge", image)
+    bed.docker("rm", "judge")
+    prompts = operator.folder / "data/2026-07-04-planning/prompts"
+    prompts.mkdir(parents=True)
+    prompts.joinpath("1.txt").write_text("Plan a small web shop.")
+    router = ("-e", f"router_image={image}", "-e", "router_verify=false")
+    operator.play("setup", *router)
+    only = ("-e", "load=false", "-e", "tiers=fast", "-e", "evaluate=preflight,calibrate", "-e", "eval_data=data")
+    said = operator.play("measure", *router, *only)
+    assert "preflight of fast: " in said and "profile: fast, planning: added: allow 1 (1 samples), live is nothing" in said, said
+    measured = json.loads((operator.folder / "measured/here/measured.json").read_text())
+    assert measured["measured"]["fast"]["image"].startswith("sha256:") and "--alias" in measured["measured"]["fast"]["arguments"]
+    live = ("exec", "anvil-router", "cat", "/etc/anvil/profile.json")
+    assert '"entries": []' in bed.docker(*live)
+    operator.play("measure", *router, *only, "-e", "promote=true")
+    assert json.loads(bed.docker(*live))["entries"][0]["tier_id"] == "fast"
+    assert "stale: image" not in operator.play("router_status", *router)
+    bed.docker("rm", "-f", "measured-fast")
+    start_serve(bed, operator.folder, "fast", "--metrics")
+    for playbook in ("router_status", "status"):
+        told = operator.attempt(playbook, *router).stdout
+        assert "tier fast: its rows of the live profile are stale: arguments changed" in " ".join(told.split()), told
 
 
 def test_check_mode_says_what_would_run_and_starts_nothing(operator: Operator) -> None:

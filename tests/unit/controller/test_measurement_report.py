@@ -49,6 +49,37 @@ def test_the_page_is_self_contained_and_escapes_what_serves_say() -> None:
     assert "does not hold" in page and "GPU-1" in page
 
 
+EVALUATED = {
+    "evaluations": [
+        {"kind": "preflight", "tier": "heavy", "passed": False, "log": ["x"], "checks": [
+            {"name": "smoke", "passed": True, "detail": "ok"}, {"name": "json", "passed": False, "detail": "<no json>"}]},
+        {"kind": "calibrate", "tier": "", "passed": False, "checks": [], "log": ["no judge"]},
+    ],
+    "difference": [
+        {"tier": "heavy", "work_class": "planning", "change": "changed", "live": None,
+         "measured": {"decision": "allow", "quality_score": 0.9, "sample_n": 4}},
+        {"tier": "old", "work_class": "chat", "change": "removed", "measured": None,
+         "live": {"decision": "deny", "quality_score": 0.1, "sample_n": 2}},
+    ],
+}  # fmt: skip
+
+
+def test_evaluations_and_the_difference_of_profiles_are_shown() -> None:
+    host = report_measurement("box", {}, None, EVALUATED)
+    text = render_measurement_table([host])
+    for line in (
+        "preflight of heavy: 1 of 2 checks pass",
+        "  json: <no json>",
+        "calibrate: failed",
+        "  no judge",
+        "profile: heavy, planning: changed: allow 0.9 (4 samples), live is nothing",
+        "profile: old, chat: removed: nothing, live is deny 0.1 (2 samples)",
+    ):
+        assert line in text, text
+    page = render_measurement_page([host], 0.0)
+    assert "&lt;no json&gt;" in page and page.count("<rect") == 1
+
+
 def test_a_plot_has_one_point_for_each_known_value_within_its_area() -> None:
     plot = draw_lines(LOADS, "ttft_p95_s")
     assert [(line["tier"], len(line["points"])) for line in plot["lines"]] == [("heavy", 2), ("<fast>", 0)]

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The evaluation commands of a router's own image, as command lines, and what they found. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.measure.load_plan import LoadTarget
+
+KEY_VARIABLE = "ANVIL_MEASURE_KEY"
+PROFILE, CONFIG, DATA = "/tmp/evaluation/profile.json", "/tmp/evaluation/config.toml", "/tmp/evaluation/data"
+# Generation -> the evaluations that its image has. Those that make a profile need a folder of evaluation data.
+KINDS: Mapping[str, Tuple[str, ...]] = {
+    "profile": ("preflight", "benchmark", "bootstrap", "calibrate"),
+    "gateway": ("preflight", "benchmark"),
+}
+MAKES_PROFILE = ("bootstrap", "calibrate")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One command. tier: empty for one that covers all tiers. output: the file that it writes."""
+
+    kind: str
+    tier: str
+    argv: Tuple[str, ...]
+    output: str
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return "eval {0}{1}".format(self.kind, " of " + self.tier if self.tier else "")
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """config: text of the live config.toml. data: path below the evaluation folder -> text."""
+
+    config: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
+    checks: str = "smoke,json"
+    requests: int = 8
+
+
+def check_kinds(kinds: Sequence[str], generation: str, given: EvaluationData) -> None:
+    """Raise AnvilError for evaluations that the image does not have, or that lack their data."""
+    problems = [
+        Problem(
+            "the router's image has no evaluation {0!r}".format(kind),
+            where="evaluate",
+            why="it is a {0} router".format(generation),
+            hint="one of " + ", ".join(KINDS[generation]),
+        )
+        for kind in kinds
+        if kind not in KINDS[generation]
+    ]
+    if not given.data and set(kinds) & set(MAKES_PROFILE):
+        hint = "-e eval_data=FOLDER: one folder for each work class, such as 2026-07-04-planning/prompts/1.txt"
+        problems.append(Problem("bootstrap and calibrate need evaluation data", where="eval_data", hint=hint))
+    if set(MAKES_PROFILE) <= set(kinds):
+        problems.append(Problem("bootstrap and calibrate both write a profile", where="evaluate", hint="give one of them"))
+    if problems:
+        raise AnvilError(*problems)
+
+
+def plan_evaluations(
+    kinds: Sequence[str], generation: str, targets: Sequence[LoadTarget], direct: Sequence[LoadTarget], given: EvaluationData
+) -> List[Evaluation]:
+    """targets: where preflight and benchmark ask. direct: the serves of the same tiers, which calibrate asks."""
+    check_kinds(kinds, generation, given)
+    made = []
+    for kind in kinds:
+        if kind in MAKES_PROFILE:
+            files = {"{0}/{1}".format(DATA, path): text for path, text in given.data.items()}
+            made.append(Evaluation(kind, "", _profile_argv(kind, direct), PROFILE, {**files, CONFIG: given.config}))
+            continue
+        for target in targets:
+            output = "/tmp/evaluation-{0}-{1}.json".format(kind, target.tier)
+            made.append(Evaluation(kind, target.tier, _tier_argv(kind, generation, target, output, given), output))
+    return made
+
+
+def _tier_argv(kind: str, generation: str, target: LoadTarget, output: str, given: EvaluationData) -> Tuple[str, ...]:
+    action = {"preflight": ("preflight",), "benchmark": ("benchmark", "run" if generation == "profile" else "capacity")}[kind]
+    endpoint = ("--base-url", target.url + "/v1", "--model", target.model, "--api-key-env", KEY_VARIABLE)
+    more = ("--checks", given.checks) if kind == "preflight" else ("--requests", str(given.requests), "--concurrency", "1")
+    return ("anvil-serving", "eval", *action, *endpoint, *more, "--json-out", output, "--confirm")
+
+
+def _profile_argv(kind: str, direct: Sequence[LoadTarget]) -> Tuple[str, ...]:
+    start = ("anvil-serving", "eval", kind, "--eval-data", DATA, "--out", PROFILE)
+    if kind == "bootstrap":
+        return start
+    endpoints = [word for target in direct for word in ("--endpoint", "{0}={1}/v1".format(target.tier, target.url))]
+    return (*start, "--config", CONFIG, *endpoints, "--i-understand-this-calls-real-tiers")
+
+
+def read_evidence(text: str) -> Optional[Dict[str, Any]]:
+    """The JSON that an evaluation wrote; None where it wrote none."""
+    try:
+        told = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def list_checks(evidence: Optional[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+    """The checks of a preflight: name, passed, detail."""
+    rows = (evidence or {}).get("results") or []
+    return [
+        {"name": str(row.get("name")), "passed": row.get("passed") is True, "detail": str(row.get("detail") or "")[:300]}
+        for row in rows
+        if isinstance(row, dict)
+    ]

@@ -1,0 +1,183 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: anvil_evaluate
+short_description: Run the evaluation commands of a router's image against its tiers
+version_added: 1.0.0
+author:
+  - The anvil.serving authors (@fakoli)
+description:
+  - Runs C(anvil-serving eval) of the image that the router runs, against each tier, and returns what it found.
+  - With V(bootstrap) or V(calibrate) in O(evaluate) it also returns a profile, which remembers what was measured, and its
+    difference to the live profile.
+  - The commands run in a side container, unprivileged and read-only, attached only to O(networks). Keys reach it through its
+    standard input. It ends with the run that started it, even if that is killed.
+  - Nothing is changed. M(anvil.serving.anvil_router_promote) makes a profile live.
+options:
+  router:
+    description: The plan of the router, RV(anvil.serving.anvil_plan#module:plan).
+    type: dict
+    required: true
+  serves:
+    description: The plan of the serves, to report what was measured.
+    type: list
+    elements: dict
+    default: []
+  container:
+    description: The router's container; with replicas, one of them.
+    type: str
+    default: anvil-router
+  via:
+    description: V(router) measures what clients get. V(tiers) sends the requests to the serves, without the router.
+    type: str
+    choices: [router, tiers]
+    default: router
+  tiers:
+    description: The tiers to measure. Without it, all tiers that answer chat completions.
+    type: list
+    elements: str
+    default: []
+  networks:
+    description: The networks of Docker on which the router or the serves answer.
+    type: list
+    elements: str
+    required: true
+  secrets:
+    description: The values of C(anvil_secrets). Only the router's token, or the keys of the measured serves, are used.
+    type: dict
+    default: {}
+  evaluate:
+    description:
+      - What to run, in this order. V(preflight) checks that a tier answers correctly, V(benchmark) is the image's own benchmark.
+      - V(bootstrap) and V(calibrate) make a profile from O(eval_data), with the image of a profile router only. V(bootstrap)
+        reads grades that are there. V(calibrate) asks the serves, and lets the program C(claude) grade; the image must have it.
+    type: list
+    elements: str
+    choices: [preflight, benchmark, bootstrap, calibrate]
+    default: [preflight]
+  checks:
+    description: The checks of V(preflight), separated by commas, such as C(smoke,json,needle,tools).
+    type: str
+    default: smoke,json
+  eval_data:
+    description: Evaluation data as path to text, such as C(2026-07-04-planning/prompts/1.txt).
+    type: dict
+    default: {}
+  eval_data_from:
+    description: A folder on the controller with evaluation data, instead of O(eval_data). The action plugin reads it.
+    type: path
+  judge_environment:
+    description: Environment variables for V(calibrate), such as the token of C(claude).
+    type: dict
+    default: {}
+  requests:
+    description: Requests of V(benchmark).
+    type: int
+    default: 8
+  timeout:
+    description: Seconds for each command.
+    type: int
+    default: 600
+  progress:
+    description:
+      - Set by the action plugin of the same name, which prints the progress while the module runs.
+      - Set the environment variable E(ANVIL_PROGRESS) of the controller to V(no) to turn this off.
+    type: str
+extends_documentation_fragment:
+  - anvil.serving.anvil.docker_engine
+attributes:
+  check_mode:
+    support: full
+    description: Sends no request, and returns what it would run and how long that may take.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+  idempotent:
+    support: full
+    description: Changes nothing.
+seealso:
+  - module: anvil.serving.anvil_measure
+  - module: anvil.serving.anvil_router_promote
+"""
+
+EXAMPLES = r"""
+- name: Check that every tier answers correctly
+  anvil.serving.anvil_evaluate:
+    router: "{{ anvil.plan.router }}"
+    serves: "{{ anvil.plan.serves }}"
+    networks: ["{{ anvil.plan.network }}"]
+    secrets: "{{ anvil_secrets }}"
+"""
+
+RETURN = r"""
+plan:
+  description: What is run, and how long it may take.
+  returned: success
+  type: str
+  sample: eval preflight of fast, eval preflight of heavy; at most 1200 s
+evaluations:
+  description: For each command, C(kind), C(tier), C(passed), C(checks), the C(evidence) that it wrote, C(log) if it failed.
+  returned: success, empty in check mode
+  type: list
+  elements: dict
+profile:
+  description: The text of the profile that was made; null without one.
+  returned: success
+  type: str
+difference:
+  description: For each tier and work class, C(change) (V(added), V(removed), V(changed), V(none)), and C(live) and C(measured).
+  returned: success
+  type: list
+  elements: dict
+serves:
+  description: For each tier, what was measured - the digest of its image, its arguments, its cards and their driver.
+  returned: success, empty in check mode
+  type: dict
+"""
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import open_live_output
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.measure.evaluation_run import evaluate_tiers
+
+OPTIONS = {
+    "router": {"type": "dict", "required": True},
+    "serves": {"type": "list", "elements": "dict", "default": []},
+    "container": {"type": "str", "default": "anvil-router"},
+    "via": {"type": "str", "choices": ["router", "tiers"], "default": "router"},
+    "tiers": {"type": "list", "elements": "str", "default": []},
+    "networks": {"type": "list", "elements": "str", "required": True},
+    "secrets": {"type": "dict", "default": {}, "no_log": True},
+    "evaluate": {
+        "type": "list",
+        "elements": "str",
+        "choices": ["preflight", "benchmark", "bootstrap", "calibrate"],
+        "default": ["preflight"],
+    },
+    "checks": {"type": "str", "default": "smoke,json"},
+    "eval_data": {"type": "dict", "default": {}},
+    "eval_data_from": {"type": "path"},
+    "judge_environment": {"type": "dict", "default": {}, "no_log": True},
+    "requests": {"type": "int", "default": 8},
+    "timeout": {"type": "int", "default": 600},
+    "progress": {"type": "str", "no_log": False},
+}
+
+
+def work(module):
+    with open_live_output(module.params["progress"]) as output:
+        docker = DockerEngine(module.params["docker_host"])
+        return evaluate_tiers(docker, module.params, module.check_mode, output.write_line)
+
+
+def main():
+    run_module(OPTIONS, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+# Copyright: (c) 2026, the anvil.serving authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The evaluations of a router's image: their command lines, what they found, and what a measured profile changes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.measure.evaluations import (
+    EvaluationData,
+    list_checks,
+    plan_evaluations,
+    read_evidence,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.measure.load_plan import LoadTarget
+from ansible_collections.anvil.serving.plugins.module_utils.measure.profile_difference import (
+    compare_profiles,
+    format_profile,
+    parse_profile,
+    read_measured,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.measure.staleness import describe_stale
+
+ROUTER = [LoadTarget("heavy", "http://r:8000", "heavy")]
+DIRECT = [LoadTarget("heavy", "http://anvil-heavy:30002", "gpt")]
+DATA = EvaluationData("[router]", {"2026-07-04-planning/prompts/1.txt": "Plan."})
+
+
+def test_preflight_asks_the_router_and_calibrate_the_serve() -> None:
+    preflight, calibrate = plan_evaluations(["preflight", "calibrate"], "profile", ROUTER, DIRECT, DATA)
+    assert "http://r:8000/v1" in preflight.argv and preflight.tier == "heavy"
+    assert "heavy=http://anvil-heavy:30002/v1" in calibrate.argv and calibrate.tier == ""
+    assert sorted(calibrate.files.values()) == ["Plan.", "[router]"]
+
+
+@pytest.mark.parametrize(("generation", "action"), [("profile", "run"), ("gateway", "capacity")])
+def test_the_benchmark_has_another_name_in_each_generation(generation: str, action: str) -> None:
+    (one,) = plan_evaluations(["benchmark"], generation, ROUTER, DIRECT, DATA)
+    assert one.argv[1:4] == ("eval", "benchmark", action)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "generation", "data", "where"),
+    [
+        (["calibrate", "bootstrap"], "gateway", DATA, ["evaluate", "evaluate", "evaluate"]),
+        (["calibrate"], "profile", EvaluationData(), ["eval_data"]),
+        (["calibrate", "bootstrap"], "profile", DATA, ["evaluate"]),
+    ],
+)
+def test_what_the_image_cannot_do_is_refused(kinds: list[str], generation: str, data: EvaluationData, where: list[str]) -> None:
+    with pytest.raises(AnvilError) as caught:
+        plan_evaluations(kinds, generation, ROUTER, DIRECT, data)
+    assert [problem.where for problem in caught.value.problems] == where
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]"])
+def test_evidence_that_cannot_be_read_has_no_checks(text: str) -> None:
+    assert read_evidence(text) is None and list_checks(read_evidence(text)) == []
+
+
+def test_checks_keep_what_an_evaluation_said() -> None:
+    told = {"results": [{"name": "smoke", "passed": True, "detail": "ok"}, {"name": "json"}, "x"]}
+    assert list_checks(told) == [
+        {"name": "smoke", "passed": True, "detail": "ok"},
+        {"name": "json", "passed": False, "detail": ""},
+    ]
+
+
+def row(tier: str, work_class: str, decision: str, score: float) -> dict[str, Any]:
+    return {"tier_id": tier, "work_class": work_class, "decision": decision, "quality_score": score, "sample_n": 4}
+
+
+def test_profiles_are_compared_by_tier_and_work_class() -> None:
+    live = {
+        "entries": [row("heavy", "chat", "allow", 0.9), row("heavy", "planning", "deny", 0.4), row("old", "chat", "allow", 1)]
+    }
+    new = {
+        "entries": [row("heavy", "chat", "allow", 0.9), row("heavy", "planning", "allow", 0.9), row("fast", "chat", "deny", 0.1)]
+    }
+    changes = [(one["tier"], one["work_class"], one["change"]) for one in compare_profiles(live, new)]
+    assert changes == [
+        ("fast", "chat", "added"),
+        ("heavy", "chat", "none"),
+        ("heavy", "planning", "changed"),
+        ("old", "chat", "removed"),
+    ]
+    assert [one["change"] for one in compare_profiles(None, {"entries": [row("a", "chat", "allow", 1)]})] == ["added"]
+
+
+def test_a_profile_remembers_what_was_measured() -> None:
+    serves = {"heavy": {"image": "sha256:1", "arguments": [], "cards": [], "driver": "580"}}
+    text = format_profile({"schema": "s", "entries": []}, serves)
+    assert read_measured(parse_profile(text)) == serves and json.loads(text)["schema"] == "s"
+    for other in ("", "[]", '{"entries": 1}', '{"entries": [], "measured": [1]}', '{"entries": [], "measured": {"heavy": 1}}'):
+        assert read_measured(parse_profile(other)) == {}
+
+
+def test_a_stale_tier_is_named_with_what_changed() -> None:
+    assert describe_stale({"heavy": ["image", "driver"]}) == [
+        "tier heavy: its rows of the live profile are stale: image, driver changed since; playbooks/measure.yml measures it again"
+    ]
