@@ -61,8 +61,10 @@ class ActionModule(ActionBase):
             result["files"], _changed = write_files(folder, texts, check=False)
         result["hosts"] = hosts
         broken = [f"{host['host']}: {check['text']}" for host in hosts for check in host["checks"] if not check["holds"]]
-        if broken:
-            result.update(failed=True, msg="the gate does not hold:\n" + "\n".join(broken))
+        failed = [f"{host['host']}: {one['name']}" for host in hosts for one in host["evaluations"] if not one["passed"]]
+        parts = {"the gate does not hold:": broken, "these evaluations failed (the reasons are above):": failed}
+        if broken or failed:
+            result.update(failed=True, msg="\n".join("\n".join([head, *lines]) for head, lines in parts.items() if lines))
         elif gate is not None and not any(host["checks"] for host in hosts):
             result.update(failed=True, msg=f"the gate was not checked: no measured tier has limits in {options['gate']}")
         return result

@@ -11,6 +11,7 @@ short_description: Print what tiers did under load, write it as an HTML page wit
 version_added: 1.0.0
 description:
   - Prints the results of M(anvil.serving.anvil_measure) of all hosts of a play, on the controller. It contacts no host.
+  - Fails after printing if an evaluation failed, so that no profile is promoted then.
   - With O(gate) it fails after printing if a limit does not hold, or if a tier that the gate names was not measured.
 author:
   - the anvil.serving authors (@fakoli)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.measure.evaluations import (
     KEY_VARIABLE,
@@ -41,6 +42,9 @@ def evaluate_tiers(
     router, secrets = options["router"], options["secrets"]
     targets = list_targets(router, options["container"], options["via"], options["tiers"])
     direct = list_targets(router, options["container"], "tiers", options["tiers"])
+    if "calibrate" in options["evaluate"] and len(direct) < len(list_targets(router, options["container"], "tiers", [])):
+        why = "it measures every tier of the router's config"
+        raise fail("calibrate cannot be limited to some tiers", where="tiers", why=why, hint="leave out -e tiers=…")
     image, files = read_live(docker, options["container"], str(router["image"]), str(router["volume"]))
     given = EvaluationData(files.get(CONFIG_FILE, ""), options["eval_data"], options["checks"], options["requests"])
     planned = plan_evaluations(options["evaluate"], router["generation"], targets, direct, given)
@@ -87,6 +91,7 @@ def _describe(one: Evaluation, end: CommandEnd) -> Dict[str, Any]:
     evidence: Optional[Dict[str, Any]] = read_evidence(end.outputs.get(one.output, ""))
     log: List[str] = list(end.log) if end.code != 0 else []
     return {
+        "name": one.name,
         "kind": one.kind,
         "tier": one.tier,
         "passed": end.code == 0,

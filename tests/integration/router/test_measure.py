@@ -148,15 +148,22 @@ def test_a_measured_profile_is_compared_promoted_and_stale_once_its_tier_changes
     prompts.joinpath("1.txt").write_text("Plan a small web shop.")
     router = ("-e", f"router_image={image}", "-e", "router_verify=false")
     operator.play("setup", *router)
-    only = ("-e", "load=false", "-e", "tiers=fast", "-e", "evaluate=preflight,calibrate", "-e", "eval_data=data")
+    only = ("-e", "load=false", "-e", "evaluate=calibrate", "-e", "eval_data=data")
     said = operator.play("measure", *router, *only)
-    assert "preflight of fast: " in said and "profile: fast, planning: added: allow 1 (1 samples), live is nothing" in said, said
+    assert "profile: fast, planning: added: allow 1 (1 samples), live is nothing" in said, said
     measured = json.loads((operator.folder / "measured/here/measured.json").read_text())
     assert measured["measured"]["fast"]["image"].startswith("sha256:") and "--alias" in measured["measured"]["fast"]["arguments"]
+    # The tiny model passes no preflight, so nothing is promoted.
+    refused = operator.attempt(
+        "measure", *router, "-e", "load=false", "-e", "evaluate=preflight", "-e", "promote=true", "-e", "tiers=fast"
+    )
+    assert refused.returncode == 2 and "preflight of fast: 0 of 2 checks pass" in refused.stdout, refused.stdout
+    limited = operator.attempt("measure", *router, *only, "-e", "tiers=fast")
+    assert limited.returncode == 2 and "calibrate cannot be limited to some tiers" in limited.stdout
     live = ("exec", "anvil-router", "cat", "/etc/anvil/profile.json")
     assert '"entries": []' in bed.docker(*live)
     operator.play("measure", *router, *only, "-e", "promote=true")
-    assert json.loads(bed.docker(*live))["entries"][0]["tier_id"] == "fast"
+    assert [one["tier_id"] for one in json.loads(bed.docker(*live))["entries"]] == ["fast", "heavy"]
     assert "stale: image" not in operator.play("router_status", *router)
     bed.docker("rm", "-f", "measured-fast")
     start_serve(bed, operator.folder, "fast", "--metrics")

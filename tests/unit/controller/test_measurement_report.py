@@ -51,9 +51,9 @@ def test_the_page_is_self_contained_and_escapes_what_serves_say() -> None:
 
 EVALUATED = {
     "evaluations": [
-        {"kind": "preflight", "tier": "heavy", "passed": False, "log": ["x"], "checks": [
+        {"name": "eval preflight of heavy", "kind": "preflight", "tier": "heavy", "passed": False, "log": ["x"], "checks": [
             {"name": "smoke", "passed": True, "detail": "ok"}, {"name": "json", "passed": False, "detail": "<no json>"}]},
-        {"kind": "calibrate", "tier": "", "passed": False, "checks": [], "log": ["no judge"]},
+        {"name": "eval calibrate", "kind": "calibrate", "tier": "", "passed": False, "checks": [], "log": ["no judge"]},
     ],
     "difference": [
         {"tier": "heavy", "work_class": "planning", "change": "changed", "live": None,
