@@ -168,8 +168,9 @@ def test_a_measured_profile_is_compared_promoted_and_stale_once_its_tier_changes
     bed.docker("rm", "-f", "measured-fast")
     start_serve(bed, operator.folder, "fast", "--metrics")
     for playbook in ("router_status", "status"):
-        told = operator.attempt(playbook, *router).stdout
-        assert "tier fast: its rows of the live profile are stale: arguments changed" in " ".join(told.split()), told
+        done = operator.attempt(playbook, *router)
+        told = " ".join((done.stdout + done.stderr).split())
+        assert "tier fast: its rows of the live profile are stale: arguments changed" in told
 
 
 def test_check_mode_says_what_would_run_and_starts_nothing(operator: Operator) -> None:
