@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wrong with a candidate, and which requests prove that a router runs on it."""
+"""Checks of a candidate, and the probes that show that a router runs on it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def entry(**changes: Any) -> dict[str, Any]:
         ([entry(), entry(decision="deny")], "entries[1]"),
     ],
 )
-def test_what_the_loader_lets_through_is_found(entries: Any, where: str) -> None:
+def test_a_defect_that_the_loader_accepts_is_reported(entries: Any, where: str) -> None:
     found = check_profile({"entries": entries}, FACTS)
     assert [problem.where for problem in found] == ["profile.json: " + where]
 
@@ -78,7 +78,7 @@ ENTRIES = st.lists(VALUES | st.fixed_dictionaries({}, optional=dict.fromkeys(ent
 
 
 @given(VALUES | st.fixed_dictionaries({"entries": VALUES | ENTRIES}))
-def test_no_profile_brings_the_checks_down(profile: Any) -> None:
+def test_the_checks_never_raise_on_any_profile(profile: Any) -> None:
     for problem in check_profile(profile, FACTS):
         assert problem.what and problem.where
 
@@ -94,7 +94,7 @@ def test_no_profile_brings_the_checks_down(profile: Any) -> None:
         ("/var/lib/profile.json", False, 0, 1),
     ],
 )
-def test_the_profile_must_be_read_from_where_it_is_written(
+def test_the_router_must_read_the_profile_from_the_path_it_is_written_to(
     said: str | None, has_profile: bool, problems: int, warnings: int
 ) -> None:
     found, warned = check_profile_path(CandidateFacts("profile", profile_path=said), has_profile, "/etc/anvil/profile.json")
@@ -109,7 +109,7 @@ def test_all_findings_are_reported_at_once() -> None:
     assert len(failure.value.problems) == 3
 
 
-def test_a_gateway_router_drops_a_profile_kept_from_before_but_refuses_one_that_is_given() -> None:
+def test_a_gateway_router_drops_a_kept_profile_and_refuses_a_given_one() -> None:
     files = {"config.toml": b"c", "profile.json": b"{}"}
     done = check_candidate(CandidateFacts("gateway"), Choice(files, ("config.toml",)), "/etc/anvil", "sha256:1")
     assert set(done.files) == {"config.toml"}
@@ -127,7 +127,7 @@ def check(files: dict[str, bytes], given: tuple[str, ...], **more: Any) -> tuple
     return check_candidate(FACTS, Choice(files, given, **more), "/etc/anvil/profile.json", "sha256:1").warnings
 
 
-def test_a_measured_profile_that_stays_may_rate_other_tiers_than_the_config_has() -> None:
+def test_a_kept_measured_profile_may_rate_tiers_that_the_config_lacks() -> None:
     said = check(MIXED, ("config.toml",))
     assert "rates tier gone, which the config does not have" in said[0] and "no entry for tier fast-local" in said[1]
     config_stays = (KeptFile("config.toml", "promoted", b"c", b"d"),)
@@ -136,19 +136,19 @@ def test_a_measured_profile_that_stays_may_rate_other_tiers_than_the_config_has(
         check(MIXED, ("profile.json",))
 
 
-def test_only_an_inventory_may_have_no_measurements() -> None:
+def test_only_a_profile_from_the_inventory_may_have_no_entries() -> None:
     assert check(NO_ROWS, ("profile.json",), sources=RENDERED_PROFILE) == check(NO_ROWS, ()) == ()
     with pytest.raises(AnvilError, match="at least one entry"):
         check(NO_ROWS, ("profile.json",))
 
 
-def test_a_profile_that_stays_and_that_a_new_image_does_not_read_is_told_with_the_way_out() -> None:
+def test_a_kept_profile_that_a_new_image_cannot_read_is_refused_with_a_remedy() -> None:
     facts = dataclasses.replace(FACTS, errors=(("profile.json", "ValueError: schema"),))
     with pytest.raises(AnvilError, match="-e profile_from=inventory"):
         check_candidate(facts, Choice(MIXED, ("config.toml",)), "/etc/anvil/profile.json", "sha256:1")
 
 
-def test_an_image_that_is_no_router_is_told() -> None:
+def test_an_image_without_a_router_is_refused() -> None:
     with pytest.raises(AnvilError, match="not an anvil-serving router"):
         check_candidate(
             CandidateFacts(None, errors=(("image", "ImportError: x"),)), Choice({"config.toml": b""}), "/etc/anvil", "sha256:1"
@@ -163,7 +163,7 @@ ROUTED = CandidateFacts(
 )
 
 
-def test_each_tier_and_preset_is_asked_for_its_route() -> None:
+def test_each_tier_and_preset_gets_a_route_probe() -> None:
     probes = {probe.name: probe for probe in choose_probes(ROUTED)}
     assert probes["route chat"].one_of == {"provider": ["heavy", "cloud"]} and probes["route chat"].doubtful == ()
     assert probes["route planning"].status == (503,)
@@ -172,7 +172,7 @@ def test_each_tier_and_preset_is_asked_for_its_route() -> None:
         assert probe_from_meta(probe.as_meta()) == probe
 
 
-def test_a_gateway_router_tells_the_hash_of_its_config() -> None:
+def test_a_gateway_router_is_probed_for_the_hash_of_its_config() -> None:
     probes = choose_probes(CandidateFacts(generation="gateway", config_sha256="abc", tiers=ROUTED.tiers))
     assert [(probe.path, dict(probe.json)) for probe in probes] == [
         ("/v1/router/status", {"config_sha256": "abc"}),
@@ -180,7 +180,7 @@ def test_a_gateway_router_tells_the_hash_of_its_config() -> None:
     ]
 
 
-def test_a_profile_that_denies_everything_is_refused_and_a_preset_without_a_tier_warned_of() -> None:
+def test_a_profile_that_denies_every_request_is_refused_and_a_denied_preset_is_a_warning() -> None:
     assert check_routes(ROUTED) == ([], ['profile.json: preset "planning" is denied on every tier; such requests get 503'])
     nothing = CandidateFacts(generation="profile", tier_ids=("heavy",), routes=(("chat", ()), ("heavy", ())))
     assert "no request would be answered" in check_routes(nothing)[0][0].what

@@ -27,7 +27,7 @@ RUNS, NEW, DOWN = ("running", "none"), ("running", "recreate"), ("exited", "recr
         (serves(NEW, NEW), ["router-1", "router-2"]),
         (serves(RUNS, NEW), ["router-2"]),
         (serves(RUNS, RUNS), []),
-        # One that is down comes up first, or the only one that takes requests would be replaced.
+        # A replica that is down starts first; otherwise the only replica that takes requests would be replaced.
         (serves(NEW, DOWN), ["router-2", "router-1"]),
         (serves(NEW, DOWN, NEW), ["router-2", "router-1", "router-3"]),
         (serves(DOWN, RUNS), []),

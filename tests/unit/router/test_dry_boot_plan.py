@@ -26,7 +26,7 @@ FOUND: dict[str, Any] = {
 }
 
 
-def test_a_throwaway_has_the_routers_environment_and_nothing_that_it_could_harm() -> None:
+def test_a_throwaway_has_the_routers_environment_without_writable_host_mounts_or_privileges() -> None:
     plan = plan_throwaway(IMAGE, FOUND, "/etc/anvil", {}, ("TOKEN", "made-up"))
     assert plan.token == "live" and plan.user == "10001:10001" and plan.networks == ("anvil", "edge")
     assert plan.argv == ("anvil", "run") and plan.port == 8000
@@ -37,7 +37,7 @@ def test_a_throwaway_has_the_routers_environment_and_nothing_that_it_could_harm(
     assert plan.host_config["cap_drop"] == ["ALL"] and not {"privileged", "devices", "port_bindings"} & set(plan.host_config)
 
 
-def test_a_throwaway_of_a_router_that_is_not_there_yet_gets_a_token_that_is_made_up() -> None:
+def test_a_throwaway_of_a_new_router_gets_a_made_up_token() -> None:
     plan = plan_throwaway(IMAGE, None, "/etc/anvil", {"OTHER": "x"}, ("TOKEN", "made-up"))
     assert plan.token == "made-up" and "OTHER=x" in plan.environment and plan.host_config["network_mode"] == "none"
     assert "made-up" not in repr(plan)

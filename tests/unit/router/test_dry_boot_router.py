@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The first process of a dry boot: it starts a router, sends it requests, and ends with its input."""
+"""The first process of a dry boot: it starts a router, sends it requests, and exits when its input closes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def started(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its child too, which holds standard error open
+            os.killpg(process.pid, signal.SIGKILL)  # ends the child too, which keeps standard error open
         process.communicate()
 
 
@@ -64,7 +64,7 @@ def ask(process: subprocess.Popen[bytes], line: dict[str, Any]) -> dict[str, Any
     return answer
 
 
-def test_requests_reach_the_router_and_its_end_is_reported() -> None:
+def test_requests_reach_the_router_and_a_lost_connection_is_reported() -> None:
     with subprocess.Popen([sys.executable, "-c", ROUTER], stderr=subprocess.PIPE) as router:
         assert router.stderr is not None
         port = int(router.stderr.readline())
@@ -78,7 +78,7 @@ def test_requests_reach_the_router_and_its_end_is_reported() -> None:
         assert "refused" in refused
 
 
-def test_it_says_whether_its_child_has_ended() -> None:
+def test_each_answer_reports_whether_the_router_has_exited() -> None:
     with started([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
         assert ask(process, {"connect": []}) == {"connect": [], "exit": None}
     with started([sys.executable, "-c", "raise SystemExit(3)"]) as process:
@@ -87,7 +87,7 @@ def test_it_says_whether_its_child_has_ended() -> None:
         assert answer["exit"] == 3
 
 
-def test_it_ends_with_its_input() -> None:
+def test_it_exits_when_its_input_closes() -> None:
     with started([sys.executable, "-c", "import time; time.sleep(5)"]) as process:
         ask(process, {"connect": []})
         assert process.stdin is not None

@@ -1,4 +1,4 @@
-"""The answers of HAProxy's runtime API are parsed."""
+"""Parsing of the answers of HAProxy's runtime API."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def test_servers_are_read_by_name_with_the_first_word_of_their_status() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Permission denied", "Unknown command: 'show'"])
-def test_what_is_no_list_of_servers_is_an_error(text: str) -> None:
+def test_text_without_a_list_of_servers_is_an_error(text: str) -> None:
     with pytest.raises(ValueError):
         parse_servers(text)
 
 
-def test_a_configuration_without_a_hash_has_none() -> None:
+def test_a_description_without_a_hash_gives_an_empty_hash() -> None:
     assert parse_config_hash("description anvil " + "a" * 64) == "a" * 64
     assert parse_config_hash("description mine") == ""

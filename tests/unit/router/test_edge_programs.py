@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The two Perl programs that run in the edge's container, run here."""
+"""The two Perl programs of the edge's container, run on the test machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.programs impo
 
 
 @pytest.mark.parametrize("program", [dry_boot_edge.PERL, edge_socket.PERL])
-def test_perl_finds_nothing_to_warn_of(program: str) -> None:
+def test_perl_accepts_each_program_without_warnings(program: str) -> None:
     done = subprocess.run(["perl", "-Mstrict", "-wce", program], capture_output=True, text=True, check=True)
     assert done.stderr == "-e syntax OK\n"
 
 
-def test_a_command_is_sent_to_the_socket_as_it_is_and_the_answer_printed(tmp_path: Path) -> None:
+def test_a_command_is_sent_to_the_socket_unchanged_and_the_answer_is_printed(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     received = []
     with socket.socket(socket.AF_UNIX) as server:
@@ -41,7 +41,7 @@ def test_a_command_is_sent_to_the_socket_as_it_is_and_the_answer_printed(tmp_pat
     assert received == [command.encode() + b"\n"] and done.stdout == b"one\ntwo\n"
 
 
-def test_a_socket_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_missing_socket_is_an_error_that_names_its_path(tmp_path: Path) -> None:
     path = str(tmp_path / "none")
     done = subprocess.run(["perl", "-e", edge_socket.PERL, path, "show info"], capture_output=True, text=True, timeout=10)
     assert done.returncode and path in done.stderr and not done.stdout
@@ -62,7 +62,7 @@ def test_the_child_is_killed_when_the_input_ends() -> None:
         assert not process.stdout.read(), "the pipe is closed: the child has ended"
 
 
-def test_a_child_that_ends_by_itself_ends_the_container() -> None:
+def test_the_program_exits_with_an_error_when_its_child_exits() -> None:
     with start("sh", "-c", "exit 0") as process:
         assert process.wait(10) == 1
 

@@ -10,7 +10,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.probe_runner 
 from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe
 
 
-def test_a_probe_is_sent_until_its_reply_is_expected_and_a_doubtful_status_only_warns() -> None:
+def test_a_probe_is_repeated_until_its_reply_is_as_expected_and_a_doubtful_status_is_a_warning() -> None:
     replies = [Reply(0, "not yet"), Reply(200, "")]
     assert run_probes([Probe("p", "/")], lambda _probe: replies.pop(0), 1.0) == ([], [])
     problems, warnings = run_probes([Probe("p", "/", doubtful=(503,)), Probe("q", "/")], lambda _probe: Reply(503, "down"), 0.0)

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What counts as the expected answer."""
+"""Judgement of replies to probes, and validation of given probes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.probes import
         (Probe("p", "/", one_of={"a": ["x", "y"]}), Reply(200, '{"a": "z"}'), "a is 'z', not 'x' or 'y'"),
     ],
 )
-def test_a_reply_is_judged(probe: Probe, reply: Reply, wrong: str) -> None:
+def test_a_reply_is_compared_with_what_the_probe_expects(probe: Probe, reply: Reply, wrong: str) -> None:
     found = judge_reply(probe, reply)
     assert (wrong in found) if wrong else found == ""
 
 
-def test_every_bad_probe_is_reported_and_a_secret_is_not() -> None:
+def test_every_invalid_probe_is_reported_and_secrets_are_hidden() -> None:
     given: list[dict[str, Any]] = [{"path": "x"}, {"path": "/", "method": "STEAL"}, {"path": "/", "headers": {"a": "b\nc"}}]
     with pytest.raises(AnvilError) as caught:
         parse_probes(given, lambda path: path)

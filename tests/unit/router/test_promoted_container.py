@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Docker reports of a container, read."""
+"""Parsing of what Docker reports about a container."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.promoted_cont
         ("", 0.0),
     ],
 )
-def test_times_of_the_engine(text: str, seconds: float) -> None:
+def test_timestamps_of_the_engine_are_parsed(text: str, seconds: float) -> None:
     assert parse_time(text) == pytest.approx(seconds)

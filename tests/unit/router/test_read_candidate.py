@@ -58,7 +58,7 @@ CONFIG = {
 
 
 def read(folder: Path, rooms: dict[str, str] | None, *requests: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run the program as the side container does, in a folder with a stand-in for anvil_serving; its answers."""
+    """Run the program as the side container does, in a folder with a stand-in for anvil_serving; return its answers."""
     if rooms is not None:
         package = folder / "anvil_serving" / "router"
         package.mkdir(parents=True)
@@ -123,15 +123,13 @@ def test_a_gateway_router_reports_its_routes_and_the_hash_of_its_config(tmp_path
         ({"config": "{", "profile": "{}"}, ["config.toml", "profile.json"]),
     ],
 )
-def test_what_the_loader_refuses_is_reported_with_its_file_and_once(
-    tmp_path: Path, given: dict[str, str], where: list[str]
-) -> None:
+def test_an_error_of_the_loader_is_reported_once_with_its_file(tmp_path: Path, given: dict[str, str], where: list[str]) -> None:
     facts, good = read(tmp_path, PROFILE_ROUTER, given, {"config": json.dumps(CONFIG)})
     assert [error["where"] for error in facts["errors"]] == where
     assert not good["errors"], "the next candidate starts with no errors"
 
 
-def test_a_route_that_cannot_be_decided_refuses_no_candidate(tmp_path: Path) -> None:
+def test_a_route_that_cannot_be_decided_is_not_an_error(tmp_path: Path) -> None:
     config = {**CONFIG, "presets": {"raises": ["heavy"]}}
     (facts,) = read(tmp_path, PROFILE_ROUTER, {"config": json.dumps(config)})
     assert not facts["errors"] and facts["routes"] == []

@@ -25,5 +25,5 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.tier_completi
         (0, "refused", False),
     ],
 )
-def test_only_a_completion_with_text_is_an_answer(status: int, body: str, ok: bool) -> None:
+def test_only_a_completion_with_text_counts_as_success(status: int, body: str, ok: bool) -> None:
     assert parse_completion(Reply(status, body), 0.1).ok == ok

@@ -18,7 +18,7 @@ def test_a_free_host_admits() -> None:
     assert admit([SERVE], [OtherContainer("other", "", "running", (("127.0.0.1", 1, "tcp"),))], CARDS, {}) == {}
 
 
-def test_everything_wrong_is_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     squatter = OtherContainer("c", "theirs", "running", (("0.0.0.0", 30002, "tcp"),))
     wrong = Service(name="heavy", container="c", image="i", gpu_uuids=("GPU-gone",), ports=SERVE.ports)
     problems = admit([wrong], [squatter], CARDS, {})["heavy"]
@@ -31,12 +31,12 @@ def test_everything_wrong_is_told_at_once() -> None:
     assert CARDS[1].uuid in problems[2].why
 
 
-def test_no_driver_is_said_once_and_only_of_serves_with_cards() -> None:
+def test_a_missing_driver_is_reported_only_for_serves_with_gpus() -> None:
     assert "no NVIDIA driver" in admit([SERVE], [], None, {})["heavy"][0].what
     assert admit([Service(name="cpu", container="d", image="i")], [], None, {}) == {}
 
 
-def test_a_process_outside_docker_holds_the_port() -> None:
+def test_a_port_held_by_a_process_outside_docker_is_refused() -> None:
     problems = admit([SERVE], [], CARDS, {("127.0.0.1", 30002, "tcp"): "a process outside Docker"})["heavy"]
     assert problems[0].why == "by a process outside Docker"
 
@@ -54,21 +54,21 @@ def test_a_process_outside_docker_holds_the_port() -> None:
         (("0.0.0.0", 8000, "tcp"), ("127.0.0.1", 0, "8000/tcp"), False),
     ],
 )
-def test_a_port_is_taken_only_in_its_protocol_and_family(
+def test_a_port_is_taken_only_for_its_protocol_and_address_family(
     held: tuple[str, int, str], wanted: tuple[str, int, str], taken: bool
 ) -> None:
     serve = Service(name="s", container="c", image="i", ports=(wanted,))
     assert bool(admit([serve], [OtherContainer("other", "", "running", (held,))], None, {})) is taken
 
 
-def test_an_address_that_the_host_does_not_have_is_refused_with_the_port_as_it_is_written() -> None:
+def test_an_address_that_the_host_does_not_have_is_refused_with_the_full_port() -> None:
     serve = Service(name="s", container="c", image="i", ports=(("fd00::7", 8000, "8000/tcp"),))
     (problem,) = admit([serve], [], None, {}, {"fd00::7": "Cannot assign requested address"})["s"]
     assert problem.what == "the host does not have the address fd00::7"
     assert problem.why == "port [fd00::7]:8000 cannot be published: Cannot assign requested address"
 
 
-def test_a_card_in_mig_mode_is_not_taken_whole_and_its_devices_are_cards() -> None:
+def test_a_gpu_in_mig_mode_cannot_be_used_whole_and_its_devices_count_as_gpus() -> None:
     card = replace(CARDS[0], mig=True, mig_devices=(MigDevice("MIG-1", "3g.20gb"),))
     (problem,) = admit([SERVE], [], [card], {})["heavy"]
     assert "is in MIG mode" in problem.what and "MIG-1" in problem.why

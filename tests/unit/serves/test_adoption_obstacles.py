@@ -1,4 +1,4 @@
-"""What speaks against the adoption of a container, for each tool that would start it again."""
+"""Obstacles to the adoption of a container, for each tool that would start it again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def container(labels: dict[str, str] | None = None, **more: Any) -> dict[str, An
         ("PODMAN_SYSTEMD_UNIT", "llm.service", "systemd (unit llm.service)", "systemctl disable --now llm.service"),
     ],
 )
-def test_a_container_that_another_tool_starts_again_needs_to_be_confirmed(label: str, value: str, tool: str, stop: str) -> None:
+def test_adoption_of_a_container_that_another_tool_restarts_needs_confirmation(
+    label: str, value: str, tool: str, stop: str
+) -> None:
     found = find_obstacles("heavy", "heavy-kept", container({label: value}), [], COMMAND)
     (doubt,) = found.doubts
     assert doubt.what == f"the container old belongs to {tool}" and doubt.where == "serve heavy"
@@ -35,12 +37,12 @@ def test_a_container_that_another_tool_starts_again_needs_to_be_confirmed(label:
 @pytest.mark.parametrize(
     "raw", [container(), container({"com.docker.compose.project": "web"}), container({"": ""}, HostConfig=None)]
 )
-def test_nothing_speaks_against_a_container_by_hand_or_of_another_project(raw: dict[str, Any]) -> None:
+def test_a_container_started_by_hand_or_by_another_project_has_no_obstacles(raw: dict[str, Any]) -> None:
     found = find_obstacles("heavy", "heavy-kept", raw, [], COMMAND)
     assert (found.refusals, found.doubts, found.notes) == ([], [], [])
 
 
-def test_what_is_lost_with_a_container_that_removes_itself_is_named() -> None:
+def test_volumes_lost_with_an_auto_remove_container_are_named() -> None:
     volume = {"Type": "volume", "Name": "b" * 64, "Destination": "/data"}
     found = find_obstacles("heavy", "heavy-kept", container(HostConfig={"AutoRemove": True}, Mounts=[volume]), [], COMMAND)
     assert "its anonymous volumes are lost with it: bbbbbbbbbbbb (/data)" in found.doubts[0].why

@@ -1,4 +1,4 @@
-"""Containers as people start them, as the serve that would replace them: what is offered has no mistake and no secret."""
+"""Serves offered for containers that people started by hand: each offer is valid and contains no secret."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_container_becomes_a_serve_that_the_inventory_accepts(name: str) -> No
     assert serve.gpu_uuids == (CARD,) and serve.bind == "127.0.0.1" and serve.container == "old"
 
 
-def test_a_command_of_no_known_engine_is_said_and_its_secrets_are_not() -> None:
+def test_a_command_of_an_unknown_engine_is_noted_without_its_secrets() -> None:
     offer = offer_serve("mine", container("serve.py", "--api-key", "s3cret", image="me/own:1"))
     assert "engine" not in offer.serve and "serve.py --api-key <hidden>" in offer.notes[0]
 
@@ -136,24 +136,24 @@ def test_a_command_of_no_known_engine_is_said_and_its_secrets_are_not() -> None:
         (["python", "-c", "import os; os.environ['HF_TOKEN'] = 'sekret-9'"], "of no engine that is known"),
     ],
 )
-def test_what_is_left_out_is_said_without_its_secrets(words: list[str], note: str) -> None:
+def test_omitted_options_are_noted_without_their_secrets(words: list[str], note: str) -> None:
     offer = offer_serve("mine", container(*words)).as_dict()
     assert any(note in one for one in offer["notes"]) and "sekret-9" not in json.dumps(offer)
 
 
-def test_the_network_of_the_host_and_an_address_beyond_loopback_are_told() -> None:
+def test_host_networking_and_an_address_beyond_loopback_are_noted() -> None:
     raw = container("org/m", "--port", "9001", entrypoint=("vllm", "serve"), host={"NetworkMode": "host", "PortBindings": {}})
     offer = offer_serve("mine", raw, uuids=["0"])
     assert offer.serve["port"] == 9001 and any("0.0.0.0" in note for note in offer.notes)
     assert any("0 is no card" in note for note in offer.notes)
 
 
-def test_what_looks_like_a_template_is_marked_unsafe() -> None:
+def test_a_value_that_looks_like_a_template_is_marked_unsafe() -> None:
     raw = container("org/m", "--chat-template", "{{ lookup('pipe', 'id') }}", entrypoint=("vllm", "serve"))
     assert '!unsafe "{{ lookup' in lay_out_offer("mine", offer_serve("mine", raw).as_dict())
 
 
-def test_a_file_that_was_edited_is_never_replaced(tmp_path: Path) -> None:
+def test_an_edited_file_is_never_replaced(tmp_path: Path) -> None:
     assert write_offers(tmp_path, {"a": "one\n"}, check=True) == ([str(tmp_path / "a.yml")], True)
     assert write_offers(tmp_path, {"a": "one\n"}, check=False)[1] and not write_offers(tmp_path, {"a": "one\n"}, check=False)[1]
     with pytest.raises(AnvilError, match="exists and has another content"):

@@ -1,4 +1,4 @@
-"""Which lines a converge writes for its progress."""
+"""The progress lines that a converge writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.converge_prog
 )
 
 
-def test_the_log_has_changes_only_and_nothing_of_a_serve_that_was_ready_all_along() -> None:
+def test_the_log_has_only_changes_and_omits_a_serve_that_is_always_ready() -> None:
     log = ProgressLog()
     told = [log.add("a", word, 1) for word in ("ready", "ready")] + [
         log.add("b", word, 2) for word in ("loading", "loading", "ready")
@@ -23,7 +23,7 @@ def test_the_log_has_changes_only_and_nothing_of_a_serve_that_was_ready_all_alon
     assert log.lines == ["b: loading (2 s)", "b: ready (2 s)"]
 
 
-def test_how_far_a_pull_is_told_seldom_and_its_end_at_once() -> None:
+def test_pull_progress_is_logged_at_intervals_and_the_next_state_at_once() -> None:
     log = ProgressLog()
     for second in range(12):
         log.add("a", "pulling x", second, f"{second} MB")
@@ -36,7 +36,7 @@ def test_how_far_a_pull_is_told_seldom_and_its_end_at_once() -> None:
     ]
 
 
-# What Engine 26.1 says in a pull, shortened.
+# Pull events of Docker Engine 26.1, shortened.
 EVENTS: list[dict[str, Any]] = [
     {"status": "Pulling from llama-server", "id": "big"},
     {"status": "Already exists", "progressDetail": {}, "id": "aaa"},
@@ -50,7 +50,7 @@ EVENTS: list[dict[str, Any]] = [
 ]
 
 
-def test_what_the_engine_says_while_it_pulls() -> None:
+def test_pull_events_of_the_engine_are_summarised() -> None:
     pull = Pull()
     assert describe_pull(pull) == describe_pull(None) == ""
     for event in EVENTS:
@@ -59,5 +59,5 @@ def test_what_the_engine_says_while_it_pulls() -> None:
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 kB"), (999_499, "999 kB"), (1_000_000, "1.0 MB"), (9_840_000_000, "9.8 GB")])
-def test_bytes_for_people(count: int, text: str) -> None:
+def test_byte_counts_are_written_with_units(count: int, text: str) -> None:
     assert describe_bytes(count) == text

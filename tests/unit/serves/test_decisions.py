@@ -36,7 +36,7 @@ def test_state_decides_the_action(state: dict[str, Any], action: str, why: tuple
     assert (decision.action, decision.reasons) == (action, why)
 
 
-def test_the_verdict_of_a_health_check_counts_where_the_service_defines_it() -> None:
+def test_an_unhealthy_container_is_recreated_if_the_service_defines_the_health_check() -> None:
     container = copy.deepcopy(RECORDED["container"])
     container["State"]["Health"] = {"Status": "unhealthy"}
     decision = decisions.decide_up([], observe_container(container), PROJECT, own_healthcheck=True)
@@ -65,7 +65,7 @@ def test_a_paused_container_with_drift_is_recreated_not_unpaused() -> None:
         ("exited", False, decisions.REMOVE),
     ],
 )
-def test_down(status: str | None, keep: bool, action: str) -> None:
+def test_state_and_keep_decide_the_action_of_down(status: str | None, keep: bool, action: str) -> None:
     seen = None
     if status is not None:
         container = copy.deepcopy(RECORDED["container"])

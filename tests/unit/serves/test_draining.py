@@ -1,4 +1,4 @@
-"""What engines tell of requests in flight, and the wait until there are none."""
+"""The requests in flight that engines report, and the wait until there are none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves import draini
 from ansible_collections.anvil.serving.plugins.module_utils.serves.draining import InFlight
 from ansible_collections.anvil.serving.plugins.module_utils.serves.readiness import Answer, ReadinessProbe
 
-# In the form of vLLM's metrics.
+# The format of vLLM's metrics.
 VLLM = """# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="gpt-oss-120b"} 2.0
@@ -18,7 +18,7 @@ vllm:num_requests_running{engine="1",model_name="gpt-oss-120b"} 1.0
 vllm:num_requests_waiting{engine="0",model_name="gpt-oss-120b"} 4.0
 vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 9.0
 """
-# In the form of llama-server's metrics and slots.
+# The format of llama-server's metrics and slots.
 LLAMA = "# TYPE llamacpp:requests_processing gauge\nllamacpp:requests_processing 1\nllamacpp:requests_deferred 3\n"
 SLOTS = '[{"id": 0, "is_processing": true}, {"id": 1, "is_processing": false}]'
 PROBE = ReadinessProbe("a", "a", "models", ("127.0.0.1", 1), "a", 1)
@@ -38,7 +38,7 @@ PROBE = ReadinessProbe("a", "a", "models", ("127.0.0.1", 1), "a", 1)
         ("vllm", {}, None),
     ],
 )
-def test_what_each_engine_tells(engine: str, told: dict[str, str], count: int | None) -> None:
+def test_requests_in_flight_are_counted_for_each_engine(engine: str, told: dict[str, str], count: int | None) -> None:
     def fetch(_subject: ReadinessProbe, path: str) -> Answer:
         return Answer(200, told[path]) if path in told else Answer(404)
 
@@ -54,15 +54,15 @@ def wait(counts: Iterator[int | None], timeout: float = 10) -> tuple[InFlight, f
     return draining.wait_idle({"a": lambda: next(counts)}, lambda: now[0], sleep, timeout)["a"], now[0]
 
 
-def test_a_moment_between_two_requests_is_not_the_end() -> None:
+def test_a_single_zero_count_does_not_end_the_wait() -> None:
     assert wait(iter([1, 0, 2, 0, 0])) == (InFlight(0), 4 * draining.COUNT_SECONDS)
 
 
-def test_who_does_not_tell_is_not_waited_for() -> None:
+def test_an_engine_that_reports_no_count_is_not_waited_for() -> None:
     assert wait(iter([None])) == (InFlight(None), 0)
 
 
-def test_one_that_is_too_busy_to_answer_is_asked_again() -> None:
+def test_an_engine_that_does_not_answer_is_asked_again() -> None:
     def fetch(_subject: ReadinessProbe, _path: str) -> Answer:
         return Answer(0, "timed out")
 
@@ -74,13 +74,13 @@ def test_one_that_is_too_busy_to_answer_is_asked_again() -> None:
     assert "it did not answer within 1 s" in draining.describe_undrained({"a": left}, 1)[0]
 
 
-def test_the_time_is_over() -> None:
+def test_the_wait_ends_at_the_time_limit() -> None:
     left, seconds = wait(iter([3] * 100), 1)
     assert (left, seconds) == (InFlight(3), 1)
     assert "3 requests in flight: they did not end within 1 s" in draining.describe_undrained({"a": left}, 1)[0]
 
 
-def test_nobody_is_evicted_and_nothing_is_asked() -> None:
+def test_the_wait_ends_at_once_if_no_serve_is_evicted() -> None:
     assert (
         draining.wait_idle({}, lambda: 0.0, lambda _seconds: None, 1) == {}
         and draining.describe_undrained({"a": InFlight(0)}, 1) == []

@@ -22,29 +22,29 @@ def reasons(changes: list[drift.Change]) -> list[str]:
     return [change.reason for change in changes]
 
 
-def test_newer_versions_of_compose_write_capabilities_with_their_prefix() -> None:
+def test_the_capability_prefix_of_newer_compose_versions_is_no_drift() -> None:
     container = copy.deepcopy(RECORDED["container"])
     container["HostConfig"]["CapDrop"] = ["CAP_NET_RAW"]  # Compose 2.40.3; 2.26.1 wrote NET_RAW
     assert compare(wanted(cap_drop=("NET_RAW",)), container) == []
     assert reasons(compare(wanted(cap_drop=("ALL",)), container)) == ["capabilities"]
 
 
-def test_a_container_made_of_the_service_has_no_drift() -> None:
+def test_a_container_created_from_the_service_has_no_drift() -> None:
     assert compare(wanted()) == []
 
 
-def test_labels_of_the_image_are_no_drift_and_ours_are() -> None:
-    """anvil_image marks its images with labels of ours, and every container inherits them."""
+def test_inherited_labels_of_the_image_are_no_drift_and_a_missing_serve_label_is() -> None:
+    """anvil_image sets anvil.serving labels on its images; every container inherits them."""
     container, image = copy.deepcopy(RECORDED["container"]), copy.deepcopy(RECORDED["image"])
     image["Config"]["Labels"] = {"anvil.serving.content": "abc", "anvil.serving.engine": "vllm"}
     container["Config"]["Labels"]["anvil.serving.content"] = "abc"
     brought = observe_image(image)
     assert drift.diff_service(wanted(), SECRETS, observe_container(container), brought, brought) == []
-    container["Config"]["Labels"]["anvil.serving.engine"] = "vllm"  # ours went missing, and the image's shines through
+    container["Config"]["Labels"]["anvil.serving.engine"] = "vllm"  # the serve's label is missing; the image's is inherited
     assert reasons(drift.diff_service(wanted(), SECRETS, observe_container(container), brought, brought)) == ["labels"]
 
 
-def test_an_image_that_is_not_here_yet_is_no_drift_while_its_name_is_the_same() -> None:
+def test_an_image_that_is_not_pulled_yet_is_no_drift_if_its_name_is_unchanged() -> None:
     assert compare(wanted(), wanted_image=None) == []
 
 
@@ -100,7 +100,7 @@ def test_each_edited_field_is_the_only_reason(fields: dict[str, Any], reason: st
         (("Config", "StopTimeout"), 5, "stop_grace"),
     ],
 )
-def test_a_container_changed_by_hand_is_seen(path: tuple[str, ...], value: Any, reason: str) -> None:
+def test_a_manual_change_of_a_container_is_drift(path: tuple[str, ...], value: Any, reason: str) -> None:
     container = copy.deepcopy(RECORDED["container"])
     spot = container
     for key in path[:-1]:
@@ -155,7 +155,7 @@ SILENT = {"shm_bytes": None, "ipc": ""}
         (("NetworkSettings", "Networks", "anvil"), {"Aliases": ["heavy", RECORDED["container"]["Config"]["Hostname"]]}),
     ],
 )
-def test_what_the_engine_fills_in_by_itself_is_no_drift(edit: tuple[tuple[str, ...], Any]) -> None:
+def test_defaults_that_the_engine_fills_in_are_no_drift(edit: tuple[tuple[str, ...], Any]) -> None:
     container = changed((("HostConfig", "IpcMode"), "private"), edit)
     assert compare(wanted(**SILENT), container) == []
 
@@ -172,11 +172,11 @@ def test_what_the_engine_fills_in_by_itself_is_no_drift(edit: tuple[tuple[str, .
         {"stop_signal": "15"},
     ],
 )
-def test_another_spelling_of_the_same_is_no_drift(fields: dict[str, Any]) -> None:
+def test_another_spelling_of_the_same_value_is_no_drift(fields: dict[str, Any]) -> None:
     assert compare(wanted(**fields)) == []
 
 
-def test_a_host_name_of_the_container_and_spellings_of_addresses_are_no_drift() -> None:
+def test_a_container_host_name_and_spellings_of_addresses_are_no_drift() -> None:
     named = (("Config", "Hostname"), "gpu-box"), (("NetworkSettings", "Networks", "anvil", "Aliases"), ["heavy", "gpu-box"])
     assert compare(wanted(), changed(*named)) == []
     hosts = (("HostConfig", "ExtraHosts"), ["b=::1", "a:[fd00::2]"])
@@ -184,7 +184,7 @@ def test_a_host_name_of_the_container_and_spellings_of_addresses_are_no_drift() 
     assert compare(wanted(image="x"), changed((("Config", "Image"), "docker.io/library/x:latest"))) == []
 
 
-def test_docker_desktop_shows_a_folder_under_a_path_of_its_own() -> None:
+def test_the_mount_path_that_docker_desktop_reports_is_no_drift() -> None:
     mount = {"Type": "bind", "Source": "/run/desktop/mnt/host/wsl/x/4f0c", "Destination": "/models", "RW": False}
     assert compare(wanted(), changed((("Mounts",), [mount]))) == []
     moved = {"Type": "bind", "Source": "/elsewhere", "Target": "/models"}
@@ -202,8 +202,8 @@ def test_variables_that_compose_and_podman_add_are_no_drift(line: str) -> None:
     assert reasons(compare(wanted(environment={"A": "1", name: "mine"}), container)) == ["environment"]
 
 
-def test_what_the_image_sets_is_no_drift_also_after_its_tag_has_moved() -> None:
-    """Only the image differs: its other defaults are no reasons of their own."""
+def test_defaults_of_the_image_are_no_drift_even_after_its_tag_has_moved() -> None:
+    """The image is the only reason; its changed defaults are not additional reasons."""
     config = {
         "Healthcheck": {"Test": IMAGE_CHECK}, "User": "1000", "StopSignal": "SIGINT", "WorkingDir": "/app",
         "Volumes": {"/data/": {}}, "Labels": {"anvil.serving.engine": "vllm"}, "Entrypoint": ["serve"], "Cmd": ["x"],
@@ -221,7 +221,7 @@ def test_what_the_image_sets_is_no_drift_also_after_its_tag_has_moved() -> None:
     assert drift.diff_service(wanted(), SECRETS, seen, origin, origin) == []
     assert drift.diff_service(wanted(), SECRETS, seen, origin, None) == []
     assert reasons(drift.diff_service(wanted(), SECRETS, seen, origin, moved)) == ["image"]
-    # The containerd image store forgets an image that no name points to: nothing can be compared with its defaults.
+    # The containerd image store drops an untagged image; its defaults are then unknown and are not compared.
     assert reasons(drift.diff_service(wanted(), SECRETS, seen, None, moved)) == ["image"]
     assert drift.diff_service(wanted(), SECRETS, seen, None, None) == []
     assert reasons(drift.diff_service(wanted(user="7", environment={"A": "2"}), SECRETS, seen, None, None)) == [
@@ -234,7 +234,7 @@ def test_what_the_image_sets_is_no_drift_also_after_its_tag_has_moved() -> None:
     ("path", "value", "reason"),
     [
         *((("HostConfig", key), 512, "limits") for key in LIMITS if not key.startswith("Cpuset")),
-        (("HostConfig", "MemorySwap"), -1, "limits"),  # nothing but docker update sets it without a limit of memory
+        (("HostConfig", "MemorySwap"), -1, "limits"),  # only docker update sets it without a memory limit
         (("HostConfig", "CpusetCpus"), "0", "limits"),
         (("HostConfig", "CpusetMems"), "0", "limits"),
         (("HostConfig", "RestartPolicy"), {"Name": "unless-stopped", "MaximumRetryCount": 3}, None),
@@ -249,18 +249,16 @@ def test_what_the_image_sets_is_no_drift_also_after_its_tag_has_moved() -> None:
         (("NetworkSettings", "Networks", "bridge"), {"Aliases": None}, "networks"),
     ],
 )
-def test_everything_that_docker_update_and_network_connect_change_is_seen(
-    path: tuple[str, ...], value: Any, reason: str | None
-) -> None:
+def test_changes_by_docker_update_and_network_connect_are_detected(path: tuple[str, ...], value: Any, reason: str | None) -> None:
     assert reasons(compare(wanted(), changed((path, value)))) == [reason] * bool(reason)
 
 
-def test_a_limit_that_the_kernel_does_not_have_is_no_drift_and_one_taken_away_is() -> None:
+def test_a_limit_that_the_kernel_does_not_support_is_no_drift_and_a_changed_limit_is() -> None:
     service = wanted(pids_limit=100, memory_bytes=1 << 30)
     service = replace(service, labels={**service.labels, LABEL_SPEC: service.spec_hash()})
     made = (("Config", "Labels", LABEL_SPEC), service.spec_hash())
     assert compare(service, changed(made)) == []  # the engine has dropped both
-    # So does an engine on a kernel without a memory controller; it sets the swap to -1 by itself.
+    # An engine on a kernel without a memory controller drops them too, and sets the swap to -1.
     assert compare(service, changed(made, (("HostConfig", "Memory"), 0), (("HostConfig", "MemorySwap"), -1))) == []
     assert reasons(compare(service, changed(made, (("HostConfig", "PidsLimit"), -1)))) == ["limits"]
     assert reasons(compare(service, changed(made, (("HostConfig", "Memory"), 2 << 30)))) == ["limits"]
@@ -271,7 +269,7 @@ def test_a_limit_that_the_kernel_does_not_have_is_no_drift_and_one_taken_away_is
     assert reasons(compare(service, changed())) == ["limits"]  # made before the service had limits
 
 
-def test_logging_is_compared_where_the_service_sets_it() -> None:
+def test_logging_is_compared_if_the_service_sets_it() -> None:
     service = wanted(log_driver="local", log_options={"max-size": "20m"})
     log = ("HostConfig", "LogConfig")
     assert compare(service, changed((log, {"Type": "local", "Config": {"max-size": "20m", "compress": "false"}}))) == []
@@ -279,10 +277,10 @@ def test_logging_is_compared_where_the_service_sets_it() -> None:
     assert reasons(compare(service, changed())) == ["logging"]
 
 
-def test_a_health_check_that_is_switched_off() -> None:
+def test_a_disabled_health_check_is_compared_with_that_of_the_image() -> None:
     service, none = wanted(healthcheck=NO_HEALTHCHECK), (("Config", "Healthcheck"), {"Test": ["NONE"]})
     assert compare(service, changed(none)) == []
-    assert compare(service, changed()) == []  # its image has none, so there is nothing to switch off
+    assert compare(service, changed()) == []  # the image has none, so there is nothing to disable
     image = observe_image({**RECORDED["image"], "Config": {**RECORDED["image"]["Config"], "Healthcheck": {"Test": IMAGE_CHECK}}})
     seen = observe_container(changed((("Config", "Healthcheck"), {"Test": IMAGE_CHECK})))
     assert reasons(drift.diff_service(service, SECRETS, seen, image, image)) == ["healthcheck"]
@@ -294,18 +292,18 @@ def test_a_retagged_image_is_seen_by_its_id() -> None:
     assert reasons(compare(wanted(), wanted_image=other)) == ["image"]
 
 
-def test_a_changed_secret_is_told_by_name_and_never_by_value() -> None:
+def test_a_changed_secret_is_reported_by_name_and_never_by_value() -> None:
     changes = compare(wanted(), secrets={"TOK": "a new token"})
     assert reasons(changes) == ["env_file"]
     assert "a new token" not in str(changes) and "abc$def" not in str(changes)
 
 
-def test_environment_is_told_by_name_only() -> None:
+def test_environment_changes_are_reported_by_name_only() -> None:
     (change,) = compare(wanted(environment={"A": "hidden value", "B": "x"}))
     assert (change.before, change.after) == ({"A": "set", "B": "absent"}, {"A": "changed", "B": "set"})
 
 
-def test_a_spec_that_no_field_explains_is_a_stale_container() -> None:
+def test_a_spec_change_without_a_changed_field_is_a_stale_container() -> None:
     container = copy.deepcopy(RECORDED["container"])
     container["Config"]["Labels"][LABEL_SPEC] = "2:one"
     assert reasons(compare(wanted(labels={**wanted().labels, LABEL_SPEC: "2:other"}), container)) == ["stale_container"]
@@ -315,11 +313,11 @@ def test_a_hash_of_another_format_is_not_compared_so_a_new_release_restarts_noth
     assert compare(wanted(labels={**wanted().labels, LABEL_SPEC: "9:another"})) == []
 
 
-def test_labels_that_an_image_of_ours_brings_are_no_difference() -> None:
+def test_labels_of_an_anvil_image_are_no_drift() -> None:
     container = copy.deepcopy(RECORDED["container"])
     container["Config"]["Labels"].update({"anvil.serving.content": "a" * 64, "anvil.serving.base": "sha256:b"})
     assert compare(wanted(), container) == []
 
 
-def test_the_vram_need_is_bookkeeping_and_restarts_nothing() -> None:
+def test_a_changed_vram_label_is_no_drift() -> None:
     assert compare(wanted(labels={**wanted().labels, LABEL_VRAM: "999"})) == []

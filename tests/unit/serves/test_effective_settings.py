@@ -1,4 +1,4 @@
-"""Asked settings beside what the server says. The answers of llama-server were recorded from a real one."""
+"""Comparison of requested settings with those a server reports. The llama-server answers are recorded from a real server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.effective_set
         ("-t 1", 8192, 4, []),
     ],
 )
-def test_llama(command: str, context: int, slots: int, ignored: list[str]) -> None:
+def test_a_setting_that_llama_server_ignored_is_found(command: str, context: int, slots: int, ignored: list[str]) -> None:
     props = json.dumps({"default_generation_settings": {"n_ctx": context}, "total_slots": slots})
     assert [difference.flag for difference in compare_llama(read_settings("llama_cpp", command.split()), props)] == ignored
 
@@ -42,13 +42,13 @@ def test_llama(command: str, context: int, slots: int, ignored: list[str]) -> No
         ("", 8192, False),
     ],
 )
-def test_vllm(command: str, told: int | None, ignored: bool) -> None:
+def test_a_context_length_that_vllm_ignored_is_found(command: str, told: int | None, ignored: bool) -> None:
     models = json.dumps({"data": [{"id": "other", "max_model_len": 1}, {"id": "m", "max_model_len": told}]})
     assert bool(compare_vllm(read_settings("vllm", command.split()), "m", models)) is ignored
 
 
 @pytest.mark.parametrize("text", ["", "<html>", "[]", '{"data": 1}', '{"data": [1]}', '{"default_generation_settings": []}'])
-def test_an_answer_that_says_nothing_is_no_difference(text: str) -> None:
+def test_an_answer_without_settings_is_no_difference(text: str) -> None:
     command = ["-c", "5", "--max-model-len", "5"]
     assert compare_llama(read_settings("llama_cpp", command), text) == []
     assert compare_vllm(read_settings("vllm", command), "m", text) == []

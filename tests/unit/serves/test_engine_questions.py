@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the program of an image is asked about a command line, and what its answers mean. The texts are those of real programs."""
+"""Questions to an image's program about a command line, and the meaning of its answers. The texts come from real programs."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def test_llama_server_is_asked_without_its_model_and_without_secrets(command: tu
     assert question is not None and question.command == asked and question.entrypoint == ("llama-server",)
 
 
-def test_a_secret_inside_a_word_is_never_told() -> None:
+def test_a_command_with_a_secret_inside_an_argument_is_never_sent() -> None:
     words = ("--model", "/m", "--x", '{"api_key": "abcdefgh"}')
     assert build_question(service("llama_cpp", words), IMAGE) is None
 
 
-def test_a_model_that_a_variable_names_is_never_fetched() -> None:
+def test_a_model_that_a_variable_names_is_never_downloaded() -> None:
     made = replace(service("llama_cpp", ("--model", "/m")), environment={"LLAMA_ARG_HF_REPO": "a/b"})
     question = build_question(made, IMAGE)
     assert question is not None and question.command[-1] == "--version"
@@ -128,7 +128,9 @@ to show complete usage, run with -h"""
         (llama("-c", "1"), "", UNKNOWN, "", "no output"),
     ],
 )
-def test_llama_servers_output_is_told_apart(question: Question, output: str, outcome: str, argument: str, words: str) -> None:
+def test_the_output_of_llama_server_is_classified(
+    question: Question, output: str, outcome: str, argument: str, words: str
+) -> None:
     answer = read_llama_answer(question, output)
     assert (answer.outcome, answer.argument) == (outcome, argument) and words in answer.words, answer
 
@@ -189,13 +191,13 @@ def test_the_usage_of_the_option_is_shown() -> None:
         ((), {}, UNKNOWN, "", ""),
     ],
 )
-def test_the_answers_of_python_parsers(
+def test_the_answers_of_python_parsers_are_classified(
     argv: tuple[str, ...], raw: dict[str, str], outcome: str, argument: str, words: str
 ) -> None:
     answer = read_python_answer(Question("heavy", "vllm", argv, {}), raw)
     assert (answer.outcome, answer.argument) == (outcome, argument) and words in answer.words, answer
 
 
-def test_what_to_type_names_the_key_of_the_inventory() -> None:
+def test_the_remedy_names_the_key_of_the_inventory() -> None:
     assert describe_change(llama("-c", "x"), "-c") == "correct or remove -c in anvil_serves.heavy.args"
     assert describe_change(llama(A="x"), "A") == "correct or remove A in anvil_serves.heavy.environment"

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What engines report of their KV cache."""
+"""What engines report about their KV cache."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_llama_server_reports_the_context_of_a_slot(args: list[str], text: str, 
     assert engine_report.read_llama(text, read_settings("llama_cpp", args)) == tokens
 
 
-def test_sglang_reports_its_tokens() -> None:
+def test_sglang_reports_its_cache_and_context_tokens() -> None:
     assert engine_report.read_sglang('{"max_total_num_tokens": 90000, "context_length": 32768}') == (90000, 32768)
     assert engine_report.read_sglang('{"max_total_num_tokens": true}') == (None, None)
 
@@ -67,7 +67,7 @@ def test_the_status_says_how_many_contexts_fit(row: dict[str, Any], text: str) -
     assert engine_report.describe_tokens(row) == text
 
 
-def test_the_file_keeps_what_is_still_there_and_survives_nonsense(tmp_path: Path) -> None:
+def test_the_reports_file_keeps_entries_of_existing_serves_and_tolerates_invalid_content(tmp_path: Path) -> None:
     path = tmp_path / engine_report.REPORTS_FILE
     path.write_text("[1, 2")
     assert engine_report.read_reports(str(tmp_path)) == {}

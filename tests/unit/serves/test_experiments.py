@@ -12,7 +12,7 @@ def container(name: str, project: str, created: int, ttl: str = "", label: str =
     return {"Id": name, "Names": ["/" + name], "State": "running", "Created": created, "Labels": labels}
 
 
-def test_only_what_lies_in_a_project_of_our_naming_is_an_experiment() -> None:
+def test_a_container_is_an_experiment_only_if_its_project_matches_its_label() -> None:
     ours = [container("a", "anvil-experiment-trial", 100, "60"), container("b", "anvil-experiment-trial", 150, "60")]
     strangers = [
         container("c", "anvil-serves", 0, "1"),
@@ -25,6 +25,6 @@ def test_only_what_lies_in_a_project_of_our_naming_is_an_experiment() -> None:
 
 
 @pytest.mark.parametrize("ttl", ["", "0", "soon", "-5"])
-def test_without_a_time_to_live_it_stays(ttl: str) -> None:
+def test_an_experiment_without_a_time_to_live_never_expires(ttl: str) -> None:
     (found,) = group_experiments([container("a", "anvil-experiment-trial", 100, ttl)])
     assert found.expires is None and not found.is_expired(10**12)

@@ -1,4 +1,4 @@
-"""Which answer of a container proves that it lost its GPUs, and when it is asked."""
+"""Which answers prove that a container lost its GPUs, and when a container is asked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNIX = DockerEngine("unix:///nowhere/docker.sock")
         (3, "sh: 1: cannot open /dev/nvidiactl: Operation not permitted\r\n", True),  # dash
         (3, "sh: can't open /dev/nvidia0: Operation not permitted\n", True),  # busybox
         (3, "sh: line 1: /dev/nvidiactl: Operation not permitted\n", True),  # bash
-        (3, "sh: 1: cannot open /dev/nvidiactl: Permission denied\n", False),  # the container's user may not
+        (3, "sh: 1: cannot open /dev/nvidiactl: Permission denied\n", False),  # the container's user has no permission
         (3, "sh: 1: cannot open /dev/nvidiactl: No such device or address\n", False),
         (255, "Failed to initialize NVML: Unknown Error\r\n", True),
         (18, "Failed to initialize NVML: Driver/library version mismatch\n", False),
@@ -31,13 +31,13 @@ UNIX = DockerEngine("unix:///nowhere/docker.sock")
         (126, 'OCI runtime exec failed: exec: "sh": executable file not found in $PATH: unknown\n', False),
     ],
 )
-def test_only_what_is_certain_counts(code: int, output: str, lost: bool) -> None:
+def test_only_certain_evidence_counts_as_lost_gpus(code: int, output: str, lost: bool) -> None:
     assert bool(gpu_access.judge_output(CommandResult(code, output))) is lost
     assert gpu_access.judge_output(None) == ""
 
 
 @pytest.mark.parametrize(("reloaded", "suspect"), [(100.0, False), (2e9, True), (None, True)])
-def test_a_container_is_in_doubt_after_a_reload_of_systemd(
+def test_a_container_is_suspect_after_a_reload_of_systemd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reloaded: float | None, suspect: bool
 ) -> None:
     seen = observe_container({"State": {"Status": "running", "StartedAt": "2026-01-01T00:00:00Z"}})
@@ -53,5 +53,5 @@ def test_a_container_is_in_doubt_after_a_reload_of_systemd(
     assert not gpu_access.is_suspect(DockerEngine("tcp://other:2376"), seen)
 
 
-def test_an_engine_that_does_not_answer_proves_nothing() -> None:
+def test_an_engine_that_does_not_answer_is_no_evidence() -> None:
     assert UNIX.ask_inside("c" * 64, ["true"], 0.1) is None

@@ -1,4 +1,4 @@
-"""Which GPUs a container has, however it asked for them: the ledger and the status read it here."""
+"""The GPUs of a container for every way to request them; the ledger and the status use this."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def runtime(value: str, name: str = "nvidia") -> dict[str, Any]:
         (inspected(DeviceRequests=[{"Driver": "", "Count": -1, "Capabilities": [["gpu", "compute"]]}]), (A, B)),
         (inspected(DeviceRequests=[{"Driver": "", "Count": -1, "Capabilities": "gpu"}]), (A, B)),
         (inspected(DeviceRequests=request("nvidia.com/gpu=0", "amd.com/gpu=1", driver="cdi")), (A,)),
-        # the request sets the variable anew, whatever the image says, and void for no GPU at all
+        # the request overrides the image's variable; a request for no GPU sets it to void
         (inspected([ALL], Runtime="nvidia", DeviceRequests=request(A)), (A,)),
         (inspected([ALL], Runtime="nvidia", DeviceRequests=request("nvidia.com/gpu=1", driver="cdi")), (B,)),
         (inspected([ALL], Runtime="nvidia", DeviceRequests=request(count=0)), ()),
@@ -75,7 +75,7 @@ def runtime(value: str, name: str = "nvidia") -> dict[str, Any]:
         (runtime("0,void"), ()),
         (runtime("all", "nvidia-container-runtime"), (A, B)),
         (runtime("all", "nvidia-legacy"), (A, B)),
-        (runtime("all", "gpus"), (A, B)),  # a name that the Docker Engine gives NVIDIA's program
+        (runtime("all", "gpus"), (A, B)),  # a runtime name of the Docker Engine for NVIDIA's program
         (runtime("all", "runc"), ()),
         (runtime("all", ""), ()),
         (inspected([ALL, "NVIDIA_VISIBLE_DEVICES=1"], Runtime="nvidia"), (B,)),  # the last one counts
@@ -83,7 +83,7 @@ def runtime(value: str, name: str = "nvidia") -> dict[str, Any]:
         (inspected(["CUDA_VERSION=12.4", "NVIDIA_REQUIRE_CUDA=cuda>=12.4"], Runtime="nvidia"), ()),
         (inspected(None, Runtime="nvidia"), ()),
         (inspected(Devices=[{"PathOnHost": "/dev/nvidia0"}, {"PathOnHost": "/dev/nvidiactl"}]), (B,)),  # by its minor number
-        (inspected(Devices=[{"PathOnHost": "/dev/nvidia1"}]), (B,)),  # no such number is known: the index
+        (inspected(Devices=[{"PathOnHost": "/dev/nvidia1"}]), (B,)),  # the minor number is unknown: read as the index
         (inspected(Devices=[{"PathOnHost": "/dev/dxg"}]), (A, B)),
         (inspected(Devices=[{"PathOnHost": "nvidia.com/gpu=1"}]), (B,)),  # Podman
         # a Kubernetes node that passes GPUs as mounts
@@ -102,7 +102,7 @@ def runtime(value: str, name: str = "nvidia") -> dict[str, Any]:
         ({}, ()),
     ],
 )
-def test_the_gpus_of_a_container(raw: dict[str, Any], found: tuple[str, ...]) -> None:
+def test_the_gpus_of_a_container_are_found(raw: dict[str, Any], found: tuple[str, ...]) -> None:
     assert cards_of(raw, CARDS, HostNames({0: B}, ("gpus",))) == found
 
 
@@ -118,21 +118,21 @@ def test_the_gpus_of_a_container(raw: dict[str, Any], found: tuple[str, ...]) ->
         (runtime("0:0,1"), (M, B)),
     ],
 )
-def test_a_mig_device_is_a_gpu_of_its_own(raw: dict[str, Any], found: tuple[str, ...]) -> None:
+def test_a_mig_device_counts_as_a_gpu(raw: dict[str, Any], found: tuple[str, ...]) -> None:
     assert cards_of(raw, SLICED) == found
 
 
-def test_a_count_that_no_host_has_takes_no_time() -> None:
+def test_an_impossible_gpu_count_takes_no_time() -> None:
     assert cards_of(inspected(DeviceRequests=request(count=10**15)), CARDS)[:2] == (A, B)
 
 
-def test_a_short_name_of_two_gpus_is_none_of_them_and_a_lost_gpu_has_no_name() -> None:
+def test_an_ambiguous_short_uuid_matches_no_gpu_and_a_lost_gpu_has_no_uuid() -> None:
     twins = [replace(CARDS[0], uuid="GPU-abcd0001"), replace(CARDS[1], uuid="GPU-abcd0002"), replace(CARDS[1], index=2, uuid="")]
     assert cards_of(runtime("GPU-abcd"), twins) == ("GPU-abcd",)
     assert cards_of(runtime("all"), twins) == ("GPU-abcd0001", "GPU-abcd0002")
     assert cards_of(runtime("54d0709b"), [replace(CARDS[0], uuid=ORIN)]) == (ORIN,)
 
 
-def test_a_claim_of_a_container_that_says_little_of_itself() -> None:
+def test_a_claim_is_read_from_an_incomplete_container_description() -> None:
     claim = claim_of({"Id": "abc", "HostConfig": {"DeviceRequests": request("0")}, "Config": None, "State": None}, CARDS)
     assert claim is not None and (claim.holder, claim.uuids, claim.mib) == ("container abc (exited)", (A,), None)

@@ -1,4 +1,4 @@
-"""What a container that holds a GPU is: serve, experiment or squatter; and a driver that fails."""
+"""The kind of a container that holds a GPU (serve, experiment or squatter), and driver failures."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from nvidia_outputs import LOST_ROW
         ({}, "squatter", "box"),
     ],
 )
-def test_who_a_container_is_to_us(labels: dict[str, str], kind: str, name: str) -> None:
+def test_labels_decide_the_kind_of_a_container(labels: dict[str, str], kind: str, name: str) -> None:
     found = describe_holder({"Name": "/box", "Config": {"Labels": labels}}, "anvil-serves")
     assert (found["kind"], found["name"]) == (kind, name)
 
 
-def test_the_holder_of_a_mig_device_is_shown_at_its_card() -> None:
+def test_the_holder_of_a_mig_device_is_listed_under_its_gpu() -> None:
     device = MigDevice("MIG-1", "3g.71gb", 72000, 100)
     cards = [
         Card(0, "GPU-1", "H200", "9.0", 143771, None, "580", "b", True, (device,)),
@@ -43,7 +43,7 @@ def test_the_holder_of_a_mig_device_is_shown_at_its_card() -> None:
     assert [one["container"] for one in sliced["holders"]] == ["box"] and lost["holders"] == []
 
 
-def test_a_driver_that_fails_is_told_and_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_failure_is_reported_with_the_gpus_that_were_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'; exit 18\n")
     program.chmod(0o755)

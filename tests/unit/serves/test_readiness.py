@@ -1,4 +1,4 @@
-"""Readiness: what each look means, and the loop with a clock of its own."""
+"""Readiness: the verdict of each check, and the wait loop with a simulated clock."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def http_stand_in() -> Iterator[Any]:
         (seen(OOMKilled=True, ExitCode=137), Answer(200, '{"data": [{"id": "heavy"}]}'), READY, "ready"),
         (seen(Status="restarting", restarts=1), Answer(0), WAITING, "restarting"),
         (seen(Status="restarting", restarts=3), Answer(0), LOST, "restart_loop"),
-        (seen(restarts=5), Answer(200, MODELS), READY, "ready"),  # it crashed once upon a time, and runs since
+        (seen(restarts=5), Answer(200, MODELS), READY, "ready"),  # it crashed long ago and has run since
         (seen(restarts=5, StartedAt=stamp(NOW - 2)), Answer(200, MODELS), WAITING, "restarting"),
         (seen(Status="exited", restarts=3), Answer(0), LOST, "restart_loop"),
         (seen(Status="created", Error="unknown device"), Answer(0), LOST, "not_started"),
@@ -90,14 +90,16 @@ def http_stand_in() -> Iterator[Any]:
         (None, Answer(0), LOST, "missing"),
     ],
 )
-def test_one_look(container: ObservedContainer | None, answer: Answer, outcome: str, state: str) -> None:
+def test_the_container_and_the_answer_decide_the_verdict(
+    container: ObservedContainer | None, answer: Answer, outcome: str, state: str
+) -> None:
     verdict = readiness.check_readiness(PROBE, container, lambda probe: answer, lambda: NOW)
     assert (verdict.outcome, verdict.state) == (outcome, state)
     assert verdict.outcome == READY or verdict.why
 
 
 class Clock:
-    """A clock that only moves when somebody sleeps."""
+    """A clock that advances only in sleep."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -119,12 +121,12 @@ def test_ready_at_once_does_not_sleep() -> None:
     assert wait(iter([Answer(200, MODELS)])) == (readiness.Verdict(READY, "ready"), 0.0)
 
 
-def test_loading_then_ready() -> None:
+def test_a_loading_serve_becomes_ready() -> None:
     verdict, seconds = wait(iter([Answer(0, "refused"), Answer(503), Answer(200, MODELS)]))
     assert verdict.outcome == READY and 0 < seconds < 1
 
 
-def test_the_deadline_fails_and_says_what_it_was_still_doing() -> None:
+def test_a_serve_that_is_not_ready_at_the_deadline_fails_with_its_last_state() -> None:
     def forever() -> Iterator[Answer]:
         while True:
             yield Answer(503)
@@ -135,7 +137,7 @@ def test_the_deadline_fails_and_says_what_it_was_still_doing() -> None:
     assert 10 <= seconds <= 11
 
 
-def test_a_lost_serve_does_not_wait_for_the_deadline() -> None:
+def test_a_lost_serve_fails_before_the_deadline() -> None:
     _verdict, seconds = wait(iter([]), seen(Status="exited"))
     assert seconds == 0
 
@@ -161,21 +163,21 @@ def test_one_lost_serve_does_not_end_the_wait_for_another() -> None:
             [(0, 30), (1, 30), (2, 30), (3, 2), (3, 12)],
             "restart_loop",
             5,
-        ),  # each life is longer than what Docker calls a failed start
-        ([(n, 2) for n in range(9)], "restart_loop", 7),  # never seen between two lives
-        ([(7, 30), (8, 30), (9, 30), (10, 30)], "restart_loop", 4),  # what it did before is not what it does now
+        ),  # each run is longer than what Docker counts as a failed start
+        ([(n, 2) for n in range(9)], "restart_loop", 7),  # no check falls between two runs
+        ([(7, 30), (8, 30), (9, 30), (10, 30)], "restart_loop", 4),  # restarts before the first check do not count
         ([(7, 30)] * 9, "starting", 9),
         ([(0, 30), (1, 30), (2, 30), (2, 30)], "starting", 4),
     ],
 )
-def test_a_container_that_dies_again_and_again_is_not_waited_for(lives: list[tuple[int, int]], state: str, looks: int) -> None:
-    """lives: at each look, how often it was started again, and for how many seconds it has run."""
+def test_a_container_in_a_restart_loop_is_not_waited_for(lives: list[tuple[int, int]], state: str, looks: int) -> None:
+    """lives: for each check, the number of restarts and the seconds since the last start."""
     clock, looked = Clock(), []
 
     def inspect(_name: str) -> ObservedContainer:
         looked.append(lives[len(looked)])
         if len(looked) == len(lives):
-            clock.now += PROBE.timeout  # nothing more is told: the deadline comes
+            clock.now += PROBE.timeout  # no further data: the deadline passes
         restarts, seconds = looked[-1]
         return seen(restarts=restarts, StartedAt=stamp(time.time() - seconds))
 
@@ -202,13 +204,13 @@ def test_a_container_that_dies_again_and_again_is_not_waited_for(lives: list[tup
         (None, READY, "ready"),
     ],
 )
-def test_what_the_first_answer_decides(answer: Answer | None, outcome: str, state: str) -> None:
+def test_the_warm_up_answer_decides_the_verdict(answer: Answer | None, outcome: str, state: str) -> None:
     verdict = readiness.judge_warmup(answer)
     assert (verdict.outcome, verdict.state) == (outcome, state)
 
 
 @pytest.mark.parametrize(("kind", "ready"), [("embeddings", True), ("rerank", True), ("chat", False)])
-def test_the_first_answer_is_one_of_the_kind_of_the_serve(kind: str, ready: bool) -> None:
+def test_the_warm_up_answer_must_match_the_kind_of_the_serve(kind: str, ready: bool) -> None:
     verdict = readiness.judge_warmup(Answer(200, '{"data": [{"embedding": [1]}]}'), kind)
     assert (verdict.outcome == READY) == ready
 
@@ -230,18 +232,18 @@ def test_a_warm_up_that_gets_501_ends_at_once_with_its_reason() -> None:
     assert seconds == 0
 
 
-# What llama-server of 2025 answers to GET /v1/models while it reads the weights: its /health answers 503 then.
+# The answer of a llama-server of 2025 to GET /v1/models while it loads the weights; its /health answers 503.
 LISTED_BEFORE = json.dumps({"object": "list", "data": [{"id": "heavy", "owned_by": "llamacpp", "meta": None}]})
 
 
-def test_a_llama_server_that_lists_its_model_and_still_loads_is_not_ready() -> None:
+def test_a_llama_server_that_lists_its_model_while_it_loads_is_not_ready() -> None:
     verdict = readiness.judge_answer(PROBE, Answer(200, LISTED_BEFORE), "")
     assert (verdict.outcome, verdict.state) == (WAITING, "loading")
     loaded = LISTED_BEFORE.replace("null", '{"n_ctx_train": 4096}')
     assert readiness.judge_answer(PROBE, Answer(200, loaded), "").outcome == READY
 
 
-def test_the_health_of_a_llama_server_decides_whatever_its_models_say(http_stand_in: Any) -> None:
+def test_the_health_of_a_llama_server_takes_precedence_over_its_models(http_stand_in: Any) -> None:
     states = iter([(503, "Loading model"), (503, "Loading model"), (200, '{"status": "ok"}')])
     address = http_stand_in(lambda path: next(states) if path == "/health" else (200, LISTED_BEFORE.replace("null", "{}")))
     probe = replace(PROBE, address=address, has_health=True)
@@ -250,7 +252,7 @@ def test_the_health_of_a_llama_server_decides_whatever_its_models_say(http_stand
     assert results["heavy"][0].outcome == READY and results["heavy"][1] > 0 and next(states, None) is None
 
 
-def test_a_serve_that_wants_it_is_ready_once_it_has_completed_a_token() -> None:
+def test_a_serve_with_warm_up_is_ready_after_its_first_completion() -> None:
     clock, answers = Clock(), iter([Answer(503), Answer(200, ""), Answer(200, '{"choices": []}')])
     asked: list[float] = []
 
@@ -263,7 +265,7 @@ def test_a_serve_that_wants_it_is_ready_once_it_has_completed_a_token() -> None:
     assert results["heavy"][0].outcome == READY and len(asked) == 3 and asked[0] == 10.0 and asked[2] < 10.0
 
 
-def test_a_warm_up_that_never_comes_fails_at_the_deadline() -> None:
+def test_a_warm_up_that_never_succeeds_fails_at_the_deadline() -> None:
     clock = Clock()
     warm = replace(PROBE, warmup=True)
     results = readiness.wait_ready(
@@ -273,7 +275,7 @@ def test_a_warm_up_that_never_comes_fails_at_the_deadline() -> None:
     assert verdict.outcome == LOST and "not ready after 10 s (still warming_up)" in verdict.why and seconds < 12
 
 
-def test_the_pause_between_looks_is_at_most_the_interval() -> None:
+def test_the_pause_between_checks_is_at_most_the_interval() -> None:
     clock = Clock()
     slept: list[float] = []
     slow = replace(PROBE, timeout=60.0, interval=5.0)

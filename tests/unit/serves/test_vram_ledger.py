@@ -1,4 +1,4 @@
-"""The ledger: who may have what of a card, and who has to go."""
+"""The VRAM ledger: admission of serves to a GPU, and the choice of evictions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def idle(used: int | None = 0) -> list[Card]:
     return [replace(CARDS[0], vram_total_mib=1000, vram_used_mib=used)]
 
 
-def test_what_fits_is_admitted_to_the_last_mib() -> None:
+def test_a_demand_that_fits_exactly_is_admitted() -> None:
     assert weigh([Demand("s", (ONE,), 500)], [Claim("c", (ONE,), 400)], [BIG], idle(400), {}).problems == {}
 
 
@@ -41,12 +41,12 @@ def test_one_mib_too_much_is_refused_with_the_arithmetic_and_every_holder() -> N
 
 
 @pytest.mark.parametrize("by_card", [{}, {ONE: 600, TWO_UUID: 200}])
-def test_the_label_of_a_container_tells_its_claims(by_card: dict[str, int]) -> None:
+def test_claims_are_read_back_from_the_label_of_a_container(by_card: dict[str, int]) -> None:
     assert parse_claims(format_claims(600, by_card)) == (600, by_card)
 
 
 @pytest.mark.parametrize("text", ["", "many", "GPU-1=", "=5", "GPU-1=5,6", "-1", "5.0"])
-def test_any_other_label_is_an_unknown_claim(text: str) -> None:
+def test_an_invalid_label_is_an_unknown_claim(text: str) -> None:
     assert parse_claims(text) == (None, {})
 
 
@@ -57,7 +57,7 @@ def test_a_serve_is_charged_on_each_card_with_its_own_claim() -> None:
     assert weigh([want], [held], budgets, cards, {}).problems == {}
     (problem,) = weigh([want], [replace(held, by_card={ONE: 400, TWO_UUID: 101})], budgets, cards, {}).problems["s"]
     assert problem.what == "GPU small: 200 MiB do not fit" and "serve a 101 + serve s 200 = 301 MiB" in problem.why
-    # What an evicted serve gives back counts on each card.
+    # The memory that an evicted serve frees counts on each card.
     live = [replace(card, vram_total_mib=total, vram_used_mib=total) for card, total in zip(cards, (1000, 300), strict=True)]
     both = replace(held, by_card={ONE: 600, TWO_UUID: 200})
     assert choose_evictions([want], [both], {"a": both}, budgets, live, {}) == ("a",)
@@ -68,24 +68,24 @@ SLICED = replace(
 )
 
 
-def test_a_mig_device_has_its_own_memory_and_not_its_card_s() -> None:
+def test_a_mig_device_has_its_own_memory_and_not_that_of_its_gpu() -> None:
     held = [Claim("container c", ("MIG-1",), 20000)]
     want = Demand("s", ("MIG-2",), 23000)
     assert weigh([want], held, [], [SLICED], {}).problems == {}
     (problem,) = weigh([replace(want, uuids=("MIG-1",))], held, [], [SLICED], {}).problems["s"]
     assert "20000 + serve s 23000 = 43000 MiB; the GPU has 24000 MiB: 19000 MiB too much" in problem.why
-    # What the inventory says of the device is believed only as far as the driver has it.
+    # The memory that the driver reports limits the device size in the inventory.
     budget = Budget("half", "MIG-2", 48000)
     (problem,) = weigh([replace(want, mib=30000)], [], [budget], [SLICED], {}).problems["s"]
     assert "the driver reports only 23990 MiB free of the 30000 MiB needed" in problem.why
 
 
-def test_the_batch_is_summed_and_each_of_it_is_told() -> None:
+def test_a_batch_is_summed_and_each_of_its_serves_is_refused() -> None:
     verdict = weigh([Demand("s", (ONE,), 500), Demand("t", (ONE,), 500)], [], [BIG], idle(), {})
     assert sorted(verdict.problems) == ["s", "t"]
 
 
-def test_a_card_without_a_budget_is_taken_whole() -> None:
+def test_a_card_without_a_budget_offers_its_whole_memory() -> None:
     assert weigh([Demand("s", (ONE,), 1000)], [], [], idle(), {}).problems == {}
     assert "s" in weigh([Demand("s", (ONE,), 1001)], [], [], idle(), {}).problems
 
@@ -94,14 +94,16 @@ def test_a_card_without_a_budget_is_taken_whole() -> None:
     ("used", "freed", "fits"),
     [(0, {}, True), (500, {}, False), (500, {ONE: 400}, True), (500, {ONE: None}, True), (None, {}, True)],
 )
-def test_the_driver_has_the_last_word_where_it_speaks(used: int | None, freed: dict[str, int | None], fits: bool) -> None:
+def test_the_memory_that_the_driver_reports_free_limits_admission(
+    used: int | None, freed: dict[str, int | None], fits: bool
+) -> None:
     assert (weigh([Demand("s", (ONE,), 600)], [], [BIG], idle(used), freed).problems == {}) is fits
 
 
 @pytest.mark.parametrize(
     ("used", "words"), [(100, "the driver reports 900 MiB free"), (None, "container x unknown + serve s 500")]
 )
-def test_an_unknown_need_is_noted_and_refuses_nothing(used: int | None, words: str) -> None:
+def test_an_unknown_claim_is_a_note_and_no_refusal(used: int | None, words: str) -> None:
     verdict = weigh([Demand("s", (ONE,), 500)], [Claim("container x", (ONE,), None)], [BIG], idle(used), {})
     assert verdict.problems == {}
     (note,) = verdict.notes
@@ -127,14 +129,14 @@ LITTLE = "GPU spark shares the memory of the host: 60000 MiB are needed, and the
         (60000, None, {}, ["GPU spark reports no memory of its own, and the host's is unknown: only the claims are counted"]),
     ],
 )
-def test_a_gpu_that_shares_the_memory_of_its_host_is_weighed_by_that_and_refuses_nothing(
+def test_a_lack_of_memory_that_a_gpu_shares_with_its_host_is_a_note_and_no_refusal(
     need: int, system: int | None, freed: dict[str, int | None], words: list[str]
 ) -> None:
     verdict = weigh([Demand("heavy", (ONE,), need)], [], [SPARK], SHARED, freed, system)
     assert verdict.problems == {} and list(verdict.notes) == words
 
 
-def test_the_claims_on_a_shared_memory_are_still_counted_and_an_unlabelled_container_refuses_nothing() -> None:
+def test_claims_on_shared_memory_are_counted_and_an_unlabelled_container_is_a_note() -> None:
     claims = [Claim("serve a", (ONE,), 60000), Claim("container comfyui", (ONE,), None)]
     verdict = weigh([Demand("heavy", (ONE,), 50000)], claims, [SPARK], SHARED, {}, 100000)
     assert verdict.problems == {} and "container comfyui holds an unknown amount" in verdict.notes[0]
@@ -142,12 +144,12 @@ def test_the_claims_on_a_shared_memory_are_still_counted_and_an_unlabelled_conta
     assert "= 120000 MiB; the GPU has 122880 - 8192 reserve = 114688 MiB: 5312 MiB too much" in problem.why
 
 
-def test_a_gpu_that_is_broken_does_not_share_the_memory_of_its_host() -> None:
+def test_a_broken_gpu_does_not_count_as_sharing_the_memory_of_its_host() -> None:
     broken = [replace(SHARED[0], trouble="GPU requires reset")]
     assert weigh([Demand("heavy", (ONE,), 60000)], [], [SPARK], broken, {}, 20000).notes == ()
 
 
-def test_evictions_are_as_few_as_will_do_and_none_where_they_do_not_help() -> None:
+def test_evictions_are_minimal_and_none_are_chosen_if_they_do_not_help() -> None:
     held = {name: Claim("serve " + name, (ONE,), mib) for name, mib in (("a", 300), ("b", 200), ("c", 100))}
     held["d"] = Claim("serve d", (TWO_UUID,), 900)
     resident = Claim("serve r", (ONE,), 250)

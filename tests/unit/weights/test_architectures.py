@@ -1,4 +1,4 @@
-"""The attention memory of published architectures, read from configs and from GGUF headers, beside the figures that are known."""
+"""The attention memory of published architectures, read from configs and GGUF headers, compared with known figures."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_recurrent_state_of_a_gguf(name: str, mib: float) -> None:
         ("Whisper large v3", {kinds.FULL: 32, kinds.CROSS: 32}),
     ],
 )
-def test_the_mix_of_layers(name: str, counts: dict[str, int]) -> None:
+def test_layers_are_counted_by_kind(name: str, counts: dict[str, int]) -> None:
     assert layers_of(read_config(next(row.config for row in ARCHITECTURES if row.name == name))) == counts
 
 
@@ -94,7 +94,7 @@ def test_the_mix_of_layers(name: str, counts: dict[str, int]) -> None:
         llama("gpt_neo", 4, 8, 8, 512, attention_types=[[["global", "local"], 2]]),
     ],
 )
-def test_a_config_with_an_unknown_word_is_unknown(config: dict[str, Any]) -> None:
+def test_a_config_with_an_unknown_setting_is_unknown(config: dict[str, Any]) -> None:
     attention = read_config(config)
     assert attention is not None and not attention.exact and attention.unknown
     assert attention.bytes_per_token is None
@@ -109,30 +109,30 @@ def test_a_config_with_an_unknown_word_is_unknown(config: dict[str, Any]) -> Non
         gguf("llama", 4, 8, 8, 512, attention__indexer__key_length=128),
     ],
 )
-def test_a_header_that_speaks_of_an_unknown_memory_is_unknown(header: dict[str, Any]) -> None:
+def test_a_header_with_an_unknown_kind_of_memory_is_unknown(header: dict[str, Any]) -> None:
     attention = read_header(header)
     assert attention is not None and not attention.exact and attention.unknown
 
 
-def test_a_null_is_not_a_default() -> None:
+def test_null_does_not_mean_the_default() -> None:
     # mistral's class has a window of 4096, which published configs switch off with null
     wrapped = {"model_type": "mistral3", "text_config": {"model_type": "mistral", "sliding_window": None}}
     assert layers_of(read_config(wrapped)) == {kinds.FULL: 32}
     assert layers_of(read_config({"text_config": {"model_type": "mistral"}})) == {kinds.WINDOW: 32}
 
 
-def test_a_deepseek_without_latents_keeps_whole_heads() -> None:
+def test_a_deepseek_without_mla_keeps_full_heads() -> None:
     config = {"model_type": "deepseek_vl_v2", "language_config": llama("deepseek_v2", 12, 10, 10, 1280, use_mla=False)}
     assert layers_of(read_config(config)) == {kinds.FULL: 12}
 
 
-def test_a_window_that_llama_cpp_does_not_know_of_an_architecture_is_no_window() -> None:
+def test_a_window_that_llama_cpp_ignores_for_an_architecture_is_not_counted() -> None:
     assert layers_of(read_header(gguf("qwen2", 4, 8, 8, 512, attention__sliding_window=128))) == {kinds.FULL: 4}
     lfm2 = gguf("lfm2", 3, 8, [0, 8, 0], 512, shortconv__l_cache=3, attention__sliding_window=128)
     assert layers_of(read_header(lfm2)) == {kinds.LINEAR: 2, kinds.WINDOW: 1}
 
 
-def test_the_words_of_layers_for_drafts_are_not_counted() -> None:
+def test_layer_types_of_draft_layers_are_not_counted() -> None:
     longer = llama("step3p5", 4, 8, 8, 512, sliding_window=128, layer_types=["full_attention", "sliding_attention"] * 3)
     assert layers_of(read_config(longer)) == {kinds.FULL: 2, kinds.WINDOW: 2}
 

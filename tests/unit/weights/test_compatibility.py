@@ -76,7 +76,7 @@ def notes(*candidates: Candidate, **more: Any) -> str:
         ("trtllm", "fp8", "", {86: DOUBTFUL}),
     ],
 )
-def test_a_card_runs_a_type_natively_emulated_or_perhaps(
+def test_the_card_decides_the_verdict_on_a_quantisation_type(
     engine: str, quantisation: str, args: str, by_card: dict[int, str]
 ) -> None:
     for sm in (75, 80, 86, 89, 90, 100, 120):
@@ -86,7 +86,7 @@ def test_a_card_runs_a_type_natively_emulated_or_perhaps(
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
-def test_kernels_for_int8_activations_end_with_hopper(engine: str) -> None:
+def test_int8_activations_are_doubtful_on_cards_after_hopper(engine: str) -> None:
     doubted = {75: False, 80: False, 90: False, 100: engine != "trtllm", 120: engine != "trtllm"}
     for sm, doubt in doubted.items():
         found = [one.verdict for one in judge(serve(model("int8"), engine), cards=(card(sm),))]
@@ -105,7 +105,9 @@ def test_kernels_for_int8_activations_end_with_hopper(engine: str) -> None:
         ("compressed-tensors", "fp8", 80, UNKNOWN),
     ],
 )
-def test_some_methods_of_vllm_start_with_a_card(method: str, quantisation: str, sm: int, verdict: str | None) -> None:
+def test_some_quantisation_methods_of_vllm_need_a_minimum_card(
+    method: str, quantisation: str, sm: int, verdict: str | None
+) -> None:
     found = judge(serve(model(quantisation, quant_method=method)), cards=(card(sm),))
     assert [one.verdict for one in found] == ([verdict] if verdict else [])
 
@@ -131,18 +133,18 @@ def test_some_models_do_not_fit_float16(architecture: str, engine: str, args: st
         assert told.problem.hint == "add --dtype float32 to args"
 
 
-def test_bf16_on_a_card_without_it_is_hinted_at_the_flag() -> None:
+def test_bf16_on_a_card_without_it_gets_a_hint_with_the_flag() -> None:
     (found,) = judge(serve(model("bf16")), cards=(card(75),))
     assert found.problem.hint == "add --dtype half to args"
 
 
-def test_every_card_of_a_serve_is_looked_at_not_only_the_first() -> None:
+def test_every_card_of_a_serve_is_checked() -> None:
     two = serve(model("nvfp4"), "sglang", cards=("GPU-1", "GPU-2"), args="--tp 2")
     found = judge(two, cards=(card(120), card(89, "GPU-2")))
     assert [("GPU-2" in one.problem.why, "sm_100" in one.problem.why) for one in found] == [(True, True)]
 
 
-def test_an_unknown_card_is_not_taken_for_another() -> None:
+def test_an_unknown_card_gives_an_unknown_verdict() -> None:
     (found,) = judge(serve(model("nvfp4")), cards=(card(999),))
     assert found.verdict == UNKNOWN and "are unknown" in found.problem.what
 
@@ -165,7 +167,7 @@ def test_an_unknown_card_is_not_taken_for_another() -> None:
         ("other", "safetensors", UNKNOWN),
     ],
 )
-def test_an_engine_reads_its_formats(engine: str, form: str, verdict: str | None) -> None:
+def test_an_engine_loads_only_its_own_formats(engine: str, form: str, verdict: str | None) -> None:
     trt = {"label": "sm120_trt-llm-1.0_cuda12.9", "sm": 120} if form == "trtllm" else None
     found = [one.verdict for one in judge(serve(model("f16", form, trt=trt), engine, args="-ngl all -c 4096"))]
     assert found == ([verdict] if verdict else [])
@@ -186,17 +188,17 @@ def test_an_engine_reads_its_formats(engine: str, form: str, verdict: str | None
         ("other", "exl2", UNKNOWN),
     ],
 )
-def test_weights_that_were_quantised_for_another_program(engine: str, quantisation: str, verdict: str | None) -> None:
+def test_weights_quantised_for_another_engine_are_found(engine: str, quantisation: str, verdict: str | None) -> None:
     assert [one.verdict for one in judge(serve(model(quantisation), engine))] == ([verdict] if verdict else [])
 
 
-def test_tensors_of_a_fork_are_told_to_llama_cpp() -> None:
+def test_tensor_types_of_a_fork_are_doubtful_for_llama_cpp() -> None:
     facts = model("type 156", "gguf", unknown_types=("type 156",))
     assert verdicts(serve(facts, "llama_cpp")) == [(DOUBTFUL, "llama.cpp does not know the types of the tensors")]
 
 
 @pytest.mark.parametrize("kind", ["mmproj", "adapter", "vocab", "imatrix", "control_vector", "codec", "draft", "other"])
-def test_a_file_that_is_no_model_is_refused(kind: str) -> None:
+def test_a_file_that_is_not_a_model_is_refused(kind: str) -> None:
     ((verdict, what),) = verdicts(serve(model("F16", "gguf", kind=kind), "llama_cpp"))
     assert verdict == IMPOSSIBLE and kind in what
 
@@ -209,7 +211,7 @@ def test_a_file_that_is_no_model_is_refused(kind: str) -> None:
         ("vllm", "safetensors", "score", "", "chat", "set kind: score in anvil_serves.heavy"),
         ("vllm", "safetensors", "transcription", "", "chat", "set kind: transcription in anvil_serves.heavy"),
         ("vllm", "safetensors", "embeddings", "", "embeddings", None),
-        ("vllm", "safetensors", "embeddings", "", "", None),  # nobody said what it is for
+        ("vllm", "safetensors", "embeddings", "", "", None),  # the serve declares no kind
         ("vllm", "safetensors", "embeddings", "--runner generate", "chat", None),
         ("vllm", "safetensors", "embeddings", "--runner pooling", "embeddings", None),
         ("sglang", "safetensors", "embeddings", "", "chat", None),  # it generates text unless --is-embedding is given
@@ -219,7 +221,9 @@ def test_a_file_that_is_no_model_is_refused(kind: str) -> None:
         ("vllm", "safetensors", "text", "", "chat", None),
     ],
 )
-def test_a_model_that_does_not_chat_is_told(engine: str, form: str, kind: str, args: str, planned: str, hint: str | None) -> None:
+def test_a_model_that_cannot_chat_is_doubtful_for_a_chat_serve(
+    engine: str, form: str, kind: str, args: str, planned: str, hint: str | None
+) -> None:
     found = [
         one for one in judge(serve(model("f16", form, kind=kind), engine, args=args, kind=planned)) if one.verdict != UNKNOWN
     ]
@@ -227,7 +231,7 @@ def test_a_model_that_does_not_chat_is_told(engine: str, form: str, kind: str, a
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_an_engine_that_computes_on_the_processor_needs_no_card(engine: str) -> None:
+def test_an_engine_that_runs_on_the_cpu_needs_no_card(engine: str) -> None:
     two = serve(model("bf16", gib=500), engine, args="--device cpu", cards=("GPU-1", "GPU-2"))
     (found,) = judge(two, cards=(card(75), card(75, "GPU-2")))
     assert found.verdict == UNKNOWN and "--device cpu" in found.problem.what
@@ -261,7 +265,7 @@ def test_a_tensorrt_engine_runs_on_the_cards_it_was_built_for(trt: dict[str, Any
     assert verdicts(serve(model("fp8", "trtllm", trt=trt), "trtllm"), cards=cards, cuda=cuda) == found
 
 
-def test_what_is_not_known_of_a_tensorrt_engine_is_a_note() -> None:
+def test_unknown_properties_of_a_tensorrt_engine_are_notes() -> None:
     engine = serve(model("fp8", "trtllm", trt={"label": None, "sm": None}), "trtllm")
     assert "it is unknown which card" in notes(engine, cards=(card(90),))
     assert "the CUDA of the host is not known" in notes(serve(model("fp8", "trtllm", trt=SM90), "trtllm"), cards=(card(90),))
@@ -282,7 +286,7 @@ def test_what_is_not_known_of_a_tensorrt_engine_is_a_note() -> None:
         (("0.7 --kv-cache-memory-bytes 1G", "0.3"), None),
     ],
 )
-def test_shares_of_a_card_add_up(shares: tuple[str, ...], verdict: str | None) -> None:
+def test_the_memory_shares_of_serves_on_a_card_are_summed(shares: tuple[str, ...], verdict: str | None) -> None:
     serves = [
         serve(None, name=f"s{n}", args=f"--gpu-memory-utilization {share}" if share else "") for n, share in enumerate(shares)
     ]
@@ -298,7 +302,7 @@ WEIGHTS = "the weights do not fit the card"
 SHARE = "the model does not fit its share of the card"
 
 
-def test_only_weights_are_certain_and_both_come_with_the_arithmetic() -> None:
+def test_only_the_weights_give_a_certain_verdict_and_findings_show_the_arithmetic() -> None:
     (found,) = judge(serve(model("bf16", gib=80), args="--max-model-len 32768"))
     assert (found.verdict, found.problem.what) == (DOUBTFUL, SHARE)
     assert "97,887 MiB x 0.9" in found.problem.why and "weights: 85,899,345,920 bytes" in found.problem.why
@@ -324,16 +328,16 @@ def test_only_weights_are_certain_and_both_come_with_the_arithmetic() -> None:
         ("bf16", "--limit-mm-per-prompt.image 0"),
     ],
 )
-def test_weights_that_shrink_while_they_are_loaded_are_never_impossible(quantisation: str, args: str) -> None:
+def test_weights_that_may_shrink_during_loading_are_never_impossible(quantisation: str, args: str) -> None:
     assert IMPOSSIBLE not in [verdict for verdict, _what in verdicts(serve(model(quantisation, gib=120), args=args))]
 
 
-def test_experts_that_stay_with_the_processor_are_not_judged() -> None:
+def test_experts_that_stay_on_the_cpu_are_not_judged() -> None:
     args = "--kt-method AMXINT4 --kt-weight-path /models/kt --kt-num-gpu-experts 0"
     assert verdicts(serve(model("fp8", gib=600, experts=256), "sglang", args=args)) == []
 
 
-def test_stages_of_unequal_length_are_never_certain() -> None:
+def test_uneven_pipeline_stages_are_never_certain() -> None:
     pair = serve(model("bf16", gib=60), args="-pp 2 --max-model-len 1024", cards=("GPU-1", "GPU-2"))
     cards = (card(90), card(86, "GPU-2", 24564))
     assert verdicts(pair, cards=cards) == [(IMPOSSIBLE, WEIGHTS)]
@@ -356,7 +360,7 @@ def test_sglang_starts_with_a_cache_of_any_size() -> None:
     assert verdicts(serve(replace(facts, weights_bytes=12 * GIB - 1), "sglang"), cards=small) == [(DOUBTFUL, SHARE)]
 
 
-def test_the_share_of_sglang_is_for_weights_and_cache_only() -> None:
+def test_the_share_of_sglang_covers_only_weights_and_cache() -> None:
     facts = model("bf16", gib=16)
     cards = (card(90, vram=20480),)  # 16,384 MiB of weights and 128 MiB of cache are 0.806 of the card
     assert verdicts(serve(facts, "sglang", args="--context-length 1024 --mem-fraction-static 0.81"), cards=cards) == []
@@ -369,7 +373,7 @@ def test_the_share_of_sglang_is_for_weights_and_cache_only() -> None:
     ("engine", "flag"),
     [("vllm", "--disable-hybrid-kv-cache-manager"), ("sglang", "--disable-hybrid-swa-memory"), ("llama_cpp", "--swa-full")],
 )
-def test_windows_keep_every_token_where_a_flag_says_so(engine: str, flag: str) -> None:
+def test_a_flag_makes_window_layers_keep_every_token(engine: str, flag: str) -> None:
     form = "gguf" if engine == "llama_cpp" else "safetensors"
     facts = replace(model("f16", form), attention=Attention((Layer("window", 32, 8, 128, 128, 1024),)))
     sizes = []
@@ -397,12 +401,12 @@ def test_llama_cpp_quantises_values_only_with_flash_attention(args: str, environ
     assert [verdict for verdict, _what in found] == ([IMPOSSIBLE] if refused else [])
 
 
-def test_a_projector_is_not_counted_and_told() -> None:
+def test_an_uncounted_projector_is_a_note() -> None:
     args = "-ngl 99 -c 4096 --mmproj /models/mmproj.gguf"
     assert "projector (--mmproj)" in notes(serve(model("Q4_K_M", "gguf", gib=4), "llama_cpp", args=args))
 
 
-def test_a_cache_of_a_given_size_replaces_the_share() -> None:
+def test_a_given_cache_size_replaces_the_share() -> None:
     assert one_card(80, "--max-model-len 8192 --kv-cache-memory-bytes 2G --gpu-memory-utilization 0.5") == []
     assert one_card(80, "--max-model-len 8192 --kv-cache-memory-bytes 20G") == [(DOUBTFUL, SHARE)]
     ((verdict, what),) = one_card(8, "--max-model-len 32768 --kv-cache-memory-bytes 100M")
@@ -417,7 +421,7 @@ def test_a_cache_of_a_given_size_replaces_the_share() -> None:
         ("vllm", "turboquant_k8v4", False),
     ],
 )
-def test_a_kv_type_that_is_not_known_counts_as_two_bytes_with_a_note(engine: str, word: str, known: bool) -> None:
+def test_an_unknown_kv_type_counts_as_two_bytes_with_a_note(engine: str, word: str, known: bool) -> None:
     candidate = serve(model("fp8", gib=1), engine, args=f"--kv-cache-dtype {word}")
     assert verdicts(candidate) == []
     assert ("counted as 2 bytes" in notes(candidate)) is not known
@@ -459,7 +463,7 @@ def test_ranks_share_the_experts_of_a_model(engine: str, args: str, verdict: str
         ("vllm", "-tp 8", None, "set a smaller -tp"),
     ],
 )
-def test_blocks_of_fp8_must_divide_over_the_cards(engine: str, args: str, experts: int | None, hint: str | None) -> None:
+def test_fp8_blocks_must_divide_evenly_over_the_cards(engine: str, args: str, experts: int | None, hint: str | None) -> None:
     facts = model("fp8", gib=1, experts=experts, block=128, width=1536)
     found = judge(serve(facts, engine, args=args, cards=tuple(one.uuid for one in EIGHT)), cards=EIGHT)
     told = [(one.verdict, one.problem.hint) for one in found if one.verdict != UNKNOWN]
@@ -475,7 +479,7 @@ def test_blocks_of_fp8_must_divide_over_the_cards(engine: str, args: str, expert
         ("vllm", "fp8", 80, None),
     ],
 )
-def test_a_cache_in_4_bits_needs_blackwell(engine: str, word: str, sm: int, verdict: str | None) -> None:
+def test_a_4_bit_cache_needs_blackwell(engine: str, word: str, sm: int, verdict: str | None) -> None:
     found = verdicts(serve(model("f16"), engine, args=f"--kv-cache-dtype {word}"), cards=(card(sm),))
     assert [verdict for verdict, _what in found] == ([verdict] if verdict else [])
 
@@ -492,14 +496,14 @@ def test_a_cache_in_4_bits_needs_blackwell(engine: str, word: str, sm: int, verd
         ("6.1", "llama_cpp", "Q4_K_M", "-ngl 99 -c 4096", None),
     ],
 )
-def test_cards_older_than_the_table(version: str, engine: str, quantisation: str, args: str, what: str | None) -> None:
+def test_cards_older_than_the_table_are_judged(version: str, engine: str, quantisation: str, args: str, what: str | None) -> None:
     form = "gguf" if engine == "llama_cpp" else "safetensors"
     old = describe_card("GPU-1", "an old card", version, 32768)
     found = judge(serve(model(quantisation, form, gib=4), engine, args=args), cards=(old,))
     assert [(one.verdict, one.problem.what) for one in found] == ([(DOUBTFUL, what)] if what else [])
 
 
-def test_a_model_that_is_built_with_other_sizes_is_not_measured() -> None:
+def test_a_model_with_overridden_sizes_is_not_measured() -> None:
     found = judge(serve(model("bf16", gib=600), args='--load-format dummy --hf-overrides {"num_hidden_layers":4}'))
     assert [(one.verdict, "num_hidden_layers" in one.problem.what) for one in found] == [(UNKNOWN, True)]
     scaled = '--hf-overrides {"text_config":{"rope_parameters":{"rope_type":"yarn","factor":2.0}}} --max-model-len 1024'
@@ -531,7 +535,9 @@ NUMBER = "the parallel sizes do not make the number of cards"
         ("other", 8, "", []),
     ],
 )
-def test_the_split_decides_what_lies_on_each_card(engine: str, gib: float, args: str, found: list[tuple[str, str]]) -> None:
+def test_the_parallel_split_decides_the_memory_on_each_card(
+    engine: str, gib: float, args: str, found: list[tuple[str, str]]
+) -> None:
     assert verdicts(serve(model("bf16", gib=gib), engine, args=args, cards=("GPU-1", "GPU-2")), cards=TWO) == found
 
 
@@ -546,7 +552,7 @@ def test_the_split_decides_what_lies_on_each_card(engine: str, gib: float, args:
         (None, 8, "-tp 8", None),
     ],
 )
-def test_heads_divide_over_the_cards(heads: int | None, kv_heads: int, args: str, verdict: str | None) -> None:
+def test_heads_must_divide_evenly_over_the_cards(heads: int | None, kv_heads: int, args: str, verdict: str | None) -> None:
     cards = tuple(card(120, f"GPU-{n}") for n in range(8))
     facts = replace(model("bf16", heads=heads, layers=28), attention=Attention((Layer(FULL, 28, kv_heads, 128, 128),)))
     found = verdicts(serve(facts, args=args, cards=tuple(one.uuid for one in cards)), cards=cards)
@@ -556,7 +562,7 @@ def test_heads_divide_over_the_cards(heads: int | None, kv_heads: int, args: str
 @pytest.mark.parametrize(
     ("args", "environment", "gib", "found"),
     [
-        ("", {}, 200, []),  # llama.cpp fits what is not set
+        ("", {}, 200, []),  # llama.cpp chooses unset values so that the model fits
         ("-fit on", {}, 200, []),
         ("-ngl auto", {}, 200, []),
         ("-ngl 0 -c 8192", {}, 200, []),
@@ -574,7 +580,9 @@ def test_heads_divide_over_the_cards(heads: int | None, kv_heads: int, args: str
         ("-ngl all -c 8192 -dev Vulkan0", {}, 100, []),
     ],
 )
-def test_llama_cpp_splits_by_itself(args: str, environment: dict[str, str], gib: float, found: list[tuple[str, str]]) -> None:
+def test_llama_cpp_splits_a_model_over_the_cards_by_default(
+    args: str, environment: dict[str, str], gib: float, found: list[tuple[str, str]]
+) -> None:
     facts = model("Q4_K_M", "gguf", gib=gib, layers=80)
     assert verdicts(serve(facts, "llama_cpp", args=args, environment=environment, cards=("GPU-1", "GPU-2")), cards=TWO) == found
 
@@ -602,7 +610,7 @@ def test_a_cache_in_the_hosts_memory_does_not_count() -> None:
         ("something-new", "awq", True),
     ],
 )
-def test_a_flag_must_suit_the_weights_as_they_are(flag: str, quantisation: str, fits: bool) -> None:
+def test_the_quantization_flag_must_match_the_weights(flag: str, quantisation: str, fits: bool) -> None:
     found = verdicts(serve(model(quantisation), args=f"--quantization {flag}"))
     assert [verdict for verdict, _what in found] == ([] if fits else [DOUBTFUL])
 
@@ -634,12 +642,12 @@ FILE = Origin(sha256="c" * 64)
         ((NAME,), Origin(), ""),
     ],
 )
-def test_only_what_is_allowed_may_run(allowed: Any, origin: Origin | None, why: str | None) -> None:
+def test_only_models_of_an_allowed_origin_may_run(allowed: Any, origin: Origin | None, why: str | None) -> None:
     problems = judge_candidates([serve(None, origin=origin)], (card(120),), allowed).problems
     assert [why in problem.why for problem in problems] == ([] if why is None else [True])
 
 
-def test_all_findings_come_at_once_and_each_once() -> None:
+def test_all_findings_are_reported_at_once_without_repetition() -> None:
     bad = serve(model("nvfp4", gib=90, kind="adapter"), "sglang", args="--context-length 99999 --quantization awq")
     found = verdicts(bad, serve(None, name="tool"), cards=(card(80),), allowed=())
     assert len(found) == 7 and len(set(found)) == 6  # both serves come from an unknown origin
@@ -681,7 +689,7 @@ LONGER = "the requested context is longer than the model's context"
         ("llama_cpp", ["-c", "131072"], {}, None),
     ],
 )
-def test_a_context_is_at_most_the_models_or_what_it_is_scaled_to(
+def test_a_context_beyond_the_trained_or_scaled_length_is_doubtful(
     engine: str, args: list[str], environment: dict[str, str], longest: int | None
 ) -> None:
     facts = model("bf16", "gguf" if engine == "llama_cpp" else "safetensors", gib=1)
@@ -690,7 +698,7 @@ def test_a_context_is_at_most_the_models_or_what_it_is_scaled_to(
     assert [(one.verdict, f"trained for {longest}" in one.problem.why) for one in told] == ([(DOUBTFUL, True)] if longest else [])
 
 
-def test_a_scaling_that_is_not_understood_is_a_note() -> None:
+def test_an_invalid_scaling_is_a_note() -> None:
     args = ("--max-model-len", "131072", "--hf-overrides", '{"rope_parameters":{"factor":"eight"}}')
     assert "was not understood" in notes(replace(serve(model("bf16", gib=1)), args=args))
 
@@ -713,7 +721,7 @@ VALUES = st.one_of(
     st.sampled_from(["safetensors", "gguf", "trtllm"]),
     st.lists(st.tuples(st.sampled_from(FLAGS), VALUES), max_size=6),
 )
-def test_no_arguments_make_the_judgement_fail(engine: str, form: str, args: list[tuple[str, str]]) -> None:
+def test_the_judgement_never_raises_on_any_arguments(engine: str, form: str, args: list[tuple[str, str]]) -> None:
     facts = model("bf16", form, heads=28, layers=28, trt={"sm": 120, "label": "x"} if form == "trtllm" else None)
     words = tuple(word for pair in args for word in pair)
     judge(replace(serve(facts, engine, cards=("GPU-1", "GPU-2")), args=words), cards=TWO)

@@ -1,4 +1,4 @@
-"""The length of a model whose config scales its positions, as published for the model."""
+"""The context length of models whose config scales their positions, as published for each model."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.context_leng
         (None, {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}, None),
     ],
 )
-def test_a_config_scales_its_own_length(length: int | None, config: dict[str, Any], extended: int | None) -> None:
+def test_a_config_extends_the_context_length(length: int | None, config: dict[str, Any], extended: int | None) -> None:
     assert extend_length(length, config) == extended

@@ -1,4 +1,4 @@
-"""A folder of models as serves: names, ports and tags, and that a rescan changes none of them."""
+"""Serves made from a folder of models: names, ports and tags, none of which a rescan changes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def scan(*models: ModelFacts, **changes: Any) -> ScanResult:
         (facts("l.gguf", name="long " * 40), ("long-" * 40)[:56].rstrip("-") + "-q4_k_m"),
     ],
 )
-def test_a_name_is_the_models_own_and_its_quantisation(model: ModelFacts, name: str) -> None:
+def test_a_serve_name_is_the_models_name_and_its_quantisation(model: ModelFacts, name: str) -> None:
     assert name_model(model) == name and NAME.fullmatch(name)
 
 
@@ -51,7 +51,7 @@ def test_a_tag_follows_the_size_of_the_weights(gib: float, tag: str) -> None:
     assert choose_size_tag(facts("a.gguf", gib)) == tag
 
 
-def test_what_is_no_model_is_told_and_not_served() -> None:
+def test_files_that_are_not_models_are_reported_and_not_served() -> None:
     found = scan(
         facts("vision/gemma.gguf"),
         facts("vision/mmproj-F16.gguf", kind="mmproj"),
@@ -74,7 +74,7 @@ def test_what_is_no_model_is_told_and_not_served() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(NOT_MODELS.keys() - {"mmproj"}))
-def test_every_kind_of_file_that_is_no_model_is_skipped_with_why(kind: str) -> None:
+def test_every_kind_of_file_that_is_not_a_model_is_skipped_with_a_reason(kind: str) -> None:
     found = scan(facts("a.gguf", kind=kind))
     assert found.serves == {} and found.skipped[0].why == f"it is {NOT_MODELS[kind]}"
 
@@ -107,7 +107,7 @@ def projector(name: str, *widths: int, **more: Any) -> ModelFacts:
             [],
             "no model of its folder has embeddings of width 2560",
         ),
-        # A projector finds its model among others by its width.
+        # The width of a projector decides which model it belongs to.
         ([facts("a.gguf", embedding_length=4096), facts("b.gguf", embedding_length=2560), projector("p.gguf", 2560)], ["b"], ""),
         # LLaVA: the header names CLIP's own projection; the tensors have the width of the model.
         ([facts("a.gguf", embedding_length=4096), projector("p.gguf", 768, 4096)], ["a"], ""),
@@ -118,7 +118,7 @@ def projector(name: str, *widths: int, **more: Any) -> ModelFacts:
             ["gemma-q4_k_m", "gemma-q8_0"],
             "",
         ),
-        # Two different models of one width: the family's name decides, or nothing does.
+        # Two models have the same width: the family name decides; without one, no model gets the projector.
         (
             [
                 facts("a.gguf", name="A", base_name="A"),
@@ -135,7 +135,9 @@ def projector(name: str, *widths: int, **more: Any) -> ModelFacts:
         ([facts("e.gguf", kind="embeddings"), projector("p.gguf")], [], "its folder holds no model"),
     ],
 )
-def test_a_projector_joins_only_a_model_that_it_fits(models: list[ModelFacts], with_projector: list[str], note: str) -> None:
+def test_a_projector_is_added_only_to_a_model_that_it_fits(
+    models: list[ModelFacts], with_projector: list[str], note: str
+) -> None:
     found = scan(*models)
     joined = [name for name, serve in found.serves.items() if "--mmproj" in serve.get("args", ())]
     assert [name for name in joined if not any(name.startswith(want) for want in with_projector)] == []
@@ -143,7 +145,7 @@ def test_a_projector_joins_only_a_model_that_it_fits(models: list[ModelFacts], w
     assert note in "\n".join(found.notes) and bool(note) == bool(found.notes)
 
 
-def test_a_model_that_is_served_twice_stays_served_twice() -> None:
+def test_a_rescan_keeps_both_serves_of_one_model() -> None:
     kept = {
         "one": {"model": "/models/a.gguf", "port": 8081, "tags": ["discovered", "fast"]},
         "two": {"model": "/models/a.gguf", "port": 8085, "tags": ["discovered", "powerful"]},
@@ -153,7 +155,7 @@ def test_a_model_that_is_served_twice_stays_served_twice() -> None:
     assert found.serves["two"]["tags"] == ["discovered", "powerful"]
 
 
-def test_all_twenty_ports_are_given_away_and_the_twenty_first_model_is_told() -> None:
+def test_all_twenty_ports_are_assigned_and_the_twenty_first_model_is_reported() -> None:
     models = [facts(f"m{number:02d}.gguf") for number in range(21)]
     found = scan(*models)
     assert sorted(serve["port"] for serve in found.serves.values()) == list(range(8080, 8100))
@@ -162,25 +164,25 @@ def test_all_twenty_ports_are_given_away_and_the_twenty_first_model_is_told() ->
     assert not scan(*models[:20]).problems
 
 
-def test_ports_of_others_are_left_alone_and_a_kept_one_gives_way_to_them() -> None:
+def test_taken_ports_are_not_assigned_and_a_kept_port_changes_if_it_is_taken() -> None:
     first = scan(facts("a.gguf"), taken=[8080])
     assert first.serves["a-q4_k_m"]["port"] == 8081
     assert scan(facts("a.gguf"), kept=first.serves, taken=[8081]).serves["a-q4_k_m"]["port"] == 8080
 
 
-def test_two_models_of_one_name_get_two_names() -> None:
+def test_two_models_with_the_same_name_get_different_serve_names() -> None:
     found = scan(facts("one/m.gguf"), facts("two/m.gguf"), names=["m-q4_k_m"])
     assert sorted(found.serves) == ["m-q4_k_m-2", "m-q4_k_m-3"]
 
 
-def test_defaults_and_the_estimate_of_a_card() -> None:
+def test_defaults_and_the_vram_estimate_are_set_on_a_serve() -> None:
     found = scan(facts("a.gguf", 2.0), defaults={"gpus": ["big"], "args": ["-np", "2"], "image": "x:1", "volumes": ["c:/c"]})
     serve = found.serves["a-q4_k_m"]
     assert serve["vram_mib"] > 2048 and serve["args"] == ["-np", "2"] and serve["image"] == "x:1"
     assert serve["volumes"] == ["c:/c", "/srv/models:/models:ro"]
 
 
-def test_the_estimate_of_a_card_counts_the_projector() -> None:
+def test_the_vram_estimate_counts_the_projector() -> None:
     models = [facts("a.gguf", 2.0, embedding_length=2560), projector("p.gguf", 2560)]
     with_projector = scan(*models, defaults={"gpus": ["big"]}).serves["a-q4_k_m"]["vram_mib"]
     assert with_projector - scan(models[0], defaults={"gpus": ["big"]}).serves["a-q4_k_m"]["vram_mib"] == 1024
@@ -190,7 +192,7 @@ paths = st.lists(st.sampled_from([f"{a}/{b}.gguf" for a in "abc" for b in ("m", 
 
 
 @given(before=paths, after=paths)
-def test_a_rescan_changes_nothing_of_what_stayed(before: list[str], after: list[str]) -> None:
+def test_a_rescan_does_not_change_the_serves_of_remaining_models(before: list[str], after: list[str]) -> None:
     first = scan(*(facts(path, number * 3.0 + 1) for number, path in enumerate(before)))
     second = scan(*(facts(path, 1.0) for path in after), kept=first.serves)
     assert scan(*(facts(path, 9.0) for path in after), kept=second.serves).serves == second.serves

@@ -1,4 +1,4 @@
-"""What kind of file a GGUF file is, from headers as their converters write them."""
+"""The kind of a GGUF file, from headers as converters write them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WEIGHT = Tensor("blk.0.attn_q.weight", "Q8_0", (32, 32), 1088)
         ("qwen3", {"qwen3.block_count": 28, "qwen3.pooling_type": 3}, [WEIGHT], "embeddings"),
         ("bert", {"bert.block_count": 24, "bert.pooling_type": 4}, [WEIGHT], "rerank"),
         ("llama", {"llama.block_count": 32, "llama.pooling_type": 0}, [WEIGHT], "text"),
-        # Older converters leave the pooling out; an encoder has nothing else to answer.
+        # Older converters omit the pooling type; an encoder can only give embeddings.
         ("bert", {"bert.block_count": 12}, [WEIGHT], "embeddings"),
         ("nomic-bert-moe", {"nomic-bert-moe.block_count": 12, "nomic-bert-moe.pooling_type": 0}, [WEIGHT], "embeddings"),
         ("t5encoder", {"t5encoder.block_count": 24}, [WEIGHT], "embeddings"),
@@ -48,13 +48,13 @@ WEIGHT = Tensor("blk.0.attn_q.weight", "Q8_0", (32, 32), 1088)
         ("llama", {"llama.block_count": "32"}, [WEIGHT], "other"),
     ],
 )
-def test_the_header_and_the_tensors_say_what_a_file_is(
+def test_the_header_and_the_tensors_decide_the_kind_of_a_file(
     architecture: str, metadata: dict[str, Any], tensors: list[Tensor], kind: str
 ) -> None:
     assert find_kind(architecture, metadata, tensors) == kind
 
 
-def test_types_of_forks_are_found() -> None:
+def test_tensor_types_of_forks_are_found() -> None:
     # 156 is ik_llama.cpp's IQ3_KS (its issue 605), 42 a fork's (llama.cpp issue 11975).
     tensors = [
         WEIGHT,
@@ -66,7 +66,7 @@ def test_types_of_forks_are_found() -> None:
     assert find_unknown_types([WEIGHT]) == ()
 
 
-def test_the_widths_of_a_projector() -> None:
+def test_the_widths_of_a_projector_are_found() -> None:
     meta = {"clip.vision.projection_dim": 768, "clip.audio.projection_dim": 2560}
     tensors = [Tensor("mm.2.bias", "F32", (4096,), 16384), Tensor("v.blk.0.weight", "F16", (1024, 64), 0)]
     assert find_projector_widths(meta, tensors) == (768, 2560, 4096)

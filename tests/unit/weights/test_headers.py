@@ -1,4 +1,4 @@
-"""The header readers against the gguf and safetensors libraries, and against files that are not what they claim."""
+"""The header readers, compared with the gguf and safetensors libraries, and with files that are not what they claim."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from longrun import examples
 from weightfiles import write_gguf, write_safetensors
 
 
-def test_tables_are_those_of_the_library() -> None:
+def test_the_type_tables_match_the_library() -> None:
     ours = {number: (block, size) for number, (_name, block, size) in GGML_TYPES.items()}
     assert ours == {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
     assert {n: name for n, (name, _b, _s) in GGML_TYPES.items()} == {int(k): k.name for k in gguf.GGML_QUANT_SIZES}
@@ -28,7 +28,7 @@ def test_tables_are_those_of_the_library() -> None:
 
 
 @pytest.mark.parametrize("quant", [None, gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.MXFP4])
-def test_gguf_reads_as_the_library_reads_it(tmp_path: Path, quant: gguf.GGMLQuantizationType | None) -> None:
+def test_a_gguf_header_is_read_as_the_library_reads_it(tmp_path: Path, quant: gguf.GGMLQuantizationType | None) -> None:
     path = write_gguf(tmp_path / "m.gguf", quant=quant, name="nümber", chat_template="{{ x }}", expert_count=3)
     ours, theirs = read_gguf(str(path)), gguf.GGUFReader(str(path))
     for key, field in theirs.fields.items():
@@ -43,7 +43,7 @@ def test_gguf_reads_as_the_library_reads_it(tmp_path: Path, quant: gguf.GGMLQuan
     ]
 
 
-def test_safetensors_reads_as_the_library_reads_it(tmp_path: Path) -> None:
+def test_a_safetensors_header_is_read_as_the_library_reads_it(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "m.safetensors")
     with safetensors.safe_open(str(path), "numpy") as theirs:
         told = {name: (theirs.get_slice(name).get_dtype(), tuple(theirs.get_slice(name).get_shape())) for name in theirs.keys()}  # noqa: SIM118
@@ -65,7 +65,7 @@ def test_safetensors_reads_as_the_library_reads_it(tmp_path: Path) -> None:
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<IIQ", 9, 9, 1) + b"x" * 64, "unknown type 9"),
     ],
 )
-def test_a_file_that_is_no_gguf_says_so(tmp_path: Path, content: bytes, why: str) -> None:
+def test_a_file_that_is_not_a_gguf_is_refused_with_the_reason(tmp_path: Path, content: bytes, why: str) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
     with pytest.raises(AnvilError, match=why) as caught:
@@ -74,7 +74,7 @@ def test_a_file_that_is_no_gguf_says_so(tmp_path: Path, content: bytes, why: str
     assert caught.value.problems[0].hint
 
 
-def test_a_download_that_was_cut_short_is_found_without_reading_the_tensors(tmp_path: Path) -> None:
+def test_a_truncated_download_is_found_without_reading_the_tensors(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf")
     with path.open("r+b") as stream:
         stream.truncate(path.stat().st_size - 40000)
@@ -101,7 +101,7 @@ def broken_safetensors(header: bytes, data: bytes = b"") -> bytes:
         broken_safetensors(b'{"a": {"dtype": "F32", "shape": 1}}'),
     ],
 )
-def test_a_file_that_is_no_safetensors_says_so(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(content)
     with pytest.raises(AnvilError, match="not a usable safetensors file"):
@@ -110,7 +110,7 @@ def test_a_file_that_is_no_safetensors_says_so(tmp_path: Path, content: bytes) -
 
 @settings(max_examples=examples(150, 5000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_byte_changed_in_a_header_gives_a_traceback(tmp_path: Path, data: st.DataObject) -> None:
+def test_changed_bytes_in_a_header_never_give_a_traceback(tmp_path: Path, data: st.DataObject) -> None:
     source = tmp_path / "good.gguf"
     if not source.exists():
         write_gguf(source, name="x", chat_template="y")
@@ -155,7 +155,7 @@ _KEYS = [
 
 @settings(max_examples=examples(150, 5000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=st.dictionaries(st.sampled_from(_KEYS), _JSON | st.integers(1, 64)))
-def test_no_config_gives_a_traceback(tmp_path: Path, config: dict[str, object]) -> None:
+def test_an_arbitrary_config_never_gives_a_traceback(tmp_path: Path, config: dict[str, object]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     if not (tmp_path / "model.safetensors").exists():
         write_safetensors(tmp_path / "model.safetensors")

@@ -1,4 +1,4 @@
-"""The tiny model that `make vllm` serves: what its files say, read as an engine would read them."""
+"""The tiny model that `make vllm` serves: its files are read as an engine reads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 PHRASE = "the tiny model answers from a real vLLM"
 
 
-def test_it_is_a_llama_that_answers_with_its_phrase(tmp_path: Path) -> None:
+def test_the_model_is_a_llama_that_answers_with_its_phrase(tmp_path: Path) -> None:
     write_model(tmp_path / "model", PHRASE, 2048)
     facts = read_model(str(tmp_path / "model"))
     assert (facts.architecture, facts.quantisation, facts.context_length, facts.chat_template) == (
@@ -26,7 +26,7 @@ def test_it_is_a_llama_that_answers_with_its_phrase(tmp_path: Path) -> None:
     ids = json.loads((tmp_path / "model" / "tokenizer.json").read_text())["model"]["vocab"]
     words = {number: word for word, number in ids.items()}
     token, answer = ids["<0x3A>"], ""
-    while token != EOS:  # attention and feed-forward are zero: the last token alone decides
+    while token != EOS:  # attention and feed-forward are zero: only the last token decides
         state = weights["model.embed_tokens.weight"][token].astype(np.float32)
         scaled = state / np.sqrt(np.mean(state**2))
         token = int(np.argmax(weights["lm_head.weight"].astype(np.float32) @ scaled))

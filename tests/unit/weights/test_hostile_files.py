@@ -13,7 +13,7 @@ import pytest
 
 MIB = 1 << 20
 REPO = Path(__file__).resolve().parents[3]
-# Reads one model in a process of its own. It prints the verdict, CPU seconds and MiB of memory beyond what Python itself takes.
+# Reads one model in a separate process. It prints the verdict, CPU seconds and MiB of memory beyond what Python itself takes.
 READER = """
 import resource, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -111,7 +111,7 @@ TENSORS: dict[str, Callable[[], bytes]] = {
 
 
 def judge(path: Path) -> str:
-    """The verdict on a path, after a check of its time and memory."""
+    """Return the verdict on a path, after a check of its time and memory."""
     command = [sys.executable, "-c", READER, str(REPO / ".cache" / "collections"), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr

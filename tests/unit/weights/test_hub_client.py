@@ -1,4 +1,4 @@
-"""The client of the hub, as it runs in a process of its own: against a small hub on loopback, and its pieces one by one."""
+"""The hub client: as a separate process, against a small hub on loopback, and function by function."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILES = {"config.json": b"{}", "sub/model.safetensors": LARGE}
 
 
 def named(name: str, *bases: type[BaseException], **values: Any) -> BaseException:
-    """An error of a class of that name, as a library raises it."""
+    """An error whose class has that name, as a library raises it."""
     error = type(name, bases or (Exception,), {})("told")
     vars(error).update(values)
     return error
@@ -65,7 +65,7 @@ def test_each_error_has_a_kind(error: BaseException, kind: str) -> None:
     assert classify_error(error) == kind
 
 
-def test_an_overloaded_hub_is_asked_again_and_a_refusal_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_to_an_overloaded_hub_is_retried_and_a_refusal_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(hub_client.time, "sleep", waits.append)
     answers = [
@@ -90,7 +90,9 @@ def test_an_overloaded_hub_is_asked_again_and_a_refusal_is_final(monkeypatch: py
     assert answers == []
 
 
-def test_a_file_is_hashed_as_it_is_written_and_what_was_there_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_hashed_while_it_is_written_including_its_earlier_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(HashedFile, "STRIDE", 1000)
     path = tmp_path / "part"
     path.write_bytes(LARGE[:700])
@@ -116,7 +118,7 @@ def test_a_file_is_hashed_as_it_is_written_and_what_was_there_counts(tmp_path: P
         ({"size": 2, "sha256": None, "blob": "0" * 40}, "git blob is"),
     ],
 )
-def test_a_file_that_is_not_as_announced_is_removed(tmp_path: Path, announced: dict[str, Any], why: str) -> None:
+def test_a_file_that_differs_from_its_announcement_is_removed(tmp_path: Path, announced: dict[str, Any], why: str) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(b"{}")
     if why:
@@ -154,10 +156,10 @@ def test_a_repository_is_listed_and_its_files_are_fetched(hub: Hub, tmp_path: Pa
     assert {name: (tmp_path / "files" / name).read_bytes() for name in FILES} == FILES
     hub.requests.clear()
     again = carry_out(request(hub, tmp_path, "fetch", revision=commit, files=listed["files"]))
-    assert again == answer and hub.requests == []  # files that are whole are only checked
+    assert again == answer and hub.requests == []  # complete files are only verified
 
 
-def test_a_transfer_goes_on_where_half_a_file_ends(hub: Hub, tmp_path: Path) -> None:
+def test_a_transfer_resumes_at_the_end_of_a_partial_file(hub: Hub, tmp_path: Path) -> None:
     commit = hub.add("org/name", FILES)
     sha256 = hashlib.sha256(LARGE).hexdigest()
     name = "sub/model.safetensors"
@@ -169,7 +171,7 @@ def test_a_transfer_goes_on_where_half_a_file_ends(hub: Hub, tmp_path: Path) -> 
     assert hub.fetched(name) == ["bytes=5000-"]
 
 
-def test_every_file_that_fails_is_named_with_its_kind(hub: Hub, tmp_path: Path) -> None:
+def test_every_failed_file_is_reported_with_the_kind_of_its_error(hub: Hub, tmp_path: Path) -> None:
     commit = hub.add("org/name", FILES)
     hub.faults.altered.add("sub/model.safetensors")
     files = {
@@ -185,7 +187,7 @@ def test_every_file_that_fails_is_named_with_its_kind(hub: Hub, tmp_path: Path) 
     assert carry_out(request(hub, tmp_path, "list", revision="v9"))["error"]["kind"] == "revision"
 
 
-def test_ranges_are_appended_and_only_they_are_asked_for(hub: Hub, tmp_path: Path) -> None:
+def test_only_the_given_ranges_are_requested_and_appended(hub: Hub, tmp_path: Path) -> None:
     hub.add("org/name", FILES)
     name = "sub/model.safetensors"
     assert carry_out(request(hub, tmp_path, "ranges", spans={name: [0, 100], "config.json": [0, 2]})) == {}
@@ -195,7 +197,7 @@ def test_ranges_are_appended_and_only_they_are_asked_for(hub: Hub, tmp_path: Pat
     assert hub.fetched(name) == ["bytes=0-99", "bytes=100-249"]
 
 
-def test_its_source_alone_is_the_program(hub: Hub, tmp_path: Path) -> None:
+def test_the_client_runs_from_its_source_alone(hub: Hub, tmp_path: Path) -> None:
     commit = hub.add("org/name", FILES)
     argv = [sys.executable, "-I", "-c", read_source(hub_client)]
     body = json.dumps(request(hub, tmp_path, "list"))

@@ -1,4 +1,4 @@
-"""The memory that a model needs: tokens that layers keep, KV types, the split of the cards, weights as they lie in memory."""
+"""The memory that a model needs: tokens that layers keep, KV types, the split over the cards, and weights in memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def facts_of(*layers: Layer, **more: Any) -> ModelFacts:
         (Loading("llama_cpp", swa_full=True), 262144),
     ],
 )
-def test_a_window_keeps_the_tokens_of_a_step_beside_its_own(loading: Loading, kept: int) -> None:
+def test_a_window_layer_also_keeps_the_tokens_of_a_step(loading: Loading, kept: int) -> None:
     estimate = estimate_vram(facts_of(*GEMMA.layers), 262144, loading=loading)
     assert estimate.cache_mib == -(-(10 * 4096 * 262144 + 50 * 8192 * kept) * 2 // MIB)
     assert f"50 window layers x {kept:,} tokens" in estimate.arithmetic[1]
@@ -57,17 +57,17 @@ def test_a_window_keeps_the_tokens_of_a_step_beside_its_own(loading: Loading, ke
     ("vram_mib", "is_small", "tokens"),
     [(24564, False, 2048), (81559, False, 8192), (81920, True, 2048), (143771, False, 8192), (183359, False, 16384)],
 )
-def test_the_step_of_vllm_depends_on_the_card(vram_mib: int, is_small: bool, tokens: int) -> None:
+def test_the_batch_tokens_of_vllm_depend_on_the_card(vram_mib: int, is_small: bool, tokens: int) -> None:
     assert choose_batch_tokens(vram_mib, is_small) == tokens
 
 
-def test_the_log_of_llama_cpp_for_gpt_oss_20b() -> None:
+def test_the_estimate_matches_the_log_of_llama_cpp_for_gpt_oss_20b() -> None:
     # llama_kv_cache: 3072 MiB of 131072 cells and 18 MiB of 768 cells, with the default ubatch of 512
     layers = (Layer(kinds.FULL, 12, 8, 64, 64), Layer(kinds.WINDOW, 12, 8, 64, 64, 128))
     assert estimate_vram(facts_of(*layers), 131072, loading=Loading("llama_cpp")).cache_mib == 3072 + 18
 
 
-def test_a_context_shorter_than_the_window_is_all_that_is_kept() -> None:
+def test_a_context_shorter_than_the_window_limits_the_cache() -> None:
     estimate = estimate_vram(facts_of(*GEMMA.layers), 512, loading=Loading("vllm"))
     assert estimate.cache_mib == (10 * 4096 + 50 * 8192) * 512 * 2 // MIB
 
@@ -75,15 +75,15 @@ def test_a_context_shorter_than_the_window_is_all_that_is_kept() -> None:
 @pytest.mark.parametrize(
     ("layer", "mib"),
     [
-        (Layer(kinds.CROSS, 32, 20, 64, 64, 1500), 235),  # Whisper: 1500 tokens of the encoder whatever the text
-        (Layer(kinds.LINEAR, 48, state=3 * MIB), 144),  # a state for each sequence, whatever its length
+        (Layer(kinds.CROSS, 32, 20, 64, 64, 1500), 235),  # Whisper: 1500 tokens of the encoder for any text
+        (Layer(kinds.LINEAR, 48, state=3 * MIB), 144),  # one state for each sequence of any length
         (Layer(kinds.SHARED, 40), 0),
         (Layer(kinds.NONE, 40), 0),
         (Layer(kinds.MLA, 61, 1, 576), 8784),
         (Layer(kinds.MLA, 61, 1, 576, token_bytes=132), 9791),
     ],
 )
-def test_each_kind_of_layer(layer: Layer, mib: int) -> None:
+def test_each_kind_of_layer_has_its_cache_size(layer: Layer, mib: int) -> None:
     assert estimate_vram(facts_of(layer), 131072).cache_mib == mib
 
 
@@ -114,18 +114,18 @@ def test_experts_are_divided_over_all_ranks_with_expert_parallelism() -> None:
         ("q8_0", 9792),
     ],
 )
-def test_kv_types(word: str, mib: int) -> None:
+def test_the_kv_type_decides_the_cache_size(word: str, mib: int) -> None:
     estimate = estimate_vram(facts_of(Layer(kinds.FULL, 36, 8, 128, 128)), 131072, kv_dtype=word)
     assert (estimate.cache_mib, estimate.cache_certain, estimate.notes) == (mib, True, ())
 
 
-def test_keys_and_values_may_have_types_of_their_own() -> None:
+def test_keys_and_values_may_have_different_types() -> None:
     facts = facts_of(Layer(kinds.FULL, 36, 8, 128, 128))
     estimate = estimate_vram(facts, 131072, kv_dtype="q8_0", loading=Loading("llama_cpp", value_dtype="q4_0"))
     assert estimate.cache_mib == int(18432 / 2 * (34 / 64 + 18 / 64))
 
 
-def test_the_type_of_the_checkpoint_counts_unless_a_flag_says_another() -> None:
+def test_the_kv_type_of_the_checkpoint_applies_unless_a_flag_overrides_it() -> None:
     facts = facts_of(Layer(kinds.FULL, 36, 8, 128, 128), kv_quantisation="fp8")
     assert estimate_vram(facts, 131072).cache_mib == 9216
     assert estimate_vram(facts, 131072, kv_dtype="bfloat16").cache_mib == 18432
@@ -143,7 +143,7 @@ TENSORS = {
     "model.layers.0.mlp.up_proj.weight": ("BF16", [8192, 1024], 16 * MIB),
     "model.layers.0.mlp.experts.0.up_proj.weight": ("BF16", [1024, 1024], 2 * MIB),
     "model.layers.0.input_layernorm.weight": ("F32", [MIB], 4 * MIB),
-    "model.layers.2.mlp.up_proj.weight": ("BF16", [4096, 1024], 8 * MIB),  # the layer of a draft: the model has two
+    "model.layers.2.mlp.up_proj.weight": ("BF16", [4096, 1024], 8 * MIB),  # a draft layer: the model has two layers
     "lm_head.weight": ("BF16", [1024, 1024], 2 * MIB),
 }
 
@@ -151,8 +151,8 @@ TENSORS = {
 @pytest.mark.parametrize(
     ("loading", "mib"),
     [
-        (Loading(), 26),  # without the draft
-        (Loading("vllm"), 24),  # 32 bits become 16
+        (Loading(), 26),  # without the draft layer
+        (Loading("vllm"), 24),  # 32-bit tensors are loaded with 16 bits
         (Loading("vllm", speculative=True), 32),
         (Loading("vllm", dtype="float32"), 48),
         (Loading("vllm", quantization="fp8"), 15),
@@ -160,7 +160,7 @@ TENSORS = {
         (Loading("sglang", quantization="int4wo-128"), 24 - 13.5),
     ],
 )
-def test_weights_as_they_will_lie_in_memory(tmp_path: Path, loading: Loading, mib: float) -> None:
+def test_weights_are_counted_with_their_size_in_memory(tmp_path: Path, loading: Loading, mib: float) -> None:
     facts = read_model(str(hf_folder(tmp_path / "m", LLAMA, **TENSORS)))
     estimate = estimate_vram(facts, loading=loading)
     assert (estimate.weights_mib, estimate.weights_certain) == (-int(-mib // 1), True), estimate.arithmetic[0]
@@ -174,12 +174,12 @@ def test_an_unknown_quantisation_on_load_is_a_note(tmp_path: Path) -> None:
     assert "torchao" in estimate.notes[0]
 
 
-def test_a_head_that_is_the_embedding_is_loaded_once(tmp_path: Path) -> None:
+def test_an_output_head_that_is_tied_to_the_embedding_is_loaded_once(tmp_path: Path) -> None:
     facts = read_model(str(hf_folder(tmp_path / "m", {**LLAMA, "tie_word_embeddings": True}, **TENSORS)))
     assert facts.parts.idle == (2 + 8) * MIB
 
 
-def test_experts_and_attention_are_known_by_their_names(tmp_path: Path) -> None:
+def test_experts_and_attention_are_recognised_by_tensor_names(tmp_path: Path) -> None:
     names = {
         "model.layers.0.block_sparse_moe.input_linear.weight": "experts",  # GraniteMoe: one tensor holds all of them
         "model.layers.0.moe.up_proj.weight": "experts",  # Step-3
@@ -195,7 +195,7 @@ def test_experts_and_attention_are_known_by_their_names(tmp_path: Path) -> None:
         assert getattr(parts, part) == 2 * MIB * list(names.values()).count(part), part
 
 
-def test_the_parts_of_an_omni_model_that_speak_are_not_loaded(tmp_path: Path) -> None:
+def test_the_speech_parts_of_an_omni_model_are_not_loaded(tmp_path: Path) -> None:
     speaks = {
         "thinker.model.layers.0.w.weight": ("BF16", [1024, 1024], 2 * MIB),
         "talker.w.weight": ("BF16", [1024, 1024], 2 * MIB),
@@ -221,7 +221,7 @@ PARAMS = {"dim": 1024, "n_layers": 2, "head_dim": 128, "n_heads": 8, "n_kv_heads
 WEIGHTS = {"w.weight": ("BF16", [1024, 1024], 2 * MIB)}
 
 
-def test_mistrals_own_format_is_a_model(tmp_path: Path) -> None:
+def test_weights_in_mistrals_own_format_are_a_model(tmp_path: Path) -> None:
     (tmp_path / "params.json").write_text(json.dumps(PARAMS))
     sparse_safetensors(tmp_path / "consolidated.safetensors", WEIGHTS)
     facts = read_model(str(tmp_path))
@@ -230,7 +230,7 @@ def test_mistrals_own_format_is_a_model(tmp_path: Path) -> None:
     assert [found.path for found in find_models(str(tmp_path))[0]] == [str(tmp_path)]
 
 
-def test_an_index_of_files_that_were_left_out_does_not_count(tmp_path: Path) -> None:
+def test_an_index_of_absent_files_is_ignored_if_another_format_is_complete(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(LLAMA))
@@ -281,7 +281,7 @@ def test_a_class_that_ends_with_model_is_not_always_an_embedder(tmp_path: Path, 
         ({"architectures": [5]}, "text"),
     ],
 )
-def test_the_class_says_what_a_model_is_for(tmp_path: Path, config: dict[str, Any], kind: str) -> None:
+def test_the_class_decides_the_kind_of_a_model(tmp_path: Path, config: dict[str, Any], kind: str) -> None:
     assert read_model(str(hf_folder(tmp_path / "m", {**LLAMA, **config}))).kind == kind
 
 
@@ -317,7 +317,7 @@ def test_a_folder_of_sentence_transformers_is_an_embedder(tmp_path: Path) -> Non
         ({"quant_method": None}, "U8"),
     ],
 )
-def test_the_quantisation_of_a_checkpoint(tmp_path: Path, quantisation: dict[str, Any], found: str) -> None:
+def test_the_quantisation_of_a_checkpoint_is_found(tmp_path: Path, quantisation: dict[str, Any], found: str) -> None:
     tensors = {"a.weight": ("U8", [1024, 1024], MIB)}
     facts = read_model(str(hf_folder(tmp_path / "m", {**LLAMA, "quantization_config": quantisation}, **tensors)))
     assert facts.quantisation == found

@@ -1,4 +1,4 @@
-"""What weights hold: by their headers, for every format, with the arithmetic of the memory they need."""
+"""Facts about weights, read from their headers for every format, and the arithmetic of the memory they need."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ DEEPSEEK = {
 @pytest.mark.parametrize(
     ("config", "per_token"),
     [
-        (LLAMA_8B, 131072),  # the 128 KiB per token that Llama 3 8B is known for
+        (LLAMA_8B, 131072),  # the published 128 KiB per token of Llama 3 8B
         (GPT_OSS_120B, 73728),
         (DEEPSEEK, 70272),  # 68.6 KiB, DeepSeek-V3's report says 70 KB
         ({**LLAMA_8B, "full_attention_interval": 4}, 32768),
@@ -98,7 +98,7 @@ def test_an_unknown_kv_type_is_a_note(tmp_path: Path) -> None:
     assert "fp7" in estimate.notes[0]
 
 
-def test_a_window_bounds_the_cache(tmp_path: Path) -> None:
+def test_a_window_limits_the_cache(tmp_path: Path) -> None:
     facts = read_model(str(hf_folder(tmp_path / "m", GPT_OSS_120B)))
     estimate = estimate_vram(facts, context=131072, concurrency=1)
     assert estimate.cache_mib == -(-(18 * 1024 * 131072 + 18 * 1024 * (127 + 2048)) * 2 // MIB)
@@ -116,7 +116,7 @@ def test_a_window_bounds_the_cache(tmp_path: Path) -> None:
                 },
             },
             {},
-            ("nvfp4", 4, None),  # the group that asks the most of a card
+            ("nvfp4", 4, None),  # the group with the highest demands on a card
         ),
         (
             {
@@ -178,7 +178,7 @@ def test_packed_parameters_are_counted_once_and_scales_are_not(tmp_path: Path) -
     assert (facts.parameters, facts.quantisation) == (64 * 64, "awq")
 
 
-def test_a_pre_quantised_model_that_is_not_is_found_out(tmp_path: Path) -> None:
+def test_a_config_that_claims_an_absent_quantisation_is_detected(tmp_path: Path) -> None:
     config = {**LLAMA_8B, "quantization_config": {"quant_method": "awq", "bits": 4}}
     facts = read_model(str(hf_folder(tmp_path / "Llama-AWQ", config)))
     assert facts.quantisation == "bf16"
@@ -200,7 +200,7 @@ def test_an_index_names_the_files_that_are_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["qwen2.5-0.5b-instruct-iq4_xs.gguf", "DeepSeek-R1-Distill-Qwen-1.5B-Q2_K.gguf", "whatever", "model.GGUF.bak"]
 )
-def test_a_gguf_is_known_by_its_header_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+def test_a_gguf_is_recognised_by_its_header_for_any_file_name(tmp_path: Path, name: str) -> None:
     path = write_gguf(tmp_path / name, quant=gguf.GGMLQuantizationType.Q8_0, file_type=gguf.LlamaFileType.MOSTLY_IQ4_XS)
     facts = read_model(str(path))
     assert (facts.architecture, facts.quantisation, facts.layers, facts.kv_heads) == ("llama", "IQ4_XS", 2, 2)
@@ -209,7 +209,7 @@ def test_a_gguf_is_known_by_its_header_whatever_it_is_called(tmp_path: Path, nam
     assert facts.as_dict()["kv_bytes_per_token"] == 2 * 2 * 2 * (32 + 32)
 
 
-def test_a_gguf_that_claims_a_quantisation_it_has_not_is_found_out(tmp_path: Path) -> None:
+def test_a_gguf_that_claims_an_absent_quantisation_is_detected(tmp_path: Path) -> None:
     facts = read_model(str(write_gguf(tmp_path / "m.gguf", file_type=gguf.LlamaFileType.MOSTLY_Q4_K_M)))
     assert facts.quantisation == "F32"
     assert "no tensor is quantised" in facts.notes[0]
@@ -219,7 +219,7 @@ def test_a_gguf_that_claims_a_quantisation_it_has_not_is_found_out(tmp_path: Pat
     ("arch", "values", "kind"),
     [("bert", {"pooling_type": gguf.PoolingType.MEAN}, "embeddings"), ("clip", {}, "mmproj"), ("llama", {}, "text")],
 )
-def test_embeddings_and_projectors_are_told_apart(tmp_path: Path, arch: str, values: dict[str, Any], kind: str) -> None:
+def test_embeddings_and_projectors_are_distinguished(tmp_path: Path, arch: str, values: dict[str, Any], kind: str) -> None:
     assert read_model(str(write_gguf(tmp_path / "m.gguf", arch=arch, **values))).kind == kind
 
 
@@ -251,7 +251,7 @@ def split_gguf(folder: Path, count: int) -> None:
         w.close()
 
 
-def test_splits_are_one_model(tmp_path: Path) -> None:
+def test_split_files_are_one_model(tmp_path: Path) -> None:
     split_gguf(tmp_path, 3)
     facts = read_model(str(tmp_path))
     assert (facts.splits, facts.parameters, len(facts.files), facts.missing) == (3, 96, 3, ())
@@ -284,7 +284,7 @@ def trt_engine(folder: Path, **mapping: int) -> Path:
     return folder
 
 
-def test_a_tensorrt_engine_tells_what_it_was_built_for(tmp_path: Path) -> None:
+def test_the_build_settings_of_a_tensorrt_engine_are_read(tmp_path: Path) -> None:
     facts = read_model(str(trt_engine(tmp_path / "sm90_trt-llm-0.17.0_cuda12.8", world_size=2)))
     assert (facts.format, facts.quantisation, facts.kv_quantisation, facts.context_length) == ("trtllm", "fp8", "fp8", 8192)
     assert facts.trt is not None
@@ -293,7 +293,7 @@ def test_a_tensorrt_engine_tells_what_it_was_built_for(tmp_path: Path) -> None:
     assert estimate_vram(facts, concurrency=2).kv_dtype == "fp8"
 
 
-def test_discovery_describes_every_model_and_names_what_is_broken(tmp_path: Path) -> None:
+def test_discovery_describes_every_model_and_names_broken_files(tmp_path: Path) -> None:
     write_gguf(tmp_path / "one.gguf")
     split_gguf(tmp_path, 2)
     hf_folder(tmp_path / "org" / "name", LLAMA_8B)
@@ -305,13 +305,13 @@ def test_discovery_describes_every_model_and_names_what_is_broken(tmp_path: Path
     assert [error.problems[0].where for error in broken] == [str(tmp_path / "cut.gguf")]
 
 
-def test_two_models_in_a_folder_are_not_guessed_at(tmp_path: Path) -> None:
+def test_a_folder_with_two_models_is_refused(tmp_path: Path) -> None:
     write_gguf(tmp_path / "one.gguf")
     write_gguf(tmp_path / "two.gguf")
     with pytest.raises(AnvilError, match="it is not clear which model to use"):
         read_model(str(tmp_path))
 
 
-def test_a_folder_without_a_model_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AnvilError, match="there is no model here"):
         read_model(str(tmp_path))

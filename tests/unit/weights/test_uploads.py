@@ -1,4 +1,4 @@
-"""Pieces of weights from the controller: what counts, what is kept, and how they are cut."""
+"""Weights that the controller sends in pieces: how pieces are counted, stored and cut."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def piece(folder: Path, at: int, content: bytes) -> Piece:
     return Piece("w", at, len(CONTENT), SUM, str(path))
 
 
-def test_pieces_add_up_and_count_only_whole(tmp_path: Path) -> None:
+def test_pieces_are_joined_and_only_a_complete_file_is_collected(tmp_path: Path) -> None:
     staging, files = str(tmp_path / "staging"), str(tmp_path / "files")
     append_piece(staging, piece(tmp_path, 0, CONTENT[:600]))
     assert count_arrived(staging, "w", SUM) == 600 and count_arrived(staging, "w", "0" * 64) == 0
@@ -47,7 +47,7 @@ def test_pieces_add_up_and_count_only_whole(tmp_path: Path) -> None:
     assert (tmp_path / "files" / "w").read_bytes() == CONTENT
 
 
-def test_a_file_with_another_sum_is_thrown_away(tmp_path: Path) -> None:
+def test_a_file_with_a_wrong_checksum_is_discarded(tmp_path: Path) -> None:
     staging = str(tmp_path / "staging")
     with pytest.raises(AnvilError, match="different checksum than the controller announced"):
         append_piece(staging, piece(tmp_path, 0, CONTENT[::-1]))
@@ -55,7 +55,7 @@ def test_a_file_with_another_sum_is_thrown_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["folder", "tar.gz", "zip", "file"])
-def test_everything_is_cut_into_pieces_that_add_up_again(tmp_path: Path, form: str) -> None:
+def test_files_and_archives_are_cut_into_pieces_that_add_up_to_the_content(tmp_path: Path, form: str) -> None:
     folder = tmp_path / "m"
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "w").write_bytes(CONTENT)
@@ -87,7 +87,7 @@ def test_everything_is_cut_into_pieces_that_add_up_again(tmp_path: Path, form: s
     assert b"".join(raw for name, _at, _count, raw in pieces if name == large) == CONTENT[300:]
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(AnvilError, match="nothing to send"):
         list_controller_files(str(tmp_path / "nothing"))
@@ -102,5 +102,5 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         (5 << 20, 0, 5.0, "5.0 MiB, 1.0 MiB/s"),
     ],
 )
-def test_the_pace_is_told_in_words(done: int, need: int, seconds: float, told: str) -> None:
+def test_progress_is_described_in_words(done: int, need: int, seconds: float, told: str) -> None:
     assert describe_progress(done, need, seconds) == told

@@ -1,4 +1,4 @@
-"""Where the weights of a serve come from, and the configuration file beside them."""
+"""The origin of a serve's weights, and the configuration file of its engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.weights_on_h
         ("vllm", "unsloth/Qwen3-8B-GGUF:Q4_K_M", {}, None, "weights from one file of a repository"),
     ],
 )
-def test_only_whole_repositories_of_the_hub_have_an_origin_there(
+def test_only_whole_repositories_of_the_hub_have_an_origin(
     engine: str, model: str, environment: dict[str, str], origin: Origin | None, note: str
 ) -> None:
     weights = describe_elsewhere(model, read_settings(engine, ["--revision", "abc"], environment))

@@ -1,4 +1,4 @@
-"""Weights of serves on this host: hub caches, complete or not, and what a container may have planted in them."""
+"""Weights of serves on this host: complete and incomplete hub caches, and hostile files that a container may have put there."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_cache_is_found_below_its_mount(tmp_path: Path, below: str) -> None:
         ("--download-dir /elsewhere", {"HF_HOME": "/root/.cache/huggingface"}, "hub"),
     ],
 )
-def test_a_cache_is_found_where_the_engine_is_told_to_look(
+def test_a_cache_is_found_where_the_engine_is_configured_to_look(
     tmp_path: Path, args: str, environment: dict[str, str], below: str
 ) -> None:
     write_safetensors(snapshot(tmp_path / below, config_json=CONFIG) / "model.safetensors")
@@ -90,7 +90,7 @@ def test_the_revision_chooses_the_snapshot(tmp_path: Path, revision: str, commit
     assert find_snapshot(str(tmp_path), "org/name", revision) == expected
 
 
-def test_a_cache_without_refs_has_one_snapshot_or_none_is_chosen(tmp_path: Path) -> None:
+def test_without_refs_a_snapshot_is_chosen_only_if_it_is_the_only_one(tmp_path: Path) -> None:
     only = snapshot(tmp_path, ref="")
     assert find_snapshot(str(tmp_path), "org/name") == str(only)
     snapshot(tmp_path, commit=COMMITS[1], ref="")
@@ -125,20 +125,20 @@ def test_an_incomplete_cache_of_an_offline_serve_is_doubtful(tmp_path: Path, fil
     assert finding.verdict == DOUBTFUL and missing in finding.problem.why and "hub_cache" in finding.problem.hint
 
 
-def test_a_link_to_a_blob_that_is_not_complete_counts_as_missing(tmp_path: Path) -> None:
+def test_a_link_to_an_incomplete_blob_counts_as_missing(tmp_path: Path) -> None:
     folder = snapshot(tmp_path, config_json=CONFIG)
     (folder / "model.safetensors").symlink_to("../../blobs/abc")
     found = read(tmp_path)
     assert found is not None and found.findings[0].verdict == UNKNOWN
 
 
-def test_a_revision_that_is_not_in_the_cache_is_not_here(tmp_path: Path) -> None:
+def test_weights_of_a_revision_that_is_not_in_the_cache_are_not_found(tmp_path: Path) -> None:
     write_safetensors(snapshot(tmp_path, config_json=CONFIG) / "model.safetensors")
     assert read(tmp_path, "--revision v9") is None
     assert read(tmp_path, "--revision=main") is not None
 
 
-def test_a_repository_that_an_offline_serve_has_nowhere_is_doubtful() -> None:
+def test_an_offline_serve_without_its_repository_on_the_host_is_doubtful() -> None:
     offline = read_settings("vllm", [], {"TRANSFORMERS_OFFLINE": "yes"})
     assert [finding.verdict for finding in judge_absence("org/name", offline)] == [DOUBTFUL]
     assert judge_absence("/models/a", offline) == ()
@@ -165,7 +165,7 @@ def plant_folder(path: Path) -> None:
 
 @pytest.mark.parametrize("plant", [plant_fifo, plant_device, plant_link_out, plant_folder])
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer_config.json"])
-def test_what_a_container_plants_in_its_cache_never_blocks_or_refuses(tmp_path: Path, name: str, plant: Any) -> None:
+def test_hostile_files_in_a_cache_neither_block_nor_refuse_the_check(tmp_path: Path, name: str, plant: Any) -> None:
     root = tmp_path / "root"
     folder = snapshot(root, config_json=CONFIG)
     write_safetensors(folder / "model.safetensors")
@@ -175,7 +175,7 @@ def test_what_a_container_plants_in_its_cache_never_blocks_or_refuses(tmp_path: 
     assert found is not None and found.problems == ()
 
 
-def test_a_planted_ref_is_not_followed(tmp_path: Path) -> None:
+def test_a_ref_that_is_a_link_or_a_fifo_is_not_read(tmp_path: Path) -> None:
     folder = snapshot(tmp_path / "root", ref="")
     snapshot(tmp_path / "root", commit=COMMITS[1], ref="")
     refs = folder.parents[1] / "refs"

@@ -1,4 +1,4 @@
-"""Conditions: what holds, what is refused, and that nothing of them is run as Python."""
+"""Conditions: evaluation, refused expressions, and that no condition runs as Python."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ FAILS = [
 
 
 @pytest.mark.parametrize("text", HOLDS)
-def test_it_holds(text: str) -> None:
+def test_a_true_condition_holds(text: str) -> None:
     assert parse_condition(text).holds(STATE)
 
 
 @pytest.mark.parametrize("text", FAILS)
-def test_it_does_not_hold(text: str) -> None:
+def test_a_false_condition_does_not_hold(text: str) -> None:
     assert not parse_condition(text).holds(STATE)
 
 
@@ -104,7 +104,7 @@ def test_it_does_not_hold(text: str) -> None:
         "*tags",
     ],
 )
-def test_it_is_refused(text: str) -> None:
+def test_an_unsupported_expression_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_condition(text)
 
@@ -112,17 +112,17 @@ def test_it_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["name > 3", "name * 3 == 'x'", "score / 0 > 1", "tags[9] == 1", "len(score) > 1", "int(name) > 1"]
 )
-def test_what_does_not_fit_is_told_and_taken_for_nothing(text: str) -> None:
+def test_an_evaluation_error_is_raised_and_not_read_as_false(text: str) -> None:
     with pytest.raises(ConditionError, match=r".+"):
         parse_condition(text).holds(STATE)
 
 
-def test_names_are_known_before_a_run() -> None:
+def test_a_parsed_condition_lists_its_names() -> None:
     assert parse_condition("state.score > 1 and profile.age < x or len(tags)").names == {"score", "profile", "x", "tags"}
 
 
 @given(st.text(max_size=80))
-def test_any_text_is_a_condition_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         parsed = parse_condition(text)
     except ValueError:

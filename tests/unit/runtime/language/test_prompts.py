@@ -1,4 +1,4 @@
-"""Prompts: names are filled in, every other brace is a brace."""
+"""Prompts: names in braces are filled in; every other brace is literal."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ VALUES = {"topic": "tea", "n": 3, "tags": ["a", "ü"], "none": None, "profile": 
         ("", ""),
     ],
 )
-def test_rendering(text: str, written: str) -> None:
+def test_a_template_is_rendered(text: str, written: str) -> None:
     assert parse_template(text).render({**VALUES, "state": VALUES}) == written
 
 
-def test_values_are_no_templates() -> None:
+def test_braces_in_values_are_literal() -> None:
     assert parse_template("{a}{b}").render({"a": "{b}", "b": "{{a}}"}) == "{b}{{a}}"
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_a_template(text: str) -> None:
+def test_any_text_is_a_valid_template(text: str) -> None:
     template = parse_template(text)
     assert isinstance(template.render({}), str)
     if "{" not in text and "}" not in text:

@@ -1,4 +1,4 @@
-"""The workflow file: one row for each mistake it can hold, all of them at once, each with its line."""
+"""The workflow file: each mistake is reported with its line, and all mistakes at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workflowcases import BASE, DROP, changed, problems, read
 EXAMPLES = sorted((REPO / "examples" / "workflows").glob("*.yaml"))
 
 MISTAKES = [
-    # change, path, words of what, words of do
+    # change, path, words in what, words in do
     (("schema_version", "2.0"), "schema_version", "'1.0'", ""),
     (("schema_version", DROP), "schema_version", "missing", ""),
     (("flow.name", "  "), "flow.name", "empty", ""),
@@ -71,7 +71,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("change", "path", "what", "do"), MISTAKES, ids=[row[0][0] for row in MISTAKES])
-def test_each_mistake_is_named_with_its_path_and_its_mending(change, path: str, what: str, do: str) -> None:
+def test_each_mistake_is_reported_with_its_path_and_a_remedy(change, path: str, what: str, do: str) -> None:
     found = problems(change)
     assert any(at == path and what in said and do in hint for at, said, hint in found), found
 
@@ -103,12 +103,12 @@ ROUTES = [
 
 
 @pytest.mark.parametrize(("change", "path", "what"), ROUTES, ids=[row[1] + row[2] for row in ROUTES])
-def test_mistakes_of_edges(change, path: str, what: str) -> None:
+def test_each_mistake_in_the_edges_is_reported(change, path: str, what: str) -> None:
     found = problems(change)
     assert any(at == path and what in said for at, said, _unused in found), found
 
 
-def test_branches_that_write_one_field_are_refused() -> None:
+def test_branches_that_write_the_same_field_are_refused() -> None:
     third = {**BASE["nodes"][0], "id": "third"}
     found = problems(("nodes.2", third), ("edges.0.to", ["write", "third"]), ("edges.3", {"from": "third", "to": "rate"}))
     assert [what for _unused, what, _unused in found] == [
@@ -117,7 +117,7 @@ def test_branches_that_write_one_field_are_refused() -> None:
     ]
 
 
-def test_all_mistakes_at_once_with_their_lines() -> None:
+def test_all_mistakes_are_reported_at_once_with_their_lines() -> None:
     text = """schema_version: "1.0"
 flow: {nmae: x}
 state:
@@ -169,13 +169,13 @@ edges:
         ("[" * 1500, "", 0),
     ],
 )  # fmt: skip
-def test_what_is_no_workflow_at_all(text: str, what: str, line: int) -> None:
+def test_a_document_that_is_not_a_workflow_is_refused(text: str, what: str, line: int) -> None:
     with pytest.raises(WorkflowError) as raised:
         parse_workflow(text)
     assert any(what in problem.what and (not line or problem.line == line) for problem in raised.value.problems), raised.value
 
 
-def test_a_file_that_cannot_be_read_or_is_too_large(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_or_is_too_large_is_refused(tmp_path: Path) -> None:
     large, binary = tmp_path / "large.yaml", tmp_path / "binary.yaml"
     large.write_bytes(b"#" * (1024 * 1024 + 1))
     binary.write_bytes(b"a: \xff")
@@ -184,8 +184,8 @@ def test_a_file_that_cannot_be_read_or_is_too_large(tmp_path: Path) -> None:
             read_workflow(path)
 
 
-def test_a_file_of_the_original_is_read_with_all_that_it_may_hold() -> None:
-    """Its features, written anew: short forms, dotted names, literal braces, nested objects, whatever is set elsewhere."""
+def test_a_file_of_the_original_format_is_read_with_all_its_features() -> None:
+    """The file has short forms, dotted names, literal braces, nested objects, and settings that belong elsewhere."""
     text = """
 schema_version: 1.0
 flow: {name: moved, version: 2}
@@ -221,7 +221,7 @@ config:
     assert step.answer["properties"]["profile"]["properties"]["place"]["required"] == ["city"]
 
 
-def test_inputs_are_what_callers_give_and_outputs_what_is_declared() -> None:
+def test_inputs_are_the_fields_that_callers_give_and_outputs_may_be_declared() -> None:
     workflow = read()
     assert workflow.inputs == ("topic", "items", "found") and workflow.outputs == ("draft", "done", "score")
     assert read(("outputs", ["score"])).build_output_schema()["required"] == ["score"]
@@ -229,18 +229,18 @@ def test_inputs_are_what_callers_give_and_outputs_what_is_declared() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_the_examples_are_workflows_and_fit_the_editor_schema(path: Path) -> None:
+def test_the_examples_are_valid_workflows_and_match_the_editor_schema(path: Path) -> None:
     read_workflow(path)
     jsonschema.validate(yaml.safe_load(path.read_text()), build_editor_schema())
 
 
-def test_the_editor_schema_knows_mistakes_too() -> None:
+def test_the_editor_schema_refuses_an_unknown_key() -> None:
     jsonschema.validate(changed(), build_editor_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(changed(("nodes.0.promt", "x")), build_editor_schema())
 
 
-def test_variables_are_those_in_use_and_no_others() -> None:
+def test_only_variables_in_use_are_listed() -> None:
     tool = {"name": "http", "config": {"url": "${SHOP_URL}/x", "headers": {"X-Key": "${SHOP_KEY:-none}"}}}
     workflow = read(("nodes.0.tools", [tool]), ("nodes.1.llm", {"provider": "anthropic", "model": "c"}))
     named = {variable.name: (variable.required, variable.default) for variable in workflow.list_variables()}
@@ -254,7 +254,7 @@ def test_variables_are_those_in_use_and_no_others() -> None:
     }
 
 
-def test_check_tells_all_in_json_and_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_all_problems_in_json_and_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "w.yaml"
     path.write_text(yaml.safe_dump(changed(("flow.nmae", "x"), ("edges.1.to", "rat"))))
     assert main(["check", str(path), "--format", "json"]) == 2

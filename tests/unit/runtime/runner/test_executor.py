@@ -1,4 +1,4 @@
-"""Runs: the way through the edges, answers checked again, gates, and going on from any checkpoint."""
+"""Runs: routing along the edges, retries of wrong answers, tools, gates, and resumption from any checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Script = dict[str, list[Any]]
 
 
 class Scripted:
-    """An endpoint that answers each node from its list, the last entry again and again."""
+    """An endpoint that answers each node from its list and repeats the last entry."""
 
     def __init__(self, script: Script) -> None:
         self.script = {name: list(answers) for name, answers in script.items()}
@@ -45,7 +45,7 @@ class Scripted:
 
 
 def run(workflow: Any, script: Script, inputs: dict[str, Any] | None = None, start: Progress | None = None) -> Any:
-    """(outcome or error, endpoint, checkpoints as text)"""
+    """Run a workflow; return (outcome or error, endpoint, checkpoints as text)."""
 
     async def go() -> tuple[Outcome | RunError, Scripted, list[str]]:
         endpoint, saved = Scripted(script), list[str]()
@@ -71,7 +71,7 @@ def calls(*wanted: tuple[str, str]) -> dict[str, Any]:
     return {"content": None, "tool_calls": listed}
 
 
-def test_a_line_of_nodes() -> None:
+def test_a_sequence_of_nodes_runs_in_order() -> None:
     outcome, endpoint, saved = run(read(), {"write": [DRAFT], "rate": [{"score": 4}]})
     assert outcome.outputs == {"draft": "d", "done": True, "score": 4} and endpoint.order == ["write", "rate"]
     assert len(saved) == 1 and json.loads(saved[0])["at"] == ["rate"]
@@ -86,12 +86,12 @@ def routed(logic: str) -> tuple[str, Any]:
 
 
 @pytest.mark.parametrize(("logic", "order"), [("(done) and (draft == 'd')", ["write", "rate"]), ("not done", ["write"])])
-def test_routes(logic: str, order: list[str]) -> None:
+def test_a_condition_chooses_the_route(logic: str, order: list[str]) -> None:
     _unused, endpoint, _unused = run(read(routed(logic)), {"write": [DRAFT], "rate": [{"score": 4}]})
     assert endpoint.order == order
 
 
-def test_a_condition_that_cannot_be_worked_out_fails_and_is_named() -> None:
+def test_a_condition_that_cannot_be_evaluated_fails_the_run_and_is_named() -> None:
     error, _unused, _unused = run(read(routed("draft > 3")), {"write": [DRAFT]})
     assert error.kind == "condition" and "draft > 3" in error.message and error.node == "write"
 
@@ -109,7 +109,7 @@ PLAIN = (
     ("content", "text"),
     [
         ("<think>\nIn Italian.\n</think>\n\nCiao.", "Ciao."),
-        ("Be brief.\n</think>\n\nCiao.", "Ciao."),  # the chat template opened the thoughts
+        ("Be brief.\n</think>\n\nCiao.", "Ciao."),  # the chat template opened the reasoning
         ("Ciao.", "Ciao."),
         ([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "Ciao."}], "Ciao."),
         (["Ci", "ao."], "Ciao."),
@@ -118,7 +118,7 @@ PLAIN = (
         ([{"type": "thinking", "thinking": []}], None),
     ],
 )
-def test_thoughts_are_no_part_of_a_text(content: Any, text: str | None) -> None:
+def test_reasoning_is_removed_from_a_text_answer(content: Any, text: str | None) -> None:
     answer = {"content": content, "tool_calls": []}  # a whole message
     outcome, endpoint, _unused = run(read(*PLAIN), {"write": [answer]})
     assert len(endpoint.asked) == (1 if text else 2)
@@ -130,19 +130,19 @@ NOT_YET = {"draft": "d", "done": False}
 
 
 @pytest.mark.parametrize(("answers", "times"), [([NOT_YET, DRAFT], 2), ([NOT_YET], 3), ([DRAFT], 1)])
-def test_a_loop_ends_on_its_field_or_its_bound(answers: list[Any], times: int) -> None:
+def test_a_loop_ends_when_its_field_is_true_or_its_limit_is_reached(answers: list[Any], times: int) -> None:
     _unused, endpoint, _unused = run(read(LOOP), {"write": answers, "rate": [{"score": 1}]})
     assert endpoint.order == ["write"] * times + ["rate"]
 
 
-def test_a_loop_entered_again_counts_anew() -> None:
+def test_a_loop_that_is_entered_again_restarts_its_count() -> None:
     routes = [{"condition": {"logic": "score < 2"}, "to": "write"}, {"condition": {"logic": "default"}, "to": "END"}]
     workflow = read(LOOP, ("edges.2", {"from": "rate", "routes": routes}))
     _unused, endpoint, _unused = run(workflow, {"write": [NOT_YET], "rate": [{"score": 1}, {"score": 5}]})
     assert endpoint.order == [*["write"] * 3, "rate", *["write"] * 3, "rate"]
 
 
-def test_routes_that_lead_back_for_ever_end_at_max_steps() -> None:
+def test_an_endless_cycle_of_routes_fails_at_max_steps() -> None:
     routes = [{"condition": {"logic": "score > 99"}, "to": "END"}, {"condition": {"logic": "default"}, "to": "write"}]
     workflow = read(("edges.2", {"from": "rate", "routes": routes}), ("config.execution.max_steps", 7))
     error, endpoint, _unused = run(workflow, {"write": [DRAFT], "rate": [{"score": 1}]})
@@ -154,7 +154,7 @@ THIRD = {"id": "third", "prompt": "third {topic}", "outputs": ["found"],
 FORK = (("nodes.2", THIRD), ("edges.0.to", ["write", "third"]), ("edges.3", {"from": "third", "to": "rate"}))
 
 
-def test_branches_meet_and_each_checkpoint_can_be_gone_on_from() -> None:
+def test_branches_join_and_a_run_resumes_from_each_checkpoint() -> None:
     script: Script = {"write": [DRAFT], "third": [{"found": [1]}], "rate": [{"score": 4}]}
     workflow = read(*FORK)
     outcome, endpoint, saved = run(workflow, script)
@@ -171,7 +171,7 @@ PARALLEL = (
 )
 
 
-def test_items_run_side_by_side_and_are_collected_in_order() -> None:
+def test_items_run_in_parallel_and_are_collected_in_order() -> None:
     workflow = read(*PARALLEL)
     outcome, endpoint, saved = run(workflow, {"write": [DRAFT], "rate": [{"score": 4}]}, {"topic": "t", "items": ["a", "b", "c"]})
     asked = [body["messages"][0]["content"] for name, body in endpoint.asked if name == "rate"]
@@ -207,14 +207,14 @@ REFUSED, BROKEN = CallError("HTTP 400: no such thing", False, status=400), CallE
     (["prose", BROKEN, '<think>{}</think>```json\n{"score": 4}\n```'], ["format", "tool", "words"]),
     ([BROKEN, {"score": 4}], ["format", "format"]),
 ])  # fmt: skip
-def test_a_way_of_asking_for_json_that_an_endpoint_ignores_or_refuses_is_left(answers: list[Any], ways: list[str]) -> None:
+def test_a_way_of_asking_for_json_that_an_endpoint_ignores_or_refuses_is_replaced(answers: list[Any], ways: list[str]) -> None:
     workflow = read(("config.execution.max_retries", 1 if BROKEN in answers else 0))
     outcome, endpoint, _unused = run(workflow, {"write": [DRAFT], "rate": answers})
     assert outcome.outputs["score"] == 4
     assert [way_of(body) for name, body in endpoint.asked if name == "rate"] == ways
 
 
-def test_the_way_that_worked_is_taken_from_then_on() -> None:
+def test_the_way_of_asking_for_json_that_worked_is_kept() -> None:
     routes = [{"condition": {"logic": "score < 2"}, "to": "rate"}, {"condition": {"logic": "default"}, "to": "END"}]
     answers = ["prose", *(calls(("answer", json.dumps({"score": score}))) for score in (1, 1, 5))]
     _unused, endpoint, _unused = run(read(("edges.2", {"from": "rate", "routes": routes})), {"write": [DRAFT], "rate": answers})
@@ -233,15 +233,15 @@ def test_the_way_that_worked_is_taken_from_then_on() -> None:
         ([CallError("HTTP 404: no model", False, status=404)], "HTTP 404: no model"),
     ],
 )
-def test_answers_that_stay_wrong_fail_the_run(answers: list[Any], message: str) -> None:
+def test_repeated_wrong_answers_fail_the_run(answers: list[Any], message: str) -> None:
     error, endpoint, _unused = run(read(), {"write": [DRAFT], "rate": answers})
     assert error.kind == "model" and error.node == "rate" and message in error.message
-    # "no json" shows twice that nothing holds the model to the schema: then it is asked in words
+    # Two "no json" answers show that nothing enforces the schema; the next request describes it in words.
     assert endpoint.order.count("rate") == (1 if "404" in message else 4 if answers == ["no json"] else 2)
 
 
 @pytest.mark.parametrize("first", ["no json", {"score": 11}, '```json\n{"score": 4}\n```', CallError("HTTP 429", True, 0.01)])
-def test_an_answer_that_is_wrong_once_is_asked_for_again(first: Any) -> None:
+def test_a_wrong_answer_is_requested_again(first: Any) -> None:
     outcome, endpoint, _unused = run(read(), {"write": [DRAFT], "rate": [first, {"score": 4}]})
     assert outcome.outputs["score"] == 4
     if first == {"score": 11}:
@@ -249,7 +249,7 @@ def test_an_answer_that_is_wrong_once_is_asked_for_again(first: Any) -> None:
         assert [message["role"] for message in said] == ["user", "assistant", "user"] and "JSON Schema" in said[-1]["content"]
 
 
-def test_a_model_uses_its_tools_and_no_others() -> None:
+def test_a_model_can_call_only_its_own_tools() -> None:
     workflow = read(("nodes.1.tools", ["calculate"]))
     asking = calls(("calculate", '{"expression": "2 + 3"}'), ("shell", "{}"), ("calculate", "no json"))
     outcome, endpoint, _unused = run(workflow, {"write": [DRAFT], "rate": [asking, {"score": 5}]})
@@ -259,7 +259,7 @@ def test_a_model_uses_its_tools_and_no_others() -> None:
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
-def test_thoughts_go_back_with_the_calls_of_tools(key: str) -> None:
+def test_reasoning_is_sent_back_with_the_tool_calls(key: str) -> None:
     workflow = read(("nodes.1.tools", ["current_time"]))
     thinks = {**calls(("current_time", "{}")), key: "I need the time."}
     _unused, endpoint, _unused = run(workflow, {"write": [DRAFT], "rate": [thinks, {"score": 4}]})
@@ -268,7 +268,7 @@ def test_thoughts_go_back_with_the_calls_of_tools(key: str) -> None:
 
 
 @pytest.mark.parametrize(("on_error", "ends"), [("fail", "tool"), ("continue", "")])
-def test_a_tool_that_fails(on_error: str, ends: str) -> None:
+def test_on_error_decides_whether_a_failed_tool_ends_the_run(on_error: str, ends: str) -> None:
     workflow = read(("nodes.1.tools", [{"name": "calculate", "on_error": on_error}]))
     found, _unused, _unused = run(
         workflow, {"write": [DRAFT], "rate": [calls(("calculate", '{"expression": "1 / 0"}')), {"score": 5}]}
@@ -276,7 +276,7 @@ def test_a_tool_that_fails(on_error: str, ends: str) -> None:
     assert found.kind == ends if ends else found.outputs["score"] == 5
 
 
-def test_a_model_that_asks_for_tools_for_ever_is_stopped() -> None:
+def test_a_model_that_calls_tools_endlessly_is_stopped_after_tool_rounds() -> None:
     workflow = read(("nodes.1.tools", ["current_time"]), ("config.execution.tool_rounds", 3))
     error, endpoint, _unused = run(workflow, {"write": [DRAFT], "rate": [calls(("current_time", ""))]})
     assert error.kind == "tool" and "after 3 rounds" in error.message and endpoint.order.count("rate") == 3
@@ -293,7 +293,7 @@ def test_a_model_that_asks_for_tools_for_ever_is_stopped() -> None:
         ({"condition": "draft > 8"}, "cannot be evaluated", ""),
     ],
 )
-def test_gates(gate: dict[str, Any], warns: str, fails: str) -> None:
+def test_a_gate_passes_warns_or_fails_the_run(gate: dict[str, Any], warns: str, fails: str) -> None:
     found, _unused, _unused = run(read(("config.gates", {"gates": [gate]})), {"write": [DRAFT], "rate": [{"score": 4}]})
     if fails:
         assert found.kind == "gate" and fails in found.message
@@ -307,7 +307,7 @@ def test_a_plain_text_answer_needs_no_json() -> None:
     assert outcome.outputs["draft"] == "just words" and "response_format" not in endpoint.asked[0][1]
 
 
-def test_a_run_whose_next_node_is_gone_cannot_be_resumed() -> None:
+def test_a_run_whose_next_node_no_longer_exists_cannot_be_resumed() -> None:
     _unused, _unused, saved = run(read(), {"write": [DRAFT], "rate": [{"score": 4}]})
     progress = Progress.from_text(saved[0])
     renamed = read(("nodes.1.id", "other"), ("edges.1.to", "other"), ("edges.2.from", "other"))

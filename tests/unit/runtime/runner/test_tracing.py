@@ -1,4 +1,4 @@
-"""Traces: the bytes are what OpenTelemetry's own messages read, and a dead MLflow costs a run nothing."""
+"""Traces: OpenTelemetry's own messages decode the bytes, and an unreachable MLflow does not affect a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 JOB = "0123456789abcdef0123456789abcdef"
 
 
-def test_spans_are_read_by_opentelemetry() -> None:
+def test_opentelemetry_decodes_the_encoded_spans() -> None:
     tracer = Tracer("http://127.0.0.1:1", "e", "w")
     root = tracer.begin("flow", JOB)
     child = root.start("model ü", "CHAT_MODEL")
@@ -32,14 +32,14 @@ def test_spans_are_read_by_opentelemetry() -> None:
     assert 0 < last.start_time_unix_nano <= first.start_time_unix_nano <= first.end_time_unix_nano <= last.end_time_unix_nano
 
 
-def test_what_mlflow_does_not_take_is_dropped_not_kept_for_ever() -> None:
+def test_spans_beyond_the_queue_limit_are_dropped() -> None:
     tracer = Tracer("http://127.0.0.1:1", "e", "w")
     for _unused in range(MOST_WAITING + 10):
         tracer.begin("flow", JOB).finish()
     assert len(tracer._waiting) == MOST_WAITING and tracer.dropped == 10
 
 
-def test_without_tracing_nothing_is_kept() -> None:
+def test_no_span_is_recorded_without_tracing() -> None:
     span = NO_SPAN.start("a", "b")
     span.finish(1, 2)
     span.fail("x")

@@ -1,4 +1,4 @@
-"""The job store's promises, on SQLite; tests/integration asks the same of PostgreSQL."""
+"""The job store's promises on SQLite; tests/integration checks the same promises on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from workflowstore import PROMISES, end, keep, make_job
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
-def test_promises(promise: Callable[[Store], Awaitable[None]], tmp_path: Path) -> None:
+def test_sqlite_keeps_each_promise(promise: Callable[[Store], Awaitable[None]], tmp_path: Path) -> None:
     keep(promise, SqliteStore(str(tmp_path / "jobs.sqlite")))
 
 
-def test_a_new_server_takes_up_what_the_last_one_left(tmp_path: Path) -> None:
+def test_a_new_server_resumes_the_jobs_of_the_previous_one(tmp_path: Path) -> None:
     async def go() -> None:
         first = SqliteStore(str(tmp_path / "jobs.sqlite"))
         await first.open()
@@ -37,7 +37,7 @@ def test_a_new_server_takes_up_what_the_last_one_left(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
-def test_one_server_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_server_at_a_time_opens_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "LOCK_WAIT", 0.2)
 
     async def go() -> None:
@@ -52,7 +52,7 @@ def test_one_server_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     asyncio.run(go())
 
 
-def test_a_store_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+def test_an_unusable_database_is_an_error(tmp_path: Path) -> None:
     broken = tmp_path / "broken.sqlite"
     broken.write_bytes(b"no database at all" * 100)
     newer = tmp_path / "newer.sqlite"
@@ -68,7 +68,7 @@ def test_a_store_that_cannot_be_used_is_told(tmp_path: Path) -> None:
             asyncio.run(SqliteStore(str(path)).open())
 
 
-def test_what_waits_while_the_thread_writes_shares_one_transaction(tmp_path: Path) -> None:
+def test_writes_that_wait_for_the_thread_share_a_transaction(tmp_path: Path) -> None:
     async def go(store: SqliteStore) -> None:
         await asyncio.gather(*(store.submit(make_job(), "a", 10) for _unused in range(200)))
         assert len(await store.list_jobs("running", None, 300)) == 200
@@ -87,7 +87,7 @@ def test_a_job_that_ends_before_it_is_written_is_written_once(tmp_path: Path) ->
 
 
 def count_commits(folder: Path, work: Callable[[SqliteStore], Awaitable[None]]) -> int:
-    """The transactions that some work with a store took."""
+    """Return the number of transactions that the work takes."""
 
     async def go() -> int:
         store = SqliteStore(str(folder / "jobs.sqlite"))
@@ -112,7 +112,7 @@ def test_ids_sort_by_time_and_do_not_repeat() -> None:
     assert all(len(one) == 32 for one in ids)
 
 
-def test_a_move_that_is_broken_off_anywhere_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_move_neither_loses_nor_duplicates_a_job(tmp_path: Path) -> None:
     class Breaking(SqliteStore):
         breaks = "adopt"
 
