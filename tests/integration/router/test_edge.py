@@ -1,4 +1,4 @@
-"""The edge against the real HAProxy and the real routers: draining, readmitting, and what a client notices of it."""
+"""The edge with the real HAProxy and the real routers: draining and readmitting a replica, and the effect on clients."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_servers_are_named_like_the_containers_and_up(site: Replicas) -> None:
     assert [(server.name, server.status) for server in site.edge.read_servers()] == [(name, "UP") for name in site.routers]
 
 
-def test_drain_waits_for_the_streams_and_readmit_for_up(site: Replicas, load: Load) -> None:
+def test_drain_waits_for_the_streams_and_readmit_waits_for_the_health_check(site: Replicas, load: Load) -> None:
     load.start()
     time.sleep(1)
     assert all(server.sessions > 0 for server in site.edge.read_servers())
@@ -86,7 +86,7 @@ def test_a_drain_that_takes_too_long_is_undone(site: Replicas, load: Load) -> No
 
 
 class Mute(Edge):
-    """The real edge, but the first answers about its servers are lost once one of them is in maintenance."""
+    """The real edge, but its first answers about its servers are lost after one of them is set to maintenance."""
 
     mute, lost = 2, 0
 
@@ -100,7 +100,7 @@ class Mute(Edge):
         return said
 
 
-def test_a_lost_answer_is_asked_for_again_and_no_failed_drain_leaves_a_replica_out(site: Replicas) -> None:
+def test_a_lost_answer_is_requested_again_and_a_failed_drain_readmits_its_replica(site: Replicas) -> None:
     wait_up(site)
     edge = Mute(site.engine, site.edge.container)
     edge.drain(site.routers[0], timeout=10)
@@ -130,7 +130,7 @@ def test_a_readmitted_server_that_does_not_answer_is_an_error(site: Replicas) ->
     wait_up(site)
 
 
-def test_a_server_or_an_edge_that_is_not_there_is_an_error(site: Replicas) -> None:
+def test_an_unknown_server_and_a_missing_edge_are_errors(site: Replicas) -> None:
     with pytest.raises(AnvilError, match=r"no server 'other; quit'[\s\S]*" + site.routers[0]):
         site.edge.drain("other; quit", timeout=1)
     with pytest.raises(AnvilError):
@@ -152,7 +152,7 @@ def test_a_killed_replica_costs_at_most_the_streams_it_carried(site: Replicas, l
 
 
 def test_a_request_whose_body_comes_after_its_headers_goes_to_the_other_replica_when_its_own_dies(site: Replicas) -> None:
-    """As most clients send it. What is passed on before it is whole could not be passed on again."""
+    """Most clients send headers and body apart. The edge can repeat a request only if it has read the whole body."""
     wait_up(site)
     where = urlsplit(site.url())
     body = json.dumps({"model": "heavy", "messages": [{"role": "user", "content": "Hi"}]}).encode()
@@ -167,7 +167,7 @@ def test_a_request_whose_body_comes_after_its_headers_goes_to_the_other_replica_
             return b"".join(iter(lambda: client.recv(65536), b""))
 
     pid = site.api.inspect_container(site.routers[0])["State"]["Pid"]
-    os.kill(pid, signal.SIGSTOP)  # it takes connections and does not answer
+    os.kill(pid, signal.SIGSTOP)  # it accepts connections and does not answer
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(ask, number) for number in range(8)]
         time.sleep(0.5)

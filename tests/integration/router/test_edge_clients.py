@@ -1,4 +1,4 @@
-"""A client that leaves while its request waits in an edge: the request is not given to a server."""
+"""An edge does not pass a queued request to a server after its client has disconnected."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def wait_up(url: str, path: str) -> None:
             if read(send(url, path))[0] == 200:
                 return
         except (OSError, http.client.HTTPException):
-            pass  # the edge starts
+            pass  # the edge is still starting
         assert time.monotonic() < deadline, "the edge did not come up"
         time.sleep(0.1)
 

@@ -20,7 +20,7 @@ from harness import run_module
 from planning import ROUTER, plan
 from replicas import BACKEND, TOKEN, make_load
 
-# While /tmp/loading exists it answers as an engine that still loads its model. It prints a line for each request.
+# While /tmp/loading exists, the serve answers like an engine that is loading its model. It prints a line for each request.
 LOADING = "        if os.path.exists('/tmp/loading'): return self.send_error(503)\n"
 SERVE = (
     BACKEND.replace("import json, time", "import json, os, time")
@@ -30,12 +30,12 @@ SERVE = (
     .replace("    def do_POST(self):\n", "    def do_POST(self):\n        print('asked', flush=True)\n" + LOADING)
 )
 PROFILE, GATEWAY = "anvil.local/router:0.13.2", "anvil.local/router:2.0.2"
-# Long enough for a request that a frozen serve had taken to go to the other tier while the test runs.
+# Seconds; short enough that a request to a frozen serve moves to the other tier while the test runs.
 TIMEOUT = (ROUTER + "request_timeout", 4)
 
 
 def start_router(bed: Bed, name: str, image: str) -> str:
-    """A router with the files that an inventory with the tiers heavy and fast renders, in this order; its URL."""
+    """Start a router with the files rendered from an inventory with the tiers heavy and fast, in this order. Returns its URL."""
     made = plan((ROUTER + "image", image), (ROUTER + "token", "router_token"), TIMEOUT)
     assert made.router is not None
     command = ["--env", f"ANVIL_ROUTER_TOKEN={TOKEN}", "--volume", f"{name}-cfg:/etc/anvil", image]
@@ -91,7 +91,7 @@ def asked(bed: Bed, serve: str) -> int:
 
 def test_a_preset_goes_to_its_next_tier_and_no_request_fails(serves: Bed) -> None:
     url = start_router(serves, "fallback", PROFILE)
-    # Without measurements too, the first tier of the preset is asked.
+    # Without measurements, too, requests go to the first tier of the preset.
     assert [complete(url, "chat") for _ in range(5)] == [200] * 5
     assert (asked(serves, HEAVY), asked(serves, FAST)) == (5, 0)
     faults = {
@@ -100,7 +100,7 @@ def test_a_preset_goes_to_its_next_tier_and_no_request_fails(serves: Bed) -> Non
         "dead": (["kill", HEAVY], ["start", HEAVY]),
     }
     for fault, (begin, end) in faults.items():
-        assert complete(url, "heavy") == 200  # the tier that answered last comes first
+        assert complete(url, "heavy") == 200  # the tier that answered last is preferred
         load = make_load(url, 8, streams=0.25, stream_seconds=0.5, model="chat").start()
         time.sleep(0.7)
         serves.docker(*begin)
@@ -114,7 +114,7 @@ def test_a_preset_goes_to_its_next_tier_and_no_request_fails(serves: Bed) -> Non
 
 
 def test_a_gateway_refuses_at_once_and_answers_again_when_the_serve_does(serves: Bed) -> None:
-    """It has one tier for each route, so nothing can take over; but no request waits for a frozen serve."""
+    """A gateway has one tier for each route, so it has no fallback; but no request waits for a frozen serve."""
     url = start_router(serves, "refusing", GATEWAY)
     wait_until("ready", lambda: (complete(url, "heavy"), complete(url, "fast")) == (200, 200))
     serves.docker("pause", HEAVY)

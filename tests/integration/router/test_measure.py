@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Measuring two real llama-servers, one of them slowed, through real routers with the real load generator."""
+"""measure.yml measures two real llama-servers, one of them slowed, through real routers with the real load generator."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ PORTS = {"heavy": 9001, "fast": 9002}
 
 @dataclass
 class Operator:
-    """Somebody who types playbooks, standing in a folder of their own."""
+    """An operator who runs playbooks in a folder of their own."""
 
     bed: Bed
     folder: Path
 
     def attempt(self, name: str, *more: str) -> subprocess.CompletedProcess[str]:
-        """Type a playbook. It never shows the token."""
+        """Run a playbook and check that its output does not contain the token."""
         path = self.folder / "setup.yml" if name == "setup" else REPO / f"playbooks/{name}.yml"
         program = Path(sys.executable).with_name("ansible-playbook")
         environment = {
@@ -59,7 +59,7 @@ class Operator:
         return done
 
     def play(self, name: str, *more: str) -> str:
-        """Type a playbook; what it printed. It must succeed."""
+        """Run a playbook, require that it succeeds, and return its output."""
         done = self.attempt(name, *more)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr
         return done.stdout
@@ -102,7 +102,7 @@ def operator(bed: Bed, models: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize("version", ["2.0.2", "0.13.2"])
-def test_the_gate_fails_for_the_slowed_tier_and_holds_for_the_other(operator: Operator, version: str) -> None:
+def test_the_gate_fails_for_the_slowed_tier_and_passes_for_the_other(operator: Operator, version: str) -> None:
     router = ("-e", f"router_image=anvil.local/router:{version}", "-e", "router_verify=false")
     operator.play("setup", *router)
     limits = {"ttft_p95_s": 1.5, "error_rate_max": 0}
@@ -153,7 +153,7 @@ def test_a_measured_profile_is_compared_promoted_and_stale_once_its_tier_changes
     assert "profile: fast, planning: added: allow 1 (1 samples), live is nothing" in said, said
     measured = json.loads((operator.folder / "measured/here/measured.json").read_text())
     assert measured["measured"]["fast"]["image"].startswith("sha256:") and "--alias" in measured["measured"]["fast"]["arguments"]
-    # The tiny model passes no preflight, so nothing is promoted.
+    # The tiny model fails the preflight, so nothing is promoted.
     refused = operator.attempt(
         "measure", *router, "-e", "load=false", "-e", "evaluate=preflight", "-e", "promote=true", "-e", "tiers=fast"
     )
@@ -182,7 +182,7 @@ def test_check_mode_says_what_would_run_and_starts_nothing(operator: Operator) -
     assert wrong.returncode != 0 and "no such limit" in wrong.stdout
 
 
-def test_a_killed_measurement_leaves_nothing_and_its_key_shows_nowhere(operator: Operator) -> None:
+def test_a_killed_measurement_leaves_no_container_and_never_shows_its_key(operator: Operator) -> None:
     tier = {"id": "fast", "base_url": "http://measured-fast:9002/v1", "model": "fast", "serve": "fast"}
     given = {"router": {"tiers": [tier], "presets": {"fast": ["fast"]}, "token": "t"}, "networks": ["anvil"], "image": IMAGE}
     os.environ["DOCKER_HOST"] = operator.bed.environment["DOCKER_HOST"]

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Promotion against a real engine and the real routers: what is live afterwards, whatever happened in between."""
+"""Promotion on a real engine with the real routers: which revision is live afterwards."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from routersite import (
 # ------------------------------------------------------------------------------------------------------- the happy path
 
 
-def test_check_then_apply_then_check_again_then_apply_again(running: Site) -> None:
+def test_check_mode_predicts_a_promotion_and_a_second_run_changes_nothing(running: Site) -> None:
     wanted = {"config": profile_config("2"), "profile": profile_text(0.5), "dry_boot": True}
     before = running.snapshot()
 
@@ -92,18 +92,18 @@ def test_an_unchanged_promotion_creates_no_container(running: Site) -> None:
     assert [event for event in seen if running.volume in json.dumps(event)] == []
 
 
-def test_a_profile_alone_keeps_the_live_config_and_the_restart_waits_for_nothing(running: Site) -> None:
+def test_a_profile_alone_keeps_the_live_config_and_restarts_without_the_grace_period(running: Site) -> None:
     since = int(time.time())
     assert running.promote(profile=profile_text(0.4), grace=30)["changed"]
     assert running.live_files() == {"config.toml": profile_config(), "profile.json": profile_text(0.4)}
     kills = {"type": "container", "event": ["kill"], "container": [running.name]}
     seen = running.api.events(since=since, until=int(time.time()) + 1, filters=kills, decode=True)
-    # Its container names no stop signal, and it ignores SIGTERM: SIGKILL would follow after the grace period.
+    # The container sets no stop signal and the router ignores SIGTERM; with SIGTERM the restart would take the grace period.
     assert [event["Actor"]["Attributes"]["signal"] for event in seen] == [str(int(signal.SIGINT))]
 
 
 def test_a_rendered_config_changes_under_a_promoted_profile(running: Site) -> None:
-    """Also where the profile rates a tier that the config no longer has; the real loader accepts it."""
+    """This holds also when the profile rates a tier that the config no longer has; the real loader accepts it."""
     inventory = {"rendered": True, "repeat": False, "config": profile_config("2"), "profile": profile_text(0.1)}
     running.promote(**inventory, config_from="inventory", profile_from="inventory")
     running.promote(profile=profile_text(0.4), by="jo")
@@ -114,7 +114,7 @@ def test_a_rendered_config_changes_under_a_promoted_profile(running: Site) -> No
     assert row["origin"] == "promoted" and row["sources"]["profile.json"]["by"] == "jo"
     assert row["sources"]["config.toml"]["kind"] == "rendered"
 
-    # The inventory's config again, then a roll back of it: the next run leaves it so, and a second roll back leads further back.
+    # After a rollback of the inventory's config the next run keeps the older one, and a second rollback goes one further back.
     after = running.promote(**inventory)["revision"]
     assert running.promote(state="rolled_back", by="jo")["revision"] == {"old": after["new"], "new": after["old"]}
     for check in (True, False):
@@ -128,7 +128,7 @@ def test_a_rendered_config_changes_under_a_promoted_profile(running: Site) -> No
 
 def test_a_promoted_config_stays_and_reads_no_profile_of_the_inventory(running: Site) -> None:
     inventory = {"rendered": True, "config": "# Rendered by anvil.serving\n" + profile_config("3"), "profile": profile_text(0.1)}
-    # The volume is of an earlier release: no source is recorded, but the config says of itself that it was rendered.
+    # The volume comes from an earlier release: no source is recorded, but the config's header says that it was rendered.
     running.promote(config="# Rendered by anvil.serving\n" + profile_config("2"))
     name = running.snapshot().live
     running.engine.run_side_container(
@@ -143,20 +143,20 @@ def test_a_promoted_config_stays_and_reads_no_profile_of_the_inventory(running: 
 
     hand = profile_config("mine", profile_path=None)
     running.promote(config=hand)
-    assert running.live_files() == {"config.toml": hand}  # nothing reads the inventory's profile now
+    assert running.live_files() == {"config.toml": hand}  # the config now live does not read the inventory's profile
     for check in (True, False):
         kept = running.promote(check=check, **inventory)
         assert not kept["changed"] and [each["file"] for each in kept["kept"]] == ["config.toml"], kept
     mine = running.promote(config=inventory["config"], profile=inventory["profile"], profile_from="inventory")
     assert mine["changed"] and "the next site.yml replaces it" in str(mine["warnings"])
-    # Its bytes are live already: they only change hands, and the router is not restarted.
+    # The same bytes are live already: only their recorded source changes, and the router is not restarted.
     started = running.inspect()["State"]["StartedAt"]
     back = running.promote(**inventory, config_from="inventory", profile_from="inventory")
     assert back["changed"] and "belong to the inventory" in str(back["actions"]) and not back["reloaded"]
     assert not running.promote(**inventory)["changed"] and running.inspect()["State"]["StartedAt"] == started
 
 
-def test_line_ends_of_windows_are_normalised(running: Site) -> None:
+def test_windows_line_ends_are_normalised(running: Site) -> None:
     assert not running.promote(config=profile_config().replace("\n", "\r\n"))["changed"]
 
 
@@ -236,7 +236,7 @@ def test_gateway_router_is_promoted_without_a_profile(make_site: Callable[..., S
         ({"profile": profile_text(decision="ALLOW")}, "unknown decision"),
     ],
 )  # fmt: skip
-def test_a_bad_candidate_touches_nothing(running_shared: Site, given: dict[str, str], said: str) -> None:
+def test_a_bad_candidate_changes_nothing(running_shared: Site, given: dict[str, str], said: str) -> None:
     before, container = running_shared.snapshot(), running_shared.inspect()
     refused = running_shared.promote(**given)
     assert refused["failed"] and said in refused["msg"], refused
@@ -254,7 +254,7 @@ def running_shared() -> Iterator[Site]:
     site.clean()
 
 
-def test_all_findings_come_at_once(running_shared: Site) -> None:
+def test_all_findings_of_a_candidate_are_reported_at_once(running_shared: Site) -> None:
     entries = [json.loads(profile_text(score, tier_id=tier))["entries"][0] for score, tier in ((2, "a"), (0.5, "b"))]
     profile = json.dumps({**json.loads(profile_text()), "entries": [*entries, entries[1], {}]})
     refused = running_shared.promote(config=profile_config(profile_path="/x"), profile=profile)
@@ -263,7 +263,7 @@ def test_all_findings_come_at_once(running_shared: Site) -> None:
     assert predicted["problems"] == refused["problems"]
 
 
-def test_what_the_loader_says_after_its_first_error_comes_too(running_shared: Site, make_site: Callable[..., Site]) -> None:
+def test_loader_errors_after_the_first_are_reported_too(running_shared: Site, make_site: Callable[..., Site]) -> None:
     twice = profile_config() + TIER.replace("8192", "-1").replace("heavy-local", "other") + TIER
     refused = running_shared.promote(config=twice.replace('["heavy-local"]', '["nowhere"]'), profile=profile_text(2, tier_id="x"))
     for mistake in ("duplicate tier id", "nowhere", "'other'", "unknown tier 'x'", "0 to 1"):
@@ -291,7 +291,7 @@ def test_hostile_names_are_refused(site: Site, name: str) -> None:
         assert answer["failed"] and answer["problems"], (which, given, answer)
 
 
-def test_a_name_that_begins_a_strangers_id_is_nobodys(site: Site) -> None:
+def test_a_prefix_of_another_containers_id_is_not_a_container_name(site: Site) -> None:
     stranger = site.start_router(command=["sleep", "600"])
     before = site.inspect()
     assert site.engine.inspect_container(stranger) == before
@@ -319,7 +319,7 @@ def test_a_name_that_begins_a_strangers_id_is_nobodys(site: Site) -> None:
         site.engine.remove_container(name)
     assert site.inspect() == before
 
-    # A container may still be named so: it is found and removed, and the stranger stays.
+    # A container whose full name is such a prefix is found and removed; the other container stays.
     made = site.engine.create_container(site.image, [], name=stranger[:12])
     found = site.engine.inspect_container(stranger[:12])
     assert found is not None and found["Id"] == made
@@ -329,7 +329,7 @@ def test_a_name_that_begins_a_strangers_id_is_nobodys(site: Site) -> None:
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_the_texts_may_be_files_of_the_host(site: Site, tmp_path: Path, check: bool) -> None:
+def test_config_and_profile_may_be_files_on_the_host(site: Site, tmp_path: Path, check: bool) -> None:
     config, profile = tmp_path / "any.toml", tmp_path / "any.json"
     config.write_text(profile_config())
     profile.write_text(profile_text())
@@ -344,7 +344,7 @@ def test_the_texts_may_be_files_of_the_host(site: Site, tmp_path: Path, check: b
 
 
 @pytest.mark.parametrize("key", ["config_src", "profile_src"])
-def test_a_text_that_cannot_be_read_on_the_host_is_named(site: Site, tmp_path: Path, key: str) -> None:
+def test_an_unreadable_file_on_the_host_is_reported(site: Site, tmp_path: Path, key: str) -> None:
     text = tmp_path / "bytes"
     text.write_bytes(b"\xff\xfe")
     for path, why in ((tmp_path / "missing", "No such file"), (text, "not valid UTF-8"), (tmp_path, "Is a directory")):
@@ -357,7 +357,7 @@ def test_a_text_that_cannot_be_read_on_the_host_is_named(site: Site, tmp_path: P
     assert site.engine.inspect_volume(site.volume) is None
 
 
-def test_a_router_on_another_volume_is_named(running_shared: Site) -> None:
+def test_a_router_on_another_volume_is_reported(running_shared: Site) -> None:
     answer = running_shared.promote(config=profile_config(), volume="somebody-elses")
     assert answer["failed"] and running_shared.volume in answer["msg"]
 
@@ -369,7 +369,7 @@ def test_validate_only_writes_nothing(running_shared: Site) -> None:
     assert running_shared.snapshot() == before
 
 
-def test_an_image_that_is_not_there_is_an_error_but_not_in_check_mode(site: Site) -> None:
+def test_a_missing_image_is_an_error_and_in_check_mode_a_warning(site: Site) -> None:
     assert site.promote(config=profile_config(), image="nowhere/router:1")["failed"]
     assert site.promote(config=profile_config(), image="")["failed"]
     for image in ("nowhere/router:1", ""):
@@ -406,7 +406,7 @@ def test_a_first_candidate_that_crash_loops_is_rolled_back_to_no_file(site: Site
     assert after.stock == {} and after.live is None and after.observed() == {}
 
 
-def test_a_good_candidate_heals_a_crash_looping_router(site: Site) -> None:
+def test_a_good_candidate_ends_a_crash_loop(site: Site) -> None:
     site.api.create_volume(site.volume)
     site.write_plain({"config.toml": CRASHING})
     site.start_router()
@@ -416,7 +416,7 @@ def test_a_good_candidate_heals_a_crash_looping_router(site: Site) -> None:
     assert site.healthz() == 200
 
 
-def test_rolled_back_goes_to_the_previous_revision_and_by_prefix(running: Site) -> None:
+def test_a_rollback_goes_to_the_previous_revision_or_to_one_named_by_its_prefix(running: Site) -> None:
     first = running.info()["router"]["revision"]
     second = running.promote(profile=profile_text(0.5))["revision"]["new"]
     for check in (True, False):
@@ -429,7 +429,7 @@ def test_rolled_back_goes_to_the_previous_revision_and_by_prefix(running: Site) 
     assert unknown["failed"] and first[:12] in unknown["msg"]
 
 
-def test_history_is_pruned_but_never_the_live_one(site: Site) -> None:
+def test_history_is_pruned_and_the_live_revision_is_kept(site: Site) -> None:
     for score in (0.1, 0.2, 0.3):
         done = site.promote(config=profile_config(), profile=profile_text(score), keep=2)
     assert len(done["history"]) == 2
@@ -440,7 +440,7 @@ def test_history_is_pruned_but_never_the_live_one(site: Site) -> None:
 # ----------------------------------------------------------------------------------------------------------- taken over
 
 
-def test_plain_files_are_taken_over_without_a_moment_of_invalid_state(site: Site) -> None:
+def test_plain_files_are_valid_at_every_moment_of_a_takeover(site: Site) -> None:
     plain = {"config.toml": profile_config(), "profile.json": profile_text(), "profile.json.bak": "stale"}
     site.api.create_volume(site.volume)
     site.write_plain(plain)
@@ -484,7 +484,7 @@ def test_plain_files_are_taken_over_without_a_moment_of_invalid_state(site: Site
 def test_taking_over_identical_plain_files_restarts_nothing(site: Site) -> None:
     site.api.create_volume(site.volume)
     site.write_plain({"config.toml": profile_config(), "profile.json": profile_text()})
-    time.sleep(1.1)  # the age of a plain file is told in whole seconds
+    time.sleep(1.1)  # the age of a plain file has a resolution of one second
     site.start_router()
     site.wait_healthy()
     started = site.inspect()["State"]["StartedAt"]
@@ -494,9 +494,9 @@ def test_taking_over_identical_plain_files_restarts_nothing(site: Site) -> None:
     assert not site.promote(config=profile_config(), profile=profile_text())["changed"]
 
 
-# ------------------------------------------------------------------------------------------------------ killed, and two
+# ------------------------------------------------------------------------------------------- killed runs, and the lock
 
-# Dies by SIGKILL before its Nth write. It is the test's launcher that counts, not the product.
+# The run is killed (SIGKILL) before its Nth write. The test's launcher counts the writes, not the product.
 DIE = """
 volume_writer = importlib.import_module(base + 'module_utils.promotion.volume_writer')
 original, count = volume_writer.Writer._request, 0
@@ -511,7 +511,7 @@ volume_writer.Writer._request = counted
 """
 
 
-def test_killed_before_any_write_the_next_run_finishes(running: Site) -> None:
+def test_a_run_killed_before_any_write_is_resolved_by_the_next_run(running: Site) -> None:
     cases = [(1, "same"), (3, "same"), (5, "same"), (4, "other"), (5, "other")]
     for number, (nth, then) in enumerate(cases):
         old = running.live_files()
@@ -528,12 +528,14 @@ def test_killed_before_any_write_the_next_run_finishes(running: Site) -> None:
 
 
 @pytest.mark.parametrize(("state", "pause"), [("switching", 0.0), ("switching", 1.0), ("going back", 0.0)])
-def test_killed_in_reload_or_verify_of_a_bad_candidate_the_next_run_undoes_it(site: Site, state: str, pause: float) -> None:
+def test_a_bad_candidate_whose_run_is_killed_in_reload_or_verify_is_undone_by_the_next_run(
+    site: Site, state: str, pause: float
+) -> None:
     good = profile_config(profile_path=None)
     assert site.promote(config=good)["changed"]
     site.start_router()
     site.wait_healthy()
-    # A crash would be noticed within the pause: keep the verification waiting on a config that starts well.
+    # The run would notice a crash within the pause, so a candidate that starts well keeps the verification waiting.
     candidate = CRASHING if pause == 0.0 else profile_config("2", None)
     killed = site.spawn(config=candidate, settle=5)
     wait_until(lambda: journal_state(site) == state, every=0.002)
@@ -550,7 +552,7 @@ def test_killed_in_reload_or_verify_of_a_bad_candidate_the_next_run_undoes_it(si
 
 
 @pytest.mark.parametrize("nth", range(2, 9))
-def test_killed_takeover_leaves_what_was_there(site: Site, nth: int) -> None:
+def test_a_killed_takeover_leaves_the_old_files_or_the_new_ones(site: Site, nth: int) -> None:
     plain = {"config.toml": profile_config(), "profile.json": profile_text()}
     new = {**plain, "profile.json": profile_text(0.5)}
     site.api.create_volume(site.volume)
@@ -563,15 +565,15 @@ def test_killed_takeover_leaves_what_was_there(site: Site, nth: int) -> None:
     assert site.live_files() == new
 
 
-def test_the_lock_ends_with_its_owner(site: Site) -> None:
+def test_the_lock_is_released_when_its_owner_dies(site: Site) -> None:
     holder = site.spawn(DIE.format(nth=2), config=profile_config(), profile=profile_text())
     assert holder.wait(30) == -signal.SIGKILL
     wait_until(lambda: site.engine.inspect_container(lock_name(site.volume)) is None, seconds=5)
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_a_lock_without_an_owner_is_taken_over_and_told(site: Site, monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
-    """Its owner died before it started, or the engine did before it was removed."""
+def test_a_lock_without_an_owner_is_taken_over_and_reported(site: Site, monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
+    """The lock's owner died before the lock started, or the engine stopped before the lock was removed."""
     monkeypatch.setattr(volume_lock, "UNSTARTED_GRACE", 1.0)
     left = site.engine.create_container(
         site.image,
@@ -587,14 +589,14 @@ def test_a_lock_without_an_owner_is_taken_over_and_told(site: Site, monkeypatch:
     assert done["changed"] and "ghost pid 1" in json.dumps(done["warnings"]), done
 
 
-def test_a_stranger_with_the_locks_name_is_named_and_left_alone(site: Site) -> None:
+def test_another_container_with_the_name_of_the_lock_is_reported_and_kept(site: Site) -> None:
     stranger = site.engine.create_container(site.image, [], name=lock_name(site.volume), entrypoint=["/nothing"])
     refused = site.promote(config=profile_config(), profile=profile_text())
     assert refused["failed"] and "another container already uses the name of the lock" in refused["msg"]
     assert site.engine.inspect_container(stranger) is not None
 
 
-def test_a_held_lock_is_waited_for_and_then_named(running: Site) -> None:
+def test_a_run_waits_for_a_held_lock_and_then_reports_its_holder(running: Site) -> None:
     holder = running.spawn(profile=profile_text(0.5), settle=3)
     wait_until(lambda: journal_state(running) == "switching", every=0.01)
     refused = running.promote(profile=profile_text(0.6), lock_timeout=0.5)
@@ -603,10 +605,10 @@ def test_a_held_lock_is_waited_for_and_then_named(running: Site) -> None:
     assert running.live_files()["profile.json"] == profile_text(0.5)
 
 
-# ------------------------------------------------------------------------------------------------------- other mishaps
+# -------------------------------------------------------------------------------------------------------- other faults
 
 
-def test_altered_files_of_the_live_revision_are_put_right(running: Site) -> None:
+def test_altered_files_of_the_live_revision_are_restored(running: Site) -> None:
     live = running.info()["router"]["revision"]
     script = "import sys;open('/v/.anvil/revisions/%s/profile.json' % sys.argv[1],'a').write(' ')"
     host_config = {"binds": [f"{running.volume}:/v"], "network_mode": "none"}
@@ -618,7 +620,7 @@ def test_altered_files_of_the_live_revision_are_put_right(running: Site) -> None
     assert not running.promote(config=profile_config(), profile=profile_text())["changed"]
 
 
-def test_a_journal_that_cannot_be_understood_is_an_error(running: Site) -> None:
+def test_an_unreadable_journal_is_an_error(running: Site) -> None:
     script = "open('/v/.anvil/journal','w').write('{')"
     host_config = {"binds": [f"{running.volume}:/v"], "network_mode": "none"}
     running.engine.run_side_container(running.image, ["-c", script], entrypoint=["python3"], user="0", host_config=host_config)
@@ -627,14 +629,14 @@ def test_a_journal_that_cannot_be_understood_is_an_error(running: Site) -> None:
     assert running.healthz() == 200
 
 
-def test_an_engine_that_does_not_answer_is_an_error_and_no_traceback(site: Site) -> None:
+def test_an_engine_that_does_not_answer_is_an_error_without_a_traceback(site: Site) -> None:
     for module in ("anvil_router_promote", "anvil_router_info"):
         given = {"config": profile_config()} if module.endswith("promote") else {}
         answer = run_module(module, docker_host="unix:///nowhere.sock", **given)
         assert answer["failed"] and "does not answer" in answer["msg"]
 
 
-def test_info_of_an_absent_router_is_no_failure_and_asking_it_is(site: Site) -> None:
+def test_info_of_an_absent_router_succeeds_and_a_request_to_it_fails(site: Site) -> None:
     assert not site.info(image="")["failed"]
     told = site.info()
     assert not told["failed"] and not told["router"]["exists"] and told["router"]["state"] == "absent"
@@ -653,7 +655,7 @@ def test_going_back_to_a_revision_does_not_rewrite_it(running: Site) -> None:
     path = f".anvil/revisions/{first}/profile.json"
     written = running.snapshot().inner[path]
     assert running.promote(profile=profile_text(0.5))["changed"]
-    time.sleep(1.0)  # ages are told in whole seconds
+    time.sleep(1.0)  # ages have a resolution of one second
     assert running.promote(state="rolled_back")["revision"]["new"] == first
     assert running.snapshot().inner[path] == written
 
@@ -661,7 +663,7 @@ def test_going_back_to_a_revision_does_not_rewrite_it(running: Site) -> None:
 def test_a_pointer_moved_by_hand_is_noticed_and_loaded(running: Site) -> None:
     first = running.info()["router"]["revision"]
     assert running.promote(profile=profile_text(0.5))["changed"]
-    time.sleep(1.1)  # ages are told in whole seconds
+    time.sleep(1.1)  # ages have a resolution of one second
     script = (
         "import os,sys\nos.symlink('../revisions/'+sys.argv[1],'/v/.anvil/by-hand')\n"
         "os.rename('/v/.anvil/by-hand','/v/.anvil/live/'+sys.argv[2])"
@@ -681,7 +683,7 @@ def test_a_pointer_moved_by_hand_is_noticed_and_loaded(running: Site) -> None:
 
 
 def test_an_operator_recovers_with_nothing_but_a_shell(running: Site) -> None:
-    """The very commands of docs/promotion.md."""
+    """The test runs the commands of docs/promotion.md."""
     page = (REPO / "docs/promotion.md").read_text().partition("## Recover by hand")[2]
     look, end, switch, restart, hand_back = [line.strip() for line in page.splitlines() if line.startswith("    docker ")]
     first = running.info()["router"]["revision"]
@@ -718,7 +720,7 @@ def test_an_image_that_is_about_to_replace_the_running_one_validates(running: Si
 
 
 class Backend(BaseHTTPRequestHandler):
-    """An OpenAI-style model server that repeats what it was told."""
+    """An OpenAI-style model server that repeats the message that it receives."""
 
     def do_POST(self) -> None:
         said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The fault matrix: whatever process dies or fails in the middle, the volume holds the old revision or the new one."""
+"""The fault matrix: when any process dies or fails during a promotion, the volume holds the old revision or the new one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Step = tuple[str, str, str, int]
 
 
 def writes(*numbers: int) -> list[Step]:
-    """The steps before these requests to the writer. Requests for the time are left out: they change nothing."""
+    """The steps before these requests to the writer. Requests for the time are not counted: they change nothing."""
     return [("promotion.volume_writer", "Writer", "_request", number) for number in numbers]
 
 
@@ -66,7 +66,7 @@ VERIFY: Step = ("router.promoted_container", "PromotedContainer", "verify", 1)
 SWITCH: list[Step] = [*writes(2, 4, 5, 7, 8), ("router.promoted_container", "PromotedContainer", "reload", 1), VERIFY]
 STEPS: dict[str, list[Step]] = {
     "good": [*BEGIN, *SWITCH, *writes(9), ("promotion.locked_run", "PromotionRun", "_close", 1)],
-    # Until it is loaded it is like a good one. journal, pointer; journal
+    # A bad candidate takes the same steps as a good one until it is loaded. journal, pointer; journal
     "bad": [
         VERIFY,
         *writes(10, 11),
@@ -82,13 +82,13 @@ QUICK = {"settle": 0.1, "grace": 1}
 
 
 @pytest.mark.parametrize("kind", ["good", "bad"])
-def test_killed_before_every_step_the_next_run_finishes(site: Site, kind: str) -> None:
+def test_a_promotion_killed_before_any_step_is_resolved_by_the_next_run(site: Site, kind: str) -> None:
     assert site.promote(config=BARE)["changed"]
     site.start_router()
     site.wait_healthy()
     candidate = profile_config("2", profile_path=None) if kind == "good" else CRASHING
     for step in STEPS[kind]:
-        # A dry boot would stop the bad one before anything of interest is reached.
+        # A dry boot would stop the bad candidate before the steps that are tested here.
         assert kill_before(site.spawn, step, config=candidate, dry_boot=step[2] == "start_dry_boot", **QUICK), step
         assert_whole(site, {"config.toml": BARE}, {"config.toml": candidate})
         if kind == "good":
@@ -99,7 +99,7 @@ def test_killed_before_every_step_the_next_run_finishes(site: Site, kind: str) -
         assert not site.promote(config=BARE)["changed"], step
 
 
-def test_killed_before_every_step_of_a_first_promotion(make_site: Callable[..., Site]) -> None:
+def test_a_first_promotion_killed_before_any_step_is_completed_by_the_next_run(make_site: Callable[..., Site]) -> None:
     for step in STEPS["first"]:
         site = make_site()
         assert kill_before(site.spawn, step, config=BARE, dry_boot=step[2] == "start_dry_boot"), step
@@ -137,7 +137,7 @@ def test_a_stream_cut_in_the_middle_of_a_write_changes_nothing(running: Site) ->
 
 
 def hold(site: Site) -> str:
-    """Start a container that mounts the volume: a tmpfs lives as long as somebody mounts it."""
+    """Start a container that mounts the volume: a tmpfs exists only while a container mounts it."""
     name = site.name + "-holder"
     site.engine.create_container(
         site.image,
@@ -151,7 +151,7 @@ def hold(site: Site) -> str:
 
 
 def fill(site: Site) -> None:
-    """Write into the volume until there is no byte left."""
+    """Write into the volume until it is full."""
     code = "try:\n f = open('/v/fill', 'ab', 0)\n while f.write(bytes(4096)): pass\nexcept OSError: pass"
     site.engine.exec_in(site.name + "-holder", ["python3", "-c", code], user="0")
 
@@ -175,7 +175,7 @@ def test_a_full_volume_changes_nothing(site: Site) -> None:
         site.engine.remove_container(site.name + "-holder")
 
 
-def test_a_volume_that_fills_up_after_the_switch_does_not_stop_the_way_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_that_fills_up_after_the_switch_does_not_stop_the_rollback(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.api.create_volume(site.volume, "local", {"type": "tmpfs", "device": "tmpfs", "o": "size=256k"})
     holder = hold(site)
     reload, fills = PromotedContainer.reload, [True, False]
@@ -193,9 +193,9 @@ def test_a_volume_that_fills_up_after_the_switch_does_not_stop_the_way_back(site
         failed = site.promote(config=CRASHING, **QUICK)
         assert failed["failed"] and "rolled back to" in failed["msg"] and "journal" not in failed["msg"], failed
         assert site.live_files() == {"config.toml": BARE} and site.healthz() == 200 and journal_state(site) == "done"
-        # There is no room to reserve: nothing is switched.
+        # The run cannot reserve space for a rollback, so it switches nothing.
         assert "No space left" in site.promote(config=profile_config("2", None), **QUICK)["msg"]
-        # And with a volume that is full again at once, the pointer still moves back, and the next run closes the journal.
+        # When the volume is full again at once, the pointer still moves back, and the next run closes the journal.
         site.engine.exec_in(holder, ["rm", "/v/fill"], user="0")
         fills[:] = [True, True]
         failed = site.promote(config=CRASHING, **QUICK)
@@ -209,7 +209,7 @@ def test_a_volume_that_fills_up_after_the_switch_does_not_stop_the_way_back(site
         site.engine.remove_container(holder)
 
 
-def test_a_volume_that_is_read_only_is_an_error_that_says_so(site: Site) -> None:
+def test_a_read_only_volume_is_reported(site: Site) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         (Path(folder) / "config.toml").write_text(BARE)
@@ -223,7 +223,7 @@ def test_a_volume_that_is_read_only_is_an_error_that_says_so(site: Site) -> None
         site.clean()
 
 
-def test_a_volume_that_is_missing_is_made_for_a_good_candidate_only(site: Site) -> None:
+def test_a_missing_volume_is_created_only_for_a_good_candidate(site: Site) -> None:
     for given in ({"config": "[router\n"}, {"config": CRASHING}):
         refused = site.promote(**given, dry_boot=True)
         assert refused["failed"] and site.engine.inspect_volume(site.volume) is None, refused
@@ -247,11 +247,11 @@ def test_a_volume_whose_folder_is_gone_is_an_error_and_the_router_serves_on(runn
     assert running.promote(profile=profile_text(0.5), **QUICK)["changed"] and running.healthz() == 200
 
 
-# ---------------------------------------------------------------------------------------------------- in the middle of it
+# -------------------------------------------------------------------------------------------------- during a promotion
 
 
 def begin(site: Site, **given: object) -> object:
-    """A promotion of its own process, caught while it verifies."""
+    """Start a promotion in a process of its own and return while it verifies."""
     spawned = site.spawn(**{"settle": 3, "profile": profile_text(0.5), **given})
     wait_until(lambda: journal_state(site) == "switching", every=0.005)
     return spawned
@@ -262,7 +262,7 @@ def answer_of(spawned: object) -> dict[str, object]:
     return said
 
 
-def test_router_removed_in_the_middle(running: Site) -> None:
+def test_a_promotion_fails_cleanly_when_its_router_is_removed(running: Site) -> None:
     old = running.live_files()
     spawned = begin(running)
     running.engine.remove_container(running.name)
@@ -274,10 +274,10 @@ def test_router_removed_in_the_middle(running: Site) -> None:
     assert_whole(running, {**old, "profile.json": profile_text(0.6)})
 
 
-def test_router_paused_in_the_middle(running: Site) -> None:
+def test_a_promotion_fails_cleanly_when_its_router_is_paused(running: Site) -> None:
     old, started = running.live_files(), running.inspect()["State"]["StartedAt"]
     spawned = begin(running)
-    # The new process, not the old one: a pause before the restart ends with it.
+    # Pause the new process: the restart would end a pause of the old one.
     wait_until(lambda: running.inspect()["State"]["StartedAt"] != started and running.healthz() == 200)
     running.api.pause(running.name)
     answer = answer_of(spawned)
@@ -290,7 +290,7 @@ def test_router_paused_in_the_middle(running: Site) -> None:
     assert not running.promote(config=old["config.toml"], profile=old["profile.json"])["changed"]
 
 
-def test_a_router_that_is_paused_is_not_touched(running: Site) -> None:
+def test_a_paused_router_is_not_reloaded(running: Site) -> None:
     running.api.pause(running.name)
     done = running.promote(profile=profile_text(0.5), **QUICK)
     assert done["changed"] and not done["reloaded"] and "paused" in json.dumps(done["actions"]), done
@@ -299,7 +299,7 @@ def test_a_router_that_is_paused_is_not_touched(running: Site) -> None:
     assert running.promote(profile=profile_text(0.5), **QUICK)["reloaded"]
 
 
-def test_image_retagged_in_the_middle_the_running_one_judges(site: Site) -> None:
+def test_the_running_image_validates_when_its_tag_is_moved(site: Site) -> None:
     tag = "anvil.local/" + site.name
     site.api.tag(OLD_IMAGE, tag, "1")
     site.image = tag + ":1"
@@ -308,7 +308,7 @@ def test_image_retagged_in_the_middle_the_running_one_judges(site: Site) -> None
     site.wait_healthy()
     site.api.tag(NEW_IMAGE, tag, "1")
     try:
-        # Again when it has been validated, and nothing is written yet.
+        # Move the tag again after validation and before the first write.
         halted = halt_before(site.spawn, "promotion.promote", "", "open_writer", config=profile_config("2", None), **QUICK)
         site.api.tag("anvil.local/edge:1", tag, "1")
         done = halted.finish()
@@ -320,8 +320,8 @@ def test_image_retagged_in_the_middle_the_running_one_judges(site: Site) -> None
 
 
 @pytest.mark.parametrize(("sig", "back"), [(signal.SIGTERM, False), (signal.SIGKILL, False), (signal.SIGTERM, True)])
-def test_engine_stopped_in_the_middle(running: Site, bed: Bed, sig: signal.Signals, back: bool) -> None:
-    """back: it is there again while the promotion still goes on."""
+def test_a_promotion_fails_cleanly_when_the_engine_stops(running: Site, bed: Bed, sig: signal.Signals, back: bool) -> None:
+    """back: whether the engine is started again while the promotion still runs."""
     old = running.live_files()
     spawned = begin(running, settle=20 if back else 3)
     bed.stop_engine(sig)
@@ -339,7 +339,7 @@ def test_engine_stopped_in_the_middle(running: Site, bed: Bed, sig: signal.Signa
 
 # ---------------------------------------------------------------------------------------------------------- candidates
 
-# What a router of this image does is written in the version of its config's mapping: it fails as its candidate says.
+# The mapping version of the candidate's config tells this router how to fail.
 ACTOR = r"""
 import json, os, re, subprocess, sys, time
 version = re.search('mapping_version = "([^"]*)"', open("/etc/anvil/config.toml").read()).group(1)
@@ -374,7 +374,7 @@ except subprocess.TimeoutExpired:
 
 @pytest.fixture
 def actor(site: Site) -> Site:
-    """A router that does what its config says; on the base, it is the real one."""
+    """A router that fails as its config tells it to; with the config BARE it is the real one."""
     assert site.promote(config=BARE)["changed"]
     site.start_router(command=["python3", "-c", ACTOR])
     site.wait_healthy()
@@ -392,7 +392,7 @@ def actor(site: Site) -> Site:
     ],
 )
 def test_a_candidate_that_fails_later_is_rolled_back(actor: Site, version: str, settle: float | None, why: str) -> None:
-    # The old one has as long to come up on the way back.
+    # The rollback gives the old config the same time to come up.
     start = 4.0 if why == "did not answer" else 30.0
     failed = actor.promote(config=profile_config(version, None), settle=settle, start_timeout=start, grace=1)
     assert failed["failed"] and why in failed["msg"] and "rolled back to" in failed["msg"], failed
@@ -419,7 +419,7 @@ def test_a_candidate_that_does_not_come_up_never_reaches_the_volume(actor: Site,
     assert actor.snapshot() == before and actor.inspect()["State"] == state and actor.healthz() == 200
 
 
-def test_a_router_that_dies_after_it_was_verified_is_taken_back_by_the_next_run(
+def test_a_router_that_dies_after_verification_is_rolled_back_by_the_next_run(
     actor: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crash_loops, "SHORTEST_TRUST", 3.0)
@@ -434,7 +434,7 @@ def test_a_router_that_dies_after_it_was_verified_is_taken_back_by_the_next_run(
     seen = actor.promote(**late)
     assert seen["failed"] and "does not keep running" in seen["msg"] and "rolled back to" in seen["msg"], seen
     assert actor.live_files() == {"config.toml": BARE} and actor.healthz() == 200 and actor.inspect()["RestartCount"] == 0
-    # It is known from then on: it must outlive the processes that ended, whatever the settle time.
+    # The next run observes this config longer than its ended processes lived, whatever the settle time.
     actor.engine.exec_in(actor.name, ["rm", "/tmp/die"], user="0")
     again = actor.promote(**late)
     assert again["changed"] and again["verified"]["seconds"] >= 3, again
@@ -444,7 +444,7 @@ def test_a_router_that_dies_after_it_was_verified_is_taken_back_by_the_next_run(
 def test_a_candidate_that_fails_only_with_the_volumes_of_the_router_is_rolled_back(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The dry boot has empty volumes in their place, so it is no evidence."""
+    """The dry boot mounts empty volumes in place of the router's, so it does not find the failure."""
     monkeypatch.setattr(module_parameters, "OBSERVATION", 4.0)
     assert site.promote(config=BARE)["changed"]
     with tempfile.TemporaryDirectory() as folder:
@@ -457,7 +457,7 @@ def test_a_candidate_that_fails_only_with_the_volumes_of_the_router_is_rolled_ba
         assert site.live_files() == {"config.toml": BARE} and site.healthz() == 200
 
 
-def test_a_config_that_was_observed_in_full_is_not_observed_so_long_again(actor: Site) -> None:
+def test_a_config_observed_in_full_is_observed_more_briefly_the_next_time(actor: Site) -> None:
     other = profile_config("2", None)
     began = time.monotonic()
     first = actor.promote(config=other, settle=None, dry_boot=True)
@@ -471,7 +471,7 @@ def test_a_config_that_was_observed_in_full_is_not_observed_so_long_again(actor:
         assert again["changed"] and 2.0 <= again["verified"]["seconds"] < OBSERVATION, again
 
 
-def test_profiles_are_quick_one_after_the_other_on_a_config_with_earlier_evidence(running: Site) -> None:
+def test_successive_profiles_on_a_config_with_earlier_evidence_are_verified_quickly(running: Site) -> None:
     wait_until(lambda: time.time() - parse_time(running.inspect()["State"]["StartedAt"]) > OBSERVATION)
     # Evidence for the first is the process that runs; for the second, the note in the meta.json of the first.
     for score in (0.5, 0.6):
@@ -479,12 +479,12 @@ def test_profiles_are_quick_one_after_the_other_on_a_config_with_earlier_evidenc
         assert done["changed"] and 2.0 <= done["verified"]["seconds"] < OBSERVATION, done
 
 
-def test_a_restart_that_fails_is_told_and_the_next_run_goes_on(site: Site) -> None:
+def test_a_failed_restart_is_reported_and_the_next_run_continues(site: Site) -> None:
     assert site.promote(config=BARE)["changed"]
     folder = tempfile.mkdtemp()
     site.start_router(mounts=[{"Type": "bind", "Source": folder, "Target": "/extra", "ReadOnly": True}])
     site.wait_healthy()
-    shutil.rmtree(folder)  # now no start can succeed: neither the candidate's, nor that of the way back
+    shutil.rmtree(folder)  # now no start can succeed, neither that of the candidate nor that of the rollback
     failed = site.promote(config=profile_config("2", None), **QUICK)
     assert failed["failed"] and "the roll back to" in failed["msg"], failed
     journal = parse_journal(site.snapshot().journal, "")
@@ -510,7 +510,7 @@ def test_a_restart_that_fails_once_is_rolled_back_and_verified(site: Site) -> No
     shutil.rmtree(folder)
 
 
-def test_an_old_revision_that_is_broken_does_not_bar_a_good_candidate(site: Site) -> None:
+def test_a_broken_old_revision_does_not_block_a_good_candidate(site: Site) -> None:
     site.api.create_volume(site.volume)
     site.write_plain({"config.toml": CRASHING})
     site.start_router()
@@ -534,7 +534,7 @@ def test_eight_concurrent_promotions_are_serialised(running: Site) -> None:
     assert running.healthz() == 200
 
 
-def test_side_containers_see_nothing_and_may_do_nothing(site: Site) -> None:
+def test_side_containers_have_no_config_volume_no_ports_and_no_capabilities(site: Site) -> None:
     assert site.promote(config=BARE)["changed"]
     site.start_router({"MARK": "of the router"})
     site.wait_healthy()
@@ -561,12 +561,12 @@ def test_side_containers_see_nothing_and_may_do_nothing(site: Site) -> None:
     wait_until(lambda: not site.api.containers(all=True, filters=owned))
 
 
-def test_no_throwaway_outlives_a_killed_operator(running: Site) -> None:
+def test_dry_boot_containers_of_a_killed_run_are_removed(running: Site) -> None:
     label = {"label": ["anvil.serving.dry-boot"]}
     assert kill_before(running.spawn, ("promotion.promote", "", "open_writer", 1), profile=profile_text(0.5), dry_boot=True)
     wait_until(lambda: not running.api.containers(all=True, filters=label), seconds=5)
 
-    # One that was created and never started does not end by itself: the next run removes it with its volumes.
+    # A container that was created and never started does not end by itself; the next run removes it with its volumes.
     owned = {"label": ["anvil.serving.owner"]}
     start = ("docker.containers", "Containers", "start_container", 2)
     assert kill_before(running.spawn, start, profile=profile_text(0.6), dry_boot=True)

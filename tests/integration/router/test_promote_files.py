@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files of a container that is no router are promoted with the same care: an HAProxy."""
+"""The files of another container, an HAProxy, are promoted with the same safety as those of a router."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_an_haproxy_configuration_is_promoted_refused_and_rolled_back(proxy: Pro
     seen = proxy.engine.exec_in(proxy.name, ["cat", MOUNT + "/maps/hosts.map", MOUNT + "/haproxy.cfg"]).output
     assert seen.startswith("a b\n") and "\r" not in seen
 
-    bad = proxy.promote(files=files(203), health_path="/", start_timeout=2)  # 203 is no 200: it is not well
+    bad = proxy.promote(files=files(203), health_path="/", start_timeout=2)  # the health check requires 200
     assert bad["failed"] and "rolled back to" in bad["msg"], bad
     assert proxy.healthz() == 200
 
@@ -102,7 +102,7 @@ def test_an_haproxy_configuration_is_promoted_refused_and_rolled_back(proxy: Pro
     assert "hosts.map" not in gone.output
 
 
-def test_another_set_of_files_needs_one_run_only(proxy: Proxy) -> None:
+def test_a_changed_set_of_files_converges_in_one_run(proxy: Proxy) -> None:
     sets = [files(200, **{"a.map": "x y\n"}), files(200, **{"b.map": "x y\n", "c.map": ""})]
     assert proxy.promote(files=sets[0])["changed"]
     proxy.start_proxy()
@@ -148,14 +148,14 @@ def test_destinations_stay_below_the_mount(proxy: Proxy, dest: str) -> None:
     assert proxy.engine.inspect_volume(proxy.volume) is None
 
 
-def test_a_source_that_is_no_text_is_named(proxy: Proxy, tmp_path: Path) -> None:
+def test_a_source_that_is_not_utf_8_is_reported(proxy: Proxy, tmp_path: Path) -> None:
     source = tmp_path / "bytes"
     source.write_bytes(b"\xff\xfe")
     answer = proxy.promote(files=[{"dest": "a", "src": str(source)}, {"dest": "b", "src": "/nowhere"}, {"dest": "b"}])
     assert answer["failed"] and len(answer["problems"]) == 3 and "UTF-8" in answer["msg"], answer
 
 
-def test_plain_files_are_handed_back(running: Site) -> None:
+def test_layout_plain_restores_plain_files_without_a_restart(running: Site) -> None:
     live = running.live_files()
     started = running.inspect()["State"]["StartedAt"]
     assert running.promote(layout="plain", check=True)["changed"]

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Thousands of profiles and configs against the image's real loader, in one validator process: a verdict, or a traceback."""
+"""One validator process gives a verdict on thousands of generated profiles and configs, with the image's real loader."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def validator() -> Iterator[SideProcess]:
 
 
 def examine(process: SideProcess, config: str, profile: str) -> None:
-    """Judged, with or without problems; anything else than a verdict is a failure."""
+    """Have the validator check one candidate. It must return a verdict, with or without problems."""
     try:
         files = {"config.toml": config.encode(), "profile.json": profile.encode()}
     except UnicodeEncodeError:
-        return  # told when the text is read: it never comes here
+        return  # reported when the text is read, before validation
     request: dict[str, Any] = {"config": config, "profile": profile}
     request |= {"config_path": MOUNT + "/config.toml", "profile_path": MOUNT + "/profile.json"}
     process.send(json.dumps(request).encode() + b"\n")
@@ -98,13 +98,13 @@ CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 @settings(max_examples=1700, deadline=None, suppress_health_check=CHECKS)
 @given(profile=CONTENT)
-def test_no_profile_makes_the_validation_stumble(validator: SideProcess, profile: str) -> None:
+def test_validation_gives_a_verdict_on_any_profile(validator: SideProcess, profile: str) -> None:
     examine(validator, profile_config(), profile)
 
 
 @settings(max_examples=500, deadline=None, suppress_health_check=CHECKS)
 @given(at=st.integers(0, 400), cut=st.integers(0, 40), put=st.text(max_size=10))
-def test_no_config_makes_the_validation_stumble(validator: SideProcess, at: int, cut: int, put: str) -> None:
+def test_validation_gives_a_verdict_on_any_config(validator: SideProcess, at: int, cut: int, put: str) -> None:
     config = profile_config()
     entry = {"tier_id": "heavy-local", "work_class": "chat", "decision": "allow", "quality_score": 0.5, "sample_n": 1,
              "last_measured": "2026-07-04T00:00:00Z", "fingerprint": None}  # fmt: skip
@@ -112,5 +112,5 @@ def test_no_config_makes_the_validation_stumble(validator: SideProcess, at: int,
     examine(validator, config[:at] + put + config[at + cut :], json.dumps(profile))
 
 
-def test_enough_was_tried() -> None:
+def test_enough_cases_were_tried() -> None:
     assert SEEN["cases"] >= 2000 and SEEN["accepted"] > 20, SEEN

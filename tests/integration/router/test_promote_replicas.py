@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two replicas behind the edge: a promotion rolls, a bad candidate does not get past the first, and no client notices."""
+"""Two replicas behind the edge: a promotion rolls over them, a bad candidate stops at the first, and no request fails."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_promotion_rolls_and_the_second_run_does_nothing(rolled: Rolled) -> No
 
 
 @pytest.mark.parametrize("dry_boot", [True, False])
-def test_a_bad_candidate_does_not_get_past_the_first(rolled: Rolled, dry_boot: bool) -> None:
+def test_a_bad_candidate_stops_at_the_first_replica(rolled: Rolled, dry_boot: bool) -> None:
     good = rolled.live()
     first, second = rolled.started()
     failed = rolled.promote(config=config("9", STOCK), profile=profile(0.5), probes=[
@@ -62,7 +62,7 @@ def test_a_bad_candidate_does_not_get_past_the_first(rolled: Rolled, dry_boot: b
     assert (rolled.started()[0] == first) == dry_boot
 
 
-def test_no_client_notices_a_good_candidate_nor_a_bad_one(rolled: Rolled) -> None:
+def test_no_request_fails_during_a_good_or_a_bad_promotion(rolled: Rolled) -> None:
     load = make_load(rolled.url(), 16, stream_seconds=1.0)
     load.start()
     try:
@@ -87,7 +87,7 @@ def test_a_replica_that_cannot_be_drained_keeps_its_requests(rolled: Rolled) -> 
     assert rolled.live() == good and rolled.started() == before and rolled.is_up()
 
 
-def test_a_replica_that_dies_while_the_next_is_promoted_takes_all_back(rolled: Rolled) -> None:
+def test_a_replica_that_dies_while_the_next_is_promoted_causes_a_rollback_of_all(rolled: Rolled) -> None:
     good = rolled.live()
     spawned = rolled.spawn("", config=config("11", STOCK), profile=profile(0.5), dry_boot=False, settle=1.0)
     wait_until(lambda: rolled.edge.read_servers()[1].status == "MAINT")
@@ -104,19 +104,19 @@ FIRST = [
     ("router.edge_traffic", "EdgeTraffic", "drain", 1),
     ("router.promoted_container", "PromotedContainer", "reload", 1),
 ]
-# Of a good candidate the second reload is that of the second replica; of a bad one it is that of the way back.
+# With a good candidate the second reload is that of the second replica; with a bad one it belongs to the rollback.
 SECOND = [
     ("router.promoted_container", "PromotedContainer", "verify", 1),
     ("router.edge_traffic", "EdgeTraffic", "readmit", 1),
     ("router.promoted_container", "PromotedContainer", "reload", 2),
     ("router.promoted_container", "PromotedContainer", "verify", 2),
 ]
-# Until it is verified a bad candidate is like a good one.
+# A bad candidate takes the same steps as a good one until its verification.
 STEPS = {"good": [*FIRST, *SECOND, ("router.edge_traffic", "EdgeTraffic", "drain", 2), CLOSE], "bad": SECOND}
 
 
 @pytest.mark.parametrize("kind", ["good", "bad"])
-def test_killed_before_every_step_the_next_run_finishes(rolled: Rolled, kind: str) -> None:
+def test_a_promotion_killed_before_any_step_is_resolved_by_the_next_run(rolled: Rolled, kind: str) -> None:
     quick: dict[str, Any] = {"settle": 0.1, "grace": 1, "dry_boot": False}
     live, other = "6", "7"
     assert not rolled.promote(config=config(live, STOCK), profile=profile(), **quick)["failed"]
@@ -124,7 +124,7 @@ def test_killed_before_every_step_the_next_run_finishes(rolled: Rolled, kind: st
     for step in STEPS[kind]:
         assert kill_before(rolled.spawn, step, config=config(other, STOCK), profile=profile(), probes=probes, **quick), step
         assert all(files in (expected(live), expected(other)) for files in rolled.live()), step
-        # Undone for the old one's sake, finished for its own: both ways the next run ends well.
+        # The next run promotes the old config (and undoes the killed run) or the new one (and completes it); both succeed.
         if kind == "good" and step[3] == 2:
             live, other = other, live
         back = rolled.promote(config=config(live, STOCK), profile=profile(), **quick)
@@ -132,8 +132,8 @@ def test_killed_before_every_step_the_next_run_finishes(rolled: Rolled, kind: st
         assert rolled.live() == [expected(live)] * 2 and rolled.is_up(), step
 
 
-def test_killed_before_every_step_of_a_first_promotion(rolled: Rolled) -> None:
-    """Of replicas that are not there yet, on a volume that is not there yet."""
+def test_a_first_promotion_killed_before_any_step_is_completed_by_the_next_run(rolled: Rolled) -> None:
+    """Neither the replicas nor the volume exist yet."""
     new = expected("1")
     # sweep, a link for each file, revision, reserve, journal, a pointer for each replica, journal
     for number, step in enumerate(
@@ -154,6 +154,6 @@ def test_killed_before_every_step_of_a_first_promotion(rolled: Rolled) -> None:
             first.forget_volume()
 
 
-def test_a_replica_that_does_not_run_in_its_own_folder_is_named(rolled: Rolled) -> None:
+def test_a_replica_that_does_not_run_in_its_own_folder_is_reported(rolled: Rolled) -> None:
     answer = rolled.promote(config=config("8", STOCK), profile=profile(), replicas=[rolled.name + "-backend"])
     assert answer["failed"] and rolled.name + "-backend" in answer["msg"]

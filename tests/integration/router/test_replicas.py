@@ -1,4 +1,4 @@
-"""The rendered project of two replicas and their edge, brought up by the modules on a real engine."""
+"""The modules bring up the rendered project of two replicas and their edge on a real engine."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Host:
                 writer.put_link(name, f".anvil/live/anvil-router/{name}")
 
     def promote_edge(self, **given: Any) -> dict[str, Any]:
-        """As the role does it. given: parameters of the module, and check."""
+        """Promote the edge's configuration as the role does. given: parameters of the module, and check."""
         rendered = self.render()
         names = rendered["router_names"]
         base = {"container": names["edge"], "image": EDGE_IMAGE, "writer_image": ROUTER_IMAGE, "settle": 0.3}
@@ -72,7 +72,7 @@ class Host:
         return run_module("anvil_router_edge", **{**base, **given})
 
     def promote(self, **given: Any) -> dict[str, Any]:
-        """The router's own files, as the role does it."""
+        """Promote the router's own files as the role does."""
         rendered = self.render()
         files = {name: text for name, text in rendered["router_files"].items() if name != "edge" and text}
         names = {"replicas": REPLICAS, "edge": EDGE, "image": self.router.get("image", ROUTER_IMAGE)}
@@ -134,7 +134,7 @@ def test_two_replicas_come_up_behind_the_edge_and_the_second_run_changes_nothing
     assert report.failed == 0 and report.short > 50 and report.streams > 8, report
 
 
-def test_the_edges_configuration_is_promoted_under_long_streams_and_taken_back(host: Host) -> None:
+def test_the_edges_configuration_is_promoted_and_rolled_back_under_long_streams(host: Host) -> None:
     host.up()
     edge, started = Edge(host.engine, EDGE), host.started()
     wait_until(lambda: [server.status for server in edge.read_servers()] == ["UP", "UP"])
@@ -154,7 +154,7 @@ def test_the_edges_configuration_is_promoted_under_long_streams_and_taken_back(h
 
     refused = host.promote_edge(config=host.render()["router_files"]["edge"] + "  no-such-word\n")
     assert refused["failed"] and "no-such-word" in str(refused["problems"]), refused
-    # HAProxy's check finds nothing wrong with a port that its new process may not open.
+    # HAProxy's check accepts an address that the new process cannot bind.
     cannot = host.render()["router_files"]["edge"].replace("bind :8000", "bind :8000\n    bind 203.0.113.9:8001")
     failed = host.promote_edge(config=cannot)
     assert failed["failed"] and "throwaway edge" in failed["msg"] and "203.0.113.9" in str(failed["problems"]), failed
@@ -170,7 +170,7 @@ def test_the_edges_configuration_is_promoted_under_long_streams_and_taken_back(h
     assert host.started() == started
 
 
-def test_an_edge_waits_for_a_promotion_and_no_reload_forgets_a_drained_replica(host: Host) -> None:
+def test_an_edge_reload_waits_for_a_promotion_and_is_refused_while_a_replica_is_drained(host: Host) -> None:
     host.up()
     edge = Edge(host.engine, EDGE)
     wait_until(lambda: [server.status for server in edge.read_servers()] == ["UP", "UP"])
@@ -199,7 +199,7 @@ EDGE_STEPS = [
 ]
 
 
-def test_an_edge_promotion_that_is_killed_is_finished_by_the_next(host: Host) -> None:
+def test_a_killed_edge_promotion_is_completed_by_the_next_run(host: Host) -> None:
     host.up()
     edge, started = Edge(host.engine, EDGE), host.started()
     for number, step in enumerate(EDGE_STEPS):
@@ -255,7 +255,7 @@ def rolled_config(host: Host, route: str) -> str:
     return config
 
 
-def test_every_field_that_replicas_use_is_seen_when_it_is_edited(host: Host) -> None:
+def test_an_edited_subnet_is_refused_and_only_a_missing_replica_is_created(host: Host) -> None:
     host.up()
     host.router["edge"] = {"subnet": "10.87.214.0/28"}
     refused = host.up()
@@ -265,7 +265,7 @@ def test_every_field_that_replicas_use_is_seen_when_it_is_edited(host: Host) -> 
     assert actions(host.up()) == {"router-1": "none", "router-2": "create", "edge": "none"}
 
 
-def test_one_router_makes_room_for_the_edge(host: Host) -> None:
+def test_a_change_to_two_replicas_replaces_the_single_router(host: Host) -> None:
     host.router["replicas"] = 1
     host.lay_files()
     first = host.up()
@@ -279,7 +279,7 @@ def test_one_router_makes_room_for_the_edge(host: Host) -> None:
     assert not host.up()["changed"]
 
 
-def test_tls_with_a_certificate_from_a_folder_that_is_renewed_without_a_restart(host: Host, tmp_path: Path) -> None:
+def test_a_certificate_renewed_in_its_folder_is_loaded_without_a_restart(host: Host, tmp_path: Path) -> None:
     folder = tmp_path / "tls"
     make_certificate(folder, "old.example")
     tmp_path.chmod(0o755)

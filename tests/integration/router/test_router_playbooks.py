@@ -1,4 +1,4 @@
-"""Every command of docs/router.md, typed as it stands there, on two replicas behind an edge with a certificate."""
+"""Every command of docs/router.md runs as the page shows it, on two replicas behind an edge with a certificate."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PROFILE_ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "
 
 @dataclass
 class Operator:
-    """Somebody who types playbooks, standing in a folder of their own."""
+    """An operator who runs playbooks in a folder of their own."""
 
     bed: Bed
     folder: Path
@@ -59,7 +59,7 @@ class Operator:
         }
 
     def play(self, names: str, *more: str) -> str:
-        """Type playbooks, all in one command, which is quicker; what it printed. They must succeed, and never show the token."""
+        """Run playbooks in one command (faster than one each) and return the output. They must succeed and not show the token."""
         done = self.attempt(names, *more)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr
         return done.stdout
@@ -72,7 +72,7 @@ class Operator:
         return done
 
     def play_on_terminal(self, name: str, *more: str) -> tuple[str, str]:
-        """Type a playbook on a terminal, its output redirected to a file: what the terminal showed, and what the file holds."""
+        """Run a playbook on a terminal with its output redirected to a file. Returns the terminal's text and the file's text."""
         master, slave = pty.openpty()
         log = self.folder / "output.log"
         argv = self.command(name, *more)
@@ -86,7 +86,7 @@ class Operator:
             while True:
                 try:
                     piece = os.read(master, 4096)
-                except OSError:  # nobody has it open any more
+                except OSError:  # no process has the terminal open any more
                     break
                 if not piece:
                     break
@@ -148,7 +148,7 @@ def test_the_role_asks_the_tiers_through_the_edge_and_a_second_run_changes_nothi
     said = operator.play("setup promote")
     assert "changed=0" in said and "Request an answer from every tier" in said
     assert operator.started() == before
-    # The edge presents what it read at its start: a certificate that was renewed since is not that one.
+    # The edge still presents the certificate that it read at its start, not the renewed one.
     make_certificate(operator.folder / "tls", "renewed.example")
     stale = operator.attempt("setup")
     assert stale.returncode != 0 and "router_reload" in stale.stdout, stale.stdout[-2000:]
@@ -156,7 +156,7 @@ def test_the_role_asks_the_tiers_through_the_edge_and_a_second_run_changes_nothi
     assert operator.started() == before
 
 
-def test_playbooks_that_only_look(operator: Operator) -> None:
+def test_read_only_playbooks_change_nothing(operator: Operator) -> None:
     before = operator.started()
     told = operator.play("router_status history router_logs router_token", "-e", "lines=200")
     for said in ('"status": "UP"', '"origin": "rendered"', "Loading success", '"required_by_router": true', "changed=0"):
@@ -208,14 +208,14 @@ def test_promoted_files_stay_until_they_are_rolled_back_or_the_inventory_replace
     told = operator.play("promote setup", "-e", "profile_from=inventory", *quick)
     assert "changed=1" in told and "kept" not in told.rpartition("PLAY [all]")[2]
     assert operator.read("profile.json") == files["profile.json"]
-    # What was rolled back by name is not replaced by the playbook that brings hosts to their inventory.
+    # setup.yml does not replace a revision that was rolled back to by name.
     assert "changed=1" in operator.play("rollback setup", "-e", f"revision={second[:8]}", *quick) and operator.live() == second
     missing = operator.attempt("promote", "-e", "profile=nowhere.json")
     assert missing.returncode != 0 and "nowhere.json" in missing.stdout + missing.stderr
 
 
 class TlsLoad(threading.Thread):
-    """One client that connects anew for each request, until it is stopped. failures: why a request had no answer."""
+    """A client that opens a new connection for each request until it is stopped. failures: why a request had no answer."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -261,7 +261,7 @@ def test_a_new_image_rolls_over_the_replicas_and_no_request_fails(operator: Oper
     assert "changed=0" in operator.play("setup", "-e", f"router_image={UPGRADED}")
 
 
-def test_down_needs_to_be_confirmed_and_up_brings_it_back(operator: Operator) -> None:
+def test_router_down_needs_confirmation_and_router_up_restores_all_containers(operator: Operator) -> None:
     before = operator.started()
     refused = operator.attempt("router_down")
     assert refused.returncode != 0 and "-e confirm=true" in refused.stdout and operator.started() == before
@@ -272,7 +272,7 @@ def test_down_needs_to_be_confirmed_and_up_brings_it_back(operator: Operator) ->
     assert "changed=1" in operator.play("router_up router_up") and operator.names() == sorted([*CONTAINERS, "backend"])
 
 
-def test_one_replica_leaves_nothing_of_the_others(operator: Operator) -> None:
+def test_a_change_to_one_router_removes_the_replicas_and_the_edge(operator: Operator) -> None:
     one = ("-e", "router_replicas=1")
     operator.play("setup", *one, "--check")
     assert operator.names() == sorted([*CONTAINERS, "backend"])

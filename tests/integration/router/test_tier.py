@@ -1,4 +1,4 @@
-"""Tier transitions against the real routers: drained, readmitted, and what cannot be done is said."""
+"""Tier transitions on the real routers: a tier is drained and readmitted; an impossible transition fails with its reason."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_tier_is_drained_and_readmitted_in_every_replica(routers: Bed) -> None
     assert not steer(state="admitted")["changed"]
 
 
-def test_readmitting_waits_for_the_serve_that_is_still_starting(routers: Bed) -> None:
+def test_readmission_waits_for_a_serve_that_is_still_starting(routers: Bed) -> None:
     one = {"containers": NAMES[:1]}
     assert states(steer(state="quiesced", **one)) == ["quiesced"]
     routers.docker("stop", "--time", "0", "backend")
@@ -106,13 +106,13 @@ def test_readmitting_waits_for_the_serve_that_is_still_starting(routers: Bed) ->
     later.start()
     assert states(steer(state="admitted", retry=20, **one)) == ["admitting"]
     later.join()
-    # A router that was restarted just now does not answer yet.
+    # A router does not answer right after its restart; readmission retries.
     assert states(steer(state="quiesced", **one)) == ["quiesced"]
     routers.docker("restart", "--time", "5", NAMES[0])
     assert states(steer(state="admitted", retry=20, **one)) == ["admitting"]
 
 
-def test_what_cannot_be_done_is_said(routers: Bed) -> None:
+def test_an_impossible_transition_fails_with_its_reason(routers: Bed) -> None:
     unknown = steer(tier="other", state="quiesced")
     assert unknown["failed"] and "that 'other' is a tier" in unknown["msg"]
     assert "refuses the token" in steer(token="wrong")["msg"]
@@ -122,7 +122,7 @@ def test_what_cannot_be_done_is_said(routers: Bed) -> None:
     assert "no tier is named" in steer(tier="", state="drained")["msg"]
     start_router(routers, "tier-profile", "anvil.local/router:0.13.2", ROUTER_CONFIG)
     old = {"containers": ["tier-profile"]}
-    # What could not come back is not taken out of service, in no router.
+    # A tier that one router could not readmit is not taken out of service in any router.
     start_router(routers, "tier-bare", GATEWAY, CONFIG.replace("model_identity = true\n", ""))
     for bare, reason in ((["tier-profile"], "no health_path"), ([NAMES[0], "tier-bare"], "no model_identity")):
         for check in (True, False):

@@ -1,4 +1,4 @@
-"""Adoption of containers as others run them: host network, --rm, paused, stopped, of other tools; several at once."""
+"""Adoption of containers started in other ways: host network, --rm, paused, stopped, by other tools; several at once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def state_of(bed: Bed, container: str) -> str:
     return bed.docker("inspect", "--format", "{{.Name}} {{.State.Status}}", container).lstrip("/")
 
 
-def test_the_port_of_a_container_in_the_network_of_the_host_is_its_own(trial: Field) -> None:
+def test_a_port_held_by_the_adopted_container_in_the_host_network_is_not_a_conflict(trial: Field) -> None:
     old = by_hand(trial.bed, "on-host", "--network", "host")
     refused = trial.run(serves=["heavy"])
     assert refused["failed"] and "port 127.0.0.1:30002 is taken" in refused["msg"]
@@ -63,7 +63,7 @@ def test_a_container_that_removes_itself_is_adopted_only_on_confirmation(trial: 
 @pytest.mark.parametrize(
     ("verb", "then", "state"), [("run", "pause", "paused"), ("run", "stop", "exited"), ("create", "", "created")]
 )
-def test_what_did_not_run_is_put_back_in_the_state_it_had(trial: Field, verb: str, then: str, state: str) -> None:
+def test_a_container_that_did_not_run_is_restored_in_its_former_state(trial: Field, verb: str, then: str, state: str) -> None:
     old = by_hand(trial.bed, "idle", "--publish", "127.0.0.1:30002:30002", "--restart", "always", verb=verb)
     if then:
         trial.bed.docker(then, "idle")
@@ -74,7 +74,7 @@ def test_what_did_not_run_is_put_back_in_the_state_it_had(trial: Field, verb: st
     assert trial.bed.docker("inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", old) == "always"
 
 
-def test_several_are_adopted_at_once_and_each_is_put_back_by_itself(trial: Field) -> None:
+def test_several_containers_are_adopted_at_once_and_each_is_restored_by_itself(trial: Field) -> None:
     by_hand(trial.bed, "one", "--publish", "127.0.0.1:30002:30002", "--volume", "/data")
     two = by_hand(trial.bed, "two", "--publish", "127.0.0.1:30003:30003", port=30003)
     make_bad(trial, "fast")

@@ -1,4 +1,4 @@
-"""What happens to cards between looking and starting: the driver goes away, and two cards have one name."""
+"""Faults of GPUs: the driver is lost between the check and the start, and two cards have the same name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from serving import FAST_GPU, HEAVY_GPU, Field, actions
 TWINS = tuple(Gpu(uuid, "NVIDIA GeForce RTX 3090", 24576, compute_cap="8.6") for uuid in (HEAVY_GPU, FAST_GPU))
 
 
-def test_a_driver_that_is_lost_between_check_and_start_is_told_and_the_next_run_converges(
+def test_a_driver_lost_between_check_and_start_is_reported_and_the_next_run_converges(
     field: Field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = tmp_path / "as-it-was.csv"
     seen.write_text(field.bed.gpu_table.read_text())
-    monkeypatch.setenv("FAKE_GPUS", str(seen))  # what the check sees; the engine's hook reads the bed's own table
+    monkeypatch.setenv("FAKE_GPUS", str(seen))  # only the check reads this table; the engine's hook reads that of the bed
     field.bed.pull_gpu(HEAVY_GPU)
     lost = field.run()
     assert lost["failed"] and "serve heavy" in lost["msg"] and HEAVY_GPU in lost["msg"], lost["msg"]
@@ -30,7 +30,7 @@ def test_a_driver_that_is_lost_between_check_and_start_is_told_and_the_next_run_
     assert actions(field.run()) == {"heavy": ("none", []), "fast": ("none", [])}
 
 
-def test_two_cards_of_one_name_are_told_apart_by_their_uuids(field: Field) -> None:
+def test_two_cards_with_the_same_name_are_distinguished_by_their_uuids(field: Field) -> None:
     field.bed.write_gpus(TWINS)
     field.gpus = [
         {"alias": alias, "uuid": gpu.uuid, "vram_mib": 24576} for alias, gpu in zip(("left", "right"), TWINS, strict=True)

@@ -1,4 +1,4 @@
-"""The engine in the image judges a command line before what runs is replaced."""
+"""The engine in the image checks a command line before the running container is replaced."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def count_created(field: Field, since: str) -> int:
     return len(field.bed.docker("events", *told).split())
 
 
-def test_what_the_engine_refuses_is_told_while_the_old_container_serves(field: Field) -> None:
-    """One run for every kind of refusal: an unknown option, a bad value, a bad variable. All of them at once."""
+def test_a_refused_command_line_is_reported_and_the_old_container_keeps_serving(field: Field) -> None:
+    """One run reports every kind of refusal at once: an unknown option, a bad value, a bad variable."""
     assert not field.run()["failed"]
     started, memory = field.bed.started(), field.root / "anvil-serves" / MEMORY_FILE
     remembered = memory.read_text()
@@ -50,7 +50,7 @@ def test_what_the_engine_refuses_is_told_while_the_old_container_serves(field: F
     assert "allowed values" in refused["msg"] and field.bed.started() == started
 
 
-def test_a_new_serve_is_asked_for_before_it_starts_and_nothing_that_is_accepted_is_asked_for_again(field: Field) -> None:
+def test_a_command_line_is_checked_once_before_the_first_start(field: Field) -> None:
     del field.serves["fast"]
     good, since = field.serves["heavy"], str(int(time.time()))
     field.edit("heavy", args=(*good.args, "--no-such-option"))
@@ -64,7 +64,7 @@ def test_a_new_serve_is_asked_for_before_it_starts_and_nothing_that_is_accepted_
     assert count_created(field, since) == created + 1, "the same command line was asked for twice"
 
 
-def test_files_are_there_secrets_are_not_and_what_cannot_be_asked_is_a_warning(
+def test_a_check_has_the_mounted_files_and_no_secrets_and_an_impossible_check_is_a_warning(
     field: Field, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     del field.serves["fast"]

@@ -1,4 +1,4 @@
-"""Experiments, driven by the playbook as an operator does: apart from the inventory's serves, and gone when told or over."""
+"""Experiments started by the playbook: they are separate from the inventory's serves, and end on command or on expiry."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def served(port: int) -> str:
         return str(json.load(reply)["data"][0]["id"])
 
 
-def test_an_experiment_lives_beside_the_inventory_and_goes_by_one_command(clean_bed: Bed, inventory: Path) -> None:
+def test_an_experiment_runs_beside_the_inventory_and_is_removed_by_one_command(clean_bed: Bed, inventory: Path) -> None:
     succeed("site", inventory)
     before = clean_bed.started()
     refused = play("experiment", inventory, *TRIAL, "-e", "vram_mib=23000")
@@ -83,13 +83,13 @@ def test_an_experiment_lives_beside_the_inventory_and_goes_by_one_command(clean_
     assert "changed=1" in succeed("experiment", inventory, *down)
     clean_bed.docker("rm", "--force", "guest")
     assert clean_bed.started() == before and not folder.exists()
-    assert "anvil-experiments" in networks(clean_bed)  # somebody used it still
+    assert "anvil-experiments" in networks(clean_bed)  # another container still uses it
     assert "changed=1" in succeed("experiment", inventory, *down)
     assert "anvil-experiments" not in networks(clean_bed)
     assert "changed=0" in succeed("experiment", inventory, *down)
 
 
-def test_what_belongs_to_others_is_refused_before_anything_is_touched(clean_bed: Bed, inventory: Path) -> None:
+def test_ports_of_others_and_bad_arguments_are_refused_before_anything_changes(clean_bed: Bed, inventory: Path) -> None:
     clean_bed.docker("run", "--detach", "--name", "squatter", "--publish", "127.0.0.1:30010:1", *SLEEP)
     before = clean_bed.started()
     for words, said in (
@@ -102,7 +102,7 @@ def test_what_belongs_to_others_is_refused_before_anything_is_touched(clean_bed:
     assert clean_bed.started() == before
 
 
-def test_what_is_over_is_retired_by_the_next_status_and_said(clean_bed: Bed, inventory: Path, models: Path) -> None:
+def test_the_next_status_retires_and_reports_an_expired_experiment(clean_bed: Bed, inventory: Path, models: Path) -> None:
     compose = inventory.parent / "other.yaml"
     compose.write_text(
         f"""services:
@@ -118,7 +118,7 @@ def test_what_is_over_is_retired_by_the_next_status_and_said(clean_bed: Bed, inv
     )
     succeed("experiment", inventory, "-e", f"compose={compose}", "-e", "ttl=3s", "-e", f"gpu={BIG}", "-e", "vram_mib=4000")
     made = json.loads(clean_bed.docker("inspect", "anvil-experiment-other"))[0]
-    assert made["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] == [BIG]  # the inventory does not have it, the driver does
+    assert made["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] == [BIG]  # the card is not in the inventory; the driver lists it
     assert served(30011) == "other"
     environment = json.loads(clean_bed.docker("inspect", "--format", "{{json .Config.Env}}", "anvil-experiment-other"))
     assert {"FLAG=true", "OFF=off", "NUMBER=1000"} <= set(environment)
@@ -130,7 +130,7 @@ def test_what_is_over_is_retired_by_the_next_status_and_said(clean_bed: Bed, inv
     assert "anvil-experiments" not in networks(clean_bed)
 
 
-def test_a_compose_file_that_reaches_too_far_is_refused_with_every_reason(clean_bed: Bed, inventory: Path) -> None:
+def test_a_compose_file_with_forbidden_settings_is_refused_with_every_reason(clean_bed: Bed, inventory: Path) -> None:
     compose = inventory.parent / "bad.yaml"
     compose.write_text("services: {x: {image: i, privileged: true, pid: host, ports: ['0.0.0.0:80:80']}}")
     failed = play("experiment", inventory, "-e", f"compose={compose}")

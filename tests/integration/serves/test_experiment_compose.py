@@ -1,4 +1,4 @@
-"""Compose files of others, really up: the second run changes nothing."""
+"""Compose files from other projects run on a real engine; a second run changes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from conftest import REPO
 from harness import run_module
 from serving import FAST_GPU, LLAMA, PYTHON_IMAGE, SERVER
 
-# Every key that is compared or passed, on one server.
+# One server with every key that is compared or passed on.
 WHOLE = """
 x-server: &server
   image: IMAGE
@@ -109,7 +109,7 @@ def test_a_public_layout_runs_and_a_second_run_changes_nothing(
     assert lists_models(port)
 
 
-def test_every_key_of_a_compose_file_at_once(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
+def test_a_compose_file_with_every_key_runs(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
     folder = tmp_path / "layout"
     folder.mkdir()
     text = WHOLE.replace("IMAGE", LLAMA).replace("FOLDER", str(models))
@@ -119,7 +119,7 @@ def test_every_key_of_a_compose_file_at_once(clean_bed: Bed, models: Path, tmp_p
 
 
 def test_the_harness_without_ansible_comes_up_beside_the_inventory(clean_bed: Bed, tmp_path: Path) -> None:
-    """The image has no vLLM: a stand-in with its flags takes its place."""
+    """A stand-in with vLLM's flags replaces vLLM, which is not in the image."""
     entry = tmp_path / "stand-in.yml"
     entry.write_text(yaml.safe_dump({"services": {"vllm": {"entrypoint": ["python3", "-c", SERVER.replace("$", "$$")]}}}))
     variables = {"MODEL": "org/m", "SERVED_NAME": "trial", "PORT": "30010", "GPU_UUID": FAST_GPU, "IMAGE": PYTHON_IMAGE}

@@ -1,4 +1,4 @@
-"""The compatibility gate before serves are started: all findings at once, and nothing touched."""
+"""The compatibility gate runs before serves are started: it reports all findings at once and changes nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 from bed import Bed
 from serving import FAST_GPU, HEAVY_GPU, Field, actions
 
-WHOLE = ("-c", "1024", "-np", "1", "-t", "1", "-ngl", "99")  # all layers on the card, so its memory is judged
+WHOLE = ("-c", "1024", "-np", "1", "-t", "1", "-ngl", "99")  # all layers are on the card, so the gate checks its memory
 OTHER = [{"repo": "org/other", "revision": "0" * 40}]
 
 
-def test_what_does_not_fit_is_refused_with_every_finding_and_nothing_is_touched(field: Field, clean_bed: Bed) -> None:
-    field.edit("heavy", engine="vllm")  # it reads gguf of some architectures only
-    field.edit("fast", vram_mib=300, args=WHOLE)  # the estimate is more than that
+def test_an_incompatible_serve_is_refused_with_every_finding_before_anything_changes(field: Field, clean_bed: Bed) -> None:
+    field.edit("heavy", engine="vllm")  # vllm reads gguf weights of some architectures only
+    field.edit("fast", vram_mib=300, args=WHOLE)  # the estimate is higher
     refused = field.run(compatibility="strict", models_allowed=OTHER)
     assert (
         refused["failed"]
@@ -30,13 +30,13 @@ def test_what_does_not_fit_is_refused_with_every_finding_and_nothing_is_touched(
     ):
         assert finding in refused["msg"], refused["msg"]
     assert "anvil network" not in clean_bed.docker("network", "ls")
-    certain = field.run(models_allowed=OTHER)  # what is doubtful is a warning beside it
+    certain = field.run(models_allowed=OTHER)  # by default a doubtful finding is only a warning
     assert certain["failed"] and "does not fit its share" not in certain["msg"] and "origin of the weights" in certain["msg"]
     assert field.run(check=True, compatibility="strict")["msg"].count("serve heavy") == 1
 
 
-def test_what_is_doubtful_is_a_warning_and_what_is_impossible_too_if_asked_for(field: Field) -> None:
-    """Ansible prints each warning of a process once: each run has a claim of its own."""
+def test_doubtful_findings_are_warnings_and_with_warn_impossible_ones_too(field: Field) -> None:
+    """Ansible prints the same warning once per process, so each run uses another value of vram_mib."""
     field.edit("fast", vram_mib=301, args=WHOLE)
     assert not _find_findings(field.run(compatibility="off", check=True), "301")
     both = field.run(compatibility="warn", check=True, models_allowed=OTHER)
@@ -48,14 +48,14 @@ def test_what_is_doubtful_is_a_warning_and_what_is_impossible_too_if_asked_for(f
     assert actions(warned)["fast"][0] == "create" and "doubtful: serve fast" in doubt and "weights:" in doubt
 
 
-def test_what_runs_already_is_not_judged_again(field: Field) -> None:
+def test_a_running_serve_is_not_checked_again(field: Field) -> None:
     assert not field.run()["failed"]
     again = field.run(models_allowed=[])
     assert not again["failed"] and not again["changed"]
 
 
-def test_shares_of_a_card_that_do_not_add_up(field: Field, clean_bed: Bed) -> None:
-    """The chat model runs; the tool model beside it would take more than is left of the card."""
+def test_shares_of_a_card_above_its_memory_are_refused(field: Field, clean_bed: Bed) -> None:
+    """The chat model runs; the tool model beside it would need more memory than the card has left."""
     share = {"args": ("-c", "1024", "-np", "1", "-t", "1")}
     field.edit("heavy", **share)
     assert not field.run(serves=["heavy"])["failed"]
@@ -66,7 +66,7 @@ def test_shares_of_a_card_that_do_not_add_up(field: Field, clean_bed: Bed) -> No
     assert set(field.bed.started()) == {"bed-heavy"} and FAST_GPU not in refused["msg"]
 
 
-def test_an_engine_is_judged_by_the_cuda_of_the_hosts_driver(field: Field, tmp_path: Path) -> None:
+def test_an_engine_is_checked_against_the_cuda_version_of_the_hosts_driver(field: Field, tmp_path: Path) -> None:
     """The bed's driver runs CUDA 13.0."""
     for cuda in ("12.8", "13.0"):
         folder = tmp_path / "engines" / f"sm120_trt-llm-1.0.0_cuda{cuda}"

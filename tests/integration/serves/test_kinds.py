@@ -1,4 +1,4 @@
-"""Serves that are not for chat: their warm-up, and their place behind a router."""
+"""Serves of other kinds than chat: their warm-up, and their routes in a router."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN = "t0ken"
 ROUTER = "anvil.local/router:2.0.2"
 
 
-def test_a_warm_up_asks_for_the_kind_and_a_wrong_kind_fails_at_once(field: Field) -> None:
+def test_the_warm_up_request_matches_the_kind_and_a_wrong_kind_fails_at_once(field: Field) -> None:
     del field.serves["fast"]
     embeds = (*field.serves["heavy"].args, "--embeddings", "--pooling", "mean")
     field.edit("heavy", args=embeds, kind="embeddings", warmup=True)
@@ -28,7 +28,9 @@ def test_a_warm_up_asks_for_the_kind_and_a_wrong_kind_fails_at_once(field: Field
     assert "set kind of the serve" in failed["msg"] and failed["serves"]["heavy"]["seconds"] < 5, failed
 
 
-def test_a_gateway_router_routes_embeddings_and_is_asked_for_them(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
+def test_a_gateway_router_routes_embeddings_and_its_verification_requests_them(
+    clean_bed: Bed, models: Path, tmp_path: Path
+) -> None:
     serve: dict[str, Any] = {"engine": "llama_cpp", "image": LLAMA, "volumes": [f"{models}:/models:ro"]}
     variables = {
         "anvil_root": str(tmp_path / "anvil"),
@@ -62,7 +64,7 @@ def test_a_gateway_router_routes_embeddings_and_is_asked_for_them(clean_bed: Bed
     assert wrong["failed"] and "the router returned no answer" in wrong["msg"], wrong
 
 
-def test_the_loader_of_the_router_takes_a_topology_with_every_kind_of_serve(clean_bed: Bed) -> None:
+def test_the_loader_of_the_router_accepts_a_topology_with_every_kind_of_serve(clean_bed: Bed) -> None:
     config = render_host(build_plan("topology", TOPOLOGY, TOPOLOGY_FACTS))["router_files"]["config"]
     asked = {"container": "anvil-router", "image": ROUTER, "config": config, "validate_only": True}
     validated = run_module("anvil_router_promote", **asked)

@@ -1,4 +1,4 @@
-"""Serves on MIG devices of one card, behind the engine's own nvidia driver: each has its own memory in the ledger."""
+"""Serves on MIG devices of one card, with the engine's own nvidia driver: the ledger counts each device by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ONE, OTHER = "MIG-c7384736-a75d-5afc-978f-d2f1294409fd", "MIG-a28ad590-3fda-56dd
 SLICES = (f"2g.48gb={ONE}=48000=10", f"1g.24gb={OTHER}=24000=10")
 
 
-def test_each_mig_device_is_charged_for_itself(field: Field) -> None:
+def test_the_ledger_charges_each_mig_device_by_itself(field: Field) -> None:
     field.bed.write_gpus([RTX_5090, replace(RTX_PRO_6000, mig=SLICES)])
     field.gpus = [{"alias": "half", "uuid": ONE, "vram_mib": 48000}, {"alias": "quarter", "uuid": OTHER, "vram_mib": 24000}]
     field.edit("heavy", gpu_uuids=(ONE,), vram_mib=47000)
@@ -25,7 +25,7 @@ def test_each_mig_device_is_charged_for_itself(field: Field) -> None:
     assert [call["NVIDIA_VISIBLE_DEVICES"] for call in field.bed.hook_calls()[-2:]] in ([ONE, OTHER], [OTHER, ONE])
     assert not field.run()["changed"]
 
-    # A third on the half: what its neighbour on the same card holds does not count, what is on the half does.
+    # A second serve on the same MIG device: only serves on this device count, not those on the other device of the card.
     field.edit("heavy", vram_mib=30000)
     field.edit("fast", gpu_uuids=(ONE,))
     crowded = field.run()
@@ -36,7 +36,7 @@ def test_each_mig_device_is_charged_for_itself(field: Field) -> None:
     assert whole["failed"] and "pinned to the whole GPU" in whole["msg"] and "which is in MIG mode" in whole["msg"]
 
 
-def test_the_gate_judges_a_mig_device_by_its_own_memory(field: Field) -> None:
+def test_the_gate_checks_a_mig_device_against_its_own_memory(field: Field) -> None:
     field.bed.write_gpus([replace(RTX_PRO_6000, mig=(f"1g.24gb={ONE}=700=10",))])
     told = run_module("anvil_host_info")
     assert told["gpus"][0]["mig_devices"] == [{"uuid": ONE, "profile": "1g.24gb", "vram_total_mib": 700, "vram_used_mib": 10}]

@@ -1,4 +1,4 @@
-"""Serves of SGLang and TensorRT-LLM: start, second run, an edited flag, a flag that the program refuses.
+"""Serves of SGLang and TensorRT-LLM: start, second run, an edited flag, a flag that the engine refuses.
 
 The servers are stand-ins (tests/testbed/images/engine-standins), because the real ones need a GPU.
 """
@@ -22,7 +22,7 @@ def image(bed: Bed) -> str:
 
 @pytest.fixture
 def pair(field: Field, image: str) -> Field:
-    """The pair as the plan makes it: heavy on SGLang, fast on TensorRT-LLM."""
+    """Two serves as the plan renders them: heavy on SGLang, fast on TensorRT-LLM."""
     shared: dict[str, Any] = {"image": image, "environment": {}, "cap_drop": (), "read_only": False, "mounts": ()}
     field.edit(
         "heavy",
@@ -45,10 +45,10 @@ def pair(field: Field, image: str) -> Field:
     return field
 
 
-def test_serves_of_sglang_and_tensorrt_llm_start_change_and_fail_as_others_do(pair: Field) -> None:
+def test_serves_of_sglang_and_tensorrt_llm_start_change_and_fail_like_those_of_other_engines(pair: Field) -> None:
     done = pair.foresee(engine_check="always")
     (warning,) = (text for text in map(str, done["warnings"]) if "command line" in text)
-    assert "serve fast" in warning and "No module named" in warning  # of the two stand-ins, that of SGLang has its parser
+    assert "serve fast" in warning and "No module named" in warning  # only the stand-in of SGLang includes the engine's parser
     assert actions(done) == {"heavy": ("create", ["missing"]), "fast": ("create", ["missing"])}
     assert {name: serve["state"] for name, serve in done["serves"].items()} == {"heavy": "ready", "fast": "ready"}
     assert {call["NVIDIA_VISIBLE_DEVICES"] for call in pair.bed.hook_calls()[-2:]} == {HEAVY_GPU, FAST_GPU}

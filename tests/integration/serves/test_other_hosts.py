@@ -1,4 +1,4 @@
-"""Hosts that are set up in another way: NVIDIA's runtime as the default one, a card that does not work, addresses of IPv6."""
+"""Hosts with other setups: NVIDIA's runtime as the default, a card that does not work, IPv6 addresses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving import FAST_GPU, HEAVY_GPU, Field, actions, scripted
 
 @pytest.fixture
 def reconfigure(bed: Bed) -> Iterator[Callable[..., None]]:
-    """Changes settings of the bed's Docker Engine that it reads again on SIGHUP, and puts them back."""
+    """Changes settings of the bed's Docker Engine, which reads them again on SIGHUP, and restores them."""
     config = bed.run_dir / "daemon.json"
     before = config.read_text()
 
@@ -33,7 +33,7 @@ def reconfigure(bed: Bed) -> Iterator[Callable[..., None]]:
 def test_a_serve_holds_only_its_own_card_where_every_container_has_nvidias_runtime(
     field: Field, reconfigure: Callable[..., None]
 ) -> None:
-    """The runtime is a stand-in: runc under the name nvidia. The images of engines set NVIDIA_VISIBLE_DEVICES=all."""
+    """The runtime is a stand-in: runc with the name nvidia. The images of engines set NVIDIA_VISIBLE_DEVICES=all."""
     reconfigure(**{"default-runtime": "nvidia", "runtimes": {"nvidia": {"path": "runc"}}})
     field.gpus = [
         {"alias": "pro6000", "uuid": HEAVY_GPU, "vram_mib": 97887, "reserve_mib": 2048},
@@ -49,7 +49,7 @@ def test_a_serve_holds_only_its_own_card_where_every_container_has_nvidias_runti
 
 
 def test_a_card_that_does_not_work_stops_only_its_own_serve(field: Field) -> None:
-    """The simulated driver lists the card as NVIDIA's does when it must be reset."""
+    """The simulated driver lists the card as NVIDIA's driver lists a card that needs a reset."""
     for name in ("heavy", "fast"):
         field.edit(name, secrets={}, mounts=(), **scripted(SERVES=name))
     field.bed.write_gpus([RTX_5090, replace(RTX_PRO_6000, uuid="[GPU requires reset]")])
@@ -61,13 +61,13 @@ def test_a_card_that_does_not_work_stops_only_its_own_serve(field: Field) -> Non
     assert list(field.bed.started()) == ["bed-fast"]
 
 
-def test_a_serve_on_an_address_of_ipv6_and_one_that_the_host_does_not_have(field: Field) -> None:
+def test_a_serve_binds_an_ipv6_address_and_an_address_missing_on_the_host_is_refused(field: Field) -> None:
     field.edit("heavy", secrets={}, mounts=(), bind="[::1]", **scripted(SERVES="heavy"))
     field.edit("fast", secrets={}, mounts=(), bind="192.0.2.77", **scripted(SERVES="fast"))
     refused = field.foresee()
     assert refused["failed"] and "serve fast: the host does not have the address 192.0.2.77" in refused["msg"]
     assert field.bed.started() == {}
-    field.edit("fast", bind="127.0.0.1", port=field.serves["heavy"].port)  # the same port in the other family
+    field.edit("fast", bind="127.0.0.1", port=field.serves["heavy"].port)  # the same port on the other address family
     done = field.foresee()
     assert not done["failed"] and done["serves"]["heavy"]["endpoint"] == f"http://[::1]:{field.serves['heavy'].port}/v1"
     assert not field.run()["changed"]

@@ -1,4 +1,4 @@
-"""A long converge tells how far it is: every change on a terminal, seldom in a log, nothing when asked to be quiet."""
+"""A long converge prints its progress: every change on a terminal, rarely in a log, nothing if progress is turned off."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def inventory(clean_bed: Bed, models: Path, tmp_path: Path) -> Path:
 
 
 def on_terminal(inventory: Path, *words: str, playbook: Path = REPO / "playbooks" / "site.yml") -> list[str]:
-    """What a playbook prints on a terminal."""
+    """Run a playbook on a terminal and return its progress lines."""
     outer, inner = pty.openpty()
     argv = [str(PLAYBOOK), str(playbook), "-i", str(inventory), *words]
     plain = environment(inventory.parent, ANSIBLE_NOCOLOR="1", ANSIBLE_STDOUT_CALLBACK="anvil.serving.calm")
@@ -70,12 +70,12 @@ def on_terminal(inventory: Path, *words: str, playbook: Path = REPO / "playbooks
     return [line for line in printed.decode().splitlines() if line.startswith("[box] ")]
 
 
-def test_a_terminal_sees_each_change_of_each_serve_and_a_run_with_nothing_to_do_is_silent(inventory: Path) -> None:
+def test_a_terminal_shows_each_change_of_each_serve_and_nothing_in_an_unchanged_run(inventory: Path) -> None:
     told = on_terminal(inventory)
     heavy = [line for line in told if line.startswith("[box] heavy: ")]
     assert any("starting" in line for line in heavy) and heavy[-1].startswith("[box] heavy: ready"), told
     assert any(line.startswith("[box] fast: ready") for line in told)
-    assert not any("night" in line for line in told)  # it rests
+    assert not any("night" in line for line in told)  # a serve on demand is not started
     assert len(told) == len(set(told))
     assert on_terminal(inventory) == []
     assert list((inventory.parent / "anvil").rglob(".progress*")) == []
@@ -92,14 +92,14 @@ def test_a_log_gets_one_line_in_ten_seconds_or_none(inventory: Path, word: str) 
 
 
 def one_task(folder: Path, module: str, options: dict[str, Any]) -> list[str]:
-    """The lines that one task prints on a terminal."""
+    """Run one task on a terminal and return its progress lines."""
     playbook = [{"hosts": "all", "gather_facts": False, "tasks": [{f"anvil.serving.{module}": options}]}]
     (folder / "play.yml").write_text(json.dumps(playbook))
     return on_terminal(write_inventory(folder), playbook=folder / "play.yml")
 
 
 def left_behind(name: str) -> list[str]:
-    """The progress files that tell of something of ours; those of other runs on this machine are not ours to judge."""
+    """The progress files that mention this name; files of other runs on this machine are ignored."""
     found = []
     for path in Path("/tmp").glob(".anvil-progress-*"):
         with contextlib.suppress(FileNotFoundError):
@@ -107,7 +107,7 @@ def left_behind(name: str) -> list[str]:
     return found
 
 
-def test_a_long_pull_tells_how_much_of_it_is_here(clean_bed: Bed, tmp_path: Path) -> None:
+def test_a_long_download_prints_its_progress(clean_bed: Bed, tmp_path: Path) -> None:
     hub = Hub()
     try:
         hub.add("org/told", {"model.safetensors": os.urandom(24 << 20)})
@@ -115,7 +115,7 @@ def test_a_long_pull_tells_how_much_of_it_is_here(clean_bed: Bed, tmp_path: Path
         stall = hub.faults.stall
 
         def release() -> None:
-            """Let the file go on some seconds after it was asked for, however slowly Ansible starts."""
+            """Continue the transfer some seconds after its request, however slowly Ansible starts."""
             while not hub.fetched("model.safetensors"):
                 time.sleep(0.1)
             stall.wait(5.0)
@@ -131,7 +131,7 @@ def test_a_long_pull_tells_how_much_of_it_is_here(clean_bed: Bed, tmp_path: Path
     assert left_behind("org/told") == []
 
 
-def test_a_long_build_tells_its_steps_and_no_secret(clean_bed: Bed, tmp_path: Path) -> None:
+def test_a_long_build_prints_its_steps_and_no_secret(clean_bed: Bed, tmp_path: Path) -> None:
     image = {
         "name": "anvil.test/progress/image",
         "stack": "vllm",
@@ -149,7 +149,7 @@ def test_a_long_build_tells_its_steps_and_no_secret(clean_bed: Bed, tmp_path: Pa
     assert left_behind("anvil.test/progress/image") == []
 
 
-def test_with_become_the_lines_come_too(inventory: Path) -> None:
+def test_progress_is_printed_with_become_too(inventory: Path) -> None:
     told = on_terminal(inventory, "--become", "--become-method", "su")
     assert any(line.startswith("[box] heavy: starting") for line in told), told
     assert any(line.startswith("[box] heavy: ready") for line in told)
@@ -157,7 +157,7 @@ def test_with_become_the_lines_come_too(inventory: Path) -> None:
 
 @pytest.fixture
 def distant(clean_bed: Bed, tmp_path: Path) -> str:
-    """An image that only a registry has: llama-server with 60 MB that do not compress."""
+    """An image that is only in a registry: llama-server with 60 MB of incompressible data."""
     clean_bed.docker("run", "--detach", "--name", "registry", "anvil.local/registry:2")
     address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
     name = clean_bed.docker("inspect", "--format", address, "registry") + ":5000/llama-server:big"
@@ -171,7 +171,7 @@ def distant(clean_bed: Bed, tmp_path: Path) -> str:
     return name
 
 
-def test_a_pull_tells_layers_and_bytes(clean_bed: Bed, inventory: Path, distant: str) -> None:
+def test_an_image_pull_prints_layers_and_bytes(clean_bed: Bed, inventory: Path, distant: str) -> None:
     whole = json.loads(inventory.read_text())
     whole["all"]["hosts"]["box"]["anvil_serves"]["heavy"].update(image=distant, entrypoint=["llama-server"])
     inventory.write_text(json.dumps(whole))
@@ -186,7 +186,7 @@ def test_a_pull_tells_layers_and_bytes(clean_bed: Bed, inventory: Path, distant:
 
 
 def hold_up(bed: Bed, seconds: float) -> None:
-    """Pause the registry as soon as it is asked for the image: it is on this very machine, and too fast to be watched."""
+    """Pause the registry when the pull begins: it runs on this machine, and the pull would end before it can be observed."""
     seen = {**os.environ, **bed.environment}
     follow = ["docker", "logs", "--follow", "registry"]
     with subprocess.Popen(follow, env=seen, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as log:

@@ -1,4 +1,4 @@
-"""anvil_serve on a real engine with real llama-servers: drift, readiness, faults, and a second run that does nothing."""
+"""anvil_serve on a real engine with real llama-servers: drift, readiness, faults, and a second run that changes nothing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def add(**keys: Any) -> Edit:
 
 
 def fall_ill(field: Field) -> None:
-    """Heavy's health check fails from now on; of another container it would count only after a minute."""
+    """Make heavy's health check fail from now on. In a new container a failed check would count only after a minute."""
     wait_until("heavy to be well", lambda: "(healthy)" in field.bed.docker("ps", "--format", "{{.Status}}"))
     (field.root.parent / "well").unlink()
     wait_until("heavy to be ill", lambda: "(unhealthy)" in field.bed.docker("ps", "--format", "{{.Status}}"))
@@ -81,7 +81,7 @@ def create_anew(field: Field) -> None:
 
 
 WIRED = {"networks": {"anvil": {}}, "x-anvil": {"subnets": {"anvil": "172.29.7.0/24"}}}
-# What is changed, and what is to be done then and why; where heavy must be something else before, how it is made so.
+# The change, the expected actions with their reasons, and, where heavy must first be in another state, its preparation.
 EDITS: dict[str, tuple[Edit, str, list[str]] | tuple[Edit, str, list[str], Edit]] = {
     "flag": (edit(args=("-c", "2048", "-np", "1", "-t", "1")), "recreate", ["command"]),
     "entrypoint": (edit(entrypoint=("/usr/bin/env", "llama-server")), "recreate", ["entrypoint"]),
@@ -130,7 +130,7 @@ EDITS: dict[str, tuple[Edit, str, list[str]] | tuple[Edit, str, list[str], Edit]
     "renamed by hand": (by_hand("rename", "bed-heavy", "mine"), "recreate", ["name"]),
     "network by hand": (by_hand("network", "disconnect", "anvil", "bed-heavy"), "recreate", ["networks"]),
 }
-# Words that other tests of this folder bring about, and two that only a broken engine could.
+# Reasons that other tests of this folder cause, and two that only a broken engine could cause.
 ELSEWHERE = {
     "foreign_project",
     "by_hand",
@@ -147,7 +147,7 @@ ELSEWHERE = {
 BROKEN = {"dead", "removing"}
 
 
-def test_every_word_of_the_vocabulary_has_its_drift() -> None:
+def test_every_reason_of_the_vocabulary_has_a_test() -> None:
     told = yaml.safe_load(anvil_serve.RETURN)["serves"]["contains"]["reasons"]["description"]
     documented = {word for line in told for word in re.findall(r"V\((\w+)\)", line)}
     seen = {word for _change, _action, reasons, *_before in EDITS.values() for word in reasons}
@@ -160,14 +160,14 @@ OWN_TAG = "anvil.local/llama-server:heavy"
 
 
 def retag(bed: Bed) -> None:
-    """Let heavy's image name mean another image."""
+    """Make heavy's image name point to another image."""
     made = bed.docker("create", OWN_TAG)
     bed.docker("commit", "--change", "LABEL other=1", made, OWN_TAG)
     bed.docker("rm", made)
 
 
 @pytest.mark.parametrize("kind", EDITS)
-def test_every_kind_of_drift_is_foreseen_and_acts_on_exactly_that_serve(field: Field, kind: str) -> None:
+def test_every_kind_of_drift_is_predicted_and_acts_on_exactly_that_serve(field: Field, kind: str) -> None:
     change, action, reasons, *before = EDITS[kind]
     field.bed.docker("tag", "anvil.local/llama-server:1", OWN_TAG)
     field.edit("heavy", image=OWN_TAG)
@@ -184,8 +184,8 @@ def test_every_kind_of_drift_is_foreseen_and_acts_on_exactly_that_serve(field: F
     assert actions(field.foresee()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
 
 
-def test_a_server_behind_a_prefix_is_reached_there_and_variables_count_as_flags(field: Field) -> None:
-    """The real llama-server reads LLAMA_ARG_*; it answers nothing outside its prefix."""
+def test_a_server_is_reached_below_its_prefix_and_variables_count_as_flags(field: Field) -> None:
+    """The real llama-server reads LLAMA_ARG_* and answers only below its prefix."""
     variables = {"LLAMA_ARG_API_PREFIX": "/qwen", "LLAMA_ARG_CTX_SIZE": "512", "LLAMA_ARG_N_PARALLEL": "1"}
     field.edit("fast", args=("-t", "1"), environment=variables, api_prefix="/qwen")
     done = field.run(serves=["fast"])
@@ -197,7 +197,7 @@ def test_a_server_behind_a_prefix_is_reached_there_and_variables_count_as_flags(
     assert capped["failed"] and "LLAMA_ARG_CTX_SIZE requests 100000, but the server runs with 8192" in capped["msg"]
 
 
-def test_a_secret_reaches_the_container_and_nothing_else(field: Field) -> None:
+def test_a_secret_appears_in_the_container_and_nowhere_else(field: Field) -> None:
     printed = [json.dumps(field.run(check=True)), json.dumps(field.run()), json.dumps(field.info())]
     assert not any(SECRET in text for text in printed)
     assert SECRET not in (field.root / "anvil-serves" / "compose.yaml").read_text()
@@ -220,9 +220,9 @@ def test_a_secret_reaches_the_container_and_nothing_else(field: Field) -> None:
         ({"args": ("--no-such-flag",), "restart": "no"}, ["serve heavy", "exited", "--no-such-flag"]),
     ],
 )
-def test_one_bad_serve_is_named_and_the_other_runs(field: Field, fields: dict[str, Any], words: list[str]) -> None:
+def test_one_bad_serve_is_reported_and_the_other_runs(field: Field, fields: dict[str, Any], words: list[str]) -> None:
     field.edit("heavy", **fields)
-    failed = field.run(engine_check="off")  # with it the flag is refused before anything starts
+    failed = field.run(engine_check="off")  # the engine check would refuse the flag before anything starts
     assert failed["failed"] and all(word in failed["msg"] for word in words), failed["msg"]
     assert failed["serves"]["fast"]["ready"] is True and failed["serves"]["heavy"]["ready"] is not True
     fast = field.bed.started()["bed-fast"]
@@ -233,7 +233,7 @@ def test_one_bad_serve_is_named_and_the_other_runs(field: Field, fields: dict[st
     assert field.bed.started()["bed-fast"] == fast
 
 
-def test_a_gpu_that_is_gone_is_refused_before_anything_is_touched(field: Field) -> None:
+def test_a_missing_gpu_is_refused_before_anything_changes(field: Field) -> None:
     field.run()
     before = field.bed.started()
     field.bed.pull_gpu(HEAVY_GPU)
@@ -243,7 +243,7 @@ def test_a_gpu_that_is_gone_is_refused_before_anything_is_touched(field: Field) 
     assert field.bed.started() == before and failed["changed"] is False
 
 
-def test_ports_and_names_that_others_hold_are_refused_with_who_holds_them(field: Field) -> None:
+def test_ports_and_names_in_use_are_refused_with_their_holder(field: Field) -> None:
     command = ["--name", "bed-heavy", "--publish", "127.0.0.1:30003:1", "--entrypoint", "sleep"]
     field.bed.docker("run", "--detach", *command, "anvil.local/router:0.13.2", "600")
     with socket.socket() as outside:
@@ -258,13 +258,13 @@ def test_ports_and_names_that_others_hold_are_refused_with_who_holds_them(field:
     assert list(field.bed.started()) == ["bed-heavy"]
 
 
-def test_no_driver_is_said_before_anything_is_touched(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_is_reported_before_anything_changes(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.environ["PATH"].replace(str(Path(__file__).parents[2] / "testbed" / "gpus") + ":", ""))
     failed = field.foresee()
     assert failed["failed"] and "no NVIDIA driver" in failed["msg"] and field.bed.started() == {}
 
 
-def test_an_engine_that_is_gone_is_said_in_one_sentence(field: Field) -> None:
+def test_a_stopped_engine_is_reported_in_one_sentence(field: Field) -> None:
     field.run()
     field.bed.stop_engine()
     failed = field.run()
@@ -273,7 +273,7 @@ def test_an_engine_that_is_gone_is_said_in_one_sentence(field: Field) -> None:
     assert not field.run()["failed"]
 
 
-def test_down_removes_only_ours_and_twice_is_once(field: Field) -> None:
+def test_down_removes_only_our_containers_and_a_second_run_changes_nothing(field: Field) -> None:
     field.run()
     field.bed.docker("run", "--detach", "--name", "neighbour", "--entrypoint", "sleep", "anvil.local/router:0.13.2", "600")
     assert actions(field.foresee("down", serves=["heavy"])) == {"heavy": ("remove", ["present"])}
@@ -289,12 +289,12 @@ def test_a_serve_in_a_crash_loop_can_be_stopped(field: Field) -> None:
     field.edit("heavy", args=("--no-such-flag",))
     assert field.run(serves=["heavy"], engine_check="off")["serves"]["heavy"]["state"] == "restart_loop"
     stopped = field.run("down", keep_container=True, serves=["heavy"])
-    # Between two lives it is "restarting", and "running" during one.
+    # The state of a container in a crash loop is "restarting" or "running".
     assert stopped["serves"]["heavy"]["reasons"][0] in ("restarting", "running") and stopped["changed"]
     assert field.bed.docker("inspect", "--format", "{{.State.Status}}", "bed-heavy") == "exited"
 
 
-def test_a_serve_that_left_the_inventory_is_told_and_left_alone(field: Field) -> None:
+def test_a_container_whose_serve_left_the_inventory_is_reported_and_kept(field: Field) -> None:
     field.run()
     del field.serves["fast"]
     answer = field.run()
@@ -303,7 +303,7 @@ def test_a_serve_that_left_the_inventory_is_told_and_left_alone(field: Field) ->
     assert field.info()["orphans"] == ["bed-fast"]
 
 
-def test_info_tells_drift_squatters_and_readiness_and_changes_nothing(field: Field) -> None:
+def test_info_reports_drift_and_readiness_and_changes_nothing(field: Field) -> None:
     absent = field.info()
     assert {n: (s["state"], s["action"]) for n, s in absent["serves"].items()} == {
         "heavy": ("absent", "create"),
@@ -318,8 +318,8 @@ def test_info_tells_drift_squatters_and_readiness_and_changes_nothing(field: Fie
 
 
 @pytest.mark.parametrize("delay", [0.15, 0.3, 0.45, 0.6, 0.9])
-def test_killed_at_any_moment_the_next_run_converges(field: Field, delay: float) -> None:
-    """delay: seconds from the start of the module; two new serves take it more than a second on the reference machine."""
+def test_a_run_after_a_kill_at_any_moment_converges(field: Field, delay: float) -> None:
+    """delay: seconds from the start of the module. It needs more than a second for two new serves on the reference machine."""
     with start_module(field, 'print("the module runs", flush=True)', start_new_session=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"the module runs\n"

@@ -1,4 +1,4 @@
-"""What engines, images and other people change: an engine with every default set, ``docker update``, a GPU that is taken away."""
+"""Changes by engines, images and other users: an engine with every default set, ``docker update``, a GPU that is lost."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves import gpu_ac
 from bed import Bed, BedError, wait_until
 from serving import HEAVY_GPU, LLAMA, UNCHANGED, Field, actions
 
-# Everything that an engine of this age fills in where a container does not say. In the containerd image store, an image that no
-# name points to is gone.
+# Every default that an engine of this version can fill in. The containerd image store removes an image that no name
+# points to.
 DEFAULTS: dict[str, Any] = {
     "default-shm-size": "256M",
     "log-driver": "json-file",
@@ -36,7 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "features": {"containerd-snapshotter": True},
 }
 IMAGE = "anvil.local/llama-server:defaults"
-# Everything that an image can bring, with a health check that always fails.
+# Every setting that an image can contain, with a health check that always fails.
 CHANGES = (
     'HEALTHCHECK --interval=1s --retries=1 --start-period=0s CMD ["/no/such/program"]', "STOPSIGNAL SIGINT", "VOLUME /scratch/",
     "LABEL anvil.serving.content=x other=y", "ENV FROM_IMAGE=1", "WORKDIR /", "EXPOSE 9/tcp", "USER 10002",
@@ -45,7 +45,7 @@ CHANGES = (
 
 @pytest.fixture
 def opinionated(clean_bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:
-    """The bed's engine with every default set, the image in its store, and proxies in Docker's own configuration."""
+    """The bed's engine with every default set, the image in its store, and proxies in the configuration of Docker's CLI."""
     archive = tmp_path / "image.tar"
     clean_bed.docker("save", "--output", str(archive), LLAMA)
     (tmp_path / "docker").mkdir()
@@ -63,7 +63,7 @@ def opinionated(clean_bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def commit(bed: Bed, *changes: str) -> None:
-    """Let IMAGE name an image with these changes."""
+    """Build IMAGE with these changes."""
     made = bed.docker("create", LLAMA)
     bed.docker("commit", *(word for change in changes for word in ("--change", change)), made, IMAGE)
     bed.docker("rm", made)
@@ -77,10 +77,10 @@ def forget(bed: Bed, digest: str) -> None:
     subprocess.run([*ctr, "rm", *names], capture_output=True, check=True)
 
 
-def test_nothing_that_an_engine_or_an_image_fills_in_is_drift(opinionated: Bed, field: Field) -> None:
+def test_defaults_from_an_engine_or_an_image_are_not_drift(opinionated: Bed, field: Field) -> None:
     commit(opinionated, *CHANGES)
     field.edit("heavy", image=IMAGE)
-    field.add(healthcheck=None, logging=None)  # as silent as a compose file can be
+    field.add(healthcheck=None, logging=None)  # the compose file sets neither
     assert actions(field.foresee()) == dict.fromkeys(("heavy", "fast"), ("create", ["missing"]))
     raw = opinionated.get("/containers/bed-heavy/json")
     assert raw["HostConfig"]["ShmSize"] == 256 << 20 and raw["HostConfig"]["LogConfig"]["Type"] == "json-file"
@@ -93,7 +93,7 @@ def test_nothing_that_an_engine_or_an_image_fills_in_is_drift(opinionated: Bed, 
         again = field.run(check=check)
         assert actions(again) == {"heavy": UNCHANGED, "fast": UNCHANGED} and not again["changed"]
     assert opinionated.started() == before
-    # Somebody moves the tag, and no name points to the image of the container any more.
+    # The tag is moved, and no name points to the image of the container any more.
     commit(opinionated, "ENV FROM_IMAGE=2", "WORKDIR /tmp", "STOPSIGNAL SIGTERM")
     forget(opinionated, raw["Image"])
     with pytest.raises(BedError, match=": 404 "):
@@ -103,7 +103,7 @@ def test_nothing_that_an_engine_or_an_image_fills_in_is_drift(opinionated: Bed, 
     assert list(predicted["serves"]["heavy"]["changes"]) == ["image"]
 
 
-def test_what_docker_update_and_network_connect_change_is_seen_and_mended(field: Field) -> None:
+def test_changes_by_docker_update_and_network_connect_are_detected_and_corrected(field: Field) -> None:
     field.run()
     limits = ["--cpu-shares=512", "--cpuset-cpus=0", "--memory=1g", "--memory-swap=3g", "--memory-reservation=512m"]
     field.bed.docker("update", *limits, "--pids-limit=-1", "--restart=on-failure:3", "bed-heavy")
@@ -118,23 +118,25 @@ def test_what_docker_update_and_network_connect_change_is_seen_and_mended(field:
     assert actions(field.foresee()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
 
 
-def test_what_a_container_may_use_up_is_limited(field: Field) -> None:
+def test_logs_memory_and_processes_of_a_container_are_limited(field: Field) -> None:
     field.edit("heavy", mem_limit="2g", pids_limit=500)
     field.run(serves=["heavy"])
     host = field.bed.get("/containers/bed-heavy/json")["HostConfig"]
     assert host["LogConfig"] == {"Type": "local", "Config": {"max-file": "5", "max-size": "20m"}}
-    assert host["Memory"] == 2 << 30 and host["PidsLimit"] in (500, None)  # None: a kernel without that limit
+    assert host["Memory"] == 2 << 30 and host["PidsLimit"] in (500, None)  # None: the kernel does not support the limit
     assert not field.run(serves=["heavy"])["changed"]
     assert field.info()["serves"]["heavy"]["health"] == "disabled"
 
 
 def take_gpu_away(bed: Bed, name: str) -> None:
-    """As ``systemctl daemon-reload`` leaves a container: the node is there, and its cgroup does not allow it."""
+    """Leave a container as ``systemctl daemon-reload`` does: the device node exists, and the cgroup denies access to it."""
     pid = bed.docker("inspect", "--format", "{{.State.Pid}}", name)
     subprocess.run(["mknod", "--mode=666", f"/proc/{pid}/root/dev/nvidiactl", "c", "195", "255"], check=True)
 
 
-def test_a_serve_that_lost_its_gpu_is_told_and_mended(field: Field, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_serve_that_lost_its_gpu_is_reported_and_recreated(
+    field: Field, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     field.run()
     before = field.bed.started()
     assert actions(field.info()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
@@ -142,7 +144,7 @@ def test_a_serve_that_lost_its_gpu_is_told_and_mended(field: Field, monkeypatch:
     told = field.info()["serves"]
     assert (told["heavy"]["reasons"], told["heavy"]["ready"], told["fast"]["reasons"]) == (["gpu_lost"], True, [])
     assert "Operation not permitted" in told["heavy"]["changes"]["gpu_lost"]["before"]
-    assert not field.run()["changed"] and field.bed.started() == before  # no systemd here, so nothing is in doubt
+    assert not field.run()["changed"] and field.bed.started() == before  # without systemd a reload cannot be the cause
     monkeypatch.setattr(gpu_access, "SYSTEMD", str(tmp_path))
     monkeypatch.setattr(gpu_access, "GENERATORS", (str(tmp_path),))  # newer than the containers: systemd was reloaded
     tmp_path.touch()

@@ -36,7 +36,7 @@ def assert_converges(field: Field) -> None:
 
 
 def refused(field: Field, *words: str, **params: Any) -> dict[str, Any]:
-    """Run, and see it fail with these words while fast stays what it is; then mend heavy and see it converge."""
+    """Run the module. It must fail with these words, without a traceback, and must not touch fast."""
     fast = field.bed.started().get("bed-fast")
     failed = field.run(**params)
     assert failed["failed"], failed
@@ -46,7 +46,7 @@ def refused(field: Field, *words: str, **params: Any) -> dict[str, Any]:
     return failed
 
 
-# ----------------------------------------------------------------------------------------------- what a server does wrong
+# -------------------------------------------------------------------------------------------------- faults of a server
 
 SERVERS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "exits at once": (scripted(LIVES="0"), "restart_loop", ["the container has exited", "exit code 7", "that was my life"]),
@@ -60,7 +60,7 @@ SERVERS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-def test_a_server_that_does_not_get_ready(field: Field, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_become_ready_is_reported(field: Field, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fields, state, words = SERVERS[kind]
     assert not field.run()["failed"]
     field.edit("heavy", **fields)
@@ -69,14 +69,14 @@ def test_a_server_that_does_not_get_ready(field: Field, kind: str, monkeypatch: 
     began = time.monotonic()
     failed = refused(field, "serve heavy: not ready: " + state, *words)
     assert failed["serves"]["heavy"]["state"] == state and failed["serves"]["fast"]["ready"] is True
-    assert time.monotonic() - began < 12  # at once where it cannot succeed any more, else at its deadline
+    assert time.monotonic() - began < 12  # immediately if it cannot succeed any more, otherwise at its deadline
     monkeypatch.undo()
     field.edit("heavy", **GOOD)
     assert_converges(field)
 
 
 def limit_memory(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heavy with a memory limit and without swap, which the inventory cannot say."""
+    """Heavy with a memory limit and without swap, which the inventory cannot express."""
     rendered = field.project()
     heavy = '    container_name: "bed-heavy"\n'
     rendered["compose"] = rendered["compose"].replace(heavy, heavy + "    mem_limit: 32m\n    memswap_limit: 32m\n")
@@ -89,7 +89,7 @@ def patch_heavy(field: Field, monkeypatch: pytest.MonkeyPatch, rendered: dict[st
     monkeypatch.setattr(field, "project", lambda: {**rendered, "services": services})
 
 
-def test_a_container_that_never_gets_healthy_says_so_at_its_deadline(field: Field) -> None:
+def test_a_container_that_never_becomes_healthy_is_reported_at_its_deadline(field: Field) -> None:
     field.edit("heavy", **scripted(STATUS="mute"), ready_timeout=3)
     field.add(healthcheck={"test": ["CMD", "false"], "interval": "500ms", "retries": 1})
     failed = field.run()
@@ -100,18 +100,18 @@ def test_a_container_that_never_gets_healthy_says_so_at_its_deadline(field: Fiel
     assert_converges(field)
 
 
-# ------------------------------------------------------------------------------------------------------ what it cannot get
+# --------------------------------------------------------------------------------------------------- missing resources
 
 
 @pytest.fixture
 def registry(clean_bed: Bed) -> Iterator[str]:
-    """A real registry that has no images, at an address of the bed's bridge."""
+    """A real registry without images, on an address of the bed's bridge."""
     clean_bed.docker("run", "--detach", "--name", "registry", "anvil.local/registry:2")
     address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
     yield clean_bed.docker("inspect", "--format", address, "registry") + ":5000"
 
 
-def test_manifest_unknown_and_registry_gone_are_told_apart(field: Field, registry: str) -> None:
+def test_an_unknown_image_and_an_unreachable_registry_have_different_errors(field: Field, registry: str) -> None:
     assert not field.run()["failed"]
     field.edit("heavy", image=f"{registry}/llama-server:9")
     refused(field, f"image {registry}/llama-server:9 is not on this host", "the registry has no such image")
@@ -122,7 +122,7 @@ def test_manifest_unknown_and_registry_gone_are_told_apart(field: Field, registr
 
 
 @pytest.mark.parametrize("fault", ["pulled", "unknown"])
-def test_a_card_that_is_not_there(field: Field, fault: str) -> None:
+def test_a_missing_card_is_refused(field: Field, fault: str) -> None:
     assert not field.run()["failed"]
     gone = HEAVY_GPU if fault == "pulled" else "GPU-99999999-0000-0000-0000-000000000000"
     table = field.bed.gpu_table.read_text()
@@ -138,7 +138,7 @@ def test_a_card_that_is_not_there(field: Field, fault: str) -> None:
     assert_converges(field)
 
 
-def test_no_nvidia_driver_in_the_engine(field: Field) -> None:
+def test_an_engine_without_the_nvidia_driver_is_reported(field: Field) -> None:
     field.bed.restart_engine(nvidia=False)
     try:
         failed = field.run()
@@ -149,13 +149,13 @@ def test_no_nvidia_driver_in_the_engine(field: Field) -> None:
     assert_converges(field)
 
 
-def test_a_port_that_is_stolen_between_check_and_start(field: Field) -> None:
+def test_a_port_taken_between_check_and_start_is_reported(field: Field) -> None:
     heavy = field.serves.pop("heavy")
     field.run()
     field.serves["heavy"] = heavy
     fast = field.bed.started()["bed-fast"]
     process = start_module(field)
-    # The compose file is written after the ports were found free, and a tenth of a second before docker wants them.
+    # The module writes the compose file after it found the ports free, a tenth of a second before docker binds them.
     wait_for(lambda: '"heavy"' in (field.root / "anvil-serves" / "compose.yaml").read_text(), process)
     with socket.socket() as thief:
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -175,7 +175,7 @@ def steal(thief: socket.socket, port: int) -> bool:
     return True
 
 
-def test_a_disk_without_room_for_the_compose_file(field: Field) -> None:
+def test_a_disk_without_room_for_the_compose_file_is_reported_and_nothing_changes(field: Field) -> None:
     field.root.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(field.root)], check=True)
     try:
@@ -194,10 +194,10 @@ def test_a_disk_without_room_for_the_compose_file(field: Field) -> None:
         subprocess.run(["umount", str(field.root)], check=True)
 
 
-# ------------------------------------------------------------------------------------------------------ killed, and at once
+# ------------------------------------------------------------------------- killed processes, and runs at the same time
 
 
-def test_the_engine_is_killed_in_the_middle_of_a_bring_up(field: Field) -> None:
+def test_an_engine_killed_during_a_bring_up_is_reported_and_the_next_run_converges(field: Field) -> None:
     field.run(serves=["fast"])
     process = start_module(field)
     wait_for(lambda: "bed-heavy" in field.bed.docker("ps", "--all", "--format", "{{.Names}}"), process)
@@ -207,7 +207,7 @@ def test_the_engine_is_killed_in_the_middle_of_a_bring_up(field: Field) -> None:
     assert "Docker Engine does not answer" in failed["msg"] or "the Docker Engine stopped" in failed["msg"], failed["msg"]
     field.bed.start_engine()
     again = field.run()
-    if again["failed"]:  # now and then the engine itself keeps the port of what it had not started yet
+    if again["failed"]:  # sometimes the engine keeps the port of a container that it has not started yet
         assert "to free the port: systemctl restart docker" in again["msg"], again["msg"]
         field.bed.restart_engine()
     assert_converges(field)
@@ -216,12 +216,12 @@ def test_the_engine_is_killed_in_the_middle_of_a_bring_up(field: Field) -> None:
 STATE, RESTARTED = "{{.State.Status}} {{gt .RestartCount 0}}", "running true"
 
 
-def test_a_process_that_a_killed_engine_had_started_and_not_noted_is_replaced(field: Field) -> None:
+def test_a_process_that_a_killed_engine_started_and_did_not_record_is_replaced(field: Field) -> None:
     assert not field.run()["failed"]
     before = field.bed.started()
     container = before["bed-heavy"].split()[0]
     field.bed.stop_engine(signal.SIGKILL)
-    # As an engine leaves it that dies after it had the process started and before it wrote that down.
+    # This is the state after an engine dies between the start of a process and the write of its record.
     record = field.bed.data / "containers" / container / "config.v2.json"
     told = json.loads(record.read_text())
     process = Path("/proc") / str(told["State"]["Pid"])
@@ -229,12 +229,12 @@ def test_a_process_that_a_killed_engine_had_started_and_not_noted_is_replaced(fi
     told["State"].update({"Running": False, "Pid": 0, "StartedAt": "0001-01-01T00:00:00Z"})
     record.write_text(json.dumps(told))
     field.bed.start_engine()
-    # It restarts and kills the container again and again by now; in between it runs for two seconds.
+    # The engine restarts and kills the container repeatedly; each time it runs for two seconds.
     wait_until("a container that runs again", lambda: field.bed.docker("inspect", "--format", STATE, "bed-heavy") == RESTARTED)
     predicted = actions(field.run(check=True))
     assert actions(field.run()) == predicted and predicted["heavy"] == ("recreate", ["killed"])
     assert field.bed.started()["bed-fast"].split()[0] == before["bed-fast"].split()[0]
-    assert not process.exists()  # it would go on to hold its card
+    assert not process.exists()  # otherwise it would keep the memory of its card
     assert_converges(field)
 
 
@@ -255,15 +255,15 @@ STEPS: dict[str, Callable[[Field], bool]] = {
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_module_is_killed_at_each_step_and_what_it_started_goes_on(field: Field, step: str) -> None:
+def test_a_run_after_a_kill_of_the_module_at_each_step_converges(field: Field, step: str) -> None:
     process = start_module(field)
     wait_for(lambda: STEPS[step](field), process)
-    os.kill(process.pid, signal.SIGKILL)  # not its children: docker compose lives on, and holds the lock while it does
+    os.kill(process.pid, signal.SIGKILL)  # its child docker compose continues, and holds the lock until it ends
     process.wait()
     assert_converges(field)
 
 
-def test_the_module_is_killed_while_it_pulls(field: Field, registry: str) -> None:
+def test_a_kill_of_the_module_during_a_pull_changes_no_container(field: Field, registry: str) -> None:
     assert not field.run()["failed"]
     before = field.bed.started()
     image = f"{registry}/llama-server:1"
@@ -284,7 +284,7 @@ def test_the_module_is_killed_while_it_pulls(field: Field, registry: str) -> Non
     assert not field.run()["changed"]
 
 
-def test_two_operators_at_the_same_time_end_in_one_state(field: Field) -> None:
+def test_two_runs_at_the_same_time_converge_to_one_state(field: Field) -> None:
     answers: list[dict[str, Any]] = []
     both = [threading.Thread(target=lambda: answers.append(answer_of(start_module(field)))) for _operator in range(2)]
     for thread in both:
@@ -296,7 +296,7 @@ def test_two_operators_at_the_same_time_end_in_one_state(field: Field) -> None:
     assert actions(field.run()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
 
 
-def test_a_foreign_container_of_that_name_is_left_as_it_is(field: Field) -> None:
+def test_another_container_with_the_name_of_a_serve_is_not_changed(field: Field) -> None:
     field.run(serves=["fast"])
     field.bed.docker("run", "--detach", "--init", "--name", "bed-heavy", "--entrypoint", "sleep", PYTHON_IMAGE, "600")
     foreign = field.bed.started()["bed-heavy"]

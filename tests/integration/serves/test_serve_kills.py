@@ -1,7 +1,7 @@
-"""The module killed (SIGKILL) after every single thing it does, verb by verb; the same command again then converges.
+"""The module is killed (SIGKILL) after each of its changes, for each verb; the same command then converges.
 
-The process counts what it changes - requests to the engine that change something, docker compose commands, files written
-and removed - and kills itself after the n-th. All of it is real; only the moment of death is chosen.
+The process counts its changes - requests to the engine that change something, docker compose commands, files written
+and removed - and kills itself after the n-th. Everything is real; the test only chooses the moment of the kill.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness import run_module
 from serving import BUDGETS, HEAVY_GPU, LLAMA, PYTHON_IMAGE, SERVER, Field, scripted
 
 MOST_STEPS = 20
-# Calls that change something. Requests that only read go another way (Connection._get), except those that are named here.
+# Calls that change something. Requests that only read use Connection._get, except those that are named here.
 COUNTED: tuple[tuple[Any, str, set[str]], ...] = (
     (docker_engine.DockerEngine, "_call_sdk", {"logs", "inspect_distribution", "get"}),
     (compose_cli.Compose, "_run", set()),
@@ -49,7 +49,7 @@ def die_after(step: int) -> None:
                     os.kill(os.getpid(), signal.SIGKILL)
             return done
 
-        for holder in [owner, *rooms]:  # a room that has imported a function holds it too
+        for holder in [owner, *rooms]:  # a module that imported the function has a reference of its own
             if getattr(holder, name, None) == real:
                 setattr(holder, name, call)
 
@@ -58,9 +58,9 @@ def die_after(step: int) -> None:
 
 
 def kill_at(field: Field, step: int, **params: Any) -> dict[str, Any] | None:
-    """Run the module in a process that is killed after this step. None, or the answer of a module that ended before it."""
+    """Run the module in a process that is killed after this step. Returns None, or the answer if the module ended before."""
     answer = field.root.parent / "answer"
-    child = os.fork()  # the imports of the module are there already: a new interpreter would take most of a step's time
+    child = os.fork()  # a fork already has the module's imports; a new interpreter would take most of a step's time
     if child == 0:
         try:
             signal.alarm(60)
@@ -82,7 +82,7 @@ def put_everything_up(field: Field) -> None:
 
 
 def make_room_needed(field: Field) -> None:
-    """Night wants the card of heavy, which may go."""
+    """Night needs the card of heavy, which is evictable."""
     field.gpus = BUDGETS
     field.edit("heavy", vram_mib=60000, residency="evictable")
     night: dict[str, Any] = {"container": "bed-night", "port": 30004, "model": "/models/fast.gguf", "served_name": "night"}
@@ -114,7 +114,7 @@ def start_heavy_by_hand(field: Field) -> None:
 
 Verb = tuple[Callable[[Field], None], dict[str, Any], set[str]]
 BOTH = {"bed-fast", "bed-heavy"}
-# What is there before, the verb, and the containers that are there after it.
+# For each verb: the preparation, the parameters, and the containers that exist afterwards.
 VERBS: dict[str, Verb] = {
     "up": (lambda field: None, {}, BOTH),
     "drift": (drift_heavy, {}, BOTH),
@@ -128,7 +128,7 @@ VERBS: dict[str, Verb] = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_killed_after_each_step_the_same_command_again_converges(field: Field, verb: str) -> None:
+def test_the_same_command_after_a_kill_at_each_step_converges(field: Field, verb: str) -> None:
     prepare, params, there = VERBS[verb]
     params = {"settle": 0.1, **params}
     serves = dict(field.serves)
@@ -147,7 +147,7 @@ def test_killed_after_each_step_the_same_command_again_converges(field: Field, v
         again = field.run(**{"state": "up", **params})
         assert not again["failed"], (step, again["msg"])
         states = dict(line.split() for line in field.bed.docker("ps", "--all", "--format", "{{.Names}} {{.State}}").splitlines())
-        # Evicted, and killed before it was removed: it stays stopped, and the next up of it starts it.
+        # A serve that was evicted and not yet removed at the kill stays stopped; the next up of this serve starts it.
         left = {"bed-heavy"} if verb == "eviction" and states.get("bed-heavy") == "exited" else set()
         assert set(states) == there | left and {states[name] for name in there} == {"running"}, step
         assert fast is None or field.bed.started()["bed-fast"] == fast, step
@@ -156,14 +156,14 @@ def test_killed_after_each_step_the_same_command_again_converges(field: Field, v
     assert 1 <= killed < MOST_STEPS - 1
 
 
-# ------------------------------------------------------------------------------------------------- adoptions, again and again
+# --------------------------------------------------------------------------------------------------------- repeated adoptions
 
 OLD = "llm-of-old"
 ADOPT: dict[str, Any] = {"state": "adopted", "serves": ["heavy"], "containers": [OLD], "settle": 0.1}
 
 
 def start_old(field: Field) -> str:
-    """A server by hand, under a name of its own, with a restart policy that cannot be seen from its state."""
+    """Start a server by hand, with a name of its own and a restart policy that its state does not show."""
     server = ["--entrypoint", "python3", PYTHON_IMAGE, "-c", SERVER, "--port", "30002"]
     options = ["--publish", "127.0.0.1:30002:30002", "--env", "SERVES=old", "--restart", "on-failure:3"]
     return field.bed.docker("run", "--detach", "--init", "--name", OLD, *options, *server)
@@ -191,7 +191,7 @@ def make_bad(field: Field) -> None:
     field.edit("heavy", restart="no", **scripted(SERVES="heavy", LIVES="0"))
 
 
-def test_an_adoption_that_fails_killed_at_each_step_and_failing_again_ends_with_the_old_container(one_serve: Field) -> None:
+def test_a_failing_adoption_killed_at_each_step_and_repeated_ends_with_the_old_container(one_serve: Field) -> None:
     make_bad(one_serve)
     old = start_old(one_serve)
     for step in range(1, 2 * MOST_STEPS):
@@ -205,7 +205,7 @@ def test_an_adoption_that_fails_killed_at_each_step_and_failing_again_ends_with_
     assert 10 < step < 2 * MOST_STEPS - 1
 
 
-def test_an_adoption_killed_at_each_step_and_then_up_ends_with_the_new_one_or_the_old_one(one_serve: Field) -> None:
+def test_up_after_an_adoption_killed_at_each_step_ends_with_the_new_container_or_the_old_one(one_serve: Field) -> None:
     up: dict[str, Any] = {"state": "up", "settle": 0.1}
     ends = set()
     for step in range(1, MOST_STEPS):

@@ -1,4 +1,4 @@
-"""Two projects on one host: whoever is admitted has its card, port and name until it is started; the other is refused."""
+"""Two projects on one host: the first admitted run reserves its card, port and name until it starts; the other is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Trial(Field):
 
 @pytest.fixture
 def trial(field: Field) -> Trial:
-    """Wants the card of heavy, which has no room for both."""
+    """An experiment on the card of heavy, which has no room for both."""
     field.gpus = BUDGETS
     field.edit("heavy", vram_mib=60000)
     serve = replace(field.serves["fast"], name="trial", container="bed-trial", port=30010, vram_mib=60000, restart="no")
@@ -38,7 +38,7 @@ def file_of(field: Field) -> Path:
 
 
 @pytest.mark.parametrize("round_", range(3))
-def test_of_two_at_the_same_time_exactly_one_gets_the_card(field: Field, trial: Trial, round_: int) -> None:
+def test_exactly_one_of_two_runs_at_the_same_time_gets_the_card(field: Field, trial: Trial, round_: int) -> None:
     answers: dict[str, dict[str, Any]] = {}
 
     def converge(name: str, which: Field) -> None:
@@ -57,9 +57,9 @@ def test_of_two_at_the_same_time_exactly_one_gets_the_card(field: Field, trial: 
 
 
 def contend(field: Field, trial: Trial, how: signal.Signals) -> tuple[dict[str, Any], bool]:
-    """Stop (or kill) the experiment's run between its admission and its start, and run the inventory's meanwhile.
+    """Stop (or kill) the experiment's run between its admission and its start, and then run the inventory.
 
-    Returns the answer of the inventory's run, and whether it waited for a second.
+    Returns the answer of the inventory's run, and whether it was still waiting after 1.5 seconds.
     """
     halt = "from ansible_collections.anvil.serving.plugins.module_utils.serves import converge\nimport os\n"
     halt += "real = converge.apply_decisions\n"
@@ -78,7 +78,7 @@ def contend(field: Field, trial: Trial, how: signal.Signals) -> tuple[dict[str, 
 
 
 @pytest.mark.parametrize("wanted", ["card", "port"])
-def test_what_was_admitted_is_held_until_it_is_started(field: Field, trial: Trial, wanted: str) -> None:
+def test_an_admitted_run_holds_its_card_and_port_until_it_is_started(field: Field, trial: Trial, wanted: str) -> None:
     if wanted == "port":
         trial.edit("trial", port=30002, gpu_uuids=(FAST_GPU,), vram_mib=0)
     refused, waited = contend(field, trial, signal.SIGSTOP)
@@ -87,13 +87,13 @@ def test_what_was_admitted_is_held_until_it_is_started(field: Field, trial: Tria
     assert said[wanted] in refused["msg"] and "bed-trial" in refused["msg"]
 
 
-def test_what_a_killed_run_held_is_free(field: Field, trial: Trial) -> None:
+def test_a_killed_run_releases_its_card(field: Field, trial: Trial) -> None:
     done, _waited = contend(field, trial, signal.SIGKILL)
     assert not done["failed"] and sorted(field.bed.started()) == ["bed-fast", "bed-heavy"]
 
 
-def test_a_serve_that_loads_holds_nobody_else_up(field: Field, trial: Trial) -> None:
-    """Only from admission to start is the engine held; a model may take an hour to load."""
+def test_a_serve_that_loads_does_not_block_other_runs(field: Field, trial: Trial) -> None:
+    """The engine is locked only from admission to start, because a model may take an hour to load."""
     slow = ("/bin/sh", "-c", 'sleep 6; exec llama-server "$@"', "x")
     trial.edit("trial", gpu_uuids=(), entrypoint=slow)
     first = start_module(trial)

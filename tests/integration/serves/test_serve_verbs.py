@@ -19,7 +19,7 @@ from serving import BUDGETS, FAST_GPU, HEAVY_GPU, LLAMA, PYTHON_IMAGE, UNCHANGED
 # ------------------------------------------------------------------------------------------------ restarted, recreated
 
 
-def test_restarted_is_the_same_container_with_a_new_process_and_the_other_serve_is_left_alone(field: Field) -> None:
+def test_restarted_starts_a_new_process_in_the_same_container_and_keeps_the_other_serve(field: Field) -> None:
     field.run()
     before = field.bed.started()
     done = field.foresee("restarted", serves=["heavy"])
@@ -46,7 +46,7 @@ def test_a_restart_never_replays_an_old_configuration(
     assert actions(field.foresee("restarted", serves=["heavy"])) == {"heavy": expected}
 
 
-def test_restarted_fails_for_a_serve_that_answers_and_then_dies(field: Field) -> None:
+def test_restarted_fails_for_a_serve_that_becomes_ready_and_then_exits(field: Field) -> None:
     field.edit("heavy", **scripted(LIVES="1.2"))
     field.run(serves=["heavy"])
     failed = field.run("restarted", serves=["heavy"], settle=2.5)
@@ -54,7 +54,7 @@ def test_restarted_fails_for_a_serve_that_answers_and_then_dies(field: Field) ->
     assert "was ready, then failed within 2.5 s" in failed["msg"] and "that was my life" in failed["msg"]
 
 
-def test_recreated_is_another_container_whether_it_differs_or_not(field: Field) -> None:
+def test_recreated_replaces_the_container_whether_it_differs_or_not(field: Field) -> None:
     field.run()
     before = field.bed.started()
     assert actions(field.foresee("recreated", serves=["heavy"])) == {"heavy": ("recreate", ["requested"])}
@@ -69,7 +69,7 @@ def test_recreated_is_another_container_whether_it_differs_or_not(field: Field) 
 
 
 def start_by_hand(bed: Bed, models: Path, *options: str, name: str = "bed-heavy") -> str:
-    """What an operator once typed: heavy's server, by hand, on heavy's port."""
+    """Start heavy's server by hand on heavy's port, as an operator did before the collection."""
     server = ["-m", "/m/heavy.gguf", "--alias", "heavy", "--host", "0.0.0.0", "--port", "30002", "--api-key", "by-hand"]
     command = ["--publish", "127.0.0.1:30002:30002", "--volume", f"{models}:/m:ro", "--env", "OLD=1", *options]
     return bed.docker("run", "--detach", "--init", "--name", name, "--restart", "unless-stopped", *command, LLAMA, *server)
@@ -79,7 +79,7 @@ FOREIGN = ("--label", "com.docker.compose.project=theirs", "--label", "com.docke
 
 
 @pytest.mark.parametrize(("options", "word"), [((), "by_hand"), (FOREIGN, "foreign_project")])
-def test_adopted_shows_what_was_there_and_replaces_it(field: Field, models: Path, options: tuple[str, ...], word: str) -> None:
+def test_adopted_shows_the_old_container_and_replaces_it(field: Field, models: Path, options: tuple[str, ...], word: str) -> None:
     start_by_hand(field.bed, models, *options)
     refused = field.run(serves=["heavy"])
     assert refused["failed"] and "name bed-heavy is taken" in refused["msg"]
@@ -94,7 +94,7 @@ def test_adopted_shows_what_was_there_and_replaces_it(field: Field, models: Path
     assert actions(field.run("adopted")) == {"heavy": UNCHANGED, "fast": UNCHANGED}
 
 
-def test_adopted_by_the_name_it_has_now(field: Field, models: Path) -> None:
+def test_adopted_accepts_the_current_name_of_the_container(field: Field, models: Path) -> None:
     start_by_hand(field.bed, models, name="llm-of-old")
     done = field.foresee("adopted", serves=["heavy"], containers=["llm-of-old"])
     assert done["serves"]["heavy"]["action"] == "adopt" and list(field.bed.started()) == ["bed-heavy"]
@@ -103,7 +103,7 @@ def test_adopted_by_the_name_it_has_now(field: Field, models: Path) -> None:
     assert "no container llm-of-old" in field.run("adopted", serves=["heavy"], containers=["llm-of-old"])["msg"]
 
 
-def test_what_cannot_be_adopted_is_put_back_as_it_was(field: Field, models: Path) -> None:
+def test_a_failed_adoption_restores_the_old_container(field: Field, models: Path) -> None:
     old = start_by_hand(field.bed, models)
     field.edit("heavy", args=("--no-such-flag",))
     failed = field.run("adopted", serves=["heavy"], engine_check="off")
@@ -121,7 +121,7 @@ def sleeper(bed: Bed, name: str, *options: str) -> None:
     bed.docker("run", "--detach", "--init", "--name", name, "--entrypoint", "sleep", *options, PYTHON_IMAGE, "600")
 
 
-def test_absent_removes_by_name_what_is_ours_and_by_confirmation_what_is_not(field: Field) -> None:
+def test_absent_removes_our_containers_by_name_and_others_only_on_confirmation(field: Field) -> None:
     field.run()
     sleeper(field.bed, "squatter")
     refused = field.run("absent", containers=["squatter", "bed-fast"])
@@ -137,7 +137,7 @@ def test_absent_removes_by_name_what_is_ours_and_by_confirmation_what_is_not(fie
     assert not field.run("absent", containers=["squatter", "fast"])["changed"]
 
 
-def test_absent_refuses_a_name_that_is_a_serve_and_another_container(field: Field) -> None:
+def test_absent_refuses_a_name_shared_by_a_serve_and_another_container(field: Field) -> None:
     sleeper(field.bed, "heavy")
     for _round in range(2):
         refused = field.run("absent", containers=["heavy"], confirm=True)
@@ -147,7 +147,7 @@ def test_absent_refuses_a_name_that_is_a_serve_and_another_container(field: Fiel
     assert field.run("absent")["msg"].startswith("containers: state absent needs names")
 
 
-def test_down_notices_who_brings_a_serve_back(field: Field) -> None:
+def test_down_reports_a_container_that_something_starts_again(field: Field) -> None:
     field.run()
 
     def supervise() -> None:
@@ -168,7 +168,7 @@ def test_down_notices_who_brings_a_serve_back(field: Field) -> None:
     assert failed["serves"]["heavy"]["state"] == "running"
 
 
-def test_a_serve_that_is_only_stopped_and_restarts_always_is_warned_of(field: Field) -> None:
+def test_a_stopped_serve_with_restart_policy_always_gets_a_warning(field: Field) -> None:
     field.edit("heavy", restart="always")
     field.run()
     stopped = field.foresee("down", keep_container=True)
@@ -176,7 +176,7 @@ def test_a_serve_that_is_only_stopped_and_restarts_always_is_warned_of(field: Fi
     assert "serve fast is stopped" not in str(stopped["warnings"])
 
 
-def test_a_group_is_chosen_by_tag(field: Field) -> None:
+def test_a_group_is_selected_by_its_tag(field: Field) -> None:
     field.edit("heavy", tags=("night", "big"))
     field.edit("fast", tags=("night",))
     assert list(field.run(serves=["big"])["serves"]) == ["heavy"]
@@ -218,7 +218,7 @@ def test_the_diff_shows_each_serve_and_environment_by_name_only(field: Field) ->
 # ------------------------------------------------------------------------------------------------------------ the ledger
 
 
-def test_the_ledger_refuses_with_its_arithmetic_before_anything_is_touched(field: Field) -> None:
+def test_the_ledger_refuses_with_its_arithmetic_before_anything_changes(field: Field) -> None:
     field.gpus = BUDGETS
     field.edit("heavy", vram_mib=80000)
     field.edit("fast", vram_mib=20000)
@@ -247,7 +247,7 @@ def test_a_serve_on_two_cards_is_charged_on_both_and_the_batch_is_summed(field: 
     assert "GPU small" in refused["msg"] and "GPU big" not in refused["msg"]
 
 
-def test_a_container_that_holds_the_card_without_saying_how_much_is_told(field: Field) -> None:
+def test_a_container_with_an_unknown_claim_on_the_card_is_reported(field: Field) -> None:
     field.gpus = BUDGETS
     field.edit("heavy", vram_mib=80000)
     sleeper(field.bed, "silent", "--gpus", "all")
@@ -265,7 +265,7 @@ def test_a_container_that_holds_the_card_without_saying_how_much_is_told(field: 
 
 
 def add_night(field: Field, **heavy: Any) -> None:
-    """Heavy and fast share the big card; night is on demand, and has room there once heavy is gone."""
+    """Heavy and fast share the big card; night is on demand, and fits there only without heavy."""
     field.gpus = BUDGETS
     field.edit("heavy", vram_mib=60000, residency="evictable", **heavy)
     field.edit("fast", vram_mib=20000, gpu_uuids=(HEAVY_GPU,))
@@ -274,7 +274,7 @@ def add_night(field: Field, **heavy: Any) -> None:
     field.serves["night"] = replace(field.serves["fast"], name="night", **night)
 
 
-def test_a_serve_on_demand_evicts_what_may_go_and_never_what_is_resident(field: Field) -> None:
+def test_a_serve_on_demand_evicts_evictable_serves_and_never_resident_ones(field: Field) -> None:
     add_night(field)
     first = field.foresee()
     assert actions(first)["night"] == ("none", ["on_demand"]) and "bed-night" not in field.bed.started()
@@ -293,7 +293,7 @@ def test_a_serve_on_demand_evicts_what_may_go_and_never_what_is_resident(field: 
 
 
 class Stream(threading.Thread):
-    """A client that streams one completion of heavy; ``text`` is what it has read, ``ended`` whether the server said so."""
+    """A client that streams one completion of heavy; ``text`` is what it has read, ``ended`` whether it completed."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__()
@@ -323,7 +323,7 @@ def evict_while_streaming(field: Field, **params: Any) -> tuple[dict[str, Any], 
     return done, stream
 
 
-def test_an_evicted_llama_server_ends_what_it_has_in_flight_before_it_is_stopped(field: Field) -> None:
+def test_an_evicted_llama_server_completes_its_requests_in_flight_before_it_is_stopped(field: Field) -> None:
     add_night(field, args=("-c", "8192", "-np", "1", "-t", "1"))
     field.run()
     field.bed.docker("update", "--cpus=0.2", "bed-heavy")
@@ -336,19 +336,19 @@ def test_an_evicted_llama_server_ends_what_it_has_in_flight_before_it_is_stopped
     ("tells", "said"),
     [({"SLOTS": "1"}, "evicted with 1 requests in flight: they did not end within 1 s"), ({}, "its engine does not report them")],
 )
-def test_a_drain_that_cannot_be_waited_for_is_said(field: Field, tells: dict[str, str], said: str) -> None:
+def test_an_incomplete_drain_is_reported(field: Field, tells: dict[str, str], said: str) -> None:
     add_night(field, **scripted(STREAMS="20", **tells))
     field.run()
     done, stream = evict_while_streaming(field, drain_timeout=1)
     assert said in str(done["warnings"]) and not stream.ended
 
 
-# The server was gone before the request, in the middle of it, or before its answer began.
+# The server stopped before the request, during it, or before its answer began.
 GONE = ("ConnectionRefusedError", "BrokenPipeError", "ConnectionResetError", "RemoteDisconnected")
 
 
 class Asker(threading.Thread):
-    """A client that asks heavy for short completions, one after the other, until it is refused. answers: their last texts."""
+    """A client that requests short completions of heavy, one after the other, until one fails. answers: the texts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -367,7 +367,7 @@ class Asker(threading.Thread):
             time.sleep(0.05)
 
 
-def test_whoever_asks_while_a_serve_drains_is_answered_whole_until_it_is_stopped(field: Field) -> None:
+def test_requests_to_a_draining_serve_get_complete_answers_until_it_is_stopped(field: Field) -> None:
     add_night(field, args=("-c", "8192", "-np", "2", "-t", "1"))
     field.run()
     field.bed.docker("update", "--cpus=0.3", "bed-heavy")
@@ -379,7 +379,7 @@ def test_whoever_asks_while_a_serve_drains_is_answered_whole_until_it_is_stopped
     assert len(asker.answers) > 1 and all('"stop":true' in answer for answer in asker.answers)
 
 
-def test_a_serve_that_the_profile_leaves_out_is_taken_down_and_stays_down(field: Field) -> None:
+def test_a_serve_that_is_off_is_removed_and_stays_absent(field: Field) -> None:
     field.run()
     field.edit("fast", residency="off")
     assert actions(field.foresee()) == {"heavy": UNCHANGED, "fast": ("evict", ["off"])}
@@ -390,18 +390,18 @@ def test_a_serve_that_the_profile_leaves_out_is_taken_down_and_stays_down(field:
 # -------------------------------------------------------------------------------------------------- effective settings
 
 
-def test_a_context_that_the_server_silently_cut_is_an_error_with_asked_and_effective(field: Field) -> None:
+def test_a_context_that_the_server_silently_cuts_is_an_error_with_both_values(field: Field) -> None:
     field.edit("heavy", args=("-c", "100000", "-np", "1", "-t", "1"))
     failed = field.run()
     assert failed["failed"] and "-c requests 100000, but the server runs with 8192" in failed["msg"]
     assert failed["serves"]["heavy"]["state"] == "setting_ignored" and failed["serves"]["fast"]["ready"] is True
-    field.edit("heavy", args=("-c", "1000", "-np", "3", "-t", "1"))  # padded to 512 for each slot
+    field.edit("heavy", args=("-c", "1000", "-np", "3", "-t", "1"))  # the server pads the context to 512 for each slot
     assert not field.run()["failed"]
 
 
 @pytest.mark.parametrize(("told", "fails"), [("4096", True), ("8192", False), ("0", False)])
 def test_a_vllm_that_runs_with_another_max_model_len_is_an_error(field: Field, told: str, fails: bool) -> None:
     field.edit("heavy", **scripted(LEN=told), engine="vllm", args=("--max-model-len", "8192"))
-    answer = field.run(serves=["heavy"], compatibility="off")  # what plays vLLM has the weights of llama.cpp
+    answer = field.run(serves=["heavy"], compatibility="off")  # the stand-in for vLLM uses the weights of llama.cpp
     assert answer["failed"] is fails
     assert not fails or "--max-model-len requests 8192, but the server runs with 4096" in answer["msg"]

@@ -23,7 +23,7 @@ FLAGS += ["--disable-component-update", "--disable-sync", "--window-size=1280,69
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """A Chromium of the distribution; tests/testbed/tools.sh installs it before the bed is entered."""
+    """The Chromium of the distribution; tests/testbed/tools.sh installs it before the bed starts."""
     found = shutil.which("chromium")
     assert found, "the page's test needs chromium: run tests/testbed/tools.sh, or make integration"
     return found
@@ -59,7 +59,9 @@ HEAVY = {"model": "/models/heavy.gguf", "port": 30002, "gpus": ["big"], "vram_mi
 FAST = {"model": "/models/fast.gguf", "port": 30003, "gpus": ["small"], "vram_mib": 20000}
 
 
-def test_status_tells_all_that_runs_in_table_json_and_page(clean_bed: Bed, models: Path, tmp_path: Path, chromium: str) -> None:
+def test_status_shows_all_running_serves_in_table_json_and_page(
+    clean_bed: Bed, models: Path, tmp_path: Path, chromium: str
+) -> None:
     old = {"model": "/models/fast.gguf", "port": 30005}
     succeed("site", make_inventory(tmp_path, models, {"heavy": HEAVY, "fast": FAST, "old": old}))
     words = ["-e", "model=/models/fast.gguf", "-e", "name=trial", "-e", "engine=llama_cpp", "-e", "gpu=big"]
@@ -110,7 +112,7 @@ def test_status_tells_all_that_runs_in_table_json_and_page(clean_bed: Bed, model
 
 
 class Reader(html.parser.HTMLParser):
-    """What a page holds: the serves of its rows, the labels of its bars, and whatever it would fetch from elsewhere."""
+    """The content of a page: the serves of its rows, the labels of its bars, and the URLs that it would fetch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +130,7 @@ class Reader(html.parser.HTMLParser):
             self.outside.append(tag)
 
 
-def test_logs_of_both_streams_without_secrets(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
+def test_logs_show_both_streams_without_secrets(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
     hidden = tmp_path / "secret"
     hidden.write_text("a-logged-s3cret")
     talk = ["/bin/sh", "-c", 'echo said $HIDDEN; echo cried $HIDDEN >&2; exec llama-server "$@"', "x"]
@@ -150,7 +152,7 @@ def test_logs_of_both_streams_without_secrets(clean_bed: Bed, models: Path, tmp_
     assert wrong.returncode and "is not a time span" in wrong.stdout + wrong.stderr
 
 
-def test_an_engine_that_is_gone_is_said_and_the_exit_code_tells(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
+def test_a_stopped_engine_is_reported_and_the_exit_code_is_not_zero(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
     inventory = make_inventory(tmp_path, models, {"heavy": HEAVY})
     clean_bed.stop_engine()
     silent = play("status", inventory)
@@ -158,7 +160,7 @@ def test_an_engine_that_is_gone_is_said_and_the_exit_code_tells(clean_bed: Bed, 
     assert silent.returncode and "Docker Engine does not answer" in silent.stdout
 
 
-def test_a_host_that_cannot_be_reached_hides_no_other(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
+def test_an_unreachable_host_does_not_hide_the_others(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
     inventory = make_inventory(tmp_path, models, {"heavy": HEAVY})
     whole = json.loads(inventory.read_text())
     away = {**whole["all"]["hosts"]["box"], "ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}

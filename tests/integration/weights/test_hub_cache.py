@@ -1,4 +1,4 @@
-"""anvil_model completes a hub cache that an engine left incomplete, and the client library of the engines finds it whole."""
+"""anvil_model completes a hub cache that an engine left incomplete; the engines' client library then finds all files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def puller(hub: Hub, cache: Path) -> Puller:
 
 
 def read_offline(cache: Path, revision: str) -> dict[str, bytes]:
-    """The snapshot that the client library finds without a network, as an engine does."""
+    """Read the snapshot that the client library finds without a network, as an engine does."""
     program = (
         "import sys; from huggingface_hub import snapshot_download; "
         "print(snapshot_download('org/name', revision=sys.argv[2], cache_dir=sys.argv[1], local_files_only=True))"
@@ -46,7 +46,7 @@ def read_offline(cache: Path, revision: str) -> dict[str, bytes]:
 
 
 def leave_incomplete(cache: Path, commit: str) -> None:
-    """What an engine leaves that was stopped while it fetched the weights: the config, and half a blob."""
+    """Leave a cache like an engine that was stopped during the download: the config, and half a blob."""
     home = cache / "models--org--name"
     for folder in ("blobs", "refs", f"snapshots/{commit}"):
         (home / folder).mkdir(parents=True)

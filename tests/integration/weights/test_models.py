@@ -1,4 +1,4 @@
-"""anvil_model with the real hub client against a small hub with faults, and into real volumes and file systems."""
+"""anvil_model downloads with the real hub client from a small hub with faults into real volumes and file systems."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def wait_for(predicate: Any, seconds: float = 15.0) -> None:
 
 
 def fill(path: Path, leave: int) -> None:
-    """Fill the file system of a path with it, whoever else writes there at the same time, but for some bytes."""
+    """Write this file until its file system is full except for ``leave`` bytes, even if others write there too."""
     with path.open("wb", buffering=0) as file:
         with contextlib.suppress(OSError):
             while True:
@@ -88,7 +88,7 @@ def test_a_repository_is_fetched_once_and_pinned_to_its_commit(puller: Puller, h
     assert first["seconds"]["mib_per_second"] > 0
     assert oct((puller.target / "config.json").stat().st_mode & 0o777) == "0o644"
 
-    hub.add("org/name", {**FILES, "config.json": b"{}"})  # the branch moves on
+    hub.add("org/name", {**FILES, "config.json": b"{}"})  # the branch gets a new commit
     hub.requests.clear()
     again = puller.run(ignore=["original/"])
     assert not again["changed"] and again["commit"] == commit and hub.requests == []
@@ -98,7 +98,7 @@ def test_a_repository_is_fetched_once_and_pinned_to_its_commit(puller: Puller, h
 
     followed = puller.run(ignore=["original/"], refresh=True)
     assert followed["changed"] and followed["commit"] != commit
-    assert followed["fetch"]["files"] == ["config.json"]  # what is the same is kept
+    assert followed["fetch"]["files"] == ["config.json"]  # unchanged files are kept
 
 
 def test_a_damaged_file_is_fetched_again_and_nothing_else(puller: Puller, hub: Hub) -> None:
@@ -117,14 +117,14 @@ def test_a_damaged_file_is_fetched_again_and_nothing_else(puller: Puller, hub: H
     seen = path.stat()
     path.write_bytes(b"?" + path.read_bytes()[1:])
     os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-    assert not puller.run()["changed"]  # same size, same time: only verify: full reads it
+    assert not puller.run()["changed"]  # same size and time: only verify: full reads the content
     assert "its content changed" in puller.run(state="verified", verify="full")["msg"]
     assert puller.run(verify="full")["fetch"]["files"] == ["model-00001.safetensors"]
     path.touch()
-    assert not puller.run()["changed"]  # a new time alone is hashed, and found to be nothing
+    assert not puller.run()["changed"]  # a file with only a new time is hashed and found unchanged
 
 
-def test_a_killed_download_goes_on_where_it_stopped(puller: Puller, hub: Hub) -> None:
+def test_a_killed_download_is_resumed(puller: Puller, hub: Hub) -> None:
     hub.add("org/name", {"model.safetensors": HUGE})
     hub.faults.stall = threading.Event()
     process = puller.start()
@@ -132,7 +132,7 @@ def test_a_killed_download_goes_on_where_it_stopped(puller: Puller, hub: Hub) ->
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not puller.target.exists()
-    time.sleep(1.0)  # the client sees that its parent is gone
+    time.sleep(1.0)  # the client notices that its parent has died
     hub.faults.stall.set()
     hub.faults.stall = None
     hub.requests.clear()
@@ -141,7 +141,7 @@ def test_a_killed_download_goes_on_where_it_stopped(puller: Puller, hub: Hub) ->
     assert puller.run(state="verified", verify="full")["bytes"] == len(HUGE)
 
 
-def test_rate_limits_and_cut_connections_are_sat_out(puller: Puller, hub: Hub) -> None:
+def test_a_download_retries_after_rate_limits_and_cut_connections(puller: Puller, hub: Hub) -> None:
     hub.add("org/name", {"model.safetensors": HUGE})
     hub.faults.cuts, hub.faults.cut_after = 2, PIECE + 1000
     result = puller.run()
@@ -155,7 +155,7 @@ def test_rate_limits_and_cut_connections_are_sat_out(puller: Puller, hub: Hub) -
 
 
 @pytest.mark.parametrize("file", ["model-00001.safetensors", "config.json"])
-def test_a_wrong_checksum_never_gets_in_place(puller: Puller, hub: Hub, file: str) -> None:
+def test_a_file_with_a_wrong_checksum_is_never_put_in_place(puller: Puller, hub: Hub, file: str) -> None:
     hub.add("org/name", FILES)
     hub.faults.altered.add(file)
     refused = puller.run()
@@ -164,10 +164,10 @@ def test_a_wrong_checksum_never_gets_in_place(puller: Puller, hub: Hub, file: st
     hub.faults.altered.clear()
     hub.requests.clear()
     assert puller.run()["changed"]
-    assert hub.fetched("model-00002.safetensors") == []  # what was right is not fetched again
+    assert hub.fetched("model-00002.safetensors") == []  # the undamaged file is not fetched again
 
 
-def test_each_refusal_has_words_of_its_own_and_no_token_in_them(puller: Puller, hub: Hub) -> None:
+def test_each_refusal_has_a_message_of_its_own_without_the_token(puller: Puller, hub: Hub) -> None:
     hub.add("org/name", FILES)
     hub.add("org/gated", FILES, gated=TOKEN)
     seen = {
@@ -200,7 +200,7 @@ def test_each_refusal_has_words_of_its_own_and_no_token_in_them(puller: Puller, 
     assert TOKEN not in kept
 
 
-def test_a_full_disk_keeps_what_was_there_and_the_next_run_converges(puller: Puller, hub: Hub, tmp_path: Path) -> None:
+def test_a_full_disk_is_refused_and_the_next_run_converges(puller: Puller, hub: Hub, tmp_path: Path) -> None:
     hub.add("org/name", {"model.safetensors": LARGE})
     small = tmp_path / "small"
     small.mkdir()
@@ -217,7 +217,7 @@ def test_a_full_disk_keeps_what_was_there_and_the_next_run_converges(puller: Pul
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_disk_that_fills_up_meanwhile_keeps_what_came(puller: Puller, hub: Hub, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_during_a_download_keeps_the_partial_file(puller: Puller, hub: Hub, tmp_path: Path) -> None:
     hub.add("org/name", {"model.safetensors": HUGE})
     hub.faults.stall = threading.Event()
     small = tmp_path / "small"
@@ -242,7 +242,7 @@ def test_a_disk_that_fills_up_meanwhile_keeps_what_came(puller: Puller, hub: Hub
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_hub_that_goes_away_for_good_is_told_and_what_came_is_kept(puller: Puller, hub: Hub) -> None:
+def test_a_hub_that_becomes_unreachable_is_reported_and_the_partial_file_is_kept(puller: Puller, hub: Hub) -> None:
     hub.add("org/name", {"model.safetensors": HUGE})
     hub.faults.cuts, hub.faults.cut_after = 1, PIECE + 1000
     hub.faults.gone_after_cuts = True
@@ -255,7 +255,7 @@ def test_a_hub_that_goes_away_for_good_is_told_and_what_came_is_kept(puller: Pul
     assert hub.fetched("model.safetensors") == [f"bytes={PIECE}-"]
 
 
-def test_two_runs_at_once_fetch_it_once(puller: Puller, hub: Hub) -> None:
+def test_two_runs_at_the_same_time_fetch_a_repository_once(puller: Puller, hub: Hub) -> None:
     hub.add("org/name", {"model.safetensors": HUGE})
     hub.faults.stall = threading.Event()
     both = [puller.start() for _run in range(2)]
@@ -267,7 +267,7 @@ def test_two_runs_at_once_fetch_it_once(puller: Puller, hub: Hub) -> None:
     assert len(hub.fetched("model.safetensors")) == 1
 
 
-def test_a_folder_of_somebody_else_is_taken_over_only_if_it_is_this_model(puller: Puller, hub: Hub) -> None:
+def test_a_foreign_folder_is_adopted_only_if_it_holds_this_model(puller: Puller, hub: Hub) -> None:
     hub.add("org/name", FILES)
     puller.target.mkdir(parents=True)
     (puller.target / "model-00001.safetensors").write_bytes(LARGE)
@@ -281,7 +281,9 @@ def test_a_folder_of_somebody_else_is_taken_over_only_if_it_is_this_model(puller
     assert "model-00001.safetensors" not in adopted["fetch"]["files"]
 
 
-def test_a_volume_is_made_filled_seen_by_a_container_and_emptied(puller: Puller, hub: Hub, clean_bed: Bed, models: Path) -> None:
+def test_a_volume_is_created_filled_used_by_a_container_and_emptied(
+    puller: Puller, hub: Hub, clean_bed: Bed, models: Path
+) -> None:
     phrase = models / "heavy.gguf"
     hub.add("org/name", {"heavy.gguf": phrase.read_bytes()})
     where = {"folder": None, "volume": "anvil-models"}
@@ -299,7 +301,7 @@ def test_a_volume_is_made_filled_seen_by_a_container_and_emptied(puller: Puller,
     assert puller.run(state="verified", **where)["failed"]
 
 
-def test_a_url_is_resumed_checked_and_not_asked_again(puller: Puller, hub: Hub) -> None:
+def test_a_url_is_resumed_checked_and_not_requested_again(puller: Puller, hub: Hub) -> None:
     commit = hub.add("org/name", {"m.gguf": LARGE})
     url = f"{hub.endpoint}/org/name/resolve/{commit}/m.gguf?download=true"
     good = {"repo": None, "name": "single", "url": url, "sha256": hashlib.sha256(LARGE).hexdigest()}
@@ -315,7 +317,7 @@ def test_a_url_is_resumed_checked_and_not_asked_again(puller: Puller, hub: Hub) 
     assert "the server has no such file" in puller.run(**{**good, "name": "x", "url": url.replace("m.gguf", "n.gguf")})["msg"]
 
 
-def test_weights_brought_by_hand_need_no_network(puller: Puller, hub: Hub, tmp_path: Path) -> None:
+def test_weights_placed_by_hand_need_no_network(puller: Puller, hub: Hub, tmp_path: Path) -> None:
     brought = tmp_path / "disk"
     (brought / "sub").mkdir(parents=True)
     (brought / "config.json").write_text("{}")
@@ -344,7 +346,7 @@ def test_weights_brought_by_hand_need_no_network(puller: Puller, hub: Hub, tmp_p
     assert hub.requests == []
 
 
-def test_the_weights_of_a_plan_are_found_and_judged_on_the_cards(
+def test_the_weights_of_a_plan_are_found_and_checked_against_the_cards(
     puller: Puller, hub: Hub, clean_bed: Bed, models: Path, tmp_path: Path
 ) -> None:
     header = json.dumps({"a.weight": {"dtype": "U8", "shape": [64, 32], "data_offsets": [0, 2048]}}).encode()

@@ -1,4 +1,4 @@
-"""Before a byte of a model is downloaded: what the policy allows, and what its headers on the hub tell."""
+"""Checks before a model is downloaded: whether the policy allows it, and what its headers on the hub describe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ADA = Gpu("GPU-11111111-1111-1111-1111-111111111111", "NVIDIA L40S", 46068, comp
 
 
 def safetensors(dtype: str, size: int, width: int = 1, padding: int = 0) -> bytes:
-    """A file of one tensor; padding: spaces behind its header."""
+    """A safetensors file with one tensor; padding: the number of spaces after its header."""
     shape = [size // width]
     header = json.dumps({"a.weight": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode() + b" " * padding
     return len(header).to_bytes(8, "little") + header + bytes(size)
@@ -69,7 +69,7 @@ def puller(bed: Bed, hub: Hub, tmp_path: Path) -> Puller:
 # -------------------------------------------------------------------------------------------------------------- policy
 
 
-def test_what_is_not_allowed_is_refused_before_anybody_is_asked(puller: Puller, hub: Hub) -> None:
+def test_a_model_that_is_not_allowed_is_refused_before_any_request(puller: Puller, hub: Hub) -> None:
     commit = hub.add("org/name", {"config.json": b"{}"})
     allowed = [{"repo": "org/name", "revision": commit}]
     other = [{"repo": "org/other", "revision": commit}]
@@ -80,13 +80,13 @@ def test_what_is_not_allowed_is_refused_before_anybody_is_asked(puller: Puller, 
             assert refused["failed"] and "the model is not allowed" in refused["msg"], refused
     assert hub.requests == [] and not puller.folder.exists()
 
-    moved = puller.run(allowed=older)  # a branch: its commit decides, which only the hub can tell
+    moved = puller.run(allowed=older)  # the policy applies to the branch's commit, which only the hub knows
     assert moved["failed"] and f"allowed at {'0' * 40}; this is {commit}" in moved["msg"]
     assert hub.fetched("config.json") == [] and not puller.target.exists()
 
     assert puller.run(allowed=allowed)["commit"] == commit
     assert not puller.run(allowed=allowed)["changed"]
-    assert "the model is not allowed" in puller.run(allowed=older)["msg"]  # here already, and no more welcome
+    assert "the model is not allowed" in puller.run(allowed=older)["msg"]  # downloaded already, and no longer allowed
     assert "the model is not allowed" in puller.run(state="verified", allowed=older)["msg"]
     assert not puller.run(state="verified", allowed=allowed)["failed"]
     assert puller.run(state="absent", allowed=older)["changed"]
@@ -119,7 +119,7 @@ def test_the_origin_of_weights_at_a_path_is_read_from_their_manifest(puller: Pul
 
     assert judge([{"repo": "org/name", "revision": commit}]) == []
     assert judge([{"repo": "org/name", "revision": "0" * 40}]) == ["the model is not allowed"]
-    assert judge(None, models_allowed=[]) == ["the model is not allowed"]  # as the plan of the inventory says
+    assert judge(None, models_allowed=[]) == ["the model is not allowed"]  # the policy of the inventory's plan
     (puller.target / ".anvil-model.json").unlink()
     assert judge([{"repo": "org/name", "revision": commit}]) == ["the origin of the weights is unknown, so they are not allowed"]
 
@@ -159,7 +159,7 @@ def test_a_repository_in_mistrals_own_format_is_described(puller: Puller, hub: H
     assert (told["models"][0]["layers"], told["models"][0]["kv_bytes_per_token"]) == (2, 2 * 2 * 256 * 2)
 
 
-def test_a_gguf_with_a_large_vocabulary_is_fetched_as_far_as_its_header_goes(puller: Puller, hub: Hub) -> None:
+def test_a_gguf_with_a_large_vocabulary_is_fetched_until_its_header_is_complete(puller: Puller, hub: Hub) -> None:
     large = gguf(80_000, 4 * MIB)  # a header of 2.1 MiB, 16 MiB of data
     hub.add("org/name", {"a-Q8_0.gguf": large, "b-Q4_K_M.gguf": gguf(2, MIB), "README.md": b"x"})
     info = {"repo": "org/name", "endpoint": hub.endpoint}
@@ -173,14 +173,14 @@ def test_a_gguf_with_a_large_vocabulary_is_fetched_as_far_as_its_header_goes(pul
         assert hub.fetched("b-Q4_K_M.gguf") == []
 
 
-def test_what_is_no_model_on_the_hub_is_said_without_our_folder(puller: Puller, hub: Hub) -> None:
+def test_a_file_on_the_hub_that_is_not_a_model_is_reported_without_our_folder(puller: Puller, hub: Hub) -> None:
     hub.add("org/name", {"config.json": b"{}", "model.safetensors": b"version https://git-lfs" + bytes(5000)})
     told = run_module("anvil_model_info", repo="org/name", endpoint=hub.endpoint)
     assert told["failed"] and "not a usable safetensors file" in told["msg"] and "anvil-preview" not in told["msg"]
     assert "org/name/model.safetensors" in told["msg"]
 
 
-def test_weights_that_are_still_on_the_hub_are_judged(puller: Puller, hub: Hub, clean_bed: Bed, tmp_path: Path) -> None:
+def test_weights_that_are_only_on_the_hub_are_checked(puller: Puller, hub: Hub, clean_bed: Bed, tmp_path: Path) -> None:
     clean_bed.write_gpus((ADA,))
     config = json.dumps(LLAMA).encode()
     nvfp4 = {"config.json": config, "hf_quant_config.json": b'{"quantization": {"quant_algo": "NVFP4"}}'}

@@ -1,4 +1,4 @@
-"""anvil_model with weights that only the controller has, sent to a simulated host over a real connection."""
+"""anvil_model uploads weights from the controller to a simulated host over a real connection."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VOLUME = "/var/lib/docker/volumes/anvil-models/_data"
 
 
 class Sender:
-    """Plays one anvil_model task against the host."""
+    """Runs one anvil_model task on the host."""
 
     def __init__(self, host: Host, folder: Path) -> None:
         self.host, self.folder = host, folder
@@ -52,7 +52,7 @@ class Sender:
             "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
             "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-            "TMPDIR": str(self.folder),  # a killed run leaves a piece there
+            "TMPDIR": str(self.folder),  # a killed run leaves a partial file there
         }
         argv += [str(self.folder / "play.yml"), *words]
         return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
@@ -63,7 +63,7 @@ class Sender:
         return told
 
     def parts(self) -> dict[str, int]:
-        """What has come of files that are not whole yet, by an opaque name: bytes."""
+        """The size in bytes of each incomplete file on the host, by its opaque name."""
         listed = self.host.run("sh", "-c", f"cd {VOLUME}/.anvil-staging/*/parts 2>/dev/null && stat -c '%n %s' * || true")
         return {name: int(size) for name, size in (line.split() for line in listed.splitlines())}
 
@@ -72,7 +72,7 @@ class Sender:
 
 
 def kill_family(pid: int) -> None:
-    """SIGKILL for a process and all it started: a worker of Ansible has a session of its own."""
+    """Kill a process and its descendants with SIGKILL: a worker of Ansible has a session of its own."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -99,7 +99,7 @@ def sender(up: Host, tmp_path: Path) -> Sender:
     return Sender(up, tmp_path)
 
 
-def test_a_folder_of_the_controller_is_sent_once_and_only_what_is_missing_later(sender: Sender) -> None:
+def test_a_folder_of_the_controller_is_sent_once_and_later_only_its_missing_files(sender: Sender) -> None:
     told = sender.run("--check")
     assert (told["changed"], told["fetch"]["bytes"]) == (True, len(LARGE) + 2)
     assert sender.host.docker("volume", "ls", "--quiet") == ""
@@ -109,7 +109,7 @@ def test_a_folder_of_the_controller_is_sent_once_and_only_what_is_missing_later(
     assert sender.sum_of("sub/w.safetensors") == hashlib.sha256(LARGE).hexdigest()
     assert not sender.run()["changed"]
 
-    (sender.brought / "config.json").touch()  # another time, the same content
+    (sender.brought / "config.json").touch()  # a new time, the same content
     assert not sender.run()["changed"]
     (sender.brought / "config.json").write_text('{"new": 1}')
     assert sender.run()["fetch"] == {"files": ["config.json"], "bytes": 10}
@@ -121,7 +121,7 @@ def test_a_folder_of_the_controller_is_sent_once_and_only_what_is_missing_later(
     assert sender.host.run("sh", "-c", f"ls -A {VOLUME}/.anvil-staging/*") == ".lock"
 
 
-def test_a_run_that_was_killed_is_gone_on_from_and_the_sum_decides(sender: Sender) -> None:
+def test_a_killed_upload_is_resumed_and_its_checksum_is_verified(sender: Sender) -> None:
     (sender.brought / "sub" / "w.safetensors").write_bytes(LARGE * 4)
     process = sender.start()
     deadline = time.monotonic() + 60
@@ -129,7 +129,7 @@ def test_a_run_that_was_killed_is_gone_on_from_and_the_sum_decides(sender: Sende
         assert time.monotonic() < deadline and process.poll() is None
     kill_family(process.pid)
     process.wait()
-    time.sleep(1)  # what runs on the host ends by itself
+    time.sleep(1)  # the remote process ends by itself
     came = max(sender.parts().values())
     assert MIB <= came < 4 * len(LARGE)
     sender.host.run("sh", "-c", f"! test -e {VOLUME}/org/name")
@@ -138,7 +138,7 @@ def test_a_run_that_was_killed_is_gone_on_from_and_the_sum_decides(sender: Sende
     assert sender.sum_of("sub/w.safetensors") == hashlib.sha256(LARGE * 4).hexdigest()
     assert done["seconds"]["mib_per_second"] > 0
 
-    # A part that was spoilt meanwhile is found out, thrown away, and sent anew.
+    # A corrupted part is detected and discarded, and the file is sent again.
     (sender.brought / "sub" / "w.safetensors").write_bytes(LARGE[::-1])
     sums = hashlib.sha256(LARGE[::-1]).hexdigest()
     key = hashlib.sha256(f"sub/w.safetensors@{sums}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""playbooks/workflow.yml as an operator types it: the built image, in front of the real router and real tiny models."""
+"""playbooks/workflow.yml as an operator runs it: it builds the image and deploys it with the real router and tiny models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ fast = "fast"
 
 @pytest.fixture(scope="module")
 def linear(chain: Chain) -> str:
-    """What the deployment that the tests share printed; it answers on port 8100."""
+    """The output of the deployment that the tests share; it answers on port 8100."""
     return chain.deploy("linear", mlflow_port=0)
 
 
@@ -74,7 +74,7 @@ def image_of(chain: Chain, container: str) -> str:
 
 
 @pytest.mark.usefixtures("linear")
-def test_the_image_is_small_and_the_server_rests_in_little_memory(chain: Chain) -> None:
+def test_the_image_is_small_and_the_idle_server_uses_little_memory(chain: Chain) -> None:
     name = "anvil-workflow-linear"
     size = int(chain.bed.docker("image", "inspect", "--format", "{{.Size}}", image_of(chain, name)))
     assert size < 150e6, f"{size / 1e6:.1f} MB"
@@ -87,7 +87,7 @@ def test_the_image_is_small_and_the_server_rests_in_little_memory(chain: Chain) 
     wait_for("healthy", lambda: inspect(chain, name, "{{.State.Health.Status}}") == "healthy", 60)
 
 
-def test_check_mode_predicts_and_touches_nothing(chain: Chain) -> None:
+def test_check_mode_predicts_and_changes_nothing(chain: Chain) -> None:
     started = chain.bed.started()
     printed = chain.deploy("extract", "--check", mlflow_port=0, port=8103)
     assert changed(printed) >= 1 and chain.bed.started() == started
@@ -96,7 +96,7 @@ def test_check_mode_predicts_and_touches_nothing(chain: Chain) -> None:
 
 @pytest.fixture(scope="module")
 def gateway(chain: Chain) -> Iterator[str]:
-    """A router of the newer generation, in front of the same tiers."""
+    """A router of the newer generation with the same tiers."""
     folder = chain.folder / "gateway"
     folder.mkdir()
     (folder / "config.toml").write_text(GATEWAY)
@@ -140,7 +140,7 @@ def test_every_example_runs_through_the_real_router(chain: Chain, gateway: str, 
     outputs, nodes, retries = asyncio.run(run_example("linear", url, {"topic": "rain"}))
     assert (outputs["title"], nodes, retries) == ("the heavy tier answers", ["write", "find_title"], 0)
     outputs, nodes, retries = asyncio.run(run_example("review_loop", url, {"topic": "rain", "depth": "long"}))
-    # The model approves by chance, and the loop ends at three times.
+    # The model approves by chance; the loop ends after three rounds at most.
     assert nodes[:3] == ["plan", "write_draft", "review"] and set(nodes[3:]) <= {"review"} and len(nodes) <= 5
     assert outputs["draft"] == PHRASES["fast"] and 0 <= outputs["score"] <= 10 and retries == 0
     short = asyncio.run(run_example("review_loop", url, {"topic": "rain", "depth": "short"}))
@@ -202,7 +202,7 @@ def test_secrets_are_in_private_files_and_nowhere_else(chain: Chain) -> None:
     assert not root.exists() and name not in chain.bed.docker("volume", "ls") + chain.bed.docker("network", "ls")
 
 
-def test_what_is_in_the_way_is_told_with_what_to_do(chain: Chain, tmp_path: Path) -> None:
+def test_each_obstacle_is_reported_with_a_way_out(chain: Chain, tmp_path: Path) -> None:
     base = {"mlflow_port": 0, "workflow_project_name": "blocked"}
     code, printed = chain.try_deploy("linear", port=8000, **base)
     assert code and "port 127.0.0.1:8000 is taken" in printed and "container anvil-router" in printed
@@ -223,7 +223,7 @@ def test_what_is_in_the_way_is_told_with_what_to_do(chain: Chain, tmp_path: Path
     assert "anvil-workflow-blocked" not in chain.bed.docker("ps", "--all")
 
 
-def test_a_mistake_in_the_file_ends_before_docker_is_looked_at(chain: Chain, tmp_path: Path) -> None:
+def test_a_mistake_in_the_file_is_reported_before_docker_is_contacted(chain: Chain, tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text((EXAMPLES / "linear.yaml").read_text().replace("{topic}.", "{topik}.").replace("to: END", "to: nowhere"))
     chain.environment = {"DOCKER_HOST": f"unix://{tmp_path}/no.sock"}
@@ -240,7 +240,7 @@ AGAIN = {"port": 8107, "mlflow_port": 0, "workflow_project_name": "again"}
 
 @pytest.fixture(scope="module")
 def again(chain: Chain) -> Path:
-    """A file that is deployed and then changed; its jobs are on a disk of 4 MB."""
+    """A workflow file that is deployed and then changed; its jobs are on a disk of 4 MB."""
     path = chain.folder / "again.yaml"
     path.write_text((EXAMPLES / "linear.yaml").read_text())
     disk = ["--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=4m,uid=10001"]
@@ -259,7 +259,7 @@ def test_only_changed_content_is_built_again(chain: Chain, again: Path) -> None:
     assert changed(predicted) == changed(done) == 2 and image_of(chain, "anvil-workflow-again") != one
 
 
-def test_a_full_disk_of_a_deployed_workflow_is_told_and_loses_nothing(chain: Chain, again: Path) -> None:
+def test_a_full_disk_of_a_deployed_workflow_is_reported_and_loses_no_job(chain: Chain, again: Path) -> None:
     name = "anvil-workflow-again"
     known = ask(8107, "POST", "/run", {"topic": "before"}, {"Idempotency-Key": "before"})
     assert known.status == 200, known
@@ -291,7 +291,7 @@ def test_absent_keeps_the_jobs(chain: Chain, again: Path) -> None:
 
 
 @pytest.mark.usefixtures("linear")
-def test_a_run_survives_a_kill_of_the_server_and_nothing_runs_twice(chain: Chain) -> None:
+def test_runs_survive_a_kill_of_the_server_and_a_key_runs_once(chain: Chain) -> None:
     locations = []
     for number in range(20):
         reply = ask(
@@ -312,7 +312,7 @@ TRACED = {"port": 8108, "mlflow_port": 5008, "workflow_project_name": "traced"}
 TRACES = "/api/2.0/mlflow/traces?experiment_ids=1&max_results=100"
 
 
-def test_mlflow_gets_every_run_and_its_death_costs_nothing(chain: Chain) -> None:
+def test_mlflow_gets_every_run_and_a_dead_mlflow_does_not_slow_runs(chain: Chain) -> None:
     chain.deploy("linear", **TRACED)
     before = [_timed(8108) for _unused in range(10)]
     wait_for("traces", lambda: len(ask(5008, "GET", TRACES).body.get("traces", [])) >= 10, 60)
@@ -325,8 +325,8 @@ def test_mlflow_gets_every_run_and_its_death_costs_nothing(chain: Chain) -> None
             chain.bed.docker("unpause", "anvil-workflow-traced-mlflow")
 
 
-def test_a_published_mlflow_wants_its_password_and_traces_still_arrive(chain: Chain) -> None:
-    """The same deployment, from loopback to everybody: what was traced stays."""
+def test_a_published_mlflow_requires_its_password_and_traces_still_arrive(chain: Chain) -> None:
+    """The same deployment changes from loopback to all addresses; existing traces stay."""
     printed = chain.deploy("linear", mlflow_bind="0.0.0.0", **TRACED)
     assert "traces: http://0.0.0.0:5008" in printed
     root = Path(inspect(chain, "anvil-workflow-traced", '{{index .Config.Labels "com.docker.compose.project.working_dir"}}'))
@@ -356,7 +356,7 @@ def _timed(port: int) -> float:
 
 @pytest.fixture
 def away(chain: Chain) -> Iterator[tuple[Chain, Host]]:
-    """Another host with an engine and a model of its own, reached by ssh as a user who may not touch the engine but by sudo."""
+    """Another host with its own engine and model, reached by ssh as a user who can use the engine only with sudo."""
     images = ["anvil.local/base:1", "anvil.local/llama-server:1"]
     plugins = json.loads(chain.bed.docker("info", "--format", "{{json .ClientInfo.Plugins}}"))
     (builder,) = (plugin["Path"] for plugin in plugins if plugin["Name"] == "buildx")
@@ -385,7 +385,7 @@ def away(chain: Chain) -> Iterator[tuple[Chain, Host]]:
     chain.bed.host_down("away")
 
 
-def test_a_host_behind_ssh_and_sudo_is_deployed_to_like_this_one(away: tuple[Chain, Host]) -> None:
+def test_a_deployment_works_on_a_host_behind_ssh_and_sudo(away: tuple[Chain, Host]) -> None:
     operator, host = away
     wish = {"model_url": "http://models:8080/v1", "workflow_networks": ["anvil"], "mlflow_port": 0}
     printed = operator.deploy("extract", **wish)

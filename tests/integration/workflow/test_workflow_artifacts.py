@@ -1,4 +1,4 @@
-"""What generate_only writes, used as its README says: every command of it is run, with plain docker compose."""
+"""Every command in the README that generate_only writes works with plain docker compose."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def unpack(names: list[str], name: str, folder: Path, version: str) -> None:
     subprocess.run(["tar", "--extract", "--file", packed, "--directory", folder], check=True)
 
 
-# The everyday form on other ports, and everything off.
+# The usual deployment on other ports, and one with every option off.
 @pytest.mark.parametrize(
     "wish",
     [
@@ -38,7 +38,7 @@ def test_every_command_of_the_readme_works(chain: Chain, tmp_path: Path, wish: d
     version = chain.bed.docker(
         "run", "--rm", "anvil.local/base:1", "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"
     )
-    chain.environment = {"DOCKER_HOST": f"unix://{tmp_path}/no.sock"}  # nothing is contacted
+    chain.environment = {"DOCKER_HOST": f"unix://{tmp_path}/no.sock"}  # generate_only does not contact the engine
     try:
         options = {"generate_only": True, "output": str(folder), "workflow_base": "anvil.local/base:1", **wish}
         chain.deploy("linear", workflow_project_name="artifacts", **options)

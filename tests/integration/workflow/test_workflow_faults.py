@@ -1,4 +1,4 @@
-"""What breaks a workflow's server: kill -9 at any moment, a full disk, a replica that was thought dead, a database that dies."""
+"""Faults of a workflow's server: kill -9 at any moment, a full disk, a replica that wakes after takeover, a killed database."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from workflowstore import PROMISES, keep
 # --- SQLite
 
 
-def test_a_killed_run_goes_on_at_its_first_unfinished_node(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_killed_run_continues_at_its_first_unfinished_node(tmp_path: Path, endpoint: Endpoint) -> None:
     endpoint.behave = lambda prompt: Reply(delay=30) if prompt.startswith("two") and endpoint.count("two") == 1 else None
     with serving(tmp_path, endpoint) as server:
         job = server.submit(Idempotency_Key="k")
@@ -47,9 +47,9 @@ def test_a_killed_run_goes_on_at_its_first_unfinished_node(tmp_path: Path, endpo
         assert again.status_code == 200 and again.json()["job_id"] == job and len(endpoint.calls) == 4
 
 
-def test_kills_at_any_moment_lose_nothing_and_repeat_nothing_finished(tmp_path: Path, endpoint: Endpoint) -> None:
-    """Ten kills under load. What was accepted is completed; no finished node of a job runs again; each kill may cost one
-    repeated call for each run that was at a node then."""
+def test_kills_at_any_moment_lose_no_job_and_repeat_no_finished_node(tmp_path: Path, endpoint: Endpoint) -> None:
+    """Ten kills under load. Every accepted job completes; no finished node of a job runs again; each kill may repeat one
+    call for each run that was at a node then."""
     chance = random.Random(7)
     endpoint.behave = lambda prompt: Reply(delay=chance.uniform(0, 0.05))
     accepted: dict[int, str] = {}
@@ -91,8 +91,8 @@ def test_kills_at_any_moment_lose_nothing_and_repeat_nothing_finished(tmp_path: 
         assert Counter(endpoint.calls) == asked
 
 
-def test_a_run_that_is_quicker_than_its_first_write_is_nobody_elses(tmp_path: Path, endpoint: Endpoint) -> None:
-    """Somebody has the file: the run goes on to its first save, and is not taken for lost when leases are renewed."""
+def test_a_run_that_is_faster_than_its_first_write_is_not_taken_over(tmp_path: Path, endpoint: Endpoint) -> None:
+    """Another process locks the file: the run continues to its first save, and is not treated as lost at lease renewal."""
     with serving(tmp_path, endpoint, WORKFLOW_LEASE="1") as server, ThreadPoolExecutor(1) as pool:
         assert server.run().status_code == 200
         with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)) as other:
@@ -105,7 +105,7 @@ def test_a_run_that_is_quicker_than_its_first_write_is_nobody_elses(tmp_path: Pa
         assert waiting.result().status_code == 200 and endpoint.calls[3:] == ["one late", "two late", "three late"]
 
 
-def test_a_run_that_ends_the_server_again_and_again_is_given_up_and_says_so(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_run_that_repeatedly_ends_the_server_fails_with_its_reason(tmp_path: Path, endpoint: Endpoint) -> None:
     endpoint.behave = lambda prompt: Reply(delay=30) if "poison" in prompt else None
     with serving(tmp_path, endpoint) as server:
         job = server.submit("poison")
@@ -121,7 +121,7 @@ def test_a_run_that_ends_the_server_again_and_again_is_given_up_and_says_so(tmp_
         assert server.run().status_code == 200
 
 
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_full_disk_is_reported_and_loses_no_job(tmp_path: Path, endpoint: Endpoint) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
@@ -136,7 +136,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, endpoint: Endpoin
                     stream.write(b"x" * 4096)
             refused = wait_until(lambda: (answer := server.run("x" * 9000)).status_code == 503 and answer, 20)
             assert "full" in refused.json()["error"]["message"] and refused.headers["Retry-After"] == "5"
-            # What was refused runs no more, though it began while its job was being written.
+            # A refused run is stopped, although it began while its job was being written.
             assert server.client.get("/health").json()["jobs_running"] == 1 and endpoint.count("two") == 1
             assert wait_until(lambda: server.client.get("/readyz").status_code == 503)
             assert server.client.get("/livez").status_code == 200 and server.status(held)["status"] == "running"
@@ -149,8 +149,8 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, endpoint: Endpoin
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_dead_or_slow_mlflow_costs_a_run_nothing(tmp_path: Path, endpoint: Endpoint) -> None:
-    """Medians of runs without tracing, with a MLflow that refuses, and with one that takes the connection and is silent."""
+def test_a_dead_or_silent_mlflow_does_not_slow_a_run(tmp_path: Path, endpoint: Endpoint) -> None:
+    """Medians of runs without tracing, with an MLflow that refuses, and with one that accepts connections and does not answer."""
     import socket
 
     silent = socket.create_server(("127.0.0.1", 0))
@@ -174,7 +174,7 @@ def test_a_dead_or_slow_mlflow_costs_a_run_nothing(tmp_path: Path, endpoint: End
 
 
 class Collector:
-    """The two addresses of MLflow that traces need; what came in is read with OpenTelemetry's own messages."""
+    """Serves the two addresses of MLflow that traces need; it parses received spans with OpenTelemetry's own messages."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []
@@ -207,7 +207,7 @@ class Collector:
 SILENT = THREE.replace('{id: two, prompt: "two {topic}"', '{id: two, log_prompts: false, prompt: "two {topic}"')
 
 
-def test_a_resumed_run_is_one_trace_and_a_silent_node_shows_nothing(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_resumed_run_is_one_trace_without_the_texts_of_a_silent_node(tmp_path: Path, endpoint: Endpoint) -> None:
     collector = Collector()
     endpoint.behave = lambda prompt: Reply(delay=3) if prompt.startswith("two") and endpoint.count("two") == 1 else None
     settings = {"MLFLOW_TRACKING_URI": collector.url, "WORKFLOW_DRAIN": "0.2"}
@@ -230,8 +230,8 @@ def test_a_resumed_run_is_one_trace_and_a_silent_node_shows_nothing(tmp_path: Pa
     collector.server.shutdown()
 
 
-def test_a_model_server_that_is_killed_costs_each_run_a_retry(tmp_path: Path, clean_bed: Bed, models: Path) -> None:
-    """A real one; while it is paused, the runs are at their first node."""
+def test_runs_retry_after_a_kill_of_the_model_server(tmp_path: Path, clean_bed: Bed, models: Path) -> None:
+    """The model server is real; it is paused until all runs are at their first node."""
     options = ["--detach", "--name", "model", "--publish", "127.0.0.1:30009:8080", "--volume", f"{models}:/models:ro"]
     words = "anvil.local/llama-server:1 --model /models/heavy.gguf --alias m --host 0.0.0.0 --port 8080 -c 4096 -np 4"
     clean_bed.docker("run", *options, *words.split())
@@ -256,7 +256,7 @@ def test_a_model_server_that_is_killed_costs_each_run_a_retry(tmp_path: Path, cl
 
 
 class Postgres:
-    """A PostgreSQL of this test alone, run by the user postgres, as it refuses root."""
+    """A PostgreSQL for this test alone. It runs as the user postgres, because it refuses root."""
 
     def __init__(self, folder: Path) -> None:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
@@ -293,7 +293,7 @@ class Postgres:
         return asyncio.run(go())
 
     def kill(self) -> None:
-        """Every process of it at once, as when its container is killed."""
+        """Kill all its processes at once, as the kill of its container does."""
         lines = (self.folder / "data" / "postmaster.pid").read_text().splitlines()
         main = int(lines[0])
         children = subprocess.run(
@@ -350,7 +350,7 @@ def two_replicas(folder: Path, endpoint: Endpoint, database: Postgres, **more: s
         yield servers[0], servers[1]
 
 
-def test_any_replica_answers_and_one_key_is_one_execution_on_both(tmp_path: Path, endpoint: Endpoint, database: Postgres) -> None:
+def test_any_replica_answers_and_a_key_runs_once_across_replicas(tmp_path: Path, endpoint: Endpoint, database: Postgres) -> None:
     endpoint.behave = lambda prompt: Reply(delay=0.1)
     with two_replicas(tmp_path, endpoint, database) as (first, second), ThreadPoolExecutor(50) as pool:
         job = first.submit()
@@ -366,7 +366,7 @@ def test_any_replica_answers_and_one_key_is_one_execution_on_both(tmp_path: Path
         assert first.status(slow)["status"] == "cancelled"
 
 
-def test_a_killed_replica_is_taken_over(tmp_path: Path, endpoint: Endpoint, database: Postgres) -> None:
+def test_another_replica_takes_over_the_runs_of_a_killed_one(tmp_path: Path, endpoint: Endpoint, database: Postgres) -> None:
     endpoint.behave = lambda prompt: Reply(delay=30) if prompt.startswith("two") and endpoint.calls.count(prompt) == 1 else None
     with two_replicas(tmp_path, endpoint, database) as (first, second):
         jobs = [first.submit(f"#{number}#") for number in range(5)]
@@ -379,8 +379,8 @@ def test_a_killed_replica_is_taken_over(tmp_path: Path, endpoint: Endpoint, data
         assert endpoint.count("one") == 5 and endpoint.count("two") == 10 and endpoint.count("three") == 5
 
 
-def test_a_replica_that_was_stopped_and_wakes_writes_nothing(tmp_path: Path, endpoint: Endpoint, database: Postgres) -> None:
-    """Its answer of node two comes in after another replica has ended the job with its own."""
+def test_a_replica_that_wakes_after_a_takeover_writes_nothing(tmp_path: Path, endpoint: Endpoint, database: Postgres) -> None:
+    """It receives its answer for node two after another replica has completed the job with its own answer."""
     texts = iter(["the zombie's", "the heir's"])
     endpoint.behave = lambda prompt: Reply(text=next(texts), delay=0.8) if prompt.startswith("two") else None
     with two_replicas(tmp_path, endpoint, database) as (first, second):
@@ -396,7 +396,7 @@ def test_a_replica_that_was_stopped_and_wakes_writes_nothing(tmp_path: Path, end
         assert endpoint.count("three") == 1 and endpoint.count("two") == 2
 
 
-def test_a_killed_database_is_waited_for_and_no_run_is_lost(tmp_path: Path, endpoint: Endpoint, database: Postgres) -> None:
+def test_runs_wait_for_a_killed_database_and_none_is_lost(tmp_path: Path, endpoint: Endpoint, database: Postgres) -> None:
     endpoint.behave = lambda prompt: Reply(delay=1) if prompt.startswith("two") and prompt != "two after" else None
     with two_replicas(tmp_path, endpoint, database) as (first, second):
         jobs = [server.submit(f"{number}") for server in (first, second) for number in range(4)]
@@ -412,7 +412,7 @@ def test_a_killed_database_is_waited_for_and_no_run_is_lost(tmp_path: Path, endp
         assert first.run("after").status_code == 200
 
 
-def test_a_stopped_replica_hands_its_runs_on_at_once(tmp_path: Path, endpoint: Endpoint, database: Postgres) -> None:
+def test_a_stopped_replica_hands_over_its_runs_at_once(tmp_path: Path, endpoint: Endpoint, database: Postgres) -> None:
     endpoint.behave = lambda prompt: Reply(delay=3) if prompt.startswith("two") and endpoint.calls.count(prompt) == 1 else None
     with two_replicas(tmp_path, endpoint, database, WORKFLOW_DRAIN="0.2", WORKFLOW_LEASE="60") as (first, second):
         job = first.submit()
@@ -422,7 +422,9 @@ def test_a_stopped_replica_hands_its_runs_on_at_once(tmp_path: Path, endpoint: E
         assert second.wait_for(job, 10)["status"] == "completed" and endpoint.count("one") == 1
 
 
-def test_the_password_comes_from_a_file_and_shows_nowhere(tmp_path: Path, endpoint: Endpoint, database: Postgres) -> None:
+def test_the_database_password_is_read_from_a_file_and_never_shown(
+    tmp_path: Path, endpoint: Endpoint, database: Postgres
+) -> None:
     secret = tmp_path / "password"
     secret.write_text("a-database-s3cret\n")
     with serving(tmp_path, endpoint, WORKFLOW_JOBS=database.url, WORKFLOW_JOBS_PASSWORD_FILE=str(secret)) as server:

@@ -1,4 +1,4 @@
-"""The page of a workflow in a real Chromium: used with the keyboard alone, and looked at (tests/output/workflow-*.png)."""
+"""The page of a workflow in a real Chromium, used with the keyboard alone; screenshots: tests/output/workflow-*.png."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def focus_and_type(browser: Browser, name: str, text: str) -> None:
 
 
 def check_quiet(browser: Browser, server: Server) -> None:
-    """Nothing of the page comes from elsewhere, and its console is empty."""
+    """Check that the page loads nothing from other hosts and that its console is empty."""
     assert all(url.startswith((server.url, "data:", "about:")) for url in browser.requests), browser.requests
     assert browser.problems == []
 
 
-def test_a_run_with_the_keyboard_alone(tmp_path: Path, endpoint: Endpoint, browser: Browser) -> None:
+def test_a_run_is_started_with_the_keyboard_alone(tmp_path: Path, endpoint: Endpoint, browser: Browser) -> None:
     endpoint.behave = lambda prompt: Reply(delay=1.2)
     with serving(tmp_path, endpoint, (EXAMPLES / "review_loop.yaml").read_text()) as server:
         browser.open(server.url)
@@ -78,7 +78,9 @@ def test_a_run_with_the_keyboard_alone(tmp_path: Path, endpoint: Endpoint, brows
         check_quiet(browser, server)
 
 
-def test_every_kind_of_input_and_every_kind_of_mistake(tmp_path: Path, endpoint: Endpoint, browser: Browser) -> None:
+def test_the_form_takes_every_kind_of_input_and_shows_every_kind_of_mistake(
+    tmp_path: Path, endpoint: Endpoint, browser: Browser
+) -> None:
     with serving(tmp_path, endpoint, TYPES) as server:
         browser.open(server.url)
         browser.wait_for("!!document.querySelector('#in-topic')")
@@ -98,7 +100,7 @@ def test_every_kind_of_input_and_every_kind_of_mistake(tmp_path: Path, endpoint:
         focus_and_type(browser, "tags", '["x", "y"]')
         browser.tab_to("#go")
         browser.press("Enter")
-        # The server's own word on a number that is not whole comes to its field.
+        # The server's message about a number that is not an integer appears at its field.
         browser.wait_for("document.querySelector('#in-count-wrong').textContent.includes('integer')")
         assert browser.evaluate("document.activeElement.id") == "in-count"
         focus_and_type(browser, "count", "3")
@@ -112,7 +114,7 @@ def test_every_kind_of_input_and_every_kind_of_mistake(tmp_path: Path, endpoint:
         check_quiet(browser, server)
 
 
-def test_a_failure_and_a_cancel(tmp_path: Path, endpoint: Endpoint, browser: Browser) -> None:
+def test_the_page_shows_a_failed_and_a_cancelled_run(tmp_path: Path, endpoint: Endpoint, browser: Browser) -> None:
     endpoint.behave = lambda prompt: Reply(delay=20) if "slow" in prompt else Reply(status=401, raw=b'{"error": "bad key"}')
     with serving(tmp_path, endpoint, (EXAMPLES / "linear.yaml").read_text()) as server:
         browser.open(server.url)
@@ -135,7 +137,7 @@ def test_a_failure_and_a_cancel(tmp_path: Path, endpoint: Endpoint, browser: Bro
         check_quiet(browser, server)
 
 
-def test_the_api_page_needs_nobody_else(tmp_path: Path, endpoint: Endpoint, browser: Browser) -> None:
+def test_the_api_page_loads_nothing_from_other_hosts(tmp_path: Path, endpoint: Endpoint, browser: Browser) -> None:
     with serving(tmp_path, endpoint, (EXAMPLES / "extract.yaml").read_text()) as server:
         browser.open(f"{server.url}/docs")
         browser.wait_for("document.querySelectorAll('section').length === 10")

@@ -1,4 +1,4 @@
-"""Replicas of a workflow behind the edge: rolled under load, killed under load, one job store in PostgreSQL."""
+"""Replicas of a workflow behind the edge, with one job store in PostgreSQL: rolling updates and kills under load."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workflowsite import Chain, Load, ask, changed, wait_ended, wait_for
 
 PORT = 8102
 NAME = "anvil-workflow-twin"
-# A frozen tier holds runs here. A router that checks the tier would answer them with 503 after 2 s.
+# A frozen tier blocks runs here. A router that checks the tier would answer them with 503 after 2 s.
 TIERS = [{"id": name, "serve": name, "health_path": False} for name in ("heavy", "fast")]
 SITE = {
     "anvil_router": {"image": "anvil.local/router:0.13.2", "publish": "127.0.0.1:8000", "token": "router_token", "tiers": TIERS}
@@ -24,7 +24,7 @@ UNASKED = {"workflow_verify": False}
 
 @pytest.fixture(scope="module")
 def moved(chain: Chain) -> list[str]:
-    """One server that is given a second one while runs are under way; where its jobs are: one that had ended, and those runs."""
+    """Add a second server while runs are under way. Returns the locations of one ended job and of those runs."""
     chain.deploy("linear", **ALONE)
     locations = [submit(0, "alone")]
     wait_ended(PORT, locations[0])
@@ -35,7 +35,7 @@ def moved(chain: Chain) -> list[str]:
         printed = chain.deploy("linear", **WISH, **UNASKED)
     finally:
         chain.bed.docker("unpause", "anvil-heavy")
-    # these, and the one request of the first deployment
+    # the four jobs, and the request of the first deployment
     assert changed(predicted) and "5 jobs were moved" in printed, (predicted[-2000:], printed[-2000:])
     return locations
 
@@ -46,7 +46,7 @@ def twin(chain: Chain, moved: list[str]) -> Chain:
 
 
 def submit(number: int, word: str) -> str:
-    """A run that goes on by itself; returns where its status is."""
+    """Start an asynchronous run and return the location of its status."""
     headers = {"Prefer": "respond-async", "Idempotency-Key": f"{word}-{number}"}
     reply = ask(PORT, "POST", "/run", {"topic": f"{word} {number}"}, headers)
     assert reply.status == 202, reply
@@ -58,7 +58,7 @@ def from_inside(chain: Chain, container: str, path: str) -> str:
     return chain.bed.docker("exec", container, "python3", "-c", code)
 
 
-def test_jobs_go_along_when_one_server_becomes_two(twin: Chain, moved: list[str]) -> None:
+def test_jobs_are_moved_when_a_second_server_is_added(twin: Chain, moved: list[str]) -> None:
     jobs = [wait_ended(PORT, location) for location in moved]
     assert {job["status"] for job in jobs} == {"completed"} and all(len(job["nodes"]) == 2 for job in jobs), jobs
     again = ask(PORT, "POST", "/run", {"topic": "alone 1"}, {"Idempotency-Key": "alone-1"})
@@ -73,14 +73,14 @@ def test_a_second_run_changes_nothing_and_only_the_edge_is_published(twin: Chain
     assert [line.split()[0] for line in ports if "->" in line] == [f"{NAME}-edge"]
 
 
-def test_any_replica_tells_the_status_of_any_job(twin: Chain) -> None:
+def test_any_replica_returns_the_status_of_any_job(twin: Chain) -> None:
     for location in [submit(number, "status") for number in range(6)]:
         wait_ended(PORT, location)
         told = [json.loads(from_inside(twin, f"{NAME}-{replica}", location)) for replica in (1, 2)]
         assert told[0] == told[1] and told[0]["status"] == "completed"
 
 
-def test_an_update_under_load_costs_no_request(twin: Chain) -> None:
+def test_no_request_fails_during_an_update_under_load(twin: Chain) -> None:
     load = Load(PORT).start()
     time.sleep(1)
     before = twin.bed.started()
@@ -96,7 +96,7 @@ def test_an_update_under_load_costs_no_request(twin: Chain) -> None:
     assert {job["status"] for job in jobs} == {"completed"}
 
 
-def test_what_this_deployment_has_not_goes(twin: Chain) -> None:
+def test_a_replica_that_is_no_longer_configured_is_removed_without_failed_requests(twin: Chain) -> None:
     assert f"{NAME}-3" in twin.bed.docker("ps", "--format", "{{.Names}}")
     load = Load(PORT).start()
     predicted, printed = twin.deploy("linear", "--check", **WISH), twin.deploy("linear", **WISH)
@@ -106,9 +106,9 @@ def test_what_this_deployment_has_not_goes(twin: Chain) -> None:
     assert not load.failures, load.failures[:5]
 
 
-def test_a_new_version_that_does_not_get_ready_leaves_the_other_replica_answering(twin: Chain) -> None:
+def test_the_other_replica_keeps_answering_when_a_new_version_does_not_become_ready(twin: Chain) -> None:
     before = twin.bed.started()
-    # a database that is not there: alive, and never ready
+    # The model's host does not resolve: the new replica is alive and never ready.
     code, printed = twin.try_deploy("linear", **{**WISH, "model_url": "http://nowhere.invalid/v1", "workflow_ready_timeout": 8})
     assert code and "the new replica did not get ready" in printed, printed[-3000:]
     assert twin.bed.started()[f"{NAME}-2"] == before[f"{NAME}-2"]
@@ -118,19 +118,19 @@ def test_a_new_version_that_does_not_get_ready_leaves_the_other_replica_answerin
 
 
 @pytest.mark.parametrize("victim", ["1", "jobs"])
-def test_killed_in_the_middle_of_runs_and_nothing_is_lost(twin: Chain, victim: str) -> None:
+def test_a_kill_of_a_replica_or_the_database_during_runs_loses_no_job(twin: Chain, victim: str) -> None:
     locations = [submit(number, f"kill-{victim}") for number in range(30)]
     twin.bed.docker("kill", "--signal", "KILL", f"{NAME}-{victim}")
     time.sleep(1)
     twin.bed.docker("start", f"{NAME}-{victim}")
     jobs = [wait_ended(PORT, location, 90) for location in locations]
     assert [job["status"] for job in jobs] == ["completed"] * 30
-    # both nodes once each: what had ended before the kill was not run again
+    # each node ran once: a node that ended before the kill did not run again
     assert all(len(job["nodes"]) == 2 for job in jobs), jobs
     wait_for("all ready", lambda: ask(PORT, "GET", "/readyz").status == 200)
 
 
-def test_a_killed_edge_comes_back_by_itself_and_no_job_is_lost(twin: Chain) -> None:
+def test_a_killed_edge_restarts_by_itself_and_no_job_is_lost(twin: Chain) -> None:
     locations = [submit(number, "edge") for number in range(10)]
     load = Load(PORT).start()
     before = twin.bed.started()
@@ -141,7 +141,7 @@ def test_a_killed_edge_comes_back_by_itself_and_no_job_is_lost(twin: Chain) -> N
     wait_for("clients go on", lambda: load.done > done + 10)
     load.stop()
     assert {name for name, start in twin.bed.started().items() if start != before.get(name)} == {f"{NAME}-edge"}
-    # What a client was told of is there, and whoever was not answered may ask again under the same key.
+    # Every job that a client got a location for exists, and a client without an answer may repeat its request with its key.
     assert {wait_ended(PORT, location)["status"] for location in [*locations, *load.locations[-10:]]} == {"completed"}
     assert (
         f"/status/{ask(PORT, 'POST', '/run', {'topic': 'edge 3'}, {'Idempotency-Key': 'edge-3'}).body['job_id']}" == locations[3]

@@ -1,4 +1,4 @@
-"""The server of a workflow as a process: what it answers, what it refuses, and what an evil endpoint does to it."""
+"""The server of a workflow as a process: its answers, its refusals, and its handling of a misbehaving endpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXAMPLES = REPO / "examples" / "workflows"
 # --- 200, 202, one execution
 
 
-def test_a_run_in_time_is_a_200_with_the_declared_outputs_alone(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_run_within_the_time_limit_is_a_200_with_only_the_declared_outputs(tmp_path: Path, endpoint: Endpoint) -> None:
     with serving(tmp_path, endpoint) as server:
         answer = server.run()
         told = answer.json()
@@ -41,7 +41,7 @@ def test_a_run_in_time_is_a_200_with_the_declared_outputs_alone(tmp_path: Path, 
 
 
 def test_a_run_that_takes_longer_is_a_202_and_runs_once(tmp_path: Path, endpoint: Endpoint) -> None:
-    """The original ran it twice: the thread went on, and a background task began anew."""
+    """Earlier servers ran it twice: the thread continued, and a background task started it again."""
     endpoint.behave = lambda prompt: Reply(delay=0.6)
     with serving(tmp_path, endpoint, WORKFLOW_TIMEOUT="0.5") as server:
         answer = server.run()
@@ -62,7 +62,9 @@ def test_a_run_that_takes_longer_is_a_202_and_runs_once(tmp_path: Path, endpoint
         ("handling=lenient", 200, 4.5, 60),
     ],
 )
-def test_prefer(tmp_path: Path, endpoint: Endpoint, prefer: str, status: int, least: float, most: float) -> None:
+def test_the_prefer_header_selects_a_synchronous_or_an_asynchronous_answer(
+    tmp_path: Path, endpoint: Endpoint, prefer: str, status: int, least: float, most: float
+) -> None:
     endpoint.behave = lambda prompt: Reply(delay=1.5)
     with serving(tmp_path, endpoint) as server:
         began = time.monotonic()
@@ -71,7 +73,7 @@ def test_prefer(tmp_path: Path, endpoint: Endpoint, prefer: str, status: int, le
         assert (answer.headers.get("Preference-Applied") == "respond-async") == (status == 202)
 
 
-def test_a_caller_that_goes_away_changes_nothing(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_run_completes_after_its_client_disconnects(tmp_path: Path, endpoint: Endpoint) -> None:
     endpoint.behave = lambda prompt: Reply(delay=0.4)
     with serving(tmp_path, endpoint) as server:
         with pytest.raises(httpx.ReadTimeout):
@@ -140,14 +142,14 @@ def test_unknown_ids_and_path_tricks_are_404(tmp_path: Path, endpoint: Endpoint,
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for the tests that only look at answers."""
+    """One server for the tests that only look at answers."""
     shared = Endpoint()
     with serving(tmp_path_factory.mktemp("server"), shared) as made:
         yield made
     shared.close()
 
 
-# --- requests that are wrong
+# --- invalid requests
 
 JSON_TYPE = {"Content-Type": "application/json"}
 
@@ -171,13 +173,13 @@ JSON_TYPE = {"Content-Type": "application/json"}
         (b"[" * 100000, []),
     ],
 )
-def test_wrong_inputs_are_a_422_that_says_where(server: Server, body: bytes, where: list[str]) -> None:
+def test_wrong_inputs_are_a_422_with_their_location(server: Server, body: bytes, where: list[str]) -> None:
     answer = server.client.post("/run", content=body, headers=JSON_TYPE)
     assert answer.status_code == 422, answer.text
     assert answer.json()["detail"][0]["loc"] == ["body", *where]
 
 
-def test_all_wrong_inputs_are_told_at_once_and_not_repeated(server: Server) -> None:
+def test_all_wrong_inputs_are_reported_at_once_without_their_values(server: Server) -> None:
     answer = server.client.post("/run", json={"topic": 3, "password": "hunter2"})
     assert {tuple(one["loc"]) for one in answer.json()["detail"]} == {("body", "topic"), ("body", "password")}
     assert "hunter2" not in answer.text
@@ -205,16 +207,16 @@ def test_other_bodies_and_methods_are_refused(server: Server) -> None:
     assert server.client.get("/jobs?limit=0").status_code == server.client.get("/jobs?statsu=x").status_code == 422
 
 
-def test_half_a_request_holds_nobody_up(server: Server) -> None:
+def test_an_incomplete_request_does_not_block_others(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as stuck:
         stuck.sendall(b"POST /run HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
         assert server.run().status_code == 200
 
 
-# --- the cap
+# --- the queue limit
 
 
-def test_beyond_the_queue_is_a_429_and_the_rest_is_done(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_requests_beyond_the_queue_are_a_429_and_accepted_ones_complete(tmp_path: Path, endpoint: Endpoint) -> None:
     endpoint.behave = lambda prompt: Reply(delay=0.3)
     with serving(tmp_path, endpoint, WORKFLOW_CONCURRENCY="2", WORKFLOW_QUEUE="3") as server, ThreadPoolExecutor(20) as pool:
         assert server.run("first").status_code == 200
@@ -228,7 +230,7 @@ def test_beyond_the_queue_is_a_429_and_the_rest_is_done(tmp_path: Path, endpoint
         assert f'reason="busy"}} {len(refused)}.0' in server.client.get("/metrics").text
 
 
-def test_a_thousand_jobs_at_once_are_all_done_once(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_thousand_jobs_at_once_each_run_once(tmp_path: Path, endpoint: Endpoint) -> None:
     with serving(tmp_path, endpoint, WORKFLOW_QUEUE="1000", WORKFLOW_CONCURRENCY="16") as server:
         limits = httpx.Limits(max_connections=64)
         with httpx.Client(base_url=server.url, timeout=120, limits=limits) as client, ThreadPoolExecutor(64) as pool:
@@ -246,10 +248,10 @@ def test_a_thousand_jobs_at_once_are_all_done_once(tmp_path: Path, endpoint: End
         )
 
 
-# --- the key
+# --- the API key
 
 
-def test_with_a_key_all_but_the_looks_is_closed(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_with_a_key_only_the_health_paths_are_open(tmp_path: Path, endpoint: Endpoint) -> None:
     (tmp_path / "key").write_text("first-key\nsecond-key\n")
     (tmp_path / "model-key").write_text("model-s3cret\n")
     keys = {"WORKFLOW_API_KEY_FILE": str(tmp_path / "key"), "OPENAI_API_KEY_FILE": str(tmp_path / "model-key")}
@@ -309,7 +311,7 @@ GOOD = None
     ],
     ids=lambda reply: repr(reply.raw or reply.text or "cut")[:30],
 )
-def test_what_goes_wrong_once_is_tried_again(tmp_path: Path, endpoint: Endpoint, first: Reply) -> None:
+def test_a_transient_fault_of_the_endpoint_is_retried(tmp_path: Path, endpoint: Endpoint, first: Reply) -> None:
     replies = [first]
     endpoint.behave = lambda prompt: replies.pop() if replies else GOOD
     with serving(tmp_path, endpoint) as server:
@@ -330,7 +332,7 @@ def test_what_goes_wrong_once_is_tried_again(tmp_path: Path, endpoint: Endpoint,
     ],
     ids=lambda value: str(value)[:24] if isinstance(value, str) else "",
 )
-def test_what_stays_wrong_is_a_502_that_says_what(
+def test_a_permanent_fault_of_the_endpoint_is_a_502_with_its_reason(
     tmp_path: Path, endpoint: Endpoint, reply: Reply, words: str, calls: int
 ) -> None:
     endpoint.behave = lambda prompt: reply if prompt.startswith("two") else GOOD
@@ -342,7 +344,7 @@ def test_what_stays_wrong_is_a_502_that_says_what(
         assert server.status(answer.json()["job_id"])["error"] == error
 
 
-def test_a_slow_model_ends_at_the_time_limit_and_its_connection_is_closed(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_run_with_a_slow_model_ends_at_the_time_limit(tmp_path: Path, endpoint: Endpoint) -> None:
     endpoint.behave = lambda prompt: Reply(delay=4) if prompt.startswith("two") else GOOD
     with serving(tmp_path, endpoint, THREE.replace("timeout: 60", "timeout: 1")) as server:
         began = time.monotonic()
@@ -355,7 +357,7 @@ def test_a_slow_model_ends_at_the_time_limit_and_its_connection_is_closed(tmp_pa
         }
 
 
-def test_an_endpoint_that_is_gone_makes_the_server_unready_not_dead(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_an_unreachable_endpoint_makes_the_server_unready_but_alive(tmp_path: Path, endpoint: Endpoint) -> None:
     with serving(tmp_path, endpoint) as server:
         assert server.client.get("/readyz").json() == {"status": "ready", "checks": {"store": "ok", "models": "ok"}}
         endpoint.close()
@@ -377,7 +379,7 @@ def test_a_secret_in_the_endpoints_url_is_not_shown(tmp_path: Path, endpoint: En
 
 
 class Sink:
-    """A service on loopback that keeps what it was sent. statuses: its next answers, then 200."""
+    """A service on loopback that records its requests. statuses: its next answers, then 200."""
 
     def __init__(self, *statuses: int) -> None:
         self.taken: list[tuple[dict[str, Any], dict[str, str]]] = []
@@ -400,7 +402,7 @@ class Sink:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
 
-def test_a_callback_is_delivered_until_it_is_taken_and_only_where_allowed(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_callback_is_retried_until_accepted_and_sent_only_to_allowed_hosts(tmp_path: Path, endpoint: Endpoint) -> None:
     sink = Sink(500)
     with serving(tmp_path, endpoint, WORKFLOW_CALLBACK_HOSTS="127.0.0.1") as server:
         job = server.run(Callback_URL=sink.url).json()["job_id"]
@@ -436,7 +438,7 @@ config: {llm: {model: m}}
 """
 
 
-def test_a_time_out_executes_the_tool_once(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_run_past_the_time_limit_calls_its_tool_once(tmp_path: Path, endpoint: Endpoint) -> None:
     sink = Sink()
     call = {"id": "1", "type": "function", "function": {"name": "add_one", "arguments": '{"n": 41}'}}
     asking = json.dumps({"choices": [{"message": {"content": None, "tool_calls": [call]}}]}).encode()
@@ -467,7 +469,7 @@ def start_and_read(folder: Path, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_settings_that_cannot_be_used_are_told_all_at_once(tmp_path: Path) -> None:
+def test_all_invalid_settings_are_reported_at_once(tmp_path: Path) -> None:
     code, said = start_and_read(
         tmp_path,
         PORT="x",
@@ -487,7 +489,7 @@ def test_settings_that_cannot_be_used_are_told_all_at_once(tmp_path: Path) -> No
     assert code == 2 and "did you mean two?" in said
 
 
-def test_it_is_ready_within_two_seconds_and_small_when_idle(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_the_server_becomes_ready_and_uses_little_memory_when_idle(tmp_path: Path, endpoint: Endpoint) -> None:
     began = time.monotonic()
     with serving(tmp_path, endpoint) as server:
         wait_until(lambda: server.client.get("/readyz").status_code == 200, 5)
@@ -517,7 +519,7 @@ def before_call(context, case, kwargs):
 """
 
 
-def test_schemathesis_finds_nothing_that_the_document_does_not_say(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_schemathesis_finds_no_deviation_from_the_openapi_document(tmp_path: Path, endpoint: Endpoint) -> None:
     text = (EXAMPLES / "extract.yaml").read_text()
     with serving(tmp_path, endpoint, text) as server:
         words = [
@@ -532,7 +534,7 @@ def test_schemathesis_finds_nothing_that_the_document_does_not_say(tmp_path: Pat
             "30",
         ]
         tool = Path(sys.executable).parent / "schemathesis"
-        # It uses a key again with other inputs, and would call our refusal of that a mistake.
+        # Schemathesis reuses a key with other inputs, and would report the refusal as a failure.
         (tmp_path / "hooks.py").write_text(FRESH_KEYS)
         hooked = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}
         done = subprocess.run(
@@ -557,7 +559,7 @@ def test_the_examples_run(tmp_path: Path, endpoint: Endpoint, name: str, inputs:
         assert [step["node"] for step in answer.json()["nodes"]] == nodes and all(answer.json()["outputs"].values()) is not None
 
 
-def test_a_stop_hands_the_runs_on_and_answers_those_that_wait(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_a_stop_answers_waiting_clients_and_the_next_start_continues_their_runs(tmp_path: Path, endpoint: Endpoint) -> None:
     endpoint.behave = lambda prompt: Reply(delay=3) if prompt.startswith("two") else GOOD
     with serving(tmp_path, endpoint, WORKFLOW_DRAIN="0.5") as server, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(server.run)
