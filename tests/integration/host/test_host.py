@@ -107,10 +107,10 @@ def plan_gpus(gpus: dict[str, Any], driver: str) -> str:
 
 
 def test_the_plan_asks_the_driver_for_values_that_the_inventory_left_out(clean_bed: Bed) -> None:
-    uuid, other = (gpu.uuid for gpu in FAKOLI_DARK)
+    other, uuid = (gpu.uuid for gpu in FAKOLI_DARK)
     gpus = {"big": {"uuid": uuid}, "small": {"uuid": other, "vram_mib": 1000, "reserve_mib": 10}}
     told = plan_gpus(gpus, "required")
-    assert '"vram_mib": 97887' in told and f'"name": "{FAKOLI_DARK[0].name}"' in told
+    assert '"vram_mib": 97887' in told and f'"name": "{FAKOLI_DARK[1].name}"' in told
     assert "anvil_gpus.small.vram_mib: 1000 is written, and the driver reports 32607" in told
     told = plan_gpus(gpus, "none")
     assert "GPU big has no vram_mib" in told and "no host was contacted" in told

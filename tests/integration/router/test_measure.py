@@ -189,7 +189,8 @@ def test_a_killed_measurement_leaves_no_container_and_never_shows_its_key(operat
     run = spawn_module("anvil_measure", "", {**given, "secrets": {"t": TOKEN}, "requests": 100000})
     name = f"anvil-measure-{run.pid}"
     wait_until("its container", lambda: name in operator.names())
-    wait_until("aiperf", lambda: "--request-count" in operator.bed.docker("top", name))
+    # aiperf gives its processes titles of their own a moment after it has started.
+    wait_until("aiperf", lambda: any(word in operator.bed.docker("top", name) for word in ("--request-count", "aiperf")), 60)
     shown = operator.bed.docker("inspect", name) + operator.bed.docker("top", name, "-ef")
     assert "anvil-measure" in shown and TOKEN not in shown
     run.send_signal(signal.SIGKILL)

@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.core.program_source import read_source
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import SideProcess
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import Choice
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_checks import check_candidate, parse_facts
 from ansible_collections.anvil.serving.plugins.module_utils.router.programs import read_candidate
 from hypothesis import HealthCheck, given, settings
@@ -85,7 +86,7 @@ def examine(process: SideProcess, config: str, profile: str) -> None:
     facts = parse_facts(json.loads(process.read_line(10)))
     SEEN["cases"] += 1
     try:
-        verdict = check_candidate(facts, files, ("config.toml", "profile.json"), MOUNT + "/profile.json", OLD_IMAGE)
+        verdict = check_candidate(facts, Choice(files, given=tuple(files)), MOUNT + "/profile.json", OLD_IMAGE)
     except AnvilError as exc:
         assert all(problem.what and problem.where for problem in exc.problems)
     else:

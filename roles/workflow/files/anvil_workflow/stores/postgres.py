@@ -34,6 +34,8 @@ COLUMNS = ", ".join(FIELDS)
 CONNECTIONS = 8
 SECONDS = 10.0
 OPEN_SECONDS = 30.0
+# asyncpg reports a connection that breaks in the middle of its protocol as an internal error of the client.
+CLIENT_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 # The advisory lock under which one replica creates the tables while the others wait.
 SCHEMA_LOCK = 0x616E76696C
 
@@ -109,7 +111,7 @@ class PostgresStore:
                     await connection.execute("SELECT pg_advisory_xact_lock($1)", SCHEMA_LOCK)
                     await connection.execute(SCHEMA)
                 return
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, StoreError, ValueError, TimeoutError) as error:
+            except (OSError, *CLIENT_ERRORS, StoreError, ValueError, TimeoutError) as error:
                 if time.monotonic() > deadline or isinstance(error, (asyncpg.InvalidPasswordError, ValueError)):
                     raise StoreError(f"PostgreSQL: {error or type(error).__name__}") from None
                 await asyncio.sleep(0.5)
@@ -124,7 +126,7 @@ class PostgresStore:
         try:
             async with self._pool.acquire(timeout=SECONDS) as connection:
                 yield connection
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        except (OSError, *CLIENT_ERRORS, TimeoutError) as error:
             raise StoreError(f"PostgreSQL: {error or type(error).__name__}") from None
 
     async def _change(self, statement: str, *values: Any) -> int:
