@@ -102,14 +102,6 @@ class SideProcess:
 class SideContainers(Containers):
     """Runs side containers on one Docker Engine."""
 
-    def sweep_side_containers(self) -> None:
-        """Remove side containers that a killed process left behind: it made them and never started them, or their end was not
-        awaited. A running one ends by itself, since its standard input is closed.
-        """
-        for row in self.list_containers([LABEL_OWNER]):
-            if row["State"] in ("created", "exited", "dead") and is_owner_gone(str(row["Labels"].get(LABEL_OWNER))):
-                self.remove_container(str(row["Id"]))
-
     def open_process(self, image: str, command: Sequence[str], **options: Any) -> SideProcess:
         """Create and start a side container whose standard input and output are connected to this process.
 

@@ -20,6 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.program_source 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import LABEL_OWNER, confine, describe_owner
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.leftovers import sweep_leftovers
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions, engine_questions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_questions import (
     ACCEPTED,
@@ -117,7 +118,7 @@ def ask_engines(
         groups.setdefault(needs, []).append(one)
     refused, notes, accepted = False, [], _read_accepted(state.project)
     if remember and groups:
-        state.docker.sweep_side_containers()
+        sweep_leftovers(state.docker)
     for members in groups.values():
         answers = _ask_group(state.docker, members)
         for one in members:

@@ -1,4 +1,4 @@
-"""Side containers that a killed process left behind."""
+"""What killed runs leave on the Docker Engine, and which of it a later run removes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containe
     describe_owner,
     is_owner_gone,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.leftovers import sweep_leftovers
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_lock import LABEL_LOCK
 
 
 def owner_that_ended() -> str:
@@ -31,23 +33,32 @@ class Recorded(DockerEngine):
     """Lists these containers, and notes which are removed."""
 
     def __init__(self, *rows: dict[str, Any]) -> None:
-        self.rows, self.removed = list(rows), []
+        self.rows, self.removed, self.volumes = list(rows), [], {}
 
     def list_containers(self, labels: Any = ()) -> list[dict[str, Any]]:
         assert list(labels) == [LABEL_OWNER]
         return self.rows
 
+    def list_unused_volumes(self, label: str) -> dict[str, dict[str, str]]:
+        assert label == LABEL_OWNER
+        return self.volumes
+
+    def remove_volume(self, name: str) -> None:
+        self.removed.append(name)
+
     def remove_container(self, name_or_id: str, volumes: bool = True) -> None:
         self.removed.append(name_or_id)
 
 
-def test_only_ended_side_containers_of_ended_processes_are_swept() -> None:
+def test_only_leftovers_of_ended_processes_are_removed_and_no_lock() -> None:
     gone = owner_that_ended()
     rows = [
         {"Id": f"{state}-{name}", "State": state, "Labels": {LABEL_OWNER: owner}}
         for state in ("created", "running", "exited")
         for name, owner in (("gone", gone), ("alive", describe_owner()), ("elsewhere", "another-host pid 1"))
     ]
-    docker = Recorded(*rows)
-    docker.sweep_side_containers()
-    assert docker.removed == ["created-gone", "exited-gone"]
+    lock = {"Id": "lock", "State": "exited", "Labels": {LABEL_OWNER: gone, LABEL_LOCK: "volume"}}
+    docker = Recorded(*rows, lock)
+    docker.volumes = {"volume-gone": {LABEL_OWNER: gone}, "volume-alive": {LABEL_OWNER: describe_owner()}}
+    sweep_leftovers(docker)
+    assert docker.removed == ["created-gone", "exited-gone", "volume-gone"]
