@@ -10,6 +10,7 @@ class ModuleDocFragment:
 
     DOCKER_ENGINE: address of the Docker Engine. TOLERANT: failures that are only reported. READS: modules that change nothing.
     PROJECT: a compose project. SERVES: its secrets and the selection of its serves. HUB: the Hugging Face hub.
+    MEASURED: the tiers that are measured.
     """
 
     DOCKER_ENGINE = r"""
@@ -110,4 +111,45 @@ options:
         virtual environment with one.
       - If not given, the module's own interpreter is used.
     type: path
+"""
+
+    MEASURED = r"""
+options:
+  router:
+    description: The plan of the router, RV(anvil.serving.anvil_plan#module:plan).
+    type: dict
+    required: true
+  serves:
+    description: The plan of the serves, to report what was measured.
+    type: list
+    elements: dict
+    default: []
+  container:
+    description: The router's container; with replicas, one of them.
+    type: str
+    default: anvil-router
+  via:
+    description: V(router) measures what clients get. V(tiers) sends the requests to the serves, without the router.
+    type: str
+    choices: [router, tiers]
+    default: router
+  tiers:
+    description: The tiers to measure. Without it, all tiers that answer chat completions.
+    type: list
+    elements: str
+    default: []
+  networks:
+    description: The networks of Docker on which the router or the serves answer.
+    type: list
+    elements: str
+    required: true
+  secrets:
+    description: The values of C(anvil_secrets). Only the router's token, or the keys of the measured serves, are used.
+    type: dict
+    default: {}
+  progress:
+    description:
+      - Set by the action plugin of the same name, which prints the progress while the module runs.
+      - Set the environment variable E(ANVIL_PROGRESS) of the controller to V(no) to turn this off.
+    type: str
 """

@@ -8,23 +8,13 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: anvil_compose_config
 short_description: Interpret a compose file with the Docker Compose of a host
-version_added: 1.0.0
+version_added: 1.1.0
 description:
   - Returns what C(docker compose config) makes of a compose file and of the files that it refers to.
   - M(anvil.serving.anvil_experiment_plan) uses it where the controller has no Docker Compose.
   - The files lie in a folder in memory while the command runs. Variables of the host are not used.
 author:
   - the anvil.serving authors (@fakoli)
-attributes:
-  check_mode:
-    description: Changes nothing in any mode.
-    support: full
-  diff_mode:
-    description: There are no changes to show.
-    support: none
-  idempotent:
-    description: Changes nothing.
-    support: full
 options:
   name:
     description: Path of the compose file among O(files).
@@ -34,6 +24,8 @@ options:
     description: Path below one folder -> text.
     type: dict
     required: true
+extends_documentation_fragment:
+  - anvil.serving.anvil.reads
 """
 
 EXAMPLES = r"""

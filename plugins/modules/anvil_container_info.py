@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: anvil_container_info
 short_description: Describe containers that were started by hand as serves of an inventory
-version_added: 1.0.0
+version_added: 1.1.0
 description:
   - Reads the command line, environment, ports, volumes and GPUs of a container, and returns the entry of C(anvil_serves) that
     would replace it, as data and as YAML to paste.

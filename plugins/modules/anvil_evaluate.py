@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: anvil_evaluate
 short_description: Run the evaluation commands of a router's image against its tiers
-version_added: 1.0.0
+version_added: 1.1.0
 author:
   - The anvil.serving authors (@fakoli)
 description:
@@ -19,38 +19,6 @@ description:
     standard input. It ends with the run that started it, even if that is killed.
   - Nothing is changed. M(anvil.serving.anvil_router_promote) makes a profile live.
 options:
-  router:
-    description: The plan of the router, RV(anvil.serving.anvil_plan#module:plan).
-    type: dict
-    required: true
-  serves:
-    description: The plan of the serves, to report what was measured.
-    type: list
-    elements: dict
-    default: []
-  container:
-    description: The router's container; with replicas, one of them.
-    type: str
-    default: anvil-router
-  via:
-    description: V(router) measures what clients get. V(tiers) sends the requests to the serves, without the router.
-    type: str
-    choices: [router, tiers]
-    default: router
-  tiers:
-    description: The tiers to measure. Without it, all tiers that answer chat completions.
-    type: list
-    elements: str
-    default: []
-  networks:
-    description: The networks of Docker on which the router or the serves answer.
-    type: list
-    elements: str
-    required: true
-  secrets:
-    description: The values of C(anvil_secrets). Only the router's token, or the keys of the measured serves, are used.
-    type: dict
-    default: {}
   evaluate:
     description:
       - What to run, in this order. V(preflight) checks that a tier answers correctly, V(benchmark) is the image's own benchmark.
@@ -83,13 +51,9 @@ options:
     description: Seconds for each command.
     type: int
     default: 600
-  progress:
-    description:
-      - Set by the action plugin of the same name, which prints the progress while the module runs.
-      - Set the environment variable E(ANVIL_PROGRESS) of the controller to V(no) to turn this off.
-    type: str
 extends_documentation_fragment:
   - anvil.serving.anvil.docker_engine
+  - anvil.serving.anvil.measured
 attributes:
   check_mode:
     support: full
@@ -144,15 +108,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.live_output imp
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.measure.evaluation_run import evaluate_tiers
+from ansible_collections.anvil.serving.plugins.module_utils.measure.load_targets import TARGET_OPTIONS
 
 OPTIONS = {
-    "router": {"type": "dict", "required": True},
-    "serves": {"type": "list", "elements": "dict", "default": []},
-    "container": {"type": "str", "default": "anvil-router"},
-    "via": {"type": "str", "choices": ["router", "tiers"], "default": "router"},
-    "tiers": {"type": "list", "elements": "str", "default": []},
-    "networks": {"type": "list", "elements": "str", "required": True},
-    "secrets": {"type": "dict", "default": {}, "no_log": True},
+    **TARGET_OPTIONS,
     "evaluate": {
         "type": "list",
         "elements": "str",
@@ -165,7 +124,6 @@ OPTIONS = {
     "judge_environment": {"type": "dict", "default": {}, "no_log": True},
     "requests": {"type": "int", "default": 8},
     "timeout": {"type": "int", "default": 600},
-    "progress": {"type": "str", "no_log": False},
 }
 
 

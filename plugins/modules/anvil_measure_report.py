@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: anvil_measure_report
 short_description: Print what tiers did under load, write it as an HTML page with plots, and check limits
-version_added: 1.0.0
+version_added: 1.1.0
 description:
   - Prints the results of M(anvil.serving.anvil_measure) of all hosts of a play, on the controller. It contacts no host.
   - Fails after printing if an evaluation failed, so that no profile is promoted then.

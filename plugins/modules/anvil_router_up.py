@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: anvil_router_up
 short_description: Bring the containers of a router up, its replicas one by one
-version_added: 1.0.0
+version_added: 1.1.0
 author:
   - The anvil.serving authors (@fakoli)
 description:

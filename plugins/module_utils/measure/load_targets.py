@@ -3,11 +3,22 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.measure.load_plan import LoadTarget
 
+# Options of the modules that measure tiers (doc fragment anvil.measured).
+TARGET_OPTIONS: Dict[str, Any] = {
+    "router": {"type": "dict", "required": True},
+    "serves": {"type": "list", "elements": "dict", "default": []},
+    "container": {"type": "str", "default": "anvil-router"},
+    "via": {"type": "str", "choices": ["router", "tiers"], "default": "router"},
+    "tiers": {"type": "list", "elements": "str", "default": []},
+    "networks": {"type": "list", "elements": "str", "required": True},
+    "secrets": {"type": "dict", "default": {}, "no_log": True},
+    "progress": {"type": "str", "no_log": False},
+}
 # Where a router listens inside its container.
 ROUTER_PORT = 8000
 
