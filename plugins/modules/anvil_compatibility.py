@@ -48,6 +48,10 @@ options:
       sha256:
         description: Checksum of the file or archive that the weights came from.
         type: str
+      code:
+        description: Whether the Python code that comes with the model may run (C(--trust-remote-code)).
+        type: bool
+        default: false
   gpus:
     description:
       - Cards to compare with, in the form of RV(anvil.serving.anvil_host_info#module:gpus).

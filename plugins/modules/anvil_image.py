@@ -95,6 +95,10 @@ options:
       sha256:
         description: SHA-256 of a file or archive.
         type: str
+      code:
+        description: Whether the Python code that comes with the model may run (C(--trust-remote-code)).
+        type: bool
+        default: false
   push:
     description: Whether to push both tags.
     type: bool

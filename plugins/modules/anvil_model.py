@@ -138,6 +138,10 @@ options:
       sha256:
         description: SHA-256 of the file of a URL, or of an archive.
         type: str
+      code:
+        description: Whether the Python code that comes with the model may run (C(--trust-remote-code)).
+        type: bool
+        default: false
   progress:
     description:
       - Set by the action plugin of the same name, which prints the progress of a long fetch while the module runs.

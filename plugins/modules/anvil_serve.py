@@ -77,6 +77,10 @@ options:
       sha256:
         description: Checksum of a file or archive from another source.
         type: str
+      code:
+        description: Whether the Python code that comes with the model may run (C(--trust-remote-code)).
+        type: bool
+        default: false
   compatibility:
     description:
       - What to do if the model of a serve that is about to start does not fit its engine or its GPUs, as judged by

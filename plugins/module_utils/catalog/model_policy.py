@@ -7,7 +7,7 @@ A policy is a list of exact origins: a repository at one commit, or one sha256. 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
@@ -20,7 +20,12 @@ REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 ALLOWED_OPTION: Dict[str, Any] = {
     "type": "list",
     "elements": "dict",
-    "options": {"repo": {"type": "str"}, "revision": {"type": "str"}, "sha256": {"type": "str"}},
+    "options": {
+        "repo": {"type": "str"},
+        "revision": {"type": "str"},
+        "sha256": {"type": "str"},
+        "code": {"type": "bool", "default": False},
+    },
     "required_together": [("repo", "revision")],
     "required_one_of": [("repo", "sha256")],
     "mutually_exclusive": [("repo", "sha256")],
@@ -29,18 +34,22 @@ ALLOWED_OPTION: Dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """The origin of weights: ``repo`` of the hub at the commit ``revision``, or the ``sha256`` of their file or archive."""
+    """The origin of weights: ``repo`` of the hub at the commit ``revision``, or the ``sha256`` of their file or archive.
+
+    code: of an entry of a policy, whether the Python code that comes with the weights may run. It makes no other origin.
+    """
 
     repo: str = ""
     revision: str = ""
     sha256: str = ""
+    code: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         if self.sha256:
             return "sha256 " + self.sha256
         return "{0} at {1}".format(self.repo, self.revision or "no revision")
 
-    def as_dict(self) -> Dict[str, str]:
+    def as_dict(self) -> Dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if value}
 
 
@@ -49,7 +58,12 @@ def read_allowed(entries: Optional[Sequence[Mapping[str, Any]]]) -> Optional[Tup
     if entries is None:
         return None
     return tuple(
-        Origin(str(entry.get("repo") or ""), str(entry.get("revision") or ""), str(entry.get("sha256") or ""))
+        Origin(
+            str(entry.get("repo") or ""),
+            str(entry.get("revision") or ""),
+            str(entry.get("sha256") or ""),
+            entry.get("code") is True,
+        )
         for entry in entries
     )
 

@@ -19,6 +19,7 @@ class Candidate:
 
     origin: where its weights come from. facts: what they hold. None where that is not known. config: the content of the
     configuration file that its arguments name, where it is known. kind: of its answers, as planned; empty if that is not known.
+    targets: the folders in its container that volumes and folders of this host hold. secrets: its variables with secret values.
     """
 
     serve: str
@@ -33,6 +34,9 @@ class Candidate:
     config: Optional[Mapping[str, Any]] = None
     claim_by_card: Mapping[str, int] = field(default_factory=dict)
     kind: str = ""
+    targets: Tuple[str, ...] = ()
+    secrets: Tuple[str, ...] = ()
+    entrypoint: Tuple[str, ...] = ()
 
     @cached_property
     def settings(self) -> Settings:

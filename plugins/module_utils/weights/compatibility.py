@@ -13,6 +13,7 @@ from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tup
 from ansible_collections.anvil.serving.plugins.module_utils.catalog import engine_options as options
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import CUSTOM
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin, judge_origin
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.source_policy import Judged, judge_sources
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import (
     DOUBTFUL,
@@ -95,6 +96,31 @@ def _judge_shares(candidates: Sequence[Candidate], cards: Mapping[str, CardFacts
     return found
 
 
+def _judge_policy(candidate: Candidate, allowed: Optional[Sequence[Origin]]) -> List[Finding]:
+    """What the policy refuses besides the origin of the model itself."""
+    if allowed is None:
+        return []
+    where, facts = "serve " + candidate.serve, candidate.facts
+    judged = Judged(
+        candidate.engine,
+        candidate.model,
+        candidate.args,
+        candidate.environment,
+        candidate.entrypoint,
+        candidate.targets,
+        candidate.secrets,
+        candidate.origin,
+        candidate.config,
+        read_files=True,
+    )
+    found = [impossible(one.what, where, one.why, one.hint) for one in judge_sources(judged, allowed)]
+    if facts is not None and facts.format == "pytorch":
+        why = "the weights are pickles (.bin, .pt), and anvil_models_allowed is set"
+        hint = "use a commit of the model with weights in the format safetensors"
+        found.append(impossible("the weights can run code when they are loaded", where, why, hint))
+    return found
+
+
 def _judge_candidate(
     candidate: Candidate, cards: Mapping[str, CardFacts], allowed: Optional[Sequence[Origin]], cuda: Optional[str]
 ) -> Tuple[List[Finding], Dict[str, Any]]:
@@ -103,6 +129,7 @@ def _judge_candidate(
     found: List[Finding] = [unknown(note, where) for note in candidate.settings.notes]
     refused = judge_origin(where, candidate.origin, allowed)
     found += [Finding(IMPOSSIBLE, refused)] if refused else []
+    found += _judge_policy(candidate, allowed)
     mine = [cards[uuid] for uuid in candidate.cards if uuid in cards]
     hint = "correct the uuid in anvil_gpus: nvidia-smi -L on the host lists the UUIDs"
     found += [

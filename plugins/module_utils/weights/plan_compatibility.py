@@ -184,6 +184,9 @@ def judge_plan(docker: DockerEngine, plan: Mapping[str, Any], given: JudgementIn
                 facts=weights.facts,
                 environment=environment,
                 config=read_config_file(docker, serve, settings),
+                targets=tuple(str(mount["target"]) for mount in serve.get("mounts") or ()),
+                secrets=tuple(serve.get("secrets") or ()),
+                entrypoint=tuple(serve.get("entrypoint") or ()),
             )
         )
     allowed = given.allowed if given.allowed is not None else read_allowed(plan.get("models_allowed"))

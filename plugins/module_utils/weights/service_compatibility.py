@@ -71,6 +71,9 @@ def judge_services(
                 environment=service.environment,
                 config=read_config_file(docker, {"mounts": mounts}, settings),
                 kind=_read_kind(service),
+                targets=tuple(mount.target for mount in service.mounts),
+                secrets=tuple(service.anvil.get("secrets") or ()),
+                entrypoint=service.entrypoint or (),
             )
         )
     cuda = None

@@ -64,6 +64,18 @@ def test_the_policy_is_part_of_the_plan_and_judges_repositories_at_once():
     assert plan().models_allowed is None
 
 
+def test_the_policy_judges_all_that_a_serve_names_before_a_host_is_contacted():
+    policy = ("anvil_models_allowed", [{"repo": "openai/gpt-oss-120b", "revision": "b" * 40, "code": False}])
+    args = ["--revision", "b" * 40, "--tokenizer", "other/repo", "--trust-remote-code"]
+    found = problems(policy, (HEAVY + "args", args), (HEAVY + "environment", {"HF_ENDPOINT": "https://mirror.example.org"}))
+    mine = [(problem.where, problem.what) for problem in found if problem.where.startswith(HEAVY)]
+    assert mine == [
+        ("anvil_serves.heavy.args", "--tokenizer names a model that is not allowed"),
+        ("anvil_serves.heavy.environment.HF_ENDPOINT", "HF_ENDPOINT replaces the Hugging Face hub"),
+        ("anvil_serves.heavy.args", "--trust-remote-code runs code that comes with a model"),
+    ]
+
+
 def test_a_host_without_anything_has_an_empty_plan():
     made = build_plan("h", {"ansible_host": "x"}, {})
     assert (made.serves, made.router) == ((), None)
