@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.measure.gate import Gate, parse_gate
 from ansible_collections.anvil.serving.plugins.modules.anvil_measure_report import OPTIONS
@@ -22,6 +21,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.measurement_r
     render_measurement_table,
     report_measurement,
 )
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.terminal import display_text
 
 
 def read_gate(path: str) -> Gate:
@@ -51,7 +51,7 @@ class ActionModule(ActionBase):
         if self._task.check_mode or not triples:
             return result
         hosts = [report_measurement(host, one, gate, found) for host, one, found in triples]
-        Display().display("\n" + render_measurement_table(hosts) + "\n")
+        display_text("\n" + render_measurement_table(hosts) + "\n")
         if options["folder"]:
             folder = Path(options["folder"]).expanduser().absolute()
             texts = {"report.json": json.dumps(hosts, indent=2, ensure_ascii=False) + "\n"}

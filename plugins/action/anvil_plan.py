@@ -15,6 +15,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.utils.display import Display
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_printable
 from ansible_collections.anvil.serving.plugins.modules.anvil_plan import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import list_gpus, plan_host
@@ -69,5 +70,5 @@ class ActionModule(HostCodeAction):
                 raise AnvilError(Problem(what, "anvil_gpus", why, hint)) from exc
             if required:
                 raise
-            Display().warning(f"{host}: {what}: {why}")
+            Display().warning(make_printable(f"{host}: {what}: {why}"))
             return []

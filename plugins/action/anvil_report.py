@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import differs, write_file
 from ansible_collections.anvil.serving.plugins.modules.anvil_report import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.status_report import (
@@ -20,11 +19,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.status_report
     render_table,
     report_host,
 )
-
-
-def display(text: str) -> None:
-    """Print the text unchanged: a debug task would quote and indent a table."""
-    Display().display("\n" + text + "\n")
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.terminal import display_text
 
 
 class ActionModule(ActionBase):
@@ -38,14 +33,14 @@ class ActionModule(ActionBase):
         result["changed"] = False
         if options["show"] == "logs":
             infos = dict(zip(options["hosts"], options["looks"], strict=True))
-            display("\n\n".join(render_logs(host, info) for host, info in infos.items()))
+            display_text("\n" + "\n\n".join(render_logs(host, info) for host, info in infos.items()) + "\n")
             unread = [host for host, info in infos.items() if "logs" not in info and not info.get("skipped")]
             return self._fail_if_unread(result, unread)
         count = len(options["hosts"])
         columns = [options[key] or [{}] * count for key in ("plans", "looks", "routers", "tiers", "retired")]
         hosts = [report_host(host, *results) for host, *results in zip(options["hosts"], *columns, strict=True)]
         text = json.dumps(hosts, indent=2, ensure_ascii=False)
-        display(text if options["format"] == "json" else render_table(hosts))
+        display_text("\n" + (text if options["format"] == "json" else render_table(hosts)) + "\n")
         pages = {options["html"]: render_page(hosts, time.time())} if options["html"] else {}
         pages |= {options["json"]: text + "\n"} if options["json"] else {}
         result["files"] = [str(self._write(path, content)) for path, content in pages.items()]

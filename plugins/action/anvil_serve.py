@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.utils.display import Display
 from ansible.utils.vars import merge_hash
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.progress import ProgressAction
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.terminal import display_text
 
 
 class ActionModule(ProgressAction):
@@ -21,5 +21,5 @@ class ActionModule(ProgressAction):
         folder = (arguments.get("project") or {}).get("directory")
         answer, selector = self.run_with_progress(arguments, task_vars or {}, lambda token: f"{folder}/.progress-{token}")
         for line in selector.describe_ends(answer.get("serves") or {}):
-            Display().display(line)
+            display_text(line)
         return merge_hash(result, answer)

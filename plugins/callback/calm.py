@@ -84,6 +84,7 @@ from typing import TYPE_CHECKING, Any
 from ansible import constants, context
 from ansible.playbook.task_include import TaskInclude
 from ansible.plugins.callback import CallbackBase
+from ansible_collections.anvil.serving.plugins.module_utils.core import printable
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.change_lines import (
     Change,
     describe_changes,
@@ -141,15 +142,15 @@ class CallbackModule(CallbackBase):
         self._retried: set[tuple[str, str]] = set()
 
     def _print(self, text: str, color: str | None = None, stderr: bool = False) -> None:
-        self._display.display(text, color=color, stderr=stderr)
+        self._display.display(printable.make_printable(text), color=color, stderr=stderr)
 
     def _print_line(self, label: str, text: str, color: str | None = None, stderr: bool = False) -> None:
         """One line of a host."""
-        self._print(f"  {label:<{self._width}}  {text}".rstrip(), color, stderr)
+        self._print(f"  {label:<{self._width}}  {printable.make_printable_line(text)}".rstrip(), color, stderr)
 
     def _print_body(self, lines: list[str], stderr: bool = False) -> None:
         for line in lines:
-            self._print((BODY + line).rstrip(), stderr=stderr)
+            self._print((BODY + printable.make_printable_line(line)).rstrip(), stderr=stderr)
 
     def _print_result(self, label: str, word: str, result: CallbackTaskResult, color: str | None = None) -> None:
         """With -v: the task, and its result as a whole."""
@@ -236,8 +237,9 @@ class CallbackModule(CallbackBase):
     def _report_whole(self, result: CallbackTaskResult, color: str | None, stderr: bool) -> None:
         """With -v: the error with its place, and the result as a whole."""
         if self._display.verbosity:
-            if "censored" not in result.result:  # the error repeats the message that no_log hides
-                self._handle_exception(result.result, use_stderr=stderr)
+            # The error repeats the message that no_log hides.
+            if "censored" not in result.result and result.result.pop("exception", None) and result.exception:
+                self._display._error(printable.make_data_printable(result.exception), stderr=stderr)
             self._print(self._dump_results(result.result).strip("\n"), color, stderr)
 
     # ------------------------------------------------------------------------------------------------------------ events
@@ -325,11 +327,8 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_on_unreachable(self, result: CallbackTaskResult) -> None:
         self._warn(result)
-        stderr, host, ignored = (
-            self.get_option("display_failed_stderr"),
-            result.host.get_name(),
-            bool(result.task.ignore_unreachable),
-        )
+        stderr, host = self.get_option("display_failed_stderr"), result.host.get_name()
+        ignored = bool(result.task.ignore_unreachable)
         if not ignored:
             self._note_fatal(result)
         if (host, ignored) in self._unreachable:  # where that is ignored, each task finds it again
@@ -360,10 +359,10 @@ class CallbackModule(CallbackBase):
     def v2_on_file_diff(self, result: CallbackTaskResult) -> None:
         many = result.result.get("results") if result.task.loop else None
         for one in many if many is not None else [result.result]:
-            diff = self._get_diff(one["diff"]) if one.get("diff") and one.get("changed") else ""
+            diff = self._get_diff(printable.make_data_printable(one["diff"])) if one.get("diff") and one.get("changed") else ""
             if diff.strip():
                 self._print_line(self.host_label(result), f"differences: {self._name_task(result)}")
-                self._print(diff.rstrip("\n") + "\n")
+                self._display.display(diff.rstrip("\n") + "\n")  # with the colours of Ansible
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         for host in stats.processed:
@@ -392,7 +391,7 @@ class CallbackModule(CallbackBase):
         self._print("")
         for host, record in records.items():
             text = f"{host + ':':<{width}} {summarise_host(record, self._checks)}"
-            self._print(text, colors.get(record.outcome))
+            self._print(printable.make_printable_line(text), colors.get(record.outcome))
         typed = read_typed(sys.argv, shutil.which, os.getcwd()) if self.get_option("next_command") else None
         lines = next_steps(typed, records, self._checks, self._broken_off)
         if lines:

@@ -98,6 +98,18 @@ options:
     description: Seconds within which the experiment must get ready.
     type: str
     default: ""
+  mem_limit:
+    description:
+      - Memory of each container, such as V(96g). If not given, that of C(anvil_engines), else there is no limit.
+      - What a service of O(compose) says itself stays.
+    type: str
+    default: ""
+    version_added: 1.1.0
+  pids_limit:
+    description: Processes and threads of each container, with the same rules as O(mem_limit). V(32768) by default.
+    type: str
+    default: ""
+    version_added: 1.1.0
   ttl:
     description:
       - Time to live from the creation of the container, such as V(90), V(30m), V(2h) or V(1d). After it, the next
@@ -186,6 +198,8 @@ OPTIONS = {
     "volumes": {"type": "list", "elements": "str", "default": []},
     "vram_mib": {"type": "str", "default": ""},
     "ready_timeout": {"type": "str", "default": ""},
+    "mem_limit": {"type": "str", "default": ""},
+    "pids_limit": {"type": "str", "default": ""},
     "ttl": {"type": "str", "default": ""},
 }
 

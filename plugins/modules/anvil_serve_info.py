@@ -101,6 +101,12 @@ orphans:
   description: Containers of the project that are not in the inventory any more.
   returned: always
   type: list
+adoptions:
+  description: A line for each adoption of this project that was interrupted, with the command that finishes it or puts the old
+    container back.
+  returned: always
+  type: list
+  elements: str
 externals:
   description:
     - The C(state) of each external server - V(answers), V(silent), V(loading), V(refused), V(wrong_model), or V(unknown) if the

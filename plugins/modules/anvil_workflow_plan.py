@@ -75,6 +75,16 @@ options:
     description: Seconds within which the workflow must get ready.
     type: int
     default: 120
+  mem_limit:
+    description: Memory of each container of the workflow, such as V(2g). If empty, there is no limit.
+    type: str
+    default: ""
+    version_added: 1.1.0
+  pids_limit:
+    description: Processes and threads of each container of the workflow.
+    type: int
+    default: 4096
+    version_added: 1.1.0
   replicas:
     description: Number of servers. Several servers are behind an edge and keep their jobs in PostgreSQL.
     type: int
@@ -196,6 +206,8 @@ OPTIONS = {
     "concurrency": {"type": "int", "default": 0},
     "job_ttl": {"type": "int", "default": 86400},
     "ready_timeout": {"type": "int", "default": 120},
+    "mem_limit": {"type": "str", "default": ""},
+    "pids_limit": {"type": "int", "default": 4096},
     "replicas": {"type": "int", "default": 1},
     "subnet": {"type": "str", "default": ""},
     "base": {"type": "str", "default": ""},

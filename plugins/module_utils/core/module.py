@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, Mapping
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, problems_as_dicts
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_data_printable, make_printable
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
@@ -54,11 +55,18 @@ def run_module_without_docker(
         result = work(module)
     except AnvilError as exc:
         if module.params.get("tolerant"):
-            module.exit_json(changed=False, trouble=exc.as_text())
-        module.fail_json(msg=exc.as_text(), problems=problems_as_dicts(exc.problems))
+            module.exit_json(changed=False, trouble=make_printable(exc.as_text()))
+        module.fail_json(**_describe_failure(exc))
     for warning in result.pop("warnings", ()):
-        module.warn(warning)
+        module.warn(make_printable(warning))
+    if "diff" in result:
+        result["diff"] = make_data_printable(result["diff"])
     problems = result.pop("problems", ())
     if problems:
-        module.fail_json(msg=AnvilError(*problems).as_text(), problems=problems_as_dicts(problems), **result)
+        module.fail_json(**_describe_failure(AnvilError(*problems)), **result)
     module.exit_json(**result)
+
+
+def _describe_failure(error: AnvilError) -> Dict[str, Any]:
+    """What a module says must be printable by itself: not every output of Ansible is ours."""
+    return {"msg": make_printable(error.as_text()), "problems": make_data_printable(problems_as_dicts(error.problems))}

@@ -17,6 +17,7 @@ _WORDS = [""]
 _TEXTS = {_ANY: ""}
 _ENDPOINT = {
     "IPAddress": "",
+    "MacAddress": "",
     "Aliases": _WORDS,
     "Links": _WORDS,
     "DriverOpts": _TEXTS,
@@ -33,6 +34,7 @@ _CONFIG = {
     "User": "",
     "WorkingDir": "",
     "Hostname": "",
+    "MacAddress": "",
     "StopSignal": "",
     "Healthcheck": {"Test": _WORDS},
     "ExposedPorts": {_ANY: {}},

@@ -33,6 +33,8 @@ class Gpu:
 
 # Far above what a server on many cores starts (threads count), far below what takes the host down.
 SERVE_PIDS = 32768
+# Processes and threads of a router, an edge or a container of a workflow, where nothing else is set.
+SMALL_PIDS = 4096
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,8 @@ class EdgePlan:
     certificates: str
     check_tiers: bool
     replicas: Tuple[ReplicaPlan, ...]
+    mem_limit: str = ""
+    pids_limit: int = SMALL_PIDS
 
 
 @dataclass(frozen=True)
@@ -224,6 +228,7 @@ class RouterPlan:
     extra_hosts: Tuple[str, ...] = ()
     generation: str = "profile"
     mem_limit: str = ""
+    pids_limit: int = SMALL_PIDS
     routes: Dict[str, str] = field(default_factory=dict)
     purposes: Tuple[TierPlan, ...] = ()
     audio: Tuple[TierPlan, ...] = ()

@@ -6,7 +6,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Optional
 
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import EdgePlan, ReplicaPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import SMALL_PIDS, EdgePlan, ReplicaPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import read_memory, read_pids
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
     ABSOLUTE,
     CONTAINER,
@@ -22,7 +23,7 @@ EDGE_HEALTH = ("process", "tiers")
 DEFAULT_SUBNET = "10.87.213.0/28"
 DEFAULT_EDGE_IMAGE = "anvil.local/edge:1"
 MAX_REPLICAS = 4
-EDGE_KEYS = ("image", "container", "subnet", "certificates", "health")
+EDGE_KEYS = ("image", "container", "subnet", "certificates", "health", "mem_limit", "pids_limit")
 
 
 def read_edge(router: Section, container: str, generation: str) -> Optional[EdgePlan]:
@@ -58,6 +59,8 @@ def read_edge(router: Section, container: str, generation: str) -> Optional[Edge
             )
             for number in range(1, count + 1)
         ),
+        mem_limit=read_memory(section) or "",
+        pids_limit=read_pids(section) or SMALL_PIDS,
     )
 
 

@@ -307,6 +307,11 @@ def read_size(section: Section, key: str) -> Optional[str]:
     return str(value)
 
 
+def read_pids(section: Section) -> Optional[int]:
+    """``pids_limit``: processes and threads."""
+    return section.read_integer("pids_limit", 64, MOST_PIDS)
+
+
 def read_memory(section: Section) -> Optional[str]:
     """``mem_limit``: a size that the Docker Engine accepts as a limit."""
     size = read_size(section, "mem_limit")
@@ -335,7 +340,7 @@ def read_shared_settings(section: Section, engine: Optional[Engine], secrets: In
         ready_interval=section.read_integer("ready_interval", 1, LONGEST_WAIT_SECONDS, "seconds"),
         warmup=section.read_boolean("warmup"),
         mem_limit=read_memory(section),
-        pids_limit=section.read_integer("pids_limit", 64, MOST_PIDS),
+        pids_limit=read_pids(section),
     )
 
 

@@ -7,10 +7,10 @@ import re
 from typing import Any, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import HOST_GATEWAY
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, RouterPlan, TierPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import SMALL_PIDS, ExternalPlan, RouterPlan, TierPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_audio import place_audio_tiers
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import read_edge
-from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import read_memory
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import read_memory, read_pids
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_purposes import sort_tiers
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_routing import (
     drop_stopped_tiers,
@@ -53,6 +53,7 @@ ROUTER_KEYS = (
     "ready_timeout",
     "request_timeout",
     "mem_limit",
+    "pids_limit",
     "replicas",
     "edge",
     "generation",
@@ -146,6 +147,7 @@ def read_router(
         profile_from=section.read_choice("profile_from", FILES_FROM) or "promoted",
         config_from=section.read_choice("config_from", FILES_FROM) or "promoted",
         mem_limit=read_memory(section) or "",
+        pids_limit=read_pids(section) or SMALL_PIDS,
         routes={name: tier for name, tier in routes.items() if tier in {tier.id for tier in running} or not tiers},
         purposes=purposes,
         audio=audio,

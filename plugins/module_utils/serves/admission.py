@@ -44,7 +44,11 @@ def _name_problems(service: Service, others: Sequence[OtherContainer]) -> List[P
 
 
 def _port_problems(
-    service: Service, others: Sequence[OtherContainer], busy: Mapping[Port, str], missing: Mapping[str, str]
+    service: Service,
+    others: Sequence[OtherContainer],
+    busy: Mapping[Port, str],
+    missing: Mapping[str, str],
+    barred: Mapping[Port, str],
 ) -> List[Problem]:
     found = []
     for port in list_ports(service.ports):
@@ -58,6 +62,18 @@ def _port_problems(
                     where="serve " + service.name,
                     why="port {0} cannot be published: {1}".format(name_port(port), missing[port[0]]),
                     hint="publish the serve on an address that the host has (ip -brief address), or on 127.0.0.1",
+                )
+            )
+        elif port in barred:
+            found.append(
+                Problem(
+                    what="port {0} cannot be published on this host".format(name_port(port)),
+                    where="serve " + service.name,
+                    why=barred[port],
+                    hint="choose a port from 1024 on\n"
+                    "or let every user bind it: sysctl -w net.ipv4.ip_unprivileged_port_start={0}; keep it in /etc/sysctl.d\n"
+                    "or permit it to rootlesskit: setcap cap_net_bind_service=ep $(command -v rootlesskit), "
+                    "and restart the Docker Engine".format(port[1]),
                 )
             )
         elif holders:
@@ -116,15 +132,17 @@ def admit(
     cards: Optional[Sequence[Card]],
     busy: Mapping[Port, str],
     missing: Optional[Mapping[str, str]] = None,
+    barred: Optional[Mapping[Port, str]] = None,
 ) -> Dict[str, List[Problem]]:
     """Every reason why a service may not start, by its name; empty: all are admitted.
 
     services: those that are about to be created, replaced or started. others: every other container of the host.
     busy: ports that a process holds, with a description of the process. missing: addresses that the host does not have, and why.
+    barred: ports that the Docker Engine may not publish, and why.
     """
     verdicts = {}
     for service in services:
-        problems = _name_problems(service, others) + _port_problems(service, others, busy, missing or {})
+        problems = _name_problems(service, others) + _port_problems(service, others, busy, missing or {}, barred or {})
         problems += _gpu_problems(service, cards)
         if problems:
             verdicts[service.name] = problems

@@ -14,7 +14,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import P
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import select_refused, tell_others
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF, ON_DEMAND, Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
-from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import find_busy_ports, find_missing_addresses
+from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import (
+    find_barred_ports,
+    find_busy_ports,
+    find_missing_addresses,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import admit
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import RESTS_EVICTED, Decision
@@ -59,7 +63,8 @@ def admit_serves(
         pinned = {uuid for service in starting for uuid in service.gpu_uuids}
         notes += ["GPU {0}: {1}".format(card.uuid, card.trouble) for card in cards or () if card.trouble and card.uuid in pinned]
     busy, missing = _read_ports(state, starting, outcomes)
-    refused = admit(starting, state.list_other_containers(services, replaced), cards, busy, missing)
+    barred = find_barred_ports(starting, state.docker.info) if is_local(state.docker.docker_host) else {}
+    refused = admit(starting, state.list_other_containers(services, replaced), cards, busy, missing, barred)
     for problems in (refused, memory_problems):
         for name, found in problems.items():
             outcomes[name].problems.extend(found)

@@ -12,7 +12,7 @@ The next run finds the note. It finishes the adoption if the old container is st
 
 from __future__ import annotations
 
-from typing import Any, List, Mapping, Tuple
+from typing import Any, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import collect_values, hide_secrets
@@ -160,6 +160,32 @@ def list_set_aside(docker: DockerEngine, project: Project) -> List[str]:
     notes = read_notes(project)
     found = [notes[service.name] for service in project.chosen() if service.name in notes]
     return [_describe_aside(note) for note in found if docker.inspect_container(note.id) is not None]
+
+
+def describe_interrupted(docker: DockerEngine, project: Project) -> List[str]:
+    """A line for each adoption of the project that has not ended, with the command that ends it."""
+    try:
+        notes = read_notes(project)
+    except AnvilError as exc:
+        return [exc.as_text()]
+    here = {service.name for service in project.services.values() if project.residency(service) != OFF}
+    return [_describe_note(note, docker.inspect_container(note.id), note.serve in here) for note in notes.values()]
+
+
+def _describe_note(note: AdoptionNote, raw: Optional[Mapping[str, Any]], runs_here: bool) -> str:
+    site = "ansible-playbook playbooks/site.yml"
+    if raw is None:
+        text = "serve {0}: its adoption was interrupted; the old container {1} is gone. To start the serve: {2}"
+        return text.format(note.serve, note.name, site)
+    if str(raw.get("Name") or "").lstrip("/") != note.kept:
+        state = "is as it was" if not _differs(raw, note) else "is not yet in its old state ({0})".format(note.state)
+        text = "serve {0}: its adoption was interrupted; the old container {1} {2}. To forget the adoption: {3}"
+        again = "; to adopt again: ansible-playbook playbooks/adopt.yml -e serves={0}".format(note.serve) if runs_here else ""
+        return text.format(note.serve, note.name, state, site) + again
+    if runs_here:
+        return _describe_aside(note)
+    text = "serve {0} is not a serve of this host any more, and its adoption was interrupted; {1} is stopped and kept as {2}. "
+    return (text + "To put it back: {3}").format(note.serve, note.name, note.kept, site)
 
 
 def _describe_aside(note: AdoptionNote) -> str:

@@ -9,6 +9,7 @@ of those that the hook added. What is loaded goes on; the next CUDA context fail
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from typing import Dict, Mapping, Optional
 
@@ -22,6 +23,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.observed impo
 PATIENCE = 5.0
 # systemd removes and writes these folders at each reload, so their time is that of the last one.
 SYSTEMD, GENERATORS = "/run/systemd/system", ("/run/systemd/generator", "/run/systemd/generator.late")
+PROC, CGROUPS = "/proc", "/sys/fs/cgroup"
 # Opens the device nodes; nvidia-smi answers where there are none (WSL2).
 QUESTION = (
     "export LC_ALL=C; found=; "
@@ -35,11 +37,47 @@ LOST = ("Operation not permitted", "Failed to initialize NVML: Unknown Error", "
 
 
 def is_suspect(docker: DockerEngine, seen: ObservedContainer) -> bool:
-    """Whether systemd was reloaded after the container was started, as far as that can be known. Costs no request."""
-    if not is_local(docker.docker_host) or not os.path.isdir(SYSTEMD):
+    """Whether a container may have lost its GPUs, by what costs no request.
+
+    Its cgroup denies the device; or systemd was reloaded after the container was started, as far as that can be known. Without
+    systemd, anything may have written the device rules anew: where they cannot be read (cgroup v2), the container is asked.
+    """
+    if not is_local(docker.docker_host):
         return False
+    denied = is_device_denied(seen.pid)
+    if denied or not os.path.isdir(SYSTEMD):
+        return denied is not False
     times = [os.stat(path).st_mtime for path in GENERATORS if os.path.isdir(path)]
     return not times or max(times) > (parse_moment(seen.started_at) or 0.0)
+
+
+def is_device_denied(pid: int) -> Optional[bool]:
+    """Whether the cgroup of a process denies it NVIDIA's control device. False too where it has no such device; None: unknown."""
+    try:
+        node = os.lstat("{0}/{1}/root/dev/nvidiactl".format(PROC, pid))
+        if not stat.S_ISCHR(node.st_mode):
+            return False
+        with open("{0}/{1}/cgroup".format(PROC, pid), encoding="ascii", errors="replace") as handle:
+            paths = [line.rstrip("\n").split(":", 2)[2] for line in handle if line.split(":", 2)[1] == "devices"]
+    except (OSError, IndexError):
+        return False
+    try:
+        with open("{0}/devices{1}/devices.list".format(CGROUPS, paths[0]), encoding="ascii", errors="replace") as handle:
+            return not is_allowed(handle.read(), os.major(node.st_rdev), os.minor(node.st_rdev))
+    except (OSError, IndexError):
+        return None
+
+
+def is_allowed(rules: str, major: int, minor: int) -> bool:
+    """Whether the rules of a cgroup (the text of ``devices.list``) let its processes read and write a character device."""
+    for rule in rules.splitlines():
+        kind, _space, rest = rule.partition(" ")
+        numbers, _space, access = rest.partition(" ")
+        first, _colon, second = numbers.partition(":")
+        named = first in ("*", str(major)) and second in ("*", str(minor))
+        if kind in ("a", "c") and named and {"r", "w"} <= set(access):
+            return True
+    return False
 
 
 def judge_output(result: Optional[CommandResult]) -> str:

@@ -132,8 +132,12 @@ def _mounts(raw: Mapping[str, Any]) -> Tuple[Mount, ...]:
     return tuple(sorted(found, key=lambda mount: mount.target))
 
 
-def _endpoint(own: Sequence[str], end: Mapping[str, Any]) -> Dict[str, Any]:
-    """What ``docker network connect`` can set for a container. own: the names that the engine itself adds as aliases."""
+def _endpoint(own: Sequence[str], end: Mapping[str, Any], chosen_mac: str) -> Dict[str, Any]:
+    """What ``docker network connect`` and ``--mac-address`` can set for a container.
+
+    own: the names that the engine itself adds as aliases. chosen_mac: the MAC address that was asked for; every other one is the
+    choice of the engine (of the IP address before Docker Engine 28, at random since), and a new one with each start.
+    """
     fixed = end["IPAMConfig"]
     here = {
         "aliases": sorted(set(end["Aliases"]).difference(own)),
@@ -142,6 +146,7 @@ def _endpoint(own: Sequence[str], end: Mapping[str, Any]) -> Dict[str, Any]:
         "link_local": sorted(fixed["LinkLocalIPs"]),
         "driver_opts": end["DriverOpts"],
         "gw_priority": end["GwPriority"],
+        "mac_address": chosen_mac if end["MacAddress"] in ("", chosen_mac) else "",
     }
     return {key: value for key, value in here.items() if value}
 
@@ -215,7 +220,9 @@ def observe_container(document: Mapping[str, Any]) -> ObservedContainer:
         networks=tuple(sorted(networks)),
         # An address that the Docker Engine chose is not among them.
         addresses={name: end["IPAMConfig"]["IPv4Address"] for name, end in networks.items() if end["IPAMConfig"]["IPv4Address"]},
-        endpoints={name: _endpoint((raw["Id"][:12], config["Hostname"]), end) for name, end in networks.items()},
+        endpoints={
+            name: _endpoint((raw["Id"][:12], config["Hostname"]), end, config["MacAddress"]) for name, end in networks.items()
+        },
         ipc=host["IpcMode"],
         shm_bytes=host["ShmSize"],
         restart=name_restart_policy(policy["Name"], policy["MaximumRetryCount"]),

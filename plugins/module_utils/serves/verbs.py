@@ -306,6 +306,11 @@ def describe_serves(docker: DockerEngine, project: Project) -> Dict[str, Any]:
             outcome.ready, outcome.state = verdict.outcome == readiness.READY, verdict.state
     result = build_result(outcomes, project, False, {}, {"orphans": state.list_orphans()})
     result.pop("diff")
+    result["adoptions"] = []
+    if list_adoption_notes(project):
+        from ansible_collections.anvil.serving.plugins.module_utils.serves.adoption import describe_interrupted
+
+        result["adoptions"] = describe_interrupted(docker, project)
     result["squatters"] = {
         name: [problem.why for problem in problems if "taken" in problem.what] for name, problems in squatters.items()
     }

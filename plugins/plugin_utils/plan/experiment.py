@@ -62,6 +62,8 @@ def experiment_variables(options: ExperimentOptions, base: HostPlan) -> dict[str
         "volumes": list(options.volumes),
         "vram_mib": options.vram_mib,
         "ready_timeout": options.ready_timeout,
+        "mem_limit": options.mem_limit,
+        "pids_limit": options.pids_limit,
     }
     given = {key: value for key, value in serve.items() if value not in ("", [], {})}
     # On the network of the inventory, an experiment with the name of a serve would get the router's requests.

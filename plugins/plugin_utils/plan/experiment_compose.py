@@ -100,7 +100,11 @@ def read_compose_document(found: InterpretedFile, options: ExperimentOptions, ba
             else:
                 uuids.append(answer)
         container = str(raw.get("container_name") or (project if len(active) == 1 else f"{project}-{name}"))
-        laid_out[name] = {"container_name": container, **_default_limits(base), **_lay_out(name, raw, uuids, anvil, notes)}
+        laid_out[name] = {
+            "container_name": container,
+            **_default_limits(base, options),
+            **_lay_out(name, raw, uuids, anvil, notes),
+        }
     if problems:
         raise AnvilError(*dict.fromkeys(problems))
     outer: dict[str, Any] = {"volumes": {key: {"name": value, "external": True} for key, value in volumes.items()}}
@@ -199,12 +203,14 @@ def _lay_out(name: str, raw: Mapping[str, Any], uuids: list[str], anvil: Any, no
     return laid_out
 
 
-def _default_limits(base: HostPlan) -> dict[str, Any]:
+def _default_limits(base: HostPlan, options: ExperimentOptions) -> dict[str, Any]:
     """What every container of this collection has, where the file does not say otherwise."""
     limits = base.limits
-    options = {"max-size": limits.log_max_size, "max-file": str(limits.log_max_files)}
-    logging = {"logging": {"driver": limits.log_driver, "options": options}} if limits.log_driver else {}
-    return {**logging, "pids_limit": SERVE_PIDS, "healthcheck": {"test": list(NO_HEALTHCHECK)}}
+    rotation = {"max-size": limits.log_max_size, "max-file": str(limits.log_max_files)}
+    logging = {"logging": {"driver": limits.log_driver, "options": rotation}} if limits.log_driver else {}
+    memory = {"mem_limit": options.mem_limit} if options.mem_limit else {}
+    pids = int(options.pids_limit or SERVE_PIDS)
+    return {**logging, "pids_limit": pids, **memory, "healthcheck": {"test": list(NO_HEALTHCHECK)}}
 
 
 def _listed(value: Any) -> list[Any]:

@@ -34,6 +34,8 @@ class ExperimentOptions:
     volumes: tuple[str, ...] = ()
     vram_mib: str = ""
     ready_timeout: str = ""
+    mem_limit: str = ""
+    pids_limit: str = ""
     ttl: int = 0
     profiles: tuple[str, ...] = ()
 
@@ -142,10 +144,10 @@ def read_options(typed: Mapping[str, Any]) -> ExperimentOptions:
     """The options of anvil_experiment_plan, checked as far as no inventory is needed. Raises AnvilError."""
     if bool(typed["model"]) == bool(typed["compose"]):
         raise fail("an experiment needs either a model or a compose file", where="model", hint="pass -e model=… or -e compose=…")
-    for key in ("vram_mib", "ready_timeout"):
+    for key in ("vram_mib", "ready_timeout", "pids_limit"):
         if typed[key] and not (typed[key].isdigit() and int(typed[key])):
             raise fail(f"{typed[key]!r} is not a whole number above 0", where=key)
-    same = ("model", "engine", "image", "served_name", "port", "gpu", "vram_mib", "ready_timeout")
+    same = ("model", "engine", "image", "served_name", "port", "gpu", "vram_mib", "ready_timeout", "mem_limit", "pids_limit")
     return ExperimentOptions(
         name=check_name(typed["name"] or derive_name(typed["model"] or typed["compose"])),
         extra_args=split_words(typed["extra_args"]),

@@ -55,8 +55,6 @@ ROUTER_PROJECT = "anvil-router"
 # The preset file of a llama.cpp server with several models, in its container.
 MODELS_FILE = "/etc/anvil-serve/models.ini"
 EDGE_FOLDER = CONFIG_PATH.rpartition("/")[0]
-# Processes and threads of a router, an edge or a container of a workflow.
-SMALL_PIDS = 4096
 # Seconds that the edge waits beyond the time that a tier may take for one answer.
 EDGE_MARGIN = 30
 # Seconds in which an external server must answer after its start script began.
@@ -123,7 +121,7 @@ def _environment() -> jinja2.Environment:
         autoescape=False,  # noqa: S701 (YAML and TOML, not HTML; every value goes through quote or toml)
     )
     made.filters.update(block=block, quote=quote, toml=toml)
-    made.globals.update(env_file=env_file, models_file=MODELS_FILE, small_pids=SMALL_PIDS)
+    made.globals.update(env_file=env_file, models_file=MODELS_FILE)
     return made
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 import jinja2
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_data_printable
 from ansible_collections.anvil.serving.plugins.module_utils.measure.gate import Gate, check_gate, describe_check
 from ansible_collections.anvil.serving.plugins.module_utils.measure.load_results import LoadResult
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.status_report import TEMPLATES, format_time
@@ -43,15 +44,18 @@ def report_measurement(
     found = evaluated or {}
     loads = result.get("loads") or []
     checks = check_gate(gate, [LoadResult(**load) for load in loads]) if gate is not None and loads else []
-    return {
-        "host": host,
-        "plan": result.get("plan") or "",
-        "loads": loads,
-        "serves": {**(found.get("serves") or {}), **(result.get("serves") or {})},
-        "evaluations": found.get("evaluations") or [],
-        "difference": found.get("difference") or [],
-        "checks": [{**asdict(one), "text": describe_check(one)} for one in checks],
-    }
+    report: dict[str, Any] = make_data_printable(
+        {
+            "host": host,
+            "plan": result.get("plan") or "",
+            "loads": loads,
+            "serves": {**(found.get("serves") or {}), **(result.get("serves") or {})},
+            "evaluations": found.get("evaluations") or [],
+            "difference": found.get("difference") or [],
+            "checks": [{**asdict(one), "text": describe_check(one)} for one in checks],
+        }
+    )
+    return report
 
 
 def format_cell(value: Any) -> str:

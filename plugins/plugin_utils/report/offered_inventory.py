@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import read_file, write_file
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_printable
 
 
 class _Dumper(yaml.SafeDumper):
@@ -24,6 +25,8 @@ class _Dumper(yaml.SafeDumper):
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> Any:
     if any(sign in text for sign in ("{{", "{%", "{#")):
         return dumper.represent_scalar("!unsafe", text, style='"')
+    if make_printable(text) != text:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')  # where `\u202e` is the character itself
     return dumper.represent_str(text)
 
 
@@ -35,7 +38,7 @@ def lay_out_offer(name: str, offer: Mapping[str, Any]) -> str:
     notes = [*offer["notes"], *(f"anvil_secrets needs {key}: {place}" for key, place in offer["secrets"].items())]
     comments = "".join("# " + " ".join(str(note).split()) + "\n" for note in notes)
     document = ({"anvil_gpus": dict(offer["gpus"])} if offer["gpus"] else {}) | {"anvil_serves": {name: dict(offer["serve"])}}
-    return comments + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=140)
+    return make_printable(comments + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=140))
 
 
 def write_offers(folder: Path, texts: Mapping[str, str], check: bool) -> tuple[list[str], bool]:

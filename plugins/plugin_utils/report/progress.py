@@ -20,9 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible.utils.display import Display
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import output_path
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.terminal import display_text
 
 # Set in the main process, before Ansible forks: a worker has no terminal.
 ON_TERMINAL = sys.stdout.isatty()
@@ -89,7 +89,7 @@ class ControllerOutput:
         self.lines.append(line)
         if self.enabled and time.monotonic() - self.began >= FIRST_READ:
             for shown in self.selector.select(self.lines):
-                Display().display(shown)
+                display_text(shown)
 
 
 class ProgressAction(HostCodeAction):
@@ -136,5 +136,5 @@ class ProgressAction(HostCodeAction):
                 return
             if code == 0 and not over.is_set():
                 for line in selector.select(out.decode("utf-8", "replace").splitlines()):
-                    Display().display(line)
+                    display_text(line)
             pause = 1.0 if pause == FIRST_READ else min(pause * 1.2, LONGEST_PAUSE)

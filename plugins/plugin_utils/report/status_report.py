@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import (
+    make_data_printable,
+    make_printable,
+    make_printable_line,
+)
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 COLUMNS = ("serve", "state", "since", "health", "drift", "gpu", "port", "model", "restarts")
@@ -179,7 +184,7 @@ def report_host(
     retired_names = [one["name"] for one in retired.get("retired") or []]
     base: dict[str, Any] = {"host": host, "trouble": "", "rows": [], "cards": [], "notes": [], "retired": retired_names}
     if "serves" not in info:
-        return {**base, "trouble": _describe_failure(info), "has_driver": False, "now": None}
+        return {**base, "trouble": make_printable(_describe_failure(info)), "has_driver": False, "now": None}
     now = info["now"]
     aliases = {gpu["uuid"]: alias for alias, gpu in (plan.get("gpus") or {}).items()}
     cards = info["gpus"] or []
@@ -198,7 +203,8 @@ def report_host(
     externals = info.get("externals") or {}
     rows += [_external_row(name, one) for name, one in externals.items()]
     rows += [_experiment_row(one, now, labels(one["gpu_uuids"])) for one in info["experiments"]]
-    notes = [f"{name}: squatter: {why}" for name, who in (info.get("squatters") or {}).items() for why in who]
+    notes = [f"adoption: {line}" for line in info.get("adoptions") or []]
+    notes += [f"{name}: squatter: {why}" for name, who in (info.get("squatters") or {}).items() for why in who]
     notes += [f"{name}: {detail['kv_cache']}" for name, detail in info["details"].items() if detail.get("kv_cache")]
     notes += [f"{name}: {one['why']}" for name, one in externals.items() if one["why"]]
     notes += [line.strip() for text in info.get("gpu_trouble") or [] for line in text.splitlines()]
@@ -207,7 +213,7 @@ def report_host(
     notes += list_tier_notes(tiers)
     if retired.get("trouble"):
         notes.append(f"experiments could not be retired: {retired['trouble']}")
-    return {
+    report = {
         **base,
         "rows": rows,
         "cards": [_card(card, aliases) for card in cards],
@@ -215,6 +221,9 @@ def report_host(
         "now": now,
         "has_driver": info["gpus"] is not None,
     }
+    # Names, models and reasons are the words of containers: they fill one cell or line, in the table and on the page.
+    shown: dict[str, Any] = make_data_printable(report, make_printable_line)
+    return shown
 
 
 def _gpu_squatters(cards: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -279,7 +288,8 @@ def render_logs(host: str, info: Mapping[str, Any]) -> str:
     width = max((len(name) for name in info["logs"]), default=0)
     lines = [host]
     for name, entries in info["logs"].items():
-        lines += [f"  {name.ljust(width)} {'!' if one['stream'] == 'stderr' else '|'} {one['line']}" for one in entries]
+        for one in entries:
+            lines.append(f"  {name.ljust(width)} {'!' if one['stream'] == 'stderr' else '|'} {make_printable_line(one['line'])}")
         if not entries:
             lines.append(f"  {name.ljust(width)}   (nothing)")
     return "\n".join(lines)

@@ -1,13 +1,16 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write a secret to the operator's terminal only, past Ansible's output and its log."""
+"""Lines for the operator's terminal, which executes nothing in them; and a secret, past Ansible's output and its log."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
+
+from ansible.utils.display import Display
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_printable, make_printable_line
 
 
 def find_terminal() -> str | None:
@@ -20,9 +23,9 @@ def find_terminal() -> str | None:
     return f"/dev/{name}" if re.fullmatch(r"[a-zA-Z0-9/]+", name) else None
 
 
-def replace_control_characters(text: str) -> str:
-    """The text with ``?`` for every control character, because a terminal would execute it."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
+def display_text(text: str) -> None:
+    """Print a text as it is laid out: a debug task would quote and indent a table."""
+    Display().display(make_printable(text))
 
 
 def write_to_terminal(name: str, secret: str) -> bool:
@@ -34,7 +37,7 @@ def write_to_terminal(name: str, secret: str) -> bool:
         terminal = None
     if terminal is None:
         return False
-    line = f"\r{replace_control_characters(name)}: {replace_control_characters(secret)}\r\n"
+    line = f"\r{make_printable_line(name)}: {make_printable_line(secret)}\r\n"
     try:
         os.write(terminal, line.encode("utf-8", "replace"))
     finally:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import SMALL_PIDS
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import read_memory, read_pids
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import InventoryCheck, Section
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 NAME_RULE = "1 to 40 of a-z, 0-9 and -, as in a host name"
@@ -39,6 +42,8 @@ class WorkflowOptions:
     concurrency: int = 0
     job_ttl: int = 86400
     ready_timeout: int = 120
+    mem_limit: str = ""
+    pids_limit: int = SMALL_PIDS
     replicas: int = 1
     subnet: str = ""
     base: str = ""
@@ -106,8 +111,18 @@ def check_options(options: WorkflowOptions) -> Iterator[Problem]:
     if not wrong_binds and not is_loopback(options.bind) and not options.has_api_key:
         hint = "set workflow_api_key, from a file or a vault, or use bind=127.0.0.1"
         yield Problem(f"the workflow would be published on {options.bind} without an API key", "bind", hint=hint)
+    yield from check_limits(options.mem_limit, options.pids_limit)
     if options.model_url and urlsplit(options.model_url).scheme not in ("http", "https"):
         yield Problem(f"{options.model_url} is not a URL", "model_url", hint="use http://HOST:PORT/v1")
+
+
+def check_limits(memory: str, pids: int) -> Iterator[Problem]:
+    """Every mistake in ``mem_limit`` and ``pids_limit``, with the rules of the inventory."""
+    check = InventoryCheck()
+    section = Section(check, (), {"pids_limit": pids, **({"mem_limit": memory} if memory else {})})
+    read_memory(section)
+    read_pids(section)
+    yield from check.problems
 
 
 def check_subnet(options: WorkflowOptions) -> Iterator[Problem]:

@@ -84,6 +84,8 @@ class WorkflowPlan:
     concurrency: int
     job_ttl: int
     ready_timeout: int
+    mem_limit: str
+    pids_limit: int
     replicas: tuple[Replica, ...]
     network: str
     subnet: str
@@ -219,6 +221,8 @@ def _decide(
         concurrency=options.concurrency,
         job_ttl=options.job_ttl,
         ready_timeout=options.ready_timeout,
+        mem_limit=options.mem_limit,
+        pids_limit=options.pids_limit,
         replicas=replicas if count > 1 else (Replica("server", project),),
         network=project,
         subnet=str(subnet) if count > 1 else "",

@@ -207,11 +207,13 @@ def test_a_failing_adoption_killed_at_each_step_and_repeated_ends_with_the_old_c
 
 def test_up_after_an_adoption_killed_at_each_step_ends_with_the_new_container_or_the_old_one(one_serve: Field) -> None:
     up: dict[str, Any] = {"state": "up", "settle": 0.1}
-    ends = set()
+    ends, shown = set(), {}
     for step in range(1, MOST_STEPS):
         old = start_old(one_serve)
         if kill_at(one_serve, step, **ADOPT):
             break
+        if (found := frozenset(containers(one_serve))) not in shown:  # what status.yml shows of each state that a kill leaves
+            shown[found] = (bool(list(one_serve.root.rglob(".adoption-*"))), one_serve.info()["adoptions"])
         done = one_serve.run(**up)
         assert not list(one_serve.root.rglob(".adoption-*")), step
         if done["failed"]:
@@ -222,4 +224,10 @@ def test_up_after_an_adoption_killed_at_each_step_ends_with_the_new_container_or
             assert not one_serve.run(**up)["changed"]
         ends.add(bool(done["failed"]))
         one_serve.bed.clear()
-    assert ends == {True, False}
+    assert ends == {True, False} and one_serve.info()["adoptions"] == []
+    assert all(bool(lines) == noted for noted, lines in shown.values()), shown
+    (line,) = shown[frozenset({"bed-heavy-before-adoption"})][1]
+    assert line.startswith(
+        "serve heavy: its adoption was interrupted; llm-of-old is stopped and kept as bed-heavy-before-adoption"
+    )
+    assert line.endswith("ansible-playbook playbooks/adopt.yml -e serves=heavy")

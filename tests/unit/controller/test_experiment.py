@@ -106,8 +106,9 @@ def test_an_unknown_gpu_is_refused_with_what_there_is(base: HostPlan) -> None:
 
 def test_an_experiment_has_the_defaults_of_its_host_and_nothing_of_its_serves(base: HostPlan) -> None:
     options = ExperimentOptions(
-        "trial", model="o/m", port="30010", gpu="fast", extra_args=("--x", "$y"), served_name="s", vram_mib="9000"
-    )
+        "trial", model="o/m", port="30010", gpu="fast", extra_args=("--x", "$y"), served_name="s", vram_mib="9000",
+        mem_limit="2g", pids_limit="300",
+    )  # fmt: skip
     project = render_experiment(plan_of(options, base), options.name, 7200)
     (service,) = project.services.values()
     assert (project.name, service.container, service.restart) == ("anvil-experiment-trial", "anvil-experiment-trial", "no")
@@ -123,6 +124,7 @@ def test_an_experiment_has_the_defaults_of_its_host_and_nothing_of_its_serves(ba
     labels = {key.removeprefix("anvil.serving."): value for key, value in service.labels.items()}
     assert (labels["experiment"], labels["ttl"], labels["vram_mib"], labels["served_name"]) == ("trial", "7200", "9000", "s")
     assert labels["spec"] == service.spec_hash()
+    assert (service.memory_bytes, service.pids_limit) == (2 << 30, 300)
 
 
 def test_mistakes_are_told_under_the_names_that_were_typed(base: HostPlan) -> None:
@@ -191,6 +193,13 @@ def test_a_compose_file_becomes_a_project_like_ours(base: HostPlan, tmp_path: Pa
 
 
 @needs_compose
+def test_limits_that_were_typed_hold_where_a_compose_file_sets_none(base: HostPlan, tmp_path: Path) -> None:
+    text = "services: {a: {image: i:1}, b: {image: i:1, mem_limit: 1g, pids_limit: 70}}"
+    project, _notes = read(text, tmp_path, base, mem_limit="2g", pids_limit="300")
+    found = {name: (one.memory_bytes, one.pids_limit) for name, one in project.services.items()}
+    assert found == {"a": (2 << 30, 300), "b": (1 << 30, 70)}
+
+
 def test_secrets_by_name_take_the_place_of_those_in_the_environment(base: HostPlan, tmp_path: Path) -> None:
     text = """services:
   model:

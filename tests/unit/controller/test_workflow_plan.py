@@ -64,6 +64,12 @@ def refusals(**options: Any) -> dict[str, str]:
     return {problem.where: problem.what for problem in caught.value.problems}
 
 
+def test_each_container_of_a_workflow_has_the_limits_that_were_typed(here: Path) -> None:
+    services = render.render_workflow(plan(replicas=2, mem_limit="2g", pids_limit=300)).services
+    assert {(one.memory_bytes, one.pids_limit) for one in services.values()} == {(2 << 30, 300)} and len(services) == 5
+    assert set(refusals(mem_limit="5m", pids_limit=1)) == {"mem_limit", "pids_limit"}
+
+
 # ------------------------------------------------------------------------------------------------------------- refused
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.documents import read_info
 from ansible_collections.anvil.serving.plugins.module_utils.host import listening_ports
 from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import (
     Listener,
     describe_holder,
+    find_barred_ports,
     find_busy_ports,
     find_listener,
     find_missing_addresses,
@@ -153,3 +156,55 @@ def test_a_process_that_cannot_be_read_may_be_one_of_a_container_with_the_host_s
             "a process that this user may not read (Address already in use), perhaps of a container with the host's network: llm"
         ]
         assert listening_ports.find_busy_ports([service], listed, [ID]) == {}  # it leaves
+
+
+ROOTLESS = {"SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"]}
+
+
+@pytest.mark.parametrize(
+    ("info", "first", "program", "port", "barred"),
+    [
+        (ROOTLESS, "1024\n", "plain", 443, True),
+        (ROOTLESS, "444\n", "plain", 443, True),
+        (ROOTLESS, "443\n", "plain", 443, False),
+        (ROOTLESS, "0\n", "plain", 443, False),
+        (ROOTLESS, None, "plain", 443, True),  # a kernel before 4.11 has no such setting
+        (ROOTLESS, "1024\n", "setcap", 443, False),
+        (ROOTLESS, "1024\n", "", 443, False),  # what publishes the ports is not known
+        (ROOTLESS, "1024\n", "plain", 1024, False),
+        (ROOTLESS, "1024\n", "plain", 0, False),  # any free port
+        ({}, "1024\n", "plain", 443, False),
+        ({"SecurityOptions": None}, "1024\n", "plain", 443, False),
+    ],
+)
+def test_a_rootless_engine_publishes_no_privileged_port_without_permission(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    info: dict[str, Any],
+    first: str | None,
+    program: str,
+    port: int,
+    barred: bool,
+) -> None:
+    setting, kit = tmp_path / "start", tmp_path / "rootlesskit"
+    if first is not None:
+        setting.write_text(first)
+    if program:
+        kit.write_text("#!/bin/sh\n")
+        kit.chmod(0o755)
+    monkeypatch.setattr(listening_ports, "UNPRIVILEGED", str(setting))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if program == "setcap":
+        monkeypatch.setattr(os, "getxattr", lambda path, _name: b"caps" if path == str(kit.resolve()) else b"")
+    found = find_barred_ports([service("0.0.0.0", port), service("0.0.0.0", 8080)], lambda: read_info(info))
+    assert bool(found) is barred
+    if barred:
+        ((key, why),) = found.items()
+        assert key == ("0.0.0.0", 443, "tcp") and "runs without root" in why
+
+
+def test_an_engine_is_asked_only_for_privileged_ports() -> None:
+    def ask() -> dict[str, Any]:
+        raise AssertionError
+
+    assert find_barred_ports([service("0.0.0.0", 8080)], ask) == {}

@@ -41,15 +41,19 @@ def test_a_serve_overrides_its_engine() -> None:
     assert (service.pids_limit, service.memory_bytes) == (200, 4 << 30)
 
 
-def test_a_router_has_the_limit_of_the_inventory() -> None:
-    router = {
+def test_a_router_has_the_limits_of_the_inventory_and_its_edge_has_its_own() -> None:
+    router: dict[str, Any] = {
         "image": "anvil.local/router:2.0.2",
         "mem_limit": "2g",
         "token": None,
         "tiers": [{"id": "a", "serve": "a", "context_limit": 1024}],
     }
     made = plan(anvil_router=router)
-    assert render_router(made, made.router).services["router"].memory_bytes == 2 << 30
+    service = render_router(made, made.router).services["router"]
+    assert (service.memory_bytes, service.pids_limit) == (2 << 30, 4096)
+    made = plan(anvil_router={**router, "pids_limit": 300, "replicas": 2, "edge": {"mem_limit": "1g", "pids_limit": 200}})
+    found = {name: (one.memory_bytes, one.pids_limit) for name, one in render_router(made, made.router).services.items()}
+    assert found == {"router-1": (2 << 30, 300), "router-2": (2 << 30, 300), "edge": (1 << 30, 200)}
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,11 @@ def test_a_gpu_in_mig_mode_cannot_be_used_whole_and_its_devices_count_as_gpus() 
     (problem,) = admit([SERVE], [], [card], {})["heavy"]
     assert "is in MIG mode" in problem.what and "MIG-1" in problem.why
     assert admit([replace(SERVE, gpu_uuids=("MIG-1",))], [], [card], {}) == {}
+
+
+def test_a_port_that_the_engine_may_not_publish_is_told_before_a_container_is_touched() -> None:
+    port = ("0.0.0.0", 443, "tcp")
+    service = Service(name="web", container="web", image="i", ports=((port[0], port[1], "8000/tcp"),))
+    (problem,) = admit([service], [], None, {}, None, {port: "the Docker Engine runs without root"})["web"]
+    assert problem.what == "port 0.0.0.0:443 cannot be published on this host"
+    assert "sysctl -w net.ipv4.ip_unprivileged_port_start=443" in problem.hint

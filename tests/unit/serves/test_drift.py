@@ -253,6 +253,25 @@ def test_changes_by_docker_update_and_network_connect_are_detected(path: tuple[s
     assert reasons(compare(wanted(), changed((path, value)))) == [reason] * bool(reason)
 
 
+@pytest.mark.parametrize(
+    ("asked", "there", "drifts"),
+    [
+        (None, "02:42:ac:1c:00:02", False),  # of its IP address: Docker Engine 27 and before
+        (None, "5e:7d:91:0c:33:aa", False),  # at random: Docker Engine 28
+        ("", "", False),
+        ("de:ad:be:ef:00:01", "de:ad:be:ef:00:01", True),
+        ("de:ad:be:ef:00:01", "", True),  # a stopped container has none
+        ("de:ad:be:ef:00:01", "02:42:ac:1c:00:02", False),  # asked for in a network that it has left since
+    ],
+)
+def test_a_mac_address_is_drift_where_somebody_asked_for_it(asked: str | None, there: str, drifts: bool) -> None:
+    seen = changed((("Config", "MacAddress"), asked), (("NetworkSettings", "Networks", "anvil", "MacAddress"), there))
+    changes = compare(wanted(), seen)
+    assert reasons(changes) == ["networks"] * drifts
+    if drifts:
+        assert changes[0].before == ["anvil (mac_address de:ad:be:ef:00:01)"]
+
+
 def test_a_limit_that_the_kernel_does_not_support_is_no_drift_and_a_changed_limit_is() -> None:
     service = wanted(pids_limit=100, memory_bytes=1 << 30)
     service = replace(service, labels={**service.labels, LABEL_SPEC: service.spec_hash()})

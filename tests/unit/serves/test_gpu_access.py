@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,61 @@ def test_a_container_is_suspect_after_a_reload_of_systemd(
         os.utime(folder, (reloaded, reloaded))
     assert gpu_access.is_suspect(UNIX, seen) is suspect
     assert not gpu_access.is_suspect(DockerEngine("tcp://other:2376"), seen)
+
+
+RULES = "c *:* m\nb *:* m\nc 1:3 rwm\nc 195:255 rw\nc 510:* rwm\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "major", "minor", "allowed"),
+    [
+        (RULES, 195, 255, True),
+        (RULES, 195, 0, False),
+        (RULES, 510, 7, True),
+        ("a *:* rwm\n", 195, 255, True),
+        ("c 195:* rwm\n", 195, 255, True),
+        ("b 195:* rwm\n", 195, 255, False),
+        ("c 195:255 r\n", 195, 255, False),
+        ("c 195:255 w\nc 195:255 r\n", 195, 255, False),
+        ("", 195, 255, False),
+        ("nonsense\nc\nc 195\n", 195, 255, False),
+    ],
+)
+def test_the_device_rules_of_a_cgroup(rules: str, major: int, minor: int, allowed: bool) -> None:
+    assert gpu_access.is_allowed(rules, major, minor) is allowed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a device node")
+@pytest.mark.parametrize(
+    ("cgroup", "rules", "denied"),
+    [
+        ("5:devices:/docker/c\n0::/docker/c\n", RULES, False),
+        ("5:devices:/docker/c\n", "c *:* m\n", True),
+        ("5:devices:/docker/c\n", None, None),  # the rules are gone or in another namespace
+        ("0::/system.slice/docker-c.scope\n", "c *:* m\n", None),  # cgroup v2: no file holds them
+        ("", None, None),
+        ("nonsense\n", None, False),
+    ],
+)
+def test_a_container_that_may_be_denied_its_device_is_suspect_without_systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgroup: str, rules: str | None, denied: bool | None
+) -> None:
+    proc, groups = tmp_path / "proc", tmp_path / "groups"
+    (proc / "7/root/dev").mkdir(parents=True)
+    (proc / "7/cgroup").write_text(cgroup)
+    (groups / "devices/docker/c").mkdir(parents=True)
+    if rules is not None:
+        (groups / "devices/docker/c/devices.list").write_text(rules)
+    for name, value in (("PROC", proc), ("CGROUPS", groups), ("SYSTEMD", tmp_path / "none")):
+        monkeypatch.setattr(gpu_access, name, str(value))
+    seen = observe_container({"State": {"Status": "running", "Pid": 7}})
+    assert not gpu_access.is_suspect(UNIX, seen)  # no such device: WSL2, or a container without GPUs
+    (proc / "7/root/dev/nvidiactl").write_text("a file")
+    assert not gpu_access.is_suspect(UNIX, seen)
+    (proc / "7/root/dev/nvidiactl").unlink()
+    os.mknod(proc / "7/root/dev/nvidiactl", 0o600 | stat.S_IFCHR, os.makedev(195, 255))
+    assert gpu_access.is_device_denied(7) is denied
+    assert gpu_access.is_suspect(UNIX, seen) is (denied is not False)
 
 
 def test_an_engine_that_does_not_answer_is_no_evidence() -> None:
