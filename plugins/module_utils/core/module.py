@@ -9,6 +9,8 @@ from ansible.module_utils.basic import AnsibleModule, env_fallback
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_data_printable, make_printable
 
+# Characters of the longest parameter that a result returns.
+LONGEST_RETURNED = 400
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
 DOCKER_OPTIONS: Dict[str, Any] = {
@@ -51,22 +53,38 @@ def run_module_without_docker(
     module = AnsibleModule(argument_spec=dict(options), supports_check_mode=True, **arguments)
     if module.params.get("docker_host") == "":  # DOCKER_HOST is set, but empty
         module.params["docker_host"] = DEFAULT_SOCKET
+    returned: Dict[str, Any] = {"invocation": {"module_args": shorten_parameter(module.params)}}
     try:
-        result = work(module)
+        returned.update(work(module))
     except AnvilError as exc:
         if module.params.get("tolerant"):
-            module.exit_json(changed=False, trouble=make_printable(exc.as_text()))
-        module.fail_json(**_describe_failure(exc))
-    for warning in result.pop("warnings", ()):
+            module.exit_json(changed=False, trouble=make_printable(exc.as_text()), **returned)
+        module.fail_json(**_describe_failure(exc), **returned)
+    for warning in returned.pop("warnings", ()):
         module.warn(make_printable(warning))
-    if "diff" in result:
-        result["diff"] = make_data_printable(result["diff"])
-    problems = result.pop("problems", ())
+    if "diff" in returned:
+        returned["diff"] = make_data_printable(returned["diff"])
+    problems = returned.pop("problems", ())
     if problems:
-        module.fail_json(**_describe_failure(AnvilError(*problems)), **result)
-    module.exit_json(**result)
+        module.fail_json(**_describe_failure(AnvilError(*problems)), **returned)
+    module.exit_json(**returned)
 
 
 def _describe_failure(error: AnvilError) -> Dict[str, Any]:
     """What a module says must be printable by itself: not every output of Ansible is ours."""
     return {"msg": make_printable(error.as_text()), "problems": make_data_printable(problems_as_dicts(error.problems))}
+
+
+def shorten_parameter(value: Any, depth: int = 0) -> Any:
+    """A parameter as the result returns it: of a long text only its length, of a mapping in it only the keys.
+
+    Ansible returns all parameters with each result, for ``-vvv``. For the projects of a host that is 3 KB for each serve, which
+    both sides parse, check for secrets and keep.
+    """
+    if isinstance(value, str):
+        return value if len(value) <= LONGEST_RETURNED else "({0} characters)".format(len(value))
+    if isinstance(value, dict):
+        return sorted(value) if depth > 1 else {name: shorten_parameter(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list):
+        return [shorten_parameter(item, depth) for item in value]
+    return value

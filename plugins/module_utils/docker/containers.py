@@ -75,7 +75,9 @@ class Containers(Connection):
         if found is None or raw is None:
             return None
         document = documents.read_container(raw)
-        return document if REFERENCE.fullmatch(document["Id"]) else {**document, "Id": found}
+        if not REFERENCE.fullmatch(document["Id"]):
+            document["Id"] = found
+        return document
 
     def read_log(self, name_or_id: str, lines: int = 20, since: Optional[int] = None) -> List[str]:
         """The last lines of a container's log, as ``read_raw_log``, without the secrets in its environment and command line."""

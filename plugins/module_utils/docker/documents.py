@@ -146,9 +146,15 @@ def read_number(value: Any) -> int:
     return int(value) if isinstance(value, float) and math.isfinite(value) else 0
 
 
-def read_container(raw: Any) -> Dict[str, Any]:
-    """An inspected container. One without a name is named by its id."""
-    document = _fill(raw, _CONTAINER)
+class ContainerDocument(Dict[str, Any]):
+    """An inspected container that was read."""
+
+
+def read_container(raw: Any) -> ContainerDocument:
+    """An inspected container. One without a name is named by its id. What was read already is returned as it is."""
+    if isinstance(raw, ContainerDocument):
+        return raw
+    document = ContainerDocument(_fill(raw, _CONTAINER))
     document["Name"] = _with_slash(document["Name"] or document["Id"][:12])
     if document["State"]["Health"]["Status"] == "none":
         document["State"]["Health"]["Status"] = ""
@@ -209,20 +215,30 @@ def _fill(value: Any, form: Mapping[str, Any]) -> Dict[str, Any]:
     """The fields of a mapping, each in its form. A list of ``name=value`` is read as a mapping of texts."""
     if isinstance(value, (list, tuple)) and form.get(_ANY) == "":
         value = dict(str(line).partition("=")[::2] for line in value)
-    filled = {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
-    for key in list(filled) if _ANY in form else form:
-        filled[key] = _read(filled.get(key), form.get(key, form.get(_ANY)))
+    filled = {str(key): item for key, item in value.items()} if isinstance(value, (dict, Mapping)) else {}
+    if _ANY in form:
+        every = form[_ANY]
+        return {key: _read(item, every) for key, item in filled.items()}
+    for key, inner in form.items():
+        filled[key] = _read(filled.get(key), inner)
     return filled
 
 
 def _read(value: Any, form: Any) -> Any:
-    if isinstance(form, Mapping):
+    kind = type(form)
+    if kind is str or kind is int or kind is bool:
+        # The usual case first: an engine answers with dozens of fields for each container.
+        return value if type(value) is kind else _read_plain(value, form)
+    if kind is dict:
         return _fill(value, form)
-    if isinstance(form, list):
-        if isinstance(value, Mapping) and form[0] == "":
-            value = ["{0}={1}".format(*pair) for pair in value.items()]
-        items = value if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
-        return [_read(item, form[0]) for item in items if item is not None]
+    if isinstance(value, (dict, Mapping)) and form[0] == "":
+        value = ["{0}={1}".format(*pair) for pair in value.items()]
+    items = value if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
+    return [_read(item, form[0]) for item in items if item is not None]
+
+
+def _read_plain(value: Any, form: Any) -> Any:
+    """A flag, number or text that came as something else."""
     if isinstance(form, bool):
         return value.lower() == "true" if isinstance(value, str) else form if value is None else bool(value)
     if isinstance(form, int):

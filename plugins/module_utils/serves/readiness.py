@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import threading
 import time
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -26,6 +27,8 @@ RESTART_LOOP, CALM_SECONDS = 3, 10
 
 # Answers of vLLM to a request for a score where the model has several labels, or is a reward model.
 UNSCORED = (400, 404, 405, 422, 501)
+# Serves that are asked at the same time.
+MOST_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -80,38 +83,88 @@ class ReadinessProbe:
 
 
 def request_state(probe: ReadinessProbe, timeout: float = 3.0) -> Answer:
-    """The request whose answer shows whether the serve is ready."""
-    if probe.has_health:
-        health = request_path(probe, "/health", timeout)
-        if health.status in (0, 503):
-            return health
-    return request_path(probe, probe.path, timeout)
+    """The answer that shows whether the serve is ready: that of ``/health`` while the model loads, else that of its path."""
+    connection = _open_connection(probe, timeout)
+    try:
+        if probe.has_health:
+            health = _request(connection, probe, "GET", "/health")
+            if health.status in (0, 503):
+                return health
+        return _request(connection, probe, "GET", probe.path)
+    finally:
+        connection.close()
+
+
+def request_states(
+    probes: Sequence[ReadinessProbe], request: Callable[[ReadinessProbe], Answer] = request_state
+) -> Dict[str, Answer]:
+    """``request`` for each serve, by name, several at the same time: one that hangs hardly delays the others."""
+    answers: Dict[str, Answer] = {}
+    waiting = list(reversed(probes))
+
+    def work() -> None:
+        while True:
+            try:
+                probe = waiting.pop()
+            except IndexError:
+                return
+            answers[probe.name] = request(probe)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(len(probes), MOST_AT_ONCE) - 1)]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
+    return answers
 
 
 def request_path(probe: ReadinessProbe, path: str, timeout: float = 3.0) -> Answer:
     """One GET request to the published port; proxies of the environment are not used."""
-    return _request(probe, "GET", path, timeout)
+    return _request_once(probe, timeout, "GET", path)
+
+
+def _open_connection(probe: ReadinessProbe, timeout: float) -> http.client.HTTPConnection:
+    """A connection that connects at its first request."""
+    host, port = probe.address[0].strip("[]"), probe.address[1]
+    if not probe.tls:
+        return http.client.HTTPConnection(host, port, timeout=timeout)
+    # The request goes to an address of this host, which no certificate names.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
 
 
 def _request(
-    probe: ReadinessProbe, method: str, path: str, timeout: float, body: Optional[bytes] = None, content_type: str = ""
+    connection: http.client.HTTPConnection,
+    probe: ReadinessProbe,
+    method: str,
+    path: str,
+    body: Optional[bytes] = None,
+    content_type: str = "",
 ) -> Answer:
     headers = {"Authorization": "Bearer " + probe.key} if probe.key else {}
     if body is not None:
         headers["Content-Type"] = content_type
-    host, port = probe.address[0].strip("[]"), probe.address[1]
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
-    if probe.tls:
-        # The request goes to an address of this host, which no certificate names.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+    used = connection.sock is not None
     try:
         connection.request(method, probe.prefix + path, body=body, headers=headers)
         reply = connection.getresponse()
         return Answer(reply.status, reply.read(1 << 20).decode("utf-8", "replace"))
-    except (OSError, http.client.HTTPException) as exc:
+    except (OSError, http.client.HTTPException, ValueError) as exc:
+        connection.close()
+        if used and isinstance(exc, (ConnectionError, http.client.HTTPException)):
+            # The server closed the connection after its last answer: that says nothing about this request.
+            return _request(connection, probe, method, path, body, content_type)
         return Answer(0, str(exc))
+
+
+def _request_once(
+    probe: ReadinessProbe, timeout: float, method: str, path: str, body: Optional[bytes] = None, content_type: str = ""
+) -> Answer:
+    connection = _open_connection(probe, timeout)
+    try:
+        return _request(connection, probe, method, path, body, content_type)
     finally:
         connection.close()
 
@@ -124,7 +177,7 @@ def request_sample(probe: ReadinessProbe, timeout: float) -> Optional[Answer]:
     from ansible_collections.anvil.serving.plugins.module_utils.catalog.sample_requests import build_sample
 
     sample = build_sample(probe.serves, probe.served_name)
-    return None if sample is None else _request(probe, "POST", sample.path, timeout, sample.body, sample.content_type)
+    return None if sample is None else _request_once(probe, timeout, "POST", sample.path, sample.body, sample.content_type)
 
 
 def judge_warmup(answer: Optional[Answer], kind: str = "chat") -> Verdict:
@@ -267,10 +320,13 @@ def wait_ready(
     pending: Mapping[str, ReadinessProbe] = {probe.name: probe for probe in probes}
     pause = 0.01
     while pending:
-        for name, probe in list(pending.items()):
-            seen = inspect(probe.container)
+        found = {name: inspect(probe.container) for name, probe in pending.items()}
+        judged = {name: judge_container(seen, time.time()) for name, seen in found.items()}
+        answers = request_states([probe for name, probe in pending.items() if judged[name] is None], request)
+        for name, probe in pending.items():
+            seen = found[name]
             before = restarts.setdefault(name, 0 if seen is None else seen.restarts)
-            verdict = check_readiness(probe, seen, request)
+            verdict = judged[name] or judge_answer(probe, answers[name], "" if seen is None else seen.health)
             if verdict.outcome == READY and probe.warmup:
                 verdict = judge_warmup(complete(probe, max(1.0, probe.timeout - (clock() - began))), probe.serves)
             verdict = judge_restarts(verdict, before, seen)

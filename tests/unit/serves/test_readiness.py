@@ -286,3 +286,67 @@ def test_the_pause_between_checks_is_at_most_the_interval() -> None:
 
     readiness.wait_ready([slow], lambda _c: seen(), clock.read, sleep, lambda _s: Answer(503))
     assert slept[0] < 0.1 and max(slept) == 5.0
+
+
+# ---------------------------------------------------------------------------------------------- several serves at once
+
+
+def test_a_serve_that_hangs_does_not_delay_the_others() -> None:
+    probes = [replace(PROBE, name=name) for name in ("hung", "a", "b")]
+    answered = threading.Semaphore(0)
+
+    def request(probe: ReadinessProbe) -> Answer:
+        if probe.name == "hung":
+            assert answered.acquire(timeout=10) and answered.acquire(timeout=10), "the others were not asked meanwhile"
+        else:
+            answered.release()
+        return Answer(200, probe.name)
+
+    found = readiness.request_states(probes, request)
+    assert {name: answer.text for name, answer in found.items()} == {"hung": "hung", "a": "a", "b": "b"}
+
+
+def test_each_of_many_serves_gets_its_own_answer() -> None:
+    probes = [replace(PROBE, name=f"s{number}") for number in range(50)]
+    found = readiness.request_states(probes, lambda probe: Answer(200, probe.name))
+    assert found == {probe.name: Answer(200, probe.name) for probe in probes}
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
+@pytest.mark.parametrize("closes", [False, True])
+def test_health_and_models_are_read_whatever_the_server_does_with_the_connection(protocol: str, closes: bool) -> None:
+    """closes: without a word after each answer, as a server with a limit of requests for each connection."""
+    connections = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = protocol
+
+        def setup(self) -> None:
+            super().setup()
+            connections.append(1)
+
+        def log_message(self, *_words: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            text = "{}" if self.path == "/health" else MODELS
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+            self.close_connection = closes or self.close_connection
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        probe = replace(PROBE, address=("127.0.0.1", server.server_port), has_health=True)
+        answer = readiness.request_state(probe)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert answer == Answer(200, MODELS)
+    assert len(connections) == (1 if protocol == "HTTP/1.1" and not closes else 2)
+
+
+def test_a_key_that_no_header_can_hold_is_no_traceback() -> None:
+    assert readiness.request_state(replace(PROBE, key="caf\u00e9\u2603")).status == 0
