@@ -106,7 +106,9 @@ def make_field(bed: Bed, models: Path, root: Path) -> Field:
             secrets={"HIDDEN": "key"},
             mounts=(Mount("bind", str(models), "/models", True),),
             read_only=True,
+            tmpfs=("/tmp",),
             cap_drop=("ALL",),
+            security_opt=("no-new-privileges:true",),
             ready_timeout=30,
         )
 

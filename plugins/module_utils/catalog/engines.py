@@ -23,6 +23,9 @@ class Engine:
     gpu_environment, wsl2_environment: variables for serves with GPUs, and for serves on a WSL2 host.
     key_env: the variable from which the engine reads its API key; empty if it takes the key only on the command line.
     more_keys_flag: the flag for a file with further API keys, which have the same rights as the first.
+    shm_size: the most shared memory that its container may take. read_only: it works with a file system that it cannot write.
+    read_only_environment: where it then writes what it compiles at run time. cap_add: the capabilities that it keeps; all others
+    are dropped. entrypoint_cap_add: those that it keeps besides if the inventory sets its entrypoint.
     torch: the engine runs on PyTorch, so it gets the architectures of its cards.
     flags: flags that the plan itself sets -> the inventory key with their value. variables: environment variables of the same
     settings; the flags of the plan count before them. other_models: environment variables that name another model, which the
@@ -39,13 +42,14 @@ class Engine:
     """
 
     entrypoint: Tuple[str, ...] = ()
-    ipc: str = ""
     shm_size: str = ""
     gpu_environment: Mapping[str, str] = field(default_factory=dict)
     wsl2_environment: Mapping[str, str] = field(default_factory=dict)
     torch: bool = False
     read_only: bool = False
-    cap_drop: Tuple[str, ...] = ()
+    read_only_environment: Mapping[str, str] = field(default_factory=dict)
+    cap_add: Tuple[str, ...] = ()
+    entrypoint_cap_add: Tuple[str, ...] = ()
     key_env: str = ""
     more_keys_flag: str = ""
     flags: Mapping[str, str] = field(default_factory=dict)
@@ -81,11 +85,26 @@ LLAMA_PRESETS = (
     "--vision-gemma-4b-default",
     "--vision-gemma-12b-default",
 )
+# Capabilities. A server that runs as root reads weights that belong to another user only with DAC_OVERRIDE. The entrypoint of an
+# image may give its folders to a user and become that user. Of an image that nothing is known of: those that Podman gives.
+READS_ANY_FILE = ("DAC_OVERRIDE",)
+CHANGES_USER = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
+ANY_IMAGE = (*CHANGES_USER, "FSETID", "NET_BIND_SERVICE", "SETFCAP", "SETPCAP", "SYS_CHROOT")
+# Where PyTorch, Triton, FlashInfer and CUDA keep what they compile.
+TORCH_CACHES = {
+    "CUDA_CACHE_PATH": "/tmp/cuda",
+    "FLASHINFER_WORKSPACE_BASE": "/tmp/flashinfer",
+    "TORCHINDUCTOR_CACHE_DIR": "/tmp/torchinductor",
+    "TRITON_CACHE_DIR": "/tmp/triton",
+}
 PCI_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 ENGINES: Mapping[str, Engine] = {
     "vllm": Engine(
         entrypoint=("vllm",),
-        ipc="host",
+        shm_size="16g",
+        read_only_environment={**TORCH_CACHES, "VLLM_CACHE_ROOT": "/tmp/vllm", "VLLM_CONFIG_ROOT": "/tmp/vllm-config"},
+        cap_add=READS_ANY_FILE,
+        entrypoint_cap_add=CHANGES_USER,
         gpu_environment=PCI_ORDER,
         torch=True,
         wsl2_environment={"VLLM_USE_V2_MODEL_RUNNER": "0"},  # that runner needs UVA, which WSL2 does not have
@@ -98,6 +117,8 @@ ENGINES: Mapping[str, Engine] = {
     ),
     "sglang": Engine(
         shm_size="16g",
+        read_only_environment={**TORCH_CACHES, "SGLANG_CACHE_DIR": "/tmp/sglang"},
+        cap_add=CHANGES_USER,
         health_path="/v1/models",
         gpu_environment=PCI_ORDER,
         torch=True,
@@ -116,7 +137,9 @@ ENGINES: Mapping[str, Engine] = {
     # share of the memory that is free after the weights are loaded, not of the card.
     "trtllm": Engine(
         entrypoint=("trtllm-serve",),
-        ipc="host",
+        shm_size="16g",
+        read_only_environment=TORCH_CACHES,
+        cap_add=CHANGES_USER,
         gpu_environment=PCI_ORDER,
         flags={"--port": "port", "--host": "publish", "--served-model-name": "served_name"},
         names_itself="--served_model_name",
@@ -125,7 +148,6 @@ ENGINES: Mapping[str, Engine] = {
     "llama_cpp": Engine(
         gpu_environment=PCI_ORDER,
         read_only=True,
-        cap_drop=("ALL",),
         key_env="LLAMA_API_KEY",
         more_keys_flag="--api-key-file",
         flags={
@@ -176,5 +198,5 @@ ENGINES: Mapping[str, Engine] = {
         },
         not_in_name=",",  # since March 2026 (pull request 19926) it divides the names of a model
     ),
-    CUSTOM: Engine(gpu_environment=PCI_ORDER, health_path=""),
+    CUSTOM: Engine(gpu_environment=PCI_ORDER, health_path="", cap_add=ANY_IMAGE),
 }

@@ -129,6 +129,7 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
             working_dir=raw.get("working_dir"),
             healthcheck=_parse_healthcheck(raw.get("healthcheck") or {}),
             cap_drop=tuple(sorted(raw.get("cap_drop") or [])),
+            cap_add=tuple(sorted(raw.get("cap_add") or [])),
             security_opt=tuple(sorted(raw.get("security_opt") or [])),
             extra_hosts=tuple(sorted(raw.get("extra_hosts") or [])),
             memory_bytes=parse_bytes(raw.get("mem_limit", 0)),

@@ -59,6 +59,7 @@ class ServePlan:
     part: ``chat``, ``tool`` or empty, for the deploy mode. models: for a server with several models, name -> its options.
     interval: the longest pause between two readiness checks (seconds). warmup: it is ready after its first real answer.
     kind: what it answers, one of ``catalog.served_kinds.KINDS``.
+    tmpfs: folders in memory. user: empty for the one of the image.
     mem_limit: memory of the host, as ``48g``; empty: no limit. pids_limit: processes and threads.
     tls: the engine itself speaks TLS. api_prefix: the path before ``/v1``, such as ``/qwen``. more_names: further names of the
     model. ready_path: it is ready when this path answers 200; empty: when ``/v1/models`` lists the model.
@@ -86,7 +87,11 @@ class ServePlan:
     restart: str = "unless-stopped"
     api_key: str = ""
     read_only: bool = False
+    tmpfs: Tuple[str, ...] = ()
+    user: str = ""
     cap_drop: Tuple[str, ...] = ()
+    cap_add: Tuple[str, ...] = ()
+    security_opt: Tuple[str, ...] = ()
     ready_timeout: int = 600
     residency: str = RESIDENT
     tags: Tuple[str, ...] = ()

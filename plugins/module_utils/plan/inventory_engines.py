@@ -18,6 +18,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launch import read_launch
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_security import (
+    NOT_WRITTEN,
+    SecuritySettings,
+    read_security,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
     ABSOLUTE,
     CONTAINER,
@@ -57,6 +62,7 @@ SHARED_KEYS = (
     "warmup",
     "mem_limit",
     "pids_limit",
+    "security",
 )
 SET_BY_PLAN = {
     "CUDA_VISIBLE_DEVICES": "set gpus, and gpu_pin: uuid or gpu_pin: index, instead",
@@ -84,6 +90,7 @@ class SharedSettings:
     warmup: Optional[bool] = None
     mem_limit: Optional[str] = None
     pids_limit: Optional[int] = None
+    security: SecuritySettings = NOT_WRITTEN
 
     def merge_over(self, below: SharedSettings) -> SharedSettings:
         """These settings over ``below``: mappings are merged, ``args`` are appended, every other key replaces."""
@@ -109,6 +116,7 @@ class SharedSettings:
             warmup=choose(self.warmup, below.warmup),
             mem_limit=choose(self.mem_limit, below.mem_limit),
             pids_limit=choose(self.pids_limit, below.pids_limit),
+            security=self.security.merge_over(below.security),
         )
 
 
@@ -341,6 +349,7 @@ def read_shared_settings(section: Section, engine: Optional[Engine], secrets: In
         warmup=section.read_boolean("warmup"),
         mem_limit=read_memory(section),
         pids_limit=read_pids(section),
+        security=read_security(section),
     )
 
 

@@ -26,6 +26,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engin
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_gpus import InventoryGpus
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launch import launch_environment
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_security import (
+    decide_confinement,
+    decide_shared_memory,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_serve_gpus import (
     decide_card_environment,
     decide_parallel_arguments,
@@ -244,7 +248,8 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     for note in settings.notes:
         section.add_note("args", note)
     endpoint = _read_endpoint(section, settings)
-    derived = describe_cards(cards)
+    confinement = decide_confinement(shared.security, engine, shared.entrypoint is not None)
+    derived = {**confinement.environment, **describe_cards(cards)}
     derived.update(decide_card_environment(section, engine, shared, settings, cards, host.platform))
     publish = section.read_text("publish", "an IP address of this host, such as 127.0.0.1")
     bind = read_address(section.check, section.path_of("publish"), publish) if publish else None
@@ -261,7 +266,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     secrets = dict(shared.secrets)
     if key and engine.key_env:
         secrets[engine.key_env] = key
-    ipc = shared.ipc if shared.ipc is not None else ("" if shared.shm_size else engine.ipc)
+    ipc, shm_size = decide_shared_memory(section, shared.ipc, shared.shm_size, shared.args, engine)
     share_key = KEY if section.has(KEY) else settings.spelling(SHARE)
     claims = read_vram_claims(section, aliases, cards, read_share(section, engine, settings), share_key)
     need = max(claims.values(), default=0)
@@ -288,11 +293,15 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         entrypoint=shared.entrypoint if shared.entrypoint is not None else engine.entrypoint,
         vram_mib=need,
         ipc=ipc,
-        shm_size=shared.shm_size or ("" if ipc == "host" else engine.shm_size),
+        shm_size=shm_size,
         restart=shared.restart or "unless-stopped",
         api_key=key,
-        read_only=engine.read_only,
-        cap_drop=engine.cap_drop,
+        read_only=confinement.read_only,
+        tmpfs=confinement.tmpfs,
+        user=confinement.user,
+        cap_drop=confinement.cap_drop,
+        cap_add=confinement.cap_add,
+        security_opt=confinement.security_opt,
         ready_timeout=shared.ready_timeout or host.max_wait,
         residency=section.read_choice("residency", RESIDENCIES) or RESIDENT,
         tags=_read_tags(section),

@@ -294,13 +294,25 @@ def _read_gpus(offer: OfferedServe, uuids: Sequence[str], aliases: Mapping[str, 
         offer.notes.append("vram_mib: without it the serve claims the whole budget of its cards")
 
 
+def _read_security(offer: OfferedServe, engine: str, host: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """A user and capabilities that somebody gave to the container. What it has by default is not given."""
+    found: Dict[str, Any] = {}
+    if config["User"]:
+        found["user"] = mask_text(config["User"])
+    added = [str(word).replace("CAP_", "") for word in host["CapAdd"]]
+    if added:
+        found["cap_add"] = sorted({*(ENGINES[engine].cap_add if engine else ()), *added})
+    if found:
+        offer.serve["security"] = found
+
+
 def _read_host_settings(offer: OfferedServe, engine: str, host: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    defaults = ENGINES[engine] if engine else None
     ipc, shm = host["IpcMode"], host["ShmSize"]
-    if ipc == "host" and (defaults is None or defaults.ipc != "host"):
+    if ipc == "host":
         offer.serve["ipc"] = "host"
     elif ipc != "host" and shm > SHM_BYTES:
         offer.serve["shm_size"] = "{0}m".format(shm >> 20)
+    _read_security(offer, engine, host, config)
     if host["RestartPolicy"]["Name"] in ("always", "on-failure"):
         offer.serve["restart"] = host["RestartPolicy"]["Name"]
     if host["Memory"] >= 6 << 20:
@@ -312,12 +324,10 @@ def _read_host_settings(offer: OfferedServe, engine: str, host: Mapping[str, Any
         word
         for word, there in (
             ("privileged", host["Privileged"]),
-            ("cap_add", host["CapAdd"]),
             ("devices", [one for one in host["Devices"] if "nvidia" not in one["PathOnHost"]]),
             ("pid: host", host.get("PidMode") == "host"),
             ("ulimits", host.get("Ulimits")),
             ("extra_hosts", host["ExtraHosts"]),
-            ("user " + mask_text(config["User"]), config["User"]),
             ("the network of another container", host["NetworkMode"].startswith("container:")),
         )
         if there

@@ -267,7 +267,7 @@ def diff_service(
         ("read_only", seen.read_only, service.read_only),
         ("tmpfs", _folders(seen.tmpfs), _folders(entry.split(":")[0] for entry in service.tmpfs)),
         ("init", seen.init, service.init),
-        ("capabilities", _capabilities(seen.cap_drop, seen.cap_add), _capabilities(service.cap_drop, ())),
+        ("capabilities", _capabilities(seen.cap_drop, seen.cap_add), _capabilities(service.cap_drop, service.cap_add)),
         (
             "security_opt",
             _security(seen.security_opt, service.security_opt),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_serves
-from planning import BASE, BIG, DROP, HEAVY, plan, problems
+from planning import BASE, BIG, DROP, FAST, HEAVY, plan, problems
 
 
 def test_wsl2_pins_by_uuid_and_leaves_the_v2_runner_off():
@@ -85,7 +85,72 @@ def test_engines_bring_their_own_defaults():
     assert (made.serves[0].ipc, made.serves[0].shm_size, made.serves[0].entrypoint) == ("", "16g", ())
     assert (made.serves[1].read_only, made.serves[1].cap_drop, made.serves[1].entrypoint) == (True, ("ALL",), ())
     vllm = plan().serves[0]
-    assert (vllm.ipc, vllm.shm_size, vllm.entrypoint, vllm.read_only) == ("host", "", ("vllm",), False)
+    assert (vllm.ipc, vllm.shm_size, vllm.entrypoint, vllm.read_only) == ("", "16g", ("vllm",), False)
+    assert plan((HEAVY + "ipc", "host")).serves[0].shm_size == ""
+
+
+@pytest.mark.parametrize(
+    ("edits", "dropped", "added"),
+    [
+        ([], ("ALL",), ("DAC_OVERRIDE",)),
+        # The inventory's entrypoint may be a script that becomes another user.
+        (
+            [(HEAVY + "entrypoint", ["/run.sh"])],
+            ("ALL",),
+            ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"),
+        ),
+        ([(HEAVY + "engine", "llama_cpp"), (HEAVY + "model", "/m/a.gguf")], ("ALL",), ()),
+        ([(HEAVY + "engine", "sglang")], ("ALL",), ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")),
+        ([(HEAVY + "security", {"cap_add": []})], ("ALL",), ()),
+        ([(HEAVY + "security", {"cap_add": ["cap_sys_nice"]})], ("ALL",), ("SYS_NICE",)),
+        ([(HEAVY + "security", {"cap_drop": []})], (), ()),
+        ([(HEAVY + "security", {"cap_drop": ["NET_RAW"]})], ("NET_RAW",), ()),
+        (
+            [
+                ("anvil_engines", {"vllm": {"image": "x:1", "security": {"cap_drop": []}}}),
+                (HEAVY + "security", {"cap_drop": ["MKNOD"]}),
+            ],
+            ("MKNOD",),
+            (),
+        ),
+    ],
+)
+def test_a_serve_keeps_only_the_capabilities_that_its_engine_may_need(edits, dropped, added):
+    serve = plan(*edits).serves[0]
+    assert (serve.cap_drop, serve.cap_add) == (dropped, added)
+
+
+def test_a_serve_of_an_unknown_server_keeps_what_podman_gives():
+    serve = plan((HEAVY + "engine", "custom"), (HEAVY + "kind", "chat")).serves[0]
+    assert {"SETUID", "CHOWN", "NET_BIND_SERVICE"} < set(serve.cap_add) and not {"NET_RAW", "MKNOD"} & set(serve.cap_add)
+
+
+def test_a_root_that_cannot_be_written_sends_what_is_compiled_to_memory_that_may_be_executed():
+    serve = plan((HEAVY + "security", {"read_only": True, "tmpfs": ["/root/.cache"], "user": 1000})).serves[0]
+    assert (serve.read_only, serve.tmpfs, serve.user) == (True, ("/tmp:exec", "/root/.cache:exec,mode=1777"), "1000")
+    assert serve.environment["TRITON_CACHE_DIR"] == "/tmp/triton" and serve.environment["VLLM_CACHE_ROOT"] == "/tmp/vllm"
+    mine = plan((HEAVY + "security", {"read_only": True}), (HEAVY + "environment", {"TRITON_CACHE_DIR": "/cache"})).serves[0]
+    assert mine.environment["TRITON_CACHE_DIR"] == "/cache"
+    assert "TRITON_CACHE_DIR" not in plan().serves[0].environment
+    free = plan((FAST + "security", {"read_only": False, "no_new_privileges": False})).serves[1]
+    assert (free.read_only, free.tmpfs, free.security_opt) == (False, (), ())
+
+
+@pytest.mark.parametrize(
+    ("edits", "ipc", "shm"),
+    [
+        ([], "", "16g"),
+        ([(HEAVY + "ipc", "private")], "private", "16g"),
+        ([(HEAVY + "shm_size", "32g")], "", "32g"),
+        ([(HEAVY + "ipc", "host")], "host", ""),
+        # A part of the KV cache lies in /dev/shm, and nobody said how large it is.
+        ([(HEAVY + "args", ["--kv-transfer-config", '{"kv_connector": "OffloadingConnector"}'])], "host", ""),
+        ([(HEAVY + "args", ["--kv_offloading_size", "64"]), (HEAVY + "shm_size", "80g")], "", "80g"),
+    ],
+)
+def test_shared_memory_is_the_serves_own_unless_its_size_is_unknown(edits, ipc, shm):
+    serve = plan(*edits).serves[0]
+    assert (serve.ipc, serve.shm_size) == (ipc, shm)
 
 
 def test_a_bare_no_is_a_restart_policy_and_digits_in_quotes_are_a_number():
