@@ -13,7 +13,9 @@ description:
   - Brings the weights of one model to a folder or a Docker volume of the host. The source is a repository of the Hugging Face
     hub, a URL, a folder or archive that was brought to the host by hand, or one on the controller.
   - The files are fetched into a staging folder on the same file system, compared with the checksums of the source, fsynced,
-    and put in place in one step, with a manifest. An interrupted fetch is resumed by the next run.
+    and put in place in one step. An interrupted fetch is resumed by the next run.
+  - Staging folder, lock and manifest lie where no container can write - beside the folder of the volume, or in C(.anvil-serving)
+    beside O(folder). Below O(folder) or the volume no link is followed out of it, and only regular files are read.
   - An unchanged model costs one stat per file, however large it is. A file whose modification time changed is hashed.
   - The client library of the hub fetches the files, in a process of its own, under the interpreter O(client).
 author:
@@ -85,7 +87,9 @@ options:
     description: Address of one file. O(sha256) is required.
     type: str
   copy_from:
-    description: Folder, file, tar or zip archive on the host.
+    description:
+      - Folder, file, tar or zip archive on the host. Links count only if they stay inside the folder, or inside the repository of
+        a snapshot of a hub cache. FIFOs, sockets and devices are refused.
     type: path
   upload_from:
     description:
@@ -230,7 +234,8 @@ fetch:
 reasons:
   description: >-
     Why the model changed - V(missing), V(damaged), V(source) (another source or revision), V(foreign) (a folder without a
-    manifest was there), V(incomplete) (the hub cache has a part of it).
+    recorded manifest was there), V(incomplete) (the hub cache has a part of it), V(unrecorded) (a manifest of an earlier release
+    lay beside the weights; they were hashed and nothing was fetched).
   returned: always
   type: list
 seconds:

@@ -19,6 +19,7 @@ class Puller:
     def __init__(self, hub: Hub, folder: Path) -> None:
         self.hub, self.folder = hub, folder
         self.target = folder / "org" / "name"
+        self.record = folder.parent / ".anvil-serving" / folder.name / "org+name"
 
     def options(self, **params: Any) -> dict[str, Any]:
         shared = {"repo": "org/name", "folder": str(self.folder), "endpoint": self.hub.endpoint, "reserve_mib": 0}
@@ -38,4 +39,4 @@ class Puller:
         return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
 
     def half_fetched(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.rglob("parts/*"))
+        return sum(path.stat().st_size for path in self.record.glob("parts/*"))

@@ -13,8 +13,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin, judge_origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
-from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import STAGING
-from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest import MANIFEST, origin_of, read_manifest
+from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest import MANIFEST, origin_of, read_manifest_of
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_record import OLD_STAGING
 
 SNAPSHOT = re.compile(r"(?:.*/)?models--(?P<repo>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})/.+")
 # The other files of a hub cache: content that snapshots point to, and small notes.
@@ -44,8 +44,8 @@ def _find_origins(folder: str) -> Tuple[List[str], Dict[Origin, str]]:
     origins: Dict[Origin, str] = {}
     models: Dict[str, Tuple[str, Mapping[str, Any]]] = {}  # folder -> the folder of its model, and the manifest there
     for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name != STAGING)
-        manifest = read_manifest(here)
+        folders[:] = sorted(name for name in folders if name != OLD_STAGING)
+        manifest = read_manifest_of(here)
         model = (here, manifest) if manifest else models.get(os.path.dirname(here))
         if model:
             models[here] = model

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from typing import Any, Iterator
+from typing import Any, Iterator, Optional
 
 PIECE = 4 * 1024 * 1024
 
@@ -19,24 +18,29 @@ def read_pieces(stream: Any) -> Iterator[bytes]:
         yield piece
 
 
-def hash_stream(stream: Any) -> str:
-    """The sha256 of what is left in a stream."""
-    digest = hashlib.sha256()
+def hash_stream(stream: Any, size: Optional[int] = None) -> str:
+    """The sha256 of what is left in a stream. size: read at most so many bytes, and one more; another process may append."""
+    digest, left = hashlib.sha256(), size
     for piece in read_pieces(stream):
         digest.update(piece)
+        left = None if left is None else left - len(piece)
+        if left is not None and left < 0:
+            break
     return digest.hexdigest()
 
 
 def hash_file(path: str) -> str:
-    """The sha256 of a file."""
+    """The sha256 of a file that only this user can write."""
     with open(path, "rb") as stream:
         return hash_stream(stream)
 
 
-def hash_git_blob(path: str) -> str:
-    """The hash of a file in git. The hub announces it for small files."""
-    digest = hashlib.sha1("blob {0}\0".format(os.path.getsize(path)).encode())  # noqa: S324  git's choice, not ours
-    with open(path, "rb") as stream:
-        for piece in read_pieces(stream):
-            digest.update(piece)
+def hash_git_blob(stream: Any, size: int) -> str:
+    """The hash of a file in git. The hub announces it for small files. size: of the file."""
+    digest, left = hashlib.sha1("blob {0}\0".format(size).encode()), size  # noqa: S324  git's choice, not ours
+    for piece in read_pieces(stream):
+        digest.update(piece)
+        left -= len(piece)
+        if left < 0:
+            break
     return digest.hexdigest()

@@ -7,37 +7,79 @@ import contextlib
 import hashlib
 import os
 import posixpath
+import re
+import stat
 import tarfile
 import zipfile
 from typing import Any, Callable, Dict, Iterator, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
-from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums import hash_file, read_pieces
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignFolder, open_folder
+from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums import hash_stream, read_pieces
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_errors import build_fetch_error
 from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import ModelLocation
-from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest import list_model_files
+from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest import MANIFEST
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_record import OLD_STAGING, find_anchor
 from ansible_collections.anvil.serving.plugins.module_utils.weights.source import Source, check_file_name
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+
+SNAPSHOT = re.compile(r"(?P<repository>.*/models--[^/]+)/(?P<below>snapshots/[0-9a-f]{40}(?:/.*)?)")
 
 # Name, size in bytes, and a function that opens it.
 LocalFile = Tuple[str, int, Callable[[], Any]]
 
 
+def open_source(path: str) -> Tuple[ForeignFolder, str]:
+    """The folder whose files may be read for a path, opened, and where the path lies in it. Raises OSError.
+
+    A snapshot of a hub cache consists of links to the blobs of its repository; no other link leads out of the path's folder.
+    """
+    found = SNAPSHOT.fullmatch(os.path.abspath(path))
+    if found:
+        return open_folder(found["repository"]), found["below"]
+    folder, name = (os.path.abspath(path), "") if os.path.isdir(path) else os.path.split(os.path.abspath(path))
+    anchor, way = find_anchor(folder)
+    with open_folder(anchor) as opened:
+        return opened.folder(way), name
+
+
+def _walk_source(base: ForeignFolder, below: str) -> Iterator[Tuple[str, os.stat_result]]:
+    """The regular files below a folder of a source, and links to such that stay inside. Raises ForeignError for all else."""
+    with base.folder(below) as folder:
+        for entry in folder.walk(leave_out=(OLD_STAGING,)):
+            if entry.path == MANIFEST:
+                continue
+            if stat.S_ISLNK(entry.seen.st_mode):
+                if base.leads_to_folder(os.path.join(below, entry.path)):
+                    continue  # its files are listed where they lie
+                with base.open(os.path.join(below, entry.path), links=True) as stream:
+                    yield entry.path, os.fstat(stream.fileno())
+            elif entry.regular:
+                yield entry.path, entry.seen
+            else:
+                folder.refuse_entry(entry)
+
+
 def compute_signature(path: str) -> str:
     """A word that changes when the folder or archive at ``path`` does: names, sizes and modification times."""
     digest = hashlib.sha256()
-    names = sorted(list_model_files(path)) if os.path.isdir(path) else [""]
-    for name in names:
-        seen = os.stat(os.path.join(path, name) if name else path)
-        digest.update("{0}\0{1}\0{2}\n".format(name, seen.st_size, seen.st_mtime_ns).encode("utf-8", "surrogateescape"))
+    base, below = open_source(path)
+    with base:
+        if os.path.isdir(path):
+            seen = sorted(_walk_source(base, below))
+        else:
+            with base.open(below, links=True) as stream:
+                seen = [("", os.fstat(stream.fileno()))]
+    for name, found in seen:
+        digest.update("{0}\0{1}\0{2}\n".format(name, found.st_size, found.st_mtime_ns).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _list_folder(path: str) -> Iterator[LocalFile]:
-    for name in sorted(list_model_files(path)):
-        full = os.path.join(path, name)
-        yield name, os.path.getsize(full), lambda full=full: open(full, "rb")  # type: ignore[misc]  # noqa: SIM115
+def _list_folder(base: ForeignFolder, below: str) -> Iterator[LocalFile]:
+    for name, seen in sorted(_walk_source(base, below)):
+        inside = os.path.join(below, name)
+        yield name, seen.st_size, lambda inside=inside: base.open(inside, links=True)  # type: ignore[misc]
 
 
 def _list_tar(path: str, tar: tarfile.TarFile) -> Iterator[LocalFile]:
@@ -64,16 +106,22 @@ def open_files(path: str) -> Iterator[Iterator[LocalFile]]:
     """The regular files of a folder, archive or single file; they can be opened inside the block. Raises AnvilError for an
     archive with links or devices.
     """
-    if os.path.isdir(path):
-        yield _list_folder(path)
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            yield _list_zip(archive)
-    elif path.endswith(ARCHIVES):
-        with tarfile.open(path) as tar:
-            yield _list_tar(path, tar)
-    else:
-        yield iter([(os.path.basename(path), os.path.getsize(path), lambda: open(path, "rb"))])  # noqa: SIM115
+    base, below = open_source(path)
+    with base:
+        if os.path.isdir(path):
+            yield _list_folder(base, below)
+            return
+        with base.open(below, links=True) as stream:
+            if zipfile.is_zipfile(stream):
+                with zipfile.ZipFile(stream) as archive:
+                    yield _list_zip(archive)
+            elif path.endswith(ARCHIVES):
+                stream.seek(0)
+                with tarfile.open(fileobj=stream) as tar:
+                    yield _list_tar(path, tar)
+            else:
+                size = os.fstat(stream.fileno()).st_size
+                yield iter([(os.path.basename(path), size, lambda: base.open(below, links=True))])
 
 
 def list_sizes(path: str) -> Dict[str, int]:
@@ -98,12 +146,14 @@ def copy_files(location: ModelLocation, source: Source, tick: Callable[[], None]
     The sha256 of an archive is compared first, if it is given. Raises AnvilError.
     """
     if source.sha256:
-        found = hash_file(source.path)
+        base, below = open_source(source.path)
+        with base, base.open(below, links=True) as stream:
+            found = hash_stream(stream)
         if found != source.sha256:
             raise build_fetch_error("sha256", source.path, "sha256 of the file is {0}, expected {1}".format(found, source.sha256))
     copied: Dict[str, Dict[str, Any]] = {}
     with open_files(source.path) as files:
-        for name, _size, open_file in files:
+        for name, announced, open_file in files:
             check_file_name(name)
             staged = os.path.join(location.files, name)
             os.makedirs(os.path.dirname(staged), exist_ok=True)
@@ -113,6 +163,9 @@ def copy_files(location: ModelLocation, source: Source, tick: Callable[[], None]
                     digest.update(piece)
                     outgoing.write(piece)
                     size += len(piece)
+                    if size > announced:
+                        hint = "wait until nothing writes to it any more, then run again"
+                        raise fail("a file grows while it is copied", os.path.join(source.path, name), hint=hint)
                 outgoing.flush()
                 os.fsync(outgoing.fileno())
             copied[name] = {"size": size, "sha256": digest.hexdigest()}

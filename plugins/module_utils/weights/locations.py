@@ -1,37 +1,39 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where models lie on this host: a folder or a Docker volume, in it one folder for each model, and one for staging."""
+"""Where models lie on this host: a folder or a Docker volume, and in it one folder for each model."""
 
 from __future__ import annotations
 
 import os
 import re
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignFolder, open_folder
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_record import find_anchor, find_shelf, fold_name
 
-STAGING = ".anvil-staging"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}")
 VOLUME_LABELS = {"anvil.serving.volume": "models"}
 
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """Where one model lies, and where it is staged: below ``root``, on the same file system."""
+    """Where one model lies, below ``root``, which containers may be able to write.
+
+    record: the folder of its manifest and lock, which only this user can write. staging: its staging folder, on the file system
+    of ``root``.
+    """
 
     root: str
     name: str
+    record: str
+    staging: str
 
     @property
     def target(self) -> str:
         """The folder of the model."""
         return os.path.join(self.root, self.name)
-
-    @property
-    def staging(self) -> str:
-        """The staging folder: holds all that is below, and a lock."""
-        return os.path.join(self.root, STAGING, self.name.replace("/", "--"))
 
     @property
     def files(self) -> str:
@@ -49,6 +51,33 @@ class ModelLocation:
         return os.path.join(self.staging, "home")
 
 
+def locate(root: str, name: str) -> ModelLocation:
+    """The location of a model below ``root``. Nothing is written."""
+    shelf = find_shelf(root)
+    return ModelLocation(root, name, *(os.path.join(place, fold_name(name)) for place in (shelf.records, shelf.staging)))
+
+
+def open_root(root: str, create: bool = False) -> ForeignFolder:
+    """The folder with the models; below what the operator or the Docker Engine gave, no link is followed. Raises OSError."""
+    anchor, way = find_anchor(root)
+    if create:
+        os.makedirs(anchor, exist_ok=True)
+    with open_folder(anchor) as opened:
+        return opened.folder(way, create)
+
+
+def open_model(location: ModelLocation) -> Optional[ForeignFolder]:
+    """The folder of a model; None where there is none. Raises AnvilError for one that is a link or cannot be read."""
+    try:
+        with open_root(location.root) as root:
+            return root.folder(location.name)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        hint = "check owner and permissions of the folder; with become: true, root reads it"
+        raise fail("the model's folder cannot be read", location.target, exc.strerror or str(exc), hint) from exc
+
+
 def make_location(root: str, name: str) -> ModelLocation:
     """The location of a model below ``root``. Raises AnvilError for a name that cannot be a folder's."""
     if not NAME.fullmatch(name):
@@ -58,7 +87,7 @@ def make_location(root: str, name: str) -> ModelLocation:
             why=repr(name),
             hint="use letters, digits, '.', '_' and '-', with at most three slashes, such as openai/gpt-oss-120b",
         )
-    return ModelLocation(root, name)
+    return locate(root, name)
 
 
 def resolve_path(docker: DockerEngine, volume: Optional[str], path: str, create: bool, predict: bool = False) -> str:
@@ -88,7 +117,7 @@ def resolve_path(docker: DockerEngine, volume: Optional[str], path: str, create:
             where="volume " + volume,
             hint="anvil_model creates it; or type: docker volume create " + volume,
         )
-    root = str(found.get("Mountpoint") or "")
+    root = find_bound_folder(found) or str(found.get("Mountpoint") or "")
     if not os.path.isdir(root) or not os.access(root, os.R_OK | os.X_OK):
         raise fail(
             "the volume's folder cannot be read on this machine",
@@ -97,3 +126,13 @@ def resolve_path(docker: DockerEngine, volume: Optional[str], path: str, create:
             hint="run the task on the machine of the Docker Engine, with become: true; or keep the weights in a folder",
         )
     return os.path.normpath(os.path.join(root, inside))
+
+
+def find_bound_folder(volume: Mapping[str, Any]) -> str:
+    """The folder of the host that a volume is bound to by its driver_opts; empty for other volumes. Its own folder is a mount
+    point, which is empty while no container uses the volume.
+    """
+    options = volume.get("Options") or {}
+    words = str(options.get("o") or "").split(",")
+    device = str(options.get("device") or "")
+    return os.path.normpath(device) if device.startswith("/") and {"bind", "rbind"}.intersection(words) else ""

@@ -11,6 +11,7 @@ import time
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignFolder
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_errors import build_fetch_error
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_progress import ProgressLines
 from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import ModelLocation
@@ -61,11 +62,14 @@ def list_source(location: ModelLocation, source: Source, options: FetchOptions) 
 
 
 def _refuse_foreign_files(
-    location: ModelLocation, wanted: Mapping[str, SourceFile], manifest: Optional[Mapping[str, Any]]
+    location: ModelLocation,
+    folder: Optional[ForeignFolder],
+    wanted: Mapping[str, SourceFile],
+    manifest: Optional[Mapping[str, Any]],
 ) -> None:
     """Raise AnvilError where the model's folder holds files that neither the source nor the manifest has."""
     recorded = (manifest or {}).get("files", {})
-    here = set(list_model_files(location.target)) if os.path.isdir(location.target) else set()
+    here = set(list_model_files(folder)) if folder is not None else set()
     foreign = sorted(here - set(wanted) - set(recorded))
     if foreign:
         raise fail(
@@ -77,14 +81,19 @@ def _refuse_foreign_files(
 
 
 def predict_fetch(
-    location: ModelLocation, source: Source, options: FetchOptions, manifest: Optional[Mapping[str, Any]], reasons: List[str]
+    location: ModelLocation,
+    folder: Optional[ForeignFolder],
+    source: Source,
+    options: FetchOptions,
+    manifest: Optional[Mapping[str, Any]],
+    reasons: List[str],
 ) -> Dict[str, Any]:
     """The result that a run would have. It contacts the source, and writes nothing that stays."""
     commit, wanted = list_source(location, source, options)
     check_allowed(location.name, source, commit, options.allowed)
-    _refuse_foreign_files(location, wanted, manifest)
-    trusted = find_trusted_files(location, manifest, options.full)
-    missing = sorted(name for name, file in wanted.items() if not is_right(location, name, file, trusted))
+    _refuse_foreign_files(location, folder, wanted, manifest)
+    trusted = find_trusted_files(folder, manifest, options.full)
+    missing = sorted(name for name, file in wanted.items() if not is_right(folder, name, file, trusted))
     size = sum(wanted[name].size or 0 for name in missing)
     staged = location.parts if source.kind == "upload" else location.files
     have, free = min(size, count_bytes_below(staged)), count_free_bytes(location.root)
@@ -100,17 +109,25 @@ def predict_fetch(
 
 
 def fetch_model(
-    location: ModelLocation, source: Source, options: FetchOptions, manifest: Optional[Mapping[str, Any]], reasons: List[str]
+    location: ModelLocation,
+    folder: Optional[ForeignFolder],
+    source: Source,
+    options: FetchOptions,
+    manifest: Optional[Mapping[str, Any]],
+    reasons: List[str],
 ) -> Dict[str, Any]:
-    """Fetch the files that are not right, put the model in place and return the result. The caller holds the lock."""
+    """Fetch the files that are not right, put the model in place and return the result. The caller holds the lock.
+
+    folder: the present model.
+    """
     started = time.monotonic()
     commit, wanted = list_source(location, source, options)
     check_allowed(location.name, source, commit, options.allowed)
-    _refuse_foreign_files(location, wanted, manifest)
-    trusted = find_trusted_files(location, manifest, options.full)
+    _refuse_foreign_files(location, folder, wanted, manifest)
+    trusted = find_trusted_files(folder, manifest, options.full)
     os.makedirs(location.files, exist_ok=True)
     listed = time.monotonic()
-    kept = link_right_files(location, wanted, trusted)
+    kept = link_right_files(folder, location, wanted, trusted)
     rest = {name: file for name, file in wanted.items() if name not in kept}
     need = sum(file.size or 0 for file in rest.values())
     kept_bytes = sum(entry["size"] for entry in kept.values())
@@ -151,7 +168,7 @@ def fetch_model(
             fetched = copy_files(location, source, tick)
         done = time.monotonic()
         written = write_manifest(location, source, commit, {**kept, **fetched}, done - started)
-        put_in_place(location)
+        put_in_place(location, written)
     except OSError as exc:
         if exc.errno == errno.ENOSPC:
             raise build_fetch_error("disk", location.target, str(exc)) from exc

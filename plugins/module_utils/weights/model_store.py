@@ -1,35 +1,46 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Weights on this host: present, verified, or absent.
 
-A model is a folder with a manifest in it. It is made in a staging folder on the same file system, checked, fsynced, and
-then put in place in one step, so that an engine never sees half a model. What a run fetched stays in the staging folder until
-the model is whole: the next run resumes there. An unchanged model costs one stat per file.
+A model is a folder whose manifest is recorded where no container can write. It is made in a staging folder on the same file
+system, checked, fsynced, and then put in place in one step, so that an engine never sees half a model. What a run fetched stays
+in the staging folder until the model is whole: the next run resumes there. An unchanged model costs one stat per file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import COMMIT, judge_origin
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.core.files import hold_lock
+from ansible_collections.anvil.serving.plugins.module_utils.core.files import hold_lock, remove_file
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignError, ForeignFolder
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import ModelLocation, make_location, resolve_path
+from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import (
+    ModelLocation,
+    make_location,
+    open_model,
+    open_root,
+    resolve_path,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest import (
-    MANIFEST,
+    RECORD,
+    begin_records,
     build_result,
     origin_of,
-    read_manifest,
+    read_older_manifest,
+    read_record,
+    write_record,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest_verification import (
     find_differences,
+    find_trusted_manifest,
     report_differences,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_request import ModelRequest
 from ansible_collections.anvil.serving.plugins.module_utils.weights.source import FetchOptions, Source, check_allowed
+from ansible_collections.anvil.serving.plugins.module_utils.weights.staging import clear_staging, prepare_staging
 from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads import append_piece
 
 
@@ -53,57 +64,86 @@ def _has_same_source(manifest: Mapping[str, Any], source: Source, options: Fetch
     if source.kind == "copy" and os.path.exists(source.path):
         from ansible_collections.anvil.serving.plugins.module_utils.weights.local_files import compute_signature
 
-        return recorded == asked and manifest.get("commit") == compute_signature(source.path)
+        with contextlib.suppress(ForeignError):  # a source that is not copied is no other source
+            return recorded == asked and manifest.get("commit") == compute_signature(source.path)
     return recorded == asked
+
+
+@contextlib.contextmanager
+def _open(location: ModelLocation) -> Iterator[Optional[ForeignFolder]]:
+    """The folder of a model, for the time of the block; None where there is none."""
+    folder = open_model(location)
+    if folder is None:
+        yield None
+        return
+    with folder:
+        yield folder
+
+
+def _record(location: ModelLocation, manifest: Dict[str, Any]) -> Dict[str, Any]:
+    """Record a manifest from before this host kept records; its files have been hashed."""
+    recorded = {key: value for key, value in manifest.items() if key != "older"}
+    begin_records(location.root)
+    write_record(location, recorded)
+    return recorded
 
 
 def ensure_model(location: ModelLocation, source: Source, options: FetchOptions, check: bool) -> Dict[str, Any]:
     """state present: fetch the files that are missing or differ, and put the model in place. check: only predict that."""
-    manifest = read_manifest(location.target)
     reasons: List[str] = []
-    if manifest is None:
-        reasons.append("foreign" if os.path.lexists(location.target) else "missing")
-    else:
-        if find_differences(location.target, manifest, options.full):
-            reasons.append("damaged")
-        if not _has_same_source(manifest, source, options):
-            reasons.append("source")
-        if not reasons:
-            check_allowed(location.name, source, str(manifest.get("commit", "")), options.allowed)
-            return build_result(location, manifest)
-    check_allowed(location.name, source, "", options.allowed)
-    if check and options.controller_files is not None and not options.controller_files.sums:
-        return build_result(location, manifest, changed=True, reasons=reasons)  # the controller has not read its files yet
+    with _open(location) as folder:
+        manifest = find_trusted_manifest(location, folder)
+        if manifest is None:
+            reasons.append("missing" if folder is None else "foreign")
+        else:
+            if find_differences(folder, manifest, options.full):
+                reasons.append("damaged")
+            if not _has_same_source(manifest, source, options):
+                reasons.append("source")
+            if not reasons:
+                check_allowed(location.name, source, str(manifest.get("commit", "")), options.allowed)
+                if "older" not in manifest:
+                    return build_result(location, manifest)
+                if not check:
+                    manifest = _record(location, manifest)
+                return build_result(location, manifest, changed=True, reasons=["unrecorded"])
+        check_allowed(location.name, source, "", options.allowed)
+        if check and options.controller_files is not None and not options.controller_files.sums:
+            return build_result(location, manifest, changed=True, reasons=reasons)  # the controller has not read its files yet
+        if check:
+            from ansible_collections.anvil.serving.plugins.module_utils.weights.model_fetch import predict_fetch
 
-    from ansible_collections.anvil.serving.plugins.module_utils.weights.model_fetch import fetch_model, predict_fetch
+            return predict_fetch(location, folder, source, options, manifest, reasons)
 
-    if check:
-        return predict_fetch(location, source, options, manifest, reasons)
-    with hold_lock(location.staging, options.timeout):
+    from ansible_collections.anvil.serving.plugins.module_utils.weights.model_fetch import fetch_model
+
+    prepare_staging(location)
+    with hold_lock(location.record, options.timeout), _open(location) as folder:
         # Another run may have fetched it while this run waited for the lock.
-        now = read_manifest(location.target)
+        now = find_trusted_manifest(location, folder)
         if (
             now is not None
             and now != manifest
             and _has_same_source(now, source, options)
-            and not find_differences(location.target, now, options.full)
+            and not find_differences(folder, now, options.full)
         ):
             check_allowed(location.name, source, str(now.get("commit", "")), options.allowed)
             return build_result(location, now)
-        return fetch_model(location, source, options, now, reasons)
+        return fetch_model(location, folder, source, options, now, reasons)
 
 
 def verify_model(location: ModelLocation, options: FetchOptions) -> Dict[str, Any]:
     """state verified: the model is there and as its manifest says, or an AnvilError."""
-    manifest = read_manifest(location.target)
-    if manifest is None:
-        raise fail(
-            "the model is not there",
-            where=location.target,
-            why="the folder has no " + MANIFEST,
-            hint="fetch it with state: present",
-        )
-    wrong = find_differences(location.target, manifest, options.full)
+    with _open(location) as folder:
+        manifest = find_trusted_manifest(location, folder)
+        if manifest is None:
+            raise fail(
+                "the model is not there" if folder is None else "the folder was not made by anvil_model",
+                where=location.target,
+                why="there is no such folder" if folder is None else "no manifest of it is recorded in " + location.record,
+                hint="fetch it with state: present; files that are right are kept",
+            )
+        wrong = find_differences(folder, manifest, options.full)
     refused = judge_origin(location.name, origin_of(manifest), options.allowed)
     if refused is not None:
         raise AnvilError(refused)
@@ -114,27 +154,29 @@ def verify_model(location: ModelLocation, options: FetchOptions) -> Dict[str, An
 
 def remove_model(location: ModelLocation, check: bool) -> Dict[str, Any]:
     """state absent: remove the model and its staging files. A folder without our manifest is never removed."""
-    manifest = read_manifest(location.target)
-    here, staged = os.path.lexists(location.target), os.path.isdir(location.staging)
+    with _open(location) as folder:
+        here = folder is not None
+        manifest = read_record(location.root, location.name) if here else None
+        if folder is not None and manifest is None:
+            manifest = read_older_manifest(folder, location.root, location.name)
     if here and manifest is None:
         raise fail(
             "the folder was not made by anvil_model",
             where=location.target,
-            why="it has no " + MANIFEST,
+            why="no manifest of it is recorded in " + location.record,
             hint="list its files (ls -la); if you do not need them, remove the folder by hand",
         )
     result = build_result(location, manifest, changed=here or os.path.isdir(location.files))
-    if check or not (here or staged):
+    if check or not (here or os.path.isdir(location.staging)):
         return result
-    with hold_lock(location.staging, 60):
+    prepare_staging(location)
+    with hold_lock(location.record, 60):
         if here:
-            aside = os.path.join(location.staging, "old")
-            shutil.rmtree(aside, ignore_errors=True)
-            os.rename(location.target, aside)
-        for rest in ("files", "home", "parts", "old"):
-            shutil.rmtree(os.path.join(location.staging, rest), ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(location.staging, "part"))
+            clear_staging(location, ("old",))
+            with open_root(location.root) as root:
+                root.give_up(location.name, os.path.join(location.staging, "old"))
+        clear_staging(location)
+        remove_file(os.path.join(location.record, RECORD))
     return result
 
 
@@ -153,7 +195,8 @@ def carry_out(docker: DockerEngine, request: ModelRequest, check: bool) -> Dict[
     if request.state == "verified" or request.source is None:
         return verify_model(location, request.options)
     if request.piece is not None:
-        append_piece(location.staging, request.piece)
+        prepare_staging(location)
+        append_piece(location.record, location.staging, request.piece)
         return {"changed": True}
     return ensure_model(location, request.source, request.options, check)
 

@@ -120,7 +120,7 @@ def preview_repository(source: Source, options: FetchOptions, name: str = "", in
     name: of the folder, where that means something (TensorRT-LLM). inside: the file or folder of it that is of interest.
     """
     with tempfile.TemporaryDirectory(prefix="anvil-preview-") as scratch:
-        location = ModelLocation(scratch, "hub")
+        location = ModelLocation(scratch, "hub", os.path.join(scratch, "record"), os.path.join(scratch, "staging"))
         folder = os.path.join(scratch, os.path.basename(name or source.repo))
         commit, files = list_repository(location, source, options)
         sizes = {file: announced.size or 0 for file, announced in files.items()}

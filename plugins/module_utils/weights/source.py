@@ -11,8 +11,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import read_file
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import LiveOutput
-from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import STAGING
 from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest import MANIFEST
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_record import OLD_STAGING
 from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads import ControllerFiles
 
 HUB_OPTIONS: Dict[str, Any] = {
@@ -107,7 +107,7 @@ def check_file_name(name: str) -> None:
         or "\0" in name
         or "\\" in name
         or any(part in ("", ".", "..") for part in parts)
-        or parts[0] in (MANIFEST, STAGING)
+        or parts[0] in (MANIFEST, OLD_STAGING)
     ):
         raise fail(
             "the source has a file with a name that is not allowed",

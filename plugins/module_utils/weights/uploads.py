@@ -16,6 +16,7 @@ from typing import Any, Dict, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import hold_lock
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import open_file
 from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums import PIECE, hash_file
 
 LOCK_SECONDS = 60
@@ -67,9 +68,9 @@ def count_arrived(staging: str, name: str, sha256: str) -> int:
     return 0
 
 
-def append_piece(staging: str, piece: Piece) -> None:
+def append_piece(lock: str, staging: str, piece: Piece) -> None:
     """Append a piece to what came before it. After the last piece the checksum of the file is compared. Raises AnvilError."""
-    with hold_lock(staging, LOCK_SECONDS):
+    with hold_lock(lock, LOCK_SECONDS):
         part = _part_path(staging, piece.name, piece.sha256)
         os.makedirs(os.path.dirname(part), exist_ok=True)
         here = count_arrived(staging, piece.name, piece.sha256)
@@ -81,7 +82,7 @@ def append_piece(staging: str, piece: Piece) -> None:
                 hint="wait for the other run to end, then run again: the part that has arrived is kept",
             )
         try:
-            with open(piece.path, "rb") as incoming, open(part, "ab") as outgoing:
+            with open_file(piece.path)[0] as incoming, open(part, "ab") as outgoing:
                 shutil.copyfileobj(incoming, outgoing, PIECE)
                 outgoing.flush()
                 os.fsync(outgoing.fileno())

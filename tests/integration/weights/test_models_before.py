@@ -120,8 +120,13 @@ def test_the_origin_of_weights_at_a_path_is_read_from_their_manifest(puller: Pul
     assert judge([{"repo": "org/name", "revision": commit}]) == []
     assert judge([{"repo": "org/name", "revision": "0" * 40}]) == ["the model is not allowed"]
     assert judge(None, models_allowed=[]) == ["the model is not allowed"]  # the policy of the inventory's plan
-    (puller.target / ".anvil-model.json").unlink()
-    assert judge([{"repo": "org/name", "revision": commit}]) == ["the origin of the weights is unknown, so they are not allowed"]
+    beside, record = puller.target / ".anvil-model.json", puller.record / "manifest.json"
+    beside.write_text(beside.read_text().replace(commit, "0" * 40))  # a container may write this copy: it says nothing
+    assert judge([{"repo": "org/name", "revision": "0" * 40}]) == ["the model is not allowed"]
+    record.unlink()
+    assert judge([{"repo": "org/name", "revision": "0" * 40}]) == [
+        "the origin of the weights is unknown, so they are not allowed"
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------- inspection

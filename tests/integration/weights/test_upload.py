@@ -24,6 +24,7 @@ HOST = "air-gapped"
 MIB = 1024 * 1024
 LARGE = random.Random(3).randbytes(MIB + MIB // 2)
 VOLUME = "/var/lib/docker/volumes/anvil-models/_data"
+RECORDS = "/var/lib/docker/volumes/anvil-models/anvil-serving/data"
 
 
 class Sender:
@@ -64,7 +65,7 @@ class Sender:
 
     def parts(self) -> dict[str, int]:
         """The size in bytes of each incomplete file on the host, by its opaque name."""
-        listed = self.host.run("sh", "-c", f"cd {VOLUME}/.anvil-staging/*/parts 2>/dev/null && stat -c '%n %s' * || true")
+        listed = self.host.run("sh", "-c", f"cd {RECORDS}/org+name/parts 2>/dev/null && stat -c '%n %s' * || true")
         return {name: int(size) for name, size in (line.split() for line in listed.splitlines())}
 
     def sum_of(self, name: str) -> str:
@@ -118,7 +119,7 @@ def test_a_folder_of_the_controller_is_sent_once_and_later_only_its_missing_file
     mended = sender.run()
     assert (mended["reasons"], mended["fetch"]["files"]) == (["damaged"], ["sub/w.safetensors"])
     assert sender.sum_of("sub/w.safetensors") == hashlib.sha256(LARGE).hexdigest()
-    assert sender.host.run("sh", "-c", f"ls -A {VOLUME}/.anvil-staging/*") == ".lock"
+    assert sender.host.run("sh", "-c", f"ls -A {RECORDS}/org+name").split() == [".lock", "manifest.json"]
 
 
 def test_a_killed_upload_is_resumed_and_its_checksum_is_verified(sender: Sender) -> None:
@@ -142,7 +143,7 @@ def test_a_killed_upload_is_resumed_and_its_checksum_is_verified(sender: Sender)
     (sender.brought / "sub" / "w.safetensors").write_bytes(LARGE[::-1])
     sums = hashlib.sha256(LARGE[::-1]).hexdigest()
     key = hashlib.sha256(f"sub/w.safetensors@{sums}".encode()).hexdigest()
-    sender.host.run("sh", "-c", f"cd {VOLUME}/.anvil-staging/* && mkdir -p parts && printf spoilt > parts/{key}")
+    sender.host.run("sh", "-c", f"cd {RECORDS}/org+name && mkdir -p parts && printf spoilt > parts/{key}")
     refused = sender.run()
     assert refused["failed"] and "a file arrived with a different checksum than the controller announced" in refused["msg"], (
         refused

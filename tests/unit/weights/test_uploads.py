@@ -35,13 +35,13 @@ def piece(folder: Path, at: int, content: bytes) -> Piece:
 
 def test_pieces_are_joined_and_only_a_complete_file_is_collected(tmp_path: Path) -> None:
     staging, files = str(tmp_path / "staging"), str(tmp_path / "files")
-    append_piece(staging, piece(tmp_path, 0, CONTENT[:600]))
+    append_piece(staging, staging, piece(tmp_path, 0, CONTENT[:600]))
     assert count_arrived(staging, "w", SUM) == 600 and count_arrived(staging, "w", "0" * 64) == 0
     with pytest.raises(AnvilError, match="did not arrive"):
         collect_files(staging, files, {"w": SUM})
     with pytest.raises(AnvilError, match="another run sends the same file"):
-        append_piece(staging, piece(tmp_path, 0, CONTENT[:600]))
-    append_piece(staging, piece(tmp_path, 600, CONTENT[600:]))
+        append_piece(staging, staging, piece(tmp_path, 0, CONTENT[:600]))
+    append_piece(staging, staging, piece(tmp_path, 600, CONTENT[600:]))
     assert count_arrived(staging, "w", SUM) == len(CONTENT)
     assert collect_files(staging, files, {"w": SUM}) == {"w": {"size": len(CONTENT), "sha256": SUM}}
     assert (tmp_path / "files" / "w").read_bytes() == CONTENT
@@ -50,7 +50,7 @@ def test_pieces_are_joined_and_only_a_complete_file_is_collected(tmp_path: Path)
 def test_a_file_with_a_wrong_checksum_is_discarded(tmp_path: Path) -> None:
     staging = str(tmp_path / "staging")
     with pytest.raises(AnvilError, match="different checksum than the controller announced"):
-        append_piece(staging, piece(tmp_path, 0, CONTENT[::-1]))
+        append_piece(staging, staging, piece(tmp_path, 0, CONTENT[::-1]))
     assert count_arrived(staging, "w", SUM) == 0
 
 
