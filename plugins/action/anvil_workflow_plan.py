@@ -24,7 +24,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.options imp
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.plan import plan_workflow
 
 # Options of the module that are not options of the workflow.
-OTHER_OPTIONS = ("root", "generate_only", "output", "networks")
+OTHER_OPTIONS = ("root", "generate_only", "output", "networks", "hosts")
 
 
 class ActionModule(HostCodeAction):
@@ -34,7 +34,9 @@ class ActionModule(HostCodeAction):
         result: dict[str, Any] = super().run(tmp, task_vars)
         _validated, typed = self.validate_argument_spec(argument_spec=OPTIONS)
         given = {key: value for key, value in typed.items() if key not in OTHER_OPTIONS}
-        options = WorkflowOptions(networks=tuple(typed["networks"]), standalone=typed["generate_only"], **given)
+        options = WorkflowOptions(
+            networks=tuple(typed["networks"]), hosts=tuple(typed["hosts"]), standalone=typed["generate_only"], **given
+        )
         result["changed"] = False
         # The build contexts are too long for a terminal; -vvv shows them.
         result["_ansible_verbose_override"] = True

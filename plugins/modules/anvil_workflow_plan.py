@@ -47,6 +47,18 @@ options:
     description: Whether clients must present an API key, which is an option of M(anvil.serving.anvil_workflow).
     type: bool
     default: false
+  hosts:
+    description:
+      - Host names under which clients call the workflow, without scheme and port, such as V(flow.example.org).
+        V(*.example.org) stands for all names below it. IP addresses, V(localhost) and the names of its containers need not be
+        listed. V(*) allows every name.
+    type: list
+    elements: str
+    default: []
+  log_prompts:
+    description: Whether traces have prompts, answers and the texts of errors.
+    type: bool
+    default: true
   mlflow_port:
     description: Port of the host on which MLflow is published. With V(0) there is no MLflow.
     type: int
@@ -219,6 +231,8 @@ OPTIONS = {
     "model_url": {"type": "str", "default": ""},
     "networks": {"type": "list", "elements": "str", "default": []},
     "has_api_key": {"type": "bool", "default": False, "no_log": False},
+    "hosts": {"type": "list", "elements": "str", "default": []},
+    "log_prompts": {"type": "bool", "default": True},
     "root": {"type": "str", "default": "/opt/anvil"},
     "generate_only": {"type": "bool", "default": False},
     "output": {"type": "path", "default": ""},

@@ -23,9 +23,9 @@ def keep_for_docs(shot: Path, name: str) -> None:
 
 
 class Browser:
-    """One page. problems: the errors of its console. requests: the URLs that it requested."""
+    """One page. flags: more of the command line. problems: the errors of its console. requests: the URLs that it requested."""
 
-    def __init__(self, folder: Path, width: int = 1280, height: int = 900) -> None:
+    def __init__(self, folder: Path, width: int = 1280, height: int = 900, flags: tuple[str, ...] = ()) -> None:
         found = shutil.which("chromium")
         assert found, "chromium is not installed; run: tests/testbed/tools.sh"
         theirs_in, ours_out = os.pipe()
@@ -37,7 +37,7 @@ class Browser:
             os.dup2(first, 3)
             os.dup2(second, 4)
 
-        argv = [found, *FLAGS, f"--window-size={width},{height}", f"--user-data-dir={folder / 'profile'}", "about:blank"]
+        argv = [found, *FLAGS, *flags, f"--window-size={width},{height}", f"--user-data-dir={folder / 'profile'}", "about:blank"]
         with (folder / "chromium.log").open("wb") as log:
             self.process = subprocess.Popen(argv, close_fds=False, preexec_fn=place_pipes, stdout=log, stderr=log)
         os.close(theirs_in)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -123,6 +124,18 @@ async def lists_go_page_by_page(store: Store) -> None:
     assert [job.id for job in await store.list_jobs("completed", None, 9)] == [jobs[0].id]
 
 
+async def a_list_leaves_out_what_may_be_large(store: Store) -> None:
+    job, odd = make_job(), make_job()
+    for one in (job, odd):
+        await store.submit(one, "a", 10)
+    text = json.dumps({"state": {"x": "y" * 1000}, "at": ["two"], "prompt_tokens": 3, "completion_tokens": 5, "retries": 1})
+    assert await store.save(job.id, 1, text) and await store.save(odd.id, 1, '{"state": {"x": NaN}, "at": ["two"]}')
+    found = {one.id: one for one in await store.list_jobs(None, None, 9)}
+    assert json.loads(found[job.id].progress or "") == {"at": ["two"], "prompt_tokens": 3, "completion_tokens": 5, "retries": 1}
+    assert found[odd.id].progress is None and found[job.id].inputs == "" and found[job.id].created_at == job.created_at
+    assert {one.inputs for one in await store.list_whole_jobs(9)} == {job.inputs}
+
+
 async def one_runner_at_a_time_claims_a_callback(store: Store) -> None:
     job, silent = make_job(callback_url="http://x/"), make_job()
     for one in (job, silent):
@@ -144,7 +157,7 @@ async def jobs_of_another_store_are_adopted_once(store: Store) -> None:
         await store.submit(one, "a", 10)
     for one in (ended, due):
         await store.finish(end(one, 1, at=10.0))
-    jobs = await store.list_jobs(None, None, 10)
+    jobs = await store.list_whole_jobs(10)
     assert await store.adopt(jobs) == 0
     await store.forget([job.id for job in jobs])
     assert await store.list_jobs(None, None, 10) == []
@@ -188,6 +201,7 @@ PROMISES = [
     a_cancelled_job_has_no_owner,
     only_ended_jobs_are_deleted,
     lists_go_page_by_page,
+    a_list_leaves_out_what_may_be_large,
     one_runner_at_a_time_claims_a_callback,
     jobs_of_another_store_are_adopted_once,
     an_open_store_accepts_a_write,

@@ -37,8 +37,9 @@ def carry_out(docker: DockerEngine, params: Mapping[str, Any], check: bool) -> D
         from ansible_collections.anvil.serving.plugins.module_utils.workflow.test_request import verify_workflow
 
         front = next(service for service in deployment.project.services.values() if service.name in ("edge", "server"))
-        key = deployment.private.get("api_key", "")
-        result["answer"] = verify_workflow(front, key, params["request"], params["request_timeout"])
+        # The first of several keys, without the name of its client.
+        key = next(iter(deployment.private.get("api_key", "").split("\n"))).split()[-1:]
+        result["answer"] = verify_workflow(front, "".join(key), params["request"], params["request_timeout"])
     return result
 
 

@@ -17,6 +17,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engin
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import InventoryCheck, Section
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
 NAME_RULE = "1 to 40 of a-z, 0-9 and -, as in a host name"
 # Not 8000, which is the port of the router on the host.
 DEFAULT_PORT = 8100
@@ -28,7 +29,7 @@ MAX_REPLICAS = 16
 class WorkflowOptions:
     """The options of a workflow. An empty text is not given. timeout, job_ttl: seconds; size_limit: units of 10**6 bytes.
 
-    standalone: the files run without Ansible.
+    hosts: names under which clients call it. standalone: the files run without Ansible.
     """
 
     workflow: str
@@ -55,6 +56,8 @@ class WorkflowOptions:
     model_url: str = ""
     networks: tuple[str, ...] = ()
     has_api_key: bool = False
+    hosts: tuple[str, ...] = ()
+    log_prompts: bool = True
     standalone: bool = False
 
 
@@ -112,6 +115,11 @@ def check_options(options: WorkflowOptions) -> Iterator[Problem]:
         hint = "set workflow_api_key, from a file or a vault, or use bind=127.0.0.1"
         yield Problem(f"the workflow would be published on {options.bind} without an API key", "bind", hint=hint)
     yield from check_limits(options.mem_limit, options.pids_limit)
+    for name in options.hosts:
+        if not HOST.fullmatch(name):
+            yield Problem(
+                f"{name!r} is not a host name", "hosts", hint="write a name without scheme and port, such as flow.example.org"
+            )
     if options.model_url and urlsplit(options.model_url).scheme not in ("http", "https"):
         yield Problem(f"{options.model_url} is not a URL", "model_url", hint="use http://HOST:PORT/v1")
 

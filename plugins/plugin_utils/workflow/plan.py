@@ -101,6 +101,8 @@ class WorkflowPlan:
     variables: dict[str, str | None]
     given: tuple[str, ...]
     has_api_key: bool
+    hosts: tuple[str, ...]
+    log_prompts: bool
     has_model_key: bool
     inputs: dict[str, Any]
     outputs: tuple[str, ...]
@@ -238,6 +240,8 @@ def _decide(
         variables=variables,
         given=tuple(name for name in variables if values.get(name)),
         has_api_key=options.has_api_key,
+        hosts=options.hosts,
+        log_prompts=options.log_prompts,
         # Without Ansible, the key is in .env.
         has_model_key=bool(models.url and not options.standalone and (values.get(MODEL_KEY) or models.secret)),
         inputs=read_input_schema(options.workflow),

@@ -148,7 +148,9 @@ def list_images(plan: WorkflowPlan) -> dict[str, Image]:
 
 def _server_environment(plan: WorkflowPlan, service: str) -> dict[str, str]:
     """The environment variables of a server, without secrets."""
+    front = plan.project + "-edge" if plan.edge else plan.project
     values = {
+        "WORKFLOW_HOSTS": " ".join(dict.fromkeys([front, "edge" if plan.edge else service, *plan.hosts])),
         "WORKFLOW_JOB_TTL": str(plan.job_ttl),
         "WORKFLOW_JOBS": "sqlite:////data/jobs.sqlite",
         "WORKFLOW_REPLICA": service,
@@ -158,7 +160,10 @@ def _server_environment(plan: WorkflowPlan, service: str) -> dict[str, str]:
         values[MODEL_URL] = plan.model_url
     if plan.concurrency:
         values["WORKFLOW_CONCURRENCY"] = str(plan.concurrency)
+    if not plan.log_prompts:
+        values["WORKFLOW_LOG_PROMPTS"] = "false"
     if plan.edge:
+        values["WORKFLOW_PROXIES"] = plan.addresses["edge"]
         values["WORKFLOW_JOBS"] = f"postgresql://{DATABASE_USER}@{plan.project}-jobs:5432/{DATABASE}"
         values["WORKFLOW_JOBS_PASSWORD_FILE"] = f"{PRIVATE}/jobs_password"
     if plan.has_api_key:

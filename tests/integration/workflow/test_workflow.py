@@ -128,7 +128,7 @@ async def run_example(example: str, url: str, inputs: dict[str, str]) -> tuple[d
             return
 
         for _unused in range(2):
-            progress = executor.begin({name: inputs.get(name, workflow.defaults[name]) for name in workflow.inputs})
+            progress = await executor.begin({name: inputs.get(name, workflow.defaults[name]) for name in workflow.inputs})
             outcome = await executor.run(progress, save, NO_SPAN)
             retries = [step["retries"] for step in progress.steps]
         return outcome.outputs, [step["node"] for step in progress.steps], sum(retries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -174,10 +175,14 @@ def test_a_dead_or_silent_mlflow_does_not_slow_a_run(tmp_path: Path, endpoint: E
 
 
 class Collector:
-    """Serves the two addresses of MLflow that traces need; it parses received spans with OpenTelemetry's own messages."""
+    """Serves the addresses of MLflow that traces need; it parses received spans with OpenTelemetry's own messages. deletions: the
+    requests to delete traces. refusing: it refuses them.
+    """
 
     def __init__(self) -> None:
         self.spans: list[Any] = []
+        self.deletions: list[dict[str, Any]] = []
+        self.refusing = False
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -188,13 +193,18 @@ class Collector:
                 self.write(b'{"experiment": {"experiment_id": "7"}}')
 
             def do_POST(self) -> None:
-                read = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path.endswith("/delete-traces"):
+                    collector.deletions.append(json.loads(body))
+                    self.write(b'{"traces_deleted": 1}', 500 if collector.refusing else 200)
+                    return
+                read = ExportTraceServiceRequest.FromString(body)
                 assert self.headers["x-mlflow-experiment-id"] == "7"
                 collector.spans += read.resource_spans[0].scope_spans[0].spans
                 self.write(b"{}")
 
-            def write(self, body: bytes) -> None:
-                self.send_response(200)
+            def write(self, body: bytes, status: int = 200) -> None:
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -227,6 +237,39 @@ def test_a_resumed_run_is_one_trace_without_the_texts_of_a_silent_node(tmp_path:
     silent = {span.span_id for span in collector.spans if span.name == "two"}
     assert sorted(set(shown)) == ["model m", "one", "three"]
     assert not [span for span in collector.spans if span.parent_span_id in silent and "a-topic" in str(span)]
+    collector.server.shutdown()
+
+
+def test_without_log_prompts_no_text_of_others_reaches_a_trace(tmp_path: Path, endpoint: Endpoint) -> None:
+    """Neither inputs nor answers, and no text of an error: an endpoint may repeat the prompt in it."""
+    collector = Collector()
+    endpoint.behave = lambda prompt: (
+        Reply(status=400, raw=f'{{"error": "cannot answer {prompt}"}}'.encode()) if "two" in prompt else None
+    )
+    with serving(tmp_path, endpoint, MLFLOW_TRACKING_URI=collector.url, WORKFLOW_LOG_PROMPTS="false") as server:
+        assert "cannot answer two a-topic-of-its-own" in server.run("a-topic-of-its-own").json()["error"]["message"]
+        wait_until(lambda: any(not span.parent_span_id for span in collector.spans))
+    assert {span.name for span in collector.spans} == {"three", "one", "two", "model m"}
+    assert "of-its-own" not in str(collector.spans) and "said" not in str(collector.spans)
+    assert {span.status.message for span in collector.spans if span.status.code == 2} == {"model", "HTTP 400"}
+    collector.server.shutdown()
+
+
+def test_a_trace_is_deleted_with_its_job_and_by_age(tmp_path: Path, endpoint: Endpoint) -> None:
+    collector = Collector()
+    collector.refusing = True
+    with serving(tmp_path, endpoint, MLFLOW_TRACKING_URI=collector.url, WORKFLOW_JOB_TTL="600") as server:
+        job = server.run().json()["job_id"]
+        wait_until(lambda: any(not span.parent_span_id for span in collector.spans))
+        assert server.client.delete(f"/jobs/{job}").status_code == 204
+        wait_until(lambda: any("request_ids" in one for one in collector.deletions))
+        collector.refusing = False
+        wait_until(lambda: [one for one in collector.deletions if "request_ids" in one][1:], 20)
+        wait_until(lambda: any("max_timestamp_millis" in one and one["max_traces"] == 100 for one in collector.deletions))
+    named = [one for one in collector.deletions if "request_ids" in one]
+    assert {tuple(one["request_ids"]) for one in named} == {(f"tr-{job}",)} and named[0]["experiment_id"] == "7"
+    aged = next(one for one in collector.deletions if "max_timestamp_millis" in one)
+    assert 590 <= time.time() - aged["max_timestamp_millis"] / 1000 <= 640
     collector.server.shutdown()
 
 

@@ -170,7 +170,7 @@ JSON_TYPE = {"Content-Type": "application/json"}
         (b'{"topic": "a", "tpoic": "b"}', ["tpoic"]),
         (b'{"topic": "a", "a": "the caller may not set what nodes write"}', ["a"]),
         (b'{"topic": "\\ud800"}', []),
-        (b"[" * 100000, []),
+        (b"[" * 20000, []),
     ],
 )
 def test_wrong_inputs_are_a_422_with_their_location(server: Server, body: bytes, where: list[str]) -> None:
@@ -201,6 +201,7 @@ def test_a_body_of_10_mb_is_refused_before_it_is_read(server: Server) -> None:
 def test_other_bodies_and_methods_are_refused(server: Server) -> None:
     assert server.client.post("/run", content=b'{"topic": "a"}', headers={"Content-Type": "text/plain"}).status_code == 415
     assert server.client.post("/run", data={"topic": "a"}).status_code == 415
+    assert server.client.post("/run").status_code == 415
     assert server.client.get("/run").status_code == 405 and server.client.get("/nothing").status_code == 404
     cross = server.client.post("/run", json={"topic": "a"}, headers={"Sec-Fetch-Site": "cross-site"})
     assert cross.status_code == 403
@@ -258,26 +259,29 @@ def test_with_a_key_only_the_health_paths_are_open(tmp_path: Path, endpoint: End
     with serving(tmp_path, endpoint, **keys) as server:
         for path in ("/livez", "/readyz", "/health"):
             assert server.client.get(path).status_code == 200
+        for path in ("/", "/docs"):
+            page = server.client.get(path)
+            assert page.status_code == 200 and "three" not in page.text
         closed = [
-            "/",
-            "/docs",
             "/openapi.json",
             "/schema",
             "/metrics",
             "/jobs",
             "/status/" + "0" * 32,
             "/nothing",
-            "//livez",
             "/livez/",
         ]
         for path in closed:
             answer = server.client.get(path, headers={"Authorization": "Bearer wrong"})
-            assert answer.status_code == 401 and "Basic" in answer.headers["WWW-Authenticate"], path
-        assert server.run().status_code == 401
+            assert answer.status_code == 401 and answer.headers["WWW-Authenticate"] == "Bearer", path
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.request("GET", "//livez")
+        assert connection.getresponse().status == 401 == server.run().status_code
         basic = base64.b64encode(b"anyone:second-key").decode()
-        for headers in ({"Authorization": "Bearer first-key"}, {"X-API-Key": "second-key"}, {"Authorization": f"Basic {basic}"}):
+        for headers in ({"Authorization": "Bearer first-key"}, {"X-API-Key": "second-key"}):
             assert server.client.post("/run", json={"topic": "t"}, headers=headers).status_code == 200
-        assert server.client.get("/schema", headers={"Authorization": "Basic ???"}).status_code == 401
+        for name, value in (("Authorization", f"Basic {basic}"), ("Authorization", "Basic ???"), ("Cookie", "key=second-key")):
+            assert server.client.get("/schema", headers={name: value}).status_code == 401
         assert endpoint.keys == {"Bearer model-s3cret"}
         endpoint.close()
         wait_until(lambda: server.client.get("/readyz").status_code == 503, 10, 0.2)

@@ -13,7 +13,6 @@ import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from anvil_workflow.environment.variables import SettingsError
@@ -110,46 +109,21 @@ async def move_between_stores(source: str, target: str) -> int:
 
 
 def serve() -> int:
-    import uvicorn
-
     from anvil_workflow.environment.settings import read_settings
     from anvil_workflow.server.app import make_app
+    from anvil_workflow.server.listening import serve_app
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings = read_settings()
         workflow = read_workflow(settings.file)
-        app = make_app(settings, workflow)
+        return 0 if serve_app(settings, make_app(settings, workflow)) else 1
     except SettingsError as error:
         print(f"the settings cannot be used:\n{error}", file=sys.stderr)
         return 2
     except WorkflowError as error:
         return _print_problems(error, settings.file)
-
-    class Server(uvicorn.Server):
-        """Drains the runner first, before it waits for connections to close."""
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            app.state.runner.drain()
-            super().handle_exit(sig, frame)
-
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        loop="asyncio",
-        ws="none",
-        backlog=4096,
-        timeout_graceful_shutdown=round(settings.drain) + 2,
-    )
-    server = Server(config)
-    asyncio.run(server.serve())
-    return 0 if server.started else 1
 
 
 if __name__ == "__main__":

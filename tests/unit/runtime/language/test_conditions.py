@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from anvil_workflow.language.conditions import ConditionError, parse_condition
 from hypothesis import given
@@ -66,12 +68,12 @@ FAILS = [
 
 @pytest.mark.parametrize("text", HOLDS)
 def test_a_true_condition_holds(text: str) -> None:
-    assert parse_condition(text).holds(STATE)
+    assert parse_condition(text).evaluate(STATE)
 
 
 @pytest.mark.parametrize("text", FAILS)
 def test_a_false_condition_does_not_hold(text: str) -> None:
-    assert not parse_condition(text).holds(STATE)
+    assert not parse_condition(text).evaluate(STATE)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_an_unsupported_expression_is_refused(text: str) -> None:
 )
 def test_an_evaluation_error_is_raised_and_not_read_as_false(text: str) -> None:
     with pytest.raises(ConditionError, match=r".+"):
-        parse_condition(text).holds(STATE)
+        parse_condition(text).evaluate(STATE)
 
 
 def test_a_parsed_condition_lists_its_names() -> None:
@@ -131,3 +133,53 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         parsed.evaluate(STATE)
     except ConditionError:
         return
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("round(5, -999999999)", "at most 400 digits"),
+        ("round(5.5, 999999999)", "at most 400 digits"),
+        ("*".join(["9" * 200] * 3), "1024 bits"),
+        ("9" * 400 + " > 1 + " + "9" * 400, "1024 bits"),
+        ("int('" + "z" * 900 + "', 36)", "1024 bits"),
+        ("'x' * 999999999", "numbers only"),
+        ("[1] * 999999999", "numbers only"),
+        ("'%999999999d' % 1", "numbers only"),
+        ("long + long", "larger than"),
+        ("upper(long + 'x' * 1)", "numbers only"),
+        ("str(items)", "larger than"),
+        ("items + items", "larger than"),
+        ("[long, long] == [long, long]", "larger than"),
+        ("'x' in items", "larger than"),
+        ("max(items)", "larger than"),
+        ("float(long) > 1", "could not convert"),
+    ],
+)
+def test_operands_and_results_are_bounded_whatever_a_caller_or_a_model_wrote(text: str, why: str) -> None:
+    state = {"long": "x" * 600_000, "items": [[]] * 600_000}
+    began = time.monotonic()
+    with pytest.raises(ConditionError, match=why) as raised:
+        parse_condition(text).evaluate(state)
+    assert time.monotonic() - began < 1 and len(str(raised.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    "text", ["9 ** 9 ** 9", "9 << 99", "(" * 900, "-" * 900 + "1", "+".join(["'xxxxxxxxxx'"] * 60), "f'{1:9999}'"]
+)
+def test_what_could_grow_without_end_is_no_condition(text: str) -> None:
+    with pytest.raises(ValueError, match="condition"):
+        parse_condition(text)
+
+
+def test_large_values_are_compared_as_long_as_that_is_cheap() -> None:
+    state = {"draft": "x" * 3_000_000, "items": list(range(400_000)), "more": "x" * 3_000_000}
+    assert parse_condition("len(draft) > 10 and draft == more and 399999 in items and startswith(draft, 'x')").evaluate(state)
+
+
+def test_an_evaluation_ends_in_time() -> None:
+    state = {"a": list(range(500_000)), "b": list(range(500_000))}
+    began = time.monotonic()
+    with pytest.raises(ConditionError, match="longer than 1 s"):
+        parse_condition(" and ".join(["a == b"] * 90)).evaluate(state)
+    assert time.monotonic() - began < 3

@@ -56,7 +56,11 @@ def run(workflow: Any, script: Script, inputs: dict[str, Any] | None = None, sta
                 saved.append(progress.as_text())
 
             try:
-                return await executor.run(start or executor.begin(inputs or {"topic": "tea"}), save, NO_SPAN), endpoint, saved
+                return (
+                    await executor.run(start or await executor.begin(inputs or {"topic": "tea"}), save, NO_SPAN),
+                    endpoint,
+                    saved,
+                )
             except RunError as error:
                 return error, endpoint, saved
 

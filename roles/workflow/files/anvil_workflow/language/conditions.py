@@ -5,6 +5,8 @@
 
 ``state.score >= 7 and (not done or len(items) > 3)``. Names may be written ``x``, ``state.x``, ``{x}`` or ``{state.x}``. ``&&``,
 ``||``, ``!``, ``true``, ``false`` and ``null`` are known. A comparison with a field that is not set is false.
+
+What a model or a caller wrote is an operand here. So numbers, texts, lists and the time of an evaluation are bounded.
 """
 
 from __future__ import annotations
@@ -12,12 +14,19 @@ from __future__ import annotations
 import ast
 import operator
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 LONGEST = 1000
 DEEPEST = 30
+LARGEST_BITS = 1024
+# Characters of texts and values of lists, together: what a request can hold.
+LARGEST_VALUE = 1_100_000
+MOST_DIGITS = 400
+LONGEST_SECONDS = 1.0
+LONGEST_MESSAGE = 300
 TOKEN = re.compile(
     r"""(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<braced>\{\s*[A-Za-z_][\w.]*\s*\})|(?P<sign>&&|\|\||!(?!=))"""
     r"""|(?P<word>[A-Za-z_]\w*)"""
@@ -38,6 +47,14 @@ ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv,
     ast.Mod: operator.mod,
 }
+
+
+def _round(value: Any, digits: int | None = None) -> Any:
+    if digits is not None and abs(digits) > MOST_DIGITS:
+        raise ValueError(f"round() takes at most {MOST_DIGITS} digits")
+    return round(value, digits)
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "len": lambda value: 0 if value is None else len(value),
     "lower": lambda text: text.lower(),
@@ -48,12 +65,14 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": abs,
     "min": min,
     "max": max,
-    "round": round,
+    "round": _round,
     "int": int,
     "float": float,
     "str": str,
     "bool": bool,
 }
+# Functions that take no longer for a larger value.
+AT_ONCE = frozenset({"len", "bool", "startswith", "endswith"})
 
 
 class ConditionError(Exception):
@@ -71,12 +90,9 @@ class Expression:
     def evaluate(self, state: Mapping[str, Any]) -> Any:
         """The value over a state. Raises ConditionError where types do not fit."""
         try:
-            return _evaluate(self.tree, state)
-        except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
-            raise ConditionError(f"{self.text}: {error}") from None
-
-    def holds(self, state: Mapping[str, Any]) -> bool:
-        return bool(self.evaluate(state))
+            return _evaluate(self.tree, state, time.monotonic() + LONGEST_SECONDS)
+        except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError) as error:
+            raise ConditionError(f"{self.text}: {str(error)[:LONGEST_MESSAGE]}") from None
 
 
 def parse_condition(text: str) -> Expression:
@@ -161,44 +177,76 @@ def find_value(state: Mapping[str, Any], path: list[str] | tuple[str, ...]) -> A
     return value
 
 
-def _evaluate(node: ast.AST, state: Mapping[str, Any]) -> Any:
+def _evaluate(node: ast.AST, state: Mapping[str, Any], deadline: float) -> Any:
+    def value_of(part: ast.AST) -> Any:
+        return _evaluate(part, state, deadline)
+
+    if time.monotonic() > deadline:
+        raise ValueError(f"it takes longer than {LONGEST_SECONDS:g} s")
     path = read_path(node)
     if path is not None:
         return find_value(state, path)
     if isinstance(node, ast.Constant):
-        return node.value
+        return _check_size(node.value)
     if isinstance(node, ast.BoolOp):
         deciding = isinstance(node.op, ast.Or)
         value: Any = None
         for part in node.values:
-            value = _evaluate(part, state)
+            value = value_of(part)
             if bool(value) is deciding:
                 return value
         return value
     if isinstance(node, ast.UnaryOp):
-        value = _evaluate(node.operand, state)
+        value = value_of(node.operand)
         return not value if isinstance(node.op, ast.Not) else -value
     if isinstance(node, ast.Compare):
-        left = _evaluate(node.left, state)
+        left = value_of(node.left)
         for sign, part in zip(node.ops, node.comparators, strict=True):
-            right = _evaluate(part, state)
+            right = value_of(part)
             if not _compare(sign, left, right):
                 return False
             left = right
         return True
     if isinstance(node, ast.BinOp):
-        left, right = _evaluate(node.left, state), _evaluate(node.right, state)
-        if isinstance(node.op, (ast.Mult, ast.Mod)) and not (_is_number(left) and _is_number(right)):
-            raise TypeError(f"{ast.unparse(node)} works with numbers only")
-        return ARITHMETIC[type(node.op)](left, right)
+        return _calculate(node, value_of(node.left), value_of(node.right))
     if isinstance(node, ast.Subscript):
-        value, key = _evaluate(node.value, state), _evaluate(node.slice, state)
+        value, key = value_of(node.value), value_of(node.slice)
         return value.get(key) if isinstance(value, Mapping) else value[key]
     if isinstance(node, ast.Call):
         assert isinstance(node.func, ast.Name)
-        return FUNCTIONS[node.func.id](*(_evaluate(part, state) for part in node.args))
+        values = [value_of(part) for part in node.args]
+        if node.func.id not in AT_ONCE:
+            for value in values:
+                _check_size(value)
+        return _check_size(FUNCTIONS[node.func.id](*values))
     assert isinstance(node, (ast.List, ast.Tuple))
-    return [_evaluate(part, state) for part in node.elts]
+    return [value_of(part) for part in node.elts]
+
+
+def _calculate(node: ast.BinOp, left: Any, right: Any) -> Any:
+    if isinstance(node.op, (ast.Mult, ast.Mod)) and not (_is_number(left) and _is_number(right)):
+        raise TypeError(f"{ast.unparse(node)} works with numbers only")
+    return _check_size(ARITHMETIC[type(node.op)](_check_size(left), _check_size(right)))
+
+
+def _check_size(value: Any) -> Any:
+    """The value itself. Raises ValueError where it is too large to calculate with."""
+    if isinstance(value, int):
+        if value.bit_length() > LARGEST_BITS:
+            raise ValueError(f"a number has more than {LARGEST_BITS} bits")
+    elif isinstance(value, (str, list, Mapping)):
+        ahead, left = [value], LARGEST_VALUE
+        while ahead:
+            one = ahead.pop()
+            left -= len(one) + 1 if isinstance(one, (str, list, Mapping)) else 1
+            if left < 0:
+                raise ValueError(f"a value is larger than {LARGEST_VALUE} characters")
+            if isinstance(one, list):
+                ahead.extend(one)
+            elif isinstance(one, Mapping):
+                ahead.extend(one)
+                ahead.extend(one.values())
+    return value
 
 
 def _is_number(value: Any) -> bool:
@@ -206,6 +254,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _compare(sign: ast.cmpop, left: Any, right: Any) -> bool:
+    for value in (left, right):
+        if not isinstance(value, str):
+            _check_size(value)
     if isinstance(sign, (ast.Eq, ast.Is)):
         return bool(left == right)
     if isinstance(sign, (ast.NotEq, ast.IsNot)):

@@ -12,13 +12,15 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
 # llama-server turns a length into that many grammar rules and refuses more than about 2000.
 MAX_LENGTH = 2000
 MAX_ITEMS = 50
+# What a caller may send, where the file sets nothing.
+MOST_INPUT_ITEMS = 1000
 MAX_DEPTH = 8
 STRICT = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="null", allow_inf_nan=False)
 
@@ -59,15 +61,15 @@ class FieldType:
             return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
         return {"type": JSON_NAMES[self.name]}
 
-    def build_type(self, label: str = "Object") -> Any:
-        """The Python type that pydantic checks a value with."""
-        if self.name == "list":
-            return list[(self.item or FieldType("any")).build_type(label)]  # type: ignore[misc]
-        if self.name == "dict":
-            return dict[str, (self.item or FieldType("any")).build_type(label)]  # type: ignore[misc]
+    def build_type(self, label: str = "Object", max_items: int | None = None) -> Any:
+        """The Python type that pydantic checks a value with. max_items: the most items of each list, and keys of each dict."""
+        if self.name in ("list", "dict"):
+            inner = (self.item or FieldType("any")).build_type(label, max_items)
+            plain: Any = list[inner] if self.name == "list" else dict[str, inner]  # type: ignore[valid-type]
+            return plain if max_items is None else Annotated[plain, Field(max_length=max_items)]
         if self.name == "object" and self.fields:
             members: dict[str, Any] = {
-                f"field_{number}": (field_type.build_type(f"{label}_{name}"), Field(alias=name))
+                f"field_{number}": (field_type.build_type(f"{label}_{name}", max_items), Field(alias=name))
                 for number, (name, field_type) in enumerate(self.fields.items())
             }
             return create_model(label, __config__=STRICT, **members)

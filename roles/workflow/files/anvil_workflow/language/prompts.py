@@ -16,8 +16,13 @@ from typing import Any
 
 from anvil_workflow.language.conditions import find_value
 
+LONGEST = 8_000_000
 PART = re.compile(r"\{\{|\}\}|\{\s*([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\s*\}")
 Path = tuple[str, ...]
+
+
+class PromptError(Exception):
+    """A prompt that cannot be sent to a model."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,14 @@ class Template:
         return list(dict.fromkeys(part[0] for part in self.parts if isinstance(part, tuple)))
 
     def render(self, values: Mapping[str, Any]) -> str:
-        return "".join(part if isinstance(part, str) else to_text(find_value(values, part)) for part in self.parts)
+        """Raises PromptError for a text that no model can take: a file may name the same field many times."""
+        texts, left = list[str](), LONGEST
+        for part in self.parts:
+            texts.append(part if isinstance(part, str) else to_text(find_value(values, part)))
+            left -= len(texts[-1])
+            if left < 0:
+                raise PromptError(f"the prompt is longer than {LONGEST} characters")
+        return "".join(texts)
 
 
 def parse_template(text: str) -> Template:

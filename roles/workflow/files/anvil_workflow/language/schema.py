@@ -64,6 +64,7 @@ class StateField(Section):
     description: str = ""
     fields: dict[str, Any] | None = Field(None, alias="schema", description="The fields of an object: name to type.")
     max_length: int | None = Field(None, ge=1, description="Maximum length of a text that a caller sends, in characters.")
+    max_items: int | None = Field(None, ge=1, description="Maximum length of a list that a caller sends; 1000 if not set.")
 
     @model_validator(mode="after")
     def _parse(self) -> StateField:
@@ -127,6 +128,11 @@ class Llm(Section):
     temperature: float | None = Field(None, ge=0, le=2)
     max_tokens: int | None = Field(None, ge=1)
     api_base: str | None = Field(None, description="The URL of another endpoint; it may contain ${VARIABLE}.")
+    api_key: str | None = Field(
+        None,
+        pattern=r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$",
+        description="The variable with the key of api_base, as ${VARIABLE}; the key of a provider goes to its own URL only",
+    )
     timeout: float | None = Field(None, gt=0, description="Time limit of one call, in seconds.")
     seed: int | None = None
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from anvil_workflow.environment.variables import find_variables
+from anvil_workflow.language.argument_schema import find_schema_mistakes
 
 
 class HttpConfig(BaseModel):
@@ -31,6 +32,16 @@ class HttpConfig(BaseModel):
     def _check_url(cls, value: str) -> str:
         if not value.startswith("${") and urlsplit(value).scheme not in ("http", "https"):
             raise ValueError("write a URL that begins with http:// or https://")
+        return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _check_parameters(cls, value: dict[str, Any]) -> dict[str, Any]:
+        mistakes = list(find_schema_mistakes(value))
+        if value.get("type", "object") != "object":
+            mistakes.insert(0, "its type is not object")
+        if mistakes:
+            raise ValueError(f"this is not a JSON Schema of arguments: {'; '.join(mistakes)}")
         return value
 
 

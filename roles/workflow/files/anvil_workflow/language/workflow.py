@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, create_model
 from anvil_workflow.environment.variables import find_variables
 from anvil_workflow.language.checks import find_join
 from anvil_workflow.language.conditions import Expression, parse_condition
-from anvil_workflow.language.field_types import MAX_ITEMS, MAX_LENGTH, STRICT, FieldType
+from anvil_workflow.language.field_types import MAX_ITEMS, MAX_LENGTH, MOST_INPUT_ITEMS, STRICT, FieldType
 from anvil_workflow.language.prompts import Path, Template, parse_reference, parse_template
 from anvil_workflow.language.schema import Edge, Execution, Gates, Llm, Loop, Node, OutputField, Parallel, Tool, WorkflowFile
 from anvil_workflow.language.tool_settings import list_variables
@@ -121,7 +121,10 @@ class Workflow:
                 add(url, default is None, default, purpose)
             for name, fallback in find_variables(node.llm.api_base or ""):
                 add(name, fallback is None, fallback, f"in the api_base of node {node.id}")
-            needs_key = node.llm.provider in ("anthropic", "google")
+            if node.llm.api_key is not None:
+                for name, _unused in find_variables(node.llm.api_key):
+                    add(name, True, None, f"the key of the endpoint of node {node.id}")
+            needs_key = node.llm.provider in ("anthropic", "google") and node.llm.api_base is None
             add(key, needs_key, None if needs_key else "", f"the key of the {node.llm.provider or 'model'} endpoint")
             for tool in node.tools:
                 for name, fallback in list_variables(tool.name, tool.config):
@@ -167,7 +170,7 @@ def _build_inputs(file: WorkflowFile, inputs: tuple[str, ...]) -> type[BaseModel
     members: dict[str, Any] = {}
     for number, name in enumerate(inputs):
         field = file.state.fields[name]
-        python_type = field.field_type.build_type(f"Input_{name}")
+        python_type = field.field_type.build_type(f"Input_{name}", field.max_items or MOST_INPUT_ITEMS)
         if field.max_length is not None:
             python_type = Annotated[python_type, Field(max_length=field.max_length)]
         settings: dict[str, Any] = {"alias": name}
@@ -185,6 +188,9 @@ def _build_inputs(file: WorkflowFile, inputs: tuple[str, ...]) -> type[BaseModel
 def _compile_node(node: Node, file: WorkflowFile) -> CompiledNode:
     base = file.config.llm
     own = node.llm.model_dump(exclude_none=True) if node.llm else {}
+    if "api_base" in own:
+        # The key in config.llm was written for the api_base there.
+        own = {"api_key": None, **own}
     llm = base.model_copy(update=own)
     fields = node.output_schema.fields
     plain = fields is None and node.output_schema.type == "str"

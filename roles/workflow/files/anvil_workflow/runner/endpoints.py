@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import ssl
 from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httpx
 
-from anvil_workflow.environment.variables import expand, read_secret
+from anvil_workflow.environment.variables import SettingsError, expand, read_secret
+from anvil_workflow.language.json_text import read_json
 from anvil_workflow.language.schema import Llm
 from anvil_workflow.language.workflow import PROVIDERS
 
@@ -28,6 +29,17 @@ class CallError(Exception):
     def __init__(self, message: str, again: bool, after: float = 0.0, status: int = 0) -> None:
         self.again, self.after, self.status = again, after, status
         super().__init__(message)
+
+
+def open_client(trust: ssl.SSLContext) -> httpx.AsyncClient:
+    """The client of endpoints, tools and callbacks. A proxy of the environment gets what is encrypted, and never a key in a
+    plain request. Redirects are not followed: a key stays at its URL.
+    """
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    plain = httpx.AsyncHTTPTransport(verify=trust, limits=limits)
+    return httpx.AsyncClient(
+        verify=trust, limits=limits, timeout=httpx.Timeout(30, connect=5), mounts={"http://": plain}, follow_redirects=False
+    )
 
 
 class Endpoint(Protocol):
@@ -49,8 +61,31 @@ class HttpEndpoint:
         return expand(text, self._environment).rstrip("/")
 
     def make_headers(self, llm: Llm) -> dict[str, str]:
-        key = self._keys[PROVIDERS[llm.provider or "openai"][1]]
+        key = self._find_key(llm)
         return {"Authorization": f"Bearer {key}"} if key else {}
+
+    def _find_key(self, llm: Llm) -> str:
+        """The key of a node's endpoint. The key of a provider was written for the URL of the provider, and goes nowhere else."""
+        if llm.api_key is not None:
+            return read_secret(llm.api_key.strip("${}"), self._environment)
+        return self._keys[PROVIDERS[llm.provider or "openai"][1]] if self._is_at_provider(llm) else ""
+
+    def _is_at_provider(self, llm: Llm) -> bool:
+        if llm.api_base is None:
+            return True
+        try:
+            return _is_same_url(self.find_base(llm), self.find_base(llm.model_copy(update={"api_base": None})))
+        except SettingsError:
+            return False
+
+    def explain_missing_key(self, llm: Llm) -> str:
+        """Why the key that is set is not sent to a node's endpoint; empty where it is, or none is set."""
+        variable, key, _default = PROVIDERS[llm.provider or "openai"]
+        if not self._keys[key] or llm.api_key is not None or self._is_at_provider(llm):
+            return ""
+        return (
+            f"{show_url(self.find_base(llm))} gets no key: {key} is for {variable}; write llm.api_key: ${{VARIABLE}} for its own"
+        )
 
     async def check(self, llm: Llm) -> str:
         """Why the endpoint cannot be used; empty where it answers."""
@@ -94,12 +129,24 @@ class HttpEndpoint:
                 f"HTTP {answer.status_code}{_read_reason(bytes(body))}", again, _read_delay(answer), answer.status_code
             )
         try:
-            reply = json.loads(body)
+            reply = read_json(body)
         except ValueError:
             raise CallError("the answer is not JSON", again=True) from None
         if not isinstance(reply, dict):
             raise CallError("the answer is not a JSON object", again=True)
         return reply
+
+
+def _is_same_url(one: str, other: str) -> bool:
+    def parse(url: str) -> tuple[str, str, int | None, str, str]:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        return parts.scheme, parts.hostname or "", port, parts.path.rstrip("/"), parts.query
+
+    try:
+        return parse(one) == parse(other)
+    except ValueError:
+        return False
 
 
 def show_url(url: str) -> str:
@@ -111,7 +158,7 @@ def show_url(url: str) -> str:
 def _read_reason(body: bytes) -> str:
     text = body[:2000].decode("utf-8", "replace")
     try:
-        found = json.loads(text)
+        found = read_json(text)
         error = found.get("error", found) if isinstance(found, dict) else text
         text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
     except ValueError:

@@ -21,10 +21,12 @@ import httpx
 from anvil_workflow.environment.variables import SettingsError
 from anvil_workflow.language.conditions import ConditionError, find_value
 from anvil_workflow.language.field_types import check_value
+from anvil_workflow.language.prompts import PromptError
 from anvil_workflow.language.schema import END, START, Parallel
 from anvil_workflow.language.workflow import CompiledNode, Workflow
 from anvil_workflow.runner.answer_forms import AnswerForms
 from anvil_workflow.runner.endpoints import Endpoint
+from anvil_workflow.runner.evaluation import evaluate
 from anvil_workflow.runner.node_answers import RunError, Usage, answer_node
 from anvil_workflow.runner.tools import BoundTool, bind_tool
 from anvil_workflow.runner.tracing import Span
@@ -56,6 +58,10 @@ class Progress:
     def as_text(self) -> str:
         return json.dumps(self.__dict__, ensure_ascii=False, separators=(",", ":"))
 
+    def as_ended(self) -> str:
+        """The progress of an ended run: what it did, without the state that nothing continues from."""
+        return json.dumps({**self.__dict__, "state": {}, "items": {}}, ensure_ascii=False, separators=(",", ":"))
+
     @classmethod
     def from_text(cls, text: str) -> Progress:
         return cls(**json.loads(text))
@@ -82,10 +88,10 @@ class Executor:
             for node in workflow.nodes.values()
         }
 
-    def begin(self, inputs: Mapping[str, Any]) -> Progress:
+    async def begin(self, inputs: Mapping[str, Any]) -> Progress:
         """The progress before the first node."""
         progress = Progress(state={**self.workflow.defaults, **inputs}, at=[])
-        self._choose_next(START, progress)
+        await self._choose_next(START, progress)
         return progress
 
     def can_resume(self, progress: Progress) -> bool:
@@ -107,11 +113,11 @@ class Executor:
             else:
                 name = progress.at[0]
                 await self._run_node(name, progress, span, {})
-                self._choose_next(name, progress)
+                await self._choose_next(name, progress)
             progress.busy_ms = before + (time.monotonic() - began) * 1000
             if progress.at != [END]:
                 await save(progress)
-        return self._finish(progress)
+        return await self._finish(progress)
 
     # --- nodes
 
@@ -131,11 +137,11 @@ class Executor:
         try:
             tools, retries, rounds = self._tools[name], execution.max_retries, execution.tool_rounds
             reply = await answer_node(node, values, self._endpoint, self._forms, tools, retries, rounds, child)
-        except SettingsError as error:
+        except (SettingsError, PromptError) as error:
             child.fail(str(error))
             raise RunError("workflow", str(error), name) from None
         except RunError as error:
-            child.fail(error.message)
+            child.fail(error.message if node.traced else error.kind)
             raise
         except asyncio.CancelledError:
             child.fail("cancelled")
@@ -188,19 +194,23 @@ class Executor:
             items = []
         if not isinstance(items, list):
             raise RunError("workflow", f"{parallel.items_field} is not a list", parallel.target_node)
-        slots = asyncio.Semaphore(self.workflow.execution.parallel)
+        steps, limit = len(items) - len(progress.items), self.workflow.execution.max_steps
+        if progress.count + steps > limit:
+            what = f"{parallel.items_field} has {len(items)} items, and the run may have max_steps ({limit} nodes)"
+            raise RunError("workflow", what, parallel.target_node)
+        ahead = iter([number for number in range(len(items)) if str(number) not in progress.items])
 
-        async def work(number: int, item: Any) -> None:
-            async with slots:
-                local = {"item": item, "item_index": number}
+        async def work() -> None:
+            for number in ahead:
+                local = {"item": items[number], "item_index": number}
                 progress.items[str(number)] = await self._run_node(parallel.target_node, progress, span, local)
                 if len(progress.items) < len(items):
                     await save(progress)
 
-        await _run_all(work(number, item) for number, item in enumerate(items) if str(number) not in progress.items)
-        self._collect(parallel, len(items), progress)
+        await _run_all(work() for _unused in range(min(steps, self.workflow.execution.parallel)))
+        await self._collect(parallel, len(items), progress)
 
-    def _collect(self, parallel: Parallel, count: int, progress: Progress) -> None:
+    async def _collect(self, parallel: Parallel, count: int, progress: Progress) -> None:
         answers = [progress.items[str(number)] for number in range(count)]
         outputs = self.workflow.nodes[parallel.target_node].outputs
         collected = [answer[outputs[0]] if len(outputs) == 1 else answer for answer in answers]
@@ -209,11 +219,11 @@ class Executor:
             raise RunError("workflow", f"the answers do not fit {parallel.collect_field}: {wrong}", parallel.target_node)
         progress.state[parallel.collect_field] = collected
         progress.source, progress.items = None, {}
-        self._choose_next(parallel.target_node, progress)
+        await self._choose_next(parallel.target_node, progress)
 
     # --- edges
 
-    def _choose_next(self, name: str, progress: Progress) -> None:
+    async def _choose_next(self, name: str, progress: Progress) -> None:
         """Decide which node follows a finished one."""
         edge = self.workflow.edges[name]
         if edge.parallel is not None:
@@ -225,14 +235,14 @@ class Executor:
             # A loop that is entered again later starts counting at 0.
             progress.rounds[name] = 0 if done else rounds
         elif edge.routes:
-            progress.at = [self._choose_route(name, progress)]
+            progress.at = [await self._choose_route(name, progress)]
         else:
             progress.at, progress.join = list(edge.to), edge.join
 
-    def _choose_route(self, name: str, progress: Progress) -> str:
+    async def _choose_route(self, name: str, progress: Progress) -> str:
         for condition, target in self.workflow.edges[name].routes:
             try:
-                if condition is None or condition.holds(progress.state):
+                if condition is None or await evaluate(condition, progress.state):
                     return target
             except ConditionError as error:
                 raise RunError("condition", f"a condition cannot be evaluated: {error}", name) from None
@@ -240,14 +250,15 @@ class Executor:
 
     # --- the end
 
-    def _finish(self, progress: Progress) -> Outcome:
+    async def _finish(self, progress: Progress) -> Outcome:
         warnings: list[str] = []
         failures: list[str] = []
         gates = self.workflow.gates
         for gate in gates.gates:
             if gate.condition is not None:
                 try:
-                    wrong = "" if self.workflow.conditions[gate.condition].holds(progress.state) else f"{gate.condition} is false"
+                    holds = await evaluate(self.workflow.conditions[gate.condition], progress.state)
+                    wrong = "" if holds else f"{gate.condition} is false"
                 except ConditionError as error:
                     wrong = f"a condition cannot be evaluated: {error}"
             else:

@@ -226,6 +226,13 @@ class JobRunner:
             self.callbacks.wake()
         return done
 
+    async def delete(self, job: str) -> bool:
+        """Delete a job that has ended, and its trace."""
+        done = await self.store.delete(job)
+        if done and self._tracer is not None:
+            self._tracer.delete(job)
+        return done
+
     # --- run
 
     def _start(self, job: Job, stored: bool = True) -> RunningJob:
@@ -252,8 +259,9 @@ class JobRunner:
         began = time.monotonic()
         span = self._tracer.begin(self.executor.workflow.name, job.id) if self._tracer else NO_SPAN
         limit = self.executor.workflow.execution.timeout
+        traced = all(node.traced for node in self.executor.workflow.nodes.values())
         try:
-            progress = self._find_start(job)
+            progress = await self._find_start(job)
             self.running[job.id].progress = progress
             async with asyncio.timeout(limit):
                 outcome = await self.executor.run(progress, lambda done: self._save(job, done), span)
@@ -270,13 +278,14 @@ class JobRunner:
             # The new owner of the job ends its trace.
             raise
         except Exception as failure:
-            # A bug of this server must end this job only.
-            log.exception("job %s failed with an internal error", job.id)
-            error = RunError("workflow", f"internal error: {type(failure).__name__}: {failure}", "")
+            # A bug of this server must end this job only. Its text may be that of a caller or a model.
+            log.error(
+                "job %s failed with an internal error: %s", job.id, type(failure).__name__, exc_info=failure if traced else None
+            )
+            error = RunError("workflow", f"internal error: {type(failure).__name__}", "")
         if error is not None:
-            span.fail(error.message)
+            span.fail(error.message if traced else error.kind)
         elif span is not NO_SPAN and outcome is not None:
-            traced = all(node.traced for node in self.executor.workflow.nodes.values())
             span.finish(*((json.loads(job.inputs), outcome.outputs) if traced else ()))
         ending = Ending(
             job.id,
@@ -286,7 +295,7 @@ class JobRunner:
             json.dumps(outcome.outputs, ensure_ascii=False) if outcome else None,
             json.dumps(error.as_dict(), ensure_ascii=False) if error else None,
             json.dumps(outcome.warnings, ensure_ascii=False) if outcome and outcome.warnings else None,
-            progress.as_text() if progress else None,
+            progress.as_ended() if progress else None,
         )
         self.running[job.id].ending = True
         if not await self._persist(lambda: self.store.finish(ending)):
@@ -301,13 +310,13 @@ class JobRunner:
             self.callbacks.wake()
         return _apply_ending(job, ending)
 
-    def _find_start(self, job: Job) -> Progress:
+    async def _find_start(self, job: Job) -> Progress:
         """The progress from which the job continues. Raises RunError where it cannot continue."""
         if job.attempts > MOST_ATTEMPTS:
             at = ", ".join(Progress.from_text(job.progress).at) if job.progress else "its first node"
             raise RunError("workflow", f"given up: the server ended {MOST_ATTEMPTS} times while the job was at {at}", at)
         if job.progress is None:
-            return self.executor.begin(json.loads(job.inputs))
+            return await self.executor.begin(json.loads(job.inputs))
         progress = Progress.from_text(job.progress)
         if not self.executor.can_resume(progress):
             at = ", ".join(progress.at)

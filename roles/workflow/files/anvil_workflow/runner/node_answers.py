@@ -19,8 +19,13 @@ from anvil_workflow.language.field_types import dump, explain_first
 from anvil_workflow.language.workflow import CompiledNode
 from anvil_workflow.runner.answer_forms import PROMPT, AnswerForms, build_request, is_ignored, join_parts, next_form, read_text
 from anvil_workflow.runner.endpoints import LONGEST_DELAY, CallError, Endpoint
-from anvil_workflow.runner.tools import BoundTool, ToolError
+from anvil_workflow.runner.tools import ArgumentsError, BoundTool, ToolError
 from anvil_workflow.runner.tracing import NO_SPAN, Span
+
+# Calls of tools in one message of a model.
+MOST_CALLS = 32
+# A larger number of tokens is no number of tokens.
+MOST_TOKENS = 10**12
 
 
 class RunError(Exception):
@@ -51,7 +56,7 @@ class Usage:
         if isinstance(reported, Mapping):
             for key in ("prompt_tokens", "completion_tokens"):
                 value = reported.get(key)
-                if isinstance(value, int) and value > 0:
+                if isinstance(value, int) and 0 < value < MOST_TOKENS:
                     setattr(self, key, getattr(self, key) + value)
 
 
@@ -148,7 +153,7 @@ async def _call(
             answer = await endpoint.complete(node.llm, body)
             message = _read_message(answer)
         except CallError as error:
-            child.fail(str(error))
+            child.fail(str(error) if node.traced else f"HTTP {error.status}")
             if refused(error.status):
                 usage.retries += 1
                 raise FormRefusedError("model", str(error), node.id) from None
@@ -237,6 +242,8 @@ async def _answer_with_tools(
         # Models that think between the calls of tools want their thoughts back: some servers refuse the message without them.
         thoughts = {key: message[key] for key in ("reasoning_content", "reasoning") if message.get(key)}
         messages.append({"role": "assistant", "content": message.get("content") or "", "tool_calls": calls, **thoughts})
+        if len(calls) > MOST_CALLS:
+            raise RunError("tool", f"the model calls {len(calls)} tools at once, more than {MOST_CALLS}", node.id)
         for call in calls:
             messages.append(await _use_tool(node, call, offered, span))
     raise RunError("tool", f"the model still calls tools after {rounds} rounds (config.execution.tool_rounds)", node.id)
@@ -251,16 +258,14 @@ async def _use_tool(node: CompiledNode, call: Any, offered: Mapping[str, BoundTo
     if tool is None:
         return {**answer, "content": f"there is no tool {name!r}; the tools are {', '.join(offered)}"}
     try:
-        arguments = json.loads(function.get("arguments") or "{}")
-        if not isinstance(arguments, dict):
-            raise ValueError("not an object")
-    except (ValueError, TypeError) as error:
-        return {**answer, "content": f"the arguments are not a JSON object: {error}"}
+        arguments = tool.read_arguments(function.get("arguments"))
+    except ArgumentsError as error:
+        return {**answer, "content": str(error)}
     child = span.start(f"tool {name}", "TOOL")
     try:
         text = await tool.call(arguments)
     except ToolError as error:
-        child.fail(str(error))
+        child.fail(str(error) if node.traced else "failed")
         if tool.on_error == "fail":
             raise RunError("tool", str(error), node.id) from None
         return {**answer, "content": f"the tool failed: {error}"}

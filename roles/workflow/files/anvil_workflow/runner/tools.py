@@ -4,12 +4,13 @@
 """The tools that a model may call. None of them reads files or runs commands.
 
 ``calculate`` evaluates arithmetic, ``current_time`` returns the time, ``http`` calls one URL of the workflow file: the model
-chooses the arguments, never the address.
+chooses the arguments, never the address or what the file wrote into its query.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,14 +19,22 @@ from typing import Any
 import httpx
 
 from anvil_workflow.environment.variables import expand
+from anvil_workflow.language.argument_schema import explain_mismatch
 from anvil_workflow.language.conditions import ConditionError, parse_condition
+from anvil_workflow.language.json_text import read_json
 from anvil_workflow.language.tool_settings import HttpConfig
+from anvil_workflow.runner.evaluation import evaluate
 
 LONGEST_ANSWER = 64 * 1024
+LONGEST_ARGUMENTS = 64 * 1024
 
 
 class ToolError(Exception):
     """A tool call that failed; the text says why."""
+
+
+class ArgumentsError(Exception):
+    """Arguments that a model chose wrongly; the text tells it why."""
 
 
 Call = Callable[[Mapping[str, Any]], Awaitable[str]]
@@ -39,6 +48,21 @@ class BoundTool:
     function: dict[str, Any]
     call: Call
     on_error: str
+
+    def read_arguments(self, text: Any) -> dict[str, Any]:
+        """The arguments in a call of the model. Raises ArgumentsError."""
+        if isinstance(text, str) and len(text) > LONGEST_ARGUMENTS:
+            raise ArgumentsError(f"the arguments are longer than {LONGEST_ARGUMENTS // 1024} KiB")
+        try:
+            arguments = read_json(text or "{}")
+        except (ValueError, TypeError) as error:
+            raise ArgumentsError(f"the arguments are not a JSON object: {error}") from None
+        if not isinstance(arguments, dict):
+            raise ArgumentsError("the arguments are not a JSON object")
+        wrong = explain_mismatch(self.function["parameters"], arguments)
+        if wrong:
+            raise ArgumentsError(f"the arguments do not fit the parameters of {self.name}: {wrong}")
+        return arguments
 
 
 def bind_tool(name: str, config: Mapping[str, Any], on_error: str, client: httpx.AsyncClient) -> BoundTool:
@@ -54,16 +78,14 @@ def bind_tool(name: str, config: Mapping[str, Any], on_error: str, client: httpx
 
 def _make_http(settings: HttpConfig, client: httpx.AsyncClient) -> Call:
     async def call(arguments: Mapping[str, Any]) -> str:
-        arguments_as: dict[str, Any] = (
-            {"params": {key: _to_text(value) for key, value in arguments.items()}}
-            if settings.method == "GET"
-            else {"json": dict(arguments)}
-        )
         headers = {name: expand(value) for name, value in settings.headers.items()}
-        request = client.build_request(
-            settings.method, expand(settings.url), headers=headers, timeout=settings.timeout, **arguments_as
-        )
         try:
+            url, content = httpx.URL(expand(settings.url)), None
+            if settings.method == "GET":
+                url = _add_query(url, arguments)
+            else:
+                content = dict(arguments)
+            request = client.build_request(settings.method, url, headers=headers, timeout=settings.timeout, json=content)
             answer = await client.send(request, stream=True, follow_redirects=False)
             try:
                 body = b""
@@ -83,16 +105,29 @@ def _make_http(settings: HttpConfig, client: httpx.AsyncClient) -> Call:
     return call
 
 
+def _add_query(url: httpx.URL, arguments: Mapping[str, Any]) -> httpx.URL:
+    """The URL with the arguments after its own query. Raises ToolError for an argument that the query has already."""
+    taken = sorted(set(arguments) & set(url.params))
+    if taken:
+        raise ToolError(f"the address has its own value of {', '.join(taken)}: leave it out")
+    if not arguments:
+        return url
+    more = str(httpx.QueryParams({key: _to_text(value) for key, value in arguments.items()}))
+    return url.copy_with(query=b"&".join(part for part in (url.query, more.encode()) if part))
+
+
 def _to_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
 async def _calculate(arguments: Mapping[str, Any]) -> str:
-    text = str(arguments.get("expression", ""))
     try:
-        return json.dumps(parse_condition(text).evaluate({}))
+        value = await evaluate(parse_condition(arguments["expression"]), {})
     except (ValueError, ConditionError) as error:
         raise ToolError(f"calculate: {error}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ToolError("calculate: the result is not a finite number")
+    return json.dumps(value)
 
 
 async def _current_time(_arguments: Mapping[str, Any]) -> str:

@@ -4,7 +4,8 @@
 """Traces of runs, nodes and model calls, posted as OTLP to MLflow.
 
 A run only appends spans to a list. One task posts them, and drops what MLflow refuses: a dead or slow MLflow never delays a
-run. The few protobuf messages are encoded here; the SDK would be a third of the Python in the image.
+run. The same task deletes the traces of deleted jobs, and those that are older than ended jobs are kept. The few protobuf
+messages are encoded here; the SDK would be a third of the Python in the image.
 """
 
 from __future__ import annotations
@@ -24,8 +25,13 @@ import httpx
 
 LONGEST_TEXT = 32 * 1024
 MOST_WAITING = 4096
+MOST_WAITING_TEXT = 16 * 1024 * 1024
 BATCH = 512
+LARGEST_BATCH = 1024 * 1024
 LONGEST_PAUSE = 60.0
+# What MLflow takes in one request.
+DELETED_AT_ONCE = 100
+MOST_DELETIONS = 10_000
 
 
 @dataclass
@@ -61,6 +67,11 @@ class Span:
         self.error = error or "failed"
         self._end()
 
+    @property
+    def size(self) -> int:
+        """Characters of its texts."""
+        return len(self.error) + sum(map(len, self.attributes.values()))
+
     def _end(self) -> None:
         self.ended = time.time_ns()
         if self.tracer is not None:
@@ -84,15 +95,26 @@ NO_SPAN: Span = _NoSpan(None, "", "", b"", b"", b"", 0)
 
 
 class Tracer:
-    """Collects finished spans and posts them. sent, dropped: numbers of spans. error: why the last post failed."""
+    """Collects finished spans and posts them. ttl: seconds that a trace is kept. sent, dropped: numbers of spans. error: why the
+    last request to MLflow failed.
+    """
 
     def __init__(
-        self, uri: str, experiment: str, service: str, auth: tuple[str, str] | None = None, trust: ssl.SSLContext | None = None
+        self,
+        uri: str,
+        experiment: str,
+        service: str,
+        auth: tuple[str, str] | None = None,
+        trust: ssl.SSLContext | None = None,
+        ttl: float = 86400.0,
     ) -> None:
         self._uri, self._experiment, self._service = uri.rstrip("/"), experiment, service
         self._auth = httpx.BasicAuth(*auth) if auth else None
-        self._trust = trust
+        self._trust, self._ttl = trust, ttl
         self._waiting: list[Span] = []
+        self._waiting_text = 0
+        self._deleted: list[str] = []
+        self._expire_at = 0.0
         self._experiment_id = ""
         self._client: httpx.AsyncClient | None = None
         self._task: asyncio.Task[None] | None = None
@@ -107,13 +129,25 @@ class Tracer:
         return span
 
     def take(self, span: Span) -> None:
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MOST_WAITING or self._waiting_text + span.size > MOST_WAITING_TEXT:
             self.dropped += 1
         else:
             self._waiting.append(span)
+            self._waiting_text += span.size
+
+    def delete(self, job: str) -> None:
+        """Delete the trace of a job. While MLflow does not answer this is repeated; after a restart the trace is deleted once it
+        is older than ``ttl``.
+        """
+        trace = bytes.fromhex(job)
+        self._waiting = [span for span in self._waiting if span.trace_id != trace]
+        self._waiting_text = sum(span.size for span in self._waiting)
+        if len(self._deleted) < MOST_DELETIONS:
+            self._deleted.append("tr-" + job)
 
     def open(self) -> None:
-        self._client = httpx.AsyncClient(auth=self._auth, timeout=10, verify=self._trust or True)
+        # No proxy of the environment: the password is for MLflow only.
+        self._client = httpx.AsyncClient(auth=self._auth, timeout=10, verify=self._trust or True, trust_env=False)
         self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:
@@ -132,12 +166,41 @@ class Tracer:
         pause = 1.0
         while True:
             await asyncio.sleep(pause)
-            pause = 1.0 if await self._post_all() else min(LONGEST_PAUSE, pause * 2)
+            pause = 1.0 if await self._post_all() and await self._delete_all() else min(LONGEST_PAUSE, pause * 2)
+
+    async def _delete_all(self) -> bool:
+        """Delete the traces of deleted jobs, and from time to time those that are too old; returns whether that worked."""
+        try:
+            while self._deleted:
+                batch = self._deleted[:DELETED_AT_ONCE]
+                await self._request_deletion({"request_ids": batch})
+                self._deleted = [trace for trace in self._deleted if trace not in batch]
+            if time.monotonic() > self._expire_at:
+                before = int((time.time() - self._ttl) * 1000)
+                old = {"max_timestamp_millis": before, "max_traces": DELETED_AT_ONCE}
+                while await self._request_deletion(old) >= DELETED_AT_ONCE:
+                    pass
+                self._expire_at = time.monotonic() + min(600.0, max(1.0, self._ttl / 10))
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            self.error = f"{error or type(error).__name__}"
+            self._experiment_id = ""
+            return False
+        return True
+
+    async def _request_deletion(self, what: Mapping[str, Any]) -> int:
+        """Returns how many traces were deleted."""
+        await self._find_experiment()
+        assert self._client is not None
+        url = f"{self._uri}/api/2.0/mlflow/traces/delete-traces"
+        answer = await self._client.post(url, json={"experiment_id": self._experiment_id, **what})
+        if answer.status_code != 200:
+            raise ValueError(f"HTTP {answer.status_code} for the deletion of traces: {answer.text[:200]}")
+        return int(answer.json().get("traces_deleted", 0))
 
     async def _post_all(self) -> bool:
         """Post every span; returns whether that worked. Spans that MLflow refuses for good are dropped, others are kept."""
         while self._waiting:
-            batch = self._waiting[:BATCH]
+            batch = self._take_batch()
             try:
                 await self._find_experiment()
                 status, reason = await self._post(batch)
@@ -148,7 +211,9 @@ class Tracer:
                 self.error = f"HTTP {status}: {reason}"
                 self._experiment_id = ""
                 return False
-            del self._waiting[: len(batch)]
+            sent = set(map(id, batch))
+            self._waiting = [span for span in self._waiting if id(span) not in sent]
+            self._waiting_text = sum(span.size for span in self._waiting)
             if status >= 400:
                 self.error = f"HTTP {status}: {reason}"
                 self.dropped += len(batch)
@@ -156,6 +221,16 @@ class Tracer:
                 self.error = ""
                 self.sent += len(batch)
         return True
+
+    def _take_batch(self) -> list[Span]:
+        batch: list[Span] = []
+        size = 0
+        for span in self._waiting[:BATCH]:
+            size += span.size
+            if batch and size > LARGEST_BATCH:
+                break
+            batch.append(span)
+        return batch
 
     async def _post(self, batch: list[Span]) -> tuple[int, str]:
         assert self._client is not None

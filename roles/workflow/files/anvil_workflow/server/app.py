@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 from fastapi import FastAPI, Request, Response
@@ -14,12 +16,13 @@ from starlette.exceptions import HTTPException
 
 from anvil_workflow.environment.settings import Settings
 from anvil_workflow.language.workflow import Workflow
-from anvil_workflow.runner.endpoints import Endpoint, HttpEndpoint
+from anvil_workflow.runner.endpoints import Endpoint, HttpEndpoint, open_client
 from anvil_workflow.runner.executor import Executor
 from anvil_workflow.runner.job_runner import JobRunner
 from anvil_workflow.runner.metrics import Metrics
 from anvil_workflow.runner.tracing import Tracer
-from anvil_workflow.server.access import AccessGuard, ApiKeys
+from anvil_workflow.server.access import AccessGuard, ApiKeys, HostNames
+from anvil_workflow.server.access_log import AccessLog
 from anvil_workflow.server.job_routes import add_job_routes
 from anvil_workflow.server.openapi import build_openapi
 from anvil_workflow.server.pages import add_pages
@@ -30,27 +33,33 @@ from anvil_workflow.server.status_routes import add_status_routes
 from anvil_workflow.stores.jobs import StoreError
 from anvil_workflow.stores.store_url import open_store
 
+logger = logging.getLogger(__name__)
+
 
 def make_app(settings: Settings, workflow: Workflow, endpoint: Endpoint | None = None) -> FastAPI:
     """Build the application. endpoint: answers chat completions, instead of the one that the environment names.
 
     Raises SettingsError.
     """
-    metrics = Metrics()
+    if not settings.log_prompts:
+        workflow = replace(workflow, nodes={name: replace(node, traced=False) for name, node in workflow.nodes.items()})
+    metrics, log = Metrics(), AccessLog()
     store = open_store(settings.jobs, password=settings.jobs_password, lease=settings.lease, sync=settings.sync)
     # Reading the certificates takes longer than anything else here, so it is done once.
     trust = httpx.create_ssl_context()
-    client = httpx.AsyncClient(
-        verify=trust,
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-        timeout=httpx.Timeout(30, connect=5),
-    )
+    client = open_client(trust)
     calls = endpoint or HttpEndpoint(client, settings.environment, workflow.execution.timeout)
     if isinstance(calls, HttpEndpoint):
         for node in workflow.nodes.values():
             calls.find_base(node.llm)
+        for why in {calls.explain_missing_key(node.llm) for node in workflow.nodes.values()} - {""}:
+            logger.warning("%s", why)
     experiment = settings.mlflow_experiment or workflow.name
-    tracer = Tracer(settings.mlflow_uri, experiment, workflow.name, settings.mlflow_auth, trust) if settings.mlflow_uri else None
+    tracer = (
+        Tracer(settings.mlflow_uri, experiment, workflow.name, settings.mlflow_auth, trust, settings.ttl)
+        if settings.mlflow_uri
+        else None
+    )
     runner = JobRunner(settings, Executor(workflow, calls, client), store, client, tracer, metrics)
     readiness = Readiness(workflow, store, calls, runner)
 
@@ -66,6 +75,7 @@ def make_app(settings: Settings, workflow: Workflow, endpoint: Endpoint | None =
         if tracer is not None:
             await tracer.close()
         await client.aclose()
+        log.flush()
 
     app = FastAPI(
         title=workflow.name,
@@ -77,7 +87,7 @@ def make_app(settings: Settings, workflow: Workflow, endpoint: Endpoint | None =
     )
     app.state.runner, app.state.tracer = runner, tracer
     keys = ApiKeys(settings.api_keys)
-    app.add_middleware(AccessGuard, keys=keys, metrics=metrics)
+    app.add_middleware(AccessGuard, keys=keys, hosts=HostNames(settings.hosts), metrics=metrics, log=log)
     document = build_openapi(workflow, bool(settings.api_keys), settings.callback_hosts)
     app.openapi = lambda: document  # type: ignore[method-assign]
     add_run_route(app, settings, workflow, runner, metrics)

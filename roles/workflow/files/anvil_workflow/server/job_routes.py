@@ -77,6 +77,6 @@ def add_job_routes(app: FastAPI, runner: JobRunner) -> None:
         job = await find(job_id)
         if job is None:
             return missing()
-        if not await store.delete(job_id) and await find(job_id) is not None:
+        if not await runner.delete(job_id) and await find(job_id) is not None:
             return refuse(409, "running", f"the job has not ended (it is {job.status}): cancel it first")
         return Response(status_code=204)

@@ -1,14 +1,16 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The two pages, with their content security policy, and the documents that they read: ``/schema``, ``/openapi.json``."""
+"""The two pages, with their content security policy, and the documents that they read: ``/schema``, ``/openapi.json``.
+
+The pages hold no data and need no key. Their scripts ask for the key and send it, so a browser has no credentials of its own.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
-from html import escape
 from importlib import resources
 from typing import Any
 
@@ -19,8 +21,7 @@ from anvil_workflow.server.responses import JsonAnswer
 
 
 def add_pages(app: FastAPI, workflow: Workflow, document: dict[str, Any]) -> None:
-    title = escape(workflow.name)
-    page, docs = (_read_page(name).replace("@TITLE@", title) for name in ("page.html", "docs.html"))
+    page, docs = _read_page("page.html"), _read_page("docs.html")
     headers = {
         text: {"Content-Security-Policy": _write_policy(text), "X-Content-Type-Options": "nosniff"} for text in (page, docs)
     }

@@ -23,7 +23,9 @@ class Readiness:
 
     def __init__(self, workflow: Workflow, store: Store, endpoint: Endpoint, runner: JobRunner) -> None:
         self._store, self._endpoint, self._runner = store, endpoint, runner
-        self._llms = list({(node.llm.provider, node.llm.api_base): node.llm for node in workflow.nodes.values()}.values())
+        self._llms = list(
+            {(node.llm.provider, node.llm.api_base, node.llm.api_key): node.llm for node in workflow.nodes.values()}.values()
+        )
         self._checks: dict[str, str] = {}
         self._at = -KEEP_SECONDS
         self._lock = asyncio.Lock()

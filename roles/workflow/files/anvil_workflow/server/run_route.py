@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
 
 from anvil_workflow.environment.settings import Settings
+from anvil_workflow.language.json_text import holds_more_values
 from anvil_workflow.language.workflow import Workflow
 from anvil_workflow.runner.callbacks import may_call_back
 from anvil_workflow.runner.job_runner import JobRunner, KeyReused
@@ -34,8 +35,10 @@ def add_run_route(app: FastAPI, settings: Settings, workflow: Workflow, runner: 
         body = await read_body(request, settings.body_limit)
         if body is None:
             return refuse_run(413, "size", f"the body is larger than {settings.body_limit} bytes (WORKFLOW_BODY_LIMIT)")
-        if body and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return refuse_run(415, "type", "the body is not announced as JSON: send Content-Type: application/json")
+        if holds_more_values(body, settings.body_values):
+            return refuse_run(413, "size", f"the body holds more than {settings.body_values} values (WORKFLOW_BODY_VALUES)")
         try:
             inputs = check.model_validate_json(body or b"{}").model_dump_json(by_alias=True)
         except ValidationError as error:
@@ -72,7 +75,7 @@ def add_run_route(app: FastAPI, settings: Settings, workflow: Workflow, runner: 
 async def read_body(request: Request, limit: int) -> bytes | None:
     """The body; None where it is longer than the limit, regardless of its Content-Length."""
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
+    if announced.isdecimal() and int(announced[:20]) > limit:
         return None
     pieces = bytearray()
     async for piece in request.stream():

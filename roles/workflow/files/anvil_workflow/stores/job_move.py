@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from anvil_workflow.stores.jobs import Store
 
-PAGE = 200
+# A job may be as large as several requests.
+PAGE = 20
 
 
 async def move_jobs(source: Store, target: Store) -> int:
     """Move every job between two open stores; returns how many. Raises StoreError."""
     moved = 0
-    while page := await source.list_jobs(None, None, PAGE):
+    while page := await source.list_whole_jobs(PAGE):
         moved += await target.adopt(page)
         await source.forget([job.id for job in page])
     return moved

@@ -68,6 +68,8 @@ class Job:
 
 
 FIELDS = tuple(Job.__dataclass_fields__)
+# What a list of jobs shows of a run.
+SHOWN_PROGRESS = ("at", "prompt_tokens", "completion_tokens", "retries")
 
 
 def as_stored(new: NewJob, owner: str | None = None) -> Job:
@@ -75,6 +77,12 @@ def as_stored(new: NewJob, owner: str | None = None) -> Job:
     if owner is None:
         return Job(status=PENDING, **new.__dict__)
     return Job(status=RUNNING, started_at=new.created_at, owner=owner, fence=1, attempts=1, **new.__dict__)
+
+
+def build_list_columns(progress: str) -> str:
+    """The columns of ``Store.list_jobs``. progress: SQL for what is shown of a progress."""
+    narrow = {"inputs": "''", "outputs": "NULL", "progress": progress}
+    return ", ".join(narrow.get(name, name) for name in FIELDS)
 
 
 def detach_job(job: Job) -> Job:
@@ -167,7 +175,12 @@ class Store(Protocol):
     async def find_key(self, key: str) -> Job | None: ...
 
     async def list_jobs(self, status: str | None, before: str | None, count: int) -> list[Job]:
-        """Jobs, the newest first. before: the last id of the previous page."""
+        """Jobs without inputs and outputs, the newest first; of their progress, ``SHOWN_PROGRESS`` only: a page of whole jobs may
+        be as large as a hundred requests. before: the last id of the previous page.
+        """
+
+    async def list_whole_jobs(self, count: int) -> list[Job]:
+        """Jobs with everything, the newest first."""
 
     async def count(self) -> dict[str, int]:
         """Number of jobs by status."""

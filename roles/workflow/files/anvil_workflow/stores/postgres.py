@@ -21,16 +21,28 @@ from anvil_workflow.stores.jobs import (
     FIELDS,
     PENDING,
     RUNNING,
+    SHOWN_PROGRESS,
     Ending,
     Job,
     NewJob,
     QueueFullError,
     StoreError,
     build_adopt_statement,
+    build_list_columns,
     detach_job,
 )
 
 COLUMNS = ", ".join(FIELDS)
+_SHOWN = ", ".join(f"'{name}', read.progress->'{name}'" for name in SHOWN_PROGRESS)
+LIST_COLUMNS = build_list_columns(f"CASE WHEN read.progress IS NOT NULL THEN json_build_object({_SHOWN})::text END")
+# Python writes numbers that are no JSON.
+LIST = f"""
+SELECT {LIST_COLUMNS} FROM (
+  SELECT * FROM jobs WHERE ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR id < $2) ORDER BY id DESC LIMIT $3) AS jobs,
+  LATERAL (SELECT CASE WHEN jobs.progress !~ 'NaN|Infinity' THEN jobs.progress::json END AS progress) AS read
+ORDER BY id DESC
+"""
+PURGE_AT_ONCE = 500
 CONNECTIONS = 8
 SECONDS = 10.0
 OPEN_SECONDS = 30.0
@@ -194,7 +206,11 @@ class PostgresStore:
         return bool(await self._change("DELETE FROM jobs WHERE id = $1 AND finished_at IS NOT NULL", job))
 
     async def purge(self, before: float) -> int:
-        return await self._change("DELETE FROM jobs WHERE finished_at < $1", before)
+        statement = "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished_at < $1 LIMIT $2)"
+        deleted = 0
+        while count := await self._change(statement, before, PURGE_AT_ONCE):
+            deleted += count
+        return deleted
 
     async def get(self, job: str) -> Job | None:
         rows = await self._fetch(f"SELECT {COLUMNS} FROM jobs WHERE id = $1", job)
@@ -205,11 +221,10 @@ class PostgresStore:
         return Job(*rows[0]) if rows else None
 
     async def list_jobs(self, status: str | None, before: str | None, count: int) -> list[Job]:
-        statement = (
-            f"SELECT {COLUMNS} FROM jobs WHERE ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR id < $2)"
-            " ORDER BY id DESC LIMIT $3"
-        )
-        return [Job(*row) for row in await self._fetch(statement, status, before, count)]
+        return [Job(*row) for row in await self._fetch(LIST, status, before, count)]
+
+    async def list_whole_jobs(self, count: int) -> list[Job]:
+        return [Job(*row) for row in await self._fetch(f"SELECT {COLUMNS} FROM jobs ORDER BY id DESC LIMIT $1", count)]
 
     async def count(self) -> dict[str, int]:
         rows = await self._fetch("SELECT status, count(*) FROM jobs WHERE status IN ('pending', 'running') GROUP BY status")

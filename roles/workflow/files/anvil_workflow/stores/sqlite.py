@@ -20,17 +20,21 @@ from anvil_workflow.stores.jobs import (
     FIELDS,
     PENDING,
     RUNNING,
+    SHOWN_PROGRESS,
     Ending,
     Job,
     NewJob,
     QueueFullError,
     StoreError,
     build_adopt_statement,
+    build_list_columns,
     detach_job,
 )
 from anvil_workflow.stores.sqlite_batches import HELD_MANY, INSERT, BatchWriter
 
 COLUMNS = ", ".join(FIELDS)
+_SHOWN = ", ".join(f"'{name}', json_extract(progress, '$.{name}')" for name in SHOWN_PROGRESS)
+LIST_COLUMNS = build_list_columns(f"CASE WHEN json_valid(progress) THEN json_object({_SHOWN}) END")
 LOCK_WAIT = 20.0
 
 SCHEMA = """
@@ -225,8 +229,11 @@ class SqliteStore:
                 clauses.append(clause)
                 values.append(value)
         where = " AND ".join(clauses)
-        rows = self._read(f"SELECT {COLUMNS} FROM jobs WHERE {where} ORDER BY id DESC LIMIT ?", (*values, count))
+        rows = self._read(f"SELECT {LIST_COLUMNS} FROM jobs WHERE {where} ORDER BY id DESC LIMIT ?", (*values, count))
         return [Job(*row) for row in rows]
+
+    async def list_whole_jobs(self, count: int) -> list[Job]:
+        return [Job(*row) for row in self._read(f"SELECT {COLUMNS} FROM jobs ORDER BY id DESC LIMIT ?", (count,))]
 
     async def count(self) -> dict[str, int]:
         """Pending and running jobs only: to count the ended ones costs a scan."""

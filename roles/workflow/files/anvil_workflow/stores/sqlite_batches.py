@@ -28,6 +28,8 @@ from typing import Any, Literal
 from anvil_workflow.stores.jobs import ENDED, RUNNING, QueueFullError, StoreError
 
 LARGEST_BATCH = 512
+# A row with more characters is written by itself: within JSON it would be copied a dozen times.
+LARGE_ROW = 64 * 1024
 
 STARTED = "id, workflow, inputs, created_at, key, request, callback_url, status, owner, started_at, fence, attempts"
 INSERT = f"INSERT INTO jobs ({STARTED})"
@@ -49,6 +51,12 @@ SAVE_MANY = (
     "UPDATE jobs SET progress = e.value->>2, attempts = 1"
     " FROM json_each(?) AS e WHERE jobs.id = e.value->>0 AND jobs.fence = e.value->>1 AND jobs.status = 'running'"
 )
+START_ONE = f"{INSERT} VALUES ({', '.join('?' * 12)})"
+END_ONE = (
+    "UPDATE jobs SET status = ?3, finished_at = ?4, outputs = ?5, error = ?6, warnings = ?7, progress = ?8, owner = NULL,"
+    " callback_at = CASE WHEN callback_url IS NULL THEN NULL ELSE ?4 END WHERE id = ?1 AND fence = ?2 AND status = 'running'"
+)
+SAVE_ONE = "UPDATE jobs SET progress = ?3, attempts = 1 WHERE id = ?1 AND fence = ?2 AND status = 'running'"
 HELD_MANY = (
     "SELECT json_group_array(e.key) FROM json_each(?) AS e JOIN jobs ON jobs.id = e.value->>0 WHERE jobs.fence = e.value->>1"
 )
@@ -65,6 +73,10 @@ class _Write:
     row: Any
     work: Work | None
     future: asyncio.Future[Any]
+
+    @property
+    def is_large(self) -> bool:
+        return sum(len(value) for value in self.row if isinstance(value, str)) > LARGE_ROW
 
 
 class BatchWriter:
@@ -149,11 +161,19 @@ class BatchWriter:
             self.set_sync(self._sync if any(write.kind != "start" for write in batch) else "normal")
             connection.execute("BEGIN IMMEDIATE")
             left = self._write_whole_jobs(batch, answers)
-            kinds: tuple[tuple[Kind, str], ...] = (("start", START_MANY), ("save", SAVE_MANY), ("end", END_MANY))
-            for kind, statement in kinds:
+            kinds: tuple[tuple[Kind, str, str], ...] = (
+                ("start", START_MANY, START_ONE),
+                ("save", SAVE_MANY, SAVE_ONE),
+                ("end", END_MANY, END_ONE),
+            )
+            for kind, many, one in kinds:
                 chosen = [number for number in left if batch[number].kind == kind]
-                if chosen:
-                    self._write_rows(kind, statement, batch, chosen, answers)
+                small = [number for number in chosen if not batch[number].is_large]
+                for number in chosen:
+                    if batch[number].is_large:
+                        answers[number] = self._write_row(kind, one, batch[number])
+                if small:
+                    self._write_rows(kind, many, batch, small, answers)
             for number, write in enumerate(batch):
                 if write.work is not None:
                     try:
@@ -174,6 +194,7 @@ class BatchWriter:
         whole = {
             number: ends[write.row[0]] for number, write in enumerate(batch) if write.kind == "start" and write.row[0] in ends
         }
+        whole = {start: end for start, end in whole.items() if not (batch[start].is_large or batch[end].is_large)}
         if whole:
             rows = json.dumps([batch[start].row + batch[end].row for start, end in whole.items()])
             self.connection.execute(WHOLE_MANY, (rows,))
@@ -181,6 +202,15 @@ class BatchWriter:
             answers[end] = True
         written = {*whole, *whole.values()}
         return [number for number in range(len(batch)) if number not in written]
+
+    def _write_row(self, kind: Kind, statement: str, write: _Write) -> Any:
+        row = tuple(value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in write.row)
+        if self.connection.execute(statement, row).rowcount == 1:
+            return True if kind != "start" else None
+        statuses = (RUNNING,) if kind == "save" else ENDED
+        marks = ", ".join("?" for _unused in statuses)
+        held = f"SELECT 1 FROM jobs WHERE id = ? AND fence = ? AND status IN ({marks})"
+        return self.connection.execute(held, (*row[:2], *statuses)).fetchone() is not None
 
     def _write_rows(self, kind: Kind, statement: str, batch: list[_Write], chosen: list[int], answers: list[Any]) -> None:
         rows = json.dumps([batch[number].row for number in chosen])
