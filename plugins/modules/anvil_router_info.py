@@ -166,6 +166,7 @@ router:
 restarts:
   description:
     - A line for each replica that is in a restart loop, or that ended by itself within the last hour and was started again.
+    - Also one for a replica whose image has a health check that fails, that ended for good, or that reached its memory limit.
   returned: success
   type: list
   elements: str

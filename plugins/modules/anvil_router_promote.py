@@ -79,6 +79,10 @@ options:
     description: Who promotes or rolls back, for the history. Without it, the host and process of this module.
     type: str
     default: ''
+  discard_journal:
+    description: Whether a journal that cannot be read counts as none. What was in flight and what was verified is then forgotten.
+    type: bool
+    default: false
   config_src:
     description: A file on the host with the text of C(config.toml), instead of O(config).
     type: path
@@ -270,10 +274,6 @@ EXAMPLES = r"""
     config: "{{ lookup('ansible.builtin.template', 'config.toml.j2') }}"
     profile: "{{ lookup('ansible.builtin.file', 'profile.json') }}"
 
-- name: Promote a freshly measured profile and keep the live config
-  anvil.serving.anvil_router_promote:
-    profile: "{{ lookup('ansible.builtin.file', 'measured.json') }}"
-
 - name: Roll back to the previous revision
   anvil.serving.anvil_router_promote:
     state: rolled_back
@@ -345,6 +345,7 @@ OPTIONS = {
     "config_from": {"type": "str", "choices": ["inventory", "promoted"], "default": "promoted"},
     "repeat": {"type": "bool", "default": True},
     "by": {"type": "str", "default": ""},
+    "discard_journal": {"type": "bool", "default": False},
     "config_src": {"type": "path"},
     "profile_src": {"type": "path"},
     "files": {"type": "list", "elements": "dict", "options": FILE},

@@ -15,6 +15,7 @@ description:
   - With an edge, each replica is drained, restarted, and readmitted when its health check passes, before the next one is
     touched. No client notices. The first replica that fails ends the restart; those after it are not touched.
   - Without an edge the one container is restarted, and C(/healthz) must answer on its published port.
+  - Each must then stay up for O(settle) before the next one is touched. A restart loop fails the module.
   - Changes no file. Use M(anvil.serving.anvil_router_promote) for that.
 options:
   replicas:
@@ -44,6 +45,12 @@ options:
       - Seconds within which the restarted container must answer.
     type: float
     default: 60
+  settle:
+    description:
+      - Seconds for which the restarted process must then stay up, with the health check of its image not failing. A replica
+        that its restart policy had started before is observed for at least 10 s, except with V(0).
+    type: float
+    default: 2
   lock_timeout:
     description:
       - Seconds to wait for a running promotion of the router's files to end. None can begin during the restart.
@@ -103,6 +110,7 @@ OPTIONS = {
     "grace": {"type": "int", "default": 10},
     "start_timeout": {"type": "float", "default": 60.0},
     "lock_timeout": {"type": "float", "default": 60.0},
+    "settle": {"type": "float", "default": 2.0},
 }
 
 
@@ -112,7 +120,9 @@ def work(module):
     if module.check_mode:
         check_replicas(docker, given["edge"], given["replicas"])
         return {"changed": True, "seconds": {}}
-    timeouts = RestartTimeouts(given["drain_timeout"], given["grace"], given["start_timeout"], given["lock_timeout"])
+    timeouts = RestartTimeouts(
+        given["drain_timeout"], given["grace"], given["start_timeout"], given["lock_timeout"], given["settle"]
+    )
     seconds = restart_replicas(docker, given["edge"], given["replicas"], timeouts)
     return {"changed": True, "seconds": seconds}
 

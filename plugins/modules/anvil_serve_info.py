@@ -32,7 +32,8 @@ options:
     elements: dict
     default: []
   logs:
-    description: Also read the end of each serve's log, both streams. The values of O(secrets) are masked in it.
+    description: Also read the end of each serve's log, both streams. The values of O(secrets) are masked in it, and secrets
+      in the environment of the container.
     type: dict
     suboptions:
       tail:
@@ -45,6 +46,11 @@ options:
         default: ""
       experiments:
         description: Names of experiments whose logs are read too.
+        type: list
+        elements: str
+        default: []
+      containers:
+        description: Names of other containers whose logs are read too, such as those of a router.
         type: list
         elements: str
         default: []
@@ -143,7 +149,7 @@ now:
   returned: with O(overview)
   type: int
 logs:
-  description: For each serve, and for each container of an experiment, its last lines, each with its C(stream) and the C(line).
+  description: For each serve, and for each container that O(logs) names, its last lines, each with its C(stream) and the C(line).
   returned: with O(logs)
   type: dict
 """
@@ -168,6 +174,8 @@ def work(module: AnsibleModule) -> dict:
         tail, since, names = (params["logs"][key] for key in ("tail", "since", "experiments"))
         result["logs"] = serve_logs.read_logs(docker, result["serves"], tail, since, project.secrets)
         result["logs"].update(serve_logs.read_experiment_logs(docker, names, tail, since, project.secrets))
+        others = params["logs"]["containers"]
+        result["logs"].update(serve_logs.read_container_logs(docker, others, tail, since, project.secrets))
     return result
 
 
@@ -182,6 +190,7 @@ OPTIONS = {
             "tail": {"type": "int", "default": 50},
             "since": {"type": "str", "default": ""},
             "experiments": {"type": "list", "elements": "str", "default": []},
+            "containers": {"type": "list", "elements": "str", "default": []},
         },
     },
 }

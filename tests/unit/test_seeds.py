@@ -11,12 +11,6 @@ from conftest import REPO
 PAGE = (REPO / "docs/seeds.md").read_text()
 MARKS = ("In part", "Other way", "Not yet", "Not testable")
 TEST = re.compile(r"`([\w/]+\.py)::(\w+)`")
-# Commands with which an operator would manage a container by hand. What only looks is none.
-BY_HAND = re.compile(
-    r"^\s+(?:sudo )?docker (?:compose .*)?(?:run|exec|create|start|stop|rm|restart|kill|rename|update|up|down)\b"
-)
-# The recovery of a volume without Ansible.
-ALLOWED = {"promotion.md": 2}
 
 
 def read_entries() -> dict[str, str]:
@@ -56,12 +50,3 @@ def test_both_seeds_are_there_and_no_test_is_named_elsewhere() -> None:
     ]
     assert len(ENTRIES) > 40
     assert len(TEST.findall(PAGE)) == sum(len(TEST.findall(below)) for below in ENTRIES.values())
-
-
-def test_no_page_tells_an_operator_to_type_docker() -> None:
-    found = {}
-    for page in (REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))):
-        lines = [line for line in page.read_text().splitlines() if BY_HAND.match(line)]
-        if lines:
-            found[page.name] = len(lines)
-    assert found == ALLOWED

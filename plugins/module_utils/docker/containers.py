@@ -79,6 +79,18 @@ class Containers(Connection):
             document["Id"] = found
         return document
 
+    def list_processes(self, container_id: str, columns: Sequence[str]) -> List[List[str]]:
+        """The processes of a running container in these columns of ``ps``, one row each; empty where they cannot be listed."""
+        path = "/containers/{0}/top".format(quote(container_id, safe=""))
+        answer = self._get("list the processes of a container", path, {"ps_args": "-o " + ",".join(columns)})
+        if answer.status != 200:
+            return []  # no ps on the host, or the container has ended
+        try:
+            rows = json.loads(answer.body).get("Processes") or []
+        except (ValueError, AttributeError):
+            return []
+        return [[str(cell) for cell in row] for row in rows if isinstance(row, list) and len(row) == len(columns)]
+
     def read_log(self, name_or_id: str, lines: int = 20, since: Optional[int] = None) -> List[str]:
         """The last lines of a container's log, as ``read_raw_log``, without the secrets in its environment and command line."""
         log = self.read_raw_log(name_or_id, lines, since)

@@ -60,7 +60,7 @@ _CONTAINER = {
         "Error": "",
         "StartedAt": "",
         "FinishedAt": "",
-        "Health": {"Status": ""},
+        "Health": {"Status": "", "Log": [{"Start": "", "ExitCode": 0, "Output": ""}]},
     },
     "Config": _CONFIG,
     "HostConfig": {

@@ -60,7 +60,7 @@ def judge_gpu_access(
         if wsl2 or "microsoft" in str(info.get("KernelVersion") or "").lower():
             return GpuAccess("docker_desktop", None, tuple(recommended))
         why = "it runs containers in a virtual machine without GPUs; only Docker Desktop on Windows with WSL2 has them"
-        hint = "use a Docker Engine on the host itself (docker context use default)"
+        hint = "use a Docker Engine on the host itself: docker_host: unix:///var/run/docker.sock"
         return GpuAccess("", Problem("Docker Desktop gives no GPU to containers on this host", "Docker Desktop", why, hint))
     if toolkit.hook is not None:
         return GpuAccess("hook", None, tuple(recommended))
@@ -78,7 +78,7 @@ def judge_gpu_access(
     if toolkit.engine_has_it:
         what = "the toolkit's hook was not found, but the Docker Engine names a runtime of NVIDIA"
         why = "{0} is not on this PATH; the Docker Engine may find it on its own".format(HOOK)
-        hint = "try it: docker run --rm --gpus all IMAGE nvidia-smi -L; if that fails: " + INSTALL
+        hint = "bring a serve up: its start shows it; if it gets no card: " + INSTALL
         recommended.append(Problem(what, HOOK, why, hint))
         return GpuAccess("runtime", None, tuple(recommended))
     return GpuAccess("", _no_way(version, toolkit), tuple(recommended))

@@ -36,7 +36,8 @@ def describe_image(docker: DockerEngine, name: str, pull: bool, check: bool) -> 
                 "image {0} is not on this host and cannot be pulled".format(name),
                 where=name,
                 why=text.strip()[-500:],
-                hint="type docker load -i FILE on this host, or build the image; bootstrap/images.sh builds those of anvil.local",
+                hint="load it from an archive: ansible-playbook playbooks/load_images.yml -e archive=FILE -e images={0}\n"
+                "or build it; bootstrap/images.sh builds those of anvil.local".format(name),
             )
         image = docker.inspect_image(name)
     result: Dict[str, Any] = {

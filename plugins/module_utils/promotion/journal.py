@@ -39,9 +39,9 @@ class Journal:
     state: ``switching`` and ``going back`` are in flight; ``written`` is live but not loaded by any container; ``done`` is
     verified. old, new: revisions, ``None`` for no file. at: when the first pointer moved, or was about to (Docker host's
     clock). owner: the process that promotes. moved: replica -> when its own pointer moved. signalled: replica -> start time
-    of the process that was reloaded by a signal, without a restart. were_up: the replicas that ran when the promotion
-    began; the next run starts one of them that is down since. left: the revisions that were rolled back since they were last
-    promoted.
+    of the process that was reloaded by a signal, without a restart. were_up: the replicas that ran when the promotion began;
+    the next run starts one of them that is down since. were_unhealthy: those whose health check failed then. left: the
+    revisions that were rolled back since they were last promoted.
     """
 
     state: str
@@ -53,6 +53,7 @@ class Journal:
     moved: Mapping[str, float] = field(default_factory=dict)
     signalled: Mapping[str, float] = field(default_factory=dict)
     were_up: Tuple[str, ...] = ()
+    were_unhealthy: Tuple[str, ...] = ()
     left: Tuple[LeftRevision, ...] = ()
 
     def moved_at(self, replica: str) -> float:
@@ -79,14 +80,18 @@ class Journal:
                 "moved": dict(self.moved),
                 "told": dict(self.signalled),
                 "ran": list(self.were_up),
+                "unhealthy": list(self.were_unhealthy),
                 "left": [[each.revision, each.at, each.by] for each in self.left],
             },
             indent=1,
         ).encode("utf-8")
 
 
-def parse_journal(content: Optional[bytes], where: str) -> Optional[Journal]:
-    """The journal as read from the volume; an unreadable one is an ``AnvilError``, never "nothing in flight"."""
+def parse_journal(content: Optional[bytes], where: str, discard: bool = False) -> Optional[Journal]:
+    """The journal as read from the volume; an unreadable one is an ``AnvilError``, never "nothing in flight".
+
+    discard: the operator has decided that an unreadable one is as good as none.
+    """
     if content is None:
         return None
     try:
@@ -103,14 +108,18 @@ def parse_journal(content: Optional[bytes], where: str) -> Optional[Journal]:
             moved={str(replica): float(at) for replica, at in read.get("moved", {}).items()},
             signalled={str(replica): float(at) for replica, at in read.get("told", {}).items()},
             were_up=tuple(str(replica) for replica in read.get("ran", ())),
+            were_unhealthy=tuple(str(replica) for replica in read.get("unhealthy", ())),
             left=tuple(LeftRevision(str(revision), float(at), str(by)) for revision, at, by in read.get("left", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        if discard:
+            return None
         raise fail(
             "the promotion journal in the volume cannot be read",
             where=where,
             why="{0}: {1}".format(type(exc).__name__, exc),
-            hint="see docs/promotion.md, 'Recover by hand': check which revision is live, then remove .anvil/journal",
+            hint="ansible-playbook playbooks/history.yml shows which revision is live; ansible-playbook playbooks/rollback.yml "
+            "-e revision=SHA -e discard_journal=true makes a revision live, and writes a new journal",
         ) from exc
 
 

@@ -122,7 +122,7 @@ class PromotionRun:
     def _read(self) -> Tuple[Snapshot, Optional[Journal]]:
         self.rollout.states = self.group.read_states()
         snapshot = self.store.read()
-        journal = parse_journal(snapshot.journal, "volume " + self.place.volume)
+        journal = parse_journal(snapshot.journal, "volume " + self.place.volume, self.request.discard_journal)
         for replica in self.group.replicas:
             live = snapshot.live_of(replica.name)
             if live is not None:
@@ -212,6 +212,8 @@ class PromotionRun:
         store.moved.clear()
         store.signalled.clear()
         store.were_up = tuple(replica.name for replica in replicas if rollout.is_up(replica))
+        unhealthy = tuple(replica.name for replica in replicas if rollout.states[replica.name].is_unhealthy)
+        store.were_unhealthy = tuple(dict.fromkeys((*store.were_unhealthy, *unhealthy)))
         if loops and is_live and self.request.reload:
             return self._restart_looping(snapshot, candidate, loops, way_back)
         store.write_journal(SWITCHING, old, new, self.writer.now())

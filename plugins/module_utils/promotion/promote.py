@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.candidate import is_up_to_date, select_candidate
-from ansible_collections.anvil.serving.plugins.module_utils.promotion.crash_loops import describe_restarts, started_since
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.container_troubles import describe_troubles
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.crash_loops import started_since
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import Choice
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import parse_journal
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import choose_observation
@@ -26,12 +27,14 @@ def promote(docker: DockerEngine, group: ReplicaGroup, place: Place, request: Pr
     """Make the requested files or revision live, or leave everything as it was and raise ``AnvilError``."""
     states = group.read_states()
     snapshot = read_volume(docker, group, place, states)
-    journal = parse_journal(snapshot.journal, "volume " + place.volume)
+    journal = parse_journal(snapshot.journal, "volume " + place.volume, request.discard_journal)
     choice = Choice({}) if request.only_restores_plain_files else select_candidate(group, request, snapshot, journal)
     if is_up_to_date(group, snapshot, journal, states, request, choice):
         now = time.time()
-        restarts = [describe_restarts(each, states[each], started_since(journal, snapshot, each), now) for each in states]
-        return replace(unchanged_result(snapshot, journal, choice.kept), warnings=tuple(text for text in restarts if text))
+        troubles = [
+            text for each in states for text in describe_troubles(each, states[each], started_since(journal, snapshot, each), now)
+        ]
+        return replace(unchanged_result(snapshot, journal, choice.kept), warnings=tuple(troubles))
     if request.check_mode or request.validate_only:
         from ansible_collections.anvil.serving.plugins.module_utils.promotion.prediction import predict_promotion
 

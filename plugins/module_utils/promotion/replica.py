@@ -20,7 +20,9 @@ class ContainerState:
     """The container that reads the files, as Docker reports it. started_at: seconds since the epoch, 0 if never.
 
     restarts: by its restart policy, since it was last started or restarted by a command. gave_up: the restart policy starts
-    it no more after as many failures as it allows. exit_code: of the last process that ended.
+    it no more after as many failures as it allows. ended_alone: it failed, and its policy starts it never. exit_code: of the
+    last process that ended. oom_killed: the kernel ended one of its processes for memory. health: ``starting``, ``healthy`` or
+    ``unhealthy``, empty where it has no health check; last_check: when the last one began; complaint: what it said if it failed.
     """
 
     exists: bool
@@ -32,6 +34,15 @@ class ContainerState:
     restarts: int = 0
     gave_up: bool = False
     exit_code: int = 0
+    ended_alone: bool = False
+    oom_killed: bool = False
+    health: str = ""
+    last_check: float = 0.0
+    complaint: str = ""
+
+    @property
+    def is_unhealthy(self) -> bool:
+        return self.status == "running" and self.health == "unhealthy"
 
     @property
     def is_up(self) -> bool:
@@ -49,11 +60,15 @@ class ContainerState:
 
 @dataclass(frozen=True)
 class Proof:
-    """A reload that was verified. seconds: from the start of the verification to the end of the settle time."""
+    """A reload that was verified. seconds: from the start of the verification to the end of the settle time.
+
+    may_be_unhealthy: its health check failed before the promotion already, so that proves nothing.
+    """
 
     started_at: str
     pid: int
     seconds: float
+    may_be_unhealthy: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,8 +147,13 @@ class Replica(Protocol):
         Returns True after a restart, False where the running process read them again.
         """
 
-    def verify(self, place: Place, revision: Optional[str], switched_at: float, observation: float) -> Proof:
-        """Check that it came up on ``revision`` after ``switched_at`` and stays up, for ``observation`` seconds at least."""
+    def verify(
+        self, place: Place, revision: Optional[str], switched_at: float, observation: float, may_be_unhealthy: bool
+    ) -> Proof:
+        """Check that it came up on ``revision`` after ``switched_at`` and stays up, for ``observation`` seconds at least.
+
+        may_be_unhealthy: the health check of its image failed before the promotion too: it is a warning, no failure.
+        """
 
     def recheck(self, proof: Proof) -> None:
         """Check that the process that was verified still runs and is healthy."""

@@ -20,6 +20,7 @@ class PromotionRequest:
     observation: seconds for which a candidate with no earlier evidence is observed. is_rendered: ``files`` are what an
     inventory renders, as opposed to files that an operator names. overruled: the names of which the inventory's content
     replaces a promoted one. may_repeat: whether rendered files are promoted again that were rolled back. by: who promotes.
+    discard_journal: whether a journal that cannot be read counts as none.
     """
 
     files: Mapping[str, bytes]
@@ -37,6 +38,7 @@ class PromotionRequest:
     overruled: Tuple[str, ...] = ()
     may_repeat: bool = True
     by: str = ""
+    discard_journal: bool = False
 
     @property
     def only_restores_plain_files(self) -> bool:

@@ -37,7 +37,7 @@ RESERVED = 49152
 class RevisionStore:
     """The volume under the lock, with what the next journal entry says. replicas: their names, the first one first.
 
-    metas: revision -> its meta.json. history, moved, signalled, were_up, left: as in ``Journal``.
+    metas: revision -> its meta.json. history, moved, signalled, were_up, were_unhealthy, left: as in ``Journal``.
     """
 
     def __init__(self, writer: Writer, place: Place, replicas: Sequence[str], actions: List[str]) -> None:
@@ -50,6 +50,7 @@ class RevisionStore:
         self.moved: Dict[str, float] = {}
         self.signalled: Dict[str, float] = {}
         self.were_up: Tuple[str, ...] = ()
+        self.were_unhealthy: Tuple[str, ...] = ()
         self.left: Tuple[LeftRevision, ...] = ()
 
     def read(self) -> Snapshot:
@@ -61,6 +62,7 @@ class RevisionStore:
         """Keep what the journal recorded for the entries that follow."""
         self.history, self.moved, self.signalled = journal.history, dict(journal.moved), dict(journal.signalled)
         self.were_up = journal.were_up if journal.in_flight else ()
+        self.were_unhealthy = journal.were_unhealthy if journal.in_flight else ()
         self.left = journal.left
 
     # ------------------------------------------------------------------------------------------------------- revisions
@@ -140,6 +142,7 @@ class RevisionStore:
             moved={name: when for name, when in self.moved.items() if name in self.replicas and when >= at},
             signalled={name: when for name, when in self.signalled.items() if name in self.replicas},
             were_up=self.were_up,
+            were_unhealthy=self.were_unhealthy,
             left=self.left,
         )
         self.writer.put_file(JOURNAL, journal.as_bytes())

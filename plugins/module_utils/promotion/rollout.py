@@ -104,7 +104,8 @@ class Rollout:
         if revision is not None:
             life = self.store.earlier_life(revision)
             observation = self.observation if is_candidate else observe_longer(life) if life else 0.0
-            self.proofs[replica.name] = replica.verify(self.place.of(replica.name), revision, at, observation)
+            unhealthy = replica.name in self.store.were_unhealthy
+            self.proofs[replica.name] = replica.verify(self.place.of(replica.name), revision, at, observation, unhealthy)
             if observation:
                 # The other replicas, and later promotions of the same files, need not be observed so long.
                 self.observation = 0.0 if is_candidate else self.observation

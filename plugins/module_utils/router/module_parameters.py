@@ -85,6 +85,7 @@ def parse_promotion_request(options: Mapping[str, Any], check_mode: bool) -> Pro
         ),
         may_repeat=bool(options.get("repeat", True)),
         by=str(options.get("by") or ""),
+        discard_journal=bool(options.get("discard_journal")),
     )
 
 

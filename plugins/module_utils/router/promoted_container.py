@@ -10,7 +10,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import collect_values, mask_problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
-from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint, parse_moment
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import Choice
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import shorten_revision
@@ -23,17 +23,18 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica im
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place, hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_reader import read_snapshot
+from ansible_collections.anvil.serving.plugins.module_utils.router.container_state import (
+    Process,
+    ProcessWatch,
+    is_stopped,
+    read_container_state,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.router.probe_runner import run_probes, send_probe
 from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 
 # A container that was started less than this ago may still be coming up (seconds).
 STARTUP_TIME = 15.0
-
-
-def parse_time(text: str) -> float:
-    """Seconds since the epoch of Docker's RFC 3339 times; 0 for "never" (year 1)."""
-    return parse_moment(text) or 0.0
 
 
 class PromotedContainer:
@@ -62,18 +63,7 @@ class PromotedContainer:
         if self.inspected is None:
             return ContainerState(exists=False)
         self._check_mount(self.inspected)
-        state = self.inspected["State"]
-        return ContainerState(
-            exists=True,
-            status=str(state["Status"]),
-            container_id=str(self.inspected["Id"]),
-            image_id=str(self.inspected["Image"]),
-            started_at=parse_time(str(state["StartedAt"])),
-            pid=int(state["Pid"]),
-            restarts=int(self.inspected["RestartCount"]),
-            gave_up=_has_given_up(self.inspected),
-            exit_code=int(state.get("ExitCode") or 0),
-        )
+        return read_container_state(self.inspected)
 
     def _check_mount(self, inspected: Mapping[str, Any]) -> None:
         for mount in inspected.get("Mounts") or ():
@@ -206,10 +196,13 @@ class PromotedContainer:
         self.docker.restart_container(self.name, grace, self.stop_signal())
         return True
 
-    def verify(self, place: Place, revision: Optional[str], switched_at: float, observation: float) -> Proof:
+    def verify(
+        self, place: Place, revision: Optional[str], switched_at: float, observation: float, may_be_unhealthy: bool
+    ) -> Proof:
         """Check that it came up: one process, not restarted, healthy, every probe answered as expected.
 
-        That must hold for the settle time after the last probe, and until ``observation`` seconds have passed.
+        That must hold for the settle time after the last probe, and until ``observation`` seconds have passed. Where the
+        image has a health check that failed last, or that is the only evidence, its next result is waited for.
         """
         began = time.monotonic()
         was = self.inspected
@@ -217,17 +210,18 @@ class PromotedContainer:
         was_signalled = bool(self.settings.reload_signal) and was is not None and was["State"]["StartedAt"] == self._started_at()
         if not was_signalled and not first.has_loaded(switched_at):
             raise self._failure("it was not restarted after the switch", first)
+        watch = ProcessWatch(first, may_be_unhealthy, was_signalled)
         health = self.health if self.is_reachable() else None
         health_path = health.path if health else "it"
         proven = False
         steady_since = 0.0
         last = "no request was sent yet"
+        processes: Tuple[Process, ...] = ()
         while True:
             now = self.read_state()
-            # docker restart resets RestartCount to 0: any restart since then counts, regardless of the current state.
-            restarted = now.restarts > (first.restarts if was_signalled else 0)
-            if now.status != "running" or restarted or (now.started_at, now.pid) != (first.started_at, first.pid):
-                raise self._failure("it does not stay up: {0}, restarted {1} times".format(now.status, now.restarts), now)
+            fault = watch.find_fault(now)
+            if fault:
+                raise self._failure(fault, now)
             reply = self.send_probe(health) if health is not None else Reply(200, "")
             if reply.status != 200:
                 last = reply.body[:200] if reply.status == 0 else "status {0}".format(reply.status)
@@ -239,22 +233,44 @@ class PromotedContainer:
             elif not proven:
                 self._check_probes(now)
                 proven, steady_since = True, time.monotonic()
+                processes = self._list_processes(first)
+                if health is not None:
+                    watch.note_answer(now)
             elif time.monotonic() - steady_since >= self.settings.settle and time.monotonic() - began >= observation:
-                break
+                doubt = watch.find_doubt(now)
+                if not doubt or time.monotonic() - began > self.settings.start_timeout:
+                    break
             time.sleep(0.1 if proven else 0.02)
         seen = read_snapshot(self.docker, first.container_id, place)
         if seen.live != revision or hash_revision(seen.files_of(seen.live or "")) != revision:
             raise self._failure("it does not see the files of revision {0}".format(shorten_revision(revision)), first)
+        left = self._list_processes(first)
+        if is_stopped(first.pid, left):
+            raise self._failure("its main process is stopped: it runs, but does nothing", now)
+        self._warn(*watch.list_warnings(now, processes, left), *([doubt] if doubt else []))
         if self.health is not None and health is None:
             self.warnings.append(
                 "container {0} publishes no port that this host can reach: no request was sent to it".format(self.name)
             )
-        return Proof(started_at=self._started_at(), pid=first.pid, seconds=round(time.monotonic() - began, 3))
+        seconds = round(time.monotonic() - began, 3)
+        return Proof(started_at=self._started_at(), pid=first.pid, seconds=seconds, may_be_unhealthy=may_be_unhealthy)
+
+    def _list_processes(self, state: ContainerState) -> Tuple[Process, ...]:
+        rows = self.docker.list_processes(state.container_id, ("pid", "stat", "comm"))
+        return tuple(Process(int(pid), letters, name) for pid, letters, name in rows if pid.isdigit())
+
+    def _warn(self, *texts: str) -> None:
+        for text in texts:
+            warning = "container {0}: {1}".format(self.name, text)
+            if warning not in self.warnings:
+                self.warnings.append(warning)
 
     def recheck(self, proof: Proof) -> None:
         now = self.read_state()
         if now.status != "running" or (self._started_at(), now.pid) != (proof.started_at, proof.pid):
             raise self._failure("it did not stay up: {0}, restarted {1} times".format(now.status, now.restarts), now)
+        if now.is_unhealthy and not proof.may_be_unhealthy:
+            raise self._failure("it was verified, but its health check fails now: " + now.complaint, now)
         if not self.is_answering():
             raise self._failure("it was verified, but no longer answers", now)
 
@@ -274,14 +290,6 @@ class PromotedContainer:
         log = self.docker.read_log(self.name, lines=15) if state.exists else []
         hint = "ansible-playbook playbooks/router_logs.yml shows more of a router's log" if state.exists else ""
         return fail("the container did not come up", where="container " + self.name, why=why, hint=hint, log=log)
-
-
-def _has_given_up(inspected: Mapping[str, Any]) -> bool:
-    """Whether it does not run because it failed as often as its restart policy allows."""
-    policy = (inspected.get("HostConfig") or {}).get("RestartPolicy") or {}
-    most, state = int(policy.get("MaximumRetryCount") or 0), inspected["State"]
-    has_failed = str(state["Status"]) == "exited" and int(state.get("ExitCode") or 0) != 0
-    return has_failed and policy.get("Name") == "on-failure" and 0 < most <= int(inspected["RestartCount"])
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float, every: float = 0.1) -> bool:

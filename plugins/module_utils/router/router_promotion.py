@@ -95,7 +95,7 @@ def _choose_stock_files(
     if docker.inspect_volume(settings.volume) is None:
         return place.names
     snapshot = read_volume(docker, group, place, group.read_states())
-    journal = parse_journal(snapshot.journal, "volume " + settings.volume)
+    journal = parse_journal(snapshot.journal, "volume " + settings.volume, request.discard_journal)
     revisions = {snapshot.live, journal.old if journal else None, journal.new if journal else None}
     if request.rollback_to:
         revisions.add(resolve_revision(request.rollback_to, snapshot, journal))

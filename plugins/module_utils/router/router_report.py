@@ -10,7 +10,8 @@ from typing import Any, Dict, List, Sequence
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import request_http
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.promotion.crash_loops import describe_restarts, started_since
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.container_troubles import describe_troubles
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.crash_loops import started_since
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.history import list_history
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import parse_journal
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.loaded_revision import is_loaded
@@ -19,6 +20,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion.request im
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_reader import read_snapshot
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_container import RouterContainer
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
+
+# What ``in_flight`` says of a journal that cannot be read; a promotion then stops with what to type.
+UNREADABLE = "unknown: the journal cannot be read"
 
 
 def describe_router(docker: DockerEngine, settings: RouterSettings) -> Dict[str, Any]:
@@ -53,28 +57,30 @@ def describe_router(docker: DockerEngine, settings: RouterSettings) -> Dict[str,
     if not state.exists and not _can_read_volume(docker, settings):
         return report
     snapshot = read_volume(docker, ReplicaGroup((router,)), settings.place, {settings.container: state})
-    journal = parse_journal(snapshot.journal, "volume " + settings.volume)
+    journal = parse_journal(snapshot.journal, "volume " + settings.volume, discard=True)
     meta = snapshot.meta_of(snapshot.live) if snapshot.live else {}
     report["revision"] = snapshot.live
     report["generation"], report["version"] = meta.get("generation"), meta.get("version")
     report["in_flight"] = journal.state if journal is not None and journal.in_flight else None
+    if journal is None and snapshot.journal is not None:
+        report["in_flight"] = UNREADABLE
     report["loaded"] = is_loaded(journal, snapshot, state) if snapshot.live and state.is_up else None
     report["history"] = list(list_history(snapshot, journal))
     return report
 
 
 def list_restarts(docker: DockerEngine, settings: RouterSettings, replicas: Sequence[str]) -> List[str]:
-    """A line for each replica that is in a restart loop, or that ended by itself lately and was started again."""
-    found = []
+    """A line for each trouble of a replica: a restart loop, an end by itself, a failing health check, too little memory."""
+    found: List[str] = []
     for name in replicas:
         own = replace(settings, container=name)
         state = RouterContainer(docker, own, PromotionRequest(files={})).read_state()
-        if not state.restarts:
-            continue
-        snapshot = read_snapshot(docker, state.container_id, own.place)
-        journal = parse_journal(snapshot.journal, "volume " + settings.volume)
-        text = describe_restarts(name, state, started_since(journal, snapshot, name), time.time())
-        found += [text] if text else []
+        since = 0.0
+        if state.restarts:
+            snapshot = read_snapshot(docker, state.container_id, own.place)
+            journal = parse_journal(snapshot.journal, "volume " + settings.volume, discard=True)
+            since = started_since(journal, snapshot, name)
+        found += describe_troubles(name, state, since, time.time())
     return found
 
 

@@ -83,7 +83,7 @@ def apply_decisions(
         ran = compose.unpause([service.name for service in paused])
         if ran.code != 0:
             for service in paused:
-                hint = "type on the host: docker unpause " + service.container
+                hint = "ansible-playbook playbooks/recreate.yml -e serves={0} replaces the container".format(service.name)
                 failed[service.name] = Problem("the container cannot be unpaused", "serve " + service.name, ran.text, hint)
     for service in having(decisions.RESTART):
         try:

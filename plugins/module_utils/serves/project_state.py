@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import OtherContainer
 
 
+# A container id, or the beginning of one.
+CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
 IMAGE_ID = re.compile(r"[a-z0-9]+(:[0-9a-zA-Z]+)?")
 # A container that the Docker Engine restarts and kills again and again runs for two seconds each time (measured, Docker 26.1).
 LOOP_SECONDS = 4.0
@@ -78,6 +80,13 @@ class ProjectState:
             if "/" + name in entry["Names"]:
                 return read_container(self.docker, str(entry["Id"]))
         return None
+
+    def find_by_id(self, beginning: str) -> Optional[ObservedContainer]:
+        """The only container whose id begins so; at least 12 digits of it, as lists of containers show them."""
+        found = [
+            str(entry["Id"]) for entry in self.listed if CONTAINER_ID.fullmatch(beginning) and entry["Id"].startswith(beginning)
+        ]
+        return read_container(self.docker, found[0]) if len(found) == 1 else None
 
     def is_ours(self, seen: Optional[ObservedContainer]) -> bool:
         return seen is not None and seen.project == self.project.name

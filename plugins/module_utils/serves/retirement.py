@@ -147,7 +147,7 @@ def remove_containers(docker: DockerEngine, project: Project, options: ServeOpti
 
 def _resolve(state: ProjectState, project: Project, name: str, confirm: bool) -> Target:
     service = project.services.get(name)
-    named = state.find_by_name(name)
+    named = state.find_by_name(name) or state.find_by_id(name)
     own = state.find_container(service) if service is not None else None
     if named is not None and own is not None and named.id != own.id:
         raise fail(
@@ -157,7 +157,8 @@ def _resolve(state: ProjectState, project: Project, name: str, confirm: bool) ->
                 own.name, own.image, named.name, named.image
             ),
             hint="take the serve down: ansible-playbook playbooks/down.yml -e serves={0}\n"
-            "or rename the other container and retire it".format(name),
+            "or retire the other container by its id: ansible-playbook playbooks/retire.yml -e confirm=true -e containers={1}"
+            "".format(name, named.id[:12]),
         )
     if named is not None and service is not None and service.container != name:
         raise fail(
@@ -166,7 +167,9 @@ def _resolve(state: ProjectState, project: Project, name: str, confirm: bool) ->
             why="the serve's container name is {0}; container {1} is a different one (image {2})".format(
                 service.container, named.name, named.image
             ),
-            hint="rename that container (docker rename), then retire its new name",
+            hint="retire it by its id: ansible-playbook playbooks/retire.yml -e containers={0} -e confirm=true".format(
+                named.id[:12]
+            ),
         )
     seen = named or own
     ours = state.is_ours(seen)

@@ -9,7 +9,7 @@ import time
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
-from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import mask_known
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import collect_values, mask_known
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import find_experiments
 
@@ -55,13 +55,33 @@ def _stream_name(number: int) -> str:
 def read_logs(
     docker: DockerEngine, serves: Mapping[str, Mapping[str, Any]], tail: int, since: str, secrets: Mapping[str, str]
 ) -> Dict[str, List[Dict[str, str]]]:
-    """The last lines of each serve, both streams, oldest first, with the values of known secrets masked."""
+    """The last lines of each serve, both streams, oldest first, with the values of known secrets masked.
+
+    Known are ``secrets`` and those in the container's own environment.
+    """
     start = parse_since(since, time.time())
-    logs = {}
+    logs: Dict[str, List[Dict[str, str]]] = {}
     for name, serve in serves.items():
-        raw = docker.read_log_frames(serve["container_id"], tail, start) if serve["container_id"] else b""
-        logs[name] = [{"stream": stream, "line": mask_known(text, secrets.values())} for stream, text in split_frames(raw)]
+        found = docker.inspect_container(serve["container_id"]) if serve["container_id"] else None
+        if found is None:
+            logs[name] = []
+            continue
+        environment = dict(str(line).partition("=")[::2] for line in found["Config"].get("Env") or ())
+        known = [*secrets.values(), *collect_values(environment)]
+        raw = docker.read_log_frames(found["Id"], tail, start)
+        logs[name] = [{"stream": stream, "line": mask_known(text, known)} for stream, text in split_frames(raw)]
     return logs
+
+
+def read_container_logs(
+    docker: DockerEngine, names: Sequence[str], tail: int, since: str, secrets: Mapping[str, str]
+) -> Dict[str, Any]:
+    """As ``read_logs``, for containers by their names. One that does not exist has a line that says so."""
+    containers = {name: {"container_id": name} for name in names}
+    logs = read_logs(docker, containers, tail, since, secrets)
+    absent = [name for name in names if not logs[name] and docker.inspect_container(name) is None]
+    said = {"stream": "stderr", "line": "no such container on this host"}
+    return {**logs, **{name: [said] for name in absent}}
 
 
 def read_experiment_logs(

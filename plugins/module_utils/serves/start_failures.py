@@ -158,7 +158,7 @@ _OTHERS: Tuple[Tuple[str, str, str], ...] = (
     (
         r"address pools have been fully subnetted|non-overlapping IPv4 address pool",
         "the Docker Engine has no addresses left for a new network",
-        "docker network prune removes unused ones; docker_host_daemon: {default-address-pools: […]} gives more",
+        "docker_host_daemon: {default-address-pools: […]} gives more (playbooks/prepare.yml); docker network ls lists networks",
     ),
     (
         r"(?:veth|bridge).*operation not supported",
@@ -173,7 +173,7 @@ _OTHERS: Tuple[Tuple[str, str, str], ...] = (
     (
         r"no space left on device",
         "the disk of the Docker Engine is full",
-        "docker system df on the host shows what uses the space",
+        "docker system df on the host shows what uses the space; playbooks/prune.yml removes images that nothing needs",
     ),
     (
         r"failed to respond|Cannot connect to the Docker daemon|connection refused|EOF",
@@ -194,7 +194,7 @@ _IMAGE_EXPLANATIONS: Tuple[Tuple[str, str], ...] = (
     ),
     (
         r"toomanyrequests|rate limit",
-        "the registry allows no more pulls for now: docker login on the host raises the limit, or wait, or use a mirror",
+        "the registry allows no more pulls for now: a login raises the limit (anvil_registries, playbooks/registries.yml)",
     ),
     (
         r"x509|certificate|HTTP response to HTTPS client",
@@ -202,11 +202,17 @@ _IMAGE_EXPLANATIONS: Tuple[Tuple[str, str], ...] = (
         "or for one without TLS set docker_host_daemon: {insecure-registries: [REGISTRY]}",
     ),
     (r"manifest unknown|not found|name unknown", "the registry has no such image: check the name and the tag"),
-    (r"denied|unauthorized|authentication", "the registry requires a login (docker login on the host), or the name is misspelt"),
-    (r"no space left", "the disk of the host is full: docker system df shows what uses the space"),
+    (
+        r"denied|unauthorized|authentication",
+        "the registry requires a login (anvil_registries, playbooks/registries.yml), or the name is misspelt",
+    ),
+    (
+        r"no space left",
+        "the disk of the host is full: docker system df shows what uses the space, playbooks/prune.yml frees some",
+    ),
     (
         r"connection refused|no such host|no route to host|timeout|unreachable|lookup|EOF|deadline exceeded|proxyconnect",
-        "the host cannot reach the registry: check that it is up, or docker load the image on the host",
+        "the host cannot reach the registry: check that it is up, or load the image: playbooks/load_images.yml -e archive=FILE",
     ),
 )
 
@@ -221,7 +227,9 @@ def explain_failure(service: Service, error: str, image_here: bool) -> Problem:
             what,
             where,
             error,
-            hints[0] if hints else "check that the host can reach the registry, or docker load the image on the host",
+            hints[0]
+            if hints
+            else "check that the host can reach the registry, or load the image: playbooks/load_images.yml -e archive=FILE",
         )
     found = _explain(error)
     if found is not None:

@@ -115,7 +115,7 @@ def resolve_path(docker: DockerEngine, volume: Optional[str], path: str, create:
         raise fail(
             "the volume does not exist",
             where="volume " + volume,
-            hint="anvil_model creates it; or type: docker volume create " + volume,
+            hint="ansible-playbook playbooks/models.yml creates it with the models in it (anvil_models)",
         )
     root = find_bound_folder(found) or str(found.get("Mountpoint") or "")
     if not os.path.isdir(root) or not os.access(root, os.R_OK | os.X_OK):

@@ -16,6 +16,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.container_ins
 
 ENDED = ("completed", "failed", "cancelled")
 POLL = 0.2
+SEE_LOG = "ansible-playbook playbooks/logs.yml -e containers={0}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def verify_workflow(service: Service, key: str, inputs: Mapping[str, Any], timeo
                 "the run did not end in {0:g} s".format(timeout),
                 where=where,
                 why="its job is still " + (answer.job_status or "running"),
-                hint="raise workflow_request_timeout; docker logs {0} shows what it waits for".format(service.container),
+                hint="raise workflow_request_timeout; this shows what it waits for: " + SEE_LOG.format(service.container),
             )
         time.sleep(POLL)
         answer = _send(service, "GET", answer.job_path, key)
@@ -56,7 +57,7 @@ def verify_workflow(service: Service, key: str, inputs: Mapping[str, Any], timeo
             "the workflow does not answer",
             where=where,
             why=str(answer.body),
-            hint="read its log: docker logs --tail 50 " + service.container,
+            hint="read its log: " + SEE_LOG.format(service.container),
         )
     if answer.status != 200 or answer.job_status not in ("", "completed"):
         text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body, ensure_ascii=False)

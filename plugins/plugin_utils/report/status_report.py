@@ -283,7 +283,7 @@ def render_page(hosts: Sequence[Mapping[str, Any]], now: float) -> str:
 def render_logs(host: str, info: Mapping[str, Any]) -> str:
     """The logs of the serves of a host as text. ``|`` marks standard output, ``!`` standard error."""
     if "logs" not in info:
-        trouble = "no serves" if info.get("skipped") else _describe_failure(info)
+        trouble = "nothing to read" if info.get("skipped") else _describe_failure(info)
         return "\n".join([host, *("  " + line for line in trouble.splitlines())])
     width = max((len(name) for name in info["logs"]), default=0)
     lines = [host]

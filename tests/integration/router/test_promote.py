@@ -246,6 +246,13 @@ def test_a_bad_candidate_changes_nothing(running_shared: Site, given: dict[str, 
 
 
 @pytest.fixture(scope="module")
+def gateway_site() -> Iterator[Site]:
+    site = new_site(NEW_IMAGE)
+    yield site
+    site.clean()
+
+
+@pytest.fixture(scope="module")
 def running_shared() -> Iterator[Site]:
     site = new_site()
     assert site.promote(config=profile_config(), profile=profile_text())["changed"]
@@ -273,6 +280,38 @@ def test_loader_errors_after_the_first_are_reported_too(running_shared: Site, ma
     refused = make_site(NEW_IMAGE).promote(config=routes + TIER)
     for mistake in ("duplicate tier id", "no-a", "no-b"):
         assert refused["msg"].count(mistake) == 1, (mistake, refused["msg"])
+
+
+PURPOSE = '[[router.purpose_models]]\nid = "e"\nkind = "nonsense"\nmodel = "m"\nbase_url = "ftp://x"\n'
+SPEECH = '[[router.audio_routes]]\nid = "a"\npurpose = "stt"\nmodel = ""\nbase_url = "ftp://y"\n'
+
+
+@pytest.mark.parametrize(
+    ("config", "mistakes"),
+    [
+        (
+            TIER.replace("8192", "-1").replace('"openai"', '"smoke"').replace('"local"', '"cloudy"')
+            + 'colour = "red"\nsize = 3\n',
+            ["colour", "context_limit must", "dialect 'smoke'", "privacy 'cloudy'"],
+        ),
+        (TIER.replace('model = "fake"', "model = 3").replace('auth_env = "ANVIL_HEAVY_KEY"\n', ""), ["auth_env", "model must"]),
+        (TIER + PURPOSE + SPEECH, ["kind 'nonsense'", "ftp://x", "ftp://y", "model must be a non-empty"]),
+        (TIER.replace("8192", "0"), ["workload_host", "context_limit must", "api_keys_path must"]),
+        (TIER.replace("8192", "0"), ["relay_timeout must", "exhaustion_status must", "context_limit must"]),
+    ],
+    ids=["tier", "missing", "lists", "server", "router"],
+)
+def test_every_mistake_in_one_table_is_reported_once(
+    gateway_site: Site, config: str, mistakes: list[str], request: pytest.FixtureRequest
+) -> None:
+    case = request.node.callspec.id
+    server = '[server]\nworkload_host = "-"\napi_keys_path = "keys"\n' if case == "server" else ""
+    plain = "relay_timeout = -1\nexhaustion_status = 7\n" if case == "router" else ""
+    refused = gateway_site.promote(config=f'{server}[router]\n{plain}{config}\n[router.model_routes]\n"llm.a" = "heavy-local"\n')
+    reasons = [problem["why"] for problem in refused["problems"]]
+    for mistake in mistakes:
+        assert sum(mistake in why for why in reasons) == 1, (mistake, reasons)
+    assert len(reasons) == len(mistakes), reasons
 
 
 @pytest.mark.parametrize("name", [";rm -rf /", "$(id)", "../../etc/passwd", "a/../../images/json", "a\nb", "x" * 300, ""])
@@ -621,13 +660,21 @@ def test_altered_files_of_the_live_revision_are_restored(running: Site) -> None:
     assert not running.promote(config=profile_config(), profile=profile_text())["changed"]
 
 
-def test_an_unreadable_journal_is_an_error(running: Site) -> None:
+def test_an_unreadable_journal_is_an_error_until_the_operator_discards_it(running: Site) -> None:
+    first = running.info()["router"]["revision"]
+    assert running.promote(profile=profile_text(0.6))["changed"]
     script = "open('/v/.anvil/journal','w').write('{')"
     host_config = {"binds": [f"{running.volume}:/v"], "network_mode": "none"}
     running.engine.run_side_container(running.image, ["-c", script], entrypoint=["python3"], user="0", host_config=host_config)
     refused = running.promote(profile=profile_text(0.5))
-    assert refused["failed"] and "journal" in refused["msg"]
-    assert running.healthz() == 200
+    assert refused["failed"] and "discard_journal=true" in refused["msg"]
+    told = running.info()["router"]
+    assert "cannot be read" in told["in_flight"] and first in [row["revision"] for row in told["history"]]
+    back = {"state": "rolled_back", "revision": first, "discard_journal": True}
+    assert running.promote(check=True, **back)["changed"]
+    assert running.promote(**back)["changed"] and running.healthz() == 200
+    assert running.live_files()["profile.json"] == profile_text() and running.info()["router"]["in_flight"] is None
+    assert not running.promote(**back)["changed"]
 
 
 def test_an_engine_that_does_not_answer_is_an_error_without_a_traceback(site: Site) -> None:
@@ -683,25 +730,19 @@ def test_a_pointer_moved_by_hand_is_noticed_and_loaded(running: Site) -> None:
     assert not running.promote(profile=profile_text())["changed"]
 
 
-def test_an_operator_recovers_by_hand_when_no_playbook_can(running: Site) -> None:
-    """The test runs the commands of docs/promotion.md, and the modules of the playbooks that the page names beside them."""
+def test_an_operator_recovers_by_hand(running: Site) -> None:
+    """The test runs the command of docs/promotion.md that only looks, and the modules of the playbooks that the page names."""
     page = (REPO / "docs/promotion.md").read_text().partition("## Recover by hand")[2]
-    look, switch = [line.strip() for line in page.splitlines() if line.startswith("    docker ")]
+    (look,) = [line.strip() for line in page.splitlines() if line.startswith("    docker ")]
     first = running.info()["router"]["revision"]
-    words = {"V": running.volume, "R": running.name, "IMAGE": running.image, "SHA": first}
-
-    def type_in(command: str) -> str:
-        said = re.sub(r"\b(V|R|IMAGE|SHA)\b", lambda match: words[match.group()], command)
-        return subprocess.run(["sh", "-c", said], check=True, capture_output=True, text=True).stdout
-
+    words = {"V": running.volume, "IMAGE": running.image}
     assert kill_before(running.spawn, ("router.promoted_container", "PromotedContainer", "verify", 1), profile=profile_text(0.5))
-    said = type_in(look)
+    command = re.sub(r"\b(V|IMAGE)\b", lambda match: words[match.group()], look)
+    said = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True).stdout
     assert '"state": "switching"' in said and first in said and "profile.json -> .anvil/live/" in said
     running.engine.remove_container("anvil-promote-" + running.volume)
-    type_in(switch)
-    restarted = run_module("anvil_router_restart", replicas=[running.name], grace=0)
-    assert not restarted["failed"], restarted["msg"]
-    running.wait_healthy()
+    back = running.promote(state="rolled_back", revision=first)
+    assert back["changed"] and running.healthz() == 200, back
     assert running.live_files()["profile.json"] == profile_text() and running.info()["router"]["in_flight"] is None
     assert running.promote(profile=profile_text(0.6))["changed"]
 

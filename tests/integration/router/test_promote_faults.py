@@ -20,8 +20,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion import cra
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import parse_journal
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import OBSERVATION
 from ansible_collections.anvil.serving.plugins.module_utils.router import module_parameters
-from ansible_collections.anvil.serving.plugins.module_utils.router.promoted_container import PromotedContainer, parse_time
+from ansible_collections.anvil.serving.plugins.module_utils.router.container_state import parse_time
+from ansible_collections.anvil.serving.plugins.module_utils.router.promoted_container import PromotedContainer
 from bed import Bed
+from harness import run_module
 from routersite import (
     ALTER,
     CRASHING,
@@ -439,6 +441,16 @@ def test_a_router_that_dies_after_verification_is_rolled_back_by_the_next_run(
     again = actor.promote(**late)
     assert again["changed"] and again["verified"]["seconds"] >= 3, again
     assert not actor.promote(**late)["changed"] and actor.info()["restarts"] == []
+
+
+def test_a_restart_that_does_not_last_fails(actor: Site) -> None:
+    assert actor.promote(config=profile_config("stateful 1.5", None), **QUICK)["changed"]
+    restart = {"replicas": [actor.name], "grace": 1}
+    done = run_module("anvil_router_restart", **restart)
+    assert done["changed"] and done["seconds"][actor.name] >= 2, done
+    actor.engine.exec_in(actor.name, ["sh", "-c", "mkdir -p /state && touch /state/state"], user="0")
+    failed = run_module("anvil_router_restart", **restart)
+    assert failed["failed"] and "did not stay up after the restart" in failed["msg"], failed
 
 
 def test_a_candidate_that_fails_only_with_the_volumes_of_the_router_is_rolled_back(

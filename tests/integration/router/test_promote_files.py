@@ -41,12 +41,13 @@ class Proxy(Site):
         }
         return run_module("anvil_router_promote", **{**base, **given})
 
-    def start_proxy(self) -> None:
+    def start_proxy(self, **options: Any) -> None:
         self.api.create_container(
             EDGE_IMAGE,
             ["-W", "-db", "-f", MOUNT + "/haproxy.cfg"],
             name=self.name,
             ports=[8000],
+            **options,
             host_config=self.api.create_host_config(
                 binds=[f"{self.volume}:{MOUNT}:ro"],
                 port_bindings={8000: ("127.0.0.1",)},
@@ -166,3 +167,26 @@ def test_layout_plain_restores_plain_files_without_a_restart(running: Site) -> N
     assert running.live_files() == live and running.inspect()["State"]["StartedAt"] == started
     assert not running.promote(layout="plain")["changed"]
     assert running.promote(config=live["config.toml"], profile=live["profile.json"])["changed"]
+
+
+def test_the_health_check_of_the_image_decides_unless_it_failed_before(proxy: Proxy) -> None:
+    look = "undef $/; exit 0 if <> =~ /sound/; print qq(the mark is missing\\n); exit 1"
+    check = {"test": ["CMD", "perl", "-e", look, MOUNT + "/haproxy.cfg"], "interval": 10**9, "retries": 2, "start_period": 0}
+    sound = [{"dest": "haproxy.cfg", "content": haproxy(200, "  # sound\n")}]
+    proxy.promote(files=sound)
+    proxy.start_proxy(healthcheck=check)
+    wait_until(lambda: proxy.inspect()["State"]["Health"]["Status"] == "healthy")
+    unsound = [{"dest": "haproxy.cfg", "content": haproxy(200, "  # broken\n")}]
+    for health_path in ("", "/"):  # with and without evidence of our own
+        failed = proxy.promote(files=unsound, health_path=health_path, settle=1.5)
+        assert failed["failed"] and "its health check fails: the mark is missing" in failed["msg"], failed
+        assert "rolled back to" in failed["msg"] and not proxy.promote(files=sound)["changed"]
+    # A check that failed before proves nothing about the next candidate: the operator is told.
+    assert proxy.promote(files=unsound, reload=False)["changed"]
+    proxy.api.restart(proxy.name, timeout=1)
+    wait_until(lambda: proxy.inspect()["State"]["Health"]["Status"] == "unhealthy")
+    same = proxy.promote(files=unsound)
+    assert not same["changed"] and "the health check of its image fails: the mark is missing" in str(same["warnings"]), same
+    other = [{"dest": "haproxy.cfg", "content": haproxy(200, "  # broken again\n")}]
+    done = proxy.promote(files=other, settle=3)
+    assert done["changed"] and "its health check fails, as it did before" in str(done["warnings"]), done

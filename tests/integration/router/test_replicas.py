@@ -259,10 +259,15 @@ def test_an_edited_subnet_is_refused_and_only_a_missing_replica_is_created(host:
     host.up()
     host.router["edge"] = {"subnet": "10.87.214.0/28"}
     refused = host.up()
-    assert refused["failed"] and "docker network rm anvil-router-edge" in refused["msg"]
+    assert refused["failed"] and "router_down.yml" in refused["msg"] and REPLICAS[1] in refused["msg"], refused
     host.router["edge"] = {}
     host.bed.docker("rm", "--force", REPLICAS[1])
     assert actions(host.up()) == {"router-1": "none", "router-2": "create", "edge": "none"}
+    # No container has the network any more: it is created again.
+    host.bed.docker("rm", "--force", *REPLICAS, EDGE)
+    host.router["edge"] = {"subnet": "10.87.214.0/28"}
+    assert host.up()["created"] == ["network anvil-router-edge"]
+    host.bed.docker("rm", "--force", *REPLICAS, EDGE)
 
 
 def test_a_change_to_two_replicas_replaces_the_single_router(host: Host) -> None:

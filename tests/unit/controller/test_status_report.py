@@ -115,7 +115,7 @@ def test_the_page_needs_nothing_else_and_nothing_in_it_is_code() -> None:
 def test_logs_mark_the_stream() -> None:
     told = {"logs": {"heavy": [{"stream": "stdout", "line": "a"}, {"stream": "stderr", "line": "b"}], "x": []}}
     assert status_report.render_logs("box", told).splitlines() == ["box", "  heavy | a", "  heavy ! b", "  x       (nothing)"]
-    assert status_report.render_logs("box", {"skipped": True}) == "box\n  no serves"
+    assert status_report.render_logs("box", {"skipped": True}) == "box\n  nothing to read"
 
 
 def test_a_tier_that_gets_no_requests_is_noted_for_each_router() -> None:

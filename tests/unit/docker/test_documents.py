@@ -11,9 +11,9 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint, parse_moment
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.router.container_state import parse_time
 from ansible_collections.anvil.serving.plugins.module_utils.router.dry_boot_plan import plan_throwaway
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_report import describe_edge
-from ansible_collections.anvil.serving.plugins.module_utils.router.promoted_container import parse_time
 from ansible_collections.anvil.serving.plugins.module_utils.serves import (
     decisions,
     drift,

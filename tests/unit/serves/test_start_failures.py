@@ -173,7 +173,7 @@ HOOK = RUNC + (
             "the firewall rules of the Docker Engine are gone",
             "systemctl restart docker",
         ),
-        ("all predefined address pools have been fully subnetted", "no addresses left", "docker network prune"),
+        ("all predefined address pools have been fully subnetted", "no addresses left", "default-address-pools"),
         ("failed to add the host (veth0) <=> sandbox (veth1) pair interfaces: operation not supported", "the kernel", "reboot"),
         ("write /x: no space left on device", "the disk of the Docker Engine is full", "docker system df"),
         ("something that is new", "docker compose could not start the container", "correct what the error above names"),

@@ -11,10 +11,26 @@ import contextlib
 import copy
 import importlib
 import json
+import re
 import sys
-from typing import Any, Callable, Dict, Set, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
 Facts = Dict[str, Any]
+# Values that loaders of both generations accept, to find out what else is wrong with a table: the one key that a loader stopped
+# at gets such a value, and it is asked again.
+SOUND: Dict[str, Sequence[Any]] = {
+    "base_url": ["http://127.0.0.1:9/v1"],
+    "model": ["m"],
+    "dialect": ["openai"],
+    "context_limit": [8192],
+    "privacy": ["local"],
+    "tool_support": [True],
+    "auth_env": ["ANVIL_KEY"],
+    "kind": ["embedding", "rerank"],
+    "mapping_version": ["1"],
+    "purpose": ["stt", "tts"],
+}
+MOST_ERRORS = 100
 
 
 def attempt(facts: Facts, where: str, act: Callable[..., Any], *values: Any) -> Any:
@@ -56,19 +72,65 @@ def add_identity(facts: Facts, router: Any) -> None:
     facts["config_sha256"] = model_metadata.build_router_status(router, started_at=0.0)["config_sha256"]
 
 
-def load_document(loader: Any, path: str, document: Dict[str, Any]) -> str:
-    """The loader's message about a parsed config, as if the file held it; empty if it accepts it."""
+def load_document(load: Callable[[str], Any], path: str, document: Dict[str, Any]) -> str:
+    """What a loader says about a parsed config, as if the file held it; empty if it accepts it."""
     reader: Any = importlib.import_module("tomllib")
     original = reader.load, reader.loads
     reader.load = reader.loads = lambda *_source, **_options: copy.deepcopy(document)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            loader.load(path)
+            load(path)
         return ""
     except (Exception, SystemExit) as exc:
         return "{0}: {1}".format(type(exc).__name__, exc)
     finally:
         reader.load, reader.loads = original
+
+
+def words_of(said: str) -> Set[str]:
+    return set(re.findall(r"\w+", said))
+
+
+def repair(table: Dict[str, Any], said: str, ask: Callable[[Dict[str, Any]], str], spare: Sequence[str]) -> Dict[str, Any]:
+    """The table with the one key changed that the loader stopped at; empty if no change of one key makes it say anything else.
+
+    said: where it stopped. spare: keys that stay. A message about the changed key itself is no progress.
+    """
+    found: Dict[str, Any] = {}
+    for key in [*table, *(name for name in SOUND if name not in table)]:
+        for value in [*SOUND.get(key, ()), None]:
+            changed = {**table, key: value}
+            if value is None:
+                del changed[key]
+            if key in spare or changed == table:
+                continue
+            now = ask(changed)
+            if not now:
+                return changed
+            if now != said and key not in words_of(now) and not found:
+                found = changed
+    return found
+
+
+def repair_all(
+    facts: Facts, table: Dict[str, Any], ask: Callable[[Dict[str, Any]], str], spare: Sequence[str] = ()
+) -> Dict[str, Any]:
+    """Note every error of a table: correct what the loader stopped at, and ask again. Returns what it accepts; else empty.
+
+    A message without a new word is the rest of an earlier one: a list of unknown keys that became shorter.
+    """
+    heard: Set[str] = set()
+    said = ask(table)
+    while said:
+        error = {"where": "config.toml", "why": said}
+        if "unaddressable" not in said and error not in facts["errors"] and not words_of(said) <= heard:
+            facts["errors"].append(error)
+        heard |= words_of(said)
+        table = repair(table, said, ask, spare)
+        if not table or len(facts["errors"]) >= MOST_ERRORS:
+            return {}
+        said = ask(table)
+    return table
 
 
 def flatten(table: Dict[str, Any], start: str = "") -> Dict[str, Any]:
@@ -80,7 +142,7 @@ def flatten(table: Dict[str, Any], start: str = "") -> Dict[str, Any]:
 
 
 def add_further_errors(facts: Facts, loader: Any, path: str) -> None:
-    """What the loader would say after its first error: about each tier alone, each route alone, and the rest without both.
+    """What the loader would say after its first error: about [server], each tier alone, each route alone, and the rest.
 
     Without the tiers that the file names, the mistakes of a profile would stay hidden too.
     """
@@ -88,48 +150,72 @@ def add_further_errors(facts: Facts, loader: Any, path: str) -> None:
 
     with open(path, "rb") as stream:
         document = tomllib.load(stream)
+    server = document.get("server")
+    if isinstance(server, dict):
+        sound = repair_all(facts, server, lambda each: load_document(loader.load_server_config, path, {"server": each}))
+        document = {**document, "server": sound}
     router = document.get("router")
     tiers = router.get("tiers") if isinstance(router, dict) else None
     if not isinstance(router, dict) or not isinstance(tiers, list) or not all(isinstance(each, dict) for each in tiers):
         return
+    add_router_errors(facts, router, tiers, lambda tested: load_document(loader.load, path, {**document, "router": tested}))
+
+
+def add_router_errors(
+    facts: Facts, router: Dict[str, Any], tiers: List[Dict[str, Any]], load: Callable[[Dict[str, Any]], str]
+) -> None:
+    """The errors of each tier alone, of each route alone, and of the rest of [router] without both."""
     unique: Dict[str, Any] = {}
     for tier in tiers:
         unique.setdefault(str(tier.get("id")), tier)
     facts["tier_ids"] = list(unique)
     facts["profile_path"] = router.get("profile_path")
-    key = "model_routes" if "model_routes" in router else "presets"
+    key = "model_routes" if "model_routes" in router or facts["generation"] == "gateway" else "presets"
     table = router.get(key)
+    fixed = {"mapping_version": "1"} if key == "presets" else {}
     routes = flatten(table) if isinstance(table, dict) else {}
-    plain = {name: value for name, value in router.items() if not isinstance(value, (dict, list))}
-    wrong_routes: Set[str] = set()
-    wrong_tiers: Set[str] = set()
 
-    def ask(tested: Dict[str, Any]) -> bool:
-        why = load_document(loader, path, {**document, "router": tested})
+    def route_to(name: str) -> Dict[str, Any]:
+        return {"llm.primary": name} if key == "model_routes" else {"chat": [name]}
+
+    def ask(tested: Dict[str, Any]) -> None:
+        why = load(tested)
         error = {"where": "config.toml", "why": why}
         if why and "unaddressable" not in why and error not in facts["errors"]:
             facts["errors"].append(error)
-        return not why
 
+    sound: List[Dict[str, Any]] = []
     for name, tier in unique.items():
-        route: Dict[str, Any] = {"llm.primary": name} if key == "model_routes" else {"chat": [name]}
-        if not ask({**plain, "tiers": [tier], key: route}):
-            wrong_tiers.add(name)
-        elif sum(str(each.get("id")) == name for each in tiers) > 1:
-            ask({**plain, "tiers": [tier, tier], key: route})
-    sound = [tier for name, tier in unique.items() if name not in wrong_tiers]
+        routed = route_to(name)
+        accepted = repair_all(facts, tier, lambda each, to=routed: load({**fixed, "tiers": [each], key: to}), ("id",))  # type: ignore[misc]
+        if not accepted:
+            continue
+        sound.append(accepted)
+        if sum(str(each.get("id")) == name for each in tiers) > 1:
+            ask({**fixed, "tiers": [accepted, accepted], key: routed})
     known = {str(tier.get("id")) for tier in sound}
+    right: Dict[str, Any] = {}
     for alias, goal in routes.items():
         goals = {str(each) for each in goal} if isinstance(goal, list) else {str(goal)}
         if not goals <= set(unique):
-            wrong_routes.add(alias)
             if sound:
-                ask({**plain, "tiers": sound, key: {alias: goal}})
-        elif not goals <= known:
-            wrong_routes.add(alias)
-    left = {alias: goal for alias, goal in routes.items() if alias not in wrong_routes}
-    if sound and left:
-        ask({**router, "tiers": sound, key: left})
+                ask({**fixed, "tiers": sound, key: {alias: goal}})
+        elif goals <= known:
+            right[alias] = goal
+    if not sound or not (right or isinstance(table, dict)):
+        return
+    every = {"chat": sorted(known)} if key == "presets" else {"llm.a{0}".format(n): one for n, one in enumerate(sorted(known))}
+    plain = {name: value for name, value in router.items() if not is_list_of_tables(value)}
+    repair_all(facts, {**plain, "tiers": sound, key: right or every}, load, ("tiers", key))
+    base = {**fixed, "tiers": sound, key: every}
+    for name, items in router.items():
+        for item in items if is_list_of_tables(items) and name != "tiers" else ():
+            repair_all(facts, item, lambda each, name=name: load({**base, name: [each]}))  # type: ignore[misc]
+    ask({**router, **base, key: right or every})
+
+
+def is_list_of_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
 def add_tiers(facts: Facts, router: Any) -> None:
@@ -187,7 +273,7 @@ def examine(request: Dict[str, Any], facts: Facts) -> None:
             add_tiers(facts, router)
         if server is not None:
             facts["token_variable"] = getattr(server, "auth_env", None)
-        if router is None:
+        if router is None or server is None:
             attempt_quietly(add_further_errors, facts, loader, path)
     if request["profile"] is not None and profile_bootstrap is not None:
         document = attempt(facts, "profile.json", json.loads, request["profile"])
