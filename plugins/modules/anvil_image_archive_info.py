@@ -46,7 +46,7 @@ images:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module_without_docker
 from ansible_collections.anvil.serving.plugins.module_utils.images.archive import read_archive
 
 OPTIONS = {"path": {"type": "path", "required": True}}
@@ -57,7 +57,7 @@ def work(module: AnsibleModule) -> dict:
 
 
 def main() -> None:
-    run_module(OPTIONS, work)
+    run_module_without_docker(OPTIONS, work)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def test_failures_of_actions_and_modules(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with pytest.raises(SystemExit):
         module_frame.run_module({}, end)
-    assert set(said) == {"warning", "problems", "diff", "msg"}
+    assert set(said) == {"warning", "problems", "diff", "msg", "invocation"}
     check_printable(json.dumps(said, ensure_ascii=False))
 
 
