@@ -50,14 +50,22 @@ class Wing:
         return REPO / self.house / self.name
 
 
+@cache
+def parse(path: Path) -> tuple[str, tuple[ast.AST, ...]]:
+    """The docstring of a file, and the nodes that import or that name an attribute, inside functions too."""
+    tree = ast.parse(path.read_text())
+    kinds = (ast.Import, ast.ImportFrom, ast.Attribute)
+    return ast.get_docstring(tree) or "", tuple(node for node in ast.walk(tree) if isinstance(node, kinds))
+
+
 def first_paragraph(path: Path) -> str:
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    text = parse(path)[0]
     return " ".join(text.split("\n\n")[0].split()).replace("``", "`")
 
 
 def imported_modules(path: Path) -> Iterator[str]:
     """The full name of every module that a file imports, inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in parse(path)[1]:
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -67,7 +75,7 @@ def imported_modules(path: Path) -> Iterator[str]:
 
 def imports_of(path: Path, package: str) -> Iterator[tuple[str, ...]]:
     """What a file imports from below a package, inside functions too: (wing, room), or (wing,) where that is all it names."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in parse(path)[1]:
         if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(package + "."):
             parts = str(node.module).split(".")[package.count(".") + 1 :]
             for name in node.names:
@@ -186,7 +194,7 @@ def test_a_house_imports_only_itself_and_the_houses_below(house: str, others: tu
 def io_of(path: Path) -> Iterator[str]:
     """The modules and functions in a file that read or change something outside of it."""
     yield from (module for module in imported_modules(path) if module.split(".")[0] in DOES_IO)
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in parse(path)[1]:
         is_of_os = isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("os", "os.path")
         if is_of_os and node.attr not in {"path", *PATH_TEXT}:
             yield ast.unparse(node)

@@ -6,29 +6,40 @@ import json
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 MIB = 1 << 20
 REPO = Path(__file__).resolve().parents[3]
-# Reads one model in a separate process. It prints the verdict, CPU seconds and MiB of memory beyond what Python itself takes.
+# Reads each model in a process of its own, a fork of one that has imported everything. It prints CPU seconds, the MiB of memory
+# beyond what Python itself takes, and the verdict; then how the process ended.
 READER = """
-import resource, sys, time
+import os, resource, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_folder import read_model
 import ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_model
 import ansible_collections.anvil.serving.plugins.module_utils.weights.hugging_face_model
-base, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-try:
-    facts = read_model(sys.argv[2])
-    verdict = "read"
-except AnvilError as exc:
-    verdict = exc.problems[0].why
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base
-print(time.process_time() - start, memory / 1024, verdict.replace("\\n", " "))
+
+def judge(path):
+    base, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    try:
+        facts = read_model(path)
+        verdict = "read"
+    except AnvilError as exc:
+        verdict = exc.problems[0].why
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base
+    print(time.process_time() - start, memory / 1024, verdict.replace("\\n", " "), flush=True)
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        judge(line.rstrip("\\n"))
+        os._exit(0)
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -110,33 +121,48 @@ TENSORS: dict[str, Callable[[], bytes]] = {
 }
 
 
-def judge(path: Path) -> str:
+@pytest.fixture(scope="module")
+def judge() -> Iterator[Callable[[Path], str]]:
     """Return the verdict on a path, after a check of its time and memory."""
-    command = [sys.executable, "-c", READER, str(REPO / ".cache" / "collections"), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    seconds, mib, verdict = done.stdout.strip().split(" ", 2)
-    assert float(seconds) <= 1.0, done.stdout
-    assert float(mib) <= 200, done.stdout
-    return verdict
+    command = [sys.executable, "-c", READER, str(REPO / ".cache" / "collections")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin is not None and reader.stdout is not None
+        asked, answered = reader.stdin, reader.stdout
+
+        def ask(path: Path) -> str:
+            asked.write(f"{path}\n")
+            asked.flush()
+            line = answered.readline()
+            assert not line.startswith("ended"), f"it ended without a verdict: {line}"
+            assert answered.readline() == "ended 0\n"
+            seconds, mib, verdict = line.strip().split(" ", 2)
+            assert float(seconds) <= 1.0, line
+            assert float(mib) <= 200, line
+            return verdict
+
+        yield ask
+        asked.close()
+
+
+Judge = Callable[[Path], str]
 
 
 @pytest.mark.parametrize("case", GGUFS)
-def test_a_hostile_gguf_gets_a_verdict(tmp_path: Path, case: str) -> None:
+def test_a_hostile_gguf_gets_a_verdict(tmp_path: Path, judge: Judge, case: str) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(GGUFS[case]())
     assert judge(path)
 
 
 @pytest.mark.parametrize("case", CONFIGS)
-def test_a_hostile_config_gets_a_verdict(tmp_path: Path, case: str) -> None:
+def test_a_hostile_config_gets_a_verdict(tmp_path: Path, judge: Judge, case: str) -> None:
     (tmp_path / "config.json").write_bytes(CONFIGS[case]())
     (tmp_path / "model.safetensors").write_bytes(safetensors(b"{}"))
     assert judge(tmp_path)
 
 
 @pytest.mark.parametrize("case", TENSORS)
-def test_a_hostile_safetensors_file_gets_a_verdict(tmp_path: Path, case: str) -> None:
+def test_a_hostile_safetensors_file_gets_a_verdict(tmp_path: Path, judge: Judge, case: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "model.safetensors").write_bytes(TENSORS[case]())
     assert judge(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from typing import Any
 
 import httpx
@@ -15,6 +16,8 @@ from anvil_workflow.runner.tracing import NO_SPAN
 from workflowcases import DROP, read
 
 Script = dict[str, list[Any]]
+# httpx reads the system's certificates for each client that is given none.
+TLS = ssl.create_default_context()
 
 
 class Scripted:
@@ -49,7 +52,7 @@ def run(workflow: Any, script: Script, inputs: dict[str, Any] | None = None, sta
 
     async def go() -> tuple[Outcome | RunError, Scripted, list[str]]:
         endpoint, saved = Scripted(script), list[str]()
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=TLS) as client:
             executor = Executor(workflow, endpoint, client)
 
             async def save(progress: Progress) -> None:
@@ -315,5 +318,5 @@ def test_a_run_whose_next_node_no_longer_exists_cannot_be_resumed() -> None:
     _unused, _unused, saved = run(read(), {"write": [DRAFT], "rate": [{"score": 4}]})
     progress = Progress.from_text(saved[0])
     renamed = read(("nodes.1.id", "other"), ("edges.1.to", "other"), ("edges.2.from", "other"))
-    assert Executor(read(), Scripted({}), httpx.AsyncClient()).can_resume(progress)
-    assert not Executor(renamed, Scripted({}), httpx.AsyncClient()).can_resume(progress)
+    assert Executor(read(), Scripted({}), httpx.AsyncClient(verify=TLS)).can_resume(progress)
+    assert not Executor(renamed, Scripted({}), httpx.AsyncClient(verify=TLS)).can_resume(progress)
