@@ -128,6 +128,8 @@ def ask_engines(
                 outcomes[one.service.name].problems.append(_describe_refusal(one, answer))
             elif answer.outcome == ACCEPTED:
                 accepted[one.key] = one.service.name
+                if answer.words:
+                    notes.append("serve {0}: the engine says of its command line: {1}".format(one.service.name, answer.words))
             else:
                 notes.append(_describe_doubt(one.service, answer))
     if remember:

@@ -4,6 +4,8 @@
 vLLM, SGLang and TensorRT-LLM: ``programs/parse_command_lines`` calls their own argument parsers. llama-server has no dry run: it
 gets the same command line with a model that cannot exist. It reports wrong options first and ends at the model (b3600 to b11669);
 with ``--version`` as the last option it ends after all others were parsed, which is used where it would start without a model.
+Which options a build has is known from its own answer alone: ``-fa`` takes no value in b3600 and one in b11669, which has lost
+``--no-mmap``, ``--draft`` and ``--log-format``.
 """
 
 from __future__ import annotations
@@ -20,6 +22,13 @@ ACCEPTED, REFUSED, DOUBTFUL, UNKNOWN = "accepted", "refused", "doubtful", "unkno
 LONGEST_WORDS = 600
 NO_SUCH_MODEL = "/anvil-serving/no-such-model.gguf"
 MODEL_FLAGS = ("--model", "-m")
+# What ``python -m`` starts -> its engine, and the style of its command line.
+MODULE_STYLES = {
+    "vllm.entrypoints.openai.api_server": ("vllm", "vllm_server"),
+    "vllm.entrypoints.cli.main": ("vllm", "vllm"),
+    "sglang.launch_server": ("sglang", "sglang"),
+    "tensorrt_llm.commands.serve": ("trtllm", "trtllm"),
+}
 # With one of these variables llama-server would look for its model elsewhere.
 MODEL_VARIABLES = ("LLAMA_ARG_HF_REPO", "LLAMA_ARG_MODEL_URL", "LLAMA_ARG_DOCKER_REPO", "LLAMA_ARG_MODELS_PRESET")
 # Words that name cards: a side container has none, so a refusal of these options proves nothing.
@@ -36,6 +45,9 @@ LLAMA_REFUSALS = (
     re.compile(r"error: (?P<words>invalid parameter for argument: (?P<argument>\S+))"),
 )
 LLAMA_ERROR = re.compile(r"error: (?P<words>.+)")
+# Builds before October 2024 say no more of a value that is no number: with the usage for an argument, without it for a variable.
+LLAMA_NO_NUMBER = re.compile(r"(?:\s*what\(\):\s+)?(?P<words>sto(?:i|l|f|d|ul|ll|ull))")
+LLAMA_DEPRECATED = re.compile(r"DEPRECATED: (?P<words>.+)")
 VERSION = re.compile(r"^version: ", re.M)
 FLAG = re.compile(r"(?<![\w-])--?[A-Za-z][\w.-]*")
 
@@ -58,7 +70,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the program said. argument: the flag or variable that it names, if any. words: its own."""
+    """What the program said. argument: the flag or variable that it names, if any. words: its own; of an accepted command
+    line: what it says of options that it will lose."""
 
     outcome: str
     words: str = ""
@@ -112,10 +125,11 @@ def _find_python_program(engine: str, words: Sequence[str], names: Sequence[str]
             return "vllm", at + 1
         if engine == "trtllm" and names[at] == "trtllm-serve":
             return "trtllm", at + 1
-        if word == "-m" and follows == "vllm.entrypoints.openai.api_server" and engine == "vllm":
-            return "vllm_server", at + 2
-        if word == "-m" and follows == "sglang.launch_server" and engine == "sglang":
-            return "sglang", at + 2
+        if engine == "sglang" and names[at] == "sglang" and follows == "serve":
+            return "sglang_serve", at + 2
+        style = MODULE_STYLES.get(follows) if word == "-m" else None
+        if style is not None and style[0] == engine:
+            return style[1], at + 2
     return None
 
 
@@ -134,7 +148,8 @@ def read_llama_answer(question: Question, output: str) -> Answer:
     """What llama-server's output says about its command line."""
     lines = output.splitlines()
     if NO_SUCH_MODEL in output or (question.command[-1:] == ("--version",) and VERSION.search(output)):
-        return Answer(ACCEPTED)
+        old = [match.group("words").strip() for match in map(LLAMA_DEPRECATED.search, lines) if match is not None]
+        return Answer(ACCEPTED, "; ".join(dict.fromkeys(old))[:LONGEST_WORDS])
     for number, line in enumerate(lines):
         for pattern in LLAMA_REFUSALS:
             match = pattern.search(line)
@@ -142,13 +157,26 @@ def read_llama_answer(question: Question, output: str) -> Answer:
                 usage = [
                     text for text in lines[number + 1 : number + 9] if text.strip() and not text.startswith(("usage", "to show"))
                 ]
-                return _refuse(match.group("argument"), match.group("words").strip() or line, question, tuple(usage))
+                argument, words = match.group("argument"), match.group("words").strip() or line
+                owner = _find_owner(argument, question.argv)
+                if owner:
+                    argument, words = owner, "{0} (this build takes no such value for {1})".format(words, owner)
+                return _refuse(argument, words, question, tuple(usage))
         match = LLAMA_ERROR.match(line)
         if match is not None and "loading" not in line:
             outcome = REFUSED if EXCLUDING.search(line) and not MISSING_FILE.search(line) else DOUBTFUL
             return Answer(outcome, match.group("words").strip())
+        match = LLAMA_NO_NUMBER.fullmatch(line)
+        if match is not None:
+            return Answer(REFUSED, "an argument or a variable needs a number, and has none ({0})".format(match.group("words")))
     last = next((line for line in reversed(lines) if line.strip()), "no output")
     return Answer(UNKNOWN, "llama-server ended without reaching its model: " + last[:300])
+
+
+def _find_owner(argument: str, argv: Sequence[str]) -> str:
+    """The flag before a word that a build refuses as an argument of its own: ``on`` of ``-fa on``."""
+    at = argv.index(argument) if argument in argv and not argument.startswith("-") else 0
+    return argv[at - 1] if at and argv[at - 1].startswith("-") else ""
 
 
 def read_python_answer(question: Question, raw: Mapping[str, str]) -> Answer:

@@ -62,6 +62,9 @@ def test_serves_of_sglang_and_tensorrt_llm_start_change_and_fail_like_those_of_o
     pair.edit("heavy", args=(*good, "--kv-cache-dtype", "fp7"))
     refused = pair.foresee(engine_check="always")
     assert "the engine refuses the command line: --kv-cache-dtype" in refused["msg"] and pair.bed.started() == before
+    pair.edit("heavy", args=(*good, "--served-model-name", "a:b"))
+    refused = pair.foresee(engine_check="always")
+    assert "the engine refuses the command line: --served-model-name" in refused["msg"], refused["msg"]
     pair.edit("heavy", args=good)
 
     pair.edit("fast", args=(*pair.serves["fast"].args, "--max_seq_length", "1"))

@@ -8,6 +8,11 @@ once, and each command line is parsed in a process of its own.
 Entry points: vLLM's console script ``vllm`` (``vllm.entrypoints.cli.main``, before 0.8 ``vllm.scripts``), whose subcommand
 ``serve`` is replaced, and ``vllm.entrypoints.openai.api_server``; SGLang's ``ServerArgs.add_cli_args``; TensorRT-LLM's click
 command ``tensorrt_llm.commands.serve``.
+
+Settings that exclude each other are known to the objects that vLLM and SGLang make of a parsed command line. They are made
+without model and card: ``EngineArgs.create_engine_config`` up to ``VllmConfig``, and SGLang's ``ServerArgs`` of a dummy model.
+Their refusal counts only if it is about settings that were given, and neither about one that is left to the engine (its value
+depends on the model and the card) nor about the machine.
 """
 
 from __future__ import annotations
@@ -16,9 +21,10 @@ import argparse
 import importlib
 import json
 import os
+import re
 import sys
 import traceback
-from typing import Any, Callable, Dict, List, NoReturn, Optional
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Set
 
 MARK = "anvil-engine-check: "
 # Functions of vLLM that read or check a command line; an error of any other place says nothing about the command line.
@@ -32,6 +38,15 @@ CHECKING = {
     "_pull_args_from_config",
 }
 LONGEST_WORDS = 2000
+NAME = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)+")
+# A refusal with one of these words may come from what the side container lacks: the cards, the model, another package.
+OF_THE_MACHINE = re.compile(
+    r"\b(?:cuda|rocm|hip|xpu|hpu|npu|tpu|cpus?|gpus?|platforms?|devices?|packages?|install(?:ed)?|ray|nixl|models?|free)\b", re.I
+)
+# Settings of SGLang whose comparisons need a number: value of a server that leaves them out.
+SGLANG_UNSET = {"device": "cuda", "chunked_prefill_size": -1, "page_size": 1, "served_model_name": "dummy"}
+# The first error of a style's imports.
+IMPORT_ERRORS: Dict[str, str] = {}
 
 
 class Parsed(BaseException):
@@ -75,6 +90,98 @@ def prepare_vllm() -> None:
         sys.stderr.write("{0}: {1}\n".format(type(exc).__name__, exc))
 
 
+class AnyModel:
+    """Stands in for vLLM's ``ModelConfig``: a model that allows what any model allows. Every other attribute is None."""
+
+    is_moe = is_multimodal_model = is_chunked_prefill_supported = is_prefix_caching_supported = True
+    runner_type = "generate"
+    model = model_weights = tokenizer = dtype = "auto"
+
+    def __init__(self, engine: Any) -> None:
+        self.hf_config = self.hf_text_config = type("Config", (), {})()
+        self.max_model_len = engine.max_model_len if is_length(engine.max_model_len) else 1 << 30
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("get_", "verify_")):
+            return lambda *_values, **_named: None
+        return False if name.startswith("is_") else None
+
+
+def is_length(value: Any) -> bool:
+    """Whether a length is a number; -1 and ``auto`` leave it to the model."""
+    return isinstance(value, int) and value > 0
+
+
+def list_given(settings: Any, plain: Any) -> Set[str]:
+    """The names of the settings whose value is not the default one."""
+    return {name for name, value in vars(settings).items() if repr(value) != repr(getattr(plain, name, None))}
+
+
+def describe_conflict(error: BaseException, given: Set[str], unset: Set[str]) -> str:
+    """What a refusal says of given settings; empty if it may come from something else."""
+    listed = getattr(error, "errors", None)  # pydantic's list of errors
+    rows = [str(error)]
+    if callable(listed):
+        rows = [": ".join([*map(str, row["loc"][:1]), str(row["msg"])]).replace("Value error, ", "", 1) for row in listed()]
+    kept = []
+    for row in rows:
+        names = {name.replace("-", "_") for name in NAME.findall(row)}
+        if names & given and not names & unset and not OF_THE_MACHINE.search(row):
+            kept.append(row)
+    return "; ".join(kept)
+
+
+def make_vllm_configs(arguments: Any) -> None:
+    """Let vLLM make its configuration of parsed arguments, up to the one that needs a real model. Raises Refused."""
+    given: Set[str] = set()
+    unset: Set[str] = set()
+    try:
+        engine_args: Any = importlib.import_module("vllm.engine.arg_utils")
+        arguments.model = "/"  # a folder that exists: a name of the hub would be looked up in a cache
+        engine = engine_args.AsyncEngineArgs.from_cli_args(arguments)
+        given = list_given(engine, engine_args.AsyncEngineArgs(model=engine.model))
+        unset = {name for name, value in vars(engine).items() if value is None}
+        if not is_length(engine.max_model_len):
+            unset.add("max_model_len")
+        cls = type(engine)
+        cls.create_model_config = lambda self: AnyModel(self)  # noqa: PLW0108 (a class is no method)
+        cls.create_speculative_config = lambda *_values, **_named: None
+        engine_args.maybe_override_with_speculators = lambda model, tokenizer, *_values, **named: (
+            model,
+            tokenizer,
+            named.get("vllm_speculative_config"),
+        )
+        engine_args.VllmConfig = stop
+        engine.create_engine_config()
+    except (ValueError, AssertionError) as exc:
+        words = describe_conflict(exc, given, unset)
+        if words:
+            raise Refused(words) from exc
+    except Exception as exc:  # a release whose functions have other names
+        sys.stderr.write("{0}: {1}\n".format(type(exc).__name__, exc))
+
+
+def check_sglang_settings(server_args: Any, arguments: Any, parser: argparse.ArgumentParser) -> None:
+    """Let SGLang check parsed arguments for a dummy model. Raises Refused."""
+    given = {name for name, value in vars(arguments).items() if value != parser.get_default(name)}
+    unset = {name for name, value in vars(arguments).items() if value is None and name not in ("device", "served_model_name")}
+    arguments.model_path = "dummy"
+    for name, value in SGLANG_UNSET.items():
+        if getattr(arguments, name, value) is None:
+            setattr(arguments, name, value)
+    try:
+        made = server_args.from_cli_args(arguments)
+        for check in ("resolve_once", "check_server_args"):
+            if hasattr(made, check):
+                getattr(made, check)()
+    except (ValueError, AssertionError) as exc:
+        words = describe_conflict(exc, given, unset)
+        if words:
+            raise Refused(words) from exc
+    except Exception as exc:  # a release whose checks need more
+        sys.stderr.write("{0}: {1}\n".format(type(exc).__name__, exc))
+
+
 def parse_vllm(argv: List[str]) -> None:
     sys.argv = ["vllm", *argv]
     try:
@@ -88,6 +195,7 @@ def parse_vllm(argv: List[str]) -> None:
         main()
     except Parsed as parsed:
         call_if_there("vllm.entrypoints.openai.api_server", "validate_api_server_args", parsed.arguments)
+        make_vllm_configs(parsed.arguments)
         raise
 
 
@@ -100,15 +208,27 @@ def parse_vllm_server(argv: List[str]) -> None:
         flexible = importlib.import_module("vllm.utils").FlexibleArgumentParser
     arguments = cli.make_arg_parser(flexible()).parse_args(argv)
     call_if_there(cli.__name__, "validate_parsed_serve_args", arguments)
+    make_vllm_configs(arguments)
     raise Parsed(arguments)
 
 
 def parse_sglang(argv: List[str]) -> None:
+    """``python3 -m sglang.launch_server``."""
     parser = argparse.ArgumentParser(prog="sglang.launch_server")
-    importlib.import_module("sglang.srt.server_args").ServerArgs.add_cli_args(parser)
+    server_args = importlib.import_module("sglang.srt.server_args").ServerArgs
+    server_args.add_cli_args(parser)
     if any(word == "--config" or word.startswith("--config=") for word in argv):
         raise NotImplementedError("a configuration file of SGLang is not read here")
-    raise Parsed(parser.parse_args(argv))
+    arguments = parser.parse_args(argv)
+    check_sglang_settings(server_args, arguments, parser)
+    raise Parsed(arguments)
+
+
+def parse_sglang_serve(argv: List[str]) -> None:
+    """``sglang serve [MODEL]``: the same options. ``--model-type`` may choose another server than the one for LLMs."""
+    if any(word.partition("=")[0] == "--model-type" for word in argv):
+        raise NotImplementedError("--model-type may choose a server with other options")
+    parse_sglang(["--model-path", *argv] if argv and not argv[0].startswith("-") else argv)
 
 
 def parse_trtllm(argv: List[str]) -> None:
@@ -127,6 +247,7 @@ STYLES: Dict[str, Callable[[List[str]], None]] = {
     "vllm": parse_vllm,
     "vllm_server": parse_vllm_server,
     "sglang": parse_sglang,
+    "sglang_serve": parse_sglang_serve,
     "trtllm": parse_trtllm,
 }
 # What a style imports, once for all its command lines. A release may lack some of them.
@@ -134,6 +255,7 @@ MODULES = {
     "vllm": ("vllm", "vllm.entrypoints.cli.main", "vllm.entrypoints.cli.serve", "vllm.entrypoints.openai.api_server"),
     "vllm_server": ("vllm", "vllm.entrypoints.openai.cli_args"),
     "sglang": ("sglang.srt.server_args",),
+    "sglang_serve": ("sglang.srt.server_args",),
     "trtllm": ("tensorrt_llm.commands.serve",),
 }
 
@@ -159,6 +281,8 @@ def judge(style: str, argv: List[str]) -> Dict[str, str]:
         return {"outcome": "unknown", "words": "{0}: {1}".format(type(exc).__name__, exc)}
     except Exception as exc:
         outcome = "refused" if is_about_the_command_line(exc) else "unknown"
+        if outcome == "unknown" and style in IMPORT_ERRORS:  # a second import of a broken module says less
+            return {"outcome": outcome, "words": IMPORT_ERRORS[style]}
         words = exc.args[0] if isinstance(exc, KeyError) and exc.args else exc
         return {"outcome": outcome, "words": str(words) or type(exc).__name__}
     except SystemExit as exc:
@@ -193,7 +317,9 @@ def main() -> None:
             try:
                 importlib.import_module(module)
             except BaseException as exc:  # each question then tells it by itself
-                sys.stderr.write("{0}: {1}\n".format(type(exc).__name__, exc))
+                words = "{0}: {1}".format(type(exc).__name__, exc)
+                IMPORT_ERRORS.setdefault(style, words)
+                sys.stderr.write(words + "\n")
             if module == "vllm":
                 prepare_vllm()
     for question in questions:

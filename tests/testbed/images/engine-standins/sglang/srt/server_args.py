@@ -6,6 +6,17 @@ import argparse
 
 
 class ServerArgs:
+    def __init__(self, given: dict[str, object]) -> None:
+        self.given = given
+
+    @classmethod
+    def from_cli_args(cls, arguments: argparse.Namespace) -> ServerArgs:
+        return cls(vars(arguments))
+
+    def check_server_args(self) -> None:
+        """One of the checks of the real class."""
+        assert ":" not in str(self.given["served_model_name"]), "served_model_name cannot contain a colon (':') character."
+
     @staticmethod
     def add_cli_args(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--model-path", "--model", required=True)
