@@ -84,8 +84,9 @@ molecule: bed ## run the molecule scenarios on simulated hosts
 .PHONY: llama
 llama: bed ## compile llama.cpp (minutes, once), then test its image, run its molecule scenario and measure its speed
 	@$(T)/python tests/testbed/compiled.py fetch
+	@$(T)/python tests/testbed/llamabuilds.py
 	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --scenario-name llama
-	@$(BED) run -- pytest tests/integration/images/test_llama_compiled.py
+	@$(BED) run -- pytest tests/integration/images/test_llama_compiled.py tests/integration/images/test_llama_builds.py
 	@$(T)/python bench/llama_image
 
 .PHONY: vllm

@@ -9,7 +9,9 @@ import json
 from typing import Any
 from unittest import mock
 
+from ansible.module_utils.common import warnings
 from ansible.module_utils import _internal
+from ansible.module_utils.common import warnings
 from ansible.module_utils.testing import patch_module_args
 
 
@@ -17,6 +19,7 @@ def run_module(which: str, /, check: bool = False, diff: bool = False, **params:
     """Run the module ``anvil.serving.<which>`` and return its result; ``failed`` is always set."""
     module = importlib.import_module(f"ansible_collections.anvil.serving.plugins.modules.{which}")
     printed = io.StringIO()
+    warnings._global_warnings.clear()  # those of the runs before in this process
     arguments = {**params, "_ansible_check_mode": check, "_ansible_diff": diff}
     # Where a part of the controller is imported, as the renderer does, a module prints its warnings and does not return them.
     on_host = mock.patch.object(_internal, "is_controller", False)

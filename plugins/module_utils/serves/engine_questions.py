@@ -2,10 +2,10 @@
 """Which program of an image judges the command line of a serve, what it is asked, and what its answer means. Pure.
 
 vLLM, SGLang and TensorRT-LLM: ``programs/parse_command_lines`` calls their own argument parsers. llama-server has no dry run: it
-gets the same command line with a model that cannot exist. It reports wrong options first and ends at the model (b3600 to b11669);
-with ``--version`` as the last option it ends after all others were parsed, which is used where it would start without a model.
-Which options a build has is known from its own answer alone: ``-fa`` takes no value in b3600 and one in b11669, which has lost
-``--no-mmap``, ``--draft`` and ``--log-format``.
+gets the same command line with a model that cannot exist. It reports wrong options first and ends at the model (builds from
+August 2024 to b11669 of 2026); with ``--version`` as the last option it ends after all others were parsed, which is used where it
+would start without a model. Only its own answer says which options a build has: ``-fa`` takes no value in August 2025 and one in
+b11669, which has lost ``--no-mmap``, ``--draft`` and ``--log-format``.
 """
 
 from __future__ import annotations
@@ -45,10 +45,13 @@ LLAMA_REFUSALS = (
     re.compile(r"error: (?P<words>invalid parameter for argument: (?P<argument>\S+))"),
 )
 LLAMA_ERROR = re.compile(r"error: (?P<words>.+)")
+# Words that are about the option, whatever its value.
+LLAMA_NO_OPTION = re.compile(r"^(?:invalid|unknown) argument: |has been removed")
 # Builds before October 2024 say no more of a value that is no number: with the usage for an argument, without it for a variable.
 LLAMA_NO_NUMBER = re.compile(r"(?:\s*what\(\):\s+)?(?P<words>sto(?:i|l|f|d|ul|ll|ull))")
 LLAMA_DEPRECATED = re.compile(r"DEPRECATED: (?P<words>.+)")
 VERSION = re.compile(r"^version: ", re.M)
+SETTING = re.compile(r"(?<![\w-])[a-z][a-z0-9]*(?:-[a-z0-9]+)+")
 FLAG = re.compile(r"(?<![\w-])--?[A-Za-z][\w.-]*")
 
 
@@ -202,7 +205,9 @@ def _find_argument(words: str, argv: Sequence[str]) -> str:
     argparse names every spelling of an option: "argument --tp-size/--tensor-parallel-size: …".
     """
     given = {word.partition("=")[0].replace("_", "-"): word.partition("=")[0] for word in argv if word.startswith("-")}
-    named = [given[name] for name in FLAG.findall(words.replace("_", "-")) if name in given]
+    plain = words.replace("_", "-")
+    named = [given[name] for name in FLAG.findall(plain) if name in given]
+    named += [given["--" + name] for name in SETTING.findall(plain) if "--" + name in given]
     if named:
         return named[0]
     values = [(flag, value) for flag, value in zip(argv, argv[1:]) if flag.startswith("--") and len(value) > 2]
@@ -211,7 +216,7 @@ def _find_argument(words: str, argv: Sequence[str]) -> str:
 
 def _refuse(argument: str, words: str, question: Question, log: Tuple[str, ...] = ()) -> Answer:
     """A refusal, unless it may come from what a side container lacks: cards, and files that exist only later."""
-    if question.style == "llama" and CARD_WORDS.search(argument):
+    if question.style == "llama" and CARD_WORDS.search(argument) and not LLAMA_NO_OPTION.search(words):
         return Answer(UNKNOWN, "{0} names cards, which a side container does not have".format(argument))
     if MISSING_FILE.search(words):
         return Answer(DOUBTFUL, words, argument, log)

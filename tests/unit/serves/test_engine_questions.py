@@ -128,7 +128,7 @@ to show complete usage, run with -h"""
         ),
         (llama("-c", "1"), "E llama_model_load: failed to load model from " + NO_SUCH_MODEL, ACCEPTED, "", ""),
         (llama("--version"), "version: 0.7.0 (build 11669)\nbuilt with GNU", ACCEPTED, "", ""),
-        # b3600 (August 2024): usage on the other stream, and no name of the argument
+        # August 2024: usage on the other stream, and no name of the argument
         (llama("-c", "abc"), "usage: llama-server [options]\n\nstoi", REFUSED, "", "needs a number"),
         (
             llama(LLAMA_ARG_CTX_SIZE="abc"),
@@ -161,8 +161,9 @@ to show complete usage, run with -h"""
             "",
         ),
         (llama("--version"), "version: 1 (1d1ccce)\nbuilt with cc", ACCEPTED, "", ""),
-        # b6178 (August 2025) takes no value for -fa, and has --no-mmap
+        # August 2025 takes no value for -fa, and has --no-mmap
         (llama("-fa", "on"), "register_backend: registered backend CPU\nerror: invalid argument: on", REFUSED, "-fa", "for -fa"),
+        (llama("-ot", "x=CPU"), "error: invalid argument: -ot", REFUSED, "-ot", "invalid argument"),  # no card would help
         (llama("--load-mode", "none"), "error: invalid argument: --load-mode", REFUSED, "--load-mode", "invalid argument"),
         # b11669 (2026) wants a value for -fa, has lost --no-mmap, and names the successor of what was removed
         (llama("--no-mmap"), "error: invalid argument: --no-mmap", REFUSED, "--no-mmap", "invalid argument"),
