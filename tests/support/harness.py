@@ -9,7 +9,6 @@ import json
 from typing import Any
 from unittest import mock
 
-from ansible.module_utils.common import warnings
 from ansible.module_utils import _internal
 from ansible.module_utils.common import warnings
 from ansible.module_utils.testing import patch_module_args
