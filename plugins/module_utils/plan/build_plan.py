@@ -22,6 +22,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_model
     check_allowed_models,
     read_allowed_models,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_mounts import (
+    check_mounts,
+    mount_weights_read_only,
+    read_allowed_mounts,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_registries import check_registries
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_router import read_router
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import check_secrets, read_secrets
@@ -59,6 +64,7 @@ VARIABLES = (
     "anvil_deploy_mode",
     "anvil_external",
     "anvil_models_allowed",
+    "anvil_allow_mounts",
     "anvil_compatibility",
     "anvil_warmup_max_wait",
     "anvil_warmup_wait_interval",
@@ -140,7 +146,10 @@ def build_plan(
     check_vram_budgets(check, serves, gpus)
     allowed = read_allowed_models(check, variables.get("anvil_models_allowed"))
     check_allowed_models(check, serves, allowed)
+    serves = mount_weights_read_only(check, serves, variables)
     router = read_router(check, variables.get("anvil_router"), names, (*serves, *externals), secrets)
+    mounts = read_allowed_mounts(check, variables.get("anvil_allow_mounts"))
+    check_mounts(check, serves, router, root, mounts)
     check_conflicts(check, serves, router)
     limits, compatibility = read_limits(check, variables.get("anvil_logs")), _read_compatibility_mode(top)
     check_registries(check, variables.get("anvil_registries"), secrets)
@@ -165,6 +174,7 @@ def build_plan(
         compatibility=compatibility,
         limits=limits,
         stacks=list_stacks(serves, mode),
+        allow_mounts=mounts,
     )
 
 

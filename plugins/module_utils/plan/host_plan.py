@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Optional, Tuple, Union
 
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.container_policy import AllowedMount
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import RESIDENT, Mount
 
@@ -263,6 +264,7 @@ class HostPlan:
     compatibility: str = "enforce"
     limits: Limits = Limits()
     stacks: Tuple[str, ...] = ()
+    allow_mounts: Tuple[AllowedMount, ...] = ()
 
     def as_dict(self) -> Dict[str, Any]:
         """The plan as plain JSON types (tuples become lists)."""

@@ -65,7 +65,7 @@ def admit_serves(
     busy, missing = _read_ports(state, starting, outcomes)
     barred = find_barred_ports(starting, state.docker.info) if is_local(state.docker.docker_host) else {}
     refused = admit(starting, state.list_other_containers(services, replaced), cards, busy, missing, barred)
-    for problems in (refused, memory_problems):
+    for problems in (refused, memory_problems, _judge_mounts(state, starting, outcomes)):
         for name, found in problems.items():
             outcomes[name].problems.extend(found)
     if options.compatibility != "off" and starting:
@@ -78,6 +78,16 @@ def admit_serves(
         for service in evicted
     ]
     return evictions, notes
+
+
+def _judge_mounts(state: ProjectState, starting: Sequence[Service], outcomes: Dict[str, Outcome]) -> Dict[str, List[Problem]]:
+    """Why serves that get a new container may not have their mounts."""
+    made = [service for service in starting if outcomes[service.name].decision.action in CHARGED and service.mounts]
+    if not made:
+        return {}
+    from ansible_collections.anvil.serving.plugins.module_utils.serves.mount_admission import judge_mounts
+
+    return judge_mounts(state.docker, made, state.project.directory)
 
 
 def _check_models(

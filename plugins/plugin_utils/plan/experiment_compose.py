@@ -81,11 +81,11 @@ def read_compose_document(found: InterpretedFile, options: ExperimentOptions, ba
         active = services
     project = EXPERIMENT_PROJECT + options.name
     notes = list(found.notes)
-    volumes = _name_volumes(document, active, project, base.root, problems)
+    volumes = _name_volumes(document, active, project, base, problems)
     laid_out: dict[str, Any] = {}
     for name, raw in active.items():
         anvil = extensions.get(name) or {}
-        refused, told = _check_service(name, _plain(raw), anvil, base.root)
+        refused, told = _check_service(name, _plain(raw), anvil, base)
         problems += refused
         problems += [
             Problem(f"depends_on names {other}, and the file has no such service", f"compose: services.{name}", hint="remove it")
@@ -130,19 +130,19 @@ def _is_active(raw: Mapping[str, Any], profiles: Iterable[str]) -> bool:
     return not own or bool(own.intersection(profiles)) or "*" in profiles
 
 
-def _check_service(name: str, raw: Mapping[str, Any], anvil: Any, root: str) -> tuple[list[Problem], list[str]]:
+def _check_service(name: str, raw: Mapping[str, Any], anvil: Any, base: HostPlan) -> tuple[list[Problem], list[str]]:
     where = f"compose: services.{name}"
     if not NAME.fullmatch(name):
         return [Problem("this is not a name of a service", where, hint="use " + NAME_RULE)], []
     if not isinstance(anvil, Mapping) or not isinstance(anvil.get("secrets") or {}, Mapping):
         hint = "write x-anvil: {secrets: {HF_TOKEN: <name in anvil_secrets>}}"
         return [Problem("x-anvil cannot be read", f"{where}.x-anvil", hint=hint)], []
-    problems = [*find_refused(name, raw, root), *find_secrets(name, raw, anvil.get("secrets") or {})]
+    problems = [*find_refused(name, raw, base), *find_secrets(name, raw, anvil.get("secrets") or {})]
     return problems, list_left_out(name, raw)
 
 
 def _name_volumes(
-    document: Mapping[str, Any], active: Mapping[str, Any], project: str, root: str, problems: list[Problem]
+    document: Mapping[str, Any], active: Mapping[str, Any], project: str, base: HostPlan, problems: list[Problem]
 ) -> dict[str, str]:
     """Key of a volume that an active service mounts -> its name on the host."""
     used = {str(mount.get("source")) for raw in active.values() for mount in raw.get("volumes") or () if mount.get("source")}
@@ -153,7 +153,7 @@ def _name_volumes(
             continue
         where, device = f"compose: volumes.{key}", str((settings.get("driver_opts") or {}).get("device") or "")
         if device.startswith("/"):
-            problems.extend(check_host_path(where, device, False, root))
+            problems.extend(check_host_path(where, device, False, base))
         if settings.get("driver_opts") or settings.get("driver") not in (None, "", "local"):
             folder = device if device.startswith("/") else "/folder"
             hint = f"create the volume on the host, and write external: true; or mount the folder itself: {folder}:/…"
@@ -257,6 +257,8 @@ def _describe(
         described["ready"] = {"kind": "models", "timeout": int(options.ready_timeout or 600), "key": key}
     else:
         notes.append(f"{name}: the served name is not known, so the run does not wait until it is ready: pass -e served_name=…")
+    if base.allow_mounts and service.mounts:
+        described["allow_mounts"] = [one.source + (":ro" if one.read_only else "") for one in base.allow_mounts]
     raw["x-anvil"] = described
     if secrets:
         raw["env_file"] = [f"env/{name}.env"]

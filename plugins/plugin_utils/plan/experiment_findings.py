@@ -5,11 +5,18 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.container_policy import (
+    PRIVILEGES,
+    UNCONFINED,
+    find_foreign_sysctls,
+    is_opened,
+    judge_mount,
+    suggest_opening,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import (
     hide_secrets,
@@ -18,6 +25,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking 
     mask_text,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import EXPERIMENT_NETWORK
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 
 # Keys whose value is compared with the container, field by field.
 COMPARED = {
@@ -43,33 +51,18 @@ LEFT_OUT = {
     "blkio_config": "an experiment has no limit of its disk",
 }  # fmt: skip
 REFUSED = {
+    **PRIVILEGES,
     "build": "build the image first and name it with image",
     "network_mode": "remove it and publish a port: ports: [\"127.0.0.1:30010:8000\"]",
-    "privileged": "remove it: a model server needs no privileges, and gets its card by deploy.resources.reservations.devices",
-    "cap_add": "remove it: a model server needs no capabilities",
-    "pid": "remove it: an experiment sees its own processes only",
-    "uts": "remove it", "userns_mode": "remove it", "cgroup": "remove it", "cgroup_parent": "remove it",
-    "device_cgroup_rules": "remove it, and reserve the card with deploy.resources.reservations.devices",
-    "volumes_from": "name the volume or folder itself under volumes",
-    "secrets": "name the secret: x-anvil: {secrets: {VARIABLE: <name in anvil_secrets>}}",
-    "configs": "put the file on the host and mount it under volumes with its absolute path",
-    "credential_spec": "remove it", "isolation": "remove it", "storage_opt": "remove it", "provider": "remove it",
-    "models": "serve the model with an experiment of its own", "use_api_socket": "remove it: it gives the container the engine",
+    "provider": "remove it",
+    "models": "serve the model with an experiment of its own",
     "post_start": "remove it", "pre_stop": "remove it", "mac_address": "remove it",
     "external_links": "remove it: experiments reach each other by the names of their services",
 }  # fmt: skip
-# Folders of the host that an experiment may not have, and no folder above or below them either.
-FORBIDDEN = ("/etc", "/proc", "/sys", "/dev", "/boot", "/run", "/var/run", "/var/lib/docker", "/var/lib/containerd",
-             "/var/lib/kubelet", "/usr/bin", "/usr/sbin", "/usr/lib", "/bin", "/sbin", "/lib", "/lib64")  # fmt: skip
-HARMLESS = ("/etc/localtime", "/etc/timezone")
-HOMES = ("/root", "/home")
-PRIVATE = (".ssh", ".docker", ".kube", ".aws", ".gnupg")
-SOCKETS = ("docker.sock", "containerd.sock", "podman.sock", "crio.sock")
-UNCONFINED = re.compile(r"(seccomp|apparmor|systempaths)[:=]unconfined|label[:=](disable|type:.*)", re.IGNORECASE)
 
 
-def find_refused(name: str, raw: Mapping[str, Any], root: str) -> Iterator[Problem]:
-    """raw: one service with plain values (``$`` is ``$``). root: the folder of our projects on the host."""
+def find_refused(name: str, raw: Mapping[str, Any], base: HostPlan) -> Iterator[Problem]:
+    """raw: one service with plain values (``$`` is ``$``). base: the plan of the host, with its root and allowed mounts."""
     where = f"compose: services.{name}"
     for key, value in raw.items():
         if str(key).startswith("x-") or value in (None, False, [], {}, ""):
@@ -89,12 +82,15 @@ def find_refused(name: str, raw: Mapping[str, Any], root: str) -> Iterator[Probl
         if UNCONFINED.fullmatch(str(option)):
             hint = "remove it: it takes the container's confinement away"
             yield Problem(f"an experiment cannot have {option}", f"{where}.security_opt", hint=hint)
+    for sysctl in find_foreign_sysctls(raw.get("sysctls")):
+        hint = "remove it, and set it on the host: every container has it then"
+        yield Problem(f"an experiment cannot have the sysctl {sysctl}", f"{where}.sysctls", "it is the host's", hint)
     if str(raw.get("runtime") or "nvidia") not in ("nvidia", "runc"):
         yield Problem(f"an experiment cannot have runtime: {raw['runtime']}", f"{where}.runtime", hint="remove it")
     yield from _check_deploy(where, raw)
     yield from _check_dependencies(where, raw)
     for mount in raw.get("volumes") or ():
-        yield from check_mount(where, mount, root)
+        yield from check_mount(where, mount, base)
     for port in raw.get("ports") or ():
         yield from _check_port(where, port)
 
@@ -124,7 +120,7 @@ def _check_dependencies(where: str, raw: Mapping[str, Any]) -> Iterator[Problem]
             )
 
 
-def check_mount(where: str, mount: Mapping[str, Any], root: str) -> Iterator[Problem]:
+def check_mount(where: str, mount: Mapping[str, Any], base: HostPlan) -> Iterator[Problem]:
     kind, source, target = str(mount.get("type")), str(mount.get("source") or ""), str(mount.get("target") or "")
     if kind == "tmpfs":
         return
@@ -147,24 +143,14 @@ def check_mount(where: str, mount: Mapping[str, Any], root: str) -> Iterator[Pro
         propagation = str((mount.get("bind") or {}).get("propagation") or "")
         if "shared" in propagation:
             yield Problem(f"an experiment cannot have propagation: {propagation}", f"{where}.volumes", hint="remove it")
-        yield from check_host_path(f"{where}.volumes", source, bool(mount.get("read_only")), root)
+        yield from check_host_path(f"{where}.volumes", source, bool(mount.get("read_only")), base)
 
 
-def check_host_path(where: str, source: str, read_only: bool, root: str) -> Iterator[Problem]:
-    """Whether an experiment may have this path of the host. root: the folder of our projects, where env files hold secrets."""
-    path = "/" + posixpath.normpath(source).strip("/")
-    if posixpath.basename(path) in SOCKETS:
-        why = "who has the engine's socket has the host"
-        yield Problem(f"an experiment cannot have {source}", where, why, "remove the mount")
-        return
-    if path in HARMLESS and read_only:
-        return
-    folders = (*FORBIDDEN, posixpath.normpath(root))
-    touched = any(path == one or path.startswith(one + "/") or one.startswith(path + "/") for one in folders)
-    if path == "/" or touched or path in HOMES or set(PRIVATE).intersection(path.split("/")):
-        hint = "set ipc: host or shm_size" if path.startswith("/dev/shm") else "mount only the folder that the server needs"
-        why = "it is a folder of the system" if path != "/" else "it is the whole host"
-        yield Problem(f"an experiment cannot have {source}", where, why, hint)
+def check_host_path(where: str, source: str, read_only: bool, base: HostPlan) -> Iterator[Problem]:
+    """Whether an experiment may have this path of the host. The root of the host's projects holds env files with secrets."""
+    why = judge_mount(source, read_only, (base.root,))
+    if why and not is_opened(source, read_only, base.allow_mounts):
+        yield Problem(f"an experiment cannot have {source}", where, why, suggest_opening(source, read_only))
 
 
 def _check_port(where: str, port: Mapping[str, Any]) -> Iterator[Problem]:

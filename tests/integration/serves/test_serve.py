@@ -58,7 +58,7 @@ def add(**keys: Any) -> Edit:
 def fall_ill(field: Field) -> None:
     """Make heavy's health check fail from now on. In a new container a failed check would count only after a minute."""
     wait_until("heavy to be well", lambda: "(healthy)" in field.bed.docker("ps", "--format", "{{.Status}}"))
-    (field.root.parent / "well").unlink()
+    (field.root.parent / "state" / "well").unlink()
     wait_until("heavy to be ill", lambda: "(unhealthy)" in field.bed.docker("ps", "--format", "{{.Status}}"))
 
 
@@ -68,9 +68,9 @@ def mount_file(field: Field) -> None:
 
 
 def watch_health(field: Field) -> None:
-    (field.root.parent / "well").touch()
-    field.root.parent.chmod(0o755)  # the server is not root
-    field.edit("heavy", mounts=(*field.serves["heavy"].mounts, Mount("bind", str(field.root.parent), "/state", True)))
+    (field.root.parent / "state").mkdir()
+    (field.root.parent / "state" / "well").touch()
+    field.edit("heavy", mounts=(*field.serves["heavy"].mounts, Mount("bind", f"{field.root.parent}/state", "/state", True)))
     times = {"interval": "1s", "retries": 1, "start_period": "60s"}
     field.add(healthcheck={"test": ["CMD", "test", "-e", "/state/well"], **times})
 
@@ -78,6 +78,29 @@ def watch_health(field: Field) -> None:
 def create_anew(field: Field) -> None:
     field.bed.docker("rm", "--force", "bed-heavy")
     field.bed.docker("compose", "--project-directory", str(field.root / "anvil-serves"), "create", "heavy")
+
+
+def test_a_mount_that_leads_to_the_host_is_refused_before_a_container_is_touched(field: Field, tmp_path: Path) -> None:
+    own = field.serves["heavy"].mounts
+    (tmp_path / "link").symlink_to("/")
+    named = ["--opt", "type=none", "--opt", "o=bind", "--opt", "device=/etc/../etc"]
+    field.bed.docker("volume", "create", *named, "settings")
+    socket_path = field.bed.environment["DOCKER_HOST"].removeprefix("unix://")
+    hostile = [
+        Mount("bind", f"{tmp_path}/link", "/a", True),
+        Mount("volume", "settings", "/b", True),
+        Mount("bind", socket_path, "/c"),
+    ]
+    field.edit("heavy", mounts=(*own, *hostile))
+    for check in (True, False):
+        refused = field.run(check=check)
+        for words in ("link (it is /)", "volume settings (it is /etc)", "who has the engine's socket has the host"):
+            assert words in refused["msg"], refused["msg"]
+        assert refused["failed"] and field.bed.started() == {}
+    field.edit("heavy", mounts=own)
+    field.add(**{"x-anvil": {"allow_mounts": ["/etc:ro"]}})
+    field.edit("heavy", mounts=(*own, Mount("volume", "settings", "/b", True)))
+    assert actions(field.run(check=True))["heavy"] == ("create", ["missing"])
 
 
 WIRED = {"networks": {"anvil": {}}, "x-anvil": {"subnets": {"anvil": "172.29.7.0/24"}}}
