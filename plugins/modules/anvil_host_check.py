@@ -29,6 +29,12 @@ options:
     description: The indexes of GPUs in the inventory, by UUID. One that is not the driver's is told in RV(recommended).
     type: dict
     default: {}
+  gpu_driver:
+    description: What serves ask the Docker Engine for their GPUs, as C(anvil_gpu_driver) of the inventory.
+    type: str
+    choices: [nvidia, cdi]
+    default: nvidia
+    version_added: 1.1.0
   needs_gpu:
     description: Whether the host must have an NVIDIA driver. Implied by O(gpus).
     type: bool
@@ -97,6 +103,11 @@ recommended:
       hint: "turn persistence mode on, so that the driver does not initialise every GPU for each question: systemctl enable --now
         nvidia-persistenced (or nvidia-smi -pm 1)"
       log: []
+gpu_driver:
+  description: The value of C(anvil_gpu_driver) that works on this host - V(nvidia) where both do. Empty if neither is known to.
+  returned: always
+  type: str
+  sample: cdi
 architecture:
   description: Processor of the Docker Engine. Empty if it does not answer.
   returned: always
@@ -121,6 +132,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.host_requiremen
 OPTIONS = {
     "gpus": {"type": "list", "elements": "str", "default": []},
     "indexes": {"type": "dict", "default": {}},
+    "gpu_driver": {"type": "str", "choices": ["nvidia", "cdi"], "default": "nvidia"},
     "needs_gpu": {"type": "bool", "default": False},
     "folder": {"type": "path"},
     "free_mib": {"type": "int", "default": 0},
@@ -138,6 +150,7 @@ def work(module: AnsibleModule) -> dict:
     params = module.params
     requirements = Requirements(
         gpus=tuple(params["gpus"]),
+        gpu_driver=params["gpu_driver"],
         needs_gpu=params["needs_gpu"] or bool(params["gpus"]),
         folder=params["folder"] or "",
         free_mib=params["free_mib"],

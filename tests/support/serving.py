@@ -41,6 +41,7 @@ class Field:
     gpus: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     secrets: dict[str, str] = dataclasses.field(default_factory=lambda: {"key": SECRET})
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
+    gpu_driver: str = "nvidia"
 
     def edit(self, name: str, **fields: Any) -> None:
         self.serves[name] = replace(self.serves[name], **fields)
@@ -50,7 +51,7 @@ class Field:
         self.more.update(keys)
 
     def project(self) -> dict[str, Any]:
-        plan = HostPlan("bed", str(self.root), "linux", "anvil", {}, tuple(self.serves.values()))
+        plan = HostPlan("bed", str(self.root), "linux", "anvil", {}, tuple(self.serves.values()), gpu_driver=self.gpu_driver)
         rendered = render_serves(plan)
         if not self.more:
             return rendered.as_dict()

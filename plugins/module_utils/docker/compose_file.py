@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import NO_HEALTHCHECK, Mount, Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    CDI_DRIVER,
+    CDI_PREFIX,
+    NO_HEALTHCHECK,
+    NVIDIA_DRIVER,
+    Mount,
+    Service,
+)
 
 _BYTES = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
@@ -74,9 +81,11 @@ def _parse_mount(value: Any, volumes: Mapping[str, Any]) -> Mount:
     return Mount(kind, source, target, read_only)
 
 
-def _read_gpu_uuids(raw: Mapping[str, Any]) -> Tuple[str, ...]:
+def _read_gpu_request(raw: Mapping[str, Any]) -> Tuple[Tuple[str, ...], str]:
+    """The UUIDs of the GPUs that are reserved, and the driver that is asked for them."""
     devices = raw.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", []) or []
-    return tuple(str(uuid) for device in devices for uuid in device.get("device_ids", []) or [])
+    uuids = tuple(str(name).removeprefix(CDI_PREFIX) for device in devices for name in device.get("device_ids", []) or [])
+    return uuids, CDI_DRIVER if any(device.get("driver") == CDI_DRIVER for device in devices) else NVIDIA_DRIVER
 
 
 def _unescape_dollars(value: Any) -> Any:
@@ -101,6 +110,7 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
     for name, escaped in (document.get("services") or {}).items():
         raw = _unescape_dollars(escaped)
         env_files, logging = raw.get("env_file") or [], raw.get("logging") or {}
+        uuids, driver = _read_gpu_request(raw)
         names, addresses = _parse_networks(raw.get("networks"), networks)
         services[name] = Service(
             name=name,
@@ -110,7 +120,8 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
             entrypoint=_parse_list(raw.get("entrypoint")),
             environment={key: str(value) for key, value in (raw.get("environment") or {}).items()},
             env_files=tuple([env_files] if isinstance(env_files, str) else env_files),
-            gpu_uuids=_read_gpu_uuids(raw),
+            gpu_uuids=uuids,
+            gpu_driver=driver,
             ports=tuple(sorted(_parse_port(port) for port in raw.get("ports") or [])),
             mounts=tuple(
                 sorted((_parse_mount(item, volumes) for item in raw.get("volumes") or []), key=lambda mount: mount.target)

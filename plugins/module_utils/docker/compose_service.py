@@ -34,6 +34,10 @@ EXPERIMENT_NETWORK = "anvil-experiments"
 COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
 
+# How a device of a GPU is named for CDI: this and its UUID.
+CDI_PREFIX = "nvidia.com/gpu="
+NVIDIA_DRIVER, CDI_DRIVER = "nvidia", "cdi"
+
 # The health check of a service that switches off the one of its image.
 NO_HEALTHCHECK = ("NONE",)
 
@@ -52,11 +56,11 @@ class Mount:
 class Service:
     """One service of a compose file in canonical form; ``None`` means that the file leaves the value to the image or the engine.
 
-    ports: ``(host address, host port, container port/protocol)``. gpu_uuids: the device ids of its ``nvidia``
-    reservation. secret_env: variables whose values come from the env file; the values are not part of the service. addresses:
-    network -> its fixed IPv4 address there. stop_grace: seconds between the stop signal and the kill. restart: as
-    ``on-failure:3``. memory_bytes, pids_limit: 0 is no limit. log_driver: empty for the one of the engine. anvil: the ``x-anvil``
-    of the service.
+    ports: ``(host address, host port, container port/protocol)``. gpu_uuids: the GPUs of its reservation. gpu_driver: its
+    driver, ``nvidia`` or ``cdi`` (the ids in the file are then ``nvidia.com/gpu=UUID``). secret_env: variables whose values
+    come from the env file; the values are not part of the service. addresses: network -> its fixed IPv4 address there.
+    stop_grace: seconds between the stop signal and the kill. restart: as ``on-failure:3``. memory_bytes, pids_limit: 0 is no
+    limit. log_driver: empty for the one of the engine. anvil: the ``x-anvil`` of the service.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Service:
     environment: Dict[str, str] = field(default_factory=dict)
     env_files: Tuple[str, ...] = ()
     gpu_uuids: Tuple[str, ...] = ()
+    gpu_driver: str = NVIDIA_DRIVER
     ports: Tuple[Tuple[str, int, str], ...] = ()
     mounts: Tuple[Mount, ...] = ()
     networks: Tuple[str, ...] = ()

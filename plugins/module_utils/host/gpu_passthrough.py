@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whether containers get the GPUs of a host from its Docker Engine, why not, and which settings are recommended. Pure.
 
-Serves ask for GPUs with Compose's ``driver: nvidia``. Docker Engine 29 answers that through CDI, or else through the toolkit's
-hook (moby/moby#50228); before, only through the hook. Late releases of 28 may have the change.
+Serves ask for GPUs with Compose's ``driver: nvidia``, or ``driver: cdi`` where the inventory says so (``anvil_gpu_driver``).
+Docker Engine 25 and later answers ``cdi`` where CDI is on. Docker Engine 29 answers ``nvidia`` through CDI, or else through the
+toolkit's hook (moby/moby#50228); before, only through the hook. Late releases of 28 may have the change.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import CDI_DRIVER, NVIDIA_DRIVER
 from ansible_collections.anvil.serving.plugins.module_utils.host.container_toolkit import Toolkit
 from ansible_collections.anvil.serving.plugins.module_utils.host.docker_installation import (
     DESKTOP,
@@ -46,14 +48,23 @@ def _release(version: str) -> Tuple[int, int]:
 
 
 def judge_gpu_access(
-    version: str, info: Mapping[str, Any], toolkit: Toolkit, uuids: Sequence[str] = (), wsl2: bool = False
+    version: str,
+    info: Mapping[str, Any],
+    toolkit: Toolkit,
+    uuids: Sequence[str] = (),
+    wsl2: bool = False,
+    driver: str = NVIDIA_DRIVER,
 ) -> GpuAccess:
     """version, info: of the Docker Engine; both empty where it does not answer. uuids: the GPUs that containers must get.
 
-    wsl2: whether the host is one.
+    wsl2: whether the host is one. driver: what serves ask the Docker Engine for, ``nvidia`` or ``cdi``.
     """
     if not version and toolkit.cdi_specs:
         return GpuAccess("")  # the Docker Engine does not answer: it may read them
+    if driver == CDI_DRIVER:
+        access = _judge_cdi(version, toolkit, uuids, wsl2)
+        without_hook = _recommend(read_installation(info), _release(version), info, replace(toolkit, hook=None))
+        return replace(access, recommended=tuple(without_hook))
     kind, release = read_installation(info), _release(version)
     recommended = _recommend(kind, release, info, toolkit)
     if kind == DESKTOP:
@@ -69,7 +80,7 @@ def judge_gpu_access(
         if release < CDI_SURELY:
             what = "Docker Engine {0} may not give GPUs to containers through CDI alone".format(version)
             why = "Compose asks with driver: nvidia, which every Docker Engine from 29 on answers through CDI"
-            recommended.append(Problem(what, HOOK + " is not on PATH", why, INSTALL))
+            recommended.append(Problem(what, HOOK + " is not on PATH", why, "set anvil_gpu_driver: cdi\nor " + INSTALL))
         elif toolkit.cdi_hook is None:
             what = "the Docker Engine may not find nvidia-cdi-hook"
             why = "it is not on this PATH; the Docker Engine gives GPUs through CDI only where it finds that program at its start"
@@ -84,6 +95,32 @@ def judge_gpu_access(
     return GpuAccess("", _no_way(version, toolkit), tuple(recommended))
 
 
+def _judge_cdi(version: str, toolkit: Toolkit, uuids: Sequence[str], wsl2: bool) -> GpuAccess:
+    """Whether an explicit request for CDI devices works: the Docker Engine reads descriptions, and they have the GPUs."""
+    where, otherwise = "anvil_gpu_driver: cdi", "\nor use anvil_gpu_driver: nvidia"
+    if toolkit.cdi_enabled is None:
+        what = "Docker Engine {0} does not report that it knows CDI".format(version)
+        return GpuAccess("", Problem(what, where, "CDI came with Docker Engine 25", "upgrade the Docker Engine" + otherwise))
+    if not toolkit.cdi_enabled:
+        what = "CDI is off in Docker Engine {0}".format(version)
+        hint = "turn it on: docker_host_daemon: {features: {cdi: true}}" + otherwise
+        return GpuAccess("", Problem(what, where, "the Docker Engine reads no descriptions of devices", hint))
+    if not toolkit.cdi_specs:
+        hint = "describe the GPUs: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml" + otherwise
+        why = "none of the folders that the Docker Engine reads has one"
+        return GpuAccess("", Problem("no CDI description of NVIDIA's GPUs exists", where, why, hint))
+    problem = _missing_device(toolkit, uuids, wsl2)
+    return GpuAccess("" if problem else "cdi", problem)
+
+
+def choose_driver(version: str, info: Mapping[str, Any], toolkit: Toolkit, uuids: Sequence[str] = (), wsl2: bool = False) -> str:
+    """The value of ``anvil_gpu_driver`` that works on this host: ``nvidia`` where both do; empty: none, or unknown."""
+    for driver in (NVIDIA_DRIVER, CDI_DRIVER):
+        if judge_gpu_access(version, info, toolkit, uuids, wsl2, driver).way:
+            return driver
+    return ""
+
+
 def _no_way(version: str, toolkit: Toolkit) -> Problem:
     what, where = "the NVIDIA container toolkit is missing", HOOK
     if not toolkit.cdi_specs:
@@ -92,9 +129,11 @@ def _no_way(version: str, toolkit: Toolkit) -> Problem:
     what = "Docker Engine {0} gives no GPU to containers through CDI".format(version)
     if toolkit.cdi_usable:
         why = "the host has CDI only, and this Docker Engine answers driver: nvidia only through " + HOOK
-        return Problem(what, where, why, INSTALL + "\nor upgrade to Docker Engine 29, which answers it through CDI")
+        hint = "let serves ask for CDI devices: anvil_gpu_driver: cdi\nor {0}\nor upgrade to Docker Engine 29, which answers both"
+        return Problem(what, where, why, hint.format(INSTALL))
     why = "it does not read {0}: CDI is off; and {1} is not on PATH".format(toolkit.cdi_specs[0], HOOK)
-    hint = INSTALL + "\nor, with Docker Engine 29, turn CDI on: docker_host_daemon: {features: {cdi: true}}"
+    hint = INSTALL + "\nor, from Docker Engine 25 on, turn CDI on: docker_host_daemon: {features: {cdi: true}}"
+    hint += " (before 29 with anvil_gpu_driver: cdi)"
     return Problem(what, where, why, hint)
 
 
@@ -127,7 +166,7 @@ def _recommend(kind: str, release: Tuple[int, int], info: Mapping[str, Any], too
                 "cgroup v2, the systemd cgroup driver and the toolkit's hook",
                 "systemd sets the device rules of each container again and does not know those of the hook (apt runs "
                 "daemon-reload too); a server then answers until its next CUDA context (NVIDIA/nvidia-container-toolkit#48)",
-                "docker_host_daemon: {exec-opts: [native.cgroupdriver=cgroupfs]}\nor use CDI with Docker Engine 29",
+                "docker_host_daemon: {exec-opts: [native.cgroupdriver=cgroupfs]}\nor set anvil_gpu_driver: cdi",
             )
         )
     if toolkit.hook is not None and toolkit.mode == "cdi" and release < CDI_PERHAPS:

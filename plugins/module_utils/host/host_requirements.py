@@ -10,9 +10,10 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_cli import read_version
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import NVIDIA_DRIVER
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import name_engine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.host.container_toolkit import read_toolkit
+from ansible_collections.anvil.serving.plugins.module_utils.host.container_toolkit import Toolkit, read_toolkit
 from ansible_collections.anvil.serving.plugins.module_utils.host.docker_installation import (
     DESKTOP,
     SNAP,
@@ -20,7 +21,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.docker_installa
     read_installation,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.host.driver_errors import explain_driver
-from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_passthrough import judge_gpu_access, recommend_persistence
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_passthrough import (
+    choose_driver,
+    judge_gpu_access,
+    recommend_persistence,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
 from ansible_collections.anvil.serving.plugins.module_utils.host.host_facts import read_platform
 from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import read_driver, read_persistence
@@ -35,6 +40,7 @@ class Requirements:
     """What a host must have. gpus: UUIDs of GPUs. needs_gpu: a driver is required. folder: where weights are kept.
 
     free_mib: MiB that must be free there. builds: images are built on this host. indexes: UUID -> the index in the inventory.
+    gpu_driver: what serves ask the Docker Engine for, ``nvidia`` or ``cdi``.
     """
 
     gpus: Tuple[str, ...] = ()
@@ -43,6 +49,7 @@ class Requirements:
     free_mib: int = 0
     builds: bool = False
     indexes: Mapping[str, int] = field(default_factory=dict)
+    gpu_driver: str = NVIDIA_DRIVER
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,9 @@ def compare_indexes(indexes: Mapping[str, int], cards: Sequence[Card]) -> List[P
     return found
 
 
-def _check_gpus(required: Requirements, version: str, engine_info: Mapping[str, Any]) -> Tuple[List[Unmet], List[Problem]]:
+def _check_gpus(
+    required: Requirements, version: str, engine_info: Mapping[str, Any], toolkit: Toolkit
+) -> Tuple[List[Unmet], List[Problem]]:
     """What is missing, and what is recommended."""
     try:
         driver = read_driver()
@@ -166,7 +175,8 @@ def _check_gpus(required: Requirements, version: str, engine_info: Mapping[str, 
         hint = "on WSL2 install it on Windows only" if read_platform() == "wsl2" else "install NVIDIA's driver and reboot"
         return [Unmet("driver", Problem("there is no NVIDIA driver", "nvidia-smi", "nvidia-smi is not on PATH", hint))], []
     unmet = []
-    access = judge_gpu_access(version, engine_info, read_toolkit(engine_info), required.gpus, read_platform() == "wsl2")
+    wsl2 = read_platform() == "wsl2"
+    access = judge_gpu_access(version, engine_info, toolkit, required.gpus, wsl2, required.gpu_driver)
     if access.problem is not None:
         unmet.append(Unmet("toolkit", access.problem))
     recommended = [*access.recommended, *recommend_persistence(read_persistence())]
@@ -210,7 +220,8 @@ def check_host(engine: DockerEngine, required: Requirements, tolerate: Sequence[
     unmet, version, info = _check_docker(engine)
     unmet += _check_compose(engine.docker_host)
     unmet += _check_buildx(engine.docker_host) if required.builds else []
-    without_gpus, recommended = _check_gpus(required, version, info)
+    toolkit = read_toolkit(info)
+    without_gpus, recommended = _check_gpus(required, version, info, toolkit)
     unmet += without_gpus
     unmet += _check_disk(required, info)
     processor = str(info.get("Architecture") or "")
@@ -218,6 +229,7 @@ def check_host(engine: DockerEngine, required: Requirements, tolerate: Sequence[
     problems = [each.problem for each in unmet]
     result: Dict[str, Any] = {"changed": False, "platform": read_platform(), "architecture": processor}
     result["installation"] = read_installation(info) if info else find_installation()
+    result["gpu_driver"] = choose_driver(version, info, toolkit, required.gpus, read_platform() == "wsl2")
     result["recommended"] = problems_as_dicts(recommended)
     result["missing"] = sorted({each.kind for each in unmet})
     if any(each.kind not in tolerate for each in unmet):

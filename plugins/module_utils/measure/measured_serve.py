@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import hide_secrets
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import CDI_PREFIX
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, read_cards
 
@@ -39,7 +40,8 @@ def _describe(docker: DockerEngine, inspected: Mapping[str, Any], cards: Sequenc
     image = docker.inspect_image(inspected["Image"])
     digests = sorted(image["RepoDigests"]) if image is not None else []
     config = inspected["Config"]
-    uuids: List[str] = [uuid for request in inspected["HostConfig"]["DeviceRequests"] for uuid in request["DeviceIDs"]]
+    requests = inspected["HostConfig"]["DeviceRequests"]
+    uuids: List[str] = [str(name).removeprefix(CDI_PREFIX) for request in requests for name in request["DeviceIDs"]]
     named = {card.uuid: card for card in cards}
     drivers = sorted({card.driver for card in cards if card.driver})
     return MeasuredServe(

@@ -52,6 +52,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.serve_selection
 VARIABLES = (
     "anvil_root",
     "anvil_platform",
+    "anvil_gpu_driver",
     "anvil_network",
     "anvil_secrets",
     "anvil_gpus",
@@ -75,6 +76,7 @@ VARIABLES = (
 OTHER_VARIABLES: Tuple[str, ...] = ("anvil_hosts",)
 COMPATIBILITY_MODES = ("enforce", "strict", "warn", "off")
 PLATFORMS = ("linux", "wsl2")
+GPU_DRIVERS = ("nvidia", "cdi")
 DEFAULT_ROOT = "/opt/anvil"
 DEFAULT_NETWORK = "anvil"
 DEFAULT_MAX_WAIT = 300
@@ -119,6 +121,7 @@ def build_plan(
     top = Section(check, (), variables)
     root = top.read_text("anvil_root", "an absolute path on the host, such as " + DEFAULT_ROOT, ABSOLUTE) or DEFAULT_ROOT
     platform = top.read_choice("anvil_platform", PLATFORMS) or "linux"
+    driver = _read_gpu_driver(top, platform)
     network = top.read_text("anvil_network", "the name of a Docker network: " + CONTAINER_RULE, CONTAINER) or DEFAULT_NETWORK
     secrets = read_secrets(check, variables.get("anvil_secrets"))
     gpus = read_gpus(check, variables.get("anvil_gpus"))
@@ -173,9 +176,19 @@ def build_plan(
         externals=externals,
         compatibility=compatibility,
         limits=limits,
+        gpu_driver=driver,
         stacks=list_stacks(serves, mode),
         allow_mounts=mounts,
     )
+
+
+def _read_gpu_driver(top: Section, platform: str) -> str:
+    """``anvil_gpu_driver``. Which one works is known only on the host: anvil_host_check says it."""
+    driver = top.read_choice("anvil_gpu_driver", GPU_DRIVERS) or "nvidia"
+    if driver == "cdi" and platform == "wsl2":
+        why = "a description of CDI on WSL2 has only the device `all`, and none of a single GPU"
+        top.add_problem("anvil_gpu_driver", "cdi cannot pin a serve to a GPU on WSL2", "use anvil_gpu_driver: nvidia", why)
+    return driver
 
 
 def _read_compatibility_mode(top: Section) -> str:

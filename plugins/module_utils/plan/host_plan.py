@@ -247,7 +247,7 @@ class HostPlan:
     """Everything that the inventory says about one host, checked.
 
     notes: facts that are not mistakes but good to know. models_allowed: None allows every model. stacks: of the images that it
-    uses, for ``images_select: used``.
+    uses, for ``images_select: used``. gpu_driver: what serves ask the Docker Engine for their GPUs, ``nvidia`` or ``cdi``.
     """
 
     host: str
@@ -263,6 +263,7 @@ class HostPlan:
     externals: Tuple[ExternalPlan, ...] = ()
     compatibility: str = "enforce"
     limits: Limits = Limits()
+    gpu_driver: str = "nvidia"
     stacks: Tuple[str, ...] = ()
     allow_mounts: Tuple[AllowedMount, ...] = ()
 

@@ -122,6 +122,18 @@ def _limit_pair(service: Service, seen: ObservedContainer) -> Tuple[Dict[str, An
     return before, after
 
 
+def _gpu_pair(service: Service, seen: ObservedContainer) -> Tuple[List[str], List[str]]:
+    """The GPUs before and after. The driver counts only in a container of another definition: an engine may answer a request
+    for one driver by the other."""
+    before, after = sorted(seen.gpu_uuids) or ["all"] * bool(seen.gpu_count), sorted(service.gpu_uuids)
+    made_of_this = bool(after) and seen.labels.get(LABEL_SPEC) == service.spec_hash()
+    if before == after and seen.gpu_driver != service.gpu_driver and not made_of_this and after:
+        return ["{0} ({1})".format(uuid, seen.gpu_driver) for uuid in before], [
+            "{0} ({1})".format(uuid, service.gpu_driver) for uuid in after
+        ]
+    return before, after
+
+
 def _log_pair(service: Service, seen: ObservedContainer) -> Tuple[Dict[str, str], Dict[str, str]]:
     """The logging before and after. The Docker Engine adds the options of its own log driver where the driver is the same."""
     if not service.log_driver:
@@ -255,7 +267,7 @@ def diff_service(
     pairs: List[Tuple[str, Any, Any]] = [
         ("image", _image_name(seen.image), _image_name(service.image)),
         *(_set_pairs(service, seen) if origin_image is None else _silent_pairs(service, seen, origin_image)),
-        ("gpu", sorted(seen.gpu_uuids) or ["all"] * bool(seen.gpu_count), sorted(service.gpu_uuids)),
+        ("gpu", *_gpu_pair(service, seen)),
         ("ports", [list(port) for port in seen.ports], [list(port) for port in service.ports]),
         ("mounts", _mount_rows(seen.mounts, origin_image), _mount_rows(service.mounts, origin_image)),
         ("networks", _network_rows(service, seen), list(service.networks)),

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
-from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import COMPOSE_PROJECT, Mount
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    CDI_DRIVER,
+    CDI_PREFIX,
+    COMPOSE_PROJECT,
+    NVIDIA_DRIVER,
+    Mount,
+)
 
 # In these states a container holds its GPUs and ports: a paused one keeps its memory, a restarting one takes it again.
 HOLDING = ("running", "paused", "restarting")
@@ -60,6 +66,7 @@ class ObservedContainer:
     entrypoint: Tuple[str, ...]
     environment: Mapping[str, str]
     gpu_uuids: Tuple[str, ...]
+    gpu_driver: str
     gpu_count: int
     ports: Tuple[Tuple[str, int, str], ...]
     mounts: Tuple[Mount, ...]
@@ -213,7 +220,8 @@ def observe_container(document: Mapping[str, Any]) -> ObservedContainer:
         command=tuple(config["Cmd"]),
         entrypoint=tuple(config["Entrypoint"]),
         environment=read_environment(config["Env"]),
-        gpu_uuids=tuple(uuid for request in requests for uuid in request["DeviceIDs"]),
+        gpu_uuids=tuple(name.removeprefix(CDI_PREFIX) for request in requests for name in request["DeviceIDs"]),
+        gpu_driver=CDI_DRIVER if any(request["Driver"] == CDI_DRIVER for request in requests) else NVIDIA_DRIVER,
         gpu_count=sum(request["Count"] for request in requests),
         ports=list_bindings(raw, chosen_too=False),
         mounts=_mounts(raw),

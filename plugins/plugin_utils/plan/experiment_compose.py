@@ -20,6 +20,8 @@ import yaml
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    CDI_DRIVER,
+    CDI_PREFIX,
     EXPERIMENT_NETWORK,
     EXPERIMENT_PROJECT,
     LABEL_PREFIX,
@@ -103,7 +105,7 @@ def read_compose_document(found: InterpretedFile, options: ExperimentOptions, ba
         laid_out[name] = {
             "container_name": container,
             **_default_limits(base, options),
-            **_lay_out(name, raw, uuids, anvil, notes),
+            **_lay_out(name, raw, uuids, base.gpu_driver, anvil, notes),
         }
     if problems:
         raise AnvilError(*dict.fromkeys(problems))
@@ -164,7 +166,7 @@ def _name_volumes(
     return found
 
 
-def _lay_out(name: str, raw: Mapping[str, Any], uuids: list[str], anvil: Any, notes: list[str]) -> dict[str, Any]:
+def _lay_out(name: str, raw: Mapping[str, Any], uuids: list[str], driver: str, anvil: Any, notes: list[str]) -> dict[str, Any]:
     """The keys of a service as they are written into the compose file of the experiment."""
     kept = {key: value for key, value in raw.items() if key in COMPARED | PASSED and value not in (None, [], {}, "")}
     passed = {key: kept[key] for key in sorted(PASSED & set(kept))}
@@ -198,7 +200,8 @@ def _lay_out(name: str, raw: Mapping[str, Any], uuids: list[str], anvil: Any, no
         labels[LABEL_PASSED] = hashlib.sha256(text.encode()).hexdigest()[:16]
     laid_out["labels"] = labels
     if uuids:
-        device = {"driver": "nvidia", "device_ids": uuids, "capabilities": ["gpu"]}
+        names = [CDI_PREFIX + uuid for uuid in uuids] if driver == CDI_DRIVER else uuids
+        device = {"driver": driver, "device_ids": names, "capabilities": ["gpu"]}
         laid_out["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
     return laid_out
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import CDI_PREFIX
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UUID
 
-CDI = "nvidia.com/gpu="
 CARD_FILE = re.compile(r"/dev/nvidia[0-9]+")
 DRIVER_FILE = re.compile(r"/dev/nvidia(ctl|-uvm|-uvm-tools|-modeset|-caps.*)")
 VISIBLE = "NVIDIA_VISIBLE_DEVICES"
@@ -63,11 +63,11 @@ def _as_devices(gpus: Any) -> list[Any]:
 
 def _read_reservation(request: GpuRequest, device: Mapping[str, Any]) -> None:
     driver, ids = str(device.get("driver") or "nvidia"), [str(one) for one in device.get("device_ids") or ()]
-    if driver not in ("nvidia", "cdi") or any("=" in one and not one.startswith(CDI) for one in ids):
+    if driver not in ("nvidia", "cdi") or any("=" in one and not one.startswith(CDI_PREFIX) for one in ids):
         request.refused.append(f"a device of driver {driver}" + (": " + ", ".join(ids) if ids else ""))
         return
     for one in ids:
-        request.add(one.removeprefix(CDI))
+        request.add(one.removeprefix(CDI_PREFIX))
     if not ids:
         count = device.get("count")
         number = ALL if count in (None, "all", ALL) else int(str(count))
@@ -76,8 +76,8 @@ def _read_reservation(request: GpuRequest, device: Mapping[str, Any]) -> None:
 
 def _read_device(request: GpuRequest, device: str) -> None:
     source = device.partition(":")[0]
-    if source.startswith(CDI):
-        request.add(source.removeprefix(CDI))
+    if source.startswith(CDI_PREFIX):
+        request.add(source.removeprefix(CDI_PREFIX))
     elif CARD_FILE.fullmatch(source):
         request.add(source.removeprefix("/dev/nvidia"))
     elif not DRIVER_FILE.fullmatch(source):

@@ -25,6 +25,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.addresses impor
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    CDI_PREFIX,
     EXPERIMENT_PROJECT,
     LABEL_EXPERIMENT,
     LABEL_PREFIX,
@@ -121,7 +122,7 @@ def _environment() -> jinja2.Environment:
         autoescape=False,  # noqa: S701 (YAML and TOML, not HTML; every value goes through quote or toml)
     )
     made.filters.update(block=block, quote=quote, toml=toml)
-    made.globals.update(env_file=env_file, models_file=MODELS_FILE)
+    made.globals.update(env_file=env_file, models_file=MODELS_FILE, cdi_prefix=CDI_PREFIX)
     return made
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from bed import Bed, BedError, wait_until
-from serving import HEAVY_GPU, LLAMA, UNCHANGED, Field, actions
+from serving import FAST_GPU, HEAVY_GPU, LLAMA, UNCHANGED, Field, actions
 
 # Every default that an engine of this version can fill in. The containerd image store removes an image that no name
 # points to.
@@ -158,3 +158,33 @@ def test_a_serve_that_lost_its_gpu_is_reported_and_recreated_without_systemd_too
     assert actions(done) == {"heavy": ("recreate", ["gpu_lost"]), "fast": UNCHANGED}
     assert field.bed.hook_calls()[-1]["NVIDIA_VISIBLE_DEVICES"] == HEAVY_GPU
     assert actions(field.foresee()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
+
+
+@pytest.fixture
+def describing(clean_bed: Bed, tmp_path: Path) -> Iterator[Bed]:
+    """The bed's engine with CDI on, and a description of both GPUs that sets a variable in the container of each."""
+    devices = [{"name": uuid, "containerEdits": {"env": [f"GIVEN={uuid}"]}} for uuid in (HEAVY_GPU, FAST_GPU)]
+    spec = {"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": devices, "containerEdits": {"env": ["BY=cdi"]}}
+    (tmp_path / "cdi").mkdir()
+    (tmp_path / "cdi" / "nvidia.json").write_text(json.dumps(spec))
+    clean_bed.restart_engine(config={"features": {"cdi": True}, "cdi-spec-dirs": [str(tmp_path / "cdi")]})
+    try:
+        yield clean_bed
+        clean_bed.clear()
+    finally:
+        clean_bed.restart_engine()
+
+
+def test_a_serve_gets_its_gpu_as_a_device_of_cdi(describing: Bed, field: Field) -> None:
+    field.gpu_driver = "cdi"
+    asked = len(describing.hook_calls())
+    assert actions(field.foresee()) == dict.fromkeys(("heavy", "fast"), ("create", ["missing"]))
+    inside = describing.docker("exec", "bed-heavy", "cat", "/proc/1/environ").split("\0")
+    assert {f"GIVEN={HEAVY_GPU}", "BY=cdi"} <= set(inside) and len(describing.hook_calls()) == asked
+    assert actions(field.foresee()) == {"heavy": UNCHANGED, "fast": UNCHANGED}
+    assert field.info()["serves"]["heavy"]["gpu_uuids"] == [HEAVY_GPU]
+    field.gpu_driver = "nvidia"
+    done = field.foresee()
+    assert actions(done) == dict.fromkeys(("heavy", "fast"), ("recreate", ["gpu"]))
+    assert done["serves"]["heavy"]["changes"]["gpu"] == {"before": [f"{HEAVY_GPU} (cdi)"], "after": [f"{HEAVY_GPU} (nvidia)"]}
+    assert {call["NVIDIA_VISIBLE_DEVICES"] for call in describing.hook_calls()[asked:]} == {HEAVY_GPU, FAST_GPU}

@@ -92,6 +92,14 @@ def test_gpus_are_read_from_the_reservation() -> None:
     assert service.gpu_uuids == ("GPU-b", "GPU-a")
 
 
+def test_names_of_cdi_are_read_as_uuids() -> None:
+    device = {"driver": "cdi", "device_ids": ["nvidia.com/gpu=GPU-a"], "capabilities": ["gpu"]}
+    service = parse_one(deploy={"resources": {"reservations": {"devices": [device]}}})
+    assert (service.gpu_uuids, service.gpu_driver) == (("GPU-a",), "cdi")
+    plain = parse_one(deploy={"resources": {"reservations": {"devices": [{**device, "driver": "nvidia"}]}}})
+    assert (plain.gpu_uuids, plain.gpu_driver) == (("GPU-a",), "nvidia")
+
+
 WORDS = st.lists(st.text(max_size=8), max_size=4)
 
 

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.host.container_toolkit import Toolkit
-from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_passthrough import judge_gpu_access, recommend_persistence
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_passthrough import (
+    choose_driver,
+    judge_gpu_access,
+    recommend_persistence,
+)
 
 UUID = "GPU-fef8089b-1111-2222-3333-444444444444"
 NOTHING = Toolkit(None, None, None, (), False)
@@ -51,7 +55,7 @@ def test_what_works_is_used(version: str, info: dict[str, Any], toolkit: Toolkit
     [
         ("26.1.5", {}, NOTHING, False, "the NVIDIA container toolkit is missing", "no container can use a GPU"),
         ("", {}, NOTHING, False, "the NVIDIA container toolkit is missing", "no container can use a GPU"),
-        ("26.1.5", {}, CDI, False, "Docker Engine 26.1.5 gives no GPU to containers through CDI", "upgrade to Docker Engine 29"),
+        ("26.1.5", {}, CDI, False, "Docker Engine 26.1.5 gives no GPU to containers through CDI", "anvil_gpu_driver: cdi"),
         ("28.2.2", {}, CDI, False, "Docker Engine 28.2.2 gives no GPU to containers through CDI", "the host has CDI only"),
         ("29.0.0", {}, replace(CDI, cdi_enabled=False), False, "gives no GPU to containers through CDI", "features: {cdi: true}"),
         ("24.0.9", {}, replace(CDI, cdi_enabled=None), False, "gives no GPU to containers through CDI", "CDI is off"),
@@ -66,6 +70,31 @@ def test_what_does_not_work_is_said_with_the_next_step(
     access = judge_gpu_access(version, info, toolkit, [UUID], wsl2)
     assert access.way == "" and access.problem is not None
     assert what in access.problem.what and words in access.problem.why + access.problem.hint
+
+
+@pytest.mark.parametrize(
+    ("version", "toolkit", "wsl2", "fits", "words"),
+    [
+        ("26.1.5", CDI, False, "cdi", None),
+        ("28.2.2", CDI, False, "cdi", None),
+        ("29.0.0", CDI, False, "nvidia", None),
+        ("26.1.5", replace(CDI, hook=HOOK.hook), False, "nvidia", None),
+        ("26.1.5", HOOK, False, "nvidia", "CDI is off in Docker Engine 26.1.5"),
+        ("26.1.5", replace(HOOK, cdi_enabled=True), False, "nvidia", "nvidia-ctk cdi generate"),
+        ("24.0.9", replace(CDI, cdi_enabled=None), False, "", "CDI came with Docker Engine 25"),
+        ("26.1.5", replace(CDI, cdi_enabled=False), False, "", "features: {cdi: true}"),
+        ("26.1.5", ALL_ONLY, True, "", "on WSL2 CDI knows only `all`"),
+        ("26.1.5", ALL_ONLY, False, "", "--device-name-strategy=uuid"),
+        ("", CDI, False, "", None),  # the Docker Engine does not answer: unknown
+    ],
+)
+def test_devices_of_cdi_on_request_and_which_value_fits(
+    version: str, toolkit: Toolkit, wsl2: bool, fits: str, words: str | None
+) -> None:
+    access = judge_gpu_access(version, {}, toolkit, [UUID], wsl2, "cdi")
+    said = "" if access.problem is None else access.problem.as_text()
+    assert words in said if words else not said
+    assert choose_driver(version, {}, toolkit, [UUID], wsl2) == fits
 
 
 def test_wsl2_with_the_hook_is_pinned_by_uuid_whatever_cdi_knows() -> None:

@@ -1,4 +1,4 @@
-"""Limits of what containers may use up: ``anvil_logs``, ``mem_limit`` and ``pids_limit``."""
+"""Limits of what containers may use up: ``anvil_logs``, ``mem_limit`` and ``pids_limit``; and ``anvil_gpu_driver``."""
 
 from __future__ import annotations
 

@@ -272,6 +272,17 @@ def test_a_mac_address_is_drift_where_somebody_asked_for_it(asked: str | None, t
         assert changes[0].before == ["anvil (mac_address de:ad:be:ef:00:01)"]
 
 
+@pytest.mark.parametrize("driver", ["nvidia", "cdi"])
+def test_a_gpu_is_the_same_by_its_uuid_and_by_its_name_of_cdi(driver: str) -> None:
+    service = wanted(gpu_uuids=("GPU-1",), gpu_driver=driver)
+    service = replace(service, labels={**service.labels, LABEL_SPEC: service.spec_hash()})
+    for seen_driver, name in (("nvidia", "GPU-1"), ("nvidia", "nvidia.com/gpu=GPU-1"), ("cdi", "nvidia.com/gpu=GPU-1")):
+        request = (("HostConfig", "DeviceRequests"), [{"Driver": seen_driver, "DeviceIDs": [name]}])
+        of_this = changed((("Config", "Labels", LABEL_SPEC), service.spec_hash()), request)
+        assert compare(service, of_this) == []  # an engine may answer one by the other
+        assert reasons(compare(service, changed(request))) == ["gpu"] * (seen_driver != driver)
+
+
 def test_a_limit_that_the_kernel_does_not_support_is_no_drift_and_a_changed_limit_is() -> None:
     service = wanted(pids_limit=100, memory_bytes=1 << 30)
     service = replace(service, labels={**service.labels, LABEL_SPEC: service.spec_hash()})
