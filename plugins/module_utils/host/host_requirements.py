@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_cli import read_version
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import NVIDIA_DRIVER
-from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import name_engine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local, name_engine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.host.container_toolkit import Toolkit, read_toolkit
 from ansible_collections.anvil.serving.plugins.module_utils.host.docker_installation import (
@@ -28,6 +28,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_passthrough
 )
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
 from ansible_collections.anvil.serving.plugins.module_utils.host.host_facts import read_platform
+from ansible_collections.anvil.serving.plugins.module_utils.host.loopback_ports import judge_loopback_ports, read_guard
 from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import read_driver, read_persistence
 
 MIB = 1024 * 1024
@@ -225,7 +226,8 @@ def check_host(engine: DockerEngine, required: Requirements, tolerate: Sequence[
     unmet += without_gpus
     unmet += _check_disk(required, info)
     processor = str(info.get("Architecture") or "")
-    recommended = [*judge_processor(processor), *recommended]
+    guarded = read_guard() if is_local(engine.docker_host) else None
+    recommended = [*judge_processor(processor), *judge_loopback_ports(version, info, guarded), *recommended]
     problems = [each.problem for each in unmet]
     result: Dict[str, Any] = {"changed": False, "platform": read_platform(), "architecture": processor}
     result["installation"] = read_installation(info) if info else find_installation()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bed import FAKOLI_DARK, Bed, BedError, Host, wait_until
+from bed import FAKOLI_DARK, HOST_NETWORK, Bed, BedError, Host, wait_until
 from conftest import COLLECTIONS, REPO
 
 HOST = "docker-host"
@@ -239,3 +239,58 @@ def test_the_toolkit_is_installed_and_containers_then_get_cards(play: Play, bed:
     play.host.docker(*gpu)
     assert "1.17.8-1" in play.host.run("dpkg-query", "--show", "nvidia-container-toolkit")
     assert "changed=0" in play.run(**wanted)
+
+
+# ----------------------------------------------------------------------------------------- ports on 127.0.0.1 and neighbours
+
+KNOCK = """import socket, sys
+try:
+    with socket.create_connection(("127.0.0.1", 8555), 2):
+        print("reached")
+except OSError as error:
+    print("dropped:", error)
+"""
+
+
+@pytest.fixture
+def neighbour(play: Play, bed: Bed) -> Iterator[Any]:
+    """A machine of the same network that sends packets for 127.0.0.1 to the host; returns whether it reaches port 8555."""
+    name = "neighbour"
+    bed.docker(
+        *("run", "--detach", "--privileged", "--name", name, "--network", HOST_NETWORK, "--entrypoint", "sleep"),
+        *("anvil.local/dockerhost:1", "600"),
+    )
+    commands = (
+        "ip address del 127.0.0.1/8 dev lo; sysctl -qw net.ipv4.conf.all.route_localnet=1; "
+        f"ip route add 127.0.0.0/8 via {play.host.ip()} src $(hostname -i)"
+    )
+    bed.docker("exec", name, "sh", "-c", commands)
+    yield lambda: bed.docker("exec", name, "python3", "-c", KNOCK) == "reached"
+    bed.docker("rm", "--force", name)
+
+
+def test_neighbours_reach_ports_on_loopback_before_docker_engine_28_and_a_rule_prevents_it(play: Play, neighbour: Any) -> None:
+    version = play.host.docker("version", "--format", "{{.Server.Version}}")
+    assert int(version.split(".")[0]) < 28, "this Docker Engine protects the ports itself: the test needs another one"
+    play.host.load_images(["anvil.local/base:1"])
+    server = ["anvil.local/base:1", "-m", "http.server", "8555"]
+    play.host.docker("run", "--detach", "--name", "web", "--publish", "127.0.0.1:8555:8555", "--entrypoint", "python3", *server)
+    wait_until("a server", lambda: play.host.run("python3", "-c", KNOCK) == "reached")
+    assert neighbour()
+    told = "machines of the same network can reach ports that containers publish on 127.0.0.1"
+    predicted = play.run("--check", docker_host_guard_loopback=True)
+    assert told in predicted and "changed=0" not in predicted and neighbour()
+    play.run(docker_host_guard_loopback=True)
+    assert not neighbour() and play.host.run("python3", "-c", KNOCK) == "reached"
+    again = play.run(docker_host_guard_loopback=True)
+    assert "changed=0" in again and told not in again
+    # What systemd runs at each boot, twice: the rule is there once.
+    rule = ["iptables", "-t", "raw", "-S", "PREROUTING"]
+    play.host.run(*rule[:3], "-F", "PREROUTING")
+    assert neighbour()
+    unit = play.host.run("cat", "/etc/systemd/system/anvil-loopback-guard.service")
+    line = next(line for line in unit.splitlines() if line.startswith("ExecStart=")).removeprefix("ExecStart=")
+    for _boot in range(2):
+        play.host.run("sh", "-c", line)
+    assert not neighbour() and play.host.run(*rule).count("127.0.0.0/8") == 1
+    play.host.docker("rm", "--force", "web")
