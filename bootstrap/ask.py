@@ -1,4 +1,5 @@
 """Ask each tier one question through the router, print the answers, and the curl line that repeats it.
+The line passes the token on standard input: every user of a machine sees the arguments of a process.
 
 usage: ask.py ENDPOINT TOKEN_FILE TIER...
 """
@@ -40,7 +41,7 @@ def main(endpoint: str, token_file: str, *tiers: str) -> int:
     body = json.dumps({"model": tiers[0], "messages": [{"role": "user", "content": "Who answers?"}]})
     print(f"""
 Repeat it:
-  curl -s {endpoint}/v1/chat/completions -H "Authorization: Bearer $(cat {token_file})" \\
+  sed 's/^/Authorization: Bearer /' {token_file} | curl -s -H @- {endpoint}/v1/chat/completions \\
     -H 'Content-Type: application/json' -d '{body}'
 """)
     return int(failed)

@@ -127,3 +127,38 @@ def test_the_picture_is_drawn_from_its_text_and_shows_the_wings() -> None:
         part = re.split(r"\n##{1,2} ", page.split(f"\n### `{house}/`\n", 1)[1])[0]
         block = picture.split(f"\nwings {house}:", 1)[1].split("\n\n", 1)[0]
         assert re.findall(r"^  (\w+) +\|", block, flags=re.MULTILINE) == re.findall(r"^#### `(\w+)/`$", part, flags=re.MULTILINE)
+
+
+def test_no_command_that_we_print_or_document_has_a_token_among_its_arguments() -> None:
+    """Every user of a machine sees the arguments of a process; ``curl -H @FILE`` and ``-H @-`` read the header."""
+    listed = [
+        "git",
+        "ls-files",
+        "-z",
+        "--",
+        "README.md",
+        "docs",
+        "playbooks",
+        "roles",
+        "plugins",
+        "templates",
+        "bootstrap",
+        "examples",
+    ]
+    names = subprocess.run(listed, capture_output=True, text=True, check=True, cwd=REPO).stdout.split("\0")
+    texts = {name: (REPO / name).read_bytes().decode("utf-8", "replace") for name in names if (REPO / name).is_file()}
+    assert len(texts) > 300
+    forms = (
+        r"(?:-H|--header)[ =]*\\?[\"'](?:Authorization|X-API-Key|Proxy-Authorization|Cookie)\b",
+        r"\b(?:docker login|podman login)\b.*(?: -p|--password)[ =](?!-stdin)",
+        r"\bcurl\b.* (?:-u|--user) ",
+        r"\b(?:hf|huggingface-cli)\b.*--token[ =]",
+        r"\bansible-playbook\b.* -e [\"']?[a-z_]*(?:token|api_key|password|secret)=",
+    )
+    found = [
+        f"{name}:{number}: {line.strip()[:120]}"
+        for name, text in texts.items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if any(re.search(form, line) for form in forms)
+    ]
+    assert found == []
