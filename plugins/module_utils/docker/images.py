@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Set
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 from urllib.parse import quote
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
@@ -44,8 +45,10 @@ class Images(Connection):
         raw = self._inspect("image", "/images/{0}/json", reference)
         return None if raw is None else documents.read_image(raw)
 
-    def pull_image(self, reference: str) -> None:
+    def pull_image(self, reference: str, find_obstacle: Callable[[], str] = lambda: "") -> None:
         """Pull an image, with the login of ``docker login`` where there is one; ``pulls`` holds the progress meanwhile.
+
+        find_obstacle: asked about once a second; a reason ends the pull, and the Docker Engine keeps the layers that are whole.
 
         It has no deadline: the Docker Engine decides how long it waits for a registry.
         """
@@ -57,10 +60,16 @@ class Images(Connection):
         from urllib3.exceptions import HTTPError
 
         try:
+            asked = 0.0
             for event in events:
                 if event.get("error"):
                     raise self._refusal(action, str(event["error"]))
                 pull.add_event(event)
+                if time.monotonic() - asked > 1:
+                    asked, obstacle = time.monotonic(), find_obstacle()
+                    if obstacle:
+                        events.close()
+                        raise self._refusal(action, obstacle)
         except (DockerException, RequestException, HTTPError, OSError, ValueError) as exc:
             raise self._failure(action, exc) from exc
 

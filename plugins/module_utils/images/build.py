@@ -15,6 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import f
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import LiveOutput
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_BASE, LABEL_CONTENT
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.engine_disk import EngineDisk
 from ansible_collections.anvil.serving.plugins.module_utils.images.docker_cli import (
     LOG_LINES,
     build_argv,
@@ -104,7 +105,8 @@ def build_image(
             shown.add(step)
             live_output.write_line("{0} {1}".format(reference, step))
 
-    code, text = run_program(argv, timeout, show_step, pack_context(recipe), environment)
+    disk = EngineDisk(docker.docker_host, docker.info())
+    code, text = run_program(argv, timeout, show_step, pack_context(recipe), environment, disk.describe_shortage)
     if code != 0:
         lines = mask_secrets(text, list(secrets.values())).splitlines()
         why, hint = explain_failure(code, text)

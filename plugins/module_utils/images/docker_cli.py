@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import threading
+import time
 from typing import IO, Callable, List, Mapping, Optional, Sequence, Tuple, cast
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
@@ -32,10 +33,12 @@ def run_program(
     on_line: Optional[Callable[[str], None]] = None,
     body: bytes = b"",
     env: Optional[Mapping[str, str]] = None,
+    find_obstacle: Callable[[], str] = lambda: "",
 ) -> Tuple[int, str]:
     """Run a program and return its exit status and output. Raises AnvilError after ``timeout`` seconds.
 
     on_line: called with each line of output as it comes. body: its standard input.
+    find_obstacle: asked each second; a reason ends the program, and AnvilError is raised with it.
     """
     lines: List[str] = []
 
@@ -56,14 +59,22 @@ def run_program(
     with contextlib.suppress(BrokenPipeError):  # a program that ended early has printed why
         incoming.write(body)
         incoming.close()
-    try:
-        process.wait(timeout)
-    except subprocess.TimeoutExpired as exc:
-        process.kill()
+    deadline, obstacle = time.monotonic() + timeout, ""
+    while not obstacle:
+        try:
+            process.wait(min(1.0, max(0.0, deadline - time.monotonic())))
+            break
+        except subprocess.TimeoutExpired:
+            obstacle = find_obstacle()
+            what, hint = "command was stopped", "free some space (docker system df; playbooks/prune.yml), then run again"
+            if not obstacle and time.monotonic() >= deadline:
+                what, obstacle = "command did not end in {0} s".format(timeout), "its time is over"
+                hint = "read the end of its log below; if it only needs more time, raise timeout"
+    if obstacle:
+        process.terminate() if what == "command was stopped" else process.kill()
         process.wait()
         listener.join(5)
         tail = "".join(lines).splitlines()[-LOG_LINES:]
-        hint = "read the end of its log below; if it only needs more time, raise timeout"
-        raise fail("command did not end in {0} s".format(timeout), where=" ".join(argv[:5]), hint=hint, log=tail) from exc
+        raise fail(what, where=" ".join(argv[:5]), why=obstacle, hint=hint, log=tail)
     listener.join(5)
     return process.returncode, "".join(lines)

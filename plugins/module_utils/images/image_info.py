@@ -8,6 +8,7 @@ from typing import Any, Dict, Mapping
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_BASE
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.docker.engine_disk import EngineDisk
 from ansible_collections.anvil.serving.plugins.module_utils.images.docker_cli import build_argv, run_program
 
 MACHINES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -30,7 +31,11 @@ def describe_image(docker: DockerEngine, name: str, pull: bool, check: bool) -> 
     image = docker.inspect_image(name)
     pulled = image is None and pull
     if pulled and not check:
-        code, text = run_program(build_argv(docker, "pull", "--quiet", name), 1800)
+        code, text = run_program(
+            build_argv(docker, "pull", "--quiet", name),
+            1800,
+            find_obstacle=EngineDisk(docker.docker_host, docker.info()).describe_shortage,
+        )
         if code != 0:
             raise fail(
                 "image {0} is not on this host and cannot be pulled".format(name),

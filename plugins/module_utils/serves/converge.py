@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
-from typing import Dict, List, Sequence
+from typing import Callable, Dict, List, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import list_ports, ports_overlap
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
@@ -34,10 +34,15 @@ HALF_STARTED = re.compile(r"failed to create task for container: task \w+: alrea
 
 def pull_images(docker: DockerEngine, services: Sequence[Service], outcomes: Dict[str, Outcome]) -> Dict[str, Outcome]:
     """Pull the images of these serves; returns the outcomes of those whose pull failed, each with the reason."""
+    from ansible_collections.anvil.serving.plugins.module_utils.docker.engine_disk import EngineDisk
     from ansible_collections.anvil.serving.plugins.module_utils.serves.start_failures import explain_failure
 
     failed = {}
-    errors = {image: _pull_image(docker, image) for image in dict.fromkeys(service.image for service in services)}
+    disk = EngineDisk(docker.docker_host, docker.info())
+    errors = {
+        image: _pull_image(docker, image, disk.describe_shortage)
+        for image in dict.fromkeys(service.image for service in services)
+    }
     for service in services:
         if errors[service.image]:
             failed[service.name] = outcomes[service.name]
@@ -45,10 +50,10 @@ def pull_images(docker: DockerEngine, services: Sequence[Service], outcomes: Dic
     return failed
 
 
-def _pull_image(docker: DockerEngine, image: str) -> str:
+def _pull_image(docker: DockerEngine, image: str, find_obstacle: Callable[[], str]) -> str:
     """The error of the registry or the Docker Engine; empty where the image was pulled."""
     try:
-        docker.pull_image(image)
+        docker.pull_image(image, find_obstacle)
     except AnvilError as exc:
         return exc.problems[0].why
     return ""

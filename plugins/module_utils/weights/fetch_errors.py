@@ -23,6 +23,10 @@ _MESSAGES: Dict[str, Tuple[str, str]] = {
     "revision": ("there is no such revision", "set revision to a branch, a tag or a commit of the repository"),
     "entry": ("a file is not in the repository", "check allow and ignore against the files of the repository"),
     "disk": ("the disk is full", "free some space, then run again: what was fetched is kept, and the next run resumes it"),
+    "space": (
+        "the transfer was stopped, because the disk is about to be full",
+        "free some space or lower reserve_mib, then run again: what was fetched is kept, and the next run resumes it",
+    ),
     "cut": ("the download was cut short", "run again: what was fetched is kept, and the next run resumes it"),
     "offline": (
         "{server} cannot be reached",

@@ -62,7 +62,12 @@ def run_client(
             break
         except subprocess.TimeoutExpired:
             body = None
-            tick()
+            try:
+                tick()
+            except AnvilError:
+                process.kill()
+                process.communicate()
+                raise
             if time.monotonic() > deadline:
                 process.kill()
                 process.communicate()

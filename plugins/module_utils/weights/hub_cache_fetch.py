@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import COMMIT
+from ansible_collections.anvil.serving.plugins.module_utils.core.disk_space import count_free_bytes
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import hold_lock, remove_file
 from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignError, ForeignFolder
 from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums import hash_git_blob, hash_stream
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_progress import ProgressLines
+from ansible_collections.anvil.serving.plugins.module_utils.weights.free_space import judge_free_space, refuse_full_disk
 from ansible_collections.anvil.serving.plugins.module_utils.weights.hub import fetch_from_hub, list_repository
 from ansible_collections.anvil.serving.plugins.module_utils.weights.hub_cache import name_folder
 from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import ModelLocation, locate, open_model, open_root
@@ -47,8 +49,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.source impor
 from ansible_collections.anvil.serving.plugins.module_utils.weights.staging import (
     clear_staging,
     count_bytes_below,
-    count_free_bytes,
-    judge_free_space,
     prepare_staging,
 )
 
@@ -202,7 +202,9 @@ def _fetch(cached: CachedRepository, home: ForeignFolder, source: Source, option
     progress = ProgressLines(options.live_output.write_line, cached.repo, need)
 
     def tick() -> None:
-        progress.report(count_bytes_below(location.staging), time.monotonic() - listed)
+        here = count_bytes_below(location.staging)
+        progress.report(here, time.monotonic() - listed)
+        refuse_full_disk(cached.root, need, here, options.reserve_mib << 20)
 
     os.makedirs(location.files, exist_ok=True)
     fetched = fetch_from_hub(location, source, commit, rest, options, tick) if rest else {}

@@ -10,10 +10,11 @@ import posixpath
 import re
 import stat
 import tarfile
+import time
 import zipfile
 from typing import Any, Callable, Dict, Iterator, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignFolder, open_folder
 from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums import hash_stream, read_pieces
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_errors import build_fetch_error
@@ -140,6 +141,24 @@ def list_sizes(path: str) -> Dict[str, int]:
         ) from exc
 
 
+def _copy_file(open_file: Callable[[], Any], staged: str, where: str, announced: int, tick: Callable[[], None]) -> Dict[str, Any]:
+    digest, size, ticked = hashlib.sha256(), 0, time.monotonic()
+    with open_file() as incoming, open(staged, "wb") as outgoing:
+        for piece in read_pieces(incoming):
+            digest.update(piece)
+            outgoing.write(piece)
+            size += len(piece)
+            if size > announced:
+                hint = "wait until nothing writes to it any more, then run again"
+                raise fail("a file grows while it is copied", where, hint=hint)
+            if time.monotonic() - ticked > 1:
+                ticked = time.monotonic()
+                tick()
+        outgoing.flush()
+        os.fsync(outgoing.fileno())
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
 def copy_files(location: ModelLocation, source: Source, tick: Callable[[], None]) -> Dict[str, Dict[str, Any]]:
     """Copy the files of ``source.path`` into the staging folder. Returns size and sha256 of each.
 
@@ -157,18 +176,12 @@ def copy_files(location: ModelLocation, source: Source, tick: Callable[[], None]
             check_file_name(name)
             staged = os.path.join(location.files, name)
             os.makedirs(os.path.dirname(staged), exist_ok=True)
-            digest, size = hashlib.sha256(), 0
-            with open_file() as incoming, open(staged, "wb") as outgoing:
-                for piece in read_pieces(incoming):
-                    digest.update(piece)
-                    outgoing.write(piece)
-                    size += len(piece)
-                    if size > announced:
-                        hint = "wait until nothing writes to it any more, then run again"
-                        raise fail("a file grows while it is copied", os.path.join(source.path, name), hint=hint)
-                outgoing.flush()
-                os.fsync(outgoing.fileno())
-            copied[name] = {"size": size, "sha256": digest.hexdigest()}
+            try:
+                copied[name] = _copy_file(open_file, staged, os.path.join(source.path, name), announced, tick)
+            except AnvilError:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(staged)  # a copy begins anew, and half a file takes up room
+                raise
             tick()
     if not copied:
         raise fail("there is nothing to copy", where=source.path, hint="the folder or archive is empty; check the path")

@@ -10,10 +10,12 @@ import posixpath
 import time
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core.disk_space import count_free_bytes
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignFolder
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_errors import build_fetch_error
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_progress import ProgressLines
+from ansible_collections.anvil.serving.plugins.module_utils.weights.free_space import judge_free_space, refuse_full_disk
 from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import ModelLocation
 from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest import build_result, list_model_files
 from ansible_collections.anvil.serving.plugins.module_utils.weights.source import (
@@ -25,10 +27,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.source impor
 )
 from ansible_collections.anvil.serving.plugins.module_utils.weights.staging import (
     count_bytes_below,
-    count_free_bytes,
     find_trusted_files,
     is_right,
-    judge_free_space,
     link_right_files,
     put_in_place,
     write_manifest,
@@ -147,6 +147,7 @@ def fetch_model(
         with open(path, "w", encoding="utf-8") as handle:  # an fsync would slow the transfer down
             handle.write(json.dumps(state) + "\n")
         progress.report(here, passed)
+        refuse_full_disk(location.root, need, max(0, here), options.reserve_mib << 20)
 
     try:
         fetched: Dict[str, Dict[str, Any]] = {}

@@ -196,7 +196,7 @@ def carry_out(docker: DockerEngine, request: ModelRequest, check: bool) -> Dict[
         return verify_model(location, request.options)
     if request.piece is not None:
         prepare_staging(location)
-        append_piece(location.record, location.staging, request.piece)
+        append_piece(location.record, location.staging, request.piece, request.options.reserve_mib << 20)
         return {"changed": True}
     return ensure_model(location, request.source, request.options, check)
 

@@ -14,12 +14,11 @@ import stat
 import time
 from typing import Any, BinaryIO, Dict, Mapping, Optional, Sequence
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import write_file
 from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignError, ForeignFolder, open_folder
 from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_removal import remove
 from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums import hash_git_blob, hash_stream
-from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_progress import format_bytes
 from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import ModelLocation, open_root
 from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest import (
     MANIFEST,
@@ -43,30 +42,6 @@ def count_bytes_below(folder: str) -> int:
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(here, name)).st_size
     return total
-
-
-def count_free_bytes(folder: str) -> int:
-    """Free bytes for this user on the file system of a folder, which need not exist yet."""
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    seen = os.statvfs(folder)
-    return seen.f_bavail * seen.f_frsize
-
-
-def judge_free_space(folder: str, need: int, have: int, free: int, reserve: int) -> Optional[AnvilError]:
-    """An error unless ``need`` bytes, of which ``have`` are there already, fit and leave ``reserve``; all in bytes."""
-    missing = need - have + reserve - free
-    if missing <= 0:
-        return None
-    arithmetic = "{0} to fetch - {1} already here + {2} to keep free = {3}; {4} are free: {5} short".format(
-        *(format_bytes(count) for count in (need, have, reserve, need - have + reserve, free, missing))
-    )
-    return fail(
-        "there is not enough room for the weights",
-        where=folder,
-        why=arithmetic,
-        hint="free some space, choose another folder or volume, or lower reserve_mib; nothing was fetched",
-    )
 
 
 # ---------------------------------------------------------------------------------------------- files that are right

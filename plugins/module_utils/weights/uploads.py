@@ -18,6 +18,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import f
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import hold_lock
 from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import open_file
 from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums import PIECE, hash_file
+from ansible_collections.anvil.serving.plugins.module_utils.weights.free_space import refuse_full_disk
 
 LOCK_SECONDS = 60
 
@@ -68,8 +69,12 @@ def count_arrived(staging: str, name: str, sha256: str) -> int:
     return 0
 
 
-def append_piece(lock: str, staging: str, piece: Piece) -> None:
-    """Append a piece to what came before it. After the last piece the checksum of the file is compared. Raises AnvilError."""
+def append_piece(lock: str, staging: str, piece: Piece, reserve: int = 0) -> None:
+    """Append a piece to what came before it. After the last piece the checksum of the file is compared. Raises AnvilError.
+
+    reserve: bytes that are to stay free on the disk.
+    """
+    refuse_full_disk(staging, piece.size, piece.at, reserve)
     with hold_lock(lock, LOCK_SECONDS):
         part = _part_path(staging, piece.name, piece.sha256)
         os.makedirs(os.path.dirname(part), exist_ok=True)

@@ -229,7 +229,8 @@ def test_a_disk_that_fills_up_during_a_download_keeps_the_partial_file(puller: P
         fill(small / "other", leave=1 << 20)
         hub.faults.stall.set()
         refused = json.loads(process.communicate(timeout=60)[0])
-        assert refused["failed"] and "the disk is full" in refused["msg"], refused
+        assert refused["failed"] and "the disk is about to be full" in refused["msg"], refused
+        assert "are here, " in refused["msg"] and " are still to come, " in refused["msg"] and " short" in refused["msg"]
         assert "what was fetched is kept" in refused["msg"] and not (small / "org" / "name").exists()
         (small / "other").unlink()
         hub.faults.stall = None
