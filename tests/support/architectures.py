@@ -58,6 +58,10 @@ def pattern(layers: int, period: int, last: str, others: str) -> list[str]:
 
 QWEN25_7B = llama("qwen2", 28, 28, 4, 3584, sliding_window=32768, use_sliding_window=False, max_window_layers=28)
 NEMOTRON_NANO = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
+NEMOTRON_3_SUPER = "MEMEMEM*" + "EMEMEMEM*" * 2 + "EMEMEMEMEM*" * 4 + "EMEMEMEM*" + "EMEMEMEME"
+MIMO_WINDOWS = [0 if n == 0 or (n + 1) % 6 == 0 else 1 for n in range(48)]
+STEP_HEADS = {"attention_type": "sliding_attention", "num_attention_heads": 96, "num_attention_groups": 8, "head_dim": 128}
+KIMI_K3_FULL = [*range(4, 94, 4), 93]
 NEMOTRON_3_NANO = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"
 FULL, WINDOW, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 
@@ -294,6 +298,135 @@ ARCHITECTURES = (
         GALLERY,
         llama("nemotron_h", 52, 32, 2, 2688, 128, hybrid_override_pattern=NEMOTRON_3_NANO),
     ),
+    Architecture(
+        "Nemotron 3 Super 120B",
+        8 * KIB,
+        GALLERY,
+        llama("nemotron_h", 88, 32, 2, 4096, 128, hybrid_override_pattern=NEMOTRON_3_SUPER, mamba_num_heads=128),
+    ),
+    Architecture(
+        "Nemotron 3 Super, as transformers 5 writes it",
+        8 * KIB,
+        GALLERY,
+        llama(
+            "nemotron_h",
+            88,
+            32,
+            2,
+            4096,
+            128,
+            layers_block_type=[{"M": "mamba", "E": "moe", "*": "attention"}[letter] for letter in NEMOTRON_3_SUPER],
+        ),
+    ),
+    Architecture(
+        "MiMo-V2-Flash",
+        9 * 4 * 320 * 2 + 39 * 8 * 320 * 2,
+        VLLM,
+        llama(
+            "mimo_v2_flash",
+            48,
+            64,
+            4,
+            4096,
+            192,
+            v_head_dim=128,
+            sliding_window=128,
+            swa_num_attention_heads=64,
+            swa_num_key_value_heads=8,
+            swa_head_dim=192,
+            swa_v_head_dim=128,
+            hybrid_layer_pattern=MIMO_WINDOWS,
+        ),
+    ),
+    Architecture(
+        "Step 3.5 Flash",
+        180 * KIB,
+        VLLM,
+        llama(
+            "step3p5",
+            45,
+            64,
+            None,
+            4096,
+            128,
+            num_attention_groups=8,
+            sliding_window=512,
+            layer_types=[WINDOW if n % 4 else FULL for n in range(48)],  # three are of the draft
+            attention_other_setting=STEP_HEADS,
+            num_nextn_predict_layers=3,
+        ),
+    ),
+    Architecture(
+        "Ling 2.5 1T",
+        10 * 576 * 2,
+        VLLM,
+        latent("bailing_hybrid", 80, 64, 8192, layer_group_size=8, architectures=["BailingMoeV2_5ForCausalLM"]),
+    ),
+    Architecture(
+        "Ling 3.0 Flash",
+        7 * 576 * 2,
+        VLLM,
+        latent("bailing_hybrid", 42, 32, 2560, head_dim=128, layer_group_size=6, short_conv_kernel_size=4, kda_safe_gate=True),
+    ),
+    Architecture(
+        "MiniMax M3",
+        60 * 4 * 256 * 2 + 57 * 128 * 2,
+        VLLM,
+        {
+            "model_type": "minimax_m3_vl",
+            "text_config": llama(
+                "minimax_m3",
+                60,
+                64,
+                4,
+                6144,
+                128,
+                sparse_attention_config={"sparse_index_dim": 128, "sparse_attention_freq": [0] * 3 + [1] * 57},
+            ),
+        },
+    ),
+    Architecture(
+        "MiniMax M3, as transformers 5 writes it",
+        60 * 4 * 256 * 2 + 57 * 128 * 2,
+        VLLM,
+        {
+            "model_type": "minimax_m3_vl",
+            "text_config": llama(
+                "minimax_m3_vl_text",
+                60,
+                64,
+                4,
+                6144,
+                128,
+                index_head_dim=128,
+                layer_types=[FULL] * 3 + ["minimax_m3_sparse"] * 57,
+            ),
+        },
+    ),
+    Architecture(
+        "Kimi K3",
+        24 * 576 * 2,
+        VLLM,
+        {
+            "model_type": "kimi_k3",
+            "text_config": latent(
+                "kimi_linear",
+                93,
+                96,
+                7168,
+                attn_res_block_size=12,
+                linear_attn_config={
+                    "full_attn_layers": KIMI_K3_FULL,
+                    "kda_layers": [n for n in range(1, 94) if n not in KIMI_K3_FULL],
+                    "num_heads": 96,
+                    "head_dim": 128,
+                    "short_conv_kernel_size": 4,
+                    "gate_lower_bound": -5.0,
+                    "use_full_rank_gate": True,
+                },
+            ),
+        },
+    ),
     Architecture("Qwen3-Next 80B", 24 * KIB, VLLM, llama("qwen3_next", 48, 16, 2, 2048, 256, full_attention_interval=4)),
     Architecture(
         "Qwen3.5 397B",
@@ -357,6 +490,24 @@ ARCHITECTURES = (
             2048,
             layer_types=[FULL if n in (2, 5, 8, 10, 12, 14) else "conv" for n in range(16)],
             conv_L_cache=3,
+        ),
+    ),
+    Architecture(
+        "Zamba2 2.7B",
+        9 * 32 * 320 * 2,
+        VLLM,
+        llama(
+            "zamba2",
+            54,
+            32,
+            32,
+            2560,
+            hybrid_layer_ids=[6, 12, 18, 24, 30, 36, 42, 47, 51],
+            attention_head_dim=160,
+            kv_channels=80,
+            n_mamba_heads=8,
+            mamba_headdim=640,
+            mamba_d_state=64,
         ),
     ),
     Architecture("Mamba 2.8B", 0, VLLM, {"model_type": "mamba", "num_hidden_layers": 64, "hidden_size": 2560, "state_size": 16}),
@@ -631,8 +782,61 @@ GGUFS = (
         LLAMA_CPP,
         gguf("lfm2", 16, 32, [8 if n in (2, 5, 8, 10, 12, 14) else 0 for n in range(16)], 2048, shortconv__l_cache=3),
     ),
+    Architecture(
+        "MiMo-V2-Flash",
+        9 * 4 * 320 * 2 + 39 * 8 * 320 * 2,
+        LLAMA_CPP,
+        gguf(
+            "mimo2",
+            48,
+            64,
+            [8 if window else 4 for window in MIMO_WINDOWS],
+            4096,
+            attention__key_length=192,
+            attention__value_length=128,
+            attention__sliding_window=128,
+            attention__sliding_window_pattern=MIMO_WINDOWS,
+        ),
+    ),
+    Architecture(
+        "Step 3.5 Flash",
+        180 * KIB,
+        LLAMA_CPP,
+        gguf(
+            "step35",
+            45,
+            64,
+            8,
+            4096,
+            128,
+            attention__sliding_window=512,
+            attention__sliding_window_pattern=[n % 4 for n in range(45)],
+        ),
+    ),
+    Architecture(
+        "Kimi K3",
+        24 * 576 * 2,
+        LLAMA_CPP,
+        gguf(
+            "kimi-k3",
+            93,
+            96,
+            [1 if n + 1 in KIMI_K3_FULL else 0 for n in range(93)],
+            7168,
+            576,
+            attention__key_length_mla=192,
+            attention__value_length_mla=128,
+            attention__kv_lora_rank=512,
+            ssm__conv_kernel=4,
+            kda__head_dim=128,
+            kda__gate_lower_bound=-5.0,
+        ),
+    ),
+    Architecture("RWKV7 World 2.9B", 0, LLAMA_CPP, gguf("rwkv7", 32, 0, 0, 2560, wkv__head_size=64)),
+    Architecture("RWKV6 Finch 7B", 0, LLAMA_CPP, gguf("rwkv6", 32, 0, 0, 4096, wkv__head_size=64, time_mix_extra_dim=64)),
+    Architecture("QRWKV6 32B", 0, LLAMA_CPP, gguf("rwkv6qwen2", 64, 0, 0, 5120, wkv__head_size=128, token_shift_count=1)),
     Architecture("nomic-embed-text", 0, LLAMA_CPP, gguf("nomic-bert", 12, 12, 12, 768)),
 )
 
 # MiB of recurrent state of one sequence, as llama.cpp's log has it (llama_memory_recurrent).
-RECURRENT_MIB = (("Qwen3.5 4B", 50.25), ("Qwen3.6 27B", 149.62))
+RECURRENT_MIB = (("Qwen3.5 4B", 50.25), ("Qwen3.6 27B", 149.62), ("RWKV7 World 2.9B", 20.62), ("QRWKV6 32B", 161.25))

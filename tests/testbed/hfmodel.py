@@ -1,7 +1,8 @@
 """Generate a tiny llama as a Hugging Face model folder. It answers every prompt with one fixed phrase.
 
-    hfmodel.py FOLDER --phrase "the answer" [--context 2048]
+    hfmodel.py FOLDER --phrase "the answer" [--context 2048] [--scores]
 
+With --scores it has a head of one label in place of the vocabulary's: vLLM serves such a class as a reranker.
 The weights hold the same table as those of bootstrap/tinymodel.py, which explains it; only the file format differs.
 """
 
@@ -53,13 +54,13 @@ def tokenizer(pieces: list[str]) -> dict[str, Any]:
     }
 
 
-def write_model(folder: Path, phrase: str, context: int) -> None:
+def write_model(folder: Path, phrase: str, context: int = 2048, scores: bool = False) -> None:
     """Write the folder. The same arguments give the same bytes."""
     pieces = split_phrase(phrase)
     embedding, output = bigram_tables(pieces, tools=False)
     width, across = embedding.shape[1], HEADS * HEAD_SIZE
     config = {
-        "architectures": ["LlamaForCausalLM"],
+        "architectures": ["LlamaForSequenceClassification" if scores else "LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": FIRST_PIECE + len(pieces),
         "hidden_size": width,
@@ -76,6 +77,8 @@ def write_model(folder: Path, phrase: str, context: int) -> None:
         "bos_token_id": 1,
         "eos_token_id": EOS,
     }
+    if scores:
+        config |= {"num_labels": 1, "id2label": {"0": "relevance"}, "pad_token_id": 0}
     shapes = {
         "self_attn.q_proj": (across, width),
         "self_attn.k_proj": (across, width),
@@ -88,7 +91,7 @@ def write_model(folder: Path, phrase: str, context: int) -> None:
     ones = np.ones(width, np.float32)
     tensors = {
         "model.embed_tokens": embedding,
-        "lm_head": output,
+        **({"score": output[:1]} if scores else {"lm_head": output}),
         "model.norm": ones,
         "model.layers.0.input_layernorm": ones,
         "model.layers.0.post_attention_layernorm": ones,
@@ -119,8 +122,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--phrase", required=True, help="the answer to every prompt")
     parser.add_argument("--context", type=int, default=2048, help="context length in tokens")
+    parser.add_argument("--scores", action="store_true", help="a reranker")
     arguments = parser.parse_args()
-    write_model(arguments.folder, arguments.phrase, arguments.context)
+    write_model(arguments.folder, arguments.phrase, arguments.context, arguments.scores)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The attention memory of each layer, from the config of a Hugging Face model. Pure.
 
-The layouts are those that vLLM allocates (vllm/config/model.py, vllm/v1/kv_cache_interface.py of 0.33.0) for the configs of
-transformers 5.24.0. A word that is not known makes the layout unknown: it never counts as full attention, or as nothing.
+The layouts are those that vLLM allocates (vllm/config/model.py, vllm/v1/kv_cache_interface.py of 0.33.0, vllm/models of 0.32.0)
+for the configs of transformers 5.24.0. A word that is not known makes the layout unknown: it never counts as full attention or
+as nothing. Unknown on purpose: DeepSeek V4, whose bytes depend on the attention backend that vLLM chooses, and xLSTM, which no
+engine serves.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ LAYER_LIMIT = 4096
 _HYBRID, _HYBRID_WINDOW = "hybrid", "hybrid_sliding"
 _WORDS: Dict[str, str] = {
     **dict.fromkeys(("full_attention", "attention", "global_attention", "global", "full", "indexed_attention"), kinds.FULL),
-    **dict.fromkeys(("deepseek_sparse_attention", "attention+mlp", "*"), kinds.FULL),
+    **dict.fromkeys(("deepseek_sparse_attention", "minimax_m3_sparse", "attention+mlp", "*"), kinds.FULL),
     **dict.fromkeys(("sliding_attention", "sliding_window_attention", "local_attention", "sliding", "local"), kinds.WINDOW),
     "chunked_attention": kinds.CHUNKED,
     **dict.fromkeys(("linear_attention", "mamba", "mamba2", "conv", "recurrent", "kda", "gdn", "M"), kinds.LINEAR),
@@ -50,11 +52,17 @@ _LINEAR_PERIODS = {"qwen3_next": 4, "qwen3_5_text": 4, "qwen3_5_moe_text": 4, "q
 # Types that have a latent in their config, and whose engines keep whole heads.
 _NO_LATENT = ("minicpm3", "plm")
 # Encoders: a pass over a text leaves nothing behind.
-_ENCODERS = re.compile(r"bert(?!.*decoder)|electra|mpnet|clip|siglip|^new$|^nomic|^ernie$|^vit$|_encoder$|^esm$|^fnet$")
+_ENCODERS = re.compile(
+    r"bert(?!.*decoder)|electra|mpnet|clip|siglip|^new$|^nomic|^ernie$|^vit$|_encoder$|^esm$|^fnet$|^roformer$|^xmod$|^data2vec-text$"
+)
+# Types without attention as an engine keeps it, whose configs look like those of a plain decoder.
+_NOT_KNOWN = ("xlstm", "blt", "blt_local_decoder")
+# Attention that selects its tokens by an index: only beside a latent is it known what the index keeps.
+_INDEXED = ("indexed_attention", "deepseek_sparse_attention")
 
 # Keys that speak of a memory which the branches below do not read.
 _STRANGE = re.compile(
-    r"compress_r|retention|rwkv|recurrent|lightning|sparse_att|attention_type|block_type|kv_share|layer_group|use_cla"
+    r"compress_r|retention|rwkv|recurrent|lightning|sparse_att(?!ention_config$)|attention_type|block_type|kv_share|layer_group|use_cla|index_kpool"
 )
 # The same for keys that are read only together with a list of layers.
 _HYBRID_KEYS = re.compile(r"mamba_|ssm_|^linear_(num|attn)|hybrid|attn_type|attn_layer|swa_|cross_attention_layers|^kda|^gdn")
@@ -86,6 +94,10 @@ def _read_written_words(text: Mapping[str, Any], layers: int) -> Optional[List[s
     pattern = text.get("hybrid_layer_pattern")  # MiMo: 1 has a window
     if isinstance(pattern, list) and pattern:
         return ["sliding_attention" if kind == 1 else "full_attention" if kind == 0 else str(kind) for kind in pattern]
+    sparse = text.get("sparse_attention_config")  # MiniMax M3
+    pattern = sparse.get("sparse_attention_freq") if isinstance(sparse, Mapping) else None
+    if isinstance(pattern, list) and pattern:
+        return ["minimax_m3_sparse" if kind == 1 else "full_attention" if kind == 0 else str(kind) for kind in pattern]
     linear = text.get("linear_attn_config")
     if isinstance(linear, Mapping):
         return _pick_layers(layers, linear.get("full_attn_layers"), 1, "full_attention", "linear_attention")
@@ -113,6 +125,11 @@ def _choose_words(text: Mapping[str, Any], layers: int) -> Tuple[List[str], Tupl
     strange = [key for key in strange if key != "layers_block_type"]
     if written is not None:
         return written, tuple(strange)
+    group = read_count(text.get("layer_group_size"))
+    if kind == "bailing_hybrid" and group and layers % group == 0:  # engines differ in what a last group that is not full is
+        return _repeat_pattern(layers, group, "full_attention", "linear_attention"), tuple(
+            key for key in strange if key != "layer_group_size"
+        )
     interval = read_count(text.get("full_attention_interval")) or _LINEAR_PERIODS.get(kind)
     if interval:
         return _repeat_pattern(layers, interval, "full_attention", "linear_attention"), tuple(strange)
@@ -186,6 +203,13 @@ def _read_latent(text: Mapping[str, Any]) -> Optional[Layer]:
     return Layer(kinds.MLA, 1, 1, latent + rope, token_bytes=index + index // 128 * 4 if index else 0)
 
 
+def _read_block_index(text: Mapping[str, Any]) -> int:
+    """Bytes for each token of the indexer of MiniMax M3: one key of 16 bits, whatever the KV type."""
+    sparse = text.get("sparse_attention_config")
+    named = read_count(sparse.get("sparse_index_dim")) if isinstance(sparse, Mapping) else None
+    return 2 * (named or read_count(text.get("index_head_dim")) or 128)
+
+
 def _overrides(text: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     """What a config says of one layer only: lists with a number for each layer, or per_layer_config of transformers 5."""
     found: Dict[str, Any] = {}
@@ -202,7 +226,8 @@ def _overrides(text: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     return {**found, **own} if isinstance(own, Mapping) else found
 
 
-def _build_layer(text: Mapping[str, Any], kind: str, latent: Optional[Layer], state: int) -> List[Layer]:
+def _build_layer(text: Mapping[str, Any], kind: str, latent: Optional[Layer], state: int, index: int = 0) -> List[Layer]:
+    """index: bytes for each token of an indexer beside the keys and values of full attention."""
     if kind == kinds.NONE:
         return [Layer(kinds.NONE)]
     if kind == kinds.LINEAR:
@@ -218,7 +243,7 @@ def _build_layer(text: Mapping[str, Any], kind: str, latent: Optional[Layer], st
     heads, key, value = _read_heads(text, kind)
     if text["model_type"] in _NO_LATENT:
         key = value = (read_count(text.get("qk_nope_head_dim")) or 0) + (read_count(text.get("qk_rope_head_dim")) or 0)
-    return [Layer(kind, 1, heads, key, value, window if kind != kinds.FULL else 0)]
+    return [Layer(kind, 1, heads, key, value, window if kind != kinds.FULL else 0, token_bytes=index)]
 
 
 def _merge_layers(layers: Sequence[Layer]) -> Tuple[Layer, ...]:
@@ -275,7 +300,11 @@ def read_attention(text: Mapping[str, Any]) -> Optional[Attention]:
         return _read_decoder(text)
     if layers > LAYER_LIMIT:
         return None
-    both_ways = text.get("use_bidirectional_attention") in (True, "all") or text.get("is_causal") is False
+    if kind in _NOT_KNOWN:
+        return Attention((Layer(kinds.UNKNOWN, layers),), (kind,))
+    # The text models of PaliGemma look both ways within their prompt, and keep it for the answer all the same.
+    both_ways = text.get("use_bidirectional_attention") in (True, "all") and kind not in ("gemma", "gemma2")
+    both_ways = both_ways or text.get("is_causal") is False
     if layers and (both_ways or (_ENCODERS.search(kind) and not text.get("is_decoder"))):
         return Attention((Layer(kinds.NONE, layers),))
     blocks = text.get("block_configs")
@@ -292,6 +321,11 @@ def read_attention(text: Mapping[str, Any]) -> Optional[Attention]:
     if unknown:
         return Attention((Layer(kinds.UNKNOWN, len(words)),), tuple(unknown))
     latent, state = _read_latent(text), read_state(text)
+    unknown = [word for word in _INDEXED if word in words and latent is None]
+    if not state and any(_WORDS[word] in (kinds.LINEAR, _HYBRID, _HYBRID_WINDOW) for word in words):
+        unknown.append("the size of the recurrent state of {0}".format(kind or "?"))
+    if unknown:
+        return Attention((Layer(kinds.UNKNOWN, len(words)),), tuple(unknown))
     shared = read_count(text.get("num_kv_shared_layers")) or 0
     found: List[Layer] = []
     for number, word in enumerate(words):
@@ -299,7 +333,8 @@ def read_attention(text: Mapping[str, Any]) -> Optional[Attention]:
             found.append(Layer(kinds.SHARED))
         else:
             own = replace(latent, token_bytes=0) if latent is not None and not _has_indexer(text, number) else latent
-            found += _build_layer({**text, **_overrides(text, number)}, _WORDS[word], own, state)
+            index = _read_block_index(text) if word == "minimax_m3_sparse" else 0
+            found += _build_layer({**text, **_overrides(text, number)}, _WORDS[word], own, state, index)
     if any(layer.kind in (kinds.FULL, kinds.WINDOW, kinds.CHUNKED) and not layer.elements for layer in found):
         return None
     return Attention(_merge_layers(found))

@@ -2,7 +2,8 @@
 """The attention memory of each layer, from the header of a GGUF file, as llama.cpp allocates it. Pure.
 
 Sources: create_memory and load_arch_hparams of llama.cpp (llama-model.cpp, llama-hparams.cpp, models/*.cpp, as vendored by
-llama-cpp-python 0.3.36). A header with a key that speaks of a memory which is not known makes the layout unknown.
+llama-cpp-python 0.3.36; Kimi K3 and RWKV as of b11434). A header with a key that speaks of a memory which is not known makes the
+layout unknown.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ _NO_CACHE = re.compile(
     r"bert|^gemma-embedding$|^wavtokenizer-dec$|^dream$|^llada(-moe)?$|^rnd1$|^t5encoder$|^clip$",
 )
 _RECURRENT = ("mamba", "mamba2")
+_RWKV = ("rwkv6", "rwkv7", "rwkv6qwen2", "arwkv7")
 # Every n-th layer has attention where neither the header's list nor its interval says so; the others are recurrent.
 _INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "minimax-01": 8}
 # Architectures whose layers without KV heads are recurrent.
@@ -62,6 +64,7 @@ _HEADLESS_RECURRENT = (
     "lfm2",
     "lfm2moe",
     "kimi-linear",
+    "kimi-k3",
     "bailingmoe3",
     "nemotron_h",
     "nemotron_h_moe",
@@ -118,7 +121,7 @@ def _find_windows(header: _Header, layers: int) -> Optional[List[bool]]:
 
 
 def _find_recurrent(header: _Header, layers: int, kv_heads: List[int]) -> List[bool]:
-    if header.architecture in _RECURRENT or header.architecture == "falcon-h1":
+    if header.architecture in (*_RECURRENT, *_RWKV) or header.architecture == "falcon-h1":
         return [True] * layers
     if header.architecture in _HEADLESS_RECURRENT:
         forward = header.each("feed_forward_length", layers) or [0] * layers
@@ -136,6 +139,10 @@ def _find_recurrent(header: _Header, layers: int, kv_heads: List[int]) -> List[b
 def _read_state(header: _Header, heads: int, key: int) -> int:
     """Bytes of the recurrent state of one sequence in one layer; llama.cpp keeps it in 32 bits (n_embd_r, n_embd_s)."""
     kernel, inner = header.number("ssm.conv_kernel"), header.number("ssm.inner_size")
+    if header.architecture in _RWKV:  # the tokens before, and a matrix for each head
+        return (
+            header.number("embedding_length") * ((header.number("token_shift_count") or 2) + header.number("wkv.head_size")) * 4
+        )
     if header.number("shortconv.l_cache"):
         return header.number("embedding_length") * (header.number("shortconv.l_cache") - 1) * 4
     if header.number("kda.head_dim"):
@@ -156,6 +163,8 @@ def _find_strange(header: _Header) -> Tuple[str, ...]:
         if not _MEMORY.search(key):
             continue
         if key.startswith(("ssm.", "kda.", "shortconv.")) and hybrid:
+            continue
+        if name in _RWKV and key in ("wkv.head_size", "token_shift_count", "time_mix_extra_dim", "time_decay_extra_dim"):
             continue
         if key in ("full_attention_interval", "attention.recurrent_layers") and name in _INTERVALS:
             continue

@@ -28,6 +28,13 @@ def read_state(text: Mapping[str, Any]) -> int:
         heads, head = read_count(linear.get("num_heads")) or 0, read_count(linear.get("head_dim")) or 0
         taps = (read_count(linear.get("short_conv_kernel_size")) or 4) - 1
         return 3 * heads * head * taps * 2 + heads * head * head * width
+    if text["model_type"] == "bailing_hybrid":  # Ling 3 is as Kimi, Ling 2.5 has lightning attention without a convolution
+        heads, taps = read("num_attention_heads"), read("short_conv_kernel_size")
+        head = read("head_dim") or (hidden // heads if heads else 0)
+        return 3 * heads * head * (taps - 1) * 2 + heads * head * head * 4 if taps else heads * head * head * width
+    if read("linear_num_heads") and read("linear_head_dim"):  # Kimi, as transformers 5 writes it
+        heads, head = read("linear_num_heads"), read("linear_head_dim")
+        return 3 * heads * head * (kernel - 1) * 2 + heads * head * head * 4
     if read("linear_num_value_heads"):  # gated delta net
         keys, key, values, value = (
             read("linear_num_key_heads"),
@@ -48,10 +55,13 @@ def read_state(text: Mapping[str, Any]) -> int:
         inner = heads * head
         groups = read("mamba_n_groups", "mamba_ngroups", "n_groups") or 1
         return (inner + 2 * groups * depth) * (kernel - 1) * 2 + inner * depth * width
+    if text["model_type"] in ("mamba", "falcon_mamba"):
+        depth = depth or 16
     if depth:  # Mamba
-        inner = read("intermediate_size") if not read("mamba_expand") else read("mamba_expand") * hidden
+        inner = read("mamba_expand") * hidden or read("intermediate_size") or 2 * hidden
         return inner * (kernel - 1) * 2 + inner * depth * width
-    if isinstance(text.get("attn_type_list"), list):  # MiniMax: lightning attention
-        heads, head = read("num_attention_heads"), read("head_dim")
+    if text["model_type"].startswith("minimax"):  # lightning attention
+        heads = read("num_attention_heads")
+        head = read("head_dim") or (hidden // heads if heads else 0)
         return heads * head * head * width
     return 0

@@ -30,7 +30,7 @@ _ALIASES = {
     "num_attention_heads": ("n_head", "n_heads", "num_heads", "attention_heads"),
     "hidden_size": ("n_embd", "d_model", "n_embed", "dim", "model_dim"),
     "num_key_value_heads": ("n_head_kv", "num_kv_heads", "n_kv_heads", "num_attention_groups", "num_query_groups"),
-    "head_dim": ("kv_channels", "hidden_size_per_head", "attention_head_dim", "head_size", "d_kv", "d_head"),
+    "head_dim": ("attention_head_dim", "kv_channels", "hidden_size_per_head", "head_size", "d_kv", "d_head"),
     "max_position_embeddings": (
         "n_positions",
         "seq_length",

@@ -1,19 +1,27 @@
-"""Serves of other kinds than chat: their warm-up, and their routes in a router."""
+"""Serves of other kinds than chat: their warm-up, and their routes in a router.
+
+Embeddings and reranking are real models on a real llama-server. ``make vllm`` has both, and scores, on a real vLLM.
+No machine of the tests has a server for transcription, speech or scores without it: these servers are stand-ins.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_host
-from bed import Bed
+from bed import REPO, Bed
 from harness import run_module
 from planning import TOPOLOGY, TOPOLOGY_FACTS
+from rerankmodel import write_model
 from serving import LLAMA, UNCHANGED, Field, actions
 
 TOKEN = "t0ken"
 ROUTER = "anvil.local/router:2.0.2"
+STAND_INS = "anvil.local/engine-standins:1"
+KINDS = {"embed": "embeddings", "rank": "rerank"}
 
 
 def test_the_warm_up_request_matches_the_kind_and_a_wrong_kind_fails_at_once(field: Field) -> None:
@@ -28,9 +36,44 @@ def test_the_warm_up_request_matches_the_kind_and_a_wrong_kind_fails_at_once(fie
     assert "set kind of the serve" in failed["msg"] and failed["serves"]["heavy"]["seconds"] < 5, failed
 
 
+def test_a_reranker_is_ready_after_a_real_ranking(field: Field, models: Path) -> None:
+    del field.serves["fast"]
+    write_model(models / "rank.gguf")
+    field.edit("heavy", model="/models/rank.gguf", args=("-c", "512", "--reranking"), kind="rerank", warmup=True)
+    assert field.run()["serves"]["heavy"]["ready"]
+    assert field.run()["changed"] is False
+    field.edit("heavy", kind="embeddings")
+    assert field.run()["serves"]["heavy"]["ready"], "a reranker answers such a request with its scores"
+    field.edit("heavy", kind="chat")
+    assert "not ready: no_completion" in field.run()["msg"]
+
+
+@pytest.mark.parametrize(("kind", "other"), [("transcription", "chat"), ("score", "transcription"), ("speech", "")])
+def test_the_warm_up_of_a_stand_in_for_each_other_kind(field: Field, bed: Bed, kind: str, other: str) -> None:
+    bed.docker("build", "--quiet", "--tag", STAND_INS, str(REPO / "tests/testbed/images/engine-standins"))
+    del field.serves["fast"]
+    words = ("python3", "/opt/engine-standins/standin.py", kind)
+    stand_in: dict[str, Any] = {
+        "engine": "custom",
+        "image": STAND_INS,
+        "entrypoint": words,
+        "args": ("heavy", "8080"),
+        "model": "",
+    }
+    own: dict[str, Any] = {"cap_drop": (), "environment": {}, "mounts": (), "container_port": 8080, "served_name": "heavy"}
+    field.edit("heavy", **stand_in, **own, kind=kind, warmup=True, ready_path="/health", vram_mib=9000)
+    assert field.run()["serves"]["heavy"]["ready"]
+    assert actions(field.run()) == {"heavy": UNCHANGED}
+    if other:
+        field.edit("heavy", kind=other)
+        failed = field.run()
+        assert "not ready: no_completion" in failed["msg"] and "set kind of the serve" in failed["msg"], failed["msg"]
+
+
 def test_a_gateway_router_routes_embeddings_and_its_verification_requests_them(
     clean_bed: Bed, models: Path, tmp_path: Path
 ) -> None:
+    write_model(models / "rank.gguf")
     serve: dict[str, Any] = {"engine": "llama_cpp", "image": LLAMA, "volumes": [f"{models}:/models:ro"]}
     variables = {
         "anvil_root": str(tmp_path / "anvil"),
@@ -43,6 +86,7 @@ def test_a_gateway_router_routes_embeddings_and_its_verification_requests_them(
                 "port": 30003,
                 "args": ["-c", "512", "--embeddings", "--pooling", "mean"],
             },
+            "rank": {**serve, "model": "/models/rank.gguf", "port": 30004, "args": ["-c", "512", "--reranking"], "warmup": True},
         },
         "anvil_router": {"image": ROUTER, "publish": "127.0.0.1:8000"},
     }
@@ -57,9 +101,10 @@ def test_a_gateway_router_routes_embeddings_and_its_verification_requests_them(
     promoted = run_module("anvil_router_promote", **asked, config=rendered["router_files"]["config"])
     assert not promoted["failed"], promoted
     assert not run_module("anvil_serve", project=rendered["router"], secrets={"router_token": TOKEN})["failed"]
-    info = run_module("anvil_router_info", **asked, token=TOKEN, ask=["heavy", "embed"], kinds={"embed": "embeddings"})
+    info = run_module("anvil_router_info", **asked, token=TOKEN, ask=["heavy", "embed", "rank"], kinds=KINDS)
     assert not info["failed"], info["msg"]
     assert info["answers"]["embed"]["text"].startswith("a vector of"), info["answers"]
+    assert info["answers"]["rank"]["text"] == "2 scores", info["answers"]
     wrong = run_module("anvil_router_info", **asked, token=TOKEN, ask=["embed"])
     assert wrong["failed"] and "the router returned no answer" in wrong["msg"], wrong
 

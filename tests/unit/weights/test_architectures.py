@@ -10,7 +10,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.attention_la
 from ansible_collections.anvil.serving.plugins.module_utils.weights.gguf_attention import read_gguf_attention
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import Attention, Layer
 from ansible_collections.anvil.serving.plugins.module_utils.weights.text_config import read_mistral_params, read_text_config
-from architectures import ARCHITECTURES, GGUFS, MIB, MISTRAL_PARAMS, RECURRENT_MIB, Architecture, gguf, llama
+from architectures import ARCHITECTURES, GGUFS, MIB, MISTRAL_PARAMS, RECURRENT_MIB, Architecture, gguf, latent, llama
 
 
 def read_config(config: dict[str, Any]) -> Attention | None:
@@ -52,6 +52,30 @@ def test_bytes_per_token_from_a_gguf_header(row: Architecture) -> None:
     attention = read_header(row.config)
     assert attention is not None and attention.exact, attention
     assert attention.bytes_per_token == pytest.approx(row.per_token, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "xlstm", "num_hidden_layers": 32, "hidden_size": 4096, "num_heads": 8},
+        llama("deepseek_v4", 43, 64, 1, 4096, 512, compress_rates={"compressed_sparse_attention": 4}, sliding_window=128),
+        llama("inkling_text", 6, 64, 8, 6144, 128, layer_types=["hybrid_sliding"] * 5 + ["hybrid"], sliding_window_size=512),
+        llama("zaya", 4, 8, 2, 2048, 128, layer_types=["hybrid"] * 4, cca_time0=2),
+        llama("qwen4_exp_text", 2, 16, 2, 2048, 256, layer_types=["linear_attention", "indexed_attention"], linear_num_heads=1),
+        latent("glm5_next_text", 2, 64, 4096, rope=0, layer_types=["linear_attention", "indexed_attention"], index_kpool=16),
+        latent("bailing_hybrid", 42, 32, 2560, layer_group_size=4),  # engines differ in the last, shorter group
+    ],
+    ids=lambda config: config["model_type"],
+)
+def test_a_memory_that_is_not_known_is_unknown(config: dict[str, Any]) -> None:
+    attention = read_config(config)
+    assert attention is not None and not attention.exact and attention.bytes_per_token is None, attention
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma2"])
+def test_the_text_model_of_paligemma_keeps_its_prompt(kind: str) -> None:
+    config = {"model_type": "paligemma", "text_config": llama(kind, 18, 8, 1, 2048, 256, use_bidirectional_attention=True)}
+    assert layers_of(read_config(config)).get(kinds.NONE) is None
 
 
 @pytest.mark.parametrize(("name", "mib"), RECURRENT_MIB)

@@ -57,11 +57,12 @@ DEEPSEEK = {
         (LLAMA_8B, 131072),  # the published 128 KiB per token of Llama 3 8B
         (GPT_OSS_120B, 73728),
         (DEEPSEEK, 70272),  # 68.6 KiB, DeepSeek-V3's report says 70 KB
-        ({**LLAMA_8B, "full_attention_interval": 4}, 32768),
+        ({**LLAMA_8B, "full_attention_interval": 4, "linear_num_heads": 32, "linear_head_dim": 128}, 32768),
+        ({**LLAMA_8B, "full_attention_interval": 4}, None),  # the state of the other layers is not known
         ({"text_config": LLAMA_8B}, 131072),
     ],
 )
-def test_kv_bytes_per_token(tmp_path: Path, config: dict[str, Any], per_token: int) -> None:
+def test_kv_bytes_per_token(tmp_path: Path, config: dict[str, Any], per_token: int | None) -> None:
     facts = read_model(str(hf_folder(tmp_path / "m", config)))
     assert facts.as_dict()["kv_bytes_per_token"] == per_token
 
