@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -59,12 +58,10 @@ def wait_for(predicate: Any, seconds: float = 15.0) -> None:
 
 
 def fill(path: Path, leave: int) -> None:
-    """Write this file until its file system is full except for ``leave`` bytes, even if others write there too."""
-    with path.open("wb", buffering=0) as file:
-        with contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(64 << 10))
-        file.truncate(max(file.tell() - leave, 0))
+    """Take all of a file system with this file except for ``leave`` bytes, without a moment in which it is full."""
+    seen = os.statvfs(path.parent)
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, seen.f_bavail * seen.f_frsize - leave)
 
 
 def test_a_repository_is_fetched_once_and_pinned_to_its_commit(puller: Puller, hub: Hub) -> None:
@@ -225,10 +222,10 @@ def test_a_disk_that_fills_up_during_a_download_keeps_the_partial_file(puller: P
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(small)], check=True)
     process = puller.start(folder=str(small))
     try:
-        wait_for(lambda: any(path.stat().st_size for path in small.rglob("parts/*")))
+        wait_for(lambda: any(path.stat().st_size >= PIECE for path in small.rglob("parts/*")))
         fill(small / "other", leave=1 << 20)
+        refused = json.loads(process.communicate(timeout=60)[0])  # it is told while the hub still stalls: no byte was refused
         hub.faults.stall.set()
-        refused = json.loads(process.communicate(timeout=60)[0])
         assert refused["failed"] and "the disk is about to be full" in refused["msg"], refused
         assert "are here, " in refused["msg"] and " are still to come, " in refused["msg"] and " short" in refused["msg"]
         assert "what was fetched is kept" in refused["msg"] and not (small / "org" / "name").exists()
