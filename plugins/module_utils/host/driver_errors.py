@@ -46,6 +46,11 @@ _EXPLANATIONS: Tuple[Tuple[str, str, str], ...] = (
         "dmesg | grep -i xid shows why; reboot the host, and check power, cooling and seat of the card if it happens again",
     ),
     (
+        r"system not yet initialized|cuda\w* error:? 802|error 802|fabric manager|in the process of being initialized",
+        "the fabric that connects the GPUs is not ready",
+        "systemctl status nvidia-fabricmanager: it must run, in the version of the driver; read dmesg | grep -i nvswitch",
+    ),
+    (
         r"GPU requires reset|requires a reset",
         "a GPU must be reset",
         "stop what uses it and type nvidia-smi --gpu-reset -i INDEX, or reboot the host",

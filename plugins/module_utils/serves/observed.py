@@ -18,7 +18,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 # In these states a container holds its GPUs and ports: a paused one keeps its memory, a restarting one takes it again.
 HOLDING = ("running", "paused", "restarting")
 
-
+# The drivers of device requests that give GPUs of NVIDIA; no driver: the Docker Engine chooses one. It joins ids with commas.
+GPU_DRIVERS = ("", NVIDIA_DRIVER, CDI_DRIVER, "nvidia.cdi", "nvidia.runtime-hook")
 # Everything that `docker update` can change besides the restart policy, by the name that an operator knows.
 LIMITS = {
     "Memory": "memory",
@@ -199,7 +200,8 @@ def observe_container(document: Mapping[str, Any]) -> ObservedContainer:
     """Read the Docker Engine's description of a container."""
     raw = documents.read_container(document)
     state, config, host = raw["State"], raw["Config"], raw["HostConfig"]
-    requests = [request for request in host["DeviceRequests"] if (request["Driver"] or "nvidia") in ("nvidia", "cdi")]
+    requests = [request for request in host["DeviceRequests"] if request["Driver"] in GPU_DRIVERS]
+    names = [name.strip() for request in requests for ids in request["DeviceIDs"] for name in ids.split(",")]
     networks = raw["NetworkSettings"]["Networks"]
     policy, grace = host["RestartPolicy"], config.get("StopTimeout")
     return ObservedContainer(
@@ -220,7 +222,7 @@ def observe_container(document: Mapping[str, Any]) -> ObservedContainer:
         command=tuple(config["Cmd"]),
         entrypoint=tuple(config["Entrypoint"]),
         environment=read_environment(config["Env"]),
-        gpu_uuids=tuple(name.removeprefix(CDI_PREFIX) for request in requests for name in request["DeviceIDs"]),
+        gpu_uuids=tuple(name.removeprefix(CDI_PREFIX) for name in names),
         gpu_driver=CDI_DRIVER if any(request["Driver"] == CDI_DRIVER for request in requests) else NVIDIA_DRIVER,
         gpu_count=sum(request["Count"] for request in requests),
         ports=list_bindings(raw, chosen_too=False),

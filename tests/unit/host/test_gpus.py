@@ -215,6 +215,7 @@ def test_an_old_driver_without_a_field_leaves_it_unknown(tmp_path: Path, monkeyp
             "become: true",
         ),
         ("Failed to initialize NVML: Driver Not Loaded", "is not loaded", "modprobe nvidia"),
+        ("cudaGetDeviceCount() Error 802: system not yet initialized", "the fabric", "nvidia-fabricmanager"),
         ("Failed to initialize NVML: Unknown Error", "cannot be initialised", "dmesg"),
         ("NVIDIA-SMI has failed because you do not have enough permissions.", "may not ask the NVIDIA driver", "become: true"),
         ("Segmentation fault (core dumped)", "does not report any card", "type nvidia-smi"),

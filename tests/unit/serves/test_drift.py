@@ -272,6 +272,14 @@ def test_a_mac_address_is_drift_where_somebody_asked_for_it(asked: str | None, t
         assert changes[0].before == ["anvil (mac_address de:ad:be:ef:00:01)"]
 
 
+@pytest.mark.parametrize(
+    ("driver", "ids"), [("nvidia.cdi", ["GPU-1", "GPU-2"]), ("nvidia", ["GPU-2, GPU-1"]), ("", ["GPU-1,GPU-2"])]
+)
+def test_the_gpus_of_a_request_are_those_that_the_ledger_reads(driver: str, ids: list[str]) -> None:
+    service = wanted(gpu_uuids=("GPU-1", "GPU-2"))
+    assert compare(service, changed((("HostConfig", "DeviceRequests"), [{"Driver": driver, "DeviceIDs": ids}]))) == []
+
+
 @pytest.mark.parametrize("driver", ["nvidia", "cdi"])
 def test_a_gpu_is_the_same_by_its_uuid_and_by_its_name_of_cdi(driver: str) -> None:
     service = wanted(gpu_uuids=("GPU-1",), gpu_driver=driver)
