@@ -56,6 +56,10 @@ class ActionModule(ActionBase):
             folder = Path(options["folder"]).expanduser().absolute()
             texts = {"report.json": json.dumps(hosts, indent=2, ensure_ascii=False) + "\n"}
             texts["report.html"] = render_measurement_page(hosts, time.time())
+            if len(hosts) > 1:
+                for host in hosts:
+                    texts[f"{host['host']}/report.json"] = json.dumps([host], indent=2, ensure_ascii=False) + "\n"
+                    texts[f"{host['host']}/report.html"] = render_measurement_page([host], time.time())
             profiles = {f"{host}/measured.json": found.get("profile") for host, _one, found in triples}
             texts.update({path: text for path, text in profiles.items() if text})
             result["files"], _changed = write_files(folder, texts, check=False)

@@ -44,9 +44,19 @@ options:
     type: dict
     default: {}
   requests:
-    description: Requests of V(benchmark).
+    description: Requests of V(benchmark), one after the other.
     type: int
     default: 8
+  input_tokens:
+    description:
+      - Tokens of each prompt of V(benchmark), about. With V(0) the image chooses lengths as its author measured them,
+        up to the context of the tier.
+    type: int
+    default: 0
+  output_tokens:
+    description: The longest answer of V(benchmark), in tokens. With V(0) the image chooses.
+    type: int
+    default: 0
   timeout:
     description: Seconds for each command.
     type: int
@@ -85,7 +95,8 @@ plan:
   type: str
   sample: eval preflight of fast, eval preflight of heavy; at most 1200 s
 evaluations:
-  description: For each command, C(kind), C(tier), C(passed), C(checks), the C(evidence) that it wrote, C(log) if it failed.
+  description: For each command, C(kind), C(tier), C(passed), C(checks), C(metrics), the C(evidence) that it wrote, and
+    C(log) if it failed. V(benchmark) passes if every request was answered.
   returned: success, empty in check mode
   type: list
   elements: dict
@@ -123,6 +134,8 @@ OPTIONS = {
     "eval_data_from": {"type": "path"},
     "judge_environment": {"type": "dict", "default": {}, "no_log": True},
     "requests": {"type": "int", "default": 8},
+    "input_tokens": {"type": "int", "default": 0},
+    "output_tokens": {"type": "int", "default": 0, "no_log": False},
     "timeout": {"type": "int", "default": 600},
 }
 

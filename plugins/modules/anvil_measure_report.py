@@ -46,10 +46,14 @@ options:
       - A YAML file on the controller with limits. C(tiers) has the limits of each tier, C(default) those of all other tiers.
       - C(ttft_p50_s), C(ttft_p95_s), C(latency_p50_s), C(latency_p95_s) and C(error_rate_max) (0 to 1) are the greatest allowed
         values; C(tokens_per_second_min), C(tokens_per_second_per_request_min) and C(requests_per_second_min) the smallest.
+      - Of the evaluations, C(preflight_min) is the smallest part of the checks that pass (0 to 1); C(benchmark_ttft_p50_s),
+        C(benchmark_ttft_p95_s), C(benchmark_latency_p95_s) and C(benchmark_tokens_per_second_min) bound its benchmark;
+        C(quality_min) is the smallest quality in the measured profile (0 to 1), one for every work class or a mapping of them.
       - C(concurrency) beside the limits names the loads that they apply to. Without it they apply to every load.
     type: path
   folder:
     description: Folder on the controller for C(report.html), C(report.json) and the measured profiles, C(HOST/measured.json).
+      With several hosts each also gets a report of its own, C(HOST/report.html) and C(HOST/report.json).
     type: path
 notes:
   - An action plugin of the same name does the work. The module contains the documentation only.

@@ -60,7 +60,8 @@ options:
     default: []
   kinds:
     description:
-      - What the models of O(ask) answer, where that is not a chat completion - V(embeddings) or V(rerank).
+      - What the models of O(ask) answer, where that is not a chat completion - V(embeddings), V(rerank),
+        V(transcription) (of one second of silence) or V(speech).
     type: dict
     default: {}
   token:

@@ -7,6 +7,7 @@ model may answer with a tool call: both are answers.
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass
 from typing import Any, List, Mapping, Optional
@@ -46,8 +47,21 @@ def _post(path: str, **body: Any) -> SampleRequest:
     return SampleRequest(path, json.dumps(body).encode("utf-8"))
 
 
-def _post_silence(model: str) -> SampleRequest:
-    """A transcription of one second of silence."""
+def build_router_sample(kind: str, model: str, prompt: str = "Hi", max_tokens: int = 1) -> Optional[SampleRequest]:
+    """The request for one small answer through a router. model: the name of a preset, route or tier.
+
+    A gateway router (2.0.2) has audio requests of its own: JSON with the sound in base64, and the tier as ``route``.
+    """
+    if kind == "transcription":
+        sound = base64.b64encode(_make_silence()).decode("ascii")
+        return _post("/v1/audio/transcriptions", route=model, audio_b64=sound, format="wav", is_final=True)
+    if kind == "speech":
+        return _post("/v1/audio/speech", route=model, input=prompt, response_format="pcm16")
+    return build_sample(kind, model, prompt, max_tokens)
+
+
+def _make_silence() -> bytes:
+    """One second of silence, as a WAV file."""
     import io
     import wave
 
@@ -57,10 +71,15 @@ def _post_silence(model: str) -> SampleRequest:
         written.setsampwidth(2)
         written.setframerate(16000)
         written.writeframes(bytes(2 * 16000))
+    return sound.getvalue()
+
+
+def _post_silence(model: str) -> SampleRequest:
+    """A transcription of one second of silence."""
     head = 'Content-Disposition: form-data; name="{0}"{1}\r\n\r\n'
     parts = [
         head.format("model", "").encode("ascii") + model.encode("utf-8"),
-        head.format("file", '; filename="silence.wav"\r\nContent-Type: audio/wav').encode("ascii") + sound.getvalue(),
+        head.format("file", '; filename="silence.wav"\r\nContent-Type: audio/wav').encode("ascii") + _make_silence(),
     ]
     edge = b"--" + BOUNDARY.encode("ascii")
     body = b"".join(edge + b"\r\n" + part + b"\r\n" for part in parts) + edge + b"--\r\n"
@@ -77,6 +96,9 @@ def read_answer(kind: str, body: str) -> Optional[str]:
         return _read_chat(document)
     if kind == "transcription":
         return "a transcription" if isinstance(document, dict) and isinstance(document.get("text"), str) else None
+    if kind == "speech":
+        sound = document.get("audio_b64") if isinstance(document, dict) else None
+        return "speech" if isinstance(sound, str) and sound else None
     rows = document if isinstance(document, list) else _find_rows(document)
     if not rows:
         return None

@@ -101,7 +101,7 @@ _LISTED = {
     "HostConfig": {"NetworkMode": ""},
     "NetworkSettings": _NETWORKS,
 }
-_IMAGE = {"Id": "", "RepoTags": _WORDS, "RepoDigests": _WORDS, "Config": _CONFIG}
+_IMAGE = {"Id": "", "RepoTags": _WORDS, "RepoDigests": _WORDS, "Os": "", "Architecture": "", "Config": _CONFIG}
 _STORED_IMAGE = {
     "Id": "",
     "RepoTags": _WORDS,

@@ -15,6 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.measure.evaluations 
     list_checks,
     plan_evaluations,
     read_evidence,
+    read_metrics,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.measure.live_files import read_live
 from ansible_collections.anvil.serving.plugins.module_utils.measure.load_targets import list_targets
@@ -46,7 +47,14 @@ def evaluate_tiers(
         why = "it measures every tier of the router's config"
         raise fail("calibrate cannot be limited to some tiers", where="tiers", why=why, hint="leave out -e tiers=…")
     image, files = read_live(docker, options["container"], str(router["image"]), str(router["volume"]))
-    given = EvaluationData(files.get(CONFIG_FILE, ""), options["eval_data"], options["checks"], options["requests"])
+    given = EvaluationData(
+        files.get(CONFIG_FILE, ""),
+        options["eval_data"],
+        options["checks"],
+        options["requests"],
+        options["input_tokens"],
+        options["output_tokens"],
+    )
     planned = plan_evaluations(options["evaluate"], router["generation"], targets, direct, given)
     result: Dict[str, Any] = {
         "changed": False,
@@ -89,14 +97,17 @@ def evaluate_tiers(
 
 def _describe(one: Evaluation, end: CommandEnd) -> Dict[str, Any]:
     evidence: Optional[Dict[str, Any]] = read_evidence(end.outputs.get(one.output, ""))
-    log: List[str] = list(end.log) if end.code != 0 else []
+    checks = list_checks(one.kind, evidence)
+    passed = end.code == 0 and all(check["passed"] for check in checks)
+    log: List[str] = [] if passed else list(end.log)
     return {
         "name": one.name,
         "kind": one.kind,
         "tier": one.tier,
-        "passed": end.code == 0,
+        "passed": passed,
         "seconds": end.seconds,
-        "checks": list_checks(evidence),
+        "checks": checks,
+        "metrics": read_metrics(one.kind, evidence),
         "evidence": evidence if one.kind not in MAKES_PROFILE else None,
         "log": log,
     }

@@ -17,7 +17,16 @@ KINDS: Mapping[str, Tuple[str, ...]] = {
     "profile": ("preflight", "benchmark", "bootstrap", "calibrate"),
     "gateway": ("preflight", "benchmark"),
 }
+# Tokens below the context that the prompts of the benchmark leave free, because it only estimates their length.
+LARGEST_MARGIN = 1024
 MAKES_PROFILE = ("bootstrap", "calibrate")
+# Limit -> the key in the evidence of a benchmark, and its unit.
+BENCHMARK_METRICS: Mapping[str, Tuple[str, float]] = {
+    "benchmark_ttft_p50_s": ("ttft_p50_ms", 0.001),
+    "benchmark_ttft_p95_s": ("ttft_p95_ms", 0.001),
+    "benchmark_latency_p95_s": ("e2e_p95_ms", 0.001),
+    "benchmark_tokens_per_second_min": ("throughput_tok_s", 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -37,12 +46,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """config: text of the live config.toml. data: path below the evaluation folder -> text."""
+    """config: text of the live config.toml. data: path below the evaluation folder -> text.
+
+    requests, input_tokens, output_tokens: of the benchmark; tokens are 0 for the image's own choice.
+    """
 
     config: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
     checks: str = "smoke,json"
     requests: int = 8
+    input_tokens: int = 0
+    output_tokens: int = 0
 
 
 def check_kinds(kinds: Sequence[str], generation: str, given: EvaluationData) -> None:
@@ -86,8 +100,23 @@ def plan_evaluations(
 def _tier_argv(kind: str, generation: str, target: LoadTarget, output: str, given: EvaluationData) -> Tuple[str, ...]:
     action = {"preflight": ("preflight",), "benchmark": ("benchmark", "run" if generation == "profile" else "capacity")}[kind]
     endpoint = ("--base-url", target.url + "/v1", "--model", target.model, "--api-key-env", KEY_VARIABLE)
-    more = ("--checks", given.checks) if kind == "preflight" else ("--requests", str(given.requests), "--concurrency", "1")
+    more = ("--checks", given.checks) if kind == "preflight" else _benchmark_argv(target, given)
     return ("anvil-serving", "eval", *action, *endpoint, *more, "--json-out", output, "--confirm")
+
+
+def _benchmark_argv(target: LoadTarget, given: EvaluationData) -> Tuple[str, ...]:
+    """Its prompts are as long as those of its author, up to 128,000 tokens: without the tier's context, most get 400.
+
+    Some servers do not say how long a context they have (llama-server), so the command names it.
+    """
+    words = ["--requests", str(given.requests), "--concurrency", "1"]
+    if target.context:
+        words += ["--max-model-len", str(target.context), "--margin", str(min(LARGEST_MARGIN, target.context // 4))]
+    if given.input_tokens:
+        words += ["--ctx-tokens", str(given.input_tokens)]
+    if given.output_tokens:
+        words += ["--max-tokens", str(given.output_tokens)]
+    return tuple(words)
 
 
 def _profile_argv(kind: str, direct: Sequence[LoadTarget]) -> Tuple[str, ...]:
@@ -107,11 +136,35 @@ def read_evidence(text: str) -> Optional[Dict[str, Any]]:
     return told if isinstance(told, dict) else None
 
 
-def list_checks(evidence: Optional[Mapping[str, Any]]) -> List[Dict[str, Any]]:
-    """The checks of a preflight: name, passed, detail."""
-    rows = (evidence or {}).get("results") or []
+def list_checks(kind: str, evidence: Optional[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+    """The checks of an evaluation: name, passed, detail. A benchmark has one: whether every request was answered.
+
+    (The command of the profile router ends with 0 even if none was.)
+    """
+    told = evidence or {}
+    if kind == "benchmark" and isinstance(told.get("requests"), int):
+        answered, sent = told.get("completed"), told["requests"]
+        detail = "{0} of {1} requests were answered".format(answered, sent)
+        return [{"name": "requests", "passed": answered == sent and sent > 0, "detail": detail}]
+    rows = told.get("results") or []
     return [
         {"name": str(row.get("name")), "passed": row.get("passed") is True, "detail": str(row.get("detail") or "")[:300]}
         for row in rows
         if isinstance(row, dict)
     ]
+
+
+def read_metrics(kind: str, evidence: Optional[Mapping[str, Any]]) -> Dict[str, float]:
+    """The numbers of an evaluation that limits can bound, by the names of ``gate.EVALUATED``. Times in seconds."""
+    checks = list_checks(kind, evidence)
+    found: Dict[str, float] = {}
+    if kind == "preflight" and checks:
+        found["preflight_min"] = round(sum(check["passed"] for check in checks) / len(checks), 4)
+    metrics = (evidence or {}).get("metrics")
+    if kind != "benchmark" or not isinstance(metrics, dict) or not all(check["passed"] for check in checks):
+        return found
+    for name, (key, unit) in BENCHMARK_METRICS.items():
+        value = metrics.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[name] = round(value * unit, 6)
+    return found

@@ -27,11 +27,15 @@ RANGES = {"concurrency": (1, 4096), "requests": (1, 100000), "input_tokens": (1,
 
 @dataclass(frozen=True)
 class LoadTarget:
-    """Where a tier answers: ``url`` without ``/v1``, and the name of the model to request there."""
+    """Where a tier answers: ``url`` without ``/v1``, and the name of the model to request there.
+
+    context: tokens of the longest request and answer together; 0: not known.
+    """
 
     tier: str
     url: str
     model: str
+    context: int = 0
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,12 @@ def list_targets(router: Mapping[str, Any], container: str, via: str, wanted: Se
     chosen = [tier for name, tier in tiers.items() if not wanted or name in wanted]
     made: List[LoadTarget] = []
     for tier in reversed(chosen):
-        name = str(tier["id"])
+        name, context = str(tier["id"]), int(tier.get("context_limit") or 0)
         if via == "router":
-            made.append(LoadTarget(name, "http://{0}:{1}".format(container, ROUTER_PORT), _model_at_router(router, name)))
+            url = "http://{0}:{1}".format(container, ROUTER_PORT)
+            made.append(LoadTarget(name, url, _model_at_router(router, name), context))
         else:
-            made.append(LoadTarget(name, _without_version(str(tier["base_url"])), str(tier["model"])))
+            made.append(LoadTarget(name, _without_version(str(tier["base_url"])), str(tier["model"]), context))
     return tuple(made)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.sample_requests import (
-    build_sample,
+    build_router_sample,
     is_unsupported,
     read_answer,
 )
@@ -144,7 +144,7 @@ def request_completions(
 
     def complete(model: str) -> Completion:
         kind = request.kinds.get(model, "chat")
-        sample = build_sample(kind, model, request.prompt, request.max_tokens)
+        sample = build_router_sample(kind, model, request.prompt, request.max_tokens)
         if sample is None:
             return Completion(False, 0, "no request is known for kind " + kind, 0.0)
         headers = {"Connection": "close", "Content-Type": sample.content_type}

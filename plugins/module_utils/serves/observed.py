@@ -109,6 +109,8 @@ class ObservedImage:
     stop_signal: str = ""
     working_dir: str = ""
     labels: Tuple[Tuple[str, str], ...] = ()
+    system: str = ""
+    processor: str = ""
 
 
 def read_environment(lines: Sequence[str]) -> Dict[str, str]:
@@ -174,6 +176,8 @@ def observe_image(document: Mapping[str, Any]) -> ObservedImage:
         stop_signal=config["StopSignal"],
         working_dir=config["WorkingDir"],
         labels=tuple(config["Labels"].items()),
+        system=raw["Os"],
+        processor=raw["Architecture"],
     )
 
 

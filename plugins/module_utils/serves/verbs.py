@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
@@ -39,6 +39,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_readiness import await_ready
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState
 from ansible_collections.anvil.serving.plugins.module_utils.serves.result import EMPTY_REPORT, build_diff, build_result
+
+CREATING = (decisions.CREATE, decisions.RECREATE, decisions.ADOPT)
 
 # Python compiles every imported room anew in each run of a module (bench/serve_noop). So a room that only a run with changes
 # needs is imported inside the function that needs it.
@@ -116,8 +118,10 @@ class _Run:
 
         In check mode the engines are asked only if the operator requests that.
         """
+        foreign, told = self._check_images()
         asked, notes = self._find_questions()
-        if not check and not asked:
+        notes = told + notes
+        if not check and not asked and not foreign:
             self.notes = notes
             return True  # the caller admits under the host's lock
         admitted = self.admit()
@@ -130,7 +134,29 @@ class _Run:
             refused, more = engine_checks.ask_engines(self.state, asked, self.outcomes, not check)
             notes = notes + more
         self.notes = notes
-        return admitted and not refused
+        return admitted and not refused and not foreign
+
+    def _check_images(self) -> Tuple[bool, List[str]]:
+        """Whether an image of this host, with which a serve is about to start, is certainly for another processor; and notes."""
+        creating = [each for each in self.starting() if self.outcomes[each.name].decision.action in CREATING]
+        if not creating or self.options.compatibility == "off":
+            return False, []
+        from ansible_collections.anvil.serving.plugins.module_utils.serves import platform_checks
+
+        before = self._count_problems()
+        notes = platform_checks.check_images(self.state, creating, self.outcomes, self.options.compatibility)
+        return self._count_problems() > before, notes
+
+    def refuse_pulls(self, lacking: Sequence[Service]) -> List[str]:
+        """Put a refusal into the outcome of each serve whose image its registry does not have for this host; returns notes."""
+        if not lacking or self.options.compatibility == "off":
+            return []
+        from ansible_collections.anvil.serving.plugins.module_utils.serves import platform_checks
+
+        return platform_checks.check_offers(self.state, lacking, self.outcomes, self.options.compatibility)
+
+    def _count_problems(self) -> int:
+        return sum(len(outcome.problems) for outcome in self.outcomes.values())
 
     def _find_questions(self) -> Tuple[List[Any], List[str]]:
         if self.options.engine_check == "off" or not self.starting():
@@ -208,9 +234,12 @@ def _carry_out(run: _Run, lock: Optional[int]) -> Dict[str, Any]:
     """Admit, apply and wait until ready."""
     docker, project, options = run.state.docker, run.state.project, run.options
     lacking = run.without_image()
+    told = run.refuse_pulls(lacking)
     pulled = sorted({service.image for service in lacking})
     if lock is None or not run.has_changes():
-        if not run.accept(check=True):
+        accepted = run.accept(check=True)
+        run.notes = told + run.notes
+        if not accepted:
             return run.result()
         run.report["pulled"] = pulled
         changes = _apply(run, None if lock is None else (lock,))
@@ -220,15 +249,17 @@ def _carry_out(run: _Run, lock: Optional[int]) -> Dict[str, Any]:
         from ansible_collections.anvil.serving.plugins.module_utils.serves import converge
 
         if not run.admit():
+            run.notes = told
             return run.result()
         failed = converge.pull_images(docker, lacking, run.outcomes)
         run = _read_and_decide(docker, project, options, [service for service in run.services if service.name not in failed])
     # Not under the host's lock: an engine may take a minute to import.
     if not run.accept(check=False):
         run.outcomes.update(failed)
+        run.notes = told + run.notes
         run.report["pulled"] = [image for image in pulled if run.state.read_image(image) is not None]
         return run.result(bool(run.report["pulled"]), [])
-    notes = run.notes
+    notes = told + run.notes
     with docker.lock_host() as held:
         run = _read_and_decide(docker, project, options, [service for service in run.services if service.name not in failed])
         run.notes = notes

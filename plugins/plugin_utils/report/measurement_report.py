@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_data_printable
-from ansible_collections.anvil.serving.plugins.module_utils.measure.gate import Gate, check_gate, describe_check
+from ansible_collections.anvil.serving.plugins.module_utils.measure.gate import QUALITY, Gate, check_gate, describe_check
 from ansible_collections.anvil.serving.plugins.module_utils.measure.load_results import LoadResult
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.status_report import TEMPLATES, format_time
 
@@ -43,7 +43,8 @@ def report_measurement(
     """The report of one host. result: that of ``anvil_measure``. evaluated: that of ``anvil_evaluate``."""
     found = evaluated or {}
     loads = result.get("loads") or []
-    checks = check_gate(gate, [LoadResult(**load) for load in loads]) if gate is not None and loads else []
+    metrics = collect_metrics(found)
+    checks = check_gate(gate, [LoadResult(**load) for load in loads], metrics) if gate is not None and (loads or metrics) else []
     report: dict[str, Any] = make_data_printable(
         {
             "host": host,
@@ -56,6 +57,18 @@ def report_measurement(
         }
     )
     return report
+
+
+def collect_metrics(evaluated: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Tier -> what its evaluations found, by the names of the limits in the gate."""
+    found: dict[str, dict[str, float]] = {}
+    for one in evaluated.get("evaluations") or []:
+        if one["tier"]:
+            found.setdefault(one["tier"], {}).update(one.get("metrics") or {})
+    for row in evaluated.get("difference") or []:
+        if row["measured"] and isinstance(row["measured"]["quality_score"], (int, float)):
+            found.setdefault(row["tier"], {})[f"{QUALITY}.{row['work_class']}"] = float(row["measured"]["quality_score"])
+    return found
 
 
 def format_cell(value: Any) -> str:
@@ -73,6 +86,11 @@ def describe_evaluations(host: Mapping[str, Any]) -> list[str]:
     for one in host["evaluations"]:
         passed = sum(check["passed"] for check in one["checks"])
         counted = f"{passed} of {len(one['checks'])} checks pass" if one["checks"] else "passed" if one["passed"] else "failed"
+        numbers = [
+            f"{name.removeprefix('benchmark_').removesuffix('_min')} {format_cell(value)}"
+            for name, value in (one.get("metrics") or {}).items()
+        ]
+        counted += f" ({', '.join(numbers)})" if one["kind"] == "benchmark" and numbers else ""
         lines.append(f"{one['kind']}{' of ' + one['tier'] if one['tier'] else ''}: {counted}")
         lines += [f"  {check['name']}: {check['detail']}" for check in one["checks"] if not check["passed"]]
         lines += [f"  {line}" for line in one["log"][-5:] if not one["checks"]]

@@ -30,6 +30,8 @@ SETUP = """
     - ansible.builtin.include_role: {name: anvil.serving.router}
 """
 IMAGE, LLAMA = "anvil.local/aiperf:1", "anvil.local/llama-server:1"
+# Prompts of 64 tokens: the tiny model has a token for each byte.
+BENCHMARK = ("-e", "evaluate=benchmark", "-e", "input_tokens=64")
 QUICK = ("-e", f"load_image={IMAGE}", "-e", "requests=4", "-e", "concurrency=2", "-e", "output_tokens=16")
 SERVE = {"engine": "llama_cpp", "image": LLAMA, "model": "/m", "args": ["-c", "8192"]}
 PORTS = {"heavy": 9001, "fast": 9002}
@@ -53,7 +55,7 @@ class Operator:
             "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         }
-        argv = [str(program), str(path), "-i", str(self.folder / "hosts.yml"), *more]
+        argv = [str(program), str(path), "-i", str(self.folder / "hosts.yml"), "--limit", "here", *more]
         done = subprocess.run(argv, env=environment, cwd=self.folder, capture_output=True, text=True, check=False)
         assert TOKEN not in done.stdout + done.stderr
         return done
@@ -89,7 +91,7 @@ def operator(bed: Bed, models: Path, tmp_path_factory: pytest.TempPathFactory) -
         "ansible_connection": "local",
         "ansible_python_interpreter": sys.executable,
     }
-    folder.joinpath("hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"here": {}}, "vars": variables}}))
+    folder.joinpath("hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"here": {}, "there": {}}, "vars": variables}}))
     folder.joinpath("setup.yml").write_text(SETUP)
     bed.start_engine()
     bed.clear()
@@ -105,10 +107,10 @@ def operator(bed: Bed, models: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_the_gate_fails_for_the_slowed_tier_and_passes_for_the_other(operator: Operator, version: str) -> None:
     router = ("-e", f"router_image=anvil.local/router:{version}", "-e", "router_verify=false")
     operator.play("setup", *router)
-    limits = {"ttft_p95_s": 1.5, "error_rate_max": 0}
+    limits = {"ttft_p95_s": 1.5, "error_rate_max": 0, "benchmark_ttft_p95_s": 5, "benchmark_tokens_per_second_min": 0.1}
     (operator.folder / "slo.yaml").write_text(yaml.safe_dump({"tiers": {"fast": limits}}))
-    fast = operator.play("measure", *router, *QUICK, "-e", "tiers=fast", "-e", "gate=slo.yaml")
-    assert "gate: 2 of 2 limits hold" in fast, fast[-3000:]
+    fast = operator.play("measure", *router, *QUICK, *BENCHMARK, "-e", "tiers=fast", "-e", "gate=slo.yaml")
+    assert "gate: 4 of 4 limits hold" in fast and "benchmark of fast: 1 of 1 checks pass (ttft_p50_s" in fast, fast[-3000:]
     if version == "0.13.2":
         return
     (operator.folder / "slo.yaml").write_text(yaml.safe_dump({"default": {"ttft_p95_s": 1.5}}))
@@ -120,6 +122,23 @@ def test_the_gate_fails_for_the_slowed_tier_and_passes_for_the_other(operator: O
     assert load["tokens_per_second"] > 0 and host["serves"]["heavy"]["image"].startswith("sha256:")
     assert "<svg" in (operator.folder / "measured/report.html").read_text()
     assert not [name for name in operator.names() if "measure-" in name]
+
+
+def test_each_host_of_a_fleet_has_a_report_and_replicas_are_measured(operator: Operator) -> None:
+    """Both hosts are this one: what differs between them is their name."""
+    given = {"anvil_router": {"image": "anvil.local/router:2.0.2", "publish": "127.0.0.1:8124", "replicas": 2}}
+    router = ("-e", json.dumps(given), "-e", "router_verify=false")
+    operator.play("setup", *router)
+    (operator.folder / "slo.yaml").write_text(yaml.safe_dump({"default": {"benchmark_latency_p95_s": 0.001}}))
+    only = ("-e", "tiers=fast", "-e", "load=false", "-e", "requests=2", "-e", "output_tokens=8")
+    done = operator.attempt("measure", *router, *BENCHMARK, *only, "-e", "gate=slo.yaml", "--limit", "all")
+    for host in ("here", "there"):
+        assert done.returncode == 2 and f"{host}: fast: benchmark_latency_p95_s is" in done.stdout, done.stdout[-3000:]
+        (own,) = json.loads((operator.folder / f"measured/{host}/report.json").read_text())
+        (benchmark,) = own["evaluations"]
+        assert own["host"] == host and benchmark["passed"] and benchmark["evidence"]["completed"] == 2
+    assert len(json.loads((operator.folder / "measured/report.json").read_text())) == 2
+    operator.bed.docker("rm", "--force", "anvil-router-1", "anvil-router-2", "anvil-router-edge")
 
 
 # Stands in for the program `claude`, which grades answers and needs an account: it gives every answer full marks.

@@ -109,6 +109,62 @@ def test_a_gateway_router_routes_embeddings_and_its_verification_requests_them(
     assert wrong["failed"] and "the router returned no answer" in wrong["msg"], wrong
 
 
+# Stands in for a server that transcribes and one that speaks, which no machine here has: their requests and answers, no model.
+AUDIO = """
+import http.server, json
+class Audio(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/v1/audio/transcriptions" and b'name="file"' in body and b"RIFF" in body and b"whisper" in body:
+            self.answer("application/json", json.dumps({"text": "it was silent"}).encode())
+        elif self.path == "/v1/audio/speech" and json.loads(body)["response_format"] == "pcm":
+            self.answer("audio/pcm", bytes(4800))
+        else:
+            self.send_error(400)
+    def answer(self, kind, body):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.ThreadingHTTPServer(("0.0.0.0", 9100), Audio).serve_forever()
+"""
+
+
+def test_a_gateway_router_routes_audio_to_a_server_at_a_private_address(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
+    clean_bed.docker("network", "create", "anvil")
+    stand_in = ("run", "--detach", "--name", "audio", "--network", "anvil", "--entrypoint", "python3")
+    clean_bed.docker(*stand_in, "anvil.local/base:1", "-c", AUDIO)
+    address = clean_bed.docker("inspect", "--format", "{{.NetworkSettings.Networks.anvil.IPAddress}}", "audio")
+    server = {"host": address, "port": 9100}
+    serve = {"engine": "llama_cpp", "image": LLAMA, "volumes": [f"{models}:/models:ro"], "port": 30002}
+    variables = {
+        "anvil_root": str(tmp_path / "anvil"),
+        "anvil_secrets": {"router_token": None},
+        "anvil_serves": {"heavy": {**serve, "model": "/models/heavy.gguf", "args": ["-c", "1024"]}},
+        "anvil_external": {
+            "ear": {**server, "kind": "transcription", "served_name": "whisper"},
+            "mouth": {**server, "kind": "speech", "served_name": "kokoro"},
+        },
+        "anvil_router": {
+            "image": ROUTER,
+            "publish": "127.0.0.1:8000",
+            "tiers": [{"serve": "heavy"}, {"serve": "ear"}, {"serve": "mouth", "sample_rate": 24000}],
+        },
+    }
+    rendered = render_host(build_plan("bed", variables, {"router_token": "file"}))
+    asked = {"container": "anvil-router", "image": ROUTER}
+    promoted = run_module("anvil_router_promote", **asked, config=rendered["router_files"]["config"])
+    assert not promoted["failed"], promoted
+    assert not run_module("anvil_serve", project=rendered["router"], secrets={"router_token": TOKEN})["failed"]
+    kinds = {"ear": "transcription", "mouth": "speech"}
+    info = run_module("anvil_router_info", **asked, token=TOKEN, ask=["ear", "mouth"], kinds=kinds)
+    assert not info["failed"], info["msg"]
+    assert {name: one["text"] for name, one in info["answers"].items()} == {"ear": "a transcription", "mouth": "speech"}
+    wrong = run_module("anvil_router_info", **asked, token=TOKEN, ask=["ear"], kinds={"ear": "speech"})
+    assert wrong["failed"] and "audio route is not configured" in wrong["msg"], wrong["msg"]
+
+
 def test_the_loader_of_the_router_accepts_a_topology_with_every_kind_of_serve(clean_bed: Bed) -> None:
     config = render_host(build_plan("topology", TOPOLOGY, TOPOLOGY_FACTS))["router_files"]["config"]
     asked = {"container": "anvil-router", "image": ROUTER, "config": config, "validate_only": True}

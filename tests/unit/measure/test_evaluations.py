@@ -15,6 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.measure.evaluations 
     list_checks,
     plan_evaluations,
     read_evidence,
+    read_metrics,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.measure.load_plan import LoadTarget
 from ansible_collections.anvil.serving.plugins.module_utils.measure.profile_difference import (
@@ -44,6 +45,48 @@ def test_the_benchmark_has_another_name_in_each_generation(generation: str, acti
 
 
 @pytest.mark.parametrize(
+    ("context", "given", "words"),
+    [
+        (0, EvaluationData(), []),
+        (131072, EvaluationData(), ["--max-model-len", "131072", "--margin", "1024"]),
+        (2048, EvaluationData(), ["--max-model-len", "2048", "--margin", "512"]),
+        (0, EvaluationData(input_tokens=256, output_tokens=16), ["--ctx-tokens", "256", "--max-tokens", "16"]),
+    ],
+)
+def test_the_benchmark_stays_within_the_context_of_the_tier(context: int, given: EvaluationData, words: list[str]) -> None:
+    target = LoadTarget("heavy", "http://r:8000", "heavy", context)
+    (one,) = plan_evaluations(["benchmark"], "gateway", [target], DIRECT, given)
+    argv = list(one.argv)
+    assert argv[argv.index("--concurrency") + 2 : argv.index("--json-out")] == words
+
+
+BENCHMARK = {"requests": 4, "completed": 4, "metrics": {"ttft_p95_ms": 1500.0, "throughput_tok_s": 40, "e2e_p95_ms": None}}
+
+
+@pytest.mark.parametrize(
+    ("evidence", "passed", "metrics"),
+    [
+        (BENCHMARK, True, {"benchmark_ttft_p95_s": 1.5, "benchmark_tokens_per_second_min": 40}),
+        # The profile router's command ends with 0 although no request was answered, and reports 0 seconds.
+        ({**BENCHMARK, "completed": 0}, False, {}),
+        ({**BENCHMARK, "completed": 3}, False, {}),
+        ({**BENCHMARK, "requests": 0, "completed": 0}, False, {}),
+    ],
+)
+def test_a_benchmark_passes_if_every_request_was_answered(
+    evidence: dict[str, Any], passed: bool, metrics: dict[str, float]
+) -> None:
+    (check,) = list_checks("benchmark", evidence)
+    assert check["passed"] == passed and read_metrics("benchmark", evidence) == metrics
+    assert list_checks("benchmark", {}) == [] and read_metrics("benchmark", None) == {}
+
+
+def test_a_preflight_is_measured_by_the_part_of_its_checks_that_pass() -> None:
+    told = {"results": [{"name": "a", "passed": True}, {"name": "b"}, {"name": "c"}]}
+    assert read_metrics("preflight", told) == {"preflight_min": 0.3333} and read_metrics("preflight", {}) == {}
+
+
+@pytest.mark.parametrize(
     ("kinds", "generation", "data", "where"),
     [
         (["calibrate", "bootstrap"], "gateway", DATA, ["evaluate", "evaluate", "evaluate"]),
@@ -59,12 +102,12 @@ def test_what_the_image_cannot_do_is_refused(kinds: list[str], generation: str, 
 
 @pytest.mark.parametrize("text", ["", "no json", "[]"])
 def test_evidence_that_cannot_be_read_has_no_checks(text: str) -> None:
-    assert read_evidence(text) is None and list_checks(read_evidence(text)) == []
+    assert read_evidence(text) is None and list_checks("preflight", read_evidence(text)) == []
 
 
 def test_checks_keep_what_an_evaluation_said() -> None:
     told = {"results": [{"name": "smoke", "passed": True, "detail": "ok"}, {"name": "json"}, "x"]}
-    assert list_checks(told) == [
+    assert list_checks("preflight", told) == [
         {"name": "smoke", "passed": True, "detail": "ok"},
         {"name": "json", "passed": False, "detail": ""},
     ]

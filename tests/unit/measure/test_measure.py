@@ -177,3 +177,35 @@ def test_a_fact_that_is_not_known_does_not_differ() -> None:
     measured = {"image": "sha256:1", "arguments": ["-c", "4096"], "cards": ["RTX GPU-1"], "driver": ""}
     assert list_differences(measured, {**measured, "driver": "580"}) == []
     assert list_differences(measured, {**measured, "image": "sha256:2", "cards": ["RTX GPU-2"]}) == ["image", "cards"]
+
+
+EVALUATED = {"heavy": {"preflight_min": 0.5, "benchmark_ttft_p95_s": 3.0, "quality_min.planning": 0.9, "quality_min.chat": 0.6}}
+
+
+@pytest.mark.parametrize(
+    ("limits", "broken"),
+    [
+        ({"preflight_min": 0.5, "benchmark_ttft_p95_s": 3}, []),
+        ({"preflight_min": 1}, ["heavy: preflight_min is 0.5, allowed is at least 1"]),
+        ({"benchmark_ttft_p95_s": 2}, ["heavy: benchmark_ttft_p95_s is 3, allowed is at most 2"]),
+        ({"quality_min": 0.8}, ["heavy: quality_min.chat is 0.6, allowed is at least 0.8"]),
+        ({"quality_min": {"planning": 0.8}}, []),
+        (
+            {"quality_min": {"review": 0.8}},
+            ["heavy: quality_min.review is not known (no evaluation of this run measured it), allowed is at least 0.8"],
+        ),
+        (
+            {"ttft_p95_s": 1, "preflight_min": 0},
+            ["heavy: ttft_p95_s is not known (this load was not measured), allowed is at most 1"],
+        ),
+    ],
+)
+def test_what_the_evaluations_found_is_held_against_the_gate(limits: dict[str, Any], broken: list[str]) -> None:
+    gate = parse_gate({"tiers": {"heavy": limits}}, "slo.yaml")
+    assert [describe_check(check) for check in check_gate(gate, [], EVALUATED) if not check.holds] == broken
+
+
+def test_a_limit_on_evaluations_does_not_hold_without_one() -> None:
+    gate = parse_gate({"default": {"quality_min": 0.5, "benchmark_latency_p95_s": 9}}, "slo.yaml")
+    texts = [describe_check(check) for check in check_gate(gate, MEASURED) if not check.holds]
+    assert texts and all("no evaluation of this run measured it" in text for text in texts)
