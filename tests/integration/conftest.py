@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from bed import FAKOLI_DARK, Bed
 from conftest import REPO
+from installed import Installed, install
 from routersite import OLD_IMAGE, Site, new_site, profile_config, profile_text
 from workflowserver import Endpoint
 
@@ -66,6 +67,12 @@ def chain(request: pytest.FixtureRequest, bed: Bed, tmp_path_factory: pytest.Tem
     bed.clear()
     yield make_chain(bed, tmp_path_factory.mktemp("chain"), getattr(request.module, "SITE", {}))
     bed.clear()
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The collection as its users have it, installed from the archive."""
+    return install(tmp_path_factory.mktemp("tarball"))
 
 
 @pytest.fixture

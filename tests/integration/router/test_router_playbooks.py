@@ -1,4 +1,4 @@
-"""Every command of docs/router.md runs as the page shows it, on two replicas behind an edge with a certificate."""
+"""Every playbook of docs/router.md runs from the installed archive, on two replicas behind an edge with a certificate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 from bed import Bed
-from conftest import COLLECTIONS, REPO
+from installed import Installed
 from replicas import BACKEND, EDGE_IMAGE, ROUTER_IMAGE, TOKEN, make_certificate
 
 UPGRADED = ROUTER_IMAGE + "-upgraded"
@@ -41,21 +41,20 @@ class Operator:
 
     bed: Bed
     folder: Path
+    installed: Installed
 
     def command(self, names: str, *more: str) -> list[str]:
-        paths = [str(REPO / f"playbooks/{name}.yml") if name != "setup" else "setup.yml" for name in names.split()]
+        paths = [f"anvil.serving.{name}" if name != "setup" else "setup.yml" for name in names.split()]
         return [str(Path(sys.executable).with_name("ansible-playbook")), *paths, "-i", str(self.folder / "hosts.yml"), *more]
 
     @property
     def environment(self) -> dict[str, str]:
         return {
-            **os.environ,
+            **self.installed.environment,
             "PWD": str(self.folder),
             "ROUTER_TOKEN": TOKEN,
             "USER": "tester",
-            "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
             "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
-            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         }
 
     def play(self, names: str, *more: str) -> str:
@@ -112,7 +111,7 @@ class Operator:
 
 
 @pytest.fixture(scope="module")
-def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+def operator(bed: Bed, installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     folder = tmp_path_factory.mktemp("operator")
     folder.chmod(0o755)
     make_certificate(folder / "tls", "router.example")
@@ -136,7 +135,7 @@ def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ope
     bed.clear()
     bed.docker("network", "create", "anvil")
     bed.docker("run", "-d", "--name", "backend", "--network", "anvil", "--entrypoint", "python3", ROUTER_IMAGE, "-c", BACKEND)
-    made = Operator(bed, folder)
+    made = Operator(bed, folder, installed)
     made.play("setup")
     yield made
     bed.clear()

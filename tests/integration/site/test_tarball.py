@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,45 +13,9 @@ import pytest
 import yaml
 from bed import FAKOLI_DARK, Bed
 from conftest import REPO
+from installed import Installed
 from routersite import Site, profile_config, profile_text
 from serving import LLAMA
-
-BIN = Path(sys.executable).parent
-
-
-class Installed:
-    """The collection in a folder of its own, and a folder to work in. Nothing there knows the checkout."""
-
-    def __init__(self, folder: Path) -> None:
-        self.work = folder / "work"
-        self.work.mkdir()
-        self.collections = folder / "collections"
-        self.environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(self.collections), "HOME": str(folder)}
-        self.environment.pop("ANSIBLE_CONFIG", None)
-
-    def run(self, program: str, *arguments: str) -> str:
-        argv = [str(BIN / program), *arguments]
-        done = subprocess.run(argv, cwd=self.work, env=self.environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    folder = tmp_path_factory.mktemp("tarball")
-    source, made = folder / "source", Installed(folder)
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=REPO, capture_output=True, check=True
-    )
-    for name in listed.stdout.decode().split("\0"):
-        if name and (REPO / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPO / name, source / name)
-    made.run("ansible-galaxy", "collection", "build", str(source), "--output-path", str(made.work))
-    (tarball,) = made.work.glob("anvil-serving-*.tar.gz")
-    made.run("ansible-galaxy", "collection", "install", "--offline", "--no-deps", str(tarball), "-p", str(made.collections))
-    shutil.rmtree(source)
-    return made
 
 
 def test_an_installed_tarball_renders_and_documents_without_the_checkout(installed: Installed) -> None:
