@@ -96,15 +96,23 @@ gpus:
 router_names:
   description:
     - The names of the router's containers. C(containers) run the router. C(replicas) are the same if there is more than one,
-      else empty. C(edge) is in front of them, or empty. C(front) is the container that clients reach. C(edge_folders) maps a
-      path in the edge's container to the folder of the host that is mounted there. V(none) if the host has no router.
+      else empty. C(edge) is in front of them, or empty. C(front) is the container that clients reach. C(asked) is where an
+      answer of every tier is requested, an edge or none, and the secret that is presented there. V(none) if the host has no
+      router.
   returned: success
   type: dict
   sample: {"containers": ["anvil-router"], "replicas": [], "edge": "", "front": "anvil-router"}
 router_files:
   description:
-    - The text of the router's C(config) and C(profile), for M(anvil.serving.anvil_router_promote), and of the configuration
-      of its edge, C(edge), for M(anvil.serving.anvil_router_edge). Empty if there is none.
+    - The text of the router's C(config) and C(profile), for M(anvil.serving.anvil_router_promote). Empty if there is none.
+  returned: success
+  type: dict
+edge:
+  description: The options of M(anvil.serving.anvil_router_edge) for the edge, without secrets; V(none) if the host has none.
+  returned: success
+  type: dict
+edge_alone:
+  description: The compose project of an edge without a router, for M(anvil.serving.anvil_router_up), else V(none).
   returned: success
   type: dict
 external_files:

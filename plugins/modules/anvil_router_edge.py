@@ -7,15 +7,18 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_router_edge
-short_description: Promote the edge's configuration without dropping a connection
+short_description: Promote the edge's configuration, clients and certificates without dropping a connection
 version_added: 1.0.0
 author:
   - The anvil.serving authors (@fakoli)
 description:
-  - The edge is the HAProxy in front of a router's replicas. With O(config), its configuration is promoted as
-    M(anvil.serving.anvil_router_promote) promotes a router's. HAProxy checks it in a side container, it becomes an
-    immutable revision in the edge's volume, one rename makes it live, and HAProxy is reloaded. If anything fails, the
-    old configuration is made live again, and that is verified.
+  - The edge is the HAProxy at the boundary of a host, in front of its router and of the serves that are published. With
+    O(config), its configuration is promoted as M(anvil.serving.anvil_router_promote) promotes a router's. HAProxy checks it
+    in a side container, it becomes an immutable revision in the edge's volume, one rename makes it live, and HAProxy is
+    reloaded. If anything fails, the old configuration is made live again, and that is verified.
+  - A revision also holds O(maps), O(certificates) with their keys, the digests of the keys of O(clients), and the keys of
+    O(servers). So a changed certificate or key is a new revision. Files with secrets belong to the user of the edge, with
+    mode 0600, and no diff shows them.
   - HAProxy reloads itself. A new process takes over the listening sockets while the old one ends its requests. The new
     process must report the hash of this configuration, and stay up.
   - Without O(config) the module compares the configuration in memory with the written file, and reloads HAProxy if they
@@ -55,10 +58,37 @@ options:
       - An image with C(python3) that writes into the volume, such as the router's. The module never pulls it.
     type: str
     default: ''
-  folders:
+  maps:
     description:
-      - Folders that the container will mount read-only once it exists, such as the folder of the certificates. A
-        mapping of the path inside the container to the folder of the host. HAProxy's check needs them.
+      - Files that O(config) reads, without secrets. A mapping of the name of a file to its text.
+    type: dict
+    default: {}
+  certificates:
+    description:
+      - Certificates of the edge, as PEM files on the host. The module reads them at every run.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      certificate:
+        description: The certificate with its chain.
+        type: path
+        required: true
+      key:
+        description: Its private key. Without it, the file of the certificate holds the key too.
+        type: path
+  clients:
+    description:
+      - Who may use the edge. A mapping of the name of a client to the names of its keys in O(secrets).
+    type: dict
+    default: {}
+  servers:
+    description:
+      - The keys that the edge presents to the servers behind it. A mapping of a backend of O(config) to a name in O(secrets).
+    type: dict
+    default: {}
+  secrets:
+    description: Values of the secrets that O(clients) and O(servers) name.
     type: dict
     default: {}
   dry_boot:
@@ -124,7 +154,12 @@ seealso:
 EXAMPLES = r"""
 - name: Promote the configuration that the inventory renders
   anvil.serving.anvil_router_edge:
-    config: "{{ anvil.router_files.edge }}"
+    config: "{{ anvil.edge.config }}"
+    maps: "{{ anvil.edge.maps }}"
+    certificates: [{certificate: /etc/anvil-tls/host.pem, key: /etc/anvil-tls/host.key}]
+    clients: {alice: [alice_key]}
+    servers: {routers: router_token}
+    secrets: "{{ anvil_secrets }}"
     image: anvil.local/edge:1
     writer_image: anvil.local/router:0.13.2
 
@@ -133,9 +168,8 @@ EXAMPLES = r"""
     state: rolled_back
     writer_image: anvil.local/router:0.13.2
 
-- name: Make the edge present a renewed certificate
-  anvil.serving.anvil_router_edge:
-    force: true
+- name: Promote what the inventory renders, with its clients and certificates
+  anvil.serving.anvil_router_edge: "{{ anvil.edge | combine({'secrets': anvil_secrets}) }}"
 """
 
 RETURN = r"""
@@ -165,8 +199,13 @@ history:
   returned: success, with O(config) or O(state=rolled_back)
   type: list
   elements: dict
+certificates:
+  description: The last day of each certificate, by the path of its file; empty where it could not be read.
+  returned: success, with O(config)
+  type: dict
+  sample: {"/etc/anvil-tls/host.pem": "2027-02-28"}
 warnings:
-  description: Facts that an operator should know although nothing failed.
+  description: Facts that an operator should know although nothing failed, such as a certificate that expires within 30 days.
   returned: success
   type: list
   elements: str
@@ -182,10 +221,14 @@ problems:
   elements: dict
 """
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
+from ansible_collections.anvil.serving.plugins.module_utils.core.module import PROJECT_OPTIONS, run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_promotion import run_edge_module
 
+CERTIFICATE_OPTIONS = {
+    "certificate": {"type": "path", "required": True},
+    "key": {"type": "path", "no_log": False},
+}
 OPTIONS = {
     "state": {"type": "str", "choices": ["present", "rolled_back"], "default": "present"},
     "container": {"type": "str", "default": "anvil-router-edge"},
@@ -193,7 +236,11 @@ OPTIONS = {
     "volume": {"type": "str", "default": "anvil-router-edge-cfg"},
     "image": {"type": "str", "default": ""},
     "writer_image": {"type": "str", "default": ""},
-    "folders": {"type": "dict", "default": {}},
+    "maps": {"type": "dict", "default": {}},
+    "certificates": {"type": "list", "elements": "dict", "default": [], "options": CERTIFICATE_OPTIONS},
+    "clients": {"type": "dict", "default": {}},
+    "servers": {"type": "dict", "default": {}},
+    "secrets": PROJECT_OPTIONS["secrets"],
     "dry_boot": {"type": "bool", "default": True},
     "revision": {"type": "str", "default": "previous"},
     "keep": {"type": "int", "default": 10},

@@ -100,6 +100,7 @@ TOPOLOGY = {
             "image": "ghcr.io/example/whisper:1",
             "kind": "transcription",
             "publish": "172.17.0.1",
+            "insecure": True,
             "port": 30012,
             "api_key": "audio_key",
             "key_env": "API_KEY",

@@ -6,18 +6,21 @@ import contextlib
 import json
 import subprocess
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import docker
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.public_routes import list_router_routes
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import EdgePlan, FrontPlan, ReplicaPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place, hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_lock import lock_name
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_reader import read_unmounted_snapshot
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import SOCKET_PATH
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_template
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render_edge import render_edge_config
 from harness import run_module
 from load import Load
 from routersite import NAMES, spawn_promotion, wait_until
@@ -94,6 +97,14 @@ chat = ["heavy"]
 """
 
 
+def plain_edge_config(routers: dict[str, str], more: Iterable[tuple[str, str]] = ()) -> str:
+    """The configuration of an edge without TLS that asks its clients for no key. routers: container -> address. more: routes."""
+    front = FrontPlan("router", "routers", "127.0.0.1", 8000, 8000, False, False, (*list_router_routes("profile"), *more))
+    edge = EdgePlan("", "edge", "cfg", "net", "", "", False, "", fronts=(front,),
+                    replicas=tuple(ReplicaPlan(name, name, address) for name, address in routers.items()))  # fmt: skip
+    return render_edge_config(HostPlan("test", "/", "linux", "net", {}, ()), edge)
+
+
 def make_load(url: str, clients: int, **options: Any) -> Load:
     """Clients with pauses, which leave processor time for the tested programs."""
     return Load(url, clients, token=TOKEN, pause=0.05, **options)
@@ -157,10 +168,7 @@ class Replicas:
         self.start_edge(self.edge_config())
 
     def edge_config(self) -> str:
-        servers = [{"container": router, "address": f"{self.subnet}.{10 + number}"} for number, router in enumerate(self.routers)]
-        values = {"socket": SOCKET_PATH, "longest": 330, "certificates": "", "tls_folder": "", "check_path": "/healthz",
-                  "check_token": False, "revision": "1", "replicas": servers}  # fmt: skip
-        return render_template("edge/haproxy.cfg.j2", plan={"host": "test"}, edge=values)
+        return plain_edge_config({router: f"{self.subnet}.{10 + number}" for number, router in enumerate(self.routers)})
 
     def start_edge(self, text: str) -> None:
         self.run(
@@ -273,7 +281,7 @@ class Rolled(Replicas):
 
 
 def make_certificate(folder: Path, name: str) -> None:
-    """Write a new self-signed certificate with its key as edge.pem, the only file in the folder."""
+    """Write a new self-signed certificate with its key as edge.pem, the only file in the folder. Its mode is 0600."""
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
     made = ["-keyout", str(folder / "key"), "-out", str(folder / "crt"), "-subj", f"/CN={name}"]
@@ -281,6 +289,6 @@ def make_certificate(folder: Path, name: str) -> None:
     subprocess.run(argv, check=True, capture_output=True)
     pem = folder / "edge.pem"
     pem.write_text((folder / "crt").read_text() + (folder / "key").read_text())
-    pem.chmod(0o644)
+    pem.chmod(0o600)
     (folder / "key").unlink()
     (folder / "crt").unlink()

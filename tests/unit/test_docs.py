@@ -102,7 +102,8 @@ def keys_of_inventory() -> dict[str, tuple[str, ...]]:
 
 
 SECTIONS = {"GPU": "GPUs", "SERVE": "Serves", "SHARED": "Serves", "MODEL": "Serves"}
-SECTIONS |= dict.fromkeys(("ROUTER", "EDGE", "TIER", "PROFILE"), "Router")
+SECTIONS |= dict.fromkeys(("ROUTER", "TIER", "PROFILE"), "Router")
+SECTIONS |= dict.fromkeys(("EDGE", "TLS", "CLIENT"), "Edge")
 
 
 def test_every_key_of_an_inventory_is_described() -> None:

@@ -10,7 +10,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines impo
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.image_stacks import list_stacks
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_clients import has_clients
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_conflicts import check_conflicts
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import read_edge
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import (
     read_engine_sections,
     read_shared_settings,
@@ -59,6 +61,8 @@ VARIABLES = (
     "anvil_engines",
     "anvil_serves",
     "anvil_router",
+    "anvil_edge",
+    "anvil_clients",
     "anvil_discovered",
     "anvil_profiles",
     "anvil_profile",
@@ -141,6 +145,7 @@ def build_plan(
         wait_interval=top.read_integer("anvil_warmup_wait_interval", 1, LONGEST_WAIT_SECONDS, "seconds") or DEFAULT_WAIT_INTERVAL,
         default_part_key=find_text_key(mode, secrets),
         deploy_flags=list_deploy_flags(mode),
+        has_clients=has_clients(variables.get("anvil_clients")),
     )
     described = merge_serves(check, variables.get("anvil_serves"), variables.get("anvil_discovered"))
     names, serves = read_serves(check, described, settings)
@@ -154,6 +159,8 @@ def build_plan(
     mounts = read_allowed_mounts(check, variables.get("anvil_allow_mounts"))
     check_mounts(check, serves, router, root, mounts)
     check_conflicts(check, serves, router)
+    edge = read_edge(check, variables, router, serves, secrets)
+    check_conflicts(check, serves, router, edge)
     limits, compatibility = read_limits(check, variables.get("anvil_logs")), _read_compatibility_mode(top)
     check_registries(check, variables.get("anvil_registries"), secrets)
     check_secrets(secrets, secret_facts, secrets_required)
@@ -170,6 +177,7 @@ def build_plan(
         gpus=gpus.by_alias,
         serves=tuple(serves),
         router=router,
+        edge=edge,
         secret_names=tuple(sorted(secrets.used)),
         notes=tuple(check.notes),
         models_allowed=allowed,

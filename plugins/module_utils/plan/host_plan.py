@@ -9,7 +9,9 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.container_policy import AllowedMount
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.public_routes import Route
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import RESIDENT, Mount
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import SMALL_PIDS, EdgePlan, Published
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,6 @@ class Gpu:
 
 # Far above what a server on many cores starts (threads count), far below what takes the host down.
 SERVE_PIDS = 32768
-# Processes and threads of a router, an edge or a container of a workflow, where nothing else is set.
-SMALL_PIDS = 4096
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class ServePlan:
     gpu_uuids: the cards it is pinned to, in the order of the inventory. cuda_visible: the items of ``CUDA_VISIBLE_DEVICES``
     (UUIDs or indexes; empty: the variable is not set). vram_mib: MiB claimed on *each* of its cards; where the claims differ, the
     largest, and vram_by_card has that of each card (UUID -> MiB).
-    port: on the host. container_port: the one that the engine listens on (0: the same).
+    bind, port: on the host, on loopback. published: where clients outside of the host reach it, at the edge.
+    container_port: the one that the engine listens on (0: the same).
     secrets: environment variable -> name in ``anvil_secrets``; never a value. ready_timeout: seconds.
     residency: ``resident``, ``evictable``, ``on_demand`` or ``off``. tags: words that select it, besides its name.
     part: ``chat``, ``tool`` or empty, for the deploy mode. models: for a server with several models, name -> its options.
@@ -109,6 +110,7 @@ class ServePlan:
     vram_by_card: Dict[str, int] = field(default_factory=dict)
     container_port: int = 0
     ready_path: str = ""
+    published: Optional[Published] = None
 
     @property
     def inner_port(self) -> int:
@@ -176,42 +178,12 @@ class ProfileEntry:
 
 
 @dataclass(frozen=True)
-class ReplicaPlan:
-    """One of several router containers. Its address in the edge's network is fixed: HAProxy keeps the first one it resolves."""
-
-    service: str
-    container: str
-    address: str
-
-
-@dataclass(frozen=True)
-class EdgePlan:
-    """The HAProxy in front of the replicas of a router.
-
-    volume: its configuration. network, subnet: a network for the edge and the replicas only. certificates: a folder of PEM files
-    on the host, or empty for plain HTTP. check_tiers: the health check covers the tiers (gateway router), not only the process.
-    """
-
-    image: str
-    container: str
-    volume: str
-    network: str
-    subnet: str
-    address: str
-    certificates: str
-    check_tiers: bool
-    replicas: Tuple[ReplicaPlan, ...]
-    mem_limit: str = ""
-    pids_limit: int = SMALL_PIDS
-
-
-@dataclass(frozen=True)
 class RouterPlan:
     """The router of a host. ``token`` names the entry of ``anvil_secrets`` that clients must present.
 
-    ready_timeout, request_timeout: seconds; the latter is how long a tier may take for one answer. edge: set if there is more
-    than one replica; then no container is named ``container``, and the containers are those of ``edge.replicas``.
-    extra_hosts: ``NAME:ADDRESS`` for the router's /etc/hosts.
+    ready_timeout, request_timeout: seconds; the latter is how long a tier may take for one answer. bind, port: where clients
+    reach it, at its own container or at the edge. replicas: more than one run behind the edge of the host. insecure, paths: as in
+    ``edge_plan.Published``. extra_hosts: ``NAME:ADDRESS`` for the router's /etc/hosts.
     generation: ``profile`` (anvil-serving 0.12 to 0.13.2) has presets and a profile; ``gateway`` (0.35.1 to 2.0.2) has
     routes: the model name that a client sends -> the one tier that answers. purposes: its tiers for embeddings and reranking,
     which clients request at ``/v1/embeddings`` and ``/v1/rerank`` by the name of the model. audio: its tiers for
@@ -230,7 +202,9 @@ class RouterPlan:
     profile: Tuple[ProfileEntry, ...] = ()
     ready_timeout: int = 60
     request_timeout: int = 300
-    edge: Optional[EdgePlan] = None
+    replicas: int = 1
+    insecure: bool = False
+    paths: Tuple[Route, ...] = ()
     extra_hosts: Tuple[str, ...] = ()
     generation: str = "profile"
     mem_limit: str = ""
@@ -257,6 +231,7 @@ class HostPlan:
     gpus: Dict[str, Gpu]
     serves: Tuple[ServePlan, ...]
     router: Optional[RouterPlan] = None
+    edge: Optional[EdgePlan] = None
     secret_names: Tuple[str, ...] = ()
     notes: Tuple[str, ...] = ()
     models_allowed: Optional[Tuple[Origin, ...]] = None

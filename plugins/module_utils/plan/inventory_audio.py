@@ -37,13 +37,13 @@ def place_audio_tiers(section: Section, tiers: Sequence[TierPlan], serves: Mappi
             how = (
                 "set host to that address"
                 if isinstance(serve, ExternalPlan)
-                else "publish it there with an api_key, such as publish: 172.17.0.1 (the bridge of Docker)"
+                else "publish it there with an api_key and insecure: true, such as publish: 172.17.0.1 (the bridge of Docker)"
             )
             _leave_out(section, tier, "the router reaches a server for audio only at a private IP address: " + how)
         elif tier.kind == SPEECH and not tier.sample_rate:
             _leave_out(section, tier, "set sample_rate of the tier to that of the raw audio that the serve sends, such as 24000")
         else:
-            placed.append(replace(tier, base_url=format_base_url(serve, host, serve.port)))
+            placed.append(replace(tier, base_url=_format_address(serve, host)))
     return _choose_defaults(section, placed)
 
 
@@ -51,9 +51,21 @@ def _leave_out(section: Section, tier: TierPlan, why: str) -> None:
     section.add_note("tiers", "tier {0} is left out: serve {1} is for {2}; {3}".format(tier.id, tier.serve, tier.kind, why))
 
 
+def _format_address(serve: TierBackend, host: str) -> str:
+    """The base URL of a server for audio; a serve is reached through the edge, in plain HTTP."""
+    if isinstance(serve, ServePlan) and serve.published:
+        return format_base_url(replace(serve, tls=False), host, serve.published.port)
+    return format_base_url(serve, host, serve.port)
+
+
 def _find_address(serve: TierBackend) -> str:
     """Where the router reaches a server for audio; empty: nowhere that it accepts."""
-    host = serve.container if isinstance(serve, ExternalPlan) else serve.bind
+    if isinstance(serve, ExternalPlan):
+        host = serve.container
+    elif serve.published is None or not serve.published.insecure:
+        return ""
+    else:
+        host = serve.published.bind
     if host == HOST_GATEWAY or (isinstance(serve, ServePlan) and host in ("0.0.0.0", "[::]")):
         return HOST_GATEWAY
     try:

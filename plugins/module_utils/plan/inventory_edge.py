@@ -1,20 +1,44 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Check ``anvil_router.replicas`` and ``anvil_router.edge``: several routers behind HAProxy."""
+"""Check ``anvil_edge``, and decide the edge of a host: whether it has one, its front ends, and where each of them listens."""
 
 from __future__ import annotations
 
 import ipaddress
-from typing import Optional
+import re
+from dataclasses import replace
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import SMALL_PIDS, EdgePlan, ReplicaPlan
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import CUSTOM
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.public_routes import list_router_routes, list_serve_routes
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import (
+    CertificatePlan,
+    SMALL_PIDS,
+    EdgeLimits,
+    EdgePlan,
+    FrontPlan,
+    ReplicaPlan,
+    ServeTarget,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import RouterPlan, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_clients import (
+    ROUTER_FRONT,
+    add_holders,
+    has_clients,
+    name_front,
+    read_clients,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import read_memory, read_pids
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_publish import split_address
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
     ABSOLUTE,
     CONTAINER,
     CONTAINER_RULE,
     NO_SPACE,
-    UNREAD,
+    InventoryCheck,
+    Path,
     Section,
+    is_loopback,
     read_image,
     shorten,
 )
@@ -22,46 +46,212 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
 EDGE_HEALTH = ("process", "tiers")
 DEFAULT_SUBNET = "10.87.213.0/28"
 DEFAULT_EDGE_IMAGE = "anvil.local/edge:1"
-MAX_REPLICAS = 4
-EDGE_KEYS = ("image", "container", "subnet", "certificates", "health", "mem_limit", "pids_limit")
+# Writes the volume of an edge without a router: the edge's own image has no python3.
+DEFAULT_WRITER_IMAGE = "anvil.local/router:2.0.2"
+EDGE_KEYS = (
+    "image",
+    "writer_image",
+    "container",
+    "subnet",
+    "health",
+    "tls",
+    "body_limit_mib",
+    "connections",
+    "connections_per_address",
+    "failed_keys_per_minute",
+    "cors",
+    "metrics",
+    "mem_limit",
+    "pids_limit",
+)
+TLS_KEYS = ("certificate", "key")
+ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?")
+PEM_PATH = "an absolute path on the host, such as /etc/anvil-tls/host.pem"
+# In the edge's container: the router's front end, the same in plain HTTP for containers of the host, and those of serves.
+ROUTER_PORT, PLAIN_PORT, METRICS_PORT, FIRST_SERVE_PORT = 8000, 8001, 8404, 18001
+NO_TLS = (
+    "set anvil_edge: {tls: {certificate: /etc/anvil-tls/host.pem, key: /etc/anvil-tls/host.key}}, "
+    "or insecure: true beside publish for plain HTTP"
+)
 
 
-def read_edge(router: Section, container: str, generation: str) -> Optional[EdgePlan]:
-    """The edge and the replicas behind it; None if the router is a single container."""
-    count = router.read_integer("replicas", 1, MAX_REPLICAS) or 1
-    check, path = router.check, router.path_of("edge")
-    if count == 1:
-        if router.has("edge") and router.raw["edge"] is not UNREAD and not router.has("replicas"):
-            check.add_problem(path, "a router with one replica has no edge", "set replicas: 2, or remove edge")
-        return None
-    section = check.read_mapping(path, router.raw.get("edge"), "edge: {image: anvil.local/edge:1}") or Section(check, path, {})
+def read_edge(
+    check: InventoryCheck,
+    variables: Mapping[str, Any],
+    router: Optional[RouterPlan],
+    serves: Sequence[ServePlan],
+    secrets: InventorySecrets,
+) -> Optional[EdgePlan]:
+    """The edge of the host; None if nothing needs one: a single router on loopback, without clients."""
+    given = check.read_mapping(("anvil_edge",), variables.get("anvil_edge"), "anvil_edge: {tls: {certificate: …, key: …}}")
+    section = given or Section(check, ("anvil_edge",), {})
     section.check_keys(EDGE_KEYS)
-    subnet = _read_subnet(section, count)
-    name = section.read_text("container", CONTAINER_RULE, CONTAINER) or container + "-edge"
-    return EdgePlan(
-        image=(read_image(section) if section.has("image") else DEFAULT_EDGE_IMAGE) or "",
-        container=name,
-        volume=name + "-cfg",
-        network=container + "-edge",
+    published = [serve for serve in serves if serve.published]
+    clients = read_clients(check, variables.get("anvil_clients"), secrets, router, published)
+    is_needed = router and (
+        router.replicas > 1 or not is_loopback(router.bind) or given is not None or has_clients(variables.get("anvil_clients"))
+    )
+    certificates = _read_certificates(section)
+    name = section.read_text("container", CONTAINER_RULE, CONTAINER)
+    image = read_image(section) if section.has("image") else DEFAULT_EDGE_IMAGE
+    subnet = _read_subnet(section, router.replicas if router else 1)
+    writer = Section(check, section.path, {"image": section.raw.get("writer_image")})
+    plan = EdgePlan(
+        image=image or "",
+        writer_image=(read_image(writer) if writer.has("image") else router.image if router else DEFAULT_WRITER_IMAGE) or "",
+        container=name or (router.container + "-edge" if router else "anvil-edge"),
+        volume=(name or (router.container + "-edge" if router else "anvil-edge")) + "-cfg",
+        network=(router.container if router else "anvil") + "-edge",
         subnet=str(subnet),
         address=str(subnet.network_address + 2),
-        certificates=(
-            section.read_text("certificates", "an absolute path on the host, such as /etc/anvil-tls", ABSOLUTE) or ""
-        ).rstrip("/"),
         # A gateway router answers 503 until its tiers were checked once; this health check triggers that.
-        check_tiers=(section.read_choice("health", EDGE_HEALTH) or ("tiers" if generation == "gateway" else "process"))
-        == "tiers",
-        replicas=tuple(
-            ReplicaPlan(
-                service="router-{0}".format(number),
-                container="{0}-{1}".format(container, number),
-                address=str(subnet.network_address + 2 + number),
-            )
-            for number in range(1, count + 1)
-        ),
+        check_tiers=(section.read_choice("health", EDGE_HEALTH) or _default_health(router)) == "tiers",
+        replicas=_name_replicas(router, subnet),
+        certificates=certificates,
+        limits=_read_limits(section),
+        origins=_read_origins(section),
+        metrics=_read_metrics(section),
         mem_limit=read_memory(section) or "",
         pids_limit=read_pids(section) or SMALL_PIDS,
+        clients=add_holders(clients, router, published),
     )
+    if not is_needed and not published:
+        for variable in ("anvil_edge", "anvil_clients"):
+            if variables.get(variable):
+                check.add_note((variable,), "it has no effect: the host has no router, and no serve is published beyond loopback")
+        return None
+    return _add_fronts(check, plan, router if is_needed else None, published, bool(clients))
+
+
+def _default_health(router: Optional[RouterPlan]) -> str:
+    return "tiers" if router and router.generation == "gateway" else "process"
+
+
+def _add_fronts(
+    check: InventoryCheck, edge: EdgePlan, router: Optional[RouterPlan], serves: Sequence[ServePlan], named: bool
+) -> EdgePlan:
+    """named: whether ``anvil_clients`` names any client."""
+    tls = bool(edge.certificates)
+    fronts: List[FrontPlan] = []
+    if router:
+        _check_tls(check, ("anvil_router", "publish"), "the router", router.bind, tls, router.insecure)
+        fronts.append(
+            FrontPlan(
+                name=ROUTER_FRONT,
+                backend="routers",
+                bind=router.bind,
+                port=router.port,
+                inner_port=ROUTER_PORT,
+                tls=tls and not router.insecure,
+                needs_key=bool(router.token) or named,
+                routes=tuple(dict.fromkeys((*list_router_routes(router.generation), *router.paths))),
+                key=router.token,
+                reads_model=any(client.access.get(ROUTER_FRONT) == "some" for client in edge.clients),
+            )
+        )
+    for number, serve in enumerate(sorted(serves, key=lambda each: each.name)):
+        where = serve.published
+        if where is None:
+            continue
+        _check_tls(check, ("anvil_serves", serve.name, "publish"), "the serve", where.bind, tls, where.insecure)
+        known = [(method, serve.api_prefix + path) for method, path in list_serve_routes(serve.engine or CUSTOM, serve.kind)]
+        fronts.append(
+            FrontPlan(
+                name=name_front(serve.name),
+                backend=name_front(serve.name),
+                bind=where.bind,
+                port=where.port,
+                inner_port=FIRST_SERVE_PORT + number,
+                tls=tls and not where.insecure,
+                needs_key=True,
+                routes=tuple(dict.fromkeys((*known, *where.paths))),
+                key=serve.api_key,
+                serve=ServeTarget(serve.container, serve.inner_port, serve.tls, _check_path(serve)),
+            )
+        )
+    return replace(edge, fronts=tuple(fronts), replicas=edge.replicas if router else ())
+
+
+def _check_path(serve: ServePlan) -> str:
+    if serve.engine == CUSTOM:
+        return serve.ready_path or serve.api_prefix + "/v1/models"
+    return serve.api_prefix + "/health" if serve.engine == "llama_cpp" else "/health"
+
+
+def _check_tls(check: InventoryCheck, path: Path, who: str, bind: str, tls: bool, insecure: bool) -> None:
+    if is_loopback(bind):
+        return
+    if insecure:
+        check.add_note(path, "{0} is published on {1} over plain HTTP: keys and prompts can be read on the way".format(who, bind))
+    elif not tls:
+        what = "{0} is published on {1}, beyond loopback, without TLS".format(who, bind)
+        check.add_problem(path, what, NO_TLS, "keys and prompts could be read on the network")
+
+
+def _name_replicas(router: Optional[RouterPlan], subnet: ipaddress.IPv4Network) -> Tuple[ReplicaPlan, ...]:
+    if router is None:
+        return ()
+    if router.replicas == 1:
+        return (ReplicaPlan("router", router.container, str(subnet.network_address + 3)),)
+    return tuple(
+        ReplicaPlan(
+            service="router-{0}".format(number),
+            container="{0}-{1}".format(router.container, number),
+            address=str(subnet.network_address + 2 + number),
+        )
+        for number in range(1, router.replicas + 1)
+    )
+
+
+def _read_certificates(section: Section) -> Tuple[CertificatePlan, ...]:
+    """``tls``: one certificate, or a list of them, the first for clients that name no host or an unknown one."""
+    value = section.raw.get("tls")
+    example = "tls: {certificate: /etc/anvil-tls/host.pem, key: /etc/anvil-tls/host.key}"
+    path = section.path_of("tls")
+    entries = [(path, value)]
+    if isinstance(value, (list, tuple)):
+        entries = section.check.read_list(path, value, example) or []
+    found = []
+    for where, raw in entries:
+        inner = section.check.read_mapping(where, raw, example)
+        if inner is None:
+            continue
+        inner.check_keys(TLS_KEYS)
+        certificate = inner.read_text("certificate", PEM_PATH, ABSOLUTE)
+        if not inner.has("certificate"):
+            inner.add_problem("certificate", "the certificate is missing", "set it to " + PEM_PATH)
+        key = inner.read_text("key", PEM_PATH, ABSOLUTE)
+        found.append(CertificatePlan(certificate or "", key or ""))
+    return tuple(found)
+
+
+def _read_limits(section: Section) -> EdgeLimits:
+    default = EdgeLimits()
+    body = section.read_integer("body_limit_mib", 1, 2047, "MiB")
+    return EdgeLimits(
+        body=body * 1024 * 1024 if body else default.body,
+        connections=section.read_integer("connections", 10, 100000) or default.connections,
+        connections_per_address=section.read_integer("connections_per_address", 1, 100000) or default.connections_per_address,
+        failed_keys=section.read_integer("failed_keys_per_minute", 1, 100000) or default.failed_keys,
+    )
+
+
+def _read_origins(section: Section) -> Tuple[str, ...]:
+    listed = section.check.read_list(section.path_of("cors"), section.raw.get("cors"), "cors: [https://app.example.org]")
+    rule = "an origin, such as https://app.example.org: scheme, host and port, without a path"
+    found = [section.check.match_text(path, value, ORIGIN, rule) for path, value in listed or ()]
+    return tuple(dict.fromkeys(origin for origin in found if origin))
+
+
+def _read_metrics(section: Section) -> Optional[Tuple[str, int]]:
+    rule = "an address of loopback and a port, such as 127.0.0.1:8404"
+    text = section.read_text("metrics", rule, NO_SPACE)
+    if not text:
+        return None
+    found = split_address(Section(section.check, section.path, {}), text, None, "use " + rule, "metrics")
+    if found and not is_loopback(found[0]):
+        section.add_problem("metrics", "{0} is beyond loopback, and metrics need no key".format(found[0]), "use " + rule)
+    return found
 
 
 def _read_subnet(section: Section, replicas: int) -> ipaddress.IPv4Network:

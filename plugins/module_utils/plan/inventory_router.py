@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import HOST_GATEWAY
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import SMALL_PIDS, ExternalPlan, RouterPlan, TierPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import SMALL_PIDS
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, RouterPlan, TierPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_audio import place_audio_tiers
-from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import read_edge
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import read_memory, read_pids
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_publish import (
+    PUBLISH_KEYS,
+    read_paths,
+    read_router_publish,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_purposes import sort_tiers
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_routing import (
     drop_stopped_tiers,
@@ -29,23 +33,21 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     CONTAINER,
     CONTAINER_RULE,
     LONGEST_WAIT_SECONDS,
-    UNREAD,
     InventoryCheck,
-    Section,
-    describe_value,
     is_loopback,
-    read_address,
     read_image,
-    shorten,
 )
 
 DEFAULT_PUBLISH = "127.0.0.1:8000"
+MAX_REPLICAS = 4
+# Its keys belong to the variable anvil_edge now.
+MOVED_EDGE = "edge"
 FILES_FROM = ("inventory", "promoted")
 ROUTER_KEYS = (
     "image",
     "container",
     "volume",
-    "publish",
+    *PUBLISH_KEYS,
     "token",
     "tiers",
     "presets",
@@ -55,33 +57,11 @@ ROUTER_KEYS = (
     "mem_limit",
     "pids_limit",
     "replicas",
-    "edge",
     "generation",
     "routes",
     "profile_from",
     "config_from",
 )
-
-
-def _read_publish(section: Section) -> Optional[Tuple[str, int]]:
-    """Where clients reach the router: (address, port)."""
-    value = section.raw.get("publish", DEFAULT_PUBLISH)
-    value = DEFAULT_PUBLISH if value is None else value
-    path, rule = section.path_of("publish"), "use address:port, such as " + DEFAULT_PUBLISH
-    if value is UNREAD:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        section.check.add_problem(path, "must be text, not {0}".format(describe_value(value)), rule)
-        return None
-    head, _colon, tail = str(value).rpartition(":")
-    if not head or not re.fullmatch(r"[0-9]{1,7}", tail) or (":" in head and not re.fullmatch(r"\[.*\]", head)):
-        section.check.add_problem(path, "{0!r} is not an address and a port".format(shorten(str(value))), rule)
-        return None
-    bind = read_address(section.check, path, head)
-    if not 1 <= int(tail) <= 65535:
-        section.check.add_problem(path, "port {0} is out of range".format(tail), "use a port from 1 to 65535")
-        return None
-    return (bind, int(tail)) if bind else None
 
 
 def _extra_hosts(tiers: Sequence[TierPlan]) -> Tuple[str, ...]:
@@ -95,13 +75,20 @@ def read_router(
     section = check.read_mapping(("anvil_router",), value, "anvil_router: {image: …, token: router_token}")
     if section is None:
         return None
-    section.check_keys(ROUTER_KEYS)
+    section.check_keys((*ROUTER_KEYS, MOVED_EDGE))
+    if section.has(MOVED_EDGE):
+        section.add_problem(
+            MOVED_EDGE,
+            "the edge is that of the host, not only of its router",
+            "move these keys to the variable anvil_edge; instead of certificates, write "
+            "tls: {certificate: /etc/anvil-tls/host.pem, key: /etc/anvil-tls/host.key}",
+        )
     image = read_image(section)
     if not section.has("image"):
         check.add_problem(
             section.path_of("image"), "the router has no image", "set it to repository/name:tag or repository/name@sha256:…"
         )
-    address = _read_publish(section)
+    address = read_router_publish(section, DEFAULT_PUBLISH)
     token = section.raw.get("token")
     if token is None and "router_token" in (secrets.names or ()):
         token = "router_token"
@@ -141,7 +128,9 @@ def read_router(
         ),
         ready_timeout=section.read_integer("ready_timeout", 1, LONGEST_WAIT_SECONDS, "seconds") or 60,
         request_timeout=section.read_integer("request_timeout", 1, LONGEST_WAIT_SECONDS, "seconds") or 300,
-        edge=read_edge(section, container, generation),
+        replicas=section.read_integer("replicas", 1, MAX_REPLICAS) or 1,
+        insecure=bool(section.read_boolean("insecure")),
+        paths=read_paths(section),
         extra_hosts=_extra_hosts((*running, *purposes, *audio)),
         generation=generation,
         profile_from=section.read_choice("profile_from", FILES_FROM) or "promoted",

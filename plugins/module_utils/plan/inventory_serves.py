@@ -25,6 +25,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engin
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_gpus import InventoryGpus
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launch import launch_environment
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_publish import PUBLISH_KEYS, read_serve_publish
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_security import (
     decide_confinement,
@@ -54,8 +55,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     UNREAD,
     InventoryCheck,
     Section,
-    is_loopback,
-    read_address,
     shorten,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_vram_claims import (
@@ -75,7 +74,7 @@ SERVE_KEYS = (
     "served_name",
     "container",
     "gpus",
-    "publish",
+    *PUBLISH_KEYS,
     "port",
     "container_port",
     "vram_mib",
@@ -97,7 +96,7 @@ class HostSettings:
 
     engines: engine -> its defaults. engines_with_unread_image: their image is set but could not be read. max_wait, wait_interval:
     seconds, for a serve that sets none. default_part_key: the secret with the API key of a serve that has a ``part`` and no
-    ``api_key``. deploy_flags: the environment of a serve that has a ``part``.
+    ``api_key``. deploy_flags: the environment of a serve that has a ``part``. has_clients: ``anvil_clients`` names clients.
     """
 
     platform: str
@@ -109,6 +108,7 @@ class HostSettings:
     wait_interval: int = 5
     default_part_key: str = ""
     deploy_flags: Mapping[str, str] = field(default_factory=dict)
+    has_clients: bool = False
 
 
 def _read_engine(section: Section, name: str) -> Optional[str]:
@@ -141,23 +141,18 @@ def _read_api_key(section: Section, name: Optional[str], engine: Engine, secrets
         section.add_problem(
             "api_key",
             "engine {0} cannot take an API key".format(name),
-            "remove api_key and keep publish: 127.0.0.1; clients use the router, which has a token",
+            "remove api_key, and name clients in anvil_clients, or keep publish: 127.0.0.1; the router has a token",
             "{0} accepts a key on the command line only, and every user of the host can read a command line".format(name),
         )
         return ""
     return secret
 
 
-def _check_publish(section: Section, bind: str, name: Optional[str], engine: Engine) -> None:
-    if is_loopback(bind) or section.has("api_key"):
-        return
+def _advise_key(name: Optional[str], engine: Engine) -> str:
+    """How a serve that is published beyond loopback gets clients that the edge can tell apart."""
     takes_key = name in (None, CUSTOM) or bool(engine.key_env)
-    section.add_problem(
-        "publish",
-        "the serve is published on {0}, beyond loopback, without an API key".format(bind),
-        "set api_key: <name in anvil_secrets>, or publish: 127.0.0.1" if takes_key else "set publish: 127.0.0.1",
-        "everyone who can reach the port could use the GPU",
-    )
+    named = "anvil_clients: {alice: {keys: [<name in anvil_secrets>]}}"
+    return "set {0}{1}, or publish: 127.0.0.1".format("api_key: <name in anvil_secrets>, or " if takes_key else "", named)
 
 
 def _merge_environment(
@@ -251,10 +246,9 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     confinement = decide_confinement(shared.security, engine, shared.entrypoint is not None)
     derived = {**confinement.environment, **describe_cards(cards)}
     derived.update(decide_card_environment(section, engine, shared, settings, cards, host.platform))
-    publish = section.read_text("publish", "an IP address of this host, such as 127.0.0.1")
-    bind = read_address(section.check, section.path_of("publish"), publish) if publish else None
-    if bind:
-        _check_publish(section, bind, word, engine)
+    port = section.read_integer("port", 1, 65535) or 0
+    can_be_asked = section.has("api_key") or host.has_clients
+    bind, published = read_serve_publish(section, port, can_be_asked, _advise_key(word, engine))
     part = section.read_choice("part", PARTS) or ""
     derived.update(host.deploy_flags if part else {})
     key = _read_api_key(section, word, engine, host.secrets, host.default_part_key if part and engine.key_env else "")
@@ -277,8 +271,8 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         image=shared.image or "",
         model=model or "",
         served_name=served or next(iter(models), default_served_name(model or "", engine) or name),
-        port=section.read_integer("port", 1, 65535) or 0,
-        bind=bind or "127.0.0.1",
+        port=port,
+        bind=bind,
         gpus=aliases,
         gpu_uuids=tuple(card.uuid for card in cards),
         cuda_visible=visible,
@@ -318,6 +312,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         vram_by_card=claims if len(set(claims.values())) > 1 else {},
         container_port=section.read_integer("container_port", 1, 65535) or 0,
         ready_path=read_ready_path(section, word or ""),
+        published=published,
     )
 
 

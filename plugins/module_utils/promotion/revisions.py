@@ -38,6 +38,10 @@ NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,200}")
 FOLDER = re.compile(r"(/[a-zA-Z0-9_.-]+)+")
 HASH = re.compile(r"[0-9a-f]{64}")
 
+# Files of this folder of a revision hold secrets: only the user of our images can read them, and no diff shows them.
+PRIVATE = "private/"
+PRIVATE_OWNER = 10001
+
 
 @dataclass(frozen=True)
 class Place:

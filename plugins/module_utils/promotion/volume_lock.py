@@ -81,7 +81,8 @@ def _start_lock(docker: DockerEngine, image: str, place: Place) -> Optional[Side
             healthcheck={"test": ["NONE"]},
             host_config=confine(
                 binds=["{0}:{1}:rw".format(place.volume, place.mount)],
-                cap_add=["DAC_OVERRIDE"],  # the root folder of the volume may belong to the router's user
+                # The root folder of the volume may belong to the router's user, and a private file must.
+                cap_add=["DAC_OVERRIDE", "CHOWN"],
             ),
         )
     except AnvilError as exc:

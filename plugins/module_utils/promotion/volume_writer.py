@@ -12,7 +12,13 @@ from typing import Any, Dict, Iterator, Mapping, Sequence
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.side_containers import SideProcess
-from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place, Snapshot, find_place
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import (
+    PRIVATE,
+    PRIVATE_OWNER,
+    Place,
+    Snapshot,
+    find_place,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_lock import acquire_lock
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_reader import read_snapshot
 
@@ -48,7 +54,13 @@ class Writer:
 
     def put_folder(self, path: str, files: Mapping[str, bytes]) -> float:
         return self._request(
-            {"action": "put_folder", "path": path, "files": {name: _describe_content(files[name]) for name in files}}
+            {
+                "action": "put_folder",
+                "path": path,
+                "files": {name: _describe_content(files[name]) for name in files},
+                "private": [name for name in files if name.startswith(PRIVATE)],
+                "owner": PRIVATE_OWNER,
+            }
         )
 
     def put_link(self, path: str, target: str) -> float:

@@ -9,6 +9,7 @@ nor python. One command costs one ``docker exec``.
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import time
 from typing import Dict, List, Sequence
@@ -24,9 +25,13 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.edge_servers 
 
 # Seconds between two readings. Each starts a process in the edge's container, so a long wait reads less often.
 POLL, LONGEST_POLL = 0.1, 1.0
+# The backends of published serves: they are no replicas, so nothing drains them.
+SERVES = "serve-"
 # On a busy host the output of a command in a container is sometimes lost although it ends with exit code 0. The list of
 # servers is never empty, so an empty answer is read again this often.
 READ_ATTEMPTS = 4
+# The first address on which a configuration listens, if clients connect to it with TLS.
+TLS_BIND = re.compile(r"\A(?:(?!\n    bind ).)*\n    bind :\d+ ssl crt ", re.DOTALL)
 
 SEE_LOGS = "ansible-playbook playbooks/router_logs.yml"
 
@@ -66,7 +71,7 @@ class Edge:
             if answer.strip():
                 break
         try:
-            return parse_servers(answer)
+            return [server for server in parse_servers(answer) if not server.backend.startswith(SERVES)]
         except (ValueError, KeyError) as exc:
             raise fail("the edge did not list its servers", where=self.where, why=str(exc), hint=SEE_LOGS) from exc
 
@@ -194,13 +199,17 @@ class Edge:
 
     def read_config(self) -> str:
         """The configuration file in the container."""
-        found = self.docker.read_archive(self.container, CONFIG_PATH)
+        return self.read_file(CONFIG_PATH)
+
+    def read_file(self, path: str) -> str:
+        """A file of its revision in the container."""
+        found = self.docker.read_archive(self.container, path)
         if found is not None and found[0].get("linkTarget"):
             found = self.docker.read_archive(self.container, str(found[0]["linkTarget"]))
         if found is None:
             raise fail(
                 "the edge has no configuration",
-                where="container {0}:{1}".format(self.container, CONFIG_PATH),
+                where="container {0}:{1}".format(self.container, path),
                 hint="type: ansible-playbook playbooks/site.yml (it promotes one)",
             )
         with tarfile.open(fileobj=io.BytesIO(found[1]), mode="r") as archive:
@@ -251,8 +260,8 @@ def loaded_hash(info: Dict[str, str]) -> str:
 
 
 def has_tls(config: str) -> bool:
-    """Whether a configuration has a certificate for its clients."""
-    return " ssl crt " in config
+    """Whether the router's clients connect with TLS, by the first address on which a configuration listens."""
+    return bool(TLS_BIND.search(config))
 
 
 def _pause(began: float) -> None:

@@ -14,12 +14,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica im
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
 from ansible_collections.anvil.serving.plugins.module_utils.router.dry_boot_plan import LABEL_DRY_BOOT
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge, loaded_hash
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_PATH, SOCKET_PATH
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_FOLDER, CONFIG_PATH, SOCKET_PATH
 from ansible_collections.anvil.serving.plugins.module_utils.router.generic_container import GenericContainer
 from ansible_collections.anvil.serving.plugins.module_utils.router.probes import Probe
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 
-CONFIG_FOLDER, _SLASH, CONFIG_NAME = CONFIG_PATH.rpartition("/")
 HAPROXY = ("haproxy", "-W", "-db", "-f", CONFIG_PATH)
 # Seconds within which a throwaway HAProxy must answer.
 BOOT_TIMEOUT = 10.0

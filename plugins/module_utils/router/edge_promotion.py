@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import PromotionResult
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge_container import (
-    CONFIG_FOLDER,
-    CONFIG_NAME,
-    EdgeContainer,
-)
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_PATH
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_container import EdgeContainer
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_files import EdgeFiles, assemble_files
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_FOLDER, CONFIG_PATH
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_reload import ReplicaLock, reload_edge
 from ansible_collections.anvil.serving.plugins.module_utils.router.module_parameters import (
     parse_promotion_request,
@@ -29,9 +26,12 @@ def run_edge_module(docker: DockerEngine, options: Mapping[str, Any], check_mode
     """The return values of ``anvil_router_edge``: promote the given configuration, or reload the written one."""
     values: Dict[str, Any] = {"changed": False}
     if options["config"] is not None or options["state"] == "rolled_back":
-        settings, request = parse_edge_options(options, check_mode)
+        files = assemble_files(options) if options["config"] is not None else None
+        settings, request = parse_edge_options(options, files, check_mode)
         result = promote_edge(docker, settings, request)
         values = format_result(result, with_diff)
+        if files:
+            values.update(warnings=[*values["warnings"], *files.warnings], certificates=files.expiry)
         if result.reloaded or not options["force"]:
             return values
     reloaded = reload_edge(
@@ -40,12 +40,14 @@ def run_edge_module(docker: DockerEngine, options: Mapping[str, Any], check_mode
     return {**reloaded, **values, "changed": values["changed"] or reloaded["changed"]}
 
 
-def parse_edge_options(options: Mapping[str, Any], check_mode: bool) -> Tuple[RouterSettings, PromotionRequest]:
-    """The settings and the request in the options of ``anvil_router_edge``."""
+def parse_edge_options(
+    options: Mapping[str, Any], given: Optional[EdgeFiles], check_mode: bool
+) -> Tuple[RouterSettings, PromotionRequest]:
+    """The settings and the request in the options of ``anvil_router_edge``. given: the files to promote; None: a roll back."""
     validator = ["haproxy", "-c", "-f", CONFIG_PATH]
     own = {"mount": CONFIG_FOLDER, "validator": validator}
     settings = parse_settings({**options, **own, "reload_signal": "SIGUSR2", "start_timeout": options["timeout"]})
-    files = [{"dest": CONFIG_NAME, "content": options["config"]}] if options["config"] is not None else None
+    files = [{"dest": name, "content": text} for name, text in sorted(given.texts.items())] if given else None
     request = {"validate_only": False, **options, **own, "config": None, "profile": None, "files": files}
     return settings, parse_promotion_request(request, check_mode)
 

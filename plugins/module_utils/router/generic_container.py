@@ -35,7 +35,6 @@ class GenericContainer(PromotedContainer):
         for the candidate at the config mount.
         """
         folders = list_folders(self.inspected or {}, self.settings.mount)[0]
-        folders.update((path, ("bind", source)) for path, source in self.settings.folders.items())
         return [*mount_read_only(folders), own_volume(self.settings.mount)]
 
     def validate(self, choice: Choice) -> ValidatedCandidate:

@@ -11,11 +11,17 @@ from typing import Any, Dict, Optional
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.file_sources import KeptFile
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.journal import shorten_revision
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import PromotionResult
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import PRIVATE
 from ansible_collections.anvil.serving.plugins.module_utils.router.candidate_checks import PROFILE_FILE
 
 
-def format_for_diff(name: str, content: Optional[bytes]) -> str:
-    """A file as the diff shows it: a profile as one sorted line per tier and work class, so that a changed route stands out."""
+def format_for_diff(name: str, content: Optional[bytes], secret: str = "") -> str:
+    """A file as the diff shows it: a profile as one sorted line per tier and work class, so that a changed route stands out.
+
+    secret: stands for the content of a private file.
+    """
+    if name.startswith(PRIVATE):
+        return secret + ", not shown: it holds secrets\n" if content is not None else ""
     text = (content or b"").decode("utf-8", "replace")
     if name != PROFILE_FILE or not text:
         return text
@@ -60,7 +66,7 @@ def describe_kept(kept: KeptFile, with_diff: bool) -> str:
 
 
 def format_result(result: PromotionResult, with_diff: bool) -> Dict[str, Any]:
-    """The return values. The files name only the variables of secrets: a diff may show them."""
+    """The return values. Files name only the variables of secrets, so a diff may show them; private ones it only names."""
     values: Dict[str, Any] = {
         "changed": result.changed,
         "revision": {"old": result.old, "new": result.new},
@@ -76,8 +82,8 @@ def format_result(result: PromotionResult, with_diff: bool) -> Dict[str, Any]:
             {
                 "before_header": "{0} ({1})".format(name, shorten_revision(result.old)),
                 "after_header": "{0} ({1})".format(name, shorten_revision(result.new)),
-                "before": format_for_diff(name, result.before.get(name)),
-                "after": format_for_diff(name, result.after.get(name)),
+                "before": format_for_diff(name, result.before.get(name), "an earlier content"),
+                "after": format_for_diff(name, result.after.get(name), "a new content"),
             }
             for name in sorted({*result.before, *result.after})
             if result.before.get(name) != result.after.get(name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Dict, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import list_published
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.crash_loops import observe_longer
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica import ContainerState
@@ -118,10 +118,10 @@ def _watch_settle(docker: DockerEngine, replica: str, before: ContainerState, ti
 def _restart_alone(docker: DockerEngine, replica: str, timeouts: RestartTimeouts) -> None:
     docker.restart_container(replica, timeouts.grace)
     raw = docker.inspect_container(replica)
-    published = list_published(raw or {})
-    if not published:
+    address = find_endpoint(raw or {})
+    if not address:
         return
-    probe = readiness.ReadinessProbe(replica, replica, "health", published[0], "", timeouts.start)
+    probe = readiness.ReadinessProbe(replica, replica, "health", address, "", timeouts.start)
 
     def inspect(name: str) -> Optional[ObservedContainer]:
         found = docker.inspect_container(name)

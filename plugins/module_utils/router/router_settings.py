@@ -20,8 +20,7 @@ class RouterSettings:
     the stock paths. edge: the container that sends requests to the replicas. drain_timeout: seconds until requests in
     flight must have ended. grace: seconds for the process to end. start_timeout: seconds until it must answer. settle:
     seconds for which it must then stay up. environment: what a router that does not exist yet will get.
-    validator, health_path, reload_signal: of a container other than a router. folders: path -> folder of the host that it
-    will mount read-only, besides those that it mounts now.
+    validator, health_path, reload_signal: of a container other than a router.
     """
 
     container: str
@@ -40,7 +39,6 @@ class RouterSettings:
     validator: Tuple[str, ...] = ()
     health_path: str = ""
     reload_signal: str = ""
-    folders: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> Tuple[str, ...]:

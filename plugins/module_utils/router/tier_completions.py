@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.sample_requests import (
     build_router_sample,
@@ -23,7 +22,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.connection im
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import TLS_FOLDER
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import name_certificate
 
 # A request to a tier that is not ready (503, or no answer) is repeated for this long (seconds).
 RETRY_TIME = 10.0
@@ -64,8 +63,8 @@ class CompletionRequest:
 class EdgeTrust:
     """How the edge's certificate is checked.
 
-    ca_file: certificates (PEM) on this host that the edge's must be signed by, or be. Empty: those in the folder that the
-    edge itself reads. server_name: the name that its certificate must be for; empty: any.
+    ca_file: certificates (PEM) on this host that the edge's must be signed by, or be. Empty: the
+    edge's own first certificate. server_name: the name that its certificate must be for; empty: any.
     """
 
     ca_file: str = ""
@@ -97,27 +96,25 @@ def find_client_endpoint(docker: DockerEngine, container: str, edge: str, trust:
         hint = "ansible-playbook playbooks/router_status.yml shows the router; ansible-playbook playbooks/site.yml starts it"
         raise fail("no request can be sent to the router", where="container " + name, why=why, hint=hint, log=log)
     has_tls = bool(edge) and Edge(docker, edge).has_tls()
-    tls = Tls(build_tls_context(inspected, trust), trust.server_name) if has_tls else None
+    tls = Tls(build_tls_context(docker, edge, trust), trust.server_name) if has_tls else None
     return ClientEndpoint(name, address, tls)
 
 
-def build_tls_context(inspected: Mapping[str, Any], trust: EdgeTrust) -> ssl.SSLContext:
-    """What the edge's certificate is checked against. inspected: the edge's inspect."""
+def build_tls_context(docker: DockerEngine, edge: str, trust: EdgeTrust) -> ssl.SSLContext:
+    """What the edge's certificate is checked against."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = bool(trust.server_name)
     context.verify_flags |= PARTIAL_CHAIN
-    mounts = inspected.get("Mounts") or ()
-    folder = next((str(each["Source"]) for each in mounts if each.get("Destination") == TLS_FOLDER), "")
-    source = trust.ca_file or folder
+    own = name_certificate(0)
+    source = trust.ca_file or "container {0}:{1}".format(edge, own)
     try:
-        names = [source] if trust.ca_file else [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
-        # Only the certificates: the files hold private keys too.
-        found = [text for name in names if os.path.isfile(name) for text in CERTIFICATE.findall(_read(name))]
-        context.load_verify_locations(cadata="\n".join(found))
+        text = _read(trust.ca_file) if trust.ca_file else Edge(docker, edge).read_file(own)
+        # Only the certificates: the edge's file holds a private key too.
+        context.load_verify_locations(cadata="\n".join(CERTIFICATE.findall(text)))
     except (OSError, ValueError) as exc:
         raise fail(
             "the certificate of the edge cannot be checked",
-            where=source or TLS_FOLDER,
+            where=source,
             why=str(exc) or type(exc).__name__,
             hint="set ca_file to a file with the edge's certificate, or with the certificate that signed it",
         ) from exc

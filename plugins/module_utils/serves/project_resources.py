@@ -61,5 +61,5 @@ def _check_removable(docker: DockerEngine, network: str, found: Mapping[str, Any
             ", ".join(_list_subnets(found)) or "no subnet", subnet, ", ".join(attached) or "none, but it is not ours"
         ),
         hint="take them down (a router: ansible-playbook playbooks/router_down.yml -e confirm=true); "
-        "the next site.yml creates the network again\nor change anvil_router.edge.subnet",
+        "the next site.yml creates the network again\nor change anvil_edge.subnet",
     )

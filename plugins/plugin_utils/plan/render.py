@@ -3,26 +3,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Render the plan of a host into files: compose files, and the router's config and profile. Pure: same plan, same bytes.
 
-Templates lay out what the plan decided. This room adds the quoting that YAML and TOML need, and renders twice, so that each
-service carries its own hash as a label.
+Templates lay out what the plan decided. A project is rendered twice, so that each service carries its own hash as a label.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import shlex
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import jinja2
-from ansible import constants
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     CDI_PREFIX,
@@ -38,26 +31,24 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
     Service,
     service_as_dict,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import EdgePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import (
-    EdgePlan,
     ExternalPlan,
     HostPlan,
     RouterPlan,
     ServePlan,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_PATH, SOCKET_PATH, TLS_FOLDER
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_clients import ALL, ROUTER_FRONT
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import METRICS_PORT
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_FOLDER, CONFIG_PATH
 from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import format_claims
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render_edge import describe_edge
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.templating import MODELS_FILE, render_template
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 ROUTER_MOUNT = "/etc/anvil"
 ROUTER_TOKEN_ENV = "ANVIL_ROUTER_TOKEN"
 SERVES_PROJECT = "anvil-serves"
 ROUTER_PROJECT = "anvil-router"
-# The preset file of a llama.cpp server with several models, in its container.
-MODELS_FILE = "/etc/anvil-serve/models.ini"
-EDGE_FOLDER = CONFIG_PATH.rpartition("/")[0]
-# Seconds that the edge waits beyond the time that a tier may take for one answer.
-EDGE_MARGIN = 30
 # Seconds in which an external server must answer after its start script began.
 EXTERNAL_TIMEOUT = 600
 PROFILE_SCHEMA = "anvil-serving.router.profile_bootstrap/v2"
@@ -83,54 +74,6 @@ class Project:
         return {**plain, "files": self.files} if self.files else plain
 
 
-def quote(value: Any) -> str:
-    """A double-quoted YAML string. A dollar is doubled, because compose would interpolate it."""
-    return json.dumps(str(value), ensure_ascii=False).replace("$", "$$")
-
-
-def toml(value: Any) -> str:
-    """A TOML value. Strings, numbers, booleans and lists are the same in JSON and TOML."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def block(text: str) -> str:
-    """The text of a macro without its last newline, because the line that calls the macro ends with one."""
-    return text.removesuffix("\n")
-
-
-def env_file(service: str) -> str:
-    """The env file with the secrets of a service, relative to the compose file."""
-    return f"env/{service}.env"
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    if not TEMPLATES.is_dir():
-        raise fail(
-            "the templates of the collection are missing",
-            where=str(TEMPLATES),
-            hint="install it again: ansible-galaxy collection install --force anvil.serving",
-        )
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        # Ansible plans each host in a new process: the first one compiles the templates for all hosts of the run.
-        bytecode_cache=jinja2.FileSystemBytecodeCache(constants.DEFAULT_LOCAL_TMP),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (YAML and TOML, not HTML; every value goes through quote or toml)
-    )
-    made.filters.update(block=block, quote=quote, toml=toml)
-    made.globals.update(env_file=env_file, models_file=MODELS_FILE, cdi_prefix=CDI_PREFIX)
-    return made
-
-
-def render_template(name: str, **values: Any) -> str:
-    """The text of one template with these values."""
-    return _environment().get_template(name).render(values)
-
-
 def _volumes(mounts: list[Mount]) -> list[str]:
     return sorted({mount.source for mount in mounts if mount.kind == "volume"})
 
@@ -139,10 +82,9 @@ def _render_project(
     template: str, name: str, plan: HostPlan, labels: dict[str, dict[str, str]], values: dict[str, Any]
 ) -> Project:
     """Render twice: the hash of a service is known only after the template was rendered once."""
-    environment = _environment()
 
     def lay_out() -> str:
-        return environment.get_template(template).render(plan=plan, project=name, labels=labels, **values)
+        return render_template(template, plan=plan, project=name, labels=labels, **values)
 
     for service in parse_compose(yaml_load(lay_out())).values():
         labels[service.name][LABEL_SPEC] = service.spec_hash()
@@ -202,7 +144,7 @@ def _router_values(router: RouterPlan) -> dict[str, Any]:
     secrets = {tier.key_env: tier.key_secret for tier in (*router.tiers, *router.purposes, *router.audio) if tier.key_secret}
     if router.token:
         secrets[ROUTER_TOKEN_ENV] = router.token
-    values = {key: value for key, value in asdict(router).items() if key not in ("tiers", "profile", "edge")}
+    values = {key: value for key, value in asdict(router).items() if key not in ("tiers", "profile")}
     values.update(
         tiers=router.tiers,
         profile=router.profile,
@@ -217,44 +159,27 @@ def _router_values(router: RouterPlan) -> dict[str, Any]:
     return values
 
 
-def render_edge_config(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> str:
-    """haproxy.cfg of the edge in front of the replicas."""
-    values = {
-        "socket": SOCKET_PATH,
-        "longest": router.request_timeout + EDGE_MARGIN,
-        "certificates": edge.certificates,
-        "tls_folder": TLS_FOLDER,
-        "check_path": "/v1/health/tiers" if edge.check_tiers else "/healthz",
-        "check_token": edge.check_tiers and bool(router.token),
-        "replicas": edge.replicas,
-    }
-
-    def lay_out(revision: str) -> str:
-        return render_template("edge/haproxy.cfg.j2", plan=plan, edge={**values, "revision": revision})
-
-    # The running process reports this hash (show info), which proves that it has read this file.
-    return lay_out(hashlib.sha256(lay_out("").encode()).hexdigest())
-
-
-def render_replicas(plan: HostPlan, router: RouterPlan, edge: EdgePlan) -> Project:
-    """The compose project of a router with several replicas, and of the edge in front of them."""
+def render_behind_edge(plan: HostPlan, edge: EdgePlan) -> Project:
+    """The compose project of the edge, and of the router or its replicas behind it."""
     names = [*(replica.service for replica in edge.replicas), "edge"]
     labels = {name: {LABEL_SERVE: name, LABEL_PREFIX + "engine": "edge" if name == "edge" else "router"} for name in names}
     start = ["router", "run", "--host", "0.0.0.0", "--port", "8000", "--config"]
-    mounts = [Mount("volume", edge.volume, EDGE_FOLDER, read_only=True)]
-    if edge.certificates:
-        mounts.append(Mount("bind", edge.certificates, TLS_FOLDER, read_only=True))
+    folders = {one.service: live_folder(one.container) if edge.shares_volume else ROUTER_MOUNT for one in edge.replicas}
+    router = plan.router if edge.replicas else None
+    ports = [(front.bind, front.port, front.inner_port) for front in edge.fronts]
     values = {
-        "router": _router_values(router),
+        "router": _router_values(router) if router else None,
         "edge": edge,
-        "edge_mounts": mounts,
+        "router_front": edge.find_front(ROUTER_FRONT),
+        "ports": [*ports, *([(*edge.metrics, METRICS_PORT)] if edge.metrics else [])],
+        "edge_networks": [plan.network] if any(front.serve for front in edge.fronts) else [],
+        "edge_mounts": [Mount("volume", edge.volume, CONFIG_FOLDER, read_only=True)],
         "edge_command": ["-W", "-db", "-f", CONFIG_PATH],
-        "edge_secrets": {ROUTER_TOKEN_ENV: router.token} if edge.check_tiers and router.token else {},
-        "commands": {one.service: [*start, f"{live_folder(one.container)}/config.toml"] for one in edge.replicas},
-        "folders": {one.service: live_folder(one.container) for one in edge.replicas},
-        "volumes": [router.volume, edge.volume],
+        "commands": {service: [*start, f"{folder}/config.toml"] for service, folder in folders.items()},
+        "folders": folders,
+        "volumes": [*([router.volume] if router else []), edge.volume],
     }
-    return _render_project("router_replicas.compose.yaml.j2", ROUTER_PROJECT, plan, labels, values)
+    return _render_project("router_edge.compose.yaml.j2", ROUTER_PROJECT, plan, labels, values)
 
 
 def live_folder(replica: str) -> str:
@@ -264,8 +189,8 @@ def live_folder(replica: str) -> str:
 
 def render_router(plan: HostPlan, router: RouterPlan) -> Project:
     """The compose project of a host's router."""
-    if router.edge:
-        return render_replicas(plan, router, router.edge)
+    if plan.edge:
+        return render_behind_edge(plan, plan.edge)
     labels = {"router": {LABEL_SERVE: "router", LABEL_PREFIX + "engine": "router"}}
     values = {"router": _router_values(router), "volumes": [router.volume]}
     return _render_project("router.compose.yaml.j2", ROUTER_PROJECT, plan, labels, values)
@@ -278,9 +203,9 @@ def render_router_config(plan: HostPlan, router: RouterPlan) -> str:
         "router": _router_values(router),
         "mapping_version": "anvil.serving/1",
         # All replicas share one config. A relative path is resolved in the working folder of a replica, which is its own symlink.
-        "profile_path": "profile.json" if router.edge else f"{ROUTER_MOUNT}/profile.json",
+        "profile_path": "profile.json" if plan.edge and plan.edge.shares_volume else f"{ROUTER_MOUNT}/profile.json",
     }
-    return _environment().get_template(f"router/{router.generation}.toml.j2").render(values)
+    return render_template(f"router/{router.generation}.toml.j2", **values)
 
 
 def render_router_profile(router: RouterPlan) -> str:
@@ -291,22 +216,23 @@ def render_router_profile(router: RouterPlan) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def name_containers(router: RouterPlan) -> dict[str, Any]:
+def name_containers(plan: HostPlan, router: RouterPlan) -> dict[str, Any]:
     """The names of the router's containers: ``containers`` run the router, ``edge`` is in front of them (empty: none), ``front``
     is the one that clients reach.
 
-    ``replicas`` is empty if there is one container and no edge. ``edge_folders``: path in the edge's container -> folder of the
-    host that is mounted there.
+    ``replicas`` is empty if there is one container. ``asked``: where the tiers are asked for an answer, and the secret that is
+    presented there: the edge, as a client that may use every tier; without such a client, the router itself.
     """
-    replicas = [one.container for one in router.edge.replicas] if router.edge else []
-    edge = router.edge.container if router.edge else ""
-    containers = replicas or [router.container]
+    edge = plan.edge
+    replicas = [one.container for one in edge.replicas] if edge and edge.shares_volume else []
+    able = [one.keys[0] for one in edge.clients if one.keys and one.access.get(ROUTER_FRONT) == ALL] if edge else []
+    at_edge = bool(edge) and (bool(able) or not edge.clients)
     return {
-        "containers": containers,
+        "containers": replicas or [router.container],
         "replicas": replicas,
-        "edge": edge,
-        "front": edge or router.container,
-        "edge_folders": {TLS_FOLDER: router.edge.certificates} if router.edge and router.edge.certificates else {},
+        "edge": edge.container if edge else "",
+        "front": edge.container if edge else router.container,
+        "asked": {"edge": edge.container if edge and at_edge else "", "secret": able[0] if able else router.token},
     }
 
 
@@ -314,18 +240,20 @@ def render_host(plan: HostPlan) -> dict[str, Any]:
     """Everything that the plan of a host renders to, as plain data.
 
     ``serves`` and ``router``: projects for ``anvil_serve`` (``None`` if the host has none). ``router_files``: the text of
-    ``config`` and ``profile`` for ``anvil_router_promote``, and of ``edge`` for ``anvil_router_edge``.
+    ``config`` and ``profile`` for ``anvil_router_promote``. ``edge``: the parameters of ``anvil_router_edge``.
+    ``edge_alone``: the project of an edge without a router.
     """
-    router = plan.router
+    router, edge = plan.router, plan.edge
     return {
         "serves": render_serves(plan).as_dict() if plan.serves else None,
         "router": render_router(plan, router).as_dict() if router else None,
-        "router_names": name_containers(router) if router else None,
+        "router_names": name_containers(plan, router) if router else None,
         "router_files": {
             "config": render_router_config(plan, router) if router else "",
             "profile": render_router_profile(router) if router else "",
-            "edge": render_edge_config(plan, router, router.edge) if router and router.edge else "",
         },
+        "edge": describe_edge(plan, edge) if edge else None,
+        "edge_alone": render_behind_edge(plan, edge).as_dict() if edge and not router else None,
         "external_files": {one.name: render_external(plan, one) for one in plan.externals if one.start},
     }
 
@@ -350,13 +278,15 @@ def render_external(plan: HostPlan, external: ExternalPlan) -> str:
 
 def list_rendered_files(rendered: dict[str, Any]) -> dict[str, str]:
     """The files of one host: path -> text. rendered: the result of ``render_host``."""
-    serves, router, files = rendered["serves"] or {}, rendered["router"] or {}, rendered["router_files"]
+    serves, files, edge = rendered["serves"] or {}, rendered["router_files"], rendered["edge"] or {}
+    router = rendered["router"] or rendered["edge_alone"] or {}
     texts = {
         "serves/compose.yaml": serves.get("compose", ""),
         "router/compose.yaml": router.get("compose", ""),
         "router/config.toml": files["config"],
         "router/profile.json": files["profile"],
-        "router/edge/haproxy.cfg": files["edge"],
+        "router/edge/haproxy.cfg": edge.get("config", ""),
+        **{f"router/edge/{name}": text for name, text in edge.get("maps", {}).items()},
         **{f"external/{name}.sh": text for name, text in rendered["external_files"].items()},
         **{f"serves/{name}": text for name, text in serves.get("files", {}).items()},
     }

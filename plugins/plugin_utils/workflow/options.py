@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import SMALL_PIDS
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import SMALL_PIDS
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import read_memory, read_pids
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import InventoryCheck, Section
 

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import bracket
-from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import EdgePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan, Limits
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_clients import HOLDER, ROUTER_FRONT
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import PLAIN_PORT
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.env_file import (
     find_env_file,
     find_missing_variables,
@@ -157,10 +160,28 @@ def _choose_model_endpoint(options: WorkflowOptions, host: HostPlan | None, give
         return _ModelEndpoint(options.model_url or given, options.networks)
     if host is None or router is None:
         return _ModelEndpoint(ROUTER_URL, options.networks or (ROUTER_NETWORK,))
-    front = router.edge.container if router.edge else router.container
-    network = router.edge.network if router.edge else host.network
-    scheme = "https" if router.edge and router.edge.certificates else "http"
-    return _ModelEndpoint(f"{scheme}://{front}:8000/v1", options.networks or (network,), router.token)
+    front = host.edge.find_front(ROUTER_FRONT) if host.edge else None
+    if host.edge is None or front is None:
+        return _ModelEndpoint(f"http://{router.container}:8000/v1", options.networks or (host.network,), router.token)
+    # No certificate names the edge's container, so it takes requests of containers of this host without TLS.
+    url = f"http://{host.edge.container}:{PLAIN_PORT if front.tls else front.inner_port}/v1"
+    return _ModelEndpoint(url, options.networks or (host.edge.network,), _find_key(options, host.edge, router.token))
+
+
+def _find_key(options: WorkflowOptions, edge: EdgePlan, token: str) -> str:
+    """The secret that a workflow presents to the edge: that of the client with its name, else of the client ``workflows``."""
+    named = {client.name: client for client in edge.clients if not client.name.startswith(HOLDER)}
+    if not named:
+        return token
+    client = named.get(f"workflow-{options.name}") or named.get("workflows")
+    if client is None:
+        raise fail(
+            "the router has no client for this workflow",
+            where="anvil_clients",
+            why="a workflow requests models through the edge, with a key of its own",
+            hint="add a client: anvil_clients: {workflows: {keys: [<name in anvil_secrets>]}}",
+        )
+    return client.keys[0]
 
 
 def plan_workflow(options: WorkflowOptions, root: str, host: HostPlan | None) -> WorkflowPlan:

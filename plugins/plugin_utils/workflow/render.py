@@ -23,9 +23,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
     Mount,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.images.recipe import Recipe, hash_content
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_FOLDER as EDGE_FOLDER
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_PATH as EDGE_CONFIG
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import SOCKET_PATH as EDGE_SOCKET
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import EDGE_FOLDER, Project, render_template
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import Project
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.templating import render_template
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.file_check import MODEL_KEY, MODEL_URL, PACKAGE, RUNTIME
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.plan import WorkflowPlan
 

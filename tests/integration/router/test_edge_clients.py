@@ -14,9 +14,9 @@ import docker
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import SOCKET_PATH
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_template
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.templating import render_template
 from bed import Bed
-from replicas import ROUTER_IMAGE, Replicas
+from replicas import ROUTER_IMAGE, Replicas, plain_edge_config
 
 # Stands in for a router or a workflow server: a POST to /hold takes two seconds; GET /seen lists the paths of all POSTs.
 SERVER = r"""
@@ -39,16 +39,15 @@ class Handler(BaseHTTPRequestHandler):
         self.reply()
 ThreadingHTTPServer(("0.0.0.0", 8000), Handler).serve_forever()
 """
-VALUES = {"socket": SOCKET_PATH, "longest": 30, "certificates": "", "tls_folder": "", "check_path": "/healthz",
-          "check_token": False, "revision": "1"}  # fmt: skip
+VALUES = {"socket": SOCKET_PATH, "longest": 30, "revision": "1"}
 
 
 def configuration(edge: str, site: Replicas) -> str:
     """The edge's own configuration, with one server that takes one request at a time."""
     server = {"container": "one", "service": "one", "address": site.subnet + ".10"}
     if edge == "router":
-        text = render_template("edge/haproxy.cfg.j2", plan={"host": "test"}, edge={**VALUES, "replicas": [server]})
-        return text.replace("maxconn 60", "maxconn 1")
+        routes = [("POST", path) for path in ("/hold", "/router-first", "/router-left", "/router-stays")]
+        return plain_edge_config({"one": server["address"]}, routes).replace("maxconn 60", "maxconn 1")
     plan = {"name": "test", "replicas": [server], "addresses": {"one": server["address"]}}
     return render_template("workflow/haproxy.cfg.j2", plan=plan, edge=VALUES).replace("maxconn 200", "maxconn 1")
 

@@ -17,14 +17,14 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan impo
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Place, hash_revision
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_writer import open_writer
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import parse_config_hash
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_report import describe_edge
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_host
 from bed import Bed
 from harness import run_module
-from replicas import BACKEND, EDGE_IMAGE, ROUTER_IMAGE, TOKEN, make_certificate, make_load
+from replicas import BACKEND, ROUTER_IMAGE, TOKEN, make_certificate, make_load
 from routersite import NEW_IMAGE, kill_before, spawn_module, wait_until
 
+SECRETS = {"router_token": TOKEN}
 REPLICAS, EDGE = ["anvil-router-1", "anvil-router-2"], "anvil-router-edge"
 PROFILE_ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "quality_score": 0.9, "sample_n": 4}
 
@@ -34,6 +34,7 @@ class Host:
     bed: Bed
     root: Path
     router: dict[str, Any] = field(default_factory=lambda: {"replicas": 2, "profile": [PROFILE_ROW]})
+    more: dict[str, Any] = field(default_factory=dict)
 
     @property
     def engine(self) -> DockerEngine:
@@ -46,6 +47,7 @@ class Host:
             "anvil_secrets": {"router_token": None},
             "anvil_serves": {"heavy": {**serve, "container": "backend", "args": ["-c", "4096"]}},
             "anvil_router": {"image": ROUTER_IMAGE, "publish": "127.0.0.1:8123", **self.router},
+            **self.more,
         }
         return render_host(build_plan("bed", variables, {"router_token": "file"}))
 
@@ -65,16 +67,12 @@ class Host:
 
     def promote_edge(self, **given: Any) -> dict[str, Any]:
         """Promote the edge's configuration as the role does. given: parameters of the module, and check."""
-        rendered = self.render()
-        names = rendered["router_names"]
-        base = {"container": names["edge"], "image": EDGE_IMAGE, "writer_image": ROUTER_IMAGE, "settle": 0.3}
-        base |= {"config": rendered["router_files"]["edge"], "folders": names["edge_folders"]}
-        return run_module("anvil_router_edge", **{**base, **given})
+        return run_module("anvil_router_edge", **{**self.render()["edge"], "secrets": SECRETS, "settle": 0.3, **given})
 
     def promote(self, **given: Any) -> dict[str, Any]:
         """Promote the router's own files as the role does."""
         rendered = self.render()
-        files = {name: text for name, text in rendered["router_files"].items() if name != "edge" and text}
+        files = {name: text for name, text in rendered["router_files"].items() if text}
         names = {"replicas": REPLICAS, "edge": EDGE, "image": self.router.get("image", ROUTER_IMAGE)}
         return run_module("anvil_router_promote", **{**names, **files, "settle": 0.5, "drain_timeout": 20, **given})
 
@@ -82,8 +80,7 @@ class Host:
         if self.render()["router_names"]["edge"]:
             done = self.promote_edge(check=check)
             assert not done["failed"], done["msg"]
-        secrets = {"router_token": TOKEN}
-        return run_module("anvil_serve", check=check, diff=True, project=self.render()["router"], secrets=secrets)
+        return run_module("anvil_serve", check=check, diff=True, project=self.render()["router"], secrets=SECRETS)
 
     def started(self) -> dict[str, str]:
         found = self.bed.started()
@@ -152,10 +149,10 @@ def test_the_edges_configuration_is_promoted_and_rolled_back_under_long_streams(
     second = edge.read_loaded_hash()
     assert second == edge.read_written_hash() != first
 
-    refused = host.promote_edge(config=host.render()["router_files"]["edge"] + "  no-such-word\n")
+    refused = host.promote_edge(config=host.render()["edge"]["config"] + "  no-such-word\n")
     assert refused["failed"] and "no-such-word" in str(refused["problems"]), refused
     # HAProxy's check accepts an address that the new process cannot bind.
-    cannot = host.render()["router_files"]["edge"].replace("bind :8000", "bind :8000\n    bind 203.0.113.9:8001")
+    cannot = host.render()["edge"]["config"].replace("bind :8000", "bind :8000\n    bind 203.0.113.9:8001")
     failed = host.promote_edge(config=cannot)
     assert failed["failed"] and "throwaway edge" in failed["msg"] and "203.0.113.9" in str(failed["problems"]), failed
     assert edge.read_loaded_hash() == second == edge.read_written_hash()
@@ -204,14 +201,11 @@ def test_a_killed_edge_promotion_is_completed_by_the_next_run(host: Host) -> Non
     edge, started = Edge(host.engine, EDGE), host.started()
     for number, step in enumerate(EDGE_STEPS):
         host.router["request_timeout"] = 303 + number
-        config = host.render()["router_files"]["edge"]
-        given = {"container": EDGE, "image": EDGE_IMAGE, "writer_image": ROUTER_IMAGE, "settle": 0.3, "config": config}
+        given = {**host.render()["edge"], "secrets": SECRETS, "settle": 0.3}
         assert kill_before(lambda before, **more: spawn_module("anvil_router_edge", before, more), step, **given), step
         done = host.promote_edge()
-        assert not done["failed"] and edge.read_loaded_hash() == edge.read_written_hash() == parse_config_hash(config), (
-            step,
-            done,
-        )
+        assert not done["failed"] and edge.read_loaded_hash() == edge.read_written_hash(), (step, done)
+        assert f"timeout server {333 + number}s" in edge.read_config(), step
         assert not host.promote_edge()["changed"], step
     assert host.started() == started
 
@@ -257,15 +251,15 @@ def rolled_config(host: Host, route: str) -> str:
 
 def test_an_edited_subnet_is_refused_and_only_a_missing_replica_is_created(host: Host) -> None:
     host.up()
-    host.router["edge"] = {"subnet": "10.87.214.0/28"}
+    host.more["anvil_edge"] = {"subnet": "10.87.214.0/28"}
     refused = host.up()
     assert refused["failed"] and "router_down.yml" in refused["msg"] and REPLICAS[1] in refused["msg"], refused
-    host.router["edge"] = {}
+    host.more.clear()
     host.bed.docker("rm", "--force", REPLICAS[1])
     assert actions(host.up()) == {"router-1": "none", "router-2": "create", "edge": "none"}
     # No container has the network any more: it is created again.
     host.bed.docker("rm", "--force", *REPLICAS, EDGE)
-    host.router["edge"] = {"subnet": "10.87.214.0/28"}
+    host.more["anvil_edge"] = {"subnet": "10.87.214.0/28"}
     assert host.up()["created"] == ["network anvil-router-edge"]
     host.bed.docker("rm", "--force", *REPLICAS, EDGE)
 
@@ -284,11 +278,10 @@ def test_a_change_to_two_replicas_replaces_the_single_router(host: Host) -> None
     assert not host.up()["changed"]
 
 
-def test_a_certificate_renewed_in_its_folder_is_loaded_without_a_restart(host: Host, tmp_path: Path) -> None:
+def test_a_renewed_certificate_is_loaded_without_a_restart(host: Host, tmp_path: Path) -> None:
     folder = tmp_path / "tls"
     make_certificate(folder, "old.example")
-    tmp_path.chmod(0o755)
-    host.router["edge"] = {"certificates": str(folder)}
+    host.more["anvil_edge"] = {"tls": {"certificate": str(folder / "edge.pem")}}
     up = host.up()
     assert actions(up)["edge"] == "create" and up["serves"]["edge"]["endpoint"] == "https://127.0.0.1:8123/v1"
 
@@ -317,13 +310,21 @@ def test_a_certificate_renewed_in_its_folder_is_loaded_without_a_restart(host: H
         assert refused["failed"] and why in refused["msg"], refused
     old, started = certificate(), host.started()[EDGE]
     make_certificate(folder, "new.example")
-    assert not run_module("anvil_router_edge", container=EDGE)["changed"]
-    stale = run_module("anvil_router_info", **asked)
-    assert stale["failed"] and "router_reload" in stale["msg"], stale
-    assert run_module("anvil_router_edge", container=EDGE, force=True)["changed"]
+    assert host.promote_edge(check=True)["changed"] and certificate() == old
+    renewed = host.promote_edge(diff=True)
+    assert renewed["changed"] and renewed["reloaded"] and list(renewed["certificates"]) == [mine], renewed
+    assert "PRIVATE KEY" not in json.dumps(renewed) and "not shown" in json.dumps(renewed["diff"])
     assert certificate() != old and host.started()[EDGE] == started
-    assert not run_module("anvil_router_info", **asked)["failed"]
+    assert not host.promote_edge()["changed"] and not run_module("anvil_router_info", **asked)["failed"]
+    mode = host.bed.docker("exec", EDGE, "stat", "-Lc", "%a %u", "/etc/anvil-edge/private/host-0.pem")
+    assert mode == "600 10001"
+    # The certificate of one key with another key: HAProxy refuses it before anything changes.
+    text = (stranger / "edge.pem").read_text()
+    pem = (folder / "edge.pem").read_text()
+    (folder / "edge.pem").write_text(pem[: pem.index("-----BEGIN PRIVATE")] + text[text.index("-----BEGIN PRIVATE") :])
+    refused = host.promote_edge()
+    assert refused["failed"] and "the validator refuses the candidate" in refused["msg"], refused
     (folder / "edge.pem").write_text("no certificate")
-    refused = run_module("anvil_router_edge", container=EDGE, force=True)
-    assert refused["failed"] and "HAProxy refuses" in refused["msg"], refused
-    assert certificate() != old
+    refused = host.promote_edge()
+    assert refused["failed"] and "the file holds no certificate" in refused["msg"], refused
+    assert certificate() != old and host.started()[EDGE] == started

@@ -23,7 +23,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan impor
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import parse_config_hash
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import (
     list_rendered_files,
-    render_edge_config,
     render_host,
     render_serves,
 )
@@ -165,29 +164,41 @@ def test_the_same_plan_gives_the_same_bytes_and_a_changed_one_another_hash() -> 
     assert parse_compose(yaml.safe_load(render_serves(one).compose))["s"].spec_hash() == labels[0]
 
 
+FACTS = {"router_token": "file", "heavy_key": "file", "alice_key": "file", "bob_key": "file", "bob_key_2027": "file"}
+SERVE = {"engine": "llama_cpp", "image": "i:1", "model": "/m", "port": 30002, "args": ["-c", "4096"]}
 REPLICATED = {
-    "anvil_secrets": {"router_token": None},
-    "anvil_serves": {"heavy": {"engine": "llama_cpp", "image": "i:1", "model": "/m", "port": 30002, "args": ["-c", "4096"]}},
-    "anvil_router": {
-        "image": "anvil.local/router:0.13.2",
-        "replicas": 2,
-        "publish": "0.0.0.0:443",
-        "edge": {"certificates": "/etc/tls", "health": "tiers"},
+    "anvil_secrets": dict.fromkeys(FACTS),
+    "anvil_serves": {
+        "heavy": {**SERVE, "publish": "10.0.0.5", "api_key": "heavy_key", "paths": ["POST /tokenize"]},
+        "fast": {**SERVE, "port": 30003},
+    },
+    "anvil_router": {"image": "anvil.local/router:0.13.2", "replicas": 2, "publish": "0.0.0.0:443"},
+    "anvil_edge": {
+        "tls": {"certificate": "/etc/tls/host.pem", "key": "/etc/tls/host.key"},
+        "health": "tiers",
+        "cors": ["https://app.example.org"],
+        "metrics": "127.0.0.1:8404",
+    },
+    "anvil_clients": {
+        "alice": {"keys": ["alice_key"], "requests_per_minute": 7, "concurrent_requests": 4},
+        "bob": {"keys": ["bob_key", "bob_key_2027"], "tiers": ["fast"]},
     },
 }
 
 
 GATEWAY = {
-    **REPLICATED,
+    "anvil_secrets": {"router_token": None},
+    "anvil_serves": {"heavy": SERVE},
     "anvil_router": {"image": "anvil.local/router:2.0.2", "replicas": 2, "routes": {"llm.primary": "heavy"}},
 }
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "edge/haproxy.cfg", "config.toml"])
+@pytest.mark.parametrize("name", ["compose.yaml", "edge/haproxy.cfg", "edge/maps", "config.toml"])
 @pytest.mark.parametrize(("folder", "variables"), [("twin", REPLICATED), ("gateway", GATEWAY)])
 def test_two_replicas_are_as_the_golden_file_says(folder: str, variables: dict[str, Any], name: str) -> None:
-    rendered = render_host(build_plan(folder, variables, {"router_token": "file"}))
-    texts = {"edge/haproxy.cfg": rendered["router_files"]["edge"], "config.toml": rendered["router_files"]["config"]}
+    rendered = render_host(build_plan(folder, variables, FACTS))
+    maps = "".join(f"# {file}\n{text}" for file, text in rendered["edge"]["maps"].items())
+    texts = {"edge/haproxy.cfg": rendered["edge"]["config"], "edge/maps": maps, "config.toml": rendered["router_files"]["config"]}
     text = texts.get(name, rendered["router"]["compose"])
     golden = GOLDEN / folder / name
     if os.environ.get("ANVIL_GOLDEN") == "write":
@@ -207,11 +218,16 @@ def test_a_topology_with_every_kind_of_serve_is_as_the_golden_file_says(name: st
 
 
 def test_only_the_edge_publishes_a_port_and_every_replica_reads_through_its_own_pointer() -> None:
-    rendered = render_host(build_plan("twin", REPLICATED, {"router_token": "file"}))
+    rendered = render_host(build_plan("twin", REPLICATED, FACTS))
     services = {name: service_from_dict(raw) for name, raw in json.loads(rendered["router"]["services"]).items()}
     assert {name: service.ports for name, service in services.items() if service.ports} == {
-        "edge": (("0.0.0.0", 443, "8000/tcp"),)
+        "edge": (("0.0.0.0", 443, "8000/tcp"), ("10.0.0.5", 30002, "18001/tcp"), ("127.0.0.1", 8404, "8404/tcp"))
     }
+    serves = {name: service_from_dict(raw) for name, raw in json.loads(rendered["serves"]["services"]).items()}
+    assert [service.ports for service in serves.values()] == [
+        (("127.0.0.1", 30002, "30002/tcp"),),
+        (("127.0.0.1", 30003, "30003/tcp"),),
+    ]
     for number in ("1", "2"):
         service = services["router-" + number]
         assert (service.command or ())[-1] == f"/etc/anvil/.anvil/live/anvil-router-{number}/config.toml"
@@ -221,18 +237,15 @@ def test_only_the_edge_publishes_a_port_and_every_replica_reads_through_its_own_
         "replicas": ["anvil-router-1", "anvil-router-2"],
         "edge": "anvil-router-edge",
         "front": "anvil-router-edge",
-        "edge_folders": {"/etc/anvil-tls": "/etc/tls"},
+        "asked": {"edge": "anvil-router-edge", "secret": "alice_key"},
     }
 
 
 def test_the_hash_in_the_edge_configuration_is_that_of_the_rest() -> None:
-    host = build_plan("twin", REPLICATED, {"router_token": "file"})
-    assert host.router is not None and host.router.edge is not None
-    texts = [
-        render_edge_config(host, router, router.edge)
-        for router in (host.router, replace(host.router, request_timeout=301))
-        if router.edge is not None
-    ]
+    host = build_plan("twin", REPLICATED, FACTS)
+    assert host.router is not None
+    routers = (host.router, replace(host.router, request_timeout=301))
+    texts = [render_host(replace(host, router=router))["edge"]["config"] for router in routers]
     one, other = (parse_config_hash(text) for text in texts)
     assert len(one) == len(other) == 64 and one != other
 

@@ -52,8 +52,9 @@ def test_what_could_not_be_read_brings_no_further_problems():
 
 def test_two_addresses_may_share_a_port_but_not_with_every_address():
     assert plan((FAST + "port", 30002), (FAST + "publish", "127.0.0.2"))
-    found = problems((FAST + "port", 30002), (FAST + "publish", "0.0.0.0"), (FAST + "api_key", "hf_token"))
-    assert [problem.where for problem in found] == ["anvil_serves.fast.port"]
+    at = ("anvil_router.insecure", True), ("anvil_router.publish", "10.0.0.5:30102")
+    wide = (FAST + "publish", "0.0.0.0:30102"), (FAST + "api_key", "hf_token"), (FAST + "insecure", True)
+    assert [problem.where for problem in problems(*at, *wide)] == ["anvil_router.publish"]
 
 
 def test_the_policy_is_part_of_the_plan_and_judges_repositories_at_once():

@@ -28,7 +28,7 @@ def test_vllm_writes_contexts_in_thousands(text, tokens):
 
 
 def test_a_key_of_a_serve_reaches_its_tier():
-    tier = plan((HEAVY + "publish", "::"), (HEAVY + "api_key", "hf_token")).router.tiers[0]
+    tier = plan((HEAVY + "api_key", "hf_token")).router.tiers[0]
     assert tier.key_secret == "hf_token"
 
 
@@ -103,7 +103,7 @@ def test_a_check_that_the_router_would_refuse_is_told(given, where, said):
 def test_a_gateway_router_has_a_route_for_each_tier_and_those_that_are_named():
     router = plan(GATEWAY, (ROUTER + "routes", {"llm.Primary": "heavy"})).router
     assert (router.generation, router.routes) == ("gateway", {"heavy": "heavy", "fast": "fast", "llm.Primary": "heavy"})
-    assert plan(GATEWAY, TWO_REPLICAS).router.edge.check_tiers
+    assert plan(GATEWAY, TWO_REPLICAS).edge.check_tiers
     assert plan((ROUTER + "generation", "profile"), GATEWAY).router.routes == {}
 
 
@@ -126,14 +126,14 @@ def test_what_the_generations_do_not_share_is_told(given, where, said):
 
 
 def test_replicas_and_the_edge_have_every_default_decided() -> None:
-    edge = plan(TWO_REPLICAS).router.edge
+    edge = plan(TWO_REPLICAS).edge
     assert [(one.service, one.container, one.address) for one in edge.replicas] == [
         ("router-1", "anvil-router-1", "10.87.213.3"),
         ("router-2", "anvil-router-2", "10.87.213.4"),
     ]
     assert (edge.image, edge.container, edge.network) == ("anvil.local/edge:1", "anvil-router-edge", "anvil-router-edge")
-    assert (edge.subnet, edge.address, edge.certificates, edge.check_tiers) == ("10.87.213.0/28", "10.87.213.2", "", False)
-    assert plan().router.edge is None and plan((ROUTER + "replicas", 1)).router.edge is None
+    assert (edge.subnet, edge.address, edge.certificates, edge.check_tiers) == ("10.87.213.0/28", "10.87.213.2", (), False)
+    assert plan().edge is None and plan((ROUTER + "replicas", 1)).edge is None
 
 
 EMBED = "anvil_serves.fast.args"

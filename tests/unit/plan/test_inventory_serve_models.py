@@ -134,7 +134,7 @@ def test_a_serve_of_tensorrt_llm() -> None:
 
 def test_tensorrt_llm_has_no_key_and_stays_on_loopback() -> None:
     assert wheres(problems(*TRT, (HEAVY + "args", []), (HEAVY + "api_key", "hf_token"))) == [HEAVY + "api_key"]
-    found = problems(*TRT, (HEAVY + "args", []), (HEAVY + "publish", "0.0.0.0"))
+    found = problems(*TRT, (HEAVY + "args", []), (HEAVY + "publish", "10.0.0.5"), (HEAVY + "insecure", True))
     assert wheres(found) == [HEAVY + "publish"]
     changes, facts = deploy_mode("chat")
     made = plan(*changes, *TRT, (HEAVY + "args", []), facts=facts)

@@ -25,6 +25,7 @@ WHISPER = {
     "kind": "transcription",
     "port": 30011,
     "publish": "172.17.0.1",
+    "insecure": True,
     "api_key": "hf_token",
     "key_env": "API_KEY",
 }
@@ -78,7 +79,7 @@ def test_a_custom_server_reads_its_api_key_from_the_variable_that_the_inventory_
         ({"ready_path": "health"}, "ready_path", "'health' is not valid"),
         ({"container_port": 70000}, "container_port", "out of range"),
         ({"api_key": "hf_token"}, "api_key", "from which variable"),
-        ({"publish": "0.0.0.0"}, "publish", "without an API key"),
+        ({"publish": "10.0.0.5", "insecure": True}, "publish", "without an API key"),
         ({"gpu_memory_utilization": 0.5}, "gpu_memory_utilization", "engine custom has no gpu_memory_utilization"),
         ({"models": {"a": {}}}, "models", "for engine llama_cpp only"),
     ],

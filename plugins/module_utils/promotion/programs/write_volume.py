@@ -20,7 +20,7 @@ import select
 import shutil
 import sys
 import time
-from typing import Any, Callable, Dict, Mapping, Set
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Set
 
 
 def receive(size: int, idle: float) -> bytes:
@@ -86,10 +86,12 @@ def delete(path: str) -> None:
         shutil.rmtree(path)
 
 
-def write_new_file(path: str, content: bytes) -> None:
-    """Write, sync and read back a file that does not exist yet."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+def write_new_file(path: str, content: bytes, owner: Optional[int] = None) -> None:
+    """Write, sync and read back a file that does not exist yet. owner: the only user (a uid) who may read it; None: all may."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644 if owner is None else 0o600)
     try:
+        if owner is not None:
+            os.fchown(handle, owner, owner)
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(handle, rest) :]
@@ -143,8 +145,8 @@ class VolumeFiles:
         os.rename(unfinished, path)
         sync_folder(parent_of(path))
 
-    def put_folder(self, path: str, files: Mapping[str, Mapping[str, Any]]) -> None:
-        """Put a folder with exactly these files; one that holds them already is left alone."""
+    def put_folder(self, path: str, files: Mapping[str, Mapping[str, Any]], private: Sequence[str] = (), owner: int = 0) -> None:
+        """Put a folder with exactly these files; one that holds them already is left alone. private: for ``owner`` only."""
         contents = {check_path(name): decode_content(name, item) for name, item in files.items()}
         if holds_exactly(path, contents):
             return
@@ -153,7 +155,7 @@ class VolumeFiles:
         os.mkdir(unfinished, 0o755)
         for name, content in contents.items():
             make_folder(parent_of(unfinished + "/" + name))
-            write_new_file(unfinished + "/" + name, content)
+            write_new_file(unfinished + "/" + name, content, owner if name in private else None)
         for folder, _folders, _names in os.walk(unfinished):
             sync_folder(folder)
         if os.path.lexists(path):
@@ -231,7 +233,8 @@ class VolumeFiles:
         if action == "put_file":
             self.with_spare(self.put_file, check_path(request["path"]), request["file"])
         elif action == "put_folder":
-            self.with_spare(self.put_folder, check_path(request["path"]), request["files"])
+            private, owner = request.get("private") or (), request.get("owner") or 0
+            self.with_spare(self.put_folder, check_path(request["path"]), request["files"], private, owner)
         elif action == "put_link":
             self.with_spare(self.put_link, check_path(request["path"]), request["target"])
         elif action == "reserve":
