@@ -11,8 +11,8 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import CUSTOM
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.public_routes import list_router_routes, list_serve_routes
 from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import (
-    CertificatePlan,
     SMALL_PIDS,
+    CertificatePlan,
     EdgeLimits,
     EdgePlan,
     FrontPlan,

@@ -279,13 +279,13 @@ def test_router_down_needs_confirmation_and_router_up_restores_all_containers(op
     assert "changed=1" in operator.play("router_up router_up") and operator.names() == sorted([*CONTAINERS, "backend"])
 
 
-def test_a_change_to_one_router_removes_the_replicas_and_the_edge(operator: Operator) -> None:
+def test_a_change_to_one_router_removes_the_replicas_and_keeps_the_edge(operator: Operator) -> None:
     one = ("-e", "router_replicas=1")
     operator.play("setup", *one, "--check")
     assert operator.names() == sorted([*CONTAINERS, "backend"])
     operator.play("setup", *one)
-    assert operator.names() == ["anvil-router", "backend"]
+    assert operator.names() == ["anvil-router", "anvil-router-edge", "backend"]
     assert operator.bed.docker("exec", "anvil-router", "ls", "/etc/anvil/.anvil/live") == "anvil-router"
     before = operator.bed.docker("inspect", "--format", "{{.State.StartedAt}}", "anvil-router")
-    assert "changed=1" in operator.play("setup router_reload", *one)
+    assert "changed=2" in operator.play("setup router_reload", *one)
     assert operator.bed.docker("inspect", "--format", "{{.State.StartedAt}}", "anvil-router") != before

@@ -51,7 +51,8 @@ def test_a_router_has_the_limits_of_the_inventory_and_its_edge_has_its_own() -> 
     made = plan(anvil_router=router)
     service = render_router(made, made.router).services["router"]
     assert (service.memory_bytes, service.pids_limit) == (2 << 30, 4096)
-    made = plan(anvil_router={**router, "pids_limit": 300, "replicas": 2, "edge": {"mem_limit": "1g", "pids_limit": 200}})
+    edge = {"mem_limit": "1g", "pids_limit": 200}
+    made = plan(anvil_router={**router, "pids_limit": 300, "replicas": 2}, anvil_edge=edge)
     found = {name: (one.memory_bytes, one.pids_limit) for name, one in render_router(made, made.router).services.items()}
     assert found == {"router-1": (2 << 30, 300), "router-2": (2 << 30, 300), "edge": (1 << 30, 200)}
 
