@@ -6,7 +6,7 @@ from __future__ import annotations
 import posixpath
 import re
 from dataclasses import replace
-from typing import Any, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Iterator, List, Mapping, Sequence, Set, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import flag_of
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.container_policy import (
@@ -20,7 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.container_po
 )
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import CUSTOM
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import RouterPlan, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import InventoryCheck, describe_value, shorten
 
 EXAMPLE = "anvil_allow_mounts: [/etc/vllm:ro]"
@@ -50,7 +50,6 @@ def read_allowed_mounts(check: InventoryCheck, value: Any) -> Tuple[AllowedMount
 def check_mounts(
     check: InventoryCheck,
     serves: Sequence[ServePlan],
-    router: Optional[RouterPlan],
     root: str,
     allowed: Sequence[AllowedMount],
 ) -> None:
@@ -64,12 +63,6 @@ def check_mounts(
                     "serve {0} cannot have {1}: {2}".format(serve.name, shorten(mount.source), why),
                     suggest_opening(mount.source, mount.read_only),
                 )
-    certificates = router.edge.certificates if router is not None and router.edge is not None else ""
-    # It is mounted read-only, and meant for keys: any folder in /etc or of this collection will do, but no folder of the system.
-    why = judge_mount(certificates, True) if certificates and not clean_path(certificates).startswith("/etc/") else ""
-    if why and not is_opened(certificates, True, allowed):
-        path = ("anvil_router", "edge", "certificates")
-        check.add_problem(path, "the edge cannot have {0}: {1}".format(certificates, why), suggest_opening(certificates, True))
 
 
 def list_written_modes(*sections: Any) -> Set[str]:

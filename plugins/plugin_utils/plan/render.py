@@ -18,7 +18,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines impo
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
-    CDI_PREFIX,
     EXPERIMENT_PROJECT,
     LABEL_EXPERIMENT,
     LABEL_PREFIX,

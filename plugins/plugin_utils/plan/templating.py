@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from ansible import constants
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import CDI_PREFIX
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 # The preset file of a llama.cpp server with several models, in its container.
@@ -59,7 +60,7 @@ def environment() -> jinja2.Environment:
         autoescape=False,  # noqa: S701 (YAML and TOML, not HTML; every value goes through quote or toml)
     )
     made.filters.update(block=block, quote=quote, toml=toml)
-    made.globals.update(env_file=env_file, models_file=MODELS_FILE)
+    made.globals.update(env_file=env_file, models_file=MODELS_FILE, cdi_prefix=CDI_PREFIX)
     return made
 
 

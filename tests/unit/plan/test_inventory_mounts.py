@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_serves
-from planning import FAST, HEAVY, TWO_REPLICAS, plan, problems
+from planning import FAST, HEAVY, plan, problems
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,6 @@ def test_the_host_gets_the_list_with_the_serve_and_only_if_there_is_one():
 def test_a_list_of_allowed_mounts_that_is_none_is_a_mistake(value, where):
     (problem,) = problems(("anvil_allow_mounts", value))
     assert problem.where == where and problem.hint
-
-
-@pytest.mark.parametrize(
-    ("folder", "refused"), [("/etc/anvil-tls", False), ("/etc/ssl/private", False), ("/var", True), ("/etc", True)]
-)
-def test_the_certificates_of_an_edge_may_lie_in_any_folder_but_that_of_the_system(folder, refused):
-    change = [TWO_REPLICAS, ("anvil_router.edge", {"certificates": folder})]
-    assert [found.where for found in problems(*change)] == ["anvil_router.edge.certificates"] if refused else plan(*change)
 
 
 def modes(*changes):
