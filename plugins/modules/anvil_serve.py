@@ -100,6 +100,11 @@ options:
     type: str
     choices: [auto, always, "off"]
     default: auto
+  experiments_root:
+    description:
+      - With O(state=up), first retire every experiment whose time to live is over, as M(anvil.serving.anvil_experiment) does. It
+        is the folder of the host that holds the projects, C(anvil_root) of the inventory. If not given, no experiment is retired.
+    type: path
   confirm:
     description:
       - With O(state=absent), also remove containers that do not belong to this project.
@@ -271,6 +276,11 @@ containers:
   type: dict
   sample:
     old-llm: {action: remove, reasons: [present], state: absent, image: "vllm/vllm-openai:v0.19.1", project: ""}
+retired:
+  description: The experiments that were removed, or in check mode would be, as M(anvil.serving.anvil_experiment) returns them.
+  returned: with O(experiments_root) and O(state=up)
+  type: list
+  elements: dict
 evictions:
   description: Serves that were taken down to make room for a serve on demand, or because the host's profile leaves them out.
   returned: always
@@ -296,11 +306,14 @@ commands:
   type: list
 """
 
+import time
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import ALLOWED_OPTION, read_allowed
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import PROJECT_OPTIONS, run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves import converge_progress, verbs
+from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import retire_experiments
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import ServeOptions, read_project
 
 OPTIONS = {
@@ -313,6 +326,7 @@ OPTIONS = {
     "keep_container": {"type": "bool", "default": False},
     "containers": {"type": "list", "elements": "str", "default": []},
     "confirm": {"type": "bool", "default": False},
+    "experiments_root": {"type": "path"},
     "settle": {"type": "float", "default": 2},
     "drain_timeout": {"type": "float", "default": 60},
     "gpus": {
@@ -351,7 +365,13 @@ def work(module: AnsibleModule) -> dict:
     progress = None if module.check_mode or params["state"] in ("down", "absent") else params["progress"]
     docker = DockerEngine(params["docker_host"])
     with converge_progress.report_progress(docker, project, progress):
-        return verbs.apply_state(docker, project, options, module.check_mode)
+        gone = None
+        if params["experiments_root"] and params["state"] == "up":
+            gone = retire_experiments(docker, params["experiments_root"], "", time.time(), module.check_mode)
+        result = verbs.apply_state(docker, project, options, module.check_mode)
+    if gone is not None:
+        result.update(retired=gone["retired"], changed=result["changed"] or gone["changed"])
+    return result
 
 
 def main() -> None:

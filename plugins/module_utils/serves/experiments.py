@@ -23,9 +23,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
     LABEL_TTL,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import RECORD
-from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_checks import MEMORY_FILE
-from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_report import REPORTS_FILE
 
 # A name becomes part of a path on the host.
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -87,6 +84,11 @@ def find_experiments(docker: DockerEngine) -> List[Experiment]:
 
 def _leftovers(directory: str) -> List[str]:
     """The files of an experiment on its host. Env files hold secrets and must not outlive it."""
+    # Imported here: anvil_serve looks for experiments in every run.
+    from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import RECORD
+    from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_checks import MEMORY_FILE
+    from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_report import REPORTS_FILE
+
     own = [os.path.join(directory, name) for name in ("compose.yaml", RECORD, MEMORY_FILE, REPORTS_FILE, ".lock")]
     progress = [path for path in files.list_files(directory) if os.path.basename(path).startswith(".progress-")]
     return [path for path in own if os.path.lexists(path)] + progress + files.list_files(os.path.join(directory, "env"))

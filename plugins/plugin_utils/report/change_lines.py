@@ -136,8 +136,8 @@ def _describe_serves(result: Result, check: bool) -> Iterator[Change]:
 
 
 def _describe_project(result: Result, check: bool) -> Iterator[Change]:
-    """Serves; where none of them changed, the files that did."""
-    changes = list(_describe_serves(result, check))
+    """Serves and experiments that were retired; where none of them changed, the files that did."""
+    changes = [*_describe_experiments(result, check), *_describe_serves(result, check)]
     yield from changes
     if not changes:
         for path in result.get("files") or []:

@@ -115,6 +115,12 @@ OTHERS: list[tuple[str, dict[str, Any], bool, list[str]]] = [
         ["experiment trial: removed, because its time to live was over"],
     ),
     (
+        "anvil_serve",
+        {"retired": [{"name": "trial"}], "serves": {"heavy": serve("none")}},
+        True,
+        ["experiment trial: would be removed, because its time to live is over"],
+    ),
+    (
         "anvil_experiment",
         {"retired": [{"name": "trial"}], "invocation": {"module_args": {"name": "trial"}}},
         True,

@@ -186,7 +186,6 @@ PLAYBOOK = """
       vars: {said: {"key": "@"}}
     - ansible.builtin.debug: {msg: "{{ item }}"}
       loop: ["@"]
-    - ansible.builtin.copy: {content: "@", dest: "{{ target }}"}
     - ansible.builtin.copy: {content: "@ again", dest: "{{ target }}"}
     - ansible.builtin.command: {argv: [printf, "@"]}
     - ansible.builtin.command: {argv: [sh, -c, "printf '%s' \\"$0\\" >&2; exit 1", "@"]}
@@ -199,9 +198,10 @@ def test_a_whole_run_with_diffs_and_everything_that_v_prints(tmp_path: Path) -> 
     hostile = ALL.replace("\x00", "").replace("\ud83d", "")
     written = "".join(f"\\U{ord(sign):08x}" for sign in hostile)
     (tmp_path / "play.yml").write_text(PLAYBOOK.replace("@", written), encoding="utf-8")
+    (tmp_path / "file").write_text(hostile, encoding="utf-8")
     environment = {
         **os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
-        "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "false",
+        "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "false", "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
     }  # fmt: skip
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "--diff", "-vv", "-e", f"target={tmp_path / 'file'}"]
     done = subprocess.run(
