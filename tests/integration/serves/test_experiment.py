@@ -130,6 +130,16 @@ def test_the_next_status_retires_and_reports_an_expired_experiment(clean_bed: Be
     assert "anvil-experiments" not in networks(clean_bed)
 
 
+def test_the_next_site_retires_an_expired_experiment_before_a_serve_needs_its_memory(clean_bed: Bed, inventory: Path) -> None:
+    succeed("experiment", inventory, *TRIAL, "-e", "ttl=1s", "-e", "vram_mib=27000")
+    time.sleep(1)
+    printed = succeed("site", inventory)  # the serve needs 9,000 MiB of a card that has 31,607
+    assert set(clean_bed.started()) == {"anvil-fast"} and "failed=0" in printed
+    assert not (inventory.parent / "anvil" / "anvil-experiment-trial").exists()
+    assert "anvil-experiments" not in networks(clean_bed)
+    assert "changed=0" in succeed("site", inventory)
+
+
 def test_a_compose_file_with_forbidden_settings_is_refused_with_every_reason(clean_bed: Bed, inventory: Path) -> None:
     compose = inventory.parent / "bad.yaml"
     compose.write_text("services: {x: {image: i, privileged: true, pid: host, ports: ['0.0.0.0:80:80']}}")
