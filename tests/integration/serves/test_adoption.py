@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bed import Bed
+from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import find_listener
+from bed import Bed, wait_until
 from drive import succeed, write_inventory
 from serving import HEAVY_GPU, LLAMA, PYTHON_IMAGE, SERVER, Field, actions, scripted
 
@@ -38,6 +39,7 @@ def state_of(bed: Bed, container: str) -> str:
 
 def test_a_port_held_by_the_adopted_container_in_the_host_network_is_not_a_conflict(trial: Field) -> None:
     old = by_hand(trial.bed, "on-host", "--network", "host")
+    wait_until("a server that listens", lambda: find_listener(("127.0.0.1", 30002, "tcp")) is not None)
     refused = trial.run(serves=["heavy"])
     assert refused["failed"] and "port 127.0.0.1:30002 is taken" in refused["msg"]
     assert "by container on-host with the host's network (python3, pid" in refused["msg"]
