@@ -28,6 +28,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.measure.measuring_co
 )
 from ansible_collections.anvil.serving.plugins.module_utils.measure.profile_difference import (
     compare_profiles,
+    fit_tiers,
     format_profile,
     parse_profile,
 )
@@ -90,6 +91,10 @@ def evaluate_tiers(
     made = next((end.outputs.get(one.output, "") for one, end in zip(planned, ends) if one.kind in MAKES_PROFILE), "")
     profile = parse_profile(made)
     if profile is not None:
+        if "bootstrap" in options["evaluate"]:
+            profile, left_out = fit_tiers(profile, list(tiers))
+            text = "bootstrap: the grades of {0} are left out, because the router has no such tier"
+            result["warnings"] = [text.format(tier) for tier in left_out]
         result["profile"] = format_profile(profile, result["serves"])
         result["difference"] = compare_profiles(parse_profile(files.get(PROFILE_FILE, "")), profile)
     return result

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 # The key of a profile that says what ran behind each tier when it was measured. The router ignores it.
 MEASURED = "measured"
+LOCAL = "-local"
 FIELDS = ("decision", "quality_score", "sample_n")
 
 
@@ -23,6 +24,25 @@ def parse_profile(text: str) -> Optional[Dict[str, Any]]:
 def format_profile(profile: Mapping[str, Any], serves: Mapping[str, Any]) -> str:
     """The text of a profile that remembers what was measured. serves: tier -> ``MeasuredServe.as_dict``."""
     return json.dumps({**profile, MEASURED: dict(serves)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def fit_tiers(profile: Mapping[str, Any], tiers: Sequence[str]) -> Tuple[Dict[str, Any], List[str]]:
+    """A profile of ``bootstrap`` with the tiers of this router, and the tiers whose rows are left out.
+
+    The image's bootstrap knows the tiers ``cloud``, ``heavy-local`` and ``fast-local`` only: a router that has ``heavy`` instead
+    of ``heavy-local`` gets its rows.
+    """
+    rows, left_out = [], []
+    for row in profile["entries"]:
+        tier = str(row.get("tier_id")) if isinstance(row, dict) else ""
+        stem = tier[: -len(LOCAL)] if tier.endswith(LOCAL) else tier
+        if tier in tiers or not tier:
+            rows.append(row)
+        elif stem in tiers:
+            rows.append({**row, "tier_id": stem})
+        elif tier not in left_out:
+            left_out.append(tier)
+    return {**profile, "entries": rows}, left_out
 
 
 def list_rows(profile: Optional[Mapping[str, Any]]) -> Dict[Tuple[str, str], Mapping[str, Any]]:

@@ -20,6 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.measure.evaluations 
 from ansible_collections.anvil.serving.plugins.module_utils.measure.load_plan import LoadTarget
 from ansible_collections.anvil.serving.plugins.module_utils.measure.profile_difference import (
     compare_profiles,
+    fit_tiers,
     format_profile,
     parse_profile,
     read_measured,
@@ -146,3 +147,14 @@ def test_a_stale_tier_is_named_with_what_changed() -> None:
     assert describe_stale({"heavy": ["image", "driver"]}) == [
         "tier heavy: its rows of the live profile are stale: image, driver changed since; playbooks/measure.yml measures it again"
     ]
+
+
+def test_grades_that_bootstrap_read_go_to_the_tiers_of_the_router() -> None:
+    rows = [
+        row("heavy-local", "planning", "allow", 0.9),
+        row("fast-local", "chat", "deny", 0.1),
+        row("cloud", "chat", "allow", 1),
+    ]
+    fitted, left_out = fit_tiers({"schema": "s", "entries": rows}, ["heavy", "fast-local"])
+    assert [one["tier_id"] for one in fitted["entries"]] == ["heavy", "fast-local"] and left_out == ["cloud"]
+    assert fitted["schema"] == "s" and rows[0]["tier_id"] == "heavy-local"
