@@ -208,7 +208,6 @@ class CallbackModule(CallbackBase):
 
     def _report_message(self, result: CallbackTaskResult) -> None:
         """The message of a debug task, as plain text."""
-        self._printed = True
         lines = message_lines(result.result, self._hide_in_debug, self.get_option("result_format"))
         item = f"({self._get_item_label(result.result)})" if "ansible_loop_var" in result.result else ""
         if len(lines) == 1:
@@ -289,7 +288,8 @@ class CallbackModule(CallbackBase):
             self._report_changes(result)
         elif self._display.verbosity:
             self._print_result(self.host_label(result), "ok", result)
-        self._printed = self._printed or module in PRINTERS
+        # A message in a role is a note beside what the role does: the run ends with its summary all the same.
+        self._printed = self._printed or (module in PRINTERS and result.task._role is None)
 
     def v2_runner_on_failed(self, result: CallbackTaskResult, ignore_errors: bool = False) -> None:
         self._warn(result)

@@ -101,6 +101,14 @@ def test_nothing_to_do_is_a_line_and_a_message_alone_needs_none() -> None:
     assert run.end() == ["  box  the 'router' answers"]
 
 
+def test_a_note_in_a_role_does_not_hide_that_there_is_nothing_to_do() -> None:
+    run = Run()
+    made = run.result("box", "ansible.builtin.debug", {"msg": "profile: promoted, kept"})
+    made.task._role = object()
+    run.callback.v2_runner_on_ok(made)
+    assert run.end() == ["  box  profile: promoted, kept", "", "box: nothing to do"]
+
+
 def test_a_warning_is_told_once_with_its_host_and_counted_for_each() -> None:
     run = Run()
     run.ok("one", "ansible.builtin.ping", warnings=["a profile\ndenies it"])
