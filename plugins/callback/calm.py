@@ -98,7 +98,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.run_summary i
     UNREACHABLE,
     HostRecord,
     next_steps,
-    summarise_host,
+    summarise_hosts,
 )
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.typed_command import read_typed
 
@@ -387,11 +387,11 @@ class CallbackModule(CallbackBase):
 
     def _print_summary(self, records: dict[str, HostRecord]) -> None:
         colors = {CHANGED: constants.COLOR_CHANGED, FAILED: constants.COLOR_ERROR, UNREACHABLE: constants.COLOR_UNREACHABLE}
-        width = max(map(len, records), default=0) + 1
+        rows = summarise_hosts(records, self._checks)
+        width = max((len(host) for host, _text, _outcome in rows), default=0) + 1
         self._print("")
-        for host, record in records.items():
-            text = f"{host + ':':<{width}} {summarise_host(record, self._checks)}"
-            self._print(printable.make_printable_line(text), colors.get(record.outcome))
+        for host, text, outcome in rows:
+            self._print(printable.make_printable_line(f"{host + ':':<{width}} {text}"), colors.get(outcome))
         typed = read_typed(sys.argv, shutil.which, os.getcwd()) if self.get_option("next_command") else None
         lines = next_steps(typed, records, self._checks, self._broken_off)
         if lines:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.typed_command
 
 GOOD, CHANGED, FAILED, UNREACHABLE = "good", "changed", "failed", "unreachable"
 MOST_SUBJECTS = 8
+# So many hosts with the same outcome have a line each.
+MOST_HOSTS = 10
 LONGEST_REASON = 100
 
 
@@ -74,6 +77,21 @@ def summarise_host(record: HostRecord, check: bool) -> str:
     parts += [f"{count_of(record.rescued, 'failure')} rescued"] if record.rescued else []
     parts += [count_of(record.warnings, "warning")] if record.warnings else []
     return "; ".join(part for part in parts if part)
+
+
+def summarise_hosts(records: Mapping[str, HostRecord], check: bool) -> list[tuple[str, str, str]]:
+    """Rows of the summary: host, text, outcome.
+
+    More than ``MOST_HOSTS`` hosts with the same text have one row, and hosts that failed are named one by one, at the end.
+    """
+    rows = [(host, summarise_host(record, check), record.outcome) for host, record in records.items()]
+    shared = Counter((text, outcome) for _host, text, outcome in rows if outcome not in (FAILED, UNREACHABLE))
+    grouped = {key: number for key, number in shared.items() if number > MOST_HOSTS}
+    if not grouped:
+        return rows
+    single = [row for row in rows if row[1:] not in grouped]
+    single.sort(key=lambda row: row[2] in (FAILED, UNREACHABLE))
+    return [*((f"{number} hosts", *key) for key, number in grouped.items()), *single]
 
 
 def next_steps(command: TypedCommand | None, records: Mapping[str, HostRecord], check: bool, broken_off: bool) -> list[str]:

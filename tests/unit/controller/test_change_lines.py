@@ -14,7 +14,12 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.change_lines 
 )
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.failure_text import failure_lines, without_host
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.message_text import message_lines
-from ansible_collections.anvil.serving.plugins.plugin_utils.report.run_summary import HostRecord, next_steps, summarise_host
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.run_summary import (
+    HostRecord,
+    next_steps,
+    summarise_host,
+    summarise_hosts,
+)
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.typed_command import read_typed, show_variables
 
 
@@ -297,3 +302,27 @@ def test_what_to_type_next() -> None:
     assert next_steps(None, {"a": bad}, False, False) == []
     secret = next_steps(read("up.yml", "-e", "key=s3cret"), {"a": bad}, False, False)
     assert "s3cret" not in "".join(secret) and secret[-1].startswith("  (... stands for")
+
+
+def test_many_hosts_with_one_outcome_have_one_line_and_failures_are_named_at_the_end() -> None:
+    records = {f"h{number:03}": HostRecord() for number in range(198)}
+    records["h050"] = HostRecord(failed=True, reason="the disk is full")
+    records["h060"] = HostRecord(changes=["heavy"])
+    records["h070"] = HostRecord(unreachable=True)
+    assert summarise_hosts(records, False) == [
+        ("195 hosts", "nothing to do", "good"),
+        ("h060", "changed heavy", "changed"),
+        ("h050", "failed: the disk is full", "failed"),
+        ("h070", "unreachable", "unreachable"),
+    ]
+
+
+def test_few_hosts_have_a_line_each_in_their_order() -> None:
+    records = {f"h{number}": HostRecord() for number in range(10)}
+    records["h3"] = HostRecord(failed=True, reason="the disk is full")
+    assert [host for host, _text, _outcome in summarise_hosts(records, False)] == list(records)
+
+
+def test_many_failed_hosts_are_all_named() -> None:
+    records = {f"h{number}": HostRecord(failed=True, reason="the disk is full") for number in range(20)}
+    assert len(summarise_hosts(records, False)) == 20
