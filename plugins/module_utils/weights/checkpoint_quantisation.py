@@ -10,7 +10,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.weight_files
 
 # Of several quantisations in one checkpoint, the one that asks the most of a card comes first.
 _STRICTEST = ("nvfp4", "mxfp4", "fp8", "int8", "int4")
-_BITS = {"mxfp4": 4, "fp8": 8, "fbgemm_fp8": 8, "awq": 4, "gptq": 4}
+_BITS = {"mxfp4": 4, "mxfp8": 8, "fp8": 8, "fbgemm_fp8": 8, "awq": 4, "gptq": 4}
 
 
 def _name_group(group: Any, form: str) -> Optional[Tuple[str, int]]:
@@ -82,7 +82,9 @@ def name_method(config: Mapping[str, Any], hf_quant: Mapping[str, Any]) -> str:
     if not isinstance(raw, Mapping):
         raw = config.get("compression_config")
     word = raw.get("quant_method") if isinstance(raw, Mapping) else None
-    return str(word or "").lower()[:40].replace("compressed_tensors", "compressed-tensors")
+    if not word and isinstance(raw, Mapping) and (raw.get("load_in_4bit") is True or raw.get("load_in_8bit") is True):
+        return "bitsandbytes"  # written before the method had a name
+    return (word if isinstance(word, str) else "").lower()[:40].replace("compressed_tensors", "compressed-tensors")
 
 
 def name_quantisation(

@@ -122,11 +122,19 @@ def _read_tensors(folder: str, files: Sequence[str], indexed: bool) -> List[Tens
 _KINDS_BY_ENDING = (
     (("ForCausalLM", "LMHeadModel", "ChatModel"), "text"),
     (("RewardModel", "ForRewardModeling", "ClassificationModel", "ForTokenClassification"), "score"),
+    (("ForAudioClassification", "ForImageClassification", "ForVideoClassification"), "score"),
     (("ForRanking",), "rerank"),
     (("Model", "ForMaskedLM", "ForTextEncoding", "ColBERT", "GritLM"), "embeddings"),
 )
 # Classes that write down speech, and nothing else.
-_TRANSCRIBERS = ("WhisperForConditionalGeneration", "CohereAsrForConditionalGeneration", "ParakeetForCTC")
+_TRANSCRIBERS = (
+    "WhisperForConditionalGeneration",
+    "CohereAsrForConditionalGeneration",
+    "FireRedASR2ForConditionalGeneration",
+    "FunASRForConditionalGeneration",
+    "MossTranscribeDiarizeForConditionalGeneration",
+    "ParakeetForCTC",
+)
 
 
 def _read_block(quantisation: Any) -> Optional[int]:
