@@ -12,7 +12,9 @@ import signal
 import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,7 +215,7 @@ KINDS: dict[str, Plant] = {
     "character_device": lambda g: _device(g.model / "model.safetensors", stat.S_IFCHR, (1, 5)),
     "block_device": lambda g: _device(g.model / "model.safetensors", stat.S_IFBLK, (7, 0)),
     "hard_link_out": lambda g: os.link(g.victim / "secret", replace(g.model / "model.safetensors")),
-    "sparse_terabytes": lambda g: os.truncate(g.model / "model.safetensors", 4 << 40),
+    "sparse_terabytes": lambda g: os.truncate(g.model / "model.safetensors", _beyond_the_disk(g.model)),
     "deep_folders": lambda g: plant_deep(g.model / "sub"),
     "many_files": lambda g: plant_many(g.model / "many"),
     "name_with_newline_and_escapes": lambda g: (g.model / "a\n\x1b]0;owned\x07\x1b[2Jb").touch(),
@@ -259,7 +261,90 @@ KINDS: dict[str, Plant] = {
     "ref_is_a_link_out": lambda g: replace(g.cache / "refs" / "main").symlink_to(g.victim / "secret"),
     "ref_leads_out": lambda g: (g.cache / "refs" / "main").write_text("../../../victim"),
     "cache_is_a_link_out": lambda g: replace(g.cache).symlink_to(g.victim),
+    # Invented afterwards, against the code as it was then.
+    "records_planted_in_the_folder": lambda g: _plant_records(g.models / ".anvil-serving" / "org" / "name"),
+    "records_planted_in_the_parent": lambda g: _plant_records(g.models / "org" / ".anvil-serving" / "name" / "x"),
+    "folder_named_like_the_record_of_another": lambda g: forge(_copied(g, "org+name"), g.victim),
+    "link_to_the_record": lambda g: replace(g.model / "config.json").symlink_to(
+        "../../../.anvil-serving/models/org+name/manifest.json"
+    ),
+    "link_to_an_open_descriptor": lambda g: replace(g.model / "config.json").symlink_to("/proc/self/fd/0"),
+    "link_to_the_root_of_init": lambda g: replace(g.model / "config.json").symlink_to("/proc/1/root/etc/shadow"),
+    "link_to_the_working_folder": lambda g: replace(g.model / "sub").symlink_to("/proc/self/cwd"),
+    "link_to_the_terminal": lambda g: replace(g.model / "config.json").symlink_to("/dev/tty"),
+    "chain_of_fifty_links": lambda g: _chain(g.model, 50),
+    "links_to_each_other": lambda g: _chain(g.model, 2, closed=True),
+    "link_through_dots": lambda g: replace(g.model / "config.json").symlink_to("sub/../" * 40 + "../../../../victim/config.json"),
+    "link_through_a_link": lambda g: [
+        (g.model / "sub" / "up").symlink_to(".."),
+        replace(g.model / "config.json").symlink_to("sub/up/" * 10 + "../../../../victim/config.json"),
+    ],
+    "whiteout": lambda g: _device(g.model / "whiteout", stat.S_IFCHR, (0, 0)),
+    "parent_is_a_fifo": lambda g: os.mkfifo(replace(g.models / "org")),
+    "parent_is_a_file": lambda g: replace(g.models / "org").write_bytes(b"x"),
+    "folders_with_the_setgid_bit": lambda g: [path.chmod(0o6777) for path in (g.models / "org", g.model, g.cache)],
+    "longest_names": lambda g: [(g.model / (letter * 255)).touch() for letter in "ab"],
+    "name_with_reversed_text": lambda g: (g.model / "\u202egnp.exe").touch(),
+    "name_of_our_half_written_files": lambda g: [
+        (g.model / ".anvil-0123456789abcdef").symlink_to(g.victim),
+        plant_many(g.cache / ".anvil-x", 5),
+    ],
+    "zip_with_a_link": lambda g: _zip(g.model / "model.safetensors", "../../../victim/new", SECRET.encode()),
+    "zip_that_lies_about_its_size": lambda g: _zip(g.model / "model.safetensors", "w.bin", bytes(8 << 20), claimed=10),
+    "blobs_is_a_file": lambda g: replace(g.cache / "blobs").write_bytes(b"x"),
+    "blob_is_a_folder_with_links": lambda g: [
+        (replace(g.cache / "blobs" / etag(FILES["config.json"])) / "x").mkdir(parents=True),
+        (g.cache / "blobs" / etag(FILES["config.json"]) / "y").symlink_to(g.victim),
+    ],
+    "ref_is_a_folder": lambda g: (replace(g.cache / "refs" / "main") / "x").mkdir(parents=True),
+    "ref_is_endless": lambda g: replace(g.cache / "refs" / "main").symlink_to("/dev/zero"),
+    "no_exist_and_locks_are_links_out": lambda g: [(g.cache / name).symlink_to(g.victim) for name in (".no_exist", ".locks")],
+    "snapshot_of_another_repository": lambda g: replace(g.cache / "snapshots" / COMMIT / "config.json").symlink_to(
+        "../../../models--other--x/blobs/secret"
+    ),
+    "hidden_folders": lambda g: [plant_many(g.model / name, 20) for name in (".git", "...", ". ")],
 }
+
+
+# A file of the tree has the content of the victim, by a hard link or as a copy of its own.
+SHARED = ("hard_link_out", "zip_with_a_link")
+
+
+def _plant_records(folder: Path) -> None:
+    """Records as root would write them, for a model of an allowed origin."""
+    folder.mkdir(parents=True)
+    manifest = {"version": 1, "source": {"kind": "hub", "repo": "org/allowed"}, "commit": "2" * 40, "files": {}}
+    for place in (folder, folder.parent):
+        (place / "manifest.json").write_text(json.dumps(manifest))
+        (place / "older.json").write_text("{}")
+
+
+def _copied(ground: Ground, name: str) -> Path:
+    (ground.models / name).mkdir()
+    for path in FILES:
+        (ground.models / name / path).parent.mkdir(exist_ok=True)
+        (ground.models / name / path).write_bytes(FILES[path])
+    return ground.models / name
+
+
+def _chain(folder: Path, count: int, closed: bool = False) -> None:
+    replace(folder / "config.json").symlink_to("link0")
+    for number in range(count):
+        (folder / f"link{number}").symlink_to(f"link{number + 1}")
+    (folder / f"link{count}").symlink_to("link0" if closed else "../../../../victim/config.json")
+
+
+def _zip(path: Path, name: str, content: bytes, claimed: int | None = None) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    if claimed is not None:
+        raw = path.read_bytes()
+        path.write_bytes(raw.replace(len(content).to_bytes(4, "little"), claimed.to_bytes(4, "little")))
+
+
+def _beyond_the_disk(folder: Path) -> int:
+    seen = os.statvfs(folder)
+    return min(2 * seen.f_blocks * seen.f_frsize, 15 << 40)
 
 
 def _below(path: Path) -> Path:
@@ -321,3 +406,59 @@ def limit_seconds(seconds: int = LIMIT_SECONDS) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+SWAP = """
+import os, sys
+folder, pairs = sys.argv[1], [pair.split("=") for pair in sys.argv[2:]]
+os.chdir(folder)
+if os.geteuid() == 0:
+    os.setgid(65534); os.setuid(65534)
+print("ready", flush=True)
+while True:
+    for name, other in pairs:
+        try:
+            os.rename(name, "aside"); os.rename(other, name); os.rename(name, other)
+        except OSError:
+            pass
+        try:
+            os.rename("aside", name)
+        except OSError:
+            pass
+"""
+
+
+@contextlib.contextmanager
+def swap_in_a_loop(folder: Path, links: Mapping[str, Path]) -> Iterator[None]:
+    """Another user, who swaps paths below a folder for links as fast as it can. links: path below the folder -> target."""
+    for number, target in enumerate(links.values()):
+        (folder / f"link{number}").symlink_to(target)
+    own_by_others(folder)
+    pairs = [f"{name}=link{number}" for number, name in enumerate(links)]
+    process = subprocess.Popen([sys.executable, "-c", SWAP, str(folder), *pairs], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process:
+        process.stdout.readline()
+        try:
+            yield
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+def open_to_others(folder: Path) -> None:
+    """Let other users reach the folder of a test."""
+    for path in (folder, *folder.parents):
+        if path.stat().st_uid == os.geteuid() and path.stat().st_mode & 0o777 == 0o700:
+            path.chmod(0o755)
+
+
+def own_by_others(folder: Path) -> None:
+    """Make another user the owner of a folder and of all in it, without following a link that is put there; this needs root."""
+    if os.geteuid() != 0:
+        return
+    os.chown(folder, 65534, 65534)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # swapped meanwhile
+        for _here, folders, names, handle in os.fwalk(folder):
+            for name in (*folders, *names):
+                os.chown(name, 65534, 65534, dir_fd=handle, follow_symlinks=False)

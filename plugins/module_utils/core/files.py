@@ -106,12 +106,25 @@ def hold_lock(folder: str, timeout: float) -> Iterator[int]:
     inherits the descriptor holds the lock too. timeout: seconds to wait for another holder.
     """
     path = os.path.join(folder, ".lock")
+    with hold_file(path, "another run is converging this project", timeout) as handle:
+        yield handle
+
+
+@contextlib.contextmanager
+def hold_file(path: str, what: str, timeout: float, group: Optional[int] = None) -> Iterator[int]:
+    """As ``hold_lock``, for this file. No other user can open it, and so hold it, but those of ``group``.
+
+    what: the message of the error when the lock is not free within ``timeout`` seconds.
+    """
     try:
-        os.makedirs(folder, mode=0o755, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        if group is not None and os.fstat(handle).st_uid == os.geteuid() and os.fstat(handle).st_mode & 0o777 != 0o660:
+            os.fchown(handle, -1, group)
+            os.fchmod(handle, 0o660)
     except OSError as exc:
         raise _failure("lock", path, exc) from exc
-    with _hold(handle, path, "another run is converging this project", timeout):
+    with _hold(handle, path, what, timeout):
         yield handle
 
 

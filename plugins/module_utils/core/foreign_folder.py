@@ -226,9 +226,9 @@ class ForeignFolder:
         except FolderItselfError:
             return True
 
-    def refuse_entry(self, entry: ForeignEntry) -> NoReturn:
-        """Raise the error for what is neither a file nor a folder."""
-        raise refuse(self.shown(entry.path), "it is " + describe_kind(entry.seen.st_mode))
+    def refuse(self, path: str, why: str) -> NoReturn:
+        """Raise the error for what lies at a path and is not touched."""
+        raise refuse(self.shown(path), why)
 
     def walk(self, depth: int = DEPTH_LIMIT, leave_out: Tuple[str, ...] = ()) -> Iterator[ForeignEntry]:
         """Everything below that is not a folder, in order of its path. leave_out: names of folders. Links are not followed.

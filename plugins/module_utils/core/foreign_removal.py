@@ -20,6 +20,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder 
     refuse,
 )
 
+# How often a folder that fills again is emptied.
+ATTEMPTS = 100
+
 
 def remove(folder: ForeignFolder, path: str) -> None:
     """Remove what lies at a path, with all that lies below it; absence is success.
@@ -27,18 +30,28 @@ def remove(folder: ForeignFolder, path: str) -> None:
     Raises ForeignError for a mount below it, and OSError as the system does, such as for an immutable file.
     """
     with contextlib.suppress(FileNotFoundError), folder.parent(path) as (handle, name):
-        try:
-            os.unlink(name, dir_fd=handle)
-            return
-        except (IsADirectoryError, PermissionError):
-            if not stat.S_ISDIR(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
-                raise
-        top = folder.enter(name, handle, path)
-        try:
-            _empty(folder, top, path)
-        finally:
-            os.close(top)
-        os.rmdir(name, dir_fd=handle)
+        for _attempt in range(ATTEMPTS):
+            try:
+                os.unlink(name, dir_fd=handle)
+                return
+            except (IsADirectoryError, PermissionError):
+                if not stat.S_ISDIR(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
+                    raise
+            try:
+                top = folder.enter(name, handle, path)
+            except ForeignError:
+                continue  # it is a link by now
+            try:
+                _empty(folder, top, path)
+            finally:
+                os.close(top)
+            try:
+                os.rmdir(name, dir_fd=handle)
+                return
+            except OSError as exc:
+                if exc.errno not in (errno.ENOTEMPTY, errno.ENOTDIR):
+                    raise
+        raise refuse(folder.shown(path), "another process still writes there")
 
 
 def _empty(folder: ForeignFolder, top: int, path: str) -> None:

@@ -7,12 +7,12 @@ Calls that change something go through the SDK. Reads on a unix socket are plain
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import re
 import socket
-import tempfile
 from dataclasses import dataclass
 from typing import Any, ContextManager, Dict, Mapping, Optional, Tuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -25,6 +25,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 PREFERRED_API, OLDEST_API, NEWEST_API = "1.44", "1.43", "1.52"
 # How long a run waits for another run on the same host (seconds).
 HOST_LOCK_SECONDS = 600.0
+HOST_LOCK = "anvil-serving.lock"
+# The most bytes of one answer. A file in a container can have any size.
+LARGEST_ANSWER, PIECE = 128 << 20, 256 << 10
 # The characters of a name, an id or an image reference.
 REFERENCE = re.compile(r"[A-Za-z0-9_.:/@-]+")
 
@@ -68,11 +71,20 @@ class Connection:
     def lock_host(self) -> ContextManager[int]:
         """Hold the lock against every other run on this host, of any project; yields the descriptor that holds it.
 
-        The lock is the folder of the Docker Engine's socket: every user of the Docker Engine can read it. For a Docker Engine
-        that is reached over the network it is the folder of temporary files. Raises AnvilError after ``HOST_LOCK_SECONDS``.
+        The lock is a file beside the Docker Engine's socket, which only users of the Docker Engine can open: anybody else could
+        hold it for ever. Root makes it. Where there is none, and this user may not make it, the folder of the socket is the lock.
+        For a Docker Engine that is reached over the network it is a file in the home of this user. Raises AnvilError after
+        ``HOST_LOCK_SECONDS``.
         """
-        path = os.path.dirname(urlsplit(self.docker_host).path) if is_local(self.docker_host) else tempfile.gettempdir()
-        return files.hold_folder(path, "another run is starting serves on this host", HOST_LOCK_SECONDS)
+        what, place, group = "another run is starting serves on this host", os.path.expanduser("~/.ansible"), None
+        if is_local(self.docker_host):
+            path = urlsplit(self.docker_host).path
+            place = os.path.dirname(path)
+            with contextlib.suppress(OSError):
+                group = os.stat(path).st_gid
+            if not os.access(os.path.join(place, HOST_LOCK), os.R_OK | os.W_OK) and not os.access(place, os.W_OK):
+                return files.hold_folder(place, what, HOST_LOCK_SECONDS)
+        return files.hold_file(os.path.join(place, HOST_LOCK), what, HOST_LOCK_SECONDS, group)
 
     @property
     def api(self) -> Any:
@@ -194,7 +206,10 @@ class Connection:
     def _get_once(connection: _UnixConnection, target: str) -> Response:
         connection.request("GET", target)
         reply = connection.getresponse()
-        return Response(reply.status, dict(reply.headers), reply.read())
+        body = _read_bounded(reply)
+        if len(body) > LARGEST_ANSWER:
+            connection.close()  # the rest of the answer is not read
+        return Response(reply.status, dict(reply.headers), body)
 
     def _get_json(self, action: str, path: str, **query: str) -> Any:
         """The JSON at a path; None where the Docker Engine answers 404."""
@@ -223,6 +238,18 @@ class Connection:
         if found is not None and not isinstance(found, dict):
             raise self._refusal(action, "its answer is not an object")
         return found
+
+
+def _read_bounded(reply: http.client.HTTPResponse) -> bytes:
+    """The body of an answer, at most a little more than ``LARGEST_ANSWER``: a container decides how large its files are."""
+    pieces, left = [], LARGEST_ANSWER
+    while left >= 0:
+        piece = reply.read(PIECE)
+        if not piece:
+            break
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def read_message(body: bytes) -> str:

@@ -15,6 +15,7 @@ import os
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import NotReadError, read_bytes
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp
 
@@ -30,15 +31,15 @@ def list_mounted_files(mounts: Sequence[Mount]) -> List[str]:
 
 def fingerprint(path: str) -> str:
     """A text that changes with the content of a file; empty where the file cannot be read."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, NotReadError):
         stat = os.stat(path)
         if not stat.st_mode & 0o077:
             # A secret: not even its hash is shown. Secrets are replaced when they change and never edited in place.
             return "inode:{0},time:{1}".format(stat.st_ino, stat.st_mtime_ns)
         if stat.st_size > HASHED_BYTES:
             return "size:{0},time:{1}".format(stat.st_size, stat.st_mtime_ns)
-        with open(path, "rb") as handle:
-            return "sha256:" + hashlib.sha256(handle.read()).hexdigest()
+        # A container may put a FIFO in its place, or go on writing.
+        return "sha256:" + hashlib.sha256(read_bytes(path, HASHED_BYTES)).hexdigest()
     return ""
 
 

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import Any, Dict, Mapping, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignError, open_folder
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_CONTENT
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.images.unused_images import (
@@ -102,11 +102,11 @@ def _find_in_files(root: str, images: Sequence[StoredImage]) -> Dict[str, str]:
 
 def read_regular_file(path: str) -> bytes:
     """The content of a small regular file; empty for anything else, and for a file that is gone."""
+    folder, name = os.path.split(path)
     try:
-        seen = os.lstat(path)
-        if not stat.S_ISREG(seen.st_mode) or seen.st_size > LARGEST_FILE:
-            return b""
-        with open(path, "rb") as stream:
-            return stream.read(LARGEST_FILE)
+        with open_folder(folder) as opened:
+            return opened.read(name, LARGEST_FILE) or b""
+    except ForeignError:
+        return b""
     except FileNotFoundError:
         return b""

@@ -18,7 +18,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Iterator, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import (
+    ForeignError,
+    ForeignFolder,
+    describe_kind,
+    open_folder,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.images.platform import read_platform
+from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums import hash_stream
 
 # What an image is for -> the prefix of its tags.
 STACKS: Mapping[str, str] = {
@@ -53,21 +60,33 @@ class Recipe:
     secrets: Tuple[str, ...] = ()
 
 
-def _list_files(folder: str) -> Iterator[Tuple[str, str]]:
-    """(path relative to the folder, absolute path) of every file in it, in the same order on every host."""
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = os.path.join(place, name)
-            yield os.path.relpath(path, folder), path
+def _list_files(folder: ForeignFolder) -> Iterator[Tuple[str, int, str]]:
+    """(path, mode, sha256) of every file in a folder, in the same order on every host.
+
+    A link that leads out of the folder counts as its words: BuildKit copies the link, and not what it leads to. Raises
+    ForeignError for a FIFO, socket or device.
+    """
+    for entry in folder.walk():
+        if not entry.regular and not stat.S_ISLNK(entry.seen.st_mode):
+            folder.refuse(entry.path, "it is " + describe_kind(entry.seen.st_mode))
+        with folder.parent(entry.path) as (handle, name):
+            if _leads_to_folder(name, handle):
+                continue
+            try:
+                with folder.open(entry.path, links=True) as stream:
+                    seen, disk = os.fstat(stream.fileno()), os.fstatvfs(stream.fileno())
+                    if seen.st_size > disk.f_blocks * disk.f_frsize:
+                        folder.refuse(entry.path, "it claims to be larger than its disk")
+                    yield entry.path, stat.S_IMODE(seen.st_mode), hash_stream(stream, seen.st_size)
+            except (ForeignError, FileNotFoundError):
+                yield entry.path, 0, "link to " + os.readlink(name, dir_fd=handle)
 
 
-def _hash_file(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        for piece in iter(lambda: handle.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest()
+def _leads_to_folder(name: str, handle: int) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=handle).st_mode)
+    except OSError:
+        return False
 
 
 def _hash_folder(name: str, folder: str) -> List[Tuple[str, int, str]]:
@@ -79,7 +98,8 @@ def _hash_folder(name: str, folder: str) -> List[Tuple[str, int, str]]:
             hint="copy the folder to this host first, or remove the context (weights: mounted)",
         )
     try:
-        return [(inner, stat.S_IMODE(os.stat(path).st_mode), _hash_file(path)) for inner, path in _list_files(folder)]
+        with open_folder(folder) as opened:
+            return list(_list_files(opened))
     except OSError as exc:
         raise fail(
             "cannot read build context " + name,

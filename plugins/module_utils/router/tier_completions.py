@@ -17,6 +17,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.sample_reque
 )
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_files import read_bytes
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply, Tls, send_request
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import find_endpoint
@@ -29,6 +30,7 @@ RETRY_TIME = 10.0
 RETRY_PAUSE = 0.5
 # X509_V_FLAG_PARTIAL_CHAIN: a listed certificate is trusted even without its issuer's. Python names it from 3.10 on.
 PARTIAL_CHAIN = 0x80000
+CERTIFICATE_BYTES = 4 << 20
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -122,8 +124,7 @@ def build_tls_context(docker: DockerEngine, edge: str, trust: EdgeTrust) -> ssl.
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="ascii", errors="replace") as stream:
-        return stream.read()
+    return read_bytes(path, CERTIFICATE_BYTES).decode("ascii", "replace")
 
 
 def request_completions(

@@ -8,6 +8,7 @@ does it. A run killed at any line leaves whole files only; the next run fetches 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import f
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import hold_lock, remove_file
 from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignError, ForeignFolder
 from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums import hash_git_blob, hash_stream
+from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_errors import build_fetch_error
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_progress import ProgressLines
 from ansible_collections.anvil.serving.plugins.module_utils.weights.free_space import judge_free_space, refuse_full_disk
 from ansible_collections.anvil.serving.plugins.module_utils.weights.hub import fetch_from_hub, list_repository
@@ -120,7 +122,17 @@ def ensure_cached(cached: CachedRepository, source: Source, options: FetchOption
             if now is not None and now != manifest and not _find_reason(home, source, options, now):
                 return cached.result(now)  # another run fetched it meanwhile
         with open_root(cached.root, create=True) as root, root.folder(name_folder(cached.repo), create=True) as home:
-            return _fetch(cached, home, source, options, reason)
+            try:
+                return _fetch(cached, home, source, options, reason)
+            except OSError as exc:
+                if exc.errno == errno.ENOSPC:
+                    raise build_fetch_error("disk", cached.home, str(exc)) from exc
+                raise fail(
+                    "the files could not be put into the hub cache",
+                    where=cached.home,
+                    why=str(exc),
+                    hint="look at it with ls -la: what stands in the place of a file must be removed by hand; then run again",
+                ) from exc
 
 
 def _find_reason(

@@ -12,16 +12,22 @@ import stat
 import tarfile
 import time
 import zipfile
+import zlib
 from typing import Any, Callable, Dict, Iterator, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignFolder, open_folder
+from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignFolder, describe_kind, open_folder
 from ansible_collections.anvil.serving.plugins.module_utils.weights.checksums import hash_stream, read_pieces
 from ansible_collections.anvil.serving.plugins.module_utils.weights.fetch_errors import build_fetch_error
 from ansible_collections.anvil.serving.plugins.module_utils.weights.locations import ModelLocation
 from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest import MANIFEST
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_record import OLD_STAGING, find_anchor
 from ansible_collections.anvil.serving.plugins.module_utils.weights.source import Source, check_file_name
+
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python that was built without it cannot open such an archive either
+    LZMAError = EOFError  # type: ignore[misc,assignment]
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
@@ -59,7 +65,7 @@ def _walk_source(base: ForeignFolder, below: str) -> Iterator[Tuple[str, os.stat
             elif entry.regular:
                 yield entry.path, entry.seen
             else:
-                folder.refuse_entry(entry)
+                folder.refuse(entry.path, "it is " + describe_kind(entry.seen.st_mode))
 
 
 def compute_signature(path: str) -> str:
@@ -125,20 +131,25 @@ def open_files(path: str) -> Iterator[Iterator[LocalFile]]:
                 yield iter([(os.path.basename(path), size, lambda: base.open(below, links=True))])
 
 
-def list_sizes(path: str) -> Dict[str, int]:
-    """Name to size in bytes. Raises AnvilError where nothing is there, or the archive cannot be read."""
-    if not os.path.exists(path):
-        raise fail("there is nothing to copy from", where=path, hint="copy the folder or archive to this host first")
+@contextlib.contextmanager
+def _explain_damage(path: str) -> Iterator[None]:
     try:
-        with open_files(path) as files:
-            return {name: size for name, size, _open in files}
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as exc:
+        yield
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError) as exc:
         raise fail(
             "the archive cannot be read",
             where=path,
             why=str(exc),
             hint="copy it again: it was cut short, or is not a tar or zip archive",
         ) from exc
+
+
+def list_sizes(path: str) -> Dict[str, int]:
+    """Name to size in bytes. Raises AnvilError where nothing is there, or the archive cannot be read."""
+    if not os.path.exists(path):
+        raise fail("there is nothing to copy from", where=path, hint="copy the folder or archive to this host first")
+    with _explain_damage(path), open_files(path) as files:
+        return {name: size for name, size, _open in files}
 
 
 def _copy_file(open_file: Callable[[], Any], staged: str, where: str, announced: int, tick: Callable[[], None]) -> Dict[str, Any]:
@@ -171,7 +182,7 @@ def copy_files(location: ModelLocation, source: Source, tick: Callable[[], None]
         if found != source.sha256:
             raise build_fetch_error("sha256", source.path, "sha256 of the file is {0}, expected {1}".format(found, source.sha256))
     copied: Dict[str, Dict[str, Any]] = {}
-    with open_files(source.path) as files:
+    with _explain_damage(source.path), open_files(source.path) as files:
         for name, announced, open_file in files:
             check_file_name(name)
             staged = os.path.join(location.files, name)

@@ -67,6 +67,8 @@ def _read_own(path: str) -> Optional[bytes]:
 
 def read_record(root: str, name: str) -> Optional[Dict[str, Any]]:
     """The recorded manifest of a model, whether it is still there or not."""
+    if fold_name("/") in name:  # no name of a model; folded it would be that of another one
+        return None
     for records in list_shelves(root):
         found = _parse(_read_own(os.path.join(records, fold_name(name), RECORD)))
         if found is not None:
@@ -131,25 +133,26 @@ def format_manifest(manifest: Mapping[str, Any]) -> str:
 
 
 def read_manifest_of(folder: str) -> Optional[Dict[str, Any]]:
-    """The manifest of the model in a folder: the record, or one beside it from before this host kept records."""
+    """The manifest of the model in a folder: the record, or one beside it from before this host kept records.
+
+    The folder may belong to several folders of models, one in the other. The outermost with records decides: what lies in it,
+    records too, may have been planted.
+    """
     try:
         with open_folder(folder) as opened:
-            beside = opened.look(MANIFEST) is not None
             for root, name in _split_places(folder):
-                found = read_record(root, name)
-                if found is not None:
-                    return found
-            places = [place for place in _split_places(folder) if _read_older(place[0]) is not None] if beside else []
-            root, name = places[0] if places else os.path.split(folder)
-            return read_older_manifest(opened, root, name) if beside else None
+                if _read_older(root) is not None:
+                    return read_record(root, name) or read_older_manifest(opened, root, name)
+            return read_beside(opened)[0]
     except (OSError, ForeignError):
         return None
 
 
 def _split_places(folder: str) -> List[Tuple[str, str]]:
-    """The folders of models that a folder may belong to, each with the name that it then has."""
+    """The folders of models that a folder may belong to, the outermost first, each with the name that it then has."""
     parts = os.path.realpath(folder).split("/")
-    return [("/".join(parts[:-count]) or "/", "/".join(parts[-count:])) for count in range(1, min(LEVELS, len(parts) - 1) + 1)]
+    counts = range(min(LEVELS, len(parts) - 1), 0, -1)
+    return [("/".join(parts[:-count]) or "/", "/".join(parts[-count:])) for count in counts]
 
 
 def find_manifest(path: str) -> Optional[Dict[str, Any]]:

@@ -61,11 +61,18 @@ def find_shelf(root: str) -> Shelf:
 
 
 def list_shelves(root: str) -> List[str]:
-    """Where records of the models below ``root`` may lie, for reading: this user, or root, may have written them."""
-    real = os.path.realpath(root)
-    parent, name = os.path.split(real)
-    key = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
-    places = [find_shelf(root).records, os.path.join(parent, "." + RECORDS, name), os.path.join(SYSTEM_STATE, "models", key)]
+    """Where records of the models below ``root`` may lie, for reading: this user, or root, may have written them.
+
+    No place is among them that lies in a volume, or in a folder that others can write: a container could plant records there.
+    """
+    places = [find_shelf(root).records]
+    if not VOLUME.fullmatch(root):
+        real = os.path.realpath(root)
+        parent, name = os.path.split(real)
+        if parent != "/" and not is_mount(real) and _is_guarded(parent):
+            places.append(os.path.join(parent, "." + RECORDS, name))
+        key = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
+        places.append(os.path.join(SYSTEM_STATE, "models", key))
     return list(dict.fromkeys(places))
 
 
@@ -77,16 +84,18 @@ def _own_state() -> str:
 
 def _is_ours(parent: str) -> bool:
     """Whether only root and this user can write to a folder, and this user can; of one that is not there, its parent."""
-    while True:
-        try:
-            seen = os.stat(parent)
-            break
-        except FileNotFoundError:
-            parent = os.path.dirname(parent)
-        except OSError:
-            return False
-    ours = seen.st_uid in (0, os.geteuid()) and not seen.st_mode & 0o022
-    return stat.S_ISDIR(seen.st_mode) and ours and os.access(parent, os.W_OK | os.X_OK)
+    while not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    return _is_guarded(parent) and os.access(parent, os.W_OK | os.X_OK)
+
+
+def _is_guarded(folder: str) -> bool:
+    """Whether only root and this user can write to a folder."""
+    try:
+        seen = os.stat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(seen.st_mode) and seen.st_uid in (0, os.geteuid()) and not seen.st_mode & 0o022
 
 
 def is_mount(path: str) -> bool:

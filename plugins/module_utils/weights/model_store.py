@@ -182,6 +182,18 @@ def remove_model(location: ModelLocation, check: bool) -> Dict[str, Any]:
 
 def carry_out(docker: DockerEngine, request: ModelRequest, check: bool) -> Dict[str, Any]:
     """Bring the model to the requested state, and return the result of anvil_model."""
+    try:
+        return _carry_out(docker, request, check)
+    except OSError as exc:
+        raise fail(
+            "the folder of the model cannot be read or changed",
+            where=exc.filename or request.name,
+            why=exc.strerror or str(exc),
+            hint="check owner and permissions of the folder, and whether something else writes there; then run again",
+        ) from exc
+
+
+def _carry_out(docker: DockerEngine, request: ModelRequest, check: bool) -> Dict[str, Any]:
     check = check or request.predict_only
     create = request.state == "present" and not check
     if request.state == "absent" and request.volume and docker.inspect_volume(request.volume) is None:

@@ -78,3 +78,10 @@ def test_the_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
         process.kill()
     with files.hold_lock(str(tmp_path), 0.3):
         pass
+
+
+def test_a_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "victim").touch()
+    (tmp_path / ".lock").symlink_to("victim")
+    with pytest.raises(AnvilError, match="cannot lock"), files.hold_lock(str(tmp_path), 1):
+        pass

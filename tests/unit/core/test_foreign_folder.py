@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +11,7 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core import foreign_folder
 from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder import ForeignError, ForeignFolder, open_folder
 from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_removal import remove
-from hostiletrees import limit_seconds, plant_deep
+from hostiletrees import limit_seconds, open_to_others, plant_deep, swap_in_a_loop
 
 
 @pytest.fixture
@@ -99,59 +96,20 @@ def test_a_file_that_is_swapped_between_its_check_and_the_hard_link_is_refused(f
     assert not (tmp_path / "target").exists()
 
 
-SWAP = """
-import os, sys
-folder, victim = sys.argv[1:]
-os.chdir(folder)
-if os.geteuid() == 0:
-    os.setgid(65534); os.setuid(65534)
-print("ready", flush=True)
-while True:
-    for name, other in (("a", "link"), ("a/b", "link2"), ("f", "link3")):
-        try:
-            os.rename(name, "aside"); os.rename(other, name); os.rename(name, other); os.rename("aside", name)
-        except OSError:
-            pass
-"""
-
-
-@contextlib.contextmanager
-def swap_in_a_loop(folder: Path, victim: Path) -> Iterator[None]:
-    """Another user who swaps folders and files for links to the victim as fast as it can."""
-    (folder / "a" / "b").mkdir(parents=True, exist_ok=True)
-    (folder / "a" / "b" / "f").write_text("own")
-    (folder / "f").write_text("own")
-    for link, target in (("link", victim), ("link2", victim), ("link3", victim / "f")):
-        (folder / link).symlink_to(target)
-    for path in (folder, *folder.rglob("*")):
-        if os.geteuid() == 0:
-            os.lchown(path, 65534, 65534)
-    process = subprocess.Popen([sys.executable, "-c", SWAP, str(folder), str(victim)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    with process:
-        process.stdout.readline()
-        yield
-        assert process.poll() is None
-        process.kill()
-
-
-@pytest.fixture
-def open_path(tmp_path: Path) -> Path:
-    """The folder of the test, which the other user can reach."""
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
-    return tmp_path
-
-
-def test_nothing_is_followed_while_another_user_swaps_links(open_path: Path) -> None:
-    folder, victim = open_path / "own", open_path / "victim"
+def test_nothing_is_followed_while_another_user_swaps_links(tmp_path: Path) -> None:
+    open_to_others(tmp_path)
+    folder, victim = tmp_path / "own", tmp_path / "victim"
     folder.mkdir()
     (victim / "b").mkdir(parents=True)
     for name in ("f", "b/f"):
         (victim / name).write_text("secret")
     before = sorted((str(path), path.lstat().st_mode, path.lstat().st_mtime_ns) for path in (victim, *victim.rglob("*")))
     tried = refused = 0
-    with swap_in_a_loop(folder, victim), open_folder(str(folder)) as opened:
+    (folder / "a" / "b").mkdir(parents=True)
+    for name in ("f", "a/b/f"):
+        (folder / name).write_text("own")
+    links = {"a": victim, "a/b": victim, "f": victim / "f"}
+    with swap_in_a_loop(folder, links), open_folder(str(folder)) as opened:
         deadline = time.monotonic() + 3
         while time.monotonic() < deadline:
             tried += 1
@@ -163,9 +121,10 @@ def test_nothing_is_followed_while_another_user_swaps_links(open_path: Path) -> 
                 opened.write("a/b/new", b"x", 0o777)
                 remove(opened, "a/new")
                 list(opened.walk())
+                if tried % 50 == 0:
+                    remove(opened, "a/b")
             except (ForeignError, OSError):
                 refused += 1
-        remove(opened, "a")
     after = sorted((str(path), path.lstat().st_mode, path.lstat().st_mtime_ns) for path in (victim, *victim.rglob("*")))
     assert after == before and tried > 100
     assert refused  # the swaps were seen

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import socket
 import socketserver
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.module_utils.docker import connection
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import choose_api_version, name_engine
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 
@@ -139,3 +143,33 @@ def test_an_answer_of_the_wrong_kind_is_one_sentence(start: Start, answer: Any) 
 )
 def test_what_an_engine_does_not_tell_is_no_reason_to_refuse_it(told: tuple[str, str, str], chosen: str) -> None:
     assert choose_api_version(told, HOST) == chosen
+
+
+def test_nobody_who_may_not_use_the_docker_engine_can_hold_the_lock_of_the_host(tmp_path: Path) -> None:
+    """Any user can open the folder of the socket, and so hold its lock for ever."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "docker.sock"))
+    os.chown(tmp_path / "docker.sock", -1, os.getgid())
+    engine = DockerEngine(f"unix://{tmp_path}/docker.sock")
+    stranger = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(stranger, fcntl.LOCK_EX)
+    with engine.lock_host():
+        seen = (tmp_path / "anvil-serving.lock").stat()
+        assert (seen.st_mode & 0o7777, seen.st_gid) == (0o660, os.getgid())
+        other = os.open(tmp_path / "anvil-serving.lock", os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
+    os.close(stranger)
+
+
+def test_an_answer_of_any_size_does_not_fill_the_memory(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LARGEST_ANSWER", 1000)
+    monkeypatch.setattr(connection, "PIECE", 1000)
+    engine, asked = start("1.47", "1.24", {"Name": "x" * 50_000})
+    with pytest.raises(AnvilError, match="its answer is not JSON"):
+        engine.info()
+    with pytest.raises(AnvilError, match="its answer is not JSON"):
+        engine.info()
+    assert len(asked) == 2

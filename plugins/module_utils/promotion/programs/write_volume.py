@@ -18,9 +18,10 @@ import json
 import os
 import select
 import shutil
+import stat
 import sys
 import time
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Set
+from typing import Any, BinaryIO, Callable, Dict, Mapping, Optional, Sequence, Set
 
 
 def receive(size: int, idle: float) -> bytes:
@@ -86,6 +87,15 @@ def delete(path: str) -> None:
         shutil.rmtree(path)
 
 
+def open_plain(path: str) -> BinaryIO:
+    """A regular file, for reading. Raises OSError for a link, and for a FIFO, which would wait for a writer."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError("{0} is no regular file".format(path))
+    return os.fdopen(handle, "rb")
+
+
 def write_new_file(path: str, content: bytes, owner: Optional[int] = None) -> None:
     """Write, sync and read back a file that does not exist yet. owner: the only user (a uid) who may read it; None: all may."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644 if owner is None else 0o600)
@@ -98,7 +108,7 @@ def write_new_file(path: str, content: bytes, owner: Optional[int] = None) -> No
         os.fsync(handle)
     finally:
         os.close(handle)
-    with open(path, "rb") as stream:
+    with open_plain(path) as stream:
         if stream.read() != content:
             raise OSError("{0} reads back differently from what was written".format(path))
 
@@ -112,8 +122,8 @@ def holds_exactly(folder: str, contents: Mapping[str, bytes]) -> bool:
         if found != set(contents):
             return False
         for name, content in contents.items():
-            with open(folder + "/" + name, "rb") as stream:
-                if stream.read() != content:
+            with open_plain(folder + "/" + name) as stream:
+                if stream.read(len(content) + 1) != content:
                     return False
     except OSError:
         return False

@@ -38,6 +38,11 @@ class AlteredFileError(Exception):
     """A fetched file is not what the hub announced."""
 
 
+def open_no_link(path: str, flags: int) -> int:
+    """Opens a file of the staging folder; a link there is not ours."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+
+
 class HashedFile:
     """A file that is appended to, and the sha256 of its content.
 
@@ -50,7 +55,7 @@ class HashedFile:
     def __init__(self, path: str) -> None:
         self.sha256 = hashlib.sha256()
         self.pending = 0
-        self.stream: BinaryIO = open(path, "a+b")  # noqa: SIM115  closed by close()
+        self.stream: BinaryIO = open(path, "a+b", opener=open_no_link)  # noqa: SIM115  closed by close()
         self.stream.seek(0)
         self._hash_rest()
 
@@ -143,7 +148,7 @@ def check_file(name: str, path: str, announced: Mapping[str, Any], known: Option
     size = os.path.getsize(path)
     sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)  # noqa: S324  git's choice, not ours
     if known is None or announced["blob"]:
-        with open(path, "rb") as stream:
+        with open(path, "rb", opener=open_no_link) as stream:
             for piece in iter(lambda: stream.read(PIECE), b""):
                 sha256.update(piece)
                 if announced["blob"]:
@@ -209,7 +214,10 @@ class HubClient:
         headers.update({"Range": "bytes={0}-{1}".format(start, end - 1), "Accept-Encoding": "identity"})
         left, path = end - start, os.path.join(self.folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "ab") as stream, contextlib.closing(read_pieces(metadata.location, headers)) as pieces:
+        with (
+            open(path, "ab", opener=open_no_link) as stream,
+            contextlib.closing(read_pieces(metadata.location, headers)) as pieces,
+        ):
             skip: Optional[int] = None
             for status, piece in pieces:
                 # A server that does not know ranges sends the file from its beginning; the connection is closed early then.
