@@ -406,16 +406,14 @@ def test_images_go_to_a_host_in_an_archive_and_only_where_it_lacks_them(
     export, load = REPO / "playbooks" / "export_images.yml", REPO / "playbooks" / "load_images.yml"
     archive = ("-e", f"archive={tmp_path}/images.tar")
     both = ("-e", f"images={first},{other}")
-    assert "changed=1" in play(export, *archive, *both, "--check") and not (tmp_path / "images.tar").exists()
     assert "changed=1" in play(export, *archive, *both)
-    assert "changed=0" in play(export, *archive, *both) and "changed=0" in play(load, *archive)
-    images.docker("rmi", "--force", first, other)
-    assert "changed=1" in play(load, *archive, "--check")
+    assert "changed=0" in play(export, *archive, *both)
+    # One name is gone, and the other was moved to another image.
+    images.docker("rmi", "--force", first)
+    images.docker("tag", BASE, other)
+    predicted = play(load, *archive, *both, "--check")
+    assert "changed=1" in predicted and f"{other}: loaded" in predicted and f"{first}: loaded" in predicted
     assert "changed=1" in play(load, *archive, *both)
     assert images.docker("image", "inspect", "--format", "{{.Id}}", first) and "changed=0" in play(load, *archive)
-    # A name that was moved to another image is loaded again.
-    images.docker("tag", BASE, other)
-    assert f"{other}: loaded" in play(load, *archive)
     assert "it holds" in play(load, *archive, "-e", "images=no:1", fails=True)
-    assert "this host has no image no:1" in play(export, *archive, "-e", "images=no:1", fails=True)
     assert "install community.docker" in play(load, *archive, fails=True, others=False)

@@ -55,6 +55,7 @@ class Operator:
             "ROUTER_TOKEN": TOKEN,
             "USER": "tester",
             "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+            "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
         }
 
     def play(self, names: str, *more: str) -> str:
