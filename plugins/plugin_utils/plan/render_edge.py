@@ -128,7 +128,7 @@ METRICS = {
     "anvil_edge_client_requests_total": ("counter", "Requests of a client since the last reload", "http_req_cnt"),
     "anvil_edge_client_admitted_total": ("counter", "Requests of a client that its limits let pass", "gpc0"),
     "anvil_edge_client_requests_in_flight": ("gauge", "Requests of a client at this moment", "conn_cur"),
-    "anvil_edge_client_bytes_total": ("counter", "Bytes sent to a client", "bytes_out_cnt"),
+    "anvil_edge_client_sent_kib_total": ("counter", "KiB sent to a client since the last reload", "kbytes_out"),
 }
 
 
