@@ -31,8 +31,8 @@ options:
     default: []
   edge:
     description:
-      - The container of the edge, for a router with replicas. O(container) is then one of them. O(ask) connects where
-        clients do, to the edge's published port, with TLS if it has certificates.
+      - The container of the edge in front of the router. O(ask) connects where clients do, to the edge's published port,
+        with TLS if it has certificates.
     type: str
     default: ''
   image:
@@ -86,7 +86,7 @@ options:
   ca_file:
     description:
       - A PEM file on the host for O(ask), with the edge's certificate or the one that signed it. Without it the edge must
-        present one of the certificates in the folder that it mounts.
+        present the first certificate of its own files.
     type: path
   server_name:
     description:
@@ -177,10 +177,14 @@ edge:
   description:
     - The edge, and the health of each replica as the edge sees it; null without O(edge).
     - C(loaded) is whether it has read the written configuration, C(problem) why it could not be read.
+    - C(certificates) are those that it has, with their last day and, from 30 days before, a warning. C(clients) is what each
+      client did since the last reload.
   returned: success
   type: dict
   sample: {"exists": true, "state": "running", "healthy": true, "loaded": true, "tls": false, "version": "3.0.11",
-    "replicas": [{"name": "anvil-router-1", "status": "UP", "sessions": 3, "queued": 0}]}
+    "replicas": [{"name": "anvil-router-1", "status": "UP", "sessions": 3, "queued": 0}],
+    "certificates": [{"file": "/etc/anvil-edge/private/host-0.pem", "expires": "2027-02-28", "warning": ""}],
+    "clients": [{"name": "alice", "requests": 120, "admitted": 118, "in_flight": 1}]}
 tiers:
   description:
     - The state of each tier in each router - C(state) is V(admitted) or V(quiesced), C(ready) whether the router sees its serve
@@ -214,7 +218,7 @@ from dataclasses import asdict
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import TOLERANT_OPTION, run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.measure.staleness import describe_stale, list_stale
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge_report import describe_edge
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_report import describe_edge, list_warnings
 from ansible_collections.anvil.serving.plugins.module_utils.router.module_parameters import parse_settings
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_report import describe_router, list_restarts
 from ansible_collections.anvil.serving.plugins.module_utils.router.tier_completions import (
@@ -256,7 +260,7 @@ def work(module):
     restarts = list_restarts(docker, settings, replicas)
     tiers, warnings = describe_tiers(docker, replicas, given["token"] or "")
     stale = list_stale(docker, given["plan"], given["container"], given["serves"]) if given["plan"] else {}
-    warnings += describe_stale(stale)
+    warnings += describe_stale(stale) + (list_warnings(edge) if edge else [])
     answers = {}
     asked = [model for model in given["ask"] if not is_quiesced(tiers.get(model, {}))]
     quiesced = "tier {0} is quiesced, so no completion is requested of it: playbooks/router_status.yml shows since why"

@@ -122,7 +122,8 @@ class ExternalPlan:
     """A server that is not managed by this collection. It gets requests, and is never started or stopped.
 
     container: the host name or address that the router reaches it by; ``host.docker.internal`` is the host itself.
-    start: the command line that starts it on its machine; empty: not known, so no script is rendered.
+    start: the command line that starts it on its machine; empty: not known, so no script is rendered. tls: it speaks HTTPS. ca: a
+    file on the router's host with the certificates that its own must be signed by; empty: those that the router's image trusts.
     """
 
     name: str
@@ -134,6 +135,8 @@ class ExternalPlan:
     args: Tuple[str, ...] = ()
     kind: str = "chat"
     start: Tuple[str, ...] = ()
+    tls: bool = False
+    ca: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class RouterPlan:
 
     ready_timeout, request_timeout: seconds; the latter is how long a tier may take for one answer. bind, port: where clients
     reach it, at its own container or at the edge. replicas: more than one run behind the edge of the host. insecure, paths: as in
-    ``edge_plan.Published``. extra_hosts: ``NAME:ADDRESS`` for the router's /etc/hosts.
+    ``edge_plan.Published``. ca: as in ``ExternalPlan``. extra_hosts: ``NAME:ADDRESS`` for the router's /etc/hosts.
     generation: ``profile`` (anvil-serving 0.12 to 0.13.2) has presets and a profile; ``gateway`` (0.35.1 to 2.0.2) has
     routes: the model name that a client sends -> the one tier that answers. purposes: its tiers for embeddings and reranking,
     which clients request at ``/v1/embeddings`` and ``/v1/rerank`` by the name of the model. audio: its tiers for
@@ -202,6 +205,7 @@ class RouterPlan:
     profile: Tuple[ProfileEntry, ...] = ()
     ready_timeout: int = 60
     request_timeout: int = 300
+    ca: str = ""
     replicas: int = 1
     insecure: bool = False
     paths: Tuple[Route, ...] = ()

@@ -15,14 +15,18 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_exter
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
+    ABSOLUTE,
     CONTAINER,
     NAME,
     NAME_RULE,
     NO_SPACE,
+    UNREAD,
     InventoryCheck,
+    Section,
 )
 
-EXTERNAL_KEYS = ("port", "served_name", "api_key", "host", "kind", *EXTERNAL_START_KEYS)
+EXTERNAL_KEYS = ("port", "served_name", "api_key", "host", "kind", "tls", *EXTERNAL_START_KEYS)
+EXTERNAL_TLS_KEYS = ("ca",)
 
 
 def read_externals(
@@ -52,6 +56,7 @@ def read_externals(
         )
         rule = "one word without spaces: the name of the model that it serves"
         served_name = inner.read_text("served_name", rule, NO_SPACE) or name
+        tls, ca = _read_tls(inner, host)
         start, args = read_start(inner, served_name, port or 0, host != HOST_GATEWAY)
         found.append(
             ExternalPlan(
@@ -64,7 +69,40 @@ def read_externals(
                 start=start,
                 api_key=secrets.read_secret_name(inner.path_of("api_key"), inner.raw.get("api_key")),
                 kind=inner.read_choice("kind", KINDS) or CHAT,
+                tls=tls,
+                ca=ca,
             )
         )
         check.add_note(path, "this server is not managed: it gets requests, but is never started, stopped or restarted")
+    _check_one_ca(check, found)
     return tuple(found)
+
+
+def _read_tls(section: Section, host: str) -> Tuple[bool, str]:
+    """``tls: true``, or ``tls: {ca: FILE}``: (whether the server speaks HTTPS, the file with the certificates to trust)."""
+    value = section.raw.get("tls")
+    if value is None or value is UNREAD or isinstance(value, bool):
+        tls, ca = bool(value) and value is not UNREAD, ""
+    else:
+        inner = section.check.read_mapping(section.path_of("tls"), value, "tls: true, or tls: {ca: /etc/anvil-tls/ca.pem}")
+        if inner is None:
+            return False, ""
+        inner.check_keys(EXTERNAL_TLS_KEYS)
+        rule = "an absolute path on the host of the router, such as /etc/anvil-tls/ca.pem"
+        tls, ca = True, inner.read_text("ca", rule, ABSOLUTE) or ""
+    if tls and host == HOST_GATEWAY:
+        hint = "set host to the name or address that its certificate is for"
+        section.add_problem("tls", "no certificate is for {0}".format(HOST_GATEWAY), hint)
+    return tls, ca
+
+
+def _check_one_ca(check: InventoryCheck, externals: Sequence[ExternalPlan]) -> None:
+    """A router trusts one file of certificates."""
+    files = sorted({external.ca for external in externals if external.ca})
+    for external in externals:
+        if external.ca and external.ca != files[0]:
+            check.add_problem(
+                ("anvil_external", external.name, "tls"),
+                "the router can trust one file of certificates, and {0} is another one than {1}".format(external.ca, files[0]),
+                "put the certificates of both into one file",
+            )

@@ -69,9 +69,7 @@ def read_serve_publish(section: Section, port: int, can_be_asked: bool, key_hint
         rule = "an IP address of this host, such as 10.0.0.5, or one with the port of the edge, such as 10.0.0.5:30102"
         text = section.read_text("publish", rule)
         address = split_address(section, text, port, "use " + rule) if text else None
-    if address is None:
-        return LOOPBACK, None
-    bind, outer = address
+    bind, outer = address or (LOOPBACK, port)
     if is_loopback(bind):
         for key in ("insecure", "paths"):
             if section.has(key):

@@ -128,6 +128,7 @@ def read_router(
         ),
         ready_timeout=section.read_integer("ready_timeout", 1, LONGEST_WAIT_SECONDS, "seconds") or 60,
         request_timeout=section.read_integer("request_timeout", 1, LONGEST_WAIT_SECONDS, "seconds") or 300,
+        ca=next((serve.ca for serve in serves if isinstance(serve, ExternalPlan) and serve.ca), ""),
         replicas=section.read_integer("replicas", 1, MAX_REPLICAS) or 1,
         insecure=bool(section.read_boolean("insecure")),
         paths=read_paths(section),

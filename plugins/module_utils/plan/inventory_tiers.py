@@ -157,7 +157,7 @@ def _read_concurrency(section: Section) -> Optional[Union[int, str]]:
 
 def format_base_url(serve: TierBackend, host: str, port: int) -> str:
     """Where the OpenAI-compatible API of a serve begins."""
-    tls, prefix = (serve.tls, serve.api_prefix) if isinstance(serve, ServePlan) else (False, "")
+    tls, prefix = (serve.tls, serve.api_prefix) if isinstance(serve, ServePlan) else (serve.tls, "")
     return "{0}://{1}:{2}{3}/v1".format("https" if tls else "http", host, port, prefix)
 
 

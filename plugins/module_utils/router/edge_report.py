@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict
+import re
+import time
+from dataclasses import asdict
+from typing import Any, Dict, List, Mapping
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.router.certificate_files import describe_expiry, read_expiry
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge, has_tls, loaded_hash
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import parse_config_hash
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge_servers import UP
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_servers import UP, parse_clients
+
+# The files of certificates in the edge's configuration.
+CERTIFICATES = re.compile(r" crt (\S+)")
 
 
 def describe_edge(docker: DockerEngine, container: str) -> Dict[str, Any]:
@@ -27,6 +34,8 @@ def describe_edge(docker: DockerEngine, container: str) -> Dict[str, Any]:
         "tls": False,
         "healthy": False,
         "replicas": [],
+        "certificates": [],
+        "clients": [],
         "problem": "",
     }
     if report["state"] != "running":
@@ -35,14 +44,27 @@ def describe_edge(docker: DockerEngine, container: str) -> Dict[str, Any]:
     try:
         servers, info = edge.read_servers(), edge.read_info()
         config = edge.read_config()
+        report["certificates"] = [_describe_certificate(edge, path) for path in sorted(set(CERTIFICATES.findall(config)))]
+        report["clients"] = [asdict(client) for client in parse_clients(edge.send_command("show table clients"))]
         report["loaded"] = loaded_hash(info) == parse_config_hash(config)
         report["tls"] = has_tls(config)
     except AnvilError as exc:
         report["problem"] = exc.as_text()
         return report
     report["version"] = info.get("Version", "")
-    report["healthy"] = any(server.status == UP for server in servers)
+    report["healthy"] = not servers or any(server.status == UP for server in servers)
     report["replicas"] = [
         {"name": each.name, "status": each.status, "sessions": each.sessions, "queued": each.queued} for each in servers
     ]
     return report
+
+
+def _describe_certificate(edge: Edge, path: str) -> Dict[str, str]:
+    """The certificate that the edge has at this path: its last day, and a warning if that is near."""
+    day, warning = describe_expiry(path, read_expiry(edge.read_file(path)), time.time())
+    return {"file": path, "expires": day, "warning": warning}
+
+
+def list_warnings(report: Mapping[str, Any]) -> List[str]:
+    """What an operator should know of an edge that was described."""
+    return [each["warning"] for each in report["certificates"] if each["warning"]]

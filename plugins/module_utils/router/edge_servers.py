@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The servers behind the edge, as HAProxy's ``show stat`` lists them. Pure."""
+"""The servers behind the edge and its clients, as HAProxy's ``show stat`` and ``show table`` list them. Pure."""
 
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from typing import List
 
@@ -44,3 +45,24 @@ def parse_servers(text: str) -> List[Server]:
             )
         )
     return sorted(found, key=lambda server: server.name)
+
+
+@dataclass(frozen=True)
+class ClientUse:
+    """What a client did since the edge was reloaded. admitted: requests that its limits let pass."""
+
+    name: str
+    requests: int
+    admitted: int
+    in_flight: int
+
+
+def parse_clients(text: str) -> List[ClientUse]:
+    """The clients in an answer to ``show table clients``, by name."""
+    found = []
+    for line in text.splitlines():
+        fields = dict(re.findall(r"(\w+)(?:\(\d+\))?=(\S+)", line))
+        if "key" in fields:
+            counts = (int(fields.get(name, 0)) for name in ("http_req_cnt", "gpc0", "conn_cur"))
+            found.append(ClientUse(fields["key"], *counts))
+    return sorted(found, key=lambda client: client.name)

@@ -162,14 +162,22 @@ def check_externals(
     found: Dict[str, Dict[str, Any]] = {}
     for one in externals:
         name, host, port, served = str(one["name"]), str(one["container"]), int(one["port"]), str(one["served_name"])
-        fixed = {"endpoint": format_url("http", host, port), "served_name": served, "port": port, "managed": False}
+        tls = bool(one.get("tls"))
+        url = format_url("https" if tls else "http", host, port)
+        fixed = {"endpoint": url, "served_name": served, "port": port, "managed": False}
         if host == HOST_GATEWAY and not is_local(docker.docker_host):
             found[name] = {**fixed, "state": "unknown", "ready": None, "why": "the server can be reached only from its own host"}
             continue
         address = (_gateway(docker) if host == HOST_GATEWAY else host, port)
         key = str(secrets.get(str(one.get("api_key") or "")) or "")
-        probe = readiness.ReadinessProbe(name, "", "models", address, served, 0, key)
-        answer = readiness.request_state(probe)
+        ca = str(one.get("ca") or "")
+        probe = readiness.ReadinessProbe(name, "", "models", address, served, 0, key, tls, ca=ca if tls else None)
+        try:
+            answer = readiness.request_state(probe)
+        except OSError as exc:
+            why = "{0} cannot be read: {1}".format(ca, exc.strerror or exc)
+            found[name] = {**fixed, "state": "unknown", "ready": None, "why": why}
+            continue
         verdict = readiness.judge_answer(probe, answer, "")
         ready = verdict.outcome == readiness.READY
         state = "answers" if ready else "silent" if not answer.status else verdict.state

@@ -55,7 +55,8 @@ class ReadinessProbe:
 
     interval: the longest pause between two checks, in seconds. timeout: seconds. warmup: the serve is ready only after it has
     given one answer. serves: the kind of that answer (``catalog/served_kinds``). has_health: ``/health`` answers 503 while the
-    model loads (llama-server), whatever the other paths say. prefix: the path before all others.
+    model loads (llama-server), whatever the other paths say. prefix: the path before all others. ca: a file of certificates that
+    the server's must be signed by; empty: those of this host; None: no check, for an address of this host.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ReadinessProbe:
     serves: str = "chat"
     has_health: bool = False
     prefix: str = ""
+    ca: Optional[str] = None
 
     @property
     def path(self) -> str:
@@ -129,6 +131,10 @@ def _open_connection(probe: ReadinessProbe, timeout: float) -> http.client.HTTPC
     host, port = probe.address[0].strip("[]"), probe.address[1]
     if not probe.tls:
         return http.client.HTTPConnection(host, port, timeout=timeout)
+    if probe.ca is not None:
+        return http.client.HTTPSConnection(
+            host, port, timeout=timeout, context=ssl.create_default_context(cafile=probe.ca or None)
+        )
     # The request goes to an address of this host, which no certificate names.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -45,6 +45,8 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render_edge imp
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.templating import MODELS_FILE, render_template
 
 ROUTER_MOUNT = "/etc/anvil"
+# The certificates that a router trusts besides those of its image.
+ROUTER_CA = "/etc/anvil-ca/ca.pem"
 ROUTER_TOKEN_ENV = "ANVIL_ROUTER_TOKEN"
 SERVES_PROJECT = "anvil-serves"
 ROUTER_PROJECT = "anvil-router"
@@ -151,7 +153,11 @@ def _router_values(router: RouterPlan) -> dict[str, Any]:
         command=["router", "run", "--host", "0.0.0.0", "--port", "8000", "--config", f"{ROUTER_MOUNT}/config.toml"],
         # Each tier gets a preset of its own name, because the router classifies a bare tier id and may choose another tier.
         presets={tier.id: (tier.id,) for tier in router.tiers} | router.presets,
-        mounts=[Mount("volume", router.volume, ROUTER_MOUNT, read_only=True)],
+        mounts=[
+            Mount("volume", router.volume, ROUTER_MOUNT, read_only=True),
+            *([Mount("bind", router.ca, ROUTER_CA, read_only=True)] if router.ca else []),
+        ],
+        environment={"SSL_CERT_FILE": ROUTER_CA} if router.ca else {},
         # A gateway router finishes its requests on SIGTERM. A profile router stops at once, and without an error only on SIGINT.
         stop_signal="SIGTERM" if router.generation == "gateway" else "SIGINT",
     )

@@ -22,7 +22,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import r
 from bed import FAKOLI_DARK, Bed
 from conftest import REPO
 from harness import run_module
-from replicas import make_certificate
+from replicas import EDGE_IMAGE, make_certificate
 from routersite import wait_until
 
 ROUTE_LISTS = sorted((REPO / "tests/unit/data/routes").glob("*.txt"))
@@ -125,7 +125,7 @@ class Site:
         up = run_module("anvil_router_up", project=rendered["router"], edge="anvil-router-edge", secrets=self.keys)
         assert not up["failed"], up["msg"]
         for port in (ROUTER, SERVE, STAND_IN):
-            wait_until(lambda port=port: self.ask(port, "GET", "/healthz")[0] == 200)
+            wait_until(lambda port=port: self.is_up(port))
 
     def connect(self, port: int) -> socket.socket:
         plain = socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -149,6 +149,12 @@ class Site:
 
     def status(self, port: int, method: str, path: str, key: str = "", body: Any = None, **headers: str) -> int:
         return self.ask(port, method, path, key, body, **headers)[0]
+
+    def is_up(self, port: int) -> bool:
+        try:
+            return self.status(port, "GET", "/healthz") == 200
+        except OSError:  # Docker's proxy accepts a connection before HAProxy listens
+            return False
 
     def walk(self, port: int, routes: Iterable[tuple[str, str]], key: str = "") -> dict[tuple[str, str], tuple[int, str]]:
         """One request for each route, on one connection: route -> (status, text)."""
@@ -294,6 +300,15 @@ def test_a_key_opens_only_what_its_client_may_use(site: Site) -> None:
 
 
 @ONE
+def test_every_tier_is_asked_through_the_edge_as_a_client(site: Site) -> None:
+    asked = site.render()["router_names"]["asked"]
+    assert asked == {"edge": "anvil-router-edge", "secret": "alice"}
+    given = {"image": site.router_image, "edge": asked["edge"], "token": site.keys[asked["secret"]], "ask": ["heavy", "fast"]}
+    told = run_module("anvil_router_info", **given)
+    assert not told["failed"] and all(answer["ok"] for answer in told["answers"].values()), told
+
+
+@ONE
 def test_requests_beyond_a_limit_get_429_and_a_time_to_wait(site: Site) -> None:
     answers = [site.ask(STAND_IN, "GET", "/v1/models", "carol") for _ in range(5)]
     assert [status for status, _text, _headers in answers] == [200, 200, 200, 429, 429]
@@ -358,6 +373,19 @@ def _get_plain(host: str, port: int, path: str) -> str:
 
 
 @ONE
+def test_the_status_shows_what_clients_did_and_when_the_certificate_ends(site: Site) -> None:
+    assert site.status(STAND_IN, "GET", "/v1/models", "alice") == 200
+    info = run_module("anvil_router_info", edge="anvil-router-edge", image=site.router_image)
+    edge = info["edge"]
+    assert edge["tls"] and edge["healthy"] and edge["loaded"] and not edge["problem"], edge
+    assert [each["name"] for each in edge["replicas"]] == ["anvil-router"]
+    alice = next(client for client in edge["clients"] if client["name"] == "alice")
+    assert alice["requests"] >= alice["admitted"] > 0 and alice["in_flight"] == 0
+    # The certificate of these tests is valid for two days.
+    assert "certificate of the edge expires on" in str(info["warnings"]), info["warnings"]
+
+
+@ONE
 def test_keys_and_clients_change_without_a_failed_request(site: Site) -> None:
     before = site.bed.started()
     failed: list[int] = []
@@ -388,3 +416,33 @@ def test_keys_and_clients_change_without_a_failed_request(site: Site) -> None:
         stop = True
         assert all(each.result() > 3 for each in asking) and not failed
     assert site.bed.started() == before and not site.promote_edge()["changed"]
+
+
+def test_a_host_without_a_router_has_an_edge_alone(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    make_certificate(tmp_path / "tls", "edge.example")
+    clean_bed.docker("network", "create", "anvil")
+    site = Site(clean_bed, tmp_path, models, "anvil.local/router:2.0.2")
+    variables = {key: value for key, value in site.variables.items() if key != "anvil_router"}
+    variables["anvil_serves"] = {"heavy": variables["anvil_serves"]["heavy"]}
+    variables["anvil_clients"] = {"alice": {"keys": ["alice"]}, "bob": {"keys": ["bob"], "tiers": ["heavy"]}}
+    rendered = render_host(build_plan("bed", variables, dict.fromkeys(site.keys, "file")))
+    assert rendered["router"] is None
+    made = run_module("anvil_serve", project=rendered["serves"], secrets=site.keys)
+    assert not made["failed"], made["msg"]
+    given = {**rendered["edge"], "secrets": site.keys, "settle": 0.3}
+    up = {"project": rendered["edge_alone"], "edge": "anvil-edge", "volume": "", "secrets": site.keys}
+    for check in (True, False):
+        assert run_module("anvil_router_edge", check=check, **given)["changed"]
+        assert run_module("anvil_router_up", check=check, **up)["changed"]
+    wait_until(lambda: site.is_up(SERVE))
+    assert [site.status(SERVE, "POST", CHAT, key, chat()) for key in ("", "alice", "bob", "heavy_key")] == [401, 200, 200, 401]
+    for module, parameters in (("anvil_router_edge", given), ("anvil_router_up", up)):
+        again = run_module(module, **parameters)
+        assert not again["failed"] and not again["changed"], again
+    # A recreated serve may have another address; the edge finds it by its name.
+    clean_bed.docker("rm", "--force", "anvil-heavy")
+    run = ["run", "--detach", "--name", "takes-the-address", "--network", "anvil", "--entrypoint", "sleep"]
+    clean_bed.docker(*run, EDGE_IMAGE, "60")
+    assert not run_module("anvil_serve", project=rendered["serves"], secrets=site.keys)["failed"]
+    wait_until(lambda: site.status(SERVE, "POST", CHAT, "alice", chat()) == 200)
