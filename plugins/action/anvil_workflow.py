@@ -12,7 +12,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import failure_result
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.env_file import read_env_file
-from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.file_check import MODEL_KEY
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.file_check import MODEL_KEY, MODEL_URL
 
 
 class ActionModule(HostCodeAction):
@@ -27,8 +27,11 @@ class ActionModule(HostCodeAction):
             except AnvilError as error:
                 return {**result, **failure_result(error)}
             variables = arguments.get("variables") or []
+            given = arguments.pop("model_url", "") or ""
+            values = {**values, MODEL_URL: given or values.get(MODEL_URL, "")}
             arguments["secrets"] = {name: values[name] for name in variables if values.get(name)}
-            arguments["model_key"] = values.get(MODEL_KEY) or arguments.get("model_key") or ""
+            own = values.get(MODEL_KEY) if arguments.get("env_key", True) else ""
+            arguments["model_key"] = own or arguments.get("model_key") or ""
         answer = self._execute_module(module_args=arguments, task_vars=task_vars)
         result = merge_hash(result, answer)
         self._remove_tmp_path(self._connection._shell.tmpdir)

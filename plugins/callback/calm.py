@@ -142,7 +142,7 @@ class CallbackModule(CallbackBase):
         self._retried: set[tuple[str, str]] = set()
 
     def _print(self, text: str, color: str | None = None, stderr: bool = False) -> None:
-        self._display.display(printable.make_printable(text), color=color, stderr=stderr)
+        self._display.display(printable.make_showable(text), color=color, stderr=stderr)
 
     def _print_line(self, label: str, text: str, color: str | None = None, stderr: bool = False) -> None:
         """One line of a host."""
@@ -359,7 +359,8 @@ class CallbackModule(CallbackBase):
     def v2_on_file_diff(self, result: CallbackTaskResult) -> None:
         many = result.result.get("results") if result.task.loop else None
         for one in many if many is not None else [result.result]:
-            diff = self._get_diff(printable.make_data_printable(one["diff"])) if one.get("diff") and one.get("changed") else ""
+            shown = printable.make_data_printable(one.get("diff"), printable.make_showable)
+            diff = self._get_diff(shown) if shown and one.get("changed") else ""
             if diff.strip():
                 self._print_line(self.host_label(result), f"differences: {self._name_task(result)}")
                 self._display.display(diff.rstrip("\n") + "\n")  # with the colours of Ansible

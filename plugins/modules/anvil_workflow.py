@@ -52,6 +52,24 @@ options:
     description: The key that clients must present.
     type: str
     default: ""
+  model_url:
+    description: The URL of the model endpoint, if it has credentials. C(OPENAI_BASE_URL) is then one of O(variables).
+    type: str
+    default: ""
+  env_key:
+    description: Whether C(OPENAI_API_KEY) of the env file is for the model endpoint.
+    type: bool
+    default: true
+  tls:
+    description: The certificate of the published port. Without it the port has no TLS.
+    type: dict
+    suboptions:
+      certificate:
+        description: A PEM file on the host with the certificate and those of its issuers. It may hold the key too.
+        type: path
+      key:
+        description: A PEM file on the host with the key.
+        type: path
   model_key:
     description: The key of the model endpoint. C(OPENAI_API_KEY) of the env file overrides it.
     type: str
@@ -166,6 +184,9 @@ OPTIONS = {
     "env_file": {"type": "path", "default": ""},
     "variables": {"type": "list", "elements": "str", "default": []},
     "api_key": {"type": "str", "default": "", "no_log": True},
+    "model_url": {"type": "str", "default": "", "no_log": True},
+    "env_key": {"type": "bool", "default": True, "no_log": False},
+    "tls": {"type": "dict", "options": {"certificate": {"type": "path"}, "key": {"type": "path", "no_log": False}}},
     "model_key": {"type": "str", "default": "", "no_log": True},
     "private": {"type": "dict", "default": {}, "no_log": False},
     "replicas": {"type": "list", "elements": "str", "default": []},

@@ -55,6 +55,14 @@ options:
     type: list
     elements: str
     default: []
+  tls:
+    description: Whether the published port has TLS, with a certificate that is an option of M(anvil.serving.anvil_workflow).
+    type: bool
+    default: false
+  insecure:
+    description: Whether an address beyond loopback may be published without TLS.
+    type: bool
+    default: false
   log_prompts:
     description: Whether traces have prompts, answers and the texts of errors.
     type: bool
@@ -233,6 +241,8 @@ OPTIONS = {
     "has_api_key": {"type": "bool", "default": False, "no_log": False},
     "hosts": {"type": "list", "elements": "str", "default": []},
     "log_prompts": {"type": "bool", "default": True},
+    "tls": {"type": "bool", "default": False},
+    "insecure": {"type": "bool", "default": False},
     "root": {"type": "str", "default": "/opt/anvil"},
     "generate_only": {"type": "bool", "default": False},
     "output": {"type": "path", "default": ""},

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import ssl
 import subprocess
 import sys
 import threading
@@ -88,9 +89,20 @@ class Reply:
     body: Any
 
 
-def ask(port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 60) -> Reply:
-    """Send one request on loopback; raises OSError if nothing answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+def ask(
+    port: int,
+    method: str,
+    path: str,
+    body: Any = None,
+    headers: dict[str, str] | None = None,
+    timeout: float = 60,
+    trust: ssl.SSLContext | None = None,
+) -> Reply:
+    """Send one request on loopback, with TLS where ``trust`` is given; raises OSError if nothing answers."""
+    if trust is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    else:
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout, context=trust)
     try:
         text = None if body is None else json.dumps(body)
         connection.request(method, path, text, {"Content-Type": "application/json", **(headers or {})})

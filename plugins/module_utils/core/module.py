@@ -7,7 +7,11 @@ from typing import Any, Callable, Dict, Mapping
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, problems_as_dicts
-from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_data_printable, make_printable
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import (
+    hide_credentials,
+    make_data_printable,
+    make_showable,
+)
 
 # Characters of the longest parameter that a result returns.
 LONGEST_RETURNED = 400
@@ -58,12 +62,12 @@ def run_module_without_docker(
         returned.update(work(module))
     except AnvilError as exc:
         if module.params.get("tolerant"):
-            module.exit_json(changed=False, trouble=make_printable(exc.as_text()), **returned)
+            module.exit_json(changed=False, trouble=make_showable(exc.as_text()), **returned)
         module.fail_json(**_describe_failure(exc), **returned)
     for warning in returned.pop("warnings", ()):
-        module.warn(make_printable(warning))
+        module.warn(make_showable(warning))
     if "diff" in returned:
-        returned["diff"] = make_data_printable(returned["diff"])
+        returned["diff"] = make_data_printable(returned["diff"], make_showable)
     problems = returned.pop("problems", ())
     if problems:
         module.fail_json(**_describe_failure(AnvilError(*problems)), **returned)
@@ -72,7 +76,8 @@ def run_module_without_docker(
 
 def _describe_failure(error: AnvilError) -> Dict[str, Any]:
     """What a module says must be printable by itself: not every output of Ansible is ours."""
-    return {"msg": make_printable(error.as_text()), "problems": make_data_printable(problems_as_dicts(error.problems))}
+    problems = make_data_printable(problems_as_dicts(error.problems), make_showable)
+    return {"msg": make_showable(error.as_text()), "problems": problems}
 
 
 def shorten_parameter(value: Any, depth: int = 0) -> Any:
@@ -82,7 +87,7 @@ def shorten_parameter(value: Any, depth: int = 0) -> Any:
     both sides parse, check for secrets and keep.
     """
     if isinstance(value, str):
-        return value if len(value) <= LONGEST_RETURNED else "({0} characters)".format(len(value))
+        return hide_credentials(value) if len(value) <= LONGEST_RETURNED else "({0} characters)".format(len(value))
     if isinstance(value, dict):
         return sorted(value) if depth > 1 else {name: shorten_parameter(item, depth + 1) for name, item in value.items()}
     if isinstance(value, list):

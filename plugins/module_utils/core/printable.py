@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Texts that a terminal prints and never executes: control and direction characters become ``\\u001b``. Pure.
+"""Texts that a terminal prints and never executes: control and direction characters become ``\\u001b``; and URLs without the
+credentials in them. Pure.
 
 Logs, names, labels and messages of containers, files and servers are the words of others. A terminal executes the escape
 sequences in them, and characters that change the direction of writing make a line read as another one.
@@ -18,6 +19,25 @@ _COLOUR = re.compile("\x1b\\[[0-9;:]*m")
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
+
+# A text, because re compiles it at its first use. A password may hold an @ that nobody encoded.
+_LOGIN = r"(?<![A-Za-z])([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^\s/?#\"'<>@]*(?:@[^\s/?#\"'<>@]*)*@"
+_SIGNATURE = r"(?i)([?&](?:sig|[\w-]*signature|[\w-]*token|api[_-]?key)=)[^&\s\"'#]+"
+HIDDEN = "<hidden>"
+
+
+def hide_credentials(text: str) -> str:
+    """The text with ``<hidden>`` in place of users, passwords, signatures and tokens in URLs."""
+    if "://" not in text:
+        return text
+    if "@" in text:
+        text = re.sub(_LOGIN, r"\1" + HIDDEN + "@", text)
+    return re.sub(_SIGNATURE, r"\1" + HIDDEN, text) if "=" in text else text
+
+
+def make_showable(text: str) -> str:
+    """As ``make_printable``, and without the credentials in URLs: for all that is told to an operator or logged."""
+    return make_printable(hide_credentials(text))
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -11,8 +11,8 @@ from typing import Any, Iterable, List, Mapping, Sequence, Set, Tuple
 from urllib.parse import quote, quote_plus
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import HIDDEN, hide_credentials
 
-HIDDEN = "<hidden>"
 # A line of a secret of several lines is hidden by itself if it has so many characters.
 LONG_LINE = 12
 # The patterns are texts: re compiles each at its first use, and a run that masks nothing needs none.
@@ -57,8 +57,6 @@ _ASSIGNED = r"""(?i)(?<![\w.-])(["']?{0}["']?)(\]?\s{{0,9}}[=:]\s{{0,9}}\[?\s{{0
     _LOOKS_SO, _VALUE
 )
 _BEARER = r"(?i)\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{6,}"
-_URL_LOGIN = r"(?<![A-Za-z])([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^\s/@:]*(?::[^\s/@]*)?@"
-_URL_SIGNATURE = r"(?i)([?&](?:sig|[\w-]*signature)=)[^&\s\"']+"
 # A word that is a flag, and no value that begins with a dash.
 _FLAG_WORD = r"(?s)--[A-Za-z][\w.-]*(?:=.*)?|-[A-Za-z]{1,5}(?:-[a-z]+)*(?:=.*)?"
 # The user of curl and its like, with a password; not user and group by their numbers.
@@ -158,8 +156,7 @@ def mask_known(text: str, known: Iterable[str] = ()) -> str:
     forms = {form for value in known if len(value) >= 4 for form in list_forms(value)}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, HIDDEN)
-    text = re.sub(_URL_SIGNATURE, r"\1" + HIDDEN, re.sub(_URL_LOGIN, r"\1" + HIDDEN + "@", text))
-    return re.sub(SECRET_SHAPE, HIDDEN, re.sub(_BEARER, r"\1 " + HIDDEN, text))
+    return re.sub(SECRET_SHAPE, HIDDEN, re.sub(_BEARER, r"\1 " + HIDDEN, hide_credentials(text)))
 
 
 def mask_text(text: str, known: Iterable[str] = ()) -> str:

@@ -10,6 +10,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import Connection
 
+MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+
 
 class NetworksAndVolumes(Connection):
     """The networks and volumes of one Docker Engine."""
@@ -18,14 +20,27 @@ class NetworksAndVolumes(Connection):
         raw = self._inspect("network", "/networks/{0}", name)
         return None if raw is None else documents.read_network(raw)
 
-    def create_network(self, name: str, labels: Mapping[str, str], subnet: str = "") -> None:
+    def create_network(
+        self, name: str, labels: Mapping[str, str], subnet: str = "", closed: bool = False, internal: bool = False
+    ) -> None:
         """Create a bridge network; one that another run created in the meantime counts as success.
 
-        subnet: CIDR, for containers with fixed addresses; where it is empty, the Docker Engine chooses one.
+        subnet: CIDR, for containers with fixed addresses; where it is empty, the Docker Engine chooses one. closed: the
+        addresses of its containers are not replaced by that of the host when they leave it, so no other machine answers them.
+        Published ports work, unlike those of an internal network. internal: its containers reach each other only.
         """
         ipam = {"Driver": "default", "Config": [{"Subnet": subnet}]} if subnet else None
         try:
-            self._call_sdk("create network " + name, "create_network", name, driver="bridge", labels=dict(labels), ipam=ipam)
+            self._call_sdk(
+                "create network " + name,
+                "create_network",
+                name,
+                driver="bridge",
+                labels=dict(labels),
+                ipam=ipam,
+                options={MASQUERADE: "false"} if closed else None,
+                internal=internal,
+            )
         except AnvilError:
             if self.inspect_network(name) is None:
                 raise

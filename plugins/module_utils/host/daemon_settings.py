@@ -8,7 +8,8 @@ import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
-from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import HIDDEN, mask_value
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import HIDDEN
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import mask_value
 
 BY_HAND = "correct it by hand (dockerd --validate --config-file {0} shows the error), or move it away"
 # What dockerd reads again on SIGHUP, and uses from then on (moby, daemon/reload.go). `features` is read again too, but CDI and

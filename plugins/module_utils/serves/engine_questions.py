@@ -14,7 +14,8 @@ import re
 from dataclasses import dataclass, field
 from typing import List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import HIDDEN, hide_secrets
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import HIDDEN
+from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import hide_secrets
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedImage
 

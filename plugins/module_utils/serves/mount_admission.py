@@ -29,11 +29,17 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.container_po
     suggest_opening,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
-from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import LABEL_SERVE, Mount, Service
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    LABEL_PREFIX,
+    LABEL_SERVE,
+    Mount,
+    Service,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 
 RECORDS = ".anvil-serving"
+LABEL_WORKFLOW = LABEL_PREFIX + "workflow"
 # Sockets of container engines beside that of this run.
 SOCKETS = ("/run/docker.sock", "/var/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock")
 # File systems that show the kernel -> where this host has them.
@@ -61,14 +67,14 @@ Identity = Tuple[int, int]
 def judge_mounts(docker: DockerEngine, services: Sequence[Service], directory: str) -> Dict[str, List[Problem]]:
     """Why serves may not have their mounts, by the name of the service. directory: of the project, whose own files are mounted.
 
-    Only serves and experiments have mounts that an operator or a file of others has chosen.
+    Only serves and experiments have mounts that an operator or a file of others has chosen; of a workflow, nobody chooses any.
     """
     if not is_local(docker.docker_host):
         return {}
     judge: Optional[_Judge] = None
     found: Dict[str, List[Problem]] = {}
     for service in services:
-        if LABEL_SERVE not in service.labels:
+        if LABEL_SERVE not in service.labels or LABEL_WORKFLOW in service.labels:
             continue
         allowed = [one for one in map(parse_allowed, map(str, service.anvil.get("allow_mounts") or ())) if one is not None]
         for mount in service.mounts:

@@ -16,6 +16,8 @@ def ensure_networks_and_volumes(docker: DockerEngine, services: Sequence[Service
     """Create what is missing; returns what was created, or in check mode would be."""
     created = []
     subnets = {name: str(subnet) for service in services for name, subnet in (service.anvil.get("subnets") or {}).items()}
+    closed = {str(name) for service in services for name in service.anvil.get("closed") or ()}
+    internal = {str(name) for service in services for name in service.anvil.get("internal") or ()}
     for network in sorted({network for service in services for network in service.networks}):
         found = docker.inspect_network(network)
         subnet = subnets.get(network, "")
@@ -27,7 +29,8 @@ def ensure_networks_and_volumes(docker: DockerEngine, services: Sequence[Service
                 docker.remove_network(network)
         created.append("network " + network)
         if not check:
-            docker.create_network(network, {MANAGED: "true"}, subnet)
+            options = {"closed": network in closed, "internal": network in internal}
+            docker.create_network(network, {MANAGED: "true"}, subnet, **options)
     volumes = {mount.source for service in services for mount in service.mounts if mount.kind == "volume"}
     for volume in sorted(volumes):
         if docker.inspect_volume(volume) is None:

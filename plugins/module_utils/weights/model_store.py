@@ -39,7 +39,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest_ver
     report_differences,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_request import ModelRequest
-from ansible_collections.anvil.serving.plugins.module_utils.weights.source import FetchOptions, Source, check_allowed
+from ansible_collections.anvil.serving.plugins.module_utils.weights.source import (
+    FetchOptions,
+    Source,
+    check_allowed,
+    clean_record,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.weights.staging import clear_staging, prepare_staging
 from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads import append_piece
 
@@ -50,7 +55,7 @@ def _has_same_source(manifest: Mapping[str, Any], source: Source, options: Fetch
     A branch was resolved when it was fetched and stays at that commit until ``refresh``. A folder or archive that was removed
     since does not count as a change.
     """
-    recorded, asked = dict(manifest["source"]), source.as_dict()
+    recorded, asked = clean_record(manifest["source"]), source.as_dict()
     if source.kind == "hub":
         pinned = COMMIT.fullmatch(source.revision) is not None
         if options.refresh and not pinned:

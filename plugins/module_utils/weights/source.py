@@ -11,6 +11,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import read_file
 from ansible_collections.anvil.serving.plugins.module_utils.core.live_output import LiveOutput
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import hide_credentials
 from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest import MANIFEST
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_record import OLD_STAGING
 from ansible_collections.anvil.serving.plugins.module_utils.weights.uploads import ControllerFiles
@@ -39,7 +40,14 @@ class Source:
     sha256: str = ""
 
     def as_dict(self) -> Dict[str, Any]:
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items() if value}
+        """As the records of models keep it: without the credentials in its URL."""
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items() if value}
+        return clean_record(plain)
+
+
+def clean_record(source: Mapping[str, Any]) -> Dict[str, Any]:
+    """The source in a record, without the credentials that an earlier version kept in its URL."""
+    return {**source, "url": hide_credentials(str(source["url"]))} if "url" in source else dict(source)
 
 
 @dataclass(frozen=True)

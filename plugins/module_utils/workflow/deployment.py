@@ -6,8 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Project, read_project
+
+CERTIFICATE = "certificate"
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class Deployment:
 def read_deployment(params: Mapping[str, Any]) -> Deployment:
     """The parameters of anvil_workflow as a Deployment. Raises AnvilError for a private file that has no value."""
     project = read_project(params["project"], params["secrets"], ())
+    given = {**params, CERTIFICATE: read_certificate(params["tls"] or {})}
     needed = {name for names in params["private"].values() for name in names}
-    private = {name: str(params[name]) for name in ("api_key", "model_key") if name in needed}
+    private = {name: str(given[name]) for name in ("api_key", CERTIFICATE, "model_key") if name in needed}
     missing = sorted(name for name, value in private.items() if not value)
     if missing:
         raise AnvilError(*(Problem("no value is given", name, hint="set workflow_" + name) for name in missing))
@@ -45,6 +49,24 @@ def read_deployment(params: Mapping[str, Any]) -> Deployment:
         drain_timeout=float(params["drain_timeout"]),
         ready_timeout=float(params["ready_timeout"]),
     )
+
+
+def read_certificate(tls: Mapping[str, Any]) -> str:
+    """The certificates and the key of ``tls``, files of this host, in one text; empty without them. Raises AnvilError."""
+    texts, problems = [], []
+    for name in ("certificate", "key"):
+        path = str(tls.get(name) or "")
+        if not path:
+            continue
+        text = files.read_file(path)
+        if text is None or "-----BEGIN " not in text:
+            why = "it does not exist" if text is None else "it holds no PEM"
+            hint = "set workflow_tls to PEM files of the host"
+            problems.append(Problem("the {0} cannot be used".format(name), path, why, hint))
+        texts.append((text or "").strip() + "\n")
+    if problems:
+        raise AnvilError(*problems)
+    return "".join(texts)
 
 
 def read_project_to_remove(raw: Mapping[str, Any]) -> Project:

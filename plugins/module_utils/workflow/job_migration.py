@@ -37,7 +37,7 @@ MOVE_SECONDS = 600
 class Migration:
     """A move of jobs that is due. volume: where the jobs are. to_database: from the file to the database, else back.
 
-    image, environment, binds: of a server that can reach the database.
+    image, environment, binds, network: of a server that can reach the database.
     """
 
     volume: str
@@ -45,6 +45,7 @@ class Migration:
     image: str
     environment: Mapping[str, str]
     binds: Tuple[str, ...]
+    network: str
 
 
 def find_migration(docker: DockerEngine, project: Project, servers: Tuple[str, ...]) -> Optional[Migration]:
@@ -58,7 +59,8 @@ def find_migration(docker: DockerEngine, project: Project, servers: Tuple[str, .
             return None
         service = project.services[servers[0]]
         binds = ["{0}:{1}:ro".format(mount.source, mount.target) for mount in service.mounts if mount.kind == "bind"]
-        return Migration(volume, True, service.image, _pick_store_settings(service.environment), tuple(binds))
+        network = project.services[DATABASE].networks[0]
+        return Migration(volume, True, service.image, _pick_store_settings(service.environment), tuple(binds), network)
     volume = project.name + "-jobs"
     if docker.inspect_volume(volume) is None:
         return None
@@ -76,7 +78,8 @@ def find_migration(docker: DockerEngine, project: Project, servers: Tuple[str, .
     binds = [
         "{0}:{1}:ro".format(mount["Source"], mount["Destination"]) for mount in replicas[0]["Mounts"] if mount["Type"] == "bind"
     ]
-    return Migration(volume, False, str(config["Image"]), _pick_store_settings(environment), tuple(binds))
+    network = next(iter(found[DATABASE]["NetworkSettings"]["Networks"]))
+    return Migration(volume, False, str(config["Image"]), _pick_store_settings(environment), tuple(binds), str(network))
 
 
 def _pick_store_settings(environment: Mapping[str, str]) -> Dict[str, str]:
@@ -122,7 +125,7 @@ def move_jobs(docker: DockerEngine, project: Project, migration: Migration) -> i
     if docker.inspect_volume(data) is None:
         docker.create_volume(data, {LABEL_PREFIX + "managed": "true"})
     stores = [FILE, DESCRIBED] if migration.to_database else [DESCRIBED, FILE]
-    host = confine(network_mode=project.name, binds=[*migration.binds, data + ":/data"], tmpfs={"/tmp": ""})
+    host = confine(network_mode=migration.network, binds=[*migration.binds, data + ":/data"], tmpfs={"/tmp": ""})
     done = docker.run_side_container(
         migration.image, ["move", *stores], MOVE_SECONDS, environment=dict(migration.environment), host_config=host
     )
@@ -144,4 +147,5 @@ def remove_old_store(docker: DockerEngine, project: Project, migration: Migratio
         for service, raw in _inspect_containers(docker, project).items():
             if service in ("edge", DATABASE) or service.startswith("server-"):
                 docker.remove_container(str(raw["Id"]))
+        docker.remove_network(project.name + "-jobs")
     docker.remove_volume(migration.volume)

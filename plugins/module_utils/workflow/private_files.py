@@ -15,7 +15,12 @@ FOLDER = "private"
 # Servers, database and MLflow run under this uid. No other user of the host can read these files.
 UID = 10001
 # File -> suffix of the volume whose data was created with that password: the file is kept as long as the volume exists.
-PASSWORD_OF = {"jobs_password": "-jobs", "mlflow_password": "-mlflow"}
+PASSWORD_OF = {
+    "jobs_client_password": "-jobs",
+    "jobs_password": "-jobs",
+    "mlflow_client_password": "-mlflow",
+    "mlflow_password": "-mlflow",
+}
 
 
 def private_path(project: Project, name: str) -> str:

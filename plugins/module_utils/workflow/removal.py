@@ -13,10 +13,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project impor
 from ansible_collections.anvil.serving.plugins.module_utils.workflow.private_files import FOLDER, PASSWORD_OF, private_path
 
 LABEL_WORKFLOW = LABEL_PREFIX + "workflow"
-OUR_FILES = ("compose.yaml", ".lock", ".mounted.json", "edge/haproxy.cfg")
-OUR_FOLDERS = ("env", FOLDER, "edge", "wheels")
+OUR_FILES = ("compose.yaml", ".lock", ".mounted.json", "edge/haproxy.cfg", "jobs/start.sh")
+OUR_FOLDERS = ("env", FOLDER, "edge", "jobs", "wheels")
 # All that a deployment may have: the parameters of the removal may differ from those of the deployment.
 VOLUMES = ("-data", "-jobs", "-mlflow")
+NETWORKS = ("", "-jobs", "-mlflow")
 
 
 def remove_workflow(docker: DockerEngine, project: Project, purge: bool, check: bool) -> Dict[str, Any]:
@@ -25,7 +26,7 @@ def remove_workflow(docker: DockerEngine, project: Project, purge: bool, check: 
     containers = sorted(entry["Names"][0].lstrip("/") for entry in ours)
     volumes = [project.name + suffix for suffix in VOLUMES]
     purged = [name for name in volumes if purge and docker.inspect_volume(name) is not None]
-    network = docker.inspect_network(project.name) is not None
+    networks = [project.name + suffix for suffix in NETWORKS if docker.inspect_network(project.name + suffix) is not None]
     passwords = [
         private_path(project, name)
         for name, suffix in PASSWORD_OF.items()
@@ -33,8 +34,8 @@ def remove_workflow(docker: DockerEngine, project: Project, purge: bool, check: 
     ]
     leftovers = [path for path in _list_our_files(project.directory) if path not in passwords]
     result: Dict[str, Any] = {
-        "changed": bool(containers or purged or network or leftovers),
-        "removed": containers + ["network " + project.name] * network + ["volume " + name for name in purged],
+        "changed": bool(containers or purged or networks or leftovers),
+        "removed": containers + ["network " + name for name in networks] + ["volume " + name for name in purged],
         "files": leftovers,
         "kept": [name for name in volumes if not purge and docker.inspect_volume(name) is not None],
         "serves": {},
@@ -45,8 +46,8 @@ def remove_workflow(docker: DockerEngine, project: Project, purge: bool, check: 
         for entry in ours:
             docker.stop_container(str(entry["Id"]), GRACE_SECONDS)
             docker.remove_container(str(entry["Id"]))
-        if network:
-            docker.remove_network(project.name)
+        for name in networks:
+            docker.remove_network(name)
         for name in purged:
             docker.remove_volume(name)
         for path in leftovers:

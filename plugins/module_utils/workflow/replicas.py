@@ -14,6 +14,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.edge import E
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_servers import MAINT
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions, verbs
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import LOG_LINES, ServeOptions
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_resources import ensure_networks_and_volumes
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import read_container
 from ansible_collections.anvil.serving.plugins.module_utils.workflow.deployment import Deployment
 
@@ -25,6 +26,8 @@ def converge_services(docker: DockerEngine, deployment: Deployment, names: Seque
     """Converge these services and no others. Raises AnvilError for those that do not come up."""
     if not names:
         return
+    # Compose wants every network of its file, also those of services that are not started now.
+    ensure_networks_and_volumes(docker, list(deployment.project.services.values()), False)
     done = verbs.apply_state_locked(docker, replace(deployment.project, only=tuple(names)), ServeOptions(), lock)
     if done["problems"]:
         raise AnvilError(*done["problems"])

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import format_url
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
-from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import request_http
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Tls, request_http
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import published_address
 
@@ -66,15 +67,29 @@ def verify_workflow(service: Service, key: str, inputs: Mapping[str, Any], timeo
             where=where,
             why="HTTP {0}: {1}".format(answer.status, text[:1000]),
             hint="check that the models answer: curl -sS {0}/readyz; then set other inputs with workflow_request, or"
-            " skip the test request with workflow_verify=false".format(format_url("http", *published_address(bind, port))),
+            " skip the test request with workflow_verify=false".format(
+                format_url("https" if _has_tls(service) else "http", *published_address(bind, port))
+            ),
         )
     outputs = answer.body.get("outputs", answer.body) if isinstance(answer.body, Mapping) else answer.body
     return {"outputs": outputs, "seconds": round(time.monotonic() - began, 3)}
 
 
+def _has_tls(service: Service) -> bool:
+    return bool((service.anvil.get("ready") or {}).get("tls"))
+
+
+def _trust_anyone() -> ssl.SSLContext:
+    """The request goes to an address of this host, which no certificate names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 def _send(service: Service, method: str, path: str, key: str, body: Optional[Mapping[str, Any]] = None) -> Answer:
     bind, port, _target = service.ports[0]
-    reply = request_http(published_address(bind, port), method, path, 60.0, body=body, token=key)
+    tls = Tls(_trust_anyone()) if _has_tls(service) else None
+    reply = request_http(published_address(bind, port), method, path, 60.0, body=body, token=key, tls=tls)
     try:
         return Answer(reply.status, json.loads(reply.body))
     except ValueError:

@@ -10,13 +10,13 @@ from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import differs, write_file
-from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_data_printable, make_printable
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_data_printable, make_showable
 
 
 def failure_result(error: AnvilError, opening: str = "") -> dict[str, Any]:
     """The result of an action that fails: ``msg`` (after the opening line, if one is given) and ``problems``."""
-    text = make_printable(error.as_text())
-    problems = make_data_printable(problems_as_dicts(error.problems))
+    text = make_showable(error.as_text())
+    problems = make_data_printable(problems_as_dicts(error.problems), make_showable)
     return {"failed": True, "msg": f"{opening}\n{text}" if opening else text, "problems": problems}
 
 

@@ -29,7 +29,8 @@ MAX_REPLICAS = 16
 class WorkflowOptions:
     """The options of a workflow. An empty text is not given. timeout, job_ttl: seconds; size_limit: units of 10**6 bytes.
 
-    hosts: names under which clients call it. standalone: the files run without Ansible.
+    hosts: names under which clients call it. tls: there is a certificate. insecure: an address beyond loopback may go without.
+    standalone: the files run without Ansible.
     """
 
     workflow: str
@@ -58,6 +59,8 @@ class WorkflowOptions:
     has_api_key: bool = False
     hosts: tuple[str, ...] = ()
     log_prompts: bool = True
+    tls: bool = False
+    insecure: bool = False
     standalone: bool = False
 
 
@@ -114,6 +117,8 @@ def check_options(options: WorkflowOptions) -> Iterator[Problem]:
     if not wrong_binds and not is_loopback(options.bind) and not options.has_api_key:
         hint = "set workflow_api_key, from a file or a vault, or use bind=127.0.0.1"
         yield Problem(f"the workflow would be published on {options.bind} without an API key", "bind", hint=hint)
+    if not wrong_binds:
+        yield from _check_tls(options)
     yield from check_limits(options.mem_limit, options.pids_limit)
     for name in options.hosts:
         if not HOST.fullmatch(name):
@@ -131,6 +136,21 @@ def check_limits(memory: str, pids: int) -> Iterator[Problem]:
     read_memory(section)
     read_pids(section)
     yield from check.problems
+
+
+def _check_tls(options: WorkflowOptions) -> Iterator[Problem]:
+    """An address beyond loopback needs TLS, or the word insecure."""
+    if options.insecure:
+        return
+    if not is_loopback(options.bind) and (not options.tls or options.standalone):
+        files = "{certificate: /etc/anvil-tls/host.pem, key: /etc/anvil-tls/host.key}"
+        hint = f"set workflow_tls: {files}, or insecure=true for plain HTTP"
+        if options.standalone:
+            hint = "use bind=127.0.0.1 and a proxy with TLS in front of it, or insecure=true for plain HTTP"
+        yield Problem(f"the workflow would be published on {options.bind} without TLS", "bind", hint=hint)
+    if not options.no_mlflow and options.mlflow_port and not is_loopback(options.mlflow_bind):
+        hint = "use mlflow_bind=127.0.0.1 and a tunnel (ssh -L), or insecure=true for plain HTTP"
+        yield Problem(f"MLflow would be published on {options.mlflow_bind} without TLS", "mlflow_bind", hint=hint)
 
 
 def check_subnet(options: WorkflowOptions) -> Iterator[Problem]:

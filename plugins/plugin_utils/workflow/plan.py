@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import bracket
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import hide_credentials
 from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import EdgePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan, Limits
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_clients import HOLDER, ROUTER_FRONT
@@ -68,8 +69,9 @@ class WorkflowPlan:
     """A workflow, with every default decided.
 
     variables: the environment variables of the workflow, name -> default (None: no default). given: those that the env file
-    sets. addresses: service -> its fixed IPv4 address in the network of the project, if there is an edge: HAProxy keeps the
-    address that it resolved first, and a container with a dynamic address could take the address of another one.
+    sets. env_key: whether a model key in the env file is for model_url. addresses: service -> its fixed IPv4 address in the
+    network of the project, if there is an edge: HAProxy keeps the address that it resolved first, and a container with a dynamic
+    address could take the address of another one.
     """
 
     name: str
@@ -106,7 +108,9 @@ class WorkflowPlan:
     has_api_key: bool
     hosts: tuple[str, ...]
     log_prompts: bool
+    tls: bool
     has_model_key: bool
+    env_key: bool
     inputs: dict[str, Any]
     outputs: tuple[str, ...]
     standalone: bool = False
@@ -117,7 +121,15 @@ class WorkflowPlan:
         """The plan as JSON types, without the text of the workflow file."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         plain.pop("text")
-        return {**plain, "edge": self.edge, "mlflow": self.mlflow, "mlflow_auth": self.mlflow_auth}
+        plain["model_url"] = hide_credentials(self.model_url)
+        properties: dict[str, Any] = {
+            "edge": self.edge,
+            "mlflow": self.mlflow,
+            "mlflow_auth": self.mlflow_auth,
+            "inner_port": self.inner_port,
+            "has_secret_url": self.has_secret_url,
+        }
+        return {**plain, **properties}
 
     @property
     def edge(self) -> bool:
@@ -126,6 +138,26 @@ class WorkflowPlan:
     @property
     def mlflow(self) -> bool:
         return self.mlflow_port > 0
+
+    @property
+    def has_secret_url(self) -> bool:
+        """Whether the URL of the models has credentials: then it is a secret, and in no compose file."""
+        return hide_credentials(self.model_url) != self.model_url
+
+    @property
+    def inner_port(self) -> int:
+        """The port of the container that is published: 8443 has TLS, 8000 is for the host's own checks and the edge."""
+        return 8443 if self.tls else 8000
+
+    @property
+    def jobs_network(self) -> str:
+        """The network of servers and database, without a way out."""
+        return self.project + "-jobs"
+
+    @property
+    def mlflow_network(self) -> str:
+        """The network of servers and MLflow, whose port is published; without a way out."""
+        return self.project + "-mlflow"
 
     @property
     def mlflow_auth(self) -> bool:
@@ -223,6 +255,8 @@ def _decide(
         if uses_model_endpoint(described)
         else _ModelEndpoint("", options.networks)
     )
+    # A key in the env file was written for the URL beside it.
+    env_key = values.get(MODEL_URL, "") in ("", models.url)
     subnet = ipaddress.IPv4Network(options.subnet or choose_subnet(name))
     mlflow_port = 0 if options.no_mlflow else options.mlflow_port
     project = PROJECT + name
@@ -263,8 +297,10 @@ def _decide(
         has_api_key=options.has_api_key,
         hosts=options.hosts,
         log_prompts=options.log_prompts,
+        tls=options.tls and not options.standalone,
         # Without Ansible, the key is in .env.
-        has_model_key=bool(models.url and not options.standalone and (values.get(MODEL_KEY) or models.secret)),
+        has_model_key=bool(models.url and not options.standalone and ((env_key and values.get(MODEL_KEY)) or models.secret)),
+        env_key=env_key,
         inputs=read_input_schema(options.workflow),
         outputs=tuple(described["outputs"]),
         standalone=options.standalone,
@@ -274,8 +310,9 @@ def _decide(
 
 
 def _assign_addresses(subnet: ipaddress.IPv4Network, replicas: list[str]) -> dict[str, str]:
-    """Fixed addresses of the services. The gateway of the network has the first address."""
-    return {name: str(subnet.network_address + 2 + number) for number, name in enumerate(["edge", "jobs", "mlflow", *replicas])}
+    """Fixed addresses of edge and replicas. The gateway of the network has the first address; two are free."""
+    found = {name: str(subnet.network_address + 5 + number) for number, name in enumerate(replicas)}
+    return {"edge": str(subnet.network_address + 2), **found}
 
 
 def _list_notes(plan: WorkflowPlan, options: WorkflowOptions, values: Mapping[str, str]) -> Iterator[str]:
@@ -284,6 +321,9 @@ def _list_notes(plan: WorkflowPlan, options: WorkflowOptions, values: Mapping[st
         yield f"no env file was read: the workflow runs without {', '.join(missing)} until it is deployed with an env file"
     elif not plan.env_file and not options.no_env_file and not options.standalone:
         yield "no env file .env was found beside the workflow or in the current folder; the workflow runs without one"
+    if not plan.env_key and values.get(MODEL_KEY):
+        why = f"it is for the {MODEL_URL} beside it; set workflow_model_key"
+        yield f"{plan.env_file}: {MODEL_KEY} is not sent to model_url: {why}"
     unused = sorted(set(values) - set(plan.variables) - {MODEL_URL, MODEL_KEY})
     if unused:
         yield f"{plan.env_file}: the workflow does not use these variables and does not get them: {', '.join(unused)}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible.module_utils.common.yaml import yaml_load
+from ansible_collections.anvil.serving.plugins.module_utils.core.printable import hide_credentials
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     LABEL_PREFIX,
@@ -41,7 +42,11 @@ MARGIN = 20
 MLFLOW_SIZE_LIMIT = 400
 # Seconds: MLflow starts in seconds on an idle machine, and in minutes on a busy one.
 MLFLOW_READY_TIMEOUT = 300
-DATABASE, DATABASE_USER = "jobs", "jobs"
+DATABASE, DATABASE_OWNER, DATABASE_USER = "jobs", "jobs", "workflow"
+MLFLOW_USER = "workflow"
+CERTIFICATE = "certificate"
+# Where the database finds its entry point.
+JOBS_FOLDER = "/etc/anvil-jobs"
 DOCKERIGNORE = """# Secrets, and what the server does not read.
 .env
 private
@@ -158,7 +163,7 @@ def _server_environment(plan: WorkflowPlan, service: str) -> dict[str, str]:
         "WORKFLOW_REPLICA": service,
         "WORKFLOW_TIMEOUT": str(plan.timeout),
     }
-    if plan.model_url:
+    if plan.model_url and not plan.has_secret_url:
         values[MODEL_URL] = plan.model_url
     if plan.concurrency:
         values["WORKFLOW_CONCURRENCY"] = str(plan.concurrency)
@@ -167,7 +172,7 @@ def _server_environment(plan: WorkflowPlan, service: str) -> dict[str, str]:
     if plan.edge:
         values["WORKFLOW_PROXIES"] = plan.addresses["edge"]
         values["WORKFLOW_JOBS"] = f"postgresql://{DATABASE_USER}@{plan.project}-jobs:5432/{DATABASE}"
-        values["WORKFLOW_JOBS_PASSWORD_FILE"] = f"{PRIVATE}/jobs_password"
+        values["WORKFLOW_JOBS_PASSWORD_FILE"] = f"{PRIVATE}/jobs_client_password"
     if plan.has_api_key:
         values["WORKFLOW_API_KEY_FILE"] = f"{PRIVATE}/api_key"
     if plan.has_model_key:
@@ -176,8 +181,10 @@ def _server_environment(plan: WorkflowPlan, service: str) -> dict[str, str]:
         values["MLFLOW_TRACKING_URI"] = f"http://{plan.project}-mlflow:5000"
         values["MLFLOW_EXPERIMENT_NAME"] = plan.title
     if plan.mlflow_auth:
-        values["MLFLOW_TRACKING_USERNAME"] = "admin"
-        values["MLFLOW_TRACKING_PASSWORD_FILE"] = f"{PRIVATE}/mlflow_password"
+        values["MLFLOW_TRACKING_USERNAME"] = MLFLOW_USER
+        values["MLFLOW_TRACKING_PASSWORD_FILE"] = f"{PRIVATE}/mlflow_client_password"
+    if plan.tls and not plan.edge:
+        values["WORKFLOW_CERTIFICATE_FILE"] = f"{PRIVATE}/{CERTIFICATE}"
     return values
 
 
@@ -185,35 +192,43 @@ def _environments(plan: WorkflowPlan) -> dict[str, dict[str, str]]:
     found = {one.service: _server_environment(plan, one.service) for one in plan.replicas}
     if plan.edge:
         found["jobs"] = {
+            "CLIENT_PASSWORD_FILE": f"{PRIVATE}/jobs_client_password",
             "POSTGRES_DB": DATABASE,
             "POSTGRES_PASSWORD_FILE": f"{PRIVATE}/jobs_password",
-            "POSTGRES_USER": DATABASE_USER,
+            "POSTGRES_USER": DATABASE_OWNER,
         }
     if plan.mlflow:
         found["mlflow"] = {"MLFLOW_HOSTS": f"{plan.project}-mlflow:5000"}
     if plan.mlflow_auth:
         # Any host name is accepted, because the password protects the server.
-        found["mlflow"] = {"MLFLOW_HOSTS": "*", "MLFLOW_PASSWORD_FILE": f"{PRIVATE}/mlflow_password"}
+        found["mlflow"] = {
+            "MLFLOW_CLIENT_PASSWORD_FILE": f"{PRIVATE}/mlflow_client_password",
+            "MLFLOW_EXPERIMENT": plan.title,
+            "MLFLOW_HOSTS": "*",
+            "MLFLOW_PASSWORD_FILE": f"{PRIVATE}/mlflow_password",
+        }
     return found
 
 
 def list_private_files(plan: WorkflowPlan) -> dict[str, list[str]]:
-    """Service -> the private files that it reads. jobs_password and mlflow_password are generated on the host."""
+    """Service -> the private files that it reads. The passwords of database and MLflow are generated on the host."""
     server = [
         name
         for name, wanted in (
             ("api_key", plan.has_api_key),
-            ("jobs_password", plan.edge),
-            ("mlflow_password", plan.mlflow_auth),
+            (CERTIFICATE, plan.tls and not plan.edge),
+            ("jobs_client_password", plan.edge),
+            ("mlflow_client_password", plan.mlflow_auth),
             ("model_key", plan.has_model_key),
         )
         if wanted
     ]
     found = {one.service: server for one in plan.replicas}
     if plan.edge:
-        found["jobs"] = ["jobs_password"]
+        found["jobs"] = ["jobs_client_password", "jobs_password"]
+        found["edge"] = [CERTIFICATE] if plan.tls else []
     if plan.mlflow_auth:
-        found["mlflow"] = ["mlflow_password"]
+        found["mlflow"] = ["mlflow_client_password", "mlflow_password"]
     return found
 
 
@@ -224,7 +239,8 @@ def _mounts(plan: WorkflowPlan) -> dict[str, list[Mount]]:
         for service, names in list_private_files(plan).items()
     }
     if plan.edge:
-        found["edge"] = [Mount("bind", f"{here}/edge", EDGE_FOLDER, read_only=True)]
+        found["edge"].append(Mount("bind", f"{here}/edge", EDGE_FOLDER, read_only=True))
+        found["jobs"].append(Mount("bind", f"{here}/jobs", JOBS_FOLDER, read_only=True))
         found["jobs"].append(Mount("volume", f"{plan.project}-jobs", "/var/lib/postgresql/data"))
     else:
         found["server"].append(Mount("volume", f"{plan.project}-data", "/data"))
@@ -240,7 +256,12 @@ def render_edge_config(plan: WorkflowPlan) -> str:
     """haproxy.cfg with the hash of its content, which the running process reports (show info)."""
 
     def lay_out(revision: str) -> str:
-        edge = {"revision": revision, "socket": EDGE_SOCKET, "longest": longest_answer_seconds(plan)}
+        edge = {
+            "revision": revision,
+            "socket": EDGE_SOCKET,
+            "longest": longest_answer_seconds(plan),
+            "certificate": f"{PRIVATE}/{CERTIFICATE}" if plan.tls else "",
+        }
         return render_template("workflow/haproxy.cfg.j2", plan=plan, edge=edge)
 
     return lay_out(hashlib.sha256(lay_out("").encode()).hexdigest())
@@ -261,8 +282,11 @@ def render_workflow(plan: WorkflowPlan) -> Project:
     names += ["edge", "jobs"] if plan.edge else []
     names += ["mlflow"] if plan.mlflow else []
     servers = [one.service for one in plan.replicas]
+    secret_url = [MODEL_URL] * plan.has_secret_url
     variables = (
-        sorted([*plan.variables, MODEL_KEY] if plan.model_url else plan.variables) if plan.standalone else sorted(plan.given)
+        sorted([*plan.variables, MODEL_KEY, *secret_url] if plan.model_url else plan.variables)
+        if plan.standalone
+        else sorted([*plan.given, *secret_url])
     )
     labels = {name: {LABEL_SERVE: name, LABEL_PREFIX + "workflow": plan.name} for name in names}
     values = {
@@ -276,6 +300,7 @@ def render_workflow(plan: WorkflowPlan) -> Project:
         "volumes": sorted({mount.source for several in mounts.values() for mount in several if mount.kind == "volume"}),
         "extra_hosts": ["host.docker.internal:host-gateway"] if "host.docker.internal" in plan.model_url else [],
         "edge_config": EDGE_CONFIG,
+        "jobs_start": f"{JOBS_FOLDER}/start.sh",
         "grace": GRACE,
         "ready_timeout": plan.ready_timeout,
         "mlflow_ready_timeout": max(MLFLOW_READY_TIMEOUT, plan.ready_timeout),
@@ -289,7 +314,7 @@ def render_workflow(plan: WorkflowPlan) -> Project:
         for service in parse_compose(yaml_load(lay_out())).values():
             labels[service.name][LABEL_SPEC] = service.spec_hash()
     text = lay_out()
-    files = {"edge/haproxy.cfg": render_edge_config(plan)} if plan.edge else {}
+    files = {"edge/haproxy.cfg": render_edge_config(plan), "jobs/start.sh": _read("jobs_start.sh")} if plan.edge else {}
     return Project(plan.project, plan.directory, text, parse_compose(yaml_load(text)), files)
 
 
@@ -303,7 +328,8 @@ def render_artifacts(plan: WorkflowPlan) -> dict[str, str]:
     server = images["server"]
     values = {
         "plan": plan,
-        "variables": plan.variables,
+        "variables": {**({MODEL_URL: None} if plan.has_secret_url else {}), **plan.variables},
+        "model_url": hide_credentials(plan.model_url),
         "private": sorted({name for names in list_private_files(plan).values() for name in names}),
         "body": json.dumps(sample_inputs(plan.inputs), ensure_ascii=False),
         "model_key": MODEL_KEY,

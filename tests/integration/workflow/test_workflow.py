@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import re
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -168,7 +169,17 @@ def test_secrets_are_in_private_files_and_nowhere_else(chain: Chain) -> None:
     hidden = {"TOOL_KEY": "env-s3cret-1", "OPENAI_API_KEY": "env-s3cret-2"}
     (folder / "my.env").write_text("".join(f"{name}='{value}'\n" for name, value in hidden.items()))
     api_key = "api-s3cret-3"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=flow.lan"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    subprocess.run(words, check=True, capture_output=True)
+    tls = {"certificate": str(folder / "cert.pem"), "key": str(folder / "key.pem")}
+    key_lines = (folder / "key.pem").read_text().splitlines()[1:3]
+    trust = ssl.create_default_context(cafile=str(folder / "cert.pem"))
     where = {"model_url": "http://anvil-heavy:30002/v1", "workflow_networks": ["anvil"], "bind": "0.0.0.0", "port": 8105}
+    refused, told = chain.try_deploy(folder / "flow.yaml", mlflow_port=0, env_file=str(folder / "my.env"),
+                                     workflow_api_key=api_key, **where)  # fmt: skip
+    assert refused and "without TLS" in told and "workflow_tls" in told and "no host was contacted" in told
+    where["workflow_tls"] = tls
     same = {"env_file": str(folder / "my.env"), "mlflow_port": 0, "workflow_verify": False, **where}
     printed = chain.deploy(folder / "flow.yaml", "-vvv", "--diff", workflow_api_key=api_key, **same)
     name = "anvil-workflow-secretive"
@@ -186,17 +197,20 @@ def test_secrets_are_in_private_files_and_nowhere_else(chain: Chain) -> None:
         "inside": chain.bed.docker("run", "--rm", "--entrypoint", "sh", image, "-c", look),
     }
     for place, text in places.items():
+        assert not any(line in text for line in key_lines), place
         assert "s3cret" not in text, (place, text[max(0, text.index("s3cret") - 200) :][:400])
     private = {path.name: path.stat() for path in [*(root / "private").iterdir(), *(root / "env").iterdir()]}
     assert {name: oct(stat.st_mode & 0o777) for name, stat in private.items()} == dict.fromkeys(private, "0o600")
     assert {"api_key", "server.env"} <= set(private)
-    assert ask(8105, "POST", "/run", {"topic": "x"}).status == 401
-    assert ask(8105, "GET", "/schema", headers={"Authorization": f"Bearer {api_key}"}).status == 200
-    assert ask(8105, "GET", "/livez").status == 200
+    assert ask(8105, "POST", "/run", {"topic": "x"}, trust=trust).status == 401
+    assert ask(8105, "GET", "/schema", headers={"Authorization": f"Bearer {api_key}"}, trust=trust).status == 200
+    assert ask(8105, "GET", "/livez", trust=trust).status == 200
+    with pytest.raises(OSError):
+        ask(8105, "GET", "/livez", timeout=5)
     renewed = {**same, "workflow_api_key": "api-s3cret-4"}
     predicted, done = (chain.deploy(folder / "flow.yaml", *words, **renewed) for words in (["--check"], []))
     assert changed(predicted) == changed(done) == 1 and "s3cret" not in predicted + done
-    assert ask(8105, "GET", "/schema", headers={"Authorization": "Bearer api-s3cret-4"}).status == 200
+    assert ask(8105, "GET", "/schema", headers={"Authorization": "Bearer api-s3cret-4"}, trust=trust).status == 200
     assert changed(chain.deploy(folder / "flow.yaml", **renewed)) == 0
     chain.deploy(folder / "flow.yaml", state="absent", purge=True)
     assert not root.exists() and name not in chain.bed.docker("volume", "ls") + chain.bed.docker("network", "ls")
@@ -327,12 +341,13 @@ def test_mlflow_gets_every_run_and_a_dead_mlflow_does_not_slow_runs(chain: Chain
 
 def test_a_published_mlflow_requires_its_password_and_traces_still_arrive(chain: Chain) -> None:
     """The same deployment changes from loopback to all addresses; existing traces stay."""
-    printed = chain.deploy("linear", mlflow_bind="0.0.0.0", **TRACED)
+    printed = chain.deploy("linear", mlflow_bind="0.0.0.0", insecure=True, **TRACED)
     assert "traces: http://0.0.0.0:5008" in printed
     root = Path(inspect(chain, "anvil-workflow-traced", '{{index .Config.Labels "com.docker.compose.project.working_dir"}}'))
     secret = root / "private" / "mlflow_password"
     assert secret.stat().st_mode & 0o777 == 0o600
     password = secret.read_text().strip()
+    client = (root / "private" / "mlflow_client_password").read_text().strip()
     known = {"Authorization": "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()}
     wrong = {"Authorization": "Basic " + base64.b64encode(b"admin:password1234").decode()}
     for headers in ({}, wrong):
@@ -341,10 +356,19 @@ def test_a_published_mlflow_requires_its_password_and_traces_still_arrive(chain:
     assert kept >= 10
     for _unused in range(5):
         _timed(8108)
+    own = {"Authorization": "Basic " + base64.b64encode(b"workflow:" + client.encode()).decode()}
+    wait_for("its own experiment", lambda: len(ask(5008, "GET", TRACES, headers=own).body.get("traces", [])) >= kept, 60)
+    other = ask(5008, "POST", "/api/2.0/mlflow/experiments/create", {"name": "other"}, headers=known).body["experiment_id"]
+    place = f"/api/2.0/mlflow/traces?experiment_ids={other}"
+    assert [ask(5008, "GET", place, headers=who).status for who in (known, own)] == [200, 403]
+    admin_only = "/api/2.0/mlflow/users/get?username=admin"
+    assert [ask(5008, "GET", admin_only, headers=who).status for who in (known, own)] == [200, 403]
     wait_for("more traces", lambda: len(ask(5008, "GET", TRACES, headers=known).body["traces"]) >= kept + 5, 60)
     shown = printed + chain.bed.docker("inspect", "anvil-workflow-traced", "anvil-workflow-traced-mlflow")
-    assert password not in shown
-    assert changed(chain.deploy("linear", mlflow_bind="0.0.0.0", **TRACED)) == 0
+    assert password not in shown and client not in shown
+    mounted = chain.bed.docker("inspect", "--format", "{{json .Mounts}}", "anvil-workflow-traced")
+    assert "mlflow_client_password" in mounted and "mlflow_password" not in mounted
+    assert changed(chain.deploy("linear", mlflow_bind="0.0.0.0", insecure=True, **TRACED)) == 0
 
 
 def _timed(port: int) -> float:

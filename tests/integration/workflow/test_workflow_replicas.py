@@ -21,6 +21,24 @@ WISH = {"mlflow_port": 0, "replicas": 2, "workflow_project_name": "twin", "port"
 ALONE = {**WISH, "replicas": 1}
 UNASKED = {"workflow_verify": False}
 
+ASK_DATABASE = """
+import asyncio, asyncpg, os
+
+async def go():
+    secret = open("/run/secrets/jobs_client_password").read().strip()
+    found = await asyncpg.connect(os.environ["WORKFLOW_JOBS"], password=secret)
+    rights = "SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname = current_user"
+    print(await found.fetchval(rights))
+    for text in ("COPY jobs TO PROGRAM 'id'", "SELECT pg_read_file('/etc/passwd')", "CREATE ROLE other"):
+        try:
+            await found.execute(text)
+            print(text)
+        except asyncpg.InsufficientPrivilegeError:
+            print("refused")
+
+asyncio.run(go())
+"""
+
 
 @pytest.fixture(scope="module")
 def moved(chain: Chain) -> list[str]:
@@ -71,6 +89,17 @@ def test_a_second_run_changes_nothing_and_only_the_edge_is_published(twin: Chain
     assert changed(twin.deploy("linear", **WISH)) == 0 and twin.bed.started() == started
     ports = twin.bed.docker("ps", "--filter", f"name={NAME}", "--format", "{{.Names}} {{.Ports}}").splitlines()
     assert [line.split()[0] for line in ports if "->" in line] == [f"{NAME}-edge"]
+
+
+def test_the_servers_are_no_superuser_and_the_database_has_no_way_out(twin: Chain) -> None:
+    said = twin.bed.docker("exec", f"{NAME}-1", "python3", "-c", ASK_DATABASE).split()
+    assert said == ["False", "refused", "refused", "refused"], said
+    mounts = twin.bed.docker("inspect", "--format", "{{json .Mounts}}", f"{NAME}-1")
+    assert "jobs_client_password" in mounts and "/jobs_password" not in mounts
+    form = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}"
+    networks = {name: twin.bed.docker("inspect", "--format", form, f"{NAME}-{name}").split() for name in ("edge", "jobs", "1")}
+    assert networks == {"edge": [NAME], "jobs": [f"{NAME}-jobs"], "1": ["anvil", NAME, f"{NAME}-jobs"]}
+    assert twin.bed.docker("network", "inspect", "--format", "{{.Internal}}", f"{NAME}-jobs").strip() == "true"
 
 
 def test_any_replica_returns_the_status_of_any_job(twin: Chain) -> None:

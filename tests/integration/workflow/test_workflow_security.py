@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,6 +77,15 @@ def test_a_probe_without_a_host_is_served_and_two_hosts_are_not(server: Server) 
     assert "200" in send_raw(server, "GET /livez HTTP/1.0\n\n")
     assert "200" in send_raw(server, "GET /readyz HTTP/1.0\n\n")
     assert "200" not in send_raw(server, "GET /jobs HTTP/1.1\nHost: localhost\nHost: evil.example\n\n")
+
+
+def test_the_server_closes_no_connection_that_a_client_is_about_to_use(server: Server) -> None:
+    """Many clients drop a connection after 5 idle seconds. A server that does so too resets requests that are sent just then."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    for pause in (0, 6):
+        time.sleep(pause)
+        connection.request("GET", "/livez")
+        assert connection.getresponse().read() == b'{"status": "alive"}'
 
 
 @pytest.mark.parametrize(

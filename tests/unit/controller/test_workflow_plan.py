@@ -93,6 +93,11 @@ def test_every_mistake_of_the_file_with_its_line_and_those_of_the_options_at_onc
         ({"bind": "everybody"}, "bind"),
         ({"bind": "0.0.0.0"}, "bind"),
         ({"bind": "::"}, "bind"),
+        ({"bind": "0.0.0.0", "has_api_key": True}, "bind"),
+        ({"bind": "0.0.0.0", "has_api_key": True, "tls": True, "standalone": True}, "bind"),
+        ({"mlflow_bind": "10.0.0.1"}, "mlflow_bind"),
+        ({"hosts": ("http://flow.example.org",)}, "hosts"),
+        ({"hosts": ("flow.example.org:8100",)}, "hosts"),
         ({"timeout": 0}, "timeout"),
         ({"job_ttl": 1}, "job_ttl"),
         ({"subnet": "10.1.2.3"}, "subnet"),
@@ -183,7 +188,7 @@ def test_a_request_is_made_from_the_schema(here: Path) -> None:
 def test_the_subnet_follows_from_the_name_and_holds_every_replica(here: Path) -> None:
     one, other = plan(replicas=2), plan(replicas=2, name="other")
     assert one.subnet != other.subnet and one.subnet == plan(replicas=2).subnet
-    assert set(one.addresses) == {"edge", "jobs", "mlflow", "server-1", "server-2"} and len(set(one.addresses.values())) == 5
+    assert set(one.addresses) == {"edge", "server-1", "server-2"} and len(set(one.addresses.values())) == 3
     sixteen = plan(replicas=16)
     assert all(ipaddress.ip_address(address) in ipaddress.ip_network(sixteen.subnet) for address in sixteen.addresses.values())
 
@@ -206,6 +211,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "bind": "0.0.0.0",
         "mlflow_bind": "0.0.0.0",
         "has_api_key": True,
+        "tls": True,
+        "insecure": True,
         "replicas": 2,
         "concurrency": 7,
     },
@@ -255,7 +262,7 @@ def test_docker_compose_accepts_every_file(here: Path, name: str) -> None:
     services = json.loads(done.stdout)["services"].values()
     ports = {port["published"]: port["target"] for service in services for port in service.get("ports", [])}
     # The port inside never moves, whatever is published.
-    assert set(ports.values()) <= {8000, 5000} and "0" not in ports
+    assert set(ports.values()) <= {8000, 8443, 5000} and "0" not in ports
 
 
 def test_without_mlflow_nothing_of_it_is_left(here: Path) -> None:
@@ -280,6 +287,9 @@ def test_every_container_is_guarded_and_only_the_front_publishes(here: Path) -> 
             assert (service.read_only, service.cap_drop, service.init) == (True, ("ALL",), True), service.name
             assert service.security_opt == ("no-new-privileges:true",)
         published = {name for name, service in project.services.items() if service.ports}
+        networks = {name: set(service.networks) for name, service in project.services.items()}
+        assert not networks.get("jobs", set()) & (networks.get("mlflow", set()) | networks.get("edge", set()))
+        assert all(len(networks[name]) == 1 for name in ("jobs", "mlflow", "edge") if name in networks)
         assert published <= {"server", "edge", "mlflow"} and ("edge" in published) == (options.get("replicas", 1) > 1)
 
 
@@ -334,3 +344,45 @@ def test_the_same_wheels_give_the_same_tar(tmp_path: Path) -> None:
     os.utime(folder / "a.whl", (1, 1))
     wheels.pack_folder(str(folder), str(tmp_path / "two.tar"))
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+
+
+def test_tls_is_published_and_the_plain_port_stays_inside(here: Path) -> None:
+    """A wide address without TLS needs the word insecure."""
+    wide = {"bind": "0.0.0.0", "has_api_key": True, "mlflow_port": 0}
+    for options, inner in (({"tls": True}, 8443), ({"insecure": True}, 8000)):
+        single = render.render_workflow(plan(**wide, **options)).services["server"]
+        assert single.ports == (("0.0.0.0", 8100, f"{inner}/tcp"),)
+        assert ("WORKFLOW_CERTIFICATE_FILE" in single.environment) == (inner == 8443)
+        several = plan(**wide, **options, replicas=2)
+        assert render.render_workflow(several).services["edge"].ports == (("0.0.0.0", 8100, f"{inner}/tcp"),)
+        assert ("bind :8443 ssl crt /run/secrets/certificate" in render.render_edge_config(several)) == (inner == 8443)
+        assert (render.list_private_files(several).get("edge") == ["certificate"]) == (inner == 8443)
+
+
+def test_a_key_in_the_env_file_goes_only_to_the_url_beside_it(here: Path) -> None:
+    (here / ".env").write_text("OPENAI_BASE_URL=http://a/v1\nOPENAI_API_KEY=k\n")
+    for url, sent in (("", True), ("http://a/v1", True), ("http://b/v1", False)):
+        made = plan(no_env_file=False, model_url=url)
+        assert (made.env_key, made.has_model_key) == (sent, sent) and any("is not sent" in note for note in made.notes) != sent
+
+
+def test_servers_have_no_secret_of_a_superuser(here: Path) -> None:
+    made = plan(**VARIANTS["large.yaml"])
+    private = render.list_private_files(made)
+    assert private["server-1"] == ["api_key", "jobs_client_password", "mlflow_client_password"]
+    environment = render.render_workflow(made).services["server-1"].environment
+    assert (
+        environment["WORKFLOW_JOBS"].startswith("postgresql://workflow@")
+        and environment["MLFLOW_TRACKING_USERNAME"] == "workflow"
+    )
+
+
+def test_credentials_in_the_url_of_the_models_are_in_the_env_file_only(here: Path) -> None:
+    made = plan(model_url="http://user:s3cret@models/v1")
+    project = render.render_workflow(made)
+    assert "s3cret" not in project.compose + json.dumps(made.as_dict()) and made.has_secret_url
+    service = project.services["server"]
+    assert "OPENAI_BASE_URL" not in service.environment and service.anvil["secrets"] == {"OPENAI_BASE_URL": "OPENAI_BASE_URL"}
+    artifacts = render.render_artifacts(made)
+    assert "s3cret" not in "".join(artifacts.values()) and "OPENAI_BASE_URL=\n" in artifacts[".env.example"]
+    assert not plan(model_url="http://models/v1").has_secret_url

@@ -15,10 +15,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from anvil_workflow.environment.variables import SettingsError
+from anvil_workflow.environment.variables import SettingsError, hide_credentials
 from anvil_workflow.language.problems import WorkflowError
 from anvil_workflow.language.reading import read_workflow
 from anvil_workflow.stores.jobs import StoreError
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+class PlainFormatter(logging.Formatter):
+    """A log without the credentials in URLs, in tracebacks too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide_credentials(super().format(record))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,14 +122,16 @@ def serve() -> int:
     from anvil_workflow.server.app import make_app
     from anvil_workflow.server.listening import serve_app
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(PlainFormatter(LOG_FORMAT))
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings = read_settings()
         workflow = read_workflow(settings.file)
         return 0 if serve_app(settings, make_app(settings, workflow)) else 1
     except SettingsError as error:
-        print(f"the settings cannot be used:\n{error}", file=sys.stderr)
+        print(f"the settings cannot be used:\n{hide_credentials(str(error))}", file=sys.stderr)
         return 2
     except WorkflowError as error:
         return _print_problems(error, settings.file)
@@ -130,5 +141,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except StoreError as error:
-        print(f"the job store cannot be used: {error}", file=sys.stderr)
+        print(f"the job store cannot be used: {hide_credentials(str(error))}", file=sys.stderr)
         sys.exit(2)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 from anvil_workflow.stores import sqlite
 from anvil_workflow.stores.job_move import PAGE, move_jobs
 from anvil_workflow.stores.jobs import Job, Store, StoreError, new_job_id
+from anvil_workflow.stores.postgres import PostgresStore
 from anvil_workflow.stores.sqlite import SqliteStore
 from workflowstore import PROMISES, end, keep, make_job
 
@@ -144,5 +148,62 @@ def test_an_interrupted_move_neither_loses_nor_duplicates_a_job(tmp_path: Path) 
         assert sorted(found) == sorted(job.id for job in jobs) and await source.list_jobs(None, None, 10) == []
         await source.close()
         await target.close()
+
+    asyncio.run(go())
+
+
+class BreakingPool:
+    """A pool whose connections break as those of asyncpg do when the database is killed: it raises what it is given."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    @contextlib.asynccontextmanager
+    async def acquire(self, timeout: float) -> AsyncIterator[Any]:
+        yield self
+        await asyncio.sleep(0)
+        raise self.error
+
+    async def fetch(self, *_words: Any) -> list[Any]:
+        return []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("reset by peer"),
+        asyncpg.InternalClientError("PoolConnectionHolder.release() called on a free connection holder"),
+        asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
+        AttributeError("'NoneType' object has no attribute 'write'"),
+        TimeoutError(),
+        asyncio.CancelledError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_killed_database_does_to_the_client_is_an_error_of_the_store(error: BaseException) -> None:
+    async def go() -> None:
+        store = PostgresStore("postgresql://nowhere", "", 15)
+        store._pool = BreakingPool(error)
+        with pytest.raises(StoreError, match=r"^PostgreSQL: "):
+            await store.get("0" * 32)
+
+    asyncio.run(go())
+
+
+def test_a_task_that_is_cancelled_stays_cancelled() -> None:
+    async def go() -> None:
+        store = PostgresStore("postgresql://nowhere", "", 15)
+
+        class Waiting(BreakingPool):
+            async def fetch(self, *_words: Any) -> list[Any]:
+                await asyncio.sleep(60)
+                return []
+
+        store._pool = Waiting(OSError())
+        task = asyncio.create_task(store.get("0" * 32))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     asyncio.run(go())

@@ -12,9 +12,17 @@ from pathlib import Path
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
+# A password may hold an @ that nobody encoded.
+LOGIN = re.compile(r"(?<![A-Za-z])([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^\s/?#\"'<>@]*(?:@[^\s/?#\"'<>@]*)*@")
+
 
 class SettingsError(Exception):
     """Environment variables that cannot be used: all of them, one per line."""
+
+
+def hide_credentials(text: str) -> str:
+    """The text without users and passwords in URLs: for logs, answers and job records."""
+    return LOGIN.sub(r"\1<hidden>@", text) if "://" in text and "@" in text else text
 
 
 def find_variables(text: str) -> Iterator[tuple[str, str | None]]:

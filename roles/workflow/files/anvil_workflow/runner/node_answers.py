@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from anvil_workflow.environment.variables import hide_credentials
 from anvil_workflow.language.field_types import dump, explain_first
 from anvil_workflow.language.workflow import CompiledNode
 from anvil_workflow.runner.answer_forms import PROMPT, AnswerForms, build_request, is_ignored, join_parts, next_form, read_text
@@ -32,8 +33,8 @@ class RunError(Exception):
     """A run that failed. kind: model, timeout, tool, condition, gate, input or workflow. node: where it failed."""
 
     def __init__(self, kind: str, message: str, node: str = "") -> None:
-        self.kind, self.message, self.node = kind, message, node
-        super().__init__(message)
+        self.kind, self.message, self.node = kind, hide_credentials(message), node
+        super().__init__(self.message)
 
     def as_dict(self) -> dict[str, str]:
         return {"kind": self.kind, "message": self.message, "node": self.node}

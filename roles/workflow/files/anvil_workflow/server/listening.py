@@ -65,6 +65,8 @@ def serve_app(settings: Settings, app: FastAPI) -> bool:
         "loop": "asyncio",
         "ws": "none",
         "backlog": 4096,
+        # Longer than clients keep an idle connection: one that both ends close at the same moment is a reset for a new request.
+        "timeout_keep_alive": 75,
         "timeout_graceful_shutdown": round(settings.drain) + 2,
         "proxy_headers": bool(settings.proxies),
         "forwarded_allow_ips": list(settings.proxies),

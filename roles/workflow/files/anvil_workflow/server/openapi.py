@@ -96,9 +96,11 @@ def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]
     refused = _json(refusal)
     security: dict[str, Any] = {"security": [{"bearer": []}, {"header": []}]} if keyed else {}
     common = {
+        "421": _answer("The host name is none of the server's names.", refused),
         "503": _answer("The job store cannot be used.", refused),
         **({"401": _answer("The API key is missing or wrong.", refused)} if keyed else {}),
     }
+    page = {"403": _answer("A page of another site sent the request.", refused)}
     unknown = {"404": _answer("There is no job with this id.", refused)}
 
     def operation(name: str, summary: str, answers: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -130,6 +132,7 @@ def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]
                     "200": _answer("The run has ended.", _json(job)),
                     "202": accepted,
                     "400": _answer("A header is not valid.", refused),
+                    **page,
                     "409": _answer("The job of this Idempotency-Key was cancelled.", _json(job)),
                     "413": _answer("The body is too large.", refused),
                     "415": _answer("The Content-Type is not application/json.", refused),
@@ -177,6 +180,7 @@ def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]
                 "Cancel a job",
                 {
                     "200": _answer("The job is cancelled.", _json(job)),
+                    **page,
                     "409": _answer("The job has already ended.", refused),
                     **unknown,
                 },
@@ -189,6 +193,7 @@ def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]
                 "Delete a job that has ended",
                 {
                     "204": {"description": "The job is deleted."},
+                    **page,
                     "409": _answer("The job has not ended: cancel it first.", refused),
                     **unknown,
                 },

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Response
 
+from anvil_workflow.environment.variables import hide_credentials
 from anvil_workflow.runner.job_view import describe_job
 from anvil_workflow.stores.jobs import ENDED, Job
 
@@ -28,7 +29,9 @@ class JsonAnswer(Response):
 def refuse(status: int, kind: str, message: str, **headers: str) -> JsonAnswer:
     """An answer that refuses a request: ``{"error": {"kind": …, "message": …}}``."""
     return JsonAnswer(
-        {"error": {"kind": kind, "message": message}}, status, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        {"error": {"kind": kind, "message": hide_credentials(message)}},
+        status,
+        headers={k.replace("_", "-"): v for k, v in headers.items()},
     )
 
 

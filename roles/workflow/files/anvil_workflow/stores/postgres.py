@@ -124,7 +124,8 @@ class PostgresStore:
                     await connection.execute(SCHEMA)
                 return
             except (OSError, *CLIENT_ERRORS, StoreError, ValueError, TimeoutError) as error:
-                if time.monotonic() > deadline or isinstance(error, (asyncpg.InvalidPasswordError, ValueError)):
+                # A new database creates the role of the servers after it has begun to answer.
+                if time.monotonic() > deadline or isinstance(error, ValueError):
                     raise StoreError(f"PostgreSQL: {error or type(error).__name__}") from None
                 await asyncio.sleep(0.5)
 
@@ -135,11 +136,22 @@ class PostgresStore:
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[Any]:
+        """A connection. Whatever breaks with it is an error of the store: the client itself fails in many ways when the database
+        is killed in the middle of an exchange.
+        """
         try:
             async with self._pool.acquire(timeout=SECONDS) as connection:
                 yield connection
-        except (OSError, *CLIENT_ERRORS, TimeoutError) as error:
+        except StoreError:
+            raise
+        except Exception as error:
             raise StoreError(f"PostgreSQL: {error or type(error).__name__}") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # The client cancelled a statement in the background, and that ended with the connection: nobody cancelled this task.
+            raise StoreError("PostgreSQL: the connection broke while a statement was being cancelled") from None
 
     async def _change(self, statement: str, *values: Any) -> int:
         """Run a statement; returns how many rows it changed."""
