@@ -284,7 +284,16 @@ def make_certificate(folder: Path, name: str) -> None:
     """Write a new self-signed certificate with its key as edge.pem, the only file in the folder. Its mode is 0600."""
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
-    made = ["-keyout", str(folder / "key"), "-out", str(folder / "crt"), "-subj", f"/CN={name}"]
+    made = [
+        "-keyout",
+        str(folder / "key"),
+        "-out",
+        str(folder / "crt"),
+        "-subj",
+        f"/CN={name}",
+        "-addext",
+        f"subjectAltName=DNS:{name}",
+    ]
     argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *made]
     subprocess.run(argv, check=True, capture_output=True)
     pem = folder / "edge.pem"

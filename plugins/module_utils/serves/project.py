@@ -137,7 +137,8 @@ def build_probe(project: Project, service: Service) -> Optional[readiness.Readin
     ready = service.anvil.get("ready")
     if not ready or not service.ports:
         return None
-    bind, port, _target = service.ports[0]
+    asked = "{0}/tcp".format(ready.get("port") or "")
+    bind, port, _target = next((each for each in service.ports if each[2] == asked), service.ports[0])
     return readiness.ReadinessProbe(
         name=service.name,
         container=service.container,

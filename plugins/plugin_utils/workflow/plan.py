@@ -185,7 +185,7 @@ class _ModelEndpoint:
     secret: str = ""
 
 
-def _choose_model_endpoint(options: WorkflowOptions, host: HostPlan | None, given: str) -> _ModelEndpoint:
+def _choose_model_endpoint(options: WorkflowOptions, name: str, host: HostPlan | None, given: str) -> _ModelEndpoint:
     """The endpoint from the options or the env file, else the router of the inventory, else the router by its default name."""
     router = host.router if host else None
     if options.model_url or given:
@@ -197,15 +197,15 @@ def _choose_model_endpoint(options: WorkflowOptions, host: HostPlan | None, give
         return _ModelEndpoint(f"http://{router.container}:8000/v1", options.networks or (host.network,), router.token)
     # No certificate names the edge's container, so it takes requests of containers of this host without TLS.
     url = f"http://{host.edge.container}:{PLAIN_PORT if front.tls else front.inner_port}/v1"
-    return _ModelEndpoint(url, options.networks or (host.edge.network,), _find_key(options, host.edge, router.token))
+    return _ModelEndpoint(url, options.networks or (host.edge.network,), _find_key(name, host.edge, router.token))
 
 
-def _find_key(options: WorkflowOptions, edge: EdgePlan, token: str) -> str:
-    """The secret that a workflow presents to the edge: that of the client with its name, else of the client ``workflows``."""
+def _find_key(name: str, edge: EdgePlan, token: str) -> str:
+    """The secret that a workflow presents to the edge: that of the client ``workflow-NAME``, else of the client ``workflows``."""
     named = {client.name: client for client in edge.clients if not client.name.startswith(HOLDER)}
     if not named:
         return token
-    client = named.get(f"workflow-{options.name}") or named.get("workflows")
+    client = named.get(f"workflow-{name}") or named.get("workflows")
     if client is None:
         raise fail(
             "the router has no client for this workflow",
@@ -251,7 +251,7 @@ def _decide(
     name = options.name or derive_name(str(described["name"]))
     variables = list_variables(described)
     models = (
-        _choose_model_endpoint(options, host, values.get(MODEL_URL, ""))
+        _choose_model_endpoint(options, name, host, values.get(MODEL_URL, ""))
         if uses_model_endpoint(described)
         else _ModelEndpoint("", options.networks)
     )

@@ -29,7 +29,8 @@ ROUTE_LISTS = sorted((REPO / "tests/unit/data/routes").glob("*.txt"))
 PROFILE_ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "quality_score": 0.9, "sample_n": 4}
 ROUTER, SERVE, STAND_IN = 8130, 30102, 30104
 KEYS = {
-    name: f"{name}-" + "k" * 24 for name in ("router_token", "heavy_key", "alice", "bob", "bob_new", "carol", "dave", "stranger")
+    name: f"{name}-" + "k" * 24
+    for name in ("router_token", "heavy_key", "alice", "bob", "bob_new", "carol", "dave", "gateway", "stranger")
 }
 CHAT = "/v1/chat/completions"
 # Answers every request with 200 and what it got. It stands in for a vLLM, which the test-bed does not have.
@@ -88,8 +89,13 @@ class Site:
                 "image": self.router_image,
                 "publish": f"0.0.0.0:{ROUTER}",
                 "token": "router_token",
-                "tiers": [{"id": "heavy", "serve": "heavy"}, {"id": "fast", "serve": "fast"}],
+                "tiers": [{"id": "heavy", "serve": "heavy"}, {"id": "fast", "serve": "fast"}, {"id": "far", "serve": "far"}],
                 **({"profile": [PROFILE_ROW]} if "0.13.2" in self.router_image else {}),
+            },
+            # The edge stands for that of another host: the router reaches a serve through it, with a key of its own.
+            "anvil_external": {
+                "far": {"host": "anvil-router-edge", "port": 18001, "served_name": "heavy", "api_key": "gateway",
+                        "tls": {"ca": str(self.folder / "tls/edge.pem")}},
             },
             "anvil_edge": {
                 "tls": {"certificate": str(self.folder / "tls/edge.pem")},
@@ -101,6 +107,7 @@ class Site:
                 "bob": {"keys": ["bob"], "tiers": ["fast"]},
                 "carol": {"keys": ["carol"], "requests_per_minute": 3},
                 "dave": {"keys": ["dave"], "concurrent_requests": 1},
+                "gateway": {"keys": ["gateway"], "tiers": ["heavy"]},
                 **self.more,
             },
         }  # fmt: skip
@@ -178,7 +185,8 @@ class Site:
 def site(request: pytest.FixtureRequest, bed: Bed, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("front-ends")
     folder.chmod(0o755)
-    make_certificate(folder / "tls", "edge.example")
+    make_certificate(folder / "tls", "anvil-router-edge")
+    (folder / "tls/edge.pem").chmod(0o644)  # a router reads the certificates that it trusts
     bed.start_engine()
     bed.clear()
     bed.write_gpus(FAKOLI_DARK)
@@ -308,6 +316,18 @@ def test_every_tier_is_asked_through_the_edge_as_a_client(site: Site) -> None:
     assert not told["failed"] and all(answer["ok"] for answer in told["answers"].values()), told
 
 
+@BOTH
+def test_a_router_reaches_the_edge_of_another_host_over_https_as_a_client_of_its_own(site: Site) -> None:
+    status, text, _headers = site.ask(ROUTER, "POST", CHAT, "alice", chat("far"))
+    assert status == 200 and json.loads(text)["choices"], text
+    rows = [json.loads(line) for line in site.log().splitlines() if line.startswith("{")]
+    assert [row for row in rows if row["client"] == "gateway" and row["edge"] == "serve-heavy" and row["status"] == 200]
+    externals = build_plan("bed", site.variables, dict.fromkeys(site.keys, "file")).as_dict()["externals"]
+    given = {"project": site.render()["serves"], "secrets": site.keys, "externals": externals}
+    checked = run_module("anvil_serve_info", overview=True, **given)
+    assert checked["externals"]["far"]["endpoint"].startswith("https://"), checked["externals"]
+
+
 @ONE
 def test_requests_beyond_a_limit_get_429_and_a_time_to_wait(site: Site) -> None:
     answers = [site.ask(STAND_IN, "GET", "/v1/models", "carol") for _ in range(5)]
@@ -425,6 +445,7 @@ def test_a_host_without_a_router_has_an_edge_alone(clean_bed: Bed, models: Path,
     site = Site(clean_bed, tmp_path, models, "anvil.local/router:2.0.2")
     variables = {key: value for key, value in site.variables.items() if key != "anvil_router"}
     variables["anvil_serves"] = {"heavy": variables["anvil_serves"]["heavy"]}
+    del variables["anvil_external"]
     variables["anvil_clients"] = {"alice": {"keys": ["alice"]}, "bob": {"keys": ["bob"], "tiers": ["heavy"]}}
     rendered = render_host(build_plan("bed", variables, dict.fromkeys(site.keys, "file")))
     assert rendered["router"] is None

@@ -21,6 +21,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import parse_config_hash
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import build_probe, read_project
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import (
     list_rendered_files,
     render_host,
@@ -253,3 +254,12 @@ def test_the_hash_in_the_edge_configuration_is_that_of_the_rest() -> None:
 def test_a_longer_deadline_is_no_reason_to_recreate() -> None:
     one, other = (HostPlan("h", "/r", "linux", "n", {}, (serve(ready_timeout=t),)) for t in (5, 500))
     assert len({render_serves(plan).services["s"].labels["anvil.serving.spec"] for plan in (one, other)}) == 1
+
+
+def test_an_edge_is_ready_when_the_front_end_of_its_router_answers() -> None:
+    serves = {**REPLICATED["anvil_serves"], "heavy": {**REPLICATED["anvil_serves"]["heavy"], "publish": "0.0.0.0:300"}}
+    rendered = render_host(build_plan("twin", {**REPLICATED, "anvil_serves": serves}, FACTS))
+    given = {**rendered["router"], "services": json.loads(rendered["router"]["services"])}
+    project = read_project(given, dict.fromkeys(FACTS, "x"), ())
+    probe = build_probe(project, project.services["edge"])
+    assert probe is not None and (probe.address, probe.tls) == (("127.0.0.1", 443), True)

@@ -178,6 +178,33 @@ def test_models_are_asked_through_the_router_of_the_inventory(here: Path) -> Non
     assert (named.model_url, named.networks, named.has_model_key) == ("http://x/v1", (), False)
 
 
+def test_a_workflow_is_a_client_of_its_own(here: Path) -> None:
+    serve = {"engine": "llama_cpp", "image": "i:1", "model": "/m", "port": 30002, "args": ["-c", "4096"]}
+    facts = dict.fromkeys(("tok", "own_key", "all_key", "alice_key"), "file")
+    variables: dict[str, Any] = {
+        "anvil_secrets": dict.fromkeys(facts),
+        "anvil_serves": {"heavy": serve},
+        "anvil_router": {"image": "r:1", "token": "tok", "publish": "0.0.0.0:443"},
+        "anvil_edge": {"tls": {"certificate": "/etc/tls/host.pem"}},
+    }
+    options = WorkflowOptions(LINEAR, no_env_file=True)
+
+    def secret(**clients: Any) -> str:
+        variables["anvil_clients"] = {name.replace("_", "-"): {"keys": [key]} for name, key in clients.items()}
+        made = plan_workflow(options, "/opt/anvil", build_plan("h", variables, facts))
+        # No certificate names the edge's container: it takes requests of containers of its host without TLS.
+        assert (made.model_url, made.networks) == ("http://anvil-router-edge:8001/v1", ("anvil-router-edge",))
+        return made.model_secret
+
+    name = plan_workflow(options, "/opt/anvil", None).name
+    assert secret() == "tok"
+    assert secret(alice="alice_key", workflows="all_key") == "all_key"
+    assert secret(workflows="all_key", **{"workflow_" + name: "own_key"}) == "own_key"
+    with pytest.raises(AnvilError) as raised:
+        secret(alice="alice_key")
+    assert "no client for this workflow" in raised.value.as_text()
+
+
 def test_a_request_is_made_from_the_schema(here: Path) -> None:
     path = here / "weather.yaml"
     path.write_text(WEATHER)
