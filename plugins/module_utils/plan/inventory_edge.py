@@ -192,7 +192,8 @@ def _name_replicas(router: Optional[RouterPlan], subnet: ipaddress.IPv4Network) 
     if router is None:
         return ()
     if router.replicas == 1:
-        return (ReplicaPlan("router", router.container, str(subnet.network_address + 3)),)
+        # Not an address of a replica: after a change of their number the replicas leave when this router is up.
+        return (ReplicaPlan("router", router.container, str(subnet.broadcast_address - 1)),)
     return tuple(
         ReplicaPlan(
             service="router-{0}".format(number),

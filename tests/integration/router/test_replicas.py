@@ -278,6 +278,26 @@ def test_a_change_to_two_replicas_replaces_the_single_router(host: Host) -> None
     assert not host.up()["changed"]
 
 
+def test_an_edge_takes_the_port_of_the_single_router_and_gives_it_back(host: Host) -> None:
+    host.router["replicas"] = 1
+    host.lay_files()
+    assert list(actions(host.up())) == ["router"] and not host.up()["changed"]
+    host.more["anvil_edge"] = {}
+    predicted = host.up(check=True)
+    assert actions(predicted) == {"router": "recreate", "edge": "create"}, predicted
+    assert actions(host.up()) == {"router": "recreate", "edge": "create"}
+    assert not host.up()["changed"] and not host.promote_edge()["changed"]
+    wait_until(lambda: describe_edge(host.engine, EDGE)["healthy"])
+    report = make_load("http://127.0.0.1:8123", 4, stream_seconds=0.5).start()
+    restarted = run_module("anvil_router_restart", replicas=["anvil-router"])
+    assert not restarted["failed"], restarted
+    assert report.stop().short > 0
+    host.more.clear()
+    back = run_module("anvil_router_up", project=host.render()["router"], secrets=SECRETS)
+    assert not back["failed"] and back["removed"] == [EDGE], back
+    assert host.bed.docker("ps", "--format", "{{.Names}}").split().count("anvil-router") == 1
+
+
 def test_a_renewed_certificate_is_loaded_without_a_restart(host: Host, tmp_path: Path) -> None:
     folder = tmp_path / "tls"
     make_certificate(folder, "old.example")

@@ -140,3 +140,9 @@ def test_an_external_server_is_asked_over_https_with_its_own_authority():
     assert [one.where for one in problems(("anvil_external", {"far": {**gpu1, "tls": {"cert": "/x"}}}))] == [
         "anvil_external.far.tls.cert"
     ]
+
+
+def test_a_single_router_has_no_address_of_a_replica() -> None:
+    single, several = plan(ALICE).edge.replicas, plan((ROUTER + "replicas", 4)).edge.replicas
+    assert [(one.service, one.container) for one in single] == [("router", "anvil-router")]
+    assert {one.address for one in single}.isdisjoint(one.address for one in several)
