@@ -142,6 +142,7 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
             cap_drop=tuple(sorted(raw.get("cap_drop") or [])),
             cap_add=tuple(sorted(raw.get("cap_add") or [])),
             security_opt=tuple(sorted(raw.get("security_opt") or [])),
+            dns=_parse_list([raw["dns"]] if isinstance(raw.get("dns"), str) else raw.get("dns")) or (),
             extra_hosts=tuple(sorted(raw.get("extra_hosts") or [])),
             memory_bytes=parse_bytes(raw.get("mem_limit", 0)),
             pids_limit=int(raw.get("pids_limit") or 0),

@@ -90,6 +90,7 @@ class Service:
     cap_drop: Tuple[str, ...] = ()
     cap_add: Tuple[str, ...] = ()
     security_opt: Tuple[str, ...] = ()
+    dns: Tuple[str, ...] = ()
     extra_hosts: Tuple[str, ...] = ()
     memory_bytes: int = 0
     pids_limit: int = 0
@@ -131,7 +132,7 @@ def service_from_dict(raw: Mapping[str, Any]) -> Service:
     plain: Dict[str, Any] = dict(raw)
     for key in ("command", "entrypoint", "healthcheck"):
         plain[key] = as_tuple(key)
-    for key in ("env_files", "gpu_uuids", "networks", "tmpfs", "cap_drop", "cap_add", "security_opt", "extra_hosts"):
+    for key in ("env_files", "gpu_uuids", "networks", "tmpfs", "cap_drop", "cap_add", "security_opt", "dns", "extra_hosts"):
         plain[key] = tuple(raw.get(key) or ())
     plain["ports"] = tuple((str(port[0]), int(port[1]), str(port[2])) for port in raw.get("ports") or [])
     plain["mounts"] = tuple(Mount(**mount) for mount in raw.get("mounts") or [])

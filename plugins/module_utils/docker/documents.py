@@ -84,6 +84,7 @@ _CONTAINER = {
         "CapDrop": _WORDS,
         "SecurityOpt": _WORDS,
         "ExtraHosts": _WORDS,
+        "Dns": _WORDS,
         "Memory": 0,
     },
     "NetworkSettings": {"Ports": _BINDINGS, **_NETWORKS},

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
@@ -43,6 +43,21 @@ class NetworksAndVolumes(Connection):
             )
         except AnvilError:
             if self.inspect_network(name) is None:
+                raise
+
+    def connect_network(self, name: str, container: str, aliases: Sequence[str]) -> None:
+        """Attach a container to a network while it runs; one that is attached already, or gone, counts as success."""
+        try:
+            self._call_sdk_or_none(
+                "connect {0} to network {1}".format(container, name),
+                "connect_container_to_network",
+                container,
+                name,
+                aliases=list(aliases),
+            )
+        except AnvilError:
+            found = self.inspect_network(name) or {}
+            if container not in [one.get("Name") for one in (found.get("Containers") or {}).values()]:
                 raise
 
     def remove_network(self, name: str) -> None:

@@ -29,6 +29,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_mount
     mount_weights_read_only,
     read_allowed_mounts,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_networks import connect_router
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_registries import check_registries
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_router import read_router
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import check_secrets, read_secrets
@@ -146,6 +147,8 @@ def build_plan(
         default_part_key=find_text_key(mode, secrets),
         deploy_flags=list_deploy_flags(mode),
         has_clients=has_clients(variables.get("anvil_clients")),
+        network=network,
+        has_policy=variables.get("anvil_models_allowed") is not None,
     )
     described = merge_serves(check, variables.get("anvil_serves"), variables.get("anvil_discovered"))
     names, serves = read_serves(check, described, settings)
@@ -175,7 +178,7 @@ def build_plan(
         network=network,
         gpus=gpus.by_alias,
         serves=tuple(serves),
-        router=router,
+        router=connect_router(router, serves),
         edge=edge,
         secret_names=tuple(sorted(secrets.used)),
         notes=tuple(check.notes),

@@ -62,6 +62,8 @@ class ServePlan:
     interval: the longest pause between two readiness checks (seconds). warmup: it is ready after its first real answer.
     kind: what it answers, one of ``catalog.served_kinds.KINDS``.
     tmpfs: folders in memory. user: empty for the one of the image.
+    network: of this serve and the routers that reach it; empty: that of the host. closed: nothing in it reaches other machines.
+    dns: servers for names outside of the host; empty: those of the host.
     mem_limit: memory of the host, as ``48g``; empty: no limit. pids_limit: processes and threads.
     tls: the engine itself speaks TLS. api_prefix: the path before ``/v1``, such as ``/qwen``. more_names: further names of the
     model. ready_path: it is ready when this path answers 200; empty: when ``/v1/models`` lists the model.
@@ -94,6 +96,9 @@ class ServePlan:
     cap_drop: Tuple[str, ...] = ()
     cap_add: Tuple[str, ...] = ()
     security_opt: Tuple[str, ...] = ()
+    network: str = ""
+    closed: bool = False
+    dns: Tuple[str, ...] = ()
     ready_timeout: int = 600
     residency: str = RESIDENT
     tags: Tuple[str, ...] = ()
@@ -191,6 +196,7 @@ class RouterPlan:
     routes: the model name that a client sends -> the one tier that answers. purposes: its tiers for embeddings and reranking,
     which clients request at ``/v1/embeddings`` and ``/v1/rerank`` by the name of the model. audio: its tiers for
     ``/v1/audio/transcriptions`` and ``/v1/audio/speech``.
+    serve_networks: of the serves that its tiers name.
     profile_from, config_from: ``promoted``: a file that an operator promoted stays; ``inventory``: the rendered one replaces it.
     """
 
@@ -214,6 +220,7 @@ class RouterPlan:
     mem_limit: str = ""
     pids_limit: int = SMALL_PIDS
     routes: Dict[str, str] = field(default_factory=dict)
+    serve_networks: Tuple[str, ...] = ()
     purposes: Tuple[TierPlan, ...] = ()
     audio: Tuple[TierPlan, ...] = ()
     profile_from: str = "promoted"

@@ -63,6 +63,7 @@ SHARED_KEYS = (
     "mem_limit",
     "pids_limit",
     "security",
+    "egress",
 )
 SET_BY_PLAN = {
     "CUDA_VISIBLE_DEVICES": "set gpus, and gpu_pin: uuid or gpu_pin: index, instead",
@@ -91,6 +92,7 @@ class SharedSettings:
     mem_limit: Optional[str] = None
     pids_limit: Optional[int] = None
     security: SecuritySettings = NOT_WRITTEN
+    egress: Optional[bool] = None
 
     def merge_over(self, below: SharedSettings) -> SharedSettings:
         """These settings over ``below``: mappings are merged, ``args`` are appended, every other key replaces."""
@@ -117,6 +119,7 @@ class SharedSettings:
             mem_limit=choose(self.mem_limit, below.mem_limit),
             pids_limit=choose(self.pids_limit, below.pids_limit),
             security=self.security.merge_over(below.security),
+            egress=choose(self.egress, below.egress),
         )
 
 
@@ -350,6 +353,7 @@ def read_shared_settings(section: Section, engine: Optional[Engine], secrets: In
         mem_limit=read_memory(section),
         pids_limit=read_pids(section),
         security=read_security(section),
+        egress=section.read_boolean("egress"),
     )
 
 

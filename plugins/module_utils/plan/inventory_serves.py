@@ -25,6 +25,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engin
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_gpus import InventoryGpus
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launch import launch_environment
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_networks import NetworkSettings, close_serve
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_publish import PUBLISH_KEYS, read_serve_publish
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_security import (
@@ -97,6 +98,7 @@ class HostSettings:
     engines: engine -> its defaults. engines_with_unread_image: their image is set but could not be read. max_wait, wait_interval:
     seconds, for a serve that sets none. default_part_key: the secret with the API key of a serve that has a ``part`` and no
     ``api_key``. deploy_flags: the environment of a serve that has a ``part``. has_clients: ``anvil_clients`` names clients.
+    has_policy: the inventory lists the models that are allowed.
     """
 
     platform: str
@@ -109,6 +111,8 @@ class HostSettings:
     default_part_key: str = ""
     deploy_flags: Mapping[str, str] = field(default_factory=dict)
     has_clients: bool = False
+    network: str = "anvil"
+    has_policy: bool = False
 
 
 def _read_engine(section: Section, name: str) -> Optional[str]:
@@ -264,7 +268,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     share_key = KEY if section.has(KEY) else settings.spelling(SHARE)
     claims = read_vram_claims(section, aliases, cards, read_share(section, engine, settings), share_key)
     need = max(claims.values(), default=0)
-    return ServePlan(
+    planned = ServePlan(
         name=name,
         container=section.read_text("container", CONTAINER_RULE, CONTAINER) or "anvil-" + name,
         engine=word or "",
@@ -314,6 +318,8 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         ready_path=read_ready_path(section, word or ""),
         published=published,
     )
+    networks = NetworkSettings(shared.egress, host.network, host.has_policy)
+    return close_serve(section, planned, networks, shared.entrypoint not in (None, engine.entrypoint))
 
 
 def read_serves(check: InventoryCheck, value: Any, host: HostSettings) -> Tuple[Optional[Tuple[str, ...]], List[ServePlan]]:

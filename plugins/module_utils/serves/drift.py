@@ -286,6 +286,7 @@ def diff_service(
             _security(service.security_opt, service.security_opt),
         ),
         ("extra_hosts", _hosts(seen.extra_hosts), _hosts(service.extra_hosts)),
+        ("dns", list(seen.dns), list(service.dns)),
         ("limits", *_limit_pair(service, seen)),
         ("logging", *_log_pair(service, seen)),
         ("labels", _labels(_own_labels(seen.labels, service.labels, origin_image)), _labels(service.labels)),

@@ -89,6 +89,7 @@ class ObservedContainer:
     cap_add: Tuple[str, ...]
     security_opt: Tuple[str, ...]
     extra_hosts: Tuple[str, ...]
+    dns: Tuple[str, ...]
     limits: Mapping[str, Any]
     log_driver: str
     log_options: Mapping[str, str]
@@ -252,6 +253,7 @@ def observe_container(document: Mapping[str, Any]) -> ObservedContainer:
         cap_add=tuple(sorted([*host["CapAdd"], *["privileged"] * host["Privileged"]])),
         security_opt=tuple(sorted(host["SecurityOpt"])),
         extra_hosts=tuple(sorted(entry.replace("=", ":", 1) for entry in host["ExtraHosts"])),
+        dns=tuple(host["Dns"]),
         limits=_limits(host),
         log_driver=host["LogConfig"]["Type"],
         log_options=host["LogConfig"]["Config"],

@@ -283,7 +283,7 @@ def _apply(run: _Run, locks: Optional[Tuple[int, ...]]) -> Tuple[bool, List[Dict
     if starting:
         from ansible_collections.anvil.serving.plugins.module_utils.serves.project_resources import ensure_networks_and_volumes
 
-        run.report["created"] = ensure_networks_and_volumes(docker, starting, locks is None)
+        run.report["created"] = ensure_networks_and_volumes(docker, starting, tuple(project.services.values()), locks is None)
     changed = bool(starting or any(run.report[key] for key in ("evictions", "files", "created", "pulled")))
     if locks is None:
         return changed, diff

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -39,6 +40,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan impor
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_clients import ALL, ROUTER_FRONT
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import METRICS_PORT
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_networks import list_peers
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_FOLDER, CONFIG_PATH
 from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import format_claims
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render_edge import describe_edge
@@ -113,7 +115,14 @@ def _render_serves(plan: HostPlan, project: str, extra_labels: dict[str, str]) -
     texts = {f"models/{serve.name}.ini": render_models(serve) for serve in plan.serves if serve.models}
     plan = replace(plan, serves=tuple(_mount_models(serve, f"{plan.root}/{project}") for serve in plan.serves))
     mounts = [mount for serve in plan.serves for mount in serve.mounts]
-    values = {"volumes": _volumes(mounts), "tags": {serve.name: _tags(plan, serve) for serve in plan.serves}}
+    networks = sorted({serve.network or plan.network for serve in plan.serves})
+    peers = {serve.name: dict(list_peers(plan, serve)) for serve in plan.serves}
+    values = {
+        "volumes": _volumes(mounts),
+        "networks": networks,
+        "peers": peers,
+        "tags": {serve.name: _tags(plan, serve) for serve in plan.serves},
+    }
     made = _render_project("serves.compose.yaml.j2", project, plan, labels, values)
     return replace(made, files=texts) if texts else made
 
@@ -139,6 +148,11 @@ def _tags(plan: HostPlan, serve: ServePlan) -> list[str]:
     tiers = [tier.id for tier in (*router.tiers, *router.purposes, *router.audio) if tier.serve == serve.name] if router else []
     names = {other.name for other in plan.serves}
     return sorted({*serve.tags, *tiers} - names)
+
+
+def _list_closed(plan: HostPlan, networks: Iterable[str]) -> list[str]:
+    """Those of the networks from which no other machine is reached."""
+    return sorted({serve.network for serve in plan.serves if serve.closed}.intersection(networks))
 
 
 def _router_values(router: RouterPlan) -> dict[str, Any]:
@@ -172,17 +186,22 @@ def render_behind_edge(plan: HostPlan, edge: EdgePlan) -> Project:
     folders = {one.service: live_folder(one.container) if edge.shares_volume else ROUTER_MOUNT for one in edge.replicas}
     router = plan.router if edge.replicas else None
     ports = [(front.bind, front.port, front.inner_port) for front in edge.fronts]
+    fronted = {front.serve.container for front in edge.fronts if front.serve}
+    edge_networks = sorted({serve.network or plan.network for serve in plan.serves if serve.container in fronted})
+    networks = [plan.network, *(router.serve_networks if router else ())]
     values = {
         "router": _router_values(router) if router else None,
         "edge": edge,
         "router_front": edge.find_front(ROUTER_FRONT),
         "ports": [*ports, *([(*edge.metrics, METRICS_PORT)] if edge.metrics else [])],
-        "edge_networks": [plan.network] if any(front.serve for front in edge.fronts) else [],
+        "edge_networks": edge_networks,
         "edge_mounts": [Mount("volume", edge.volume, CONFIG_FOLDER, read_only=True)],
         "edge_command": ["-W", "-db", "-f", CONFIG_PATH],
         "commands": {service: [*start, f"{folder}/config.toml"] for service, folder in folders.items()},
         "folders": folders,
         "volumes": [*([router.volume] if router else []), edge.volume],
+        "closed": _list_closed(plan, [*(router.serve_networks if router else ()), *edge_networks]),
+        "networks": sorted({edge.network, *(networks if router else ()), *edge_networks}),
     }
     return _render_project("router_edge.compose.yaml.j2", ROUTER_PROJECT, plan, labels, values)
 
@@ -197,7 +216,7 @@ def render_router(plan: HostPlan, router: RouterPlan) -> Project:
     if plan.edge:
         return render_behind_edge(plan, plan.edge)
     labels = {"router": {LABEL_SERVE: "router", LABEL_PREFIX + "engine": "router"}}
-    values = {"router": _router_values(router), "volumes": [router.volume]}
+    values = {"router": _router_values(router), "volumes": [router.volume], "closed": _list_closed(plan, router.serve_networks)}
     return _render_project("router.compose.yaml.j2", ROUTER_PROJECT, plan, labels, values)
 
 
