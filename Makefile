@@ -108,6 +108,14 @@ long: test-venv ## run the unit tests with thousands of generated examples (minu
 bench: bed ## run every benchmark; the last line of each holds its ratios as JSON
 	@for bench in $$(find bench -type f -perm -u+x ! -name llama_image | sort); do $(T)/python $$bench || exit 1; done
 
+.PHONY: lock
+lock: ## write requirements/*.lock again: every package with the hashes of its files
+	@bootstrap/lock.sh
+
+.PHONY: audit
+audit: ## compare the locked packages with the known vulnerabilities; status 3 if the database cannot be reached
+	@bootstrap/audit.sh
+
 .PHONY: docs
 docs: ## build the documentation site in .cache/docs/html; a warning or a broken link fails the build
 	@bootstrap/venv.sh $(DOCS_VENV) requirements/docs.txt

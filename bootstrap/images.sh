@@ -36,7 +36,11 @@ pull_public() {
 
 download_wheels() { # includes pip's own wheel, which installs the others: the image needs no pip
   if compgen -G "$CACHE/wheels/anvil_serving-$1-*.whl" && compgen -G "$CACHE/wheels/pip-*.whl"; then return; fi >/dev/null
-  "$PYTHON" -m pip download -qq --disable-pip-version-check --no-deps --dest "$CACHE/wheels" "anvil-serving==$1" pip==26.0
+  local locks=$ROOT/requirements lock=router
+  [ "$1" = 0.13.2 ] || lock=router-gateway
+  grep -q "^anvil-serving==$1 " "$locks/$lock.lock" || die "requirements/$lock.lock has no anvil-serving $1; see bootstrap/lock.sh"
+  "$PYTHON" -m pip download -qq --disable-pip-version-check --no-deps --dest "$CACHE/wheels" --require-hashes \
+    --requirement "$locks/$lock.lock" --requirement "$locks/pip.lock"
 }
 
 # build_on NAME PUBLIC ROOT [docker build options...] : builds NAME.public.Dockerfile on the public image if a registry answers,
@@ -70,7 +74,7 @@ build_aiperf() {
   ! is_built aiperf:1 || return 0
   say "fetching the wheels of aiperf"
   "$PYTHON" -m pip download -qq --disable-pip-version-check --no-deps --only-binary=:all: --dest "$wheels" \
-    --requirement "$files/aiperf-requirements.txt" pip==26.0
+    --require-hashes --requirement "$ROOT/requirements/aiperf.lock" --requirement "$ROOT/requirements/pip.lock"
   build aiperf:1 "$files/aiperf.Dockerfile" "$files" --build-context "wheels=$wheels" --build-arg BASE=anvil.local/base:1
 }
 

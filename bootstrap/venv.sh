@@ -15,7 +15,7 @@ python=${ANVIL_PYTHON:-/usr/bin/python3}
 [ -n "${ANVIL_PYTHON:-}" ] || is_new_enough "$python" || python=python3
 
 # The stamp covers the requirements, the files they may include, the interpreter, and the folder, because a venv cannot be moved.
-stamp() { { cat "$(dirname "$requirements")"/*.txt "$ROOT"/roles/*/files/requirements*.txt; echo "$requirements $(realpath -m "$dir") $(command -v "$python")"; } | sha256sum; }
+stamp() { { cat "$(dirname "$requirements")"/*.{txt,lock} "$ROOT"/roles/*/files/requirements*.txt 2>/dev/null || :; echo "$requirements $(realpath -m "$dir") $(command -v "$python")"; } | sha256sum; }
 [ ! -x "$dir/bin/python" ] || [ "$(cat "$dir/.anvil-stamp" 2>/dev/null)" != "$(stamp)" ] || exit 0
 
 have "$python" || { say "installing python3"; apt_install python3 python3-venv; }
@@ -26,5 +26,7 @@ is_new_enough "$python" ||
 say "creating $dir from $requirements"
 rm -rf "$dir"
 "$python" -m venv "$dir"
-"$dir/bin/pip" install -qq --disable-pip-version-check "$@" --requirement "$requirements"
+# A lock file holds every package with its hashes, so what a package index serves is what was there when it was locked.
+if [ -e "${requirements%.txt}.lock" ]; then set -- "$@" --require-hashes --requirement "${requirements%.txt}.lock"; else set -- "$@" --requirement "$requirements"; fi
+"$dir/bin/pip" install -qq --disable-pip-version-check "$@"
 stamp > "$dir/.anvil-stamp"

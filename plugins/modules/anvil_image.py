@@ -99,6 +99,10 @@ options:
         description: Whether the Python code that comes with the model may run (C(--trust-remote-code)).
         type: bool
         default: false
+  sbom_folder:
+    description: Folder for the bill of materials of each image that is built, one file for each content.
+    type: path
+    default: /opt/anvil/images
   push:
     description: Whether to push both tags.
     type: bool
@@ -183,6 +187,11 @@ commands:
   description: Command line of the build. Secrets appear by name only.
   returned: always
   type: list
+sbom:
+  description: File with the packages of the image and what it was built from, in CycloneDX 1.5; empty if nothing was built.
+  returned: always
+  type: str
+  sample: /opt/anvil/images/serve_vllm-0123456789abcdef.cdx.json
 seconds:
   description: Seconds that build and push took.
   returned: always
@@ -210,6 +219,7 @@ OPTIONS = {
     "build_secrets": {"type": "dict", "default": {}, "no_log": True},
     "network": {"type": "str", "choices": ["default", "none", "host"], "default": "default"},
     "platform": {"type": "str", "default": ""},
+    "sbom_folder": {"type": "path", "default": "/opt/anvil/images"},
     "allowed": ALLOWED_OPTION,
     "push": {"type": "bool", "default": False},
     "username": {"type": "str", "default": ""},
@@ -240,7 +250,9 @@ def work(module: AnsibleModule) -> dict:
     with open_live_output(params["progress"]) as live_output:
         docker = DockerEngine(params["docker_host"])
         allowed = read_allowed(params["allowed"])
-        return converge_image(docker, recipe, secrets, push, params["timeout"], live_output, module.check_mode, allowed)
+        return converge_image(
+            docker, recipe, secrets, push, params["timeout"], live_output, module.check_mode, allowed, params["sbom_folder"]
+        )
 
 
 def main() -> None:

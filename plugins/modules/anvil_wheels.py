@@ -44,6 +44,13 @@ options:
     type: str
     choices: [x86_64, aarch64]
     default: x86_64
+  locks:
+    description:
+      - Paths of files with the hashes of all these packages and of pip, in pip's format (C(requirements/*.lock)). A file with
+        another hash is refused. If not given, files are taken as the index serves them.
+    type: list
+    elements: path
+    default: []
   folder:
     description: Folder that holds the tars.
     type: path
@@ -71,6 +78,7 @@ path:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module_without_docker
 from ansible_collections.anvil.serving.plugins.module_utils.images.wheels import WheelSet, fetch_wheels
 
@@ -79,13 +87,23 @@ OPTIONS = {
     "requirements": {"type": "str", "required": True},
     "python": {"type": "str", "required": True},
     "machine": {"type": "str", "choices": ["x86_64", "aarch64"], "default": "x86_64"},
+    "locks": {"type": "list", "elements": "path", "default": []},
     "folder": {"type": "path", "default": "~/.cache/anvil/wheels"},
 }
 
 
+def read_text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as handle:
+            return handle.read()
+    except OSError as exc:
+        raise fail("the lock file cannot be read", where=path, why=exc.strerror or str(exc), hint="make lock writes it") from exc
+
+
 def work(module: AnsibleModule) -> dict:
     params = module.params
-    wheels = WheelSet(params["name"], params["requirements"], params["python"], params["machine"])
+    locks = tuple(read_text(path) for path in params["locks"])
+    wheels = WheelSet(params["name"], params["requirements"], params["python"], params["machine"], locks)
     return fetch_wheels(wheels, params["folder"], module.check_mode)
 
 

@@ -51,7 +51,7 @@ def decide_action(
 
 def _predict_build() -> Dict[str, Any]:
     result: Dict[str, Any] = {"changed": True, "action": "build", "reasons": ["missing"], "reference": "", "tags": []}
-    return {**result, "image_id": None, "digest": None, "pushed": False, "commands": [], "seconds": 0.0}
+    return {**result, "image_id": None, "digest": None, "pushed": False, "commands": [], "seconds": 0.0, "sbom": ""}
 
 
 def converge_image(
@@ -63,11 +63,13 @@ def converge_image(
     live_output: LiveOutput,
     check: bool,
     allowed: Optional[Sequence[Origin]] = None,
+    sbom_folder: str = "/opt/anvil/images",
 ) -> Dict[str, Any]:
     """Make sure that an image of this content exists under both its names, and in the registry if that is requested.
 
     push: the login to push with; None: do not push. check: only predict. allowed: the models whose weights may be in the
-    context ``weights``; None allows every model. Returns what anvil_image returns.
+    context ``weights``; None allows every model. sbom_folder: for the bill of materials of an image that is built.
+    Returns what anvil_image returns.
     """
     check_recipe(recipe)
     if "weights" in recipe.folders and allowed is not None:
@@ -96,6 +98,7 @@ def converge_image(
         "pushed": False,
         "commands": [],
         "seconds": 0.0,
+        "sbom": "",
     }
     must_push = push is not None and (
         decision.action != "none" or not all(is_pushed(docker, name, result["digest"] or "", push) for name in names)
@@ -108,9 +111,12 @@ def converge_image(
         return result
     began = time.monotonic()
     if decision.action == "build":
+        from ansible_collections.anvil.serving.plugins.module_utils.images.bill_of_materials import write_bill
         from ansible_collections.anvil.serving.plugins.module_utils.images.build import build_image
 
         result["commands"].append(build_image(docker, recipe, content, base_id, secrets, timeout, live_output))
+        result["sbom"], notes = write_bill(docker, sbom_folder, reference, base or {}, recipe, content)
+        result["warnings"] += notes
     if readable:
         docker.tag_image(reference, readable)
     made = docker.inspect_image(reference)

@@ -15,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 from dataclasses import dataclass
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 
@@ -33,13 +33,15 @@ class WheelSet:
     """The wheels of one requirements file for one interpreter.
 
     name: begins the name of the tar. requirements: text of the file. python: such as ``3.11``. machine: ``x86_64`` or
-    ``aarch64``.
+    ``aarch64``. locks: texts with the hashes of every requirement and of pip, as pip's ``--require-hashes`` reads them; without
+    them the files are taken as the index serves them.
     """
 
     name: str
     requirements: str
     python: str
     machine: str
+    locks: Tuple[str, ...] = ()
 
     @property
     def file(self) -> str:
@@ -57,6 +59,32 @@ def check_pins(requirements: str) -> None:
     ]
     if problems:
         raise AnvilError(*problems)
+
+
+def _read_pin(text: str) -> str:
+    """A pin as it is compared: ``Ruamel.YAML[jinja2]==0.18 ; python_version > "3"`` is ``ruamel-yaml==0.18``."""
+    name, _equals, version = text.partition(";")[0].strip().partition("==")
+    return "{0}=={1}".format(re.sub(r"[-_.]+", "-", name.partition("[")[0]).lower(), version)
+
+
+def add_hashes(requirements: str, locks: Sequence[str]) -> str:
+    """The requirements, each with the hashes that the lock files have of it. Raises AnvilError for one without."""
+    hashes: Dict[str, List[str]] = {}
+    pin = ""
+    for line in "\n".join(locks).splitlines():
+        words = line.strip(" \\").split()
+        if words and not words[0].startswith(("--", "#")):
+            pin = _read_pin(words[0])
+        hashes.setdefault(pin, []).extend(word for word in words if word.startswith("--hash="))
+    wanted = [line.strip() for line in requirements.splitlines() if line.strip() and not line.startswith("#")]
+    problems = [
+        Problem("{0} has no hash".format(line), "the lock files", hint="make lock writes them again")
+        for line in wanted
+        if not hashes.get(_read_pin(line))
+    ]
+    if problems:
+        raise AnvilError(*problems)
+    return "".join("{0} {1}\n".format(line, " ".join(hashes[_read_pin(line)])) for line in wanted)
 
 
 def list_platforms(machine: str) -> List[str]:
@@ -77,6 +105,8 @@ def build_pip_argv(wheels: WheelSet, requirements: str, target: str) -> List[str
         words += ["--abi", abi]
     for platform in list_platforms(wheels.machine):
         words += ["--platform", platform]
+    if wheels.locks:
+        return [*words, "--require-hashes", "--requirement", requirements]
     return [*words, "--requirement", requirements, PIP]
 
 
@@ -122,7 +152,7 @@ def fetch_wheels(wheels: WheelSet, folder: str, check: bool) -> Dict[str, Any]:
 def _download(wheels: WheelSet, scratch: str) -> None:
     requirements = os.path.join(scratch, "requirements.txt")
     with open(requirements, "w", encoding="utf-8") as handle:
-        handle.write(wheels.requirements)
+        handle.write(add_hashes(wheels.requirements + "\n" + PIP, wheels.locks) if wheels.locks else wheels.requirements)
     argv = build_pip_argv(wheels, requirements, os.path.join(scratch, "wheels"))
     try:
         done = subprocess.run(
@@ -134,6 +164,14 @@ def _download(wheels: WheelSet, scratch: str) -> None:
     if done.returncode == 0:
         return
     output = done.stdout.decode("utf-8", "replace").splitlines()
+    if any("DO NOT MATCH THE HASHES" in line for line in output):
+        raise fail(
+            "a file for {0} is not the one that was locked".format(wheels.name),
+            where="{0} -m pip download".format(sys.executable),
+            why="its sha256 is in none of the lock files",
+            hint="do not use it: compare it with the package's own index; make lock, if a version was changed on purpose",
+            log=[line for line in output if not line.startswith("WARNING: Location")][-10:],
+        )
     no_pip = any("No module named pip" in line for line in output)
     raise fail(
         "the wheels of {0} could not be fetched".format(wheels.name),

@@ -49,6 +49,7 @@ def image(**changes: Any) -> dict[str, Any]:
         "build_secrets": {"hf_token": TOKEN},
         "network": "none",
     }
+    asked["sbom_folder"] = "/tmp/anvil-test-images"
     check = changes.pop("check", False)
     return run_module("anvil_image", check=check, **{**asked, **changes})
 
@@ -75,6 +76,27 @@ def test_an_image_is_built_once(images: Bed) -> None:
     again = image()
     assert (again["changed"], again["action"], again["image_id"]) == (False, "none", built["image_id"])
     assert images.docker("run", "--rm", f"{REPOSITORY}:vllm-v1") == f"10001 {len(TOKEN)}"
+
+
+def test_a_built_image_has_a_list_of_its_packages_and_of_what_it_was_built_from(images: Bed, tmp_path: Path) -> None:
+    built = image(sbom_folder=str(tmp_path))
+    assert not built.get("warnings") and Path(built["sbom"]).parent == tmp_path
+    bill = json.loads(Path(built["sbom"]).read_text())
+    assert (bill["bomFormat"], bill["specVersion"], bill["metadata"]["component"]["version"]) == (
+        "CycloneDX",
+        "1.5",
+        built["image_id"],
+    )
+    names = {one["purl"].split("@")[0] for one in bill["components"]}
+    assert "pkg:deb/debian/python3" in names and len(names) == len(bill["components"]) > 50
+    origin = {one["name"]: one["value"] for one in bill["metadata"]["properties"]}
+    assert origin["anvil:base_id"] == images.docker("image", "inspect", "--format", "{{.Id}}", BASE)
+    assert len(origin["anvil:file_sha256:hello"]) == 64 and TOKEN not in json.dumps(bill)
+    assert image(sbom_folder=str(tmp_path))["sbom"] == ""
+    # An image without Python: its packages are read without starting it.
+    plain = image(sbom_folder=str(tmp_path), base="anvil.local/edge:1", dockerfile="ARG BASE\nFROM ${BASE}\nCOPY hello /hello\n")
+    bare = json.loads(Path(plain["sbom"]).read_text())
+    assert "pkg:deb/debian/haproxy" in {one["purl"].split("@")[0] for one in bare["components"]}
 
 
 def test_every_change_of_content_makes_another_image(images: Bed, tmp_path: Path) -> None:
