@@ -8,6 +8,7 @@ venv=$ROOT/.venv-audit
 service=${ANVIL_AUDIT_SERVICE:-osv} found=0 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 for lock in "$ROOT"/requirements/*.lock; do
+  [ "$(basename "$lock")" != base-images.lock ] || continue
   say "auditing $(basename "$lock")"
   code=0
   "$venv/bin/pip-audit" --progress-spinner off --vulnerability-service "$service" --timeout 20 --disable-pip --no-deps \

@@ -25,11 +25,13 @@ build() { # build NAME DOCKERFILE CONTEXT [docker build options...]
 # pull_public REFERENCE : pulls the image and prints its reference, if the Docker Engine (not this script) reaches the registry
 # within 8 s; fails otherwise.
 pull_public() {
-  local reference=$1
+  local reference=$1 digest
+  digest=$(awk -v name="$1" '$1 == name { print $2 }' "$ROOT/requirements/base-images.lock")
   case ${ANVIL_REGISTRY:-} in
     none) return 1 ;;
     ?*) reference=$ANVIL_REGISTRY/${reference#*/} ;;
   esac
+  [ -z "$digest" ] || reference=${reference%:*}@$digest
   "$PYTHON" -c 'import sys, docker; docker.from_env(timeout=8).images.get_registry_data(sys.argv[1])' "$reference" >/dev/null 2>&1 &&
     docker pull --quiet "$reference" >/dev/null && echo "$reference"
 }

@@ -26,3 +26,13 @@ lock router "$ROOT/requirements/router.txt" --no-deps --python-version 3.13
 lock router-gateway "$ROOT/requirements/router-gateway.txt" --no-deps --python-version 3.13
 lock pip "$ROOT/requirements/pip.txt" --no-deps --python-version 3.13
 lock site "$ROOT/requirements/site.txt" --universal --python-version 3.11
+
+# The digest of each public base image that bootstrap/images.sh builds on, as its registry gives it; else the one that is there.
+bases=$ROOT/requirements/base-images.lock
+kept=$(cat "$bases")
+grep '^#' <<<"$kept" > "$bases"
+grep -oE '(docker\.io|ghcr\.io)/[A-Za-z0-9./_-]+:[A-Za-z0-9._-]+' "$ROOT/bootstrap/images.sh" | sort -u | while read -r name; do
+  digest=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$name" 2>/dev/null) ||
+    digest=$(awk -v name="$name" '$1 == name { print $2 }' <<<"$kept")
+  if [ -n "$digest" ]; then echo "$name $digest" >> "$bases"; else say "no registry gives the digest of $name; its tag is not locked"; fi
+done

@@ -91,7 +91,7 @@ def _check_removable(docker: DockerEngine, network: str, found: Mapping[str, Any
     )
     if (found.get("Labels") or {}).get(MANAGED) and not attached:
         return
-    edge = "subnet" in difference or "inventory says" in difference
+    edge = "inventory says" in difference
     raise fail(
         "the network has a different subnet than the inventory" if edge else "the network is not closed",
         where="network " + network,
