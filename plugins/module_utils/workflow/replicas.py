@@ -27,7 +27,8 @@ def converge_services(docker: DockerEngine, deployment: Deployment, names: Seque
     if not names:
         return
     # Compose wants every network of its file, also those of services that are not started now.
-    ensure_networks_and_volumes(docker, list(deployment.project.services.values()), False)
+    services = list(deployment.project.services.values())
+    ensure_networks_and_volumes(docker, services, services, False)
     done = verbs.apply_state_locked(docker, replace(deployment.project, only=tuple(names)), ServeOptions(), lock)
     if done["problems"]:
         raise AnvilError(*done["problems"])
