@@ -99,6 +99,6 @@ def _check_removable(docker: DockerEngine, network: str, found: Mapping[str, Any
         hint="take them down (a router: ansible-playbook playbooks/router_down.yml -e confirm=true); "
         "the next site.yml creates the network again\nor change anvil_edge.subnet"
         if edge
-        else "take its containers down; the next run creates a network of ours again. Remove one that is not ours, or choose another "
-        "anvil_network\nor set egress: true of the serve",
+        else "take its containers down; the next run creates a network of ours again. Remove one that is not ours, or choose "
+        "another anvil_network\nor set egress: true of the serve",
     )
