@@ -26,7 +26,7 @@ def heavy(field: Field, models: Path) -> Field:
     write_model(models / "plain", "the plain model answers")
     write_model(models / "rank", "the reranker answers", scores=True)
     del field.serves["fast"]
-    shared: dict[str, Any] = {"entrypoint": ("vllm",), "cap_drop": (), "read_only": False, "environment": CPU}
+    shared: dict[str, Any] = {"entrypoint": ("vllm",), "cap_drop": (), "read_only": False, "environment": CPU, "ipc": "host"}
     field.edit("heavy", engine="vllm", image=IMAGE, served_name="heavy", warmup=True, ready_timeout=240, **shared)
     return field
 
@@ -55,7 +55,7 @@ def test_vllm_answers_the_warm_up_of_each_kind_of_its_models(heavy: Field) -> No
     [
         ((), ""),
         (("--max-num-seqs", "3000"), ""),  # the tokens of a step are the engine's own, and depend on the card
-        (("--tensor-parallel-size", "4", "--kv-cache-dtype", "fp8", "--quantization", "fp8"), ""),
+        (("--kv-cache-dtype", "fp8", "--quantization", "fp8", "--enable-sleep-mode"), ""),  # by the card
         (("--max-num-batched-tokens", "128", "--max-num-seqs", "256"), "max_num_seqs"),
         (("--gpu-memory-utilization", "1.5"), "less than or equal to 1"),
         (("--enable-lora", "--max-loras", "4", "--max-cpu-loras", "2"), "max_cpu_loras"),
