@@ -21,8 +21,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds
 # (method, path)
 Route = Tuple[str, str]
 
-# The edge answers it itself, without a key: 200 while a server behind it is up.
-HEALTH_PATH = "/healthz"
 MODELS: Tuple[Route, ...] = (("GET", "/v1/models"), ("HEAD", "/v1/models"))
 
 

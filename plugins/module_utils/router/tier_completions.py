@@ -113,7 +113,7 @@ def build_tls_context(docker: DockerEngine, edge: str, trust: EdgeTrust) -> ssl.
         text = _read(trust.ca_file) if trust.ca_file else Edge(docker, edge).read_file(own)
         # Only the certificates: the edge's file holds a private key too.
         context.load_verify_locations(cadata="\n".join(CERTIFICATE.findall(text)))
-    except (OSError, ValueError) as exc:
+    except (AnvilError, OSError, ValueError) as exc:
         raise fail(
             "the certificate of the edge cannot be checked",
             where=source,
