@@ -18,8 +18,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_printable
 from ansible_collections.anvil.serving.plugins.modules.anvil_plan import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.explained_variables import explain_variables
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import list_gpus, plan_host
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import list_rendered_files, render_host
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.stray_variables import find_strays
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import (
     count_mistakes,
     failure_result,
@@ -46,9 +48,12 @@ class ActionModule(HostCodeAction):
 
         read_cards = None if options["driver"] == "none" else ask_driver
         try:
-            plan = plan_host(self._templar, host, variables, options["secrets"] == "required", read_cards)
+            strays = find_strays(host, {**task_vars, **options["inventory"]})
+            plan = plan_host(self._templar, host, variables, options["secrets"] == "required", read_cards, strays)
             rendered = render_host(plan)
             result.update(plan=plan.as_dict(), notes=list(plan.notes), gpus=list_gpus(plan), **rendered)
+            if options["explain"]:
+                result["origins"] = explain_variables(self._templar, variables)
             if options["output"]:
                 folder = Path(options["output"]).expanduser().resolve() / host
                 texts = list_rendered_files(rendered)

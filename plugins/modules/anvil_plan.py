@@ -14,6 +14,7 @@ description:
     once, each with the path of the key, the file and line, and what to write instead.
   - Runs on the controller. It contacts a host only if its C(anvil_gpus) left values out, see O(driver).
   - No returned value contains a secret.
+  - A variable such as C(anvil_serves) is merged with its layers, C(anvil_serves__SUFFIX), key by key.
   - C(docs/inventory.md) describes the variables.
 author:
   - the anvil.serving authors (@fakoli)
@@ -51,6 +52,11 @@ options:
     description: Variables that override the variables of the host with the same names.
     type: dict
     default: {}
+  explain:
+    description: Also return where each value of the inventory was written, as RV(origins).
+    type: bool
+    default: false
+    version_added: 1.1.0
   output:
     description: Folder on the controller for the rendered files. Each host gets a subfolder with its name.
     type: path
@@ -119,6 +125,14 @@ external_files:
   description: A start script for each external server whose start the inventory describes, which O(output) writes too.
   returned: success
   type: dict
+origins:
+  description:
+    - One line for each value, with the file and line where it was written, its layer, and the values that it replaces.
+    - A value that looks like a secret is not shown. Of C(anvil_secrets) only the names are shown, and how each is stored.
+  returned: when O(explain=true)
+  type: list
+  elements: str
+  sample: ["anvil_serves.fast.port: 30003    inventory/fleet/group_vars/gpu.yml:18 (anvil_serves__gpu)"]
 files:
   description: The paths of the files of this host in O(output).
   returned: when O(output) is given
@@ -156,6 +170,7 @@ OPTIONS = {
     "secrets": {"type": "str", "choices": ["required", "optional"], "default": "required", "no_log": False},
     "driver": {"type": "str", "choices": ["required", "optional", "none"], "default": "required"},
     "inventory": {"type": "dict", "default": {}},
+    "explain": {"type": "bool", "default": False},
     "output": {"type": "path"},
 }
 

@@ -29,6 +29,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_mount
     mount_weights_read_only,
     read_allowed_mounts,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_names import describe_unknown
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_networks import connect_router
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_registries import check_registries
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_router import read_router
@@ -41,7 +42,6 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     LONGEST_WAIT_SECONDS,
     InventoryCheck,
     Section,
-    suggest_name,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_vram_claims import check_vram_budgets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.serve_selection import (
@@ -211,4 +211,4 @@ def _check_variables(check: InventoryCheck, variables: Mapping[str, Any]) -> Non
     known = VARIABLES + OTHER_VARIABLES
     for name in variables:
         if isinstance(name, str) and name.startswith("anvil_") and name not in known:
-            check.add_problem((str(name),), "unknown variable", suggest_name(str(name), known))
+            check.add_problem((str(name),), *describe_unknown(str(name), known))

@@ -28,6 +28,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
     Service,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_layers import drop_layers
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.compose_interpretation import RunOnHost, interpret_file
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_compose import (
     check_secret_names,
@@ -40,6 +41,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_opti
     list_unknown_uuids,
 )
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import plan_host
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.host_variables import list_secret_names
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import Project, render_experiment
 
 # Option of the experiment, by the key of a serve that it sets under another name.
@@ -143,15 +145,14 @@ def plan_experiment(
     base = plan_host(templar, host, dict(variables), False, read_cards)
     unknown = list_unknown_uuids(options.gpu, base)
     if unknown:
-        variables = {**variables, "anvil_gpus": add_cards(unknown, read_cards(), base)}
+        variables = {**drop_layers(variables, ["anvil_gpus"]), "anvil_gpus": add_cards(unknown, read_cards(), base)}
         base = plan_host(templar, host, dict(variables), False, read_cards)
     if compose:
         project, notes = read_compose_document(interpret_file(compose, run_on_host), options, base)
     else:
         project, notes = _plan_from_options(templar, host, variables, options, base, read_cards)
-    secrets = variables.get("anvil_secrets")
     problems = find_conflicts(project.services.values(), base)
-    problems += check_secret_names(project.services.values(), secrets if isinstance(secrets, Mapping) else ())
+    problems += check_secret_names(project.services.values(), list_secret_names(variables))
     if problems:
         raise AnvilError(*problems)
     return base, project, notes
@@ -166,7 +167,8 @@ def _plan_from_options(
     read_cards: Callable[[], Sequence[Mapping[str, Any]]],
 ) -> tuple[Project, list[str]]:
     try:
-        plan = plan_host(templar, host, {**variables, **experiment_variables(options, base)}, True, read_cards)
+        alone = experiment_variables(options, base)
+        plan = plan_host(templar, host, {**drop_layers(variables, alone), **alone}, True, read_cards)
     except AnvilError as error:
         raise AnvilError(*rename_to_options(error.problems, options.name)) from error
     head = f"anvil_serves.{options.name}"

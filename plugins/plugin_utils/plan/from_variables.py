@@ -15,6 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.driver_cards im
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.host_variables import read_variables
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.source_lines import add_source_lines
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.stray_variables import Strays
 
 
 def plan_host(
@@ -23,26 +24,30 @@ def plan_host(
     variables: dict[str, Any],
     secrets_required: bool,
     read_cards: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
+    strays: Strays | None = None,
 ) -> HostPlan:
     """The plan of a host. Raises AnvilError with every mistake, each with its file and line.
 
     read_cards: the cards of the host as ``anvil_host_info`` lists them; called only if the inventory left values of cards out.
+    strays: what the inventory writes and this host does not get.
     """
     read = read_variables(templar, variables)
-    problems, notes = list(read.problems), []
+    strays = strays or Strays()
+    problems, notes = list(read.problems), [*read.notes, *strays.notes]
     incomplete = find_incomplete(read.values.get("anvil_gpus"))
     if incomplete and read_cards:
-        read.values["anvil_gpus"], notes = complete_gpus(read.values["anvil_gpus"], read_cards())
+        read.values["anvil_gpus"], told = complete_gpus(read.values["anvil_gpus"], read_cards())
+        notes += told
     elif incomplete:
         what = "values are left out, and this plan asks no driver; write vram_mib and compute_capability"
-        notes = [f"anvil_gpus.{alias}: {what}" for alias in incomplete]
+        notes += [f"anvil_gpus.{alias}: {what}" for alias in incomplete]
     try:
         plan = build_plan(host, read.values, read.facts, secrets_required)
     except AnvilError as error:
         known = {problem.where for problem in error.problems}
         problems = [problem for problem in problems if problem.where not in known] + list(error.problems)
-    if problems:
-        raise AnvilError(*add_source_lines(problems, read.raw))
+    if problems or read.conflicts or strays.problems:
+        raise AnvilError(*strays.problems, *read.conflicts, *add_source_lines(problems, read.raw, read.sources))
     return replace(plan, notes=(*plan.notes, *notes))
 
 

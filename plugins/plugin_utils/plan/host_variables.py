@@ -18,7 +18,17 @@ import jinja2
 from ansible.errors import AnsibleError, AnsibleTemplateSyntaxError, AnsibleValueOmittedError
 from ansible.template import is_trusted_as_template
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_layers import (
+    LAYERED,
+    KeyPath,
+    MergedLayers,
+    has_layers,
+    list_layers,
+    merge_layers,
+    split_layer,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UNREAD, describe_type, format_path
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.layer_conflicts import judge_layers
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.source_lines import Origin, read_tag
 
 try:
@@ -28,15 +38,16 @@ except ImportError:
     VaultedValue = EncryptedString = None
 
 VAULT_HEADER = b"$ANSIBLE_VAULT"
-KeyPath = tuple[str | int, ...]
 
 
 @dataclass
 class HostVariables:
     """The ``anvil_*`` variables of a host, templated.
 
-    raw: as written, with the tags. values: templated; ``UNREAD`` stands for a value whose template failed. secrets: name ->
-    value. facts: how each secret is stored, as ``build_plan`` takes it. problems: the templates that failed.
+    raw: as written, with the tags. values: templated, with the layers of a variable merged into it; ``UNREAD`` stands for a value
+    whose template failed. secrets: name -> value. facts: how each secret is stored, as ``build_plan`` takes it. problems: the
+    templates that failed. conflicts: layers that contradict each other; notes: those that probably do. layers: variable -> its
+    merged layers, if it has any.
     """
 
     raw: dict[str, Any]
@@ -44,18 +55,53 @@ class HostVariables:
     secrets: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    conflicts: list[Problem] = field(default_factory=list)
+    layers: dict[str, MergedLayers] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def sources(self) -> dict[str, dict[KeyPath, str]]:
+        """Variable -> the layer that wrote each of its leaves; only variables with layers."""
+        return {name: merged.sources for name, merged in self.layers.items()}
 
 
 def read_variables(templar: Any, raw: Mapping[str, Any]) -> HostVariables:
     """Template each variable separately, so that a failing template does not hide mistakes in the others."""
     variables = HostVariables(raw=dict(raw))
     for name, value in raw.items():
-        if name == "anvil_secrets":
-            _read_secrets(variables, templar, value)
-        else:
+        if split_layer(name)[0] != "anvil_secrets":
             variables.values[name] = _template(variables, templar, (name,), value)
             variables.problems.extend(_find_vaulted(variables.values[name], (name,)))
+    for name in LAYERED:
+        if has_layers(raw, name):
+            _merge_layers(variables, templar, name)
+    if "anvil_secrets" in variables.layers:
+        _read_secrets(variables, templar, variables.layers["anvil_secrets"].value)
+    elif "anvil_secrets" in raw:
+        _read_secrets(variables, templar, raw["anvil_secrets"])
     return variables
+
+
+def _merge_layers(variables: HostVariables, templar: Any, variable: str) -> None:
+    """Replace the layers of a variable by the merged one. A layer that cannot be read makes the variable unread."""
+    layers, unread = [], False
+    for name in list_layers(variables.raw, variable):
+        value = variables.raw[name] if variable == "anvil_secrets" else variables.values.pop(name)
+        if not isinstance(value, Mapping) and variable == "anvil_secrets":
+            value = _template(variables, templar, (name,), value)
+        if isinstance(value, Mapping):
+            layers.append((name, value))
+        elif value is not None:
+            unread = True
+            if value is not UNREAD:
+                what = f"must be a mapping, not {describe_type(value)}"
+                variables.problems.append(Problem(what, name, hint=f"write it as {variable}: every layer has the same form"))
+    merged = merge_layers(layers)
+    variables.layers[variable] = merged
+    variables.values[variable] = UNREAD if unread else merged.value
+    conflicts, notes = judge_layers(variables.raw, variable, merged)
+    variables.conflicts.extend(conflicts)
+    variables.notes.extend(notes)
 
 
 def _template(variables: HostVariables, templar: Any, path: KeyPath, raw: Any) -> Any:
@@ -102,6 +148,12 @@ def _read_secrets(variables: HostVariables, templar: Any, raw: Any) -> None:
         variables.secrets[name] = value
         variables.facts[name] = classify_storage(templar, entry, value)
     variables.values["anvil_secrets"] = {name: variables.secrets.get(name) for name in raw}
+
+
+def list_secret_names(raw: Mapping[str, Any]) -> list[str]:
+    """The names of all secrets in ``anvil_secrets`` and its layers; none of a layer that is a template."""
+    layers = [raw[name] for name in list_layers(raw, "anvil_secrets")]
+    return [name for layer in layers if isinstance(layer, Mapping) for name in layer]
 
 
 def _in_vaulted_file(origin: Any) -> bool:

@@ -10,12 +10,13 @@ works as before.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_layers import KeyPath, find_layers
 
 try:
     from ansible._internal._datatag._tags import Origin
@@ -32,27 +33,43 @@ def read_tag(kind: Any, value: Any) -> Any:
 
 def find_source_line(raw: Mapping[str, Any], where: str) -> str:
     """``inventory/x/host_vars/h.yml:23`` for the key path of a problem: the deepest part of the path that has a source line."""
-    value, found, position = raw, "", 0
+    return format_origin(find_origin(raw, _split_path(where)))
+
+
+def _split_path(where: str) -> list[str]:
+    """``anvil_serves.heavy.gpus[0]`` as its steps, up to the first one that is not a plain word or a number."""
+    steps, position = [], 0
     while match := STEP.match(where, position):
-        word, number = match.groups()
+        steps.append(match[1] if match[1] is not None else match[2])
         position = match.end()
+    return steps
+
+
+def find_origin(raw: Mapping[str, Any], steps: Sequence[Any]) -> Any:
+    """The tag with the source of a value: that of the deepest part of the path that has one; None without any."""
+    value, found = raw, None
+    for step in map(str, steps):
         if isinstance(value, Mapping):
-            step = word if word is not None else number
             key = next((key for key in value if str(key) == step), None)
             if key is None:
                 break
             value = value[key]
-            found = _source_line(key) or _source_line(value) or found
-        elif isinstance(value, list) and number is not None and int(number) < len(value):
-            value = value[int(number)]
-            found = _source_line(value) or found
+            found = _read_origin(key) or _read_origin(value) or found
+        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+            found = _read_origin(value) or found
         else:
             break
     return found
 
 
-def _source_line(value: Any) -> str:
+def _read_origin(value: Any) -> Any:
     origin = read_tag(Origin, value)
+    return origin if origin is not None and format_origin(origin) else None
+
+
+def format_origin(origin: Any) -> str:
+    """The file and line, or what Ansible says of a value that is from no file: ``<CLI option '-e'>``."""
     if origin is None or not origin.path:
         return "" if origin is None or origin.description == "<unknown>" else str(origin.description or "")
     path = Path(origin.path)
@@ -61,11 +78,25 @@ def _source_line(value: Any) -> str:
     return f"{shown}:{origin.line_num}" if origin.line_num else str(shown)
 
 
-def add_source_lines(problems: list[Problem], raw: Mapping[str, Any]) -> list[Problem]:
-    """The problems, each with the file and line of its key in ``why``."""
+def find_written_lines(raw: Mapping[str, Any], sources: Mapping[str, Mapping[KeyPath, str]], where: str) -> str:
+    """As ``find_source_line``, for a variable whose layers were merged: the line in each layer that wrote a part of the value."""
+    variable, *steps = _split_path(where) or [""]
+    if variable not in sources:
+        return find_source_line(raw, where)
+    lines = []
+    for layer in find_layers(sources[variable], steps):
+        line = format_origin(find_origin(raw, [layer, *steps]))
+        lines.append(f"{line} ({layer})" if line else layer)
+    return " and ".join(lines)
+
+
+def add_source_lines(
+    problems: list[Problem], raw: Mapping[str, Any], sources: Mapping[str, Mapping[KeyPath, str]]
+) -> list[Problem]:
+    """The problems, each with the file and line of its key in ``why``. sources: the layers of merged variables."""
     located = []
     for problem in problems:
-        line = find_source_line(raw, problem.where)
+        line = find_written_lines(raw, sources, problem.where)
         why = "; ".join(text for text in (f"written at {line}" if line else "", problem.why) if text)
         located.append(replace(problem, why=why))
     return located
