@@ -12,6 +12,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
 PREFIX = "anvil"
 # How similar the two parts of a name must be, from 0 to 1: avnil, anvl and anval are 0.8 or more, ansible is 0.67.
 LIKE_PREFIX, LIKE_NAME = 0.75, 0.85
+# Fewer letters in common cannot be that similar.
+LETTERS = 3
 
 
 def describe_unknown(name: str, known: Sequence[str]) -> Tuple[str, str]:
@@ -57,7 +59,12 @@ def _find_meant(name: str, known: Sequence[str]) -> str:
     if lower.startswith(PREFIX) and not lower.startswith(PREFIX + "_"):
         lower = "{0}_{1}".format(PREFIX, lower[len(PREFIX) :].lstrip("_"))  # anvilserves
     head, sign, rest = lower.partition("_")
-    if not sign or abs(len(head) - len(PREFIX)) > 2 or _ratio(head, PREFIX) < LIKE_PREFIX:
+    if (
+        not sign
+        or len(set(head) & set(PREFIX)) < LETTERS
+        or abs(len(head) - len(PREFIX)) > 2
+        or _ratio(head, PREFIX) < LIKE_PREFIX
+    ):
         return ""
     word, layered, suffix = rest.strip("_").partition(SEPARATOR)
     for candidate in known:
