@@ -20,7 +20,11 @@ from ansible_collections.anvil.serving.plugins.modules.anvil_plan import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.explained_variables import explain_variables
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import list_gpus, plan_host
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import list_rendered_files, render_host
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import (
+    list_rendered_files,
+    list_selectors,
+    render_host,
+)
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.stray_variables import find_strays
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import (
     count_mistakes,
@@ -52,6 +56,7 @@ class ActionModule(HostCodeAction):
             plan = plan_host(self._templar, host, variables, options["secrets"] == "required", read_cards, strays)
             rendered = render_host(plan)
             result.update(plan=plan.as_dict(), notes=list(plan.notes), gpus=list_gpus(plan), **rendered)
+            result["selectors"] = list_selectors(plan)
             if options["explain"]:
                 result["origins"] = explain_variables(self._templar, variables)
             if options["output"]:

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Print the status of hosts as a table or as JSON and write it as an HTML page, or print the logs of their serves."""
+"""Print the status of hosts, write it as an HTML page, print the logs of their serves, or what a run in waves left on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import differs, write_file
 from ansible_collections.anvil.serving.plugins.modules.anvil_report import OPTIONS
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.revision_report import (
+    UNTOUCHED,
+    describe_turn,
+    lay_out_turns,
+)
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.status_report import (
+    describe_failure,
     render_logs,
     render_page,
     render_table,
@@ -31,11 +37,19 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         _validated, options = self.validate_argument_spec(argument_spec=OPTIONS)
         result["changed"] = False
+        result["printed"] = True
+        if options["show"] != "revisions":
+            self._fill_in_failures(options)
         if options["show"] == "logs":
             infos = dict(zip(options["hosts"], options["looks"], strict=True))
+            # A host that has none of the serves that were named prints nothing.
+            infos = {host: info for host, info in infos.items() if not info.get("skipped")} or infos
             display_text("\n" + "\n\n".join(render_logs(host, info) for host, info in infos.items()) + "\n")
-            unread = [host for host, info in infos.items() if "logs" not in info and not info.get("skipped")]
-            return self._fail_if_unread(result, unread)
+            unread = {host: info for host, info in infos.items() if "logs" not in info and not info.get("skipped")}
+            result["troubles"] = {host: describe_failure(info) for host, info in unread.items()}
+            return result
+        if options["show"] == "revisions":
+            return result | self._list_revisions(options)
         count = len(options["hosts"])
         columns = [options[key] or [{}] * count for key in ("plans", "looks", "routers", "tiers", "retired")]
         hosts = [report_host(host, *results) for host, *results in zip(options["hosts"], *columns, strict=True)]
@@ -45,7 +59,31 @@ class ActionModule(ActionBase):
         pages |= {options["json"]: text + "\n"} if options["json"] else {}
         result["files"] = [str(self._write(path, content)) for path, content in pages.items()]
         result["hosts"] = hosts
-        return self._fail_if_unread(result, [host["host"] for host in hosts if host["trouble"]])
+        result["troubles"] = {host["host"]: host["trouble"] for host in hosts if host["trouble"]}
+        return result
+
+    @staticmethod
+    def _fill_in_failures(options: dict[str, Any]) -> None:
+        """A host whose plan or reading failed has that reason in place of its result."""
+        looks, failures = options["looks"], options["failures"] or [""] * len(options["hosts"])
+        options["looks"] = [{"trouble": why} if why else look for look, why in zip(looks, failures, strict=True)]
+
+    def _list_revisions(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Print what a run in waves left on every host, unless that is one host without trouble."""
+        verb = f"would be {options['verb']}" if self._task.check_mode else options["verb"]
+        columns = [options[key] for key in ("hosts", "turns", "failures", "undone", "looks")]
+        turns = [describe_turn(host, verb, *results) for host, *results in zip(*columns, strict=True)]
+        troubles = {turn.host: turn.trouble for turn in turns if turn.trouble}
+        printed = len(turns) > 1 or bool(troubles)
+        if printed:
+            display_text("\n" + lay_out_turns(turns) + "\n")
+        untouched = [turn.host for turn in turns if turn.outcome == UNTOUCHED]
+        return {
+            "revisions": [turn.as_dict() for turn in turns],
+            "troubles": troubles,
+            "untouched": untouched,
+            "printed": printed,
+        }
 
     def _write(self, path: str, content: str) -> Path:
         """Write a report, in check mode too, because it changes no host."""
@@ -53,9 +91,3 @@ class ActionModule(ActionBase):
         if differs(str(file), content, 0o644):
             write_file(str(file), content, 0o644)
         return file
-
-    def _fail_if_unread(self, result: dict[str, Any], hosts: list[str]) -> dict[str, Any]:
-        if hosts:
-            result["failed"] = True
-            result["msg"] = "the status of these hosts could not be read (the reasons are above): " + ", ".join(hosts)
-        return result

@@ -259,6 +259,8 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_no_hosts_remaining(self) -> None:
         self._broken_off = True
+        for host in self._play_hosts:  # a play with max_fail_percentage ends for the others too, without a result of theirs
+            self._records.setdefault(host, HostRecord()).stopped = True
 
     def v2_playbook_on_include(self, included_file: Any) -> None:
         if self._display.verbosity:
@@ -289,7 +291,9 @@ class CallbackModule(CallbackBase):
         elif self._display.verbosity:
             self._print_result(self.host_label(result), "ok", result)
         # A message in a role is a note beside what the role does: the run ends with its summary all the same.
-        self._printed = self._printed or (module in PRINTERS and result.task._role is None)
+        self._printed |= module in PRINTERS and result.task._role is None and result.result.get("printed", True)
+        for host in result.result.get("untouched", ()) if module == "anvil_report" else ():
+            self._records.setdefault(host, HostRecord()).stopped = self._broken_off = True
 
     def v2_runner_on_failed(self, result: CallbackTaskResult, ignore_errors: bool = False) -> None:
         self._warn(result)
@@ -316,10 +320,8 @@ class CallbackModule(CallbackBase):
 
     def _note_fatal(self, result: CallbackTaskResult) -> None:
         """Whether the failure ends the play for the other hosts too, unless it is rescued."""
-        if result.task.run_once:
-            self._fatal.append((result.host.get_name(), set()))
-        elif result.task.any_errors_fatal:
-            self._fatal.append((result.host.get_name(), self._play_hosts))
+        if result.task.run_once or result.task.any_errors_fatal:
+            self._fatal.append((result.host.get_name(), set() if result.task.run_once else self._play_hosts))
 
     @staticmethod
     def _color_of(ignored: bool) -> str:

@@ -90,6 +90,12 @@ serves:
   description: The compose project of the serves, for M(anvil.serving.anvil_serve); V(none) if the host has no serves.
   returned: success
   type: dict
+selectors:
+  description: The words that select serves of the host - their names and tags, among them the tiers.
+  returned: success
+  type: list
+  elements: str
+  sample: [chat, fast, heavy]
 router:
   description: The compose project of the router, for M(anvil.serving.anvil_serve); V(none) if the host has no router.
   returned: success

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_report
-short_description: Print the status of hosts as a table or as JSON, write it as an HTML page, or print logs
+short_description: Print the status of hosts as a table, JSON or an HTML page, their logs, or what a run in waves left
 version_added: 1.0.0
 description:
   - Prints the results of M(anvil.serving.anvil_serve_info) of all hosts of a play, on the controller. It contacts no host.
-  - Fails after printing if the status of a host could not be read, so that the exit code of the playbook is not 0.
+  - It does not fail for a host that could not be read, because its own failure would end the run for another host.
+    RV(troubles) names each such host, and a task after it can fail on exactly those hosts.
 author:
   - the anvil.serving authors (@fakoli)
 attributes:
@@ -28,7 +29,7 @@ options:
   show:
     description: What to print.
     type: str
-    choices: [status, logs]
+    choices: [status, logs, revisions]
     default: status
   hosts:
     description: The names of the hosts.
@@ -39,6 +40,7 @@ options:
     description:
       - For each host, the result of M(anvil.serving.anvil_serve_info) with C(overview) or C(logs). With C(tolerant) a host whose
         status cannot be read is shown with the reason, beside the other hosts.
+      - With O(show=revisions), the result of M(anvil.serving.anvil_router_info).
     type: list
     elements: dict
     required: true
@@ -59,6 +61,25 @@ options:
     default: []
   retired:
     description: For each host, the result of M(anvil.serving.anvil_experiment).
+    type: list
+    elements: dict
+    default: []
+  verb:
+    description: With O(show=revisions), the word for a host whose turn succeeded.
+    type: str
+    default: promoted
+  turns:
+    description: With O(show=revisions), for each host the result of the task that changed it; empty if it had no turn.
+    type: list
+    elements: dict
+    default: []
+  failures:
+    description: For each host why its plan, its turn or its reading failed, or an empty text.
+    type: list
+    elements: str
+    default: []
+  undone:
+    description: With O(show=revisions), for each host the result of its roll back, or an empty mapping.
     type: list
     elements: dict
     default: []
@@ -87,6 +108,28 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+troubles:
+  description: Why a host counts as failed, by the name of the host - it could not be read, or its turn failed.
+  returned: always
+  type: dict
+  sample: {"gpu-3": "Failed to connect to the host via ssh: connect to host gpu-3 port 22: No route to host"}
+revisions:
+  description:
+    - For each host the revision before, C(old), the live one, C(live), and C(outcome) - O(verb), V(unchanged), V(rolled back),
+      V(not rolled back), V(failed), V(did not answer in its turn), V(untouched) or V(no router).
+  returned: with O(show=revisions)
+  type: list
+  elements: dict
+  sample: [{"host": "gpu-1", "old": "4f0c3e8f6a0c", "live": "91d0a3b2c4e5", "outcome": "promoted", "trouble": ""}]
+untouched:
+  description: The hosts that had no turn, because an earlier wave failed.
+  returned: with O(show=revisions)
+  type: list
+  elements: str
+printed:
+  description: Whether anything was printed.
+  returned: always
+  type: bool
 hosts:
   description: The report of each host - C(cards), C(rows), C(notes), C(retired), and C(trouble) if its status could not be read.
   returned: with O(show=status)
@@ -103,13 +146,17 @@ from ansible.module_utils.basic import AnsibleModule
 
 # The action plugin of the same name imports them.
 OPTIONS = {
-    "show": {"type": "str", "choices": ["status", "logs"], "default": "status"},
+    "show": {"type": "str", "choices": ["status", "logs", "revisions"], "default": "status"},
     "hosts": {"type": "list", "elements": "str", "required": True},
     "looks": {"type": "list", "elements": "dict", "required": True},
     "plans": {"type": "list", "elements": "dict", "default": []},
     "routers": {"type": "list", "elements": "dict", "default": []},
     "tiers": {"type": "list", "elements": "dict", "default": []},
     "retired": {"type": "list", "elements": "dict", "default": []},
+    "verb": {"type": "str", "default": "promoted"},
+    "turns": {"type": "list", "elements": "dict", "default": []},
+    "failures": {"type": "list", "elements": "str", "default": []},
+    "undone": {"type": "list", "elements": "dict", "default": []},
     "format": {"type": "str", "choices": ["table", "json"], "default": "table"},
     "html": {"type": "path"},
     "json": {"type": "path"},

@@ -155,6 +155,11 @@ def _list_closed(plan: HostPlan, networks: Iterable[str]) -> list[str]:
     return sorted({serve.network for serve in plan.serves if serve.closed}.intersection(networks))
 
 
+def list_selectors(plan: HostPlan) -> list[str]:
+    """The words that select serves of a host: their names and tags, among them the tiers."""
+    return sorted({word for serve in plan.serves for word in (serve.name, *_tags(plan, serve))})
+
+
 def _router_values(router: RouterPlan) -> dict[str, Any]:
     secrets = {tier.key_env: tier.key_secret for tier in (*router.tiers, *router.purposes, *router.audio) if tier.key_secret}
     if router.token:

@@ -147,7 +147,7 @@ def _external_row(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "drift": "not managed", "restarts": "-"}
 
 
-def _describe_failure(info: Mapping[str, Any]) -> str:
+def describe_failure(info: Mapping[str, Any]) -> str:
     """Why the status of a host could not be read: the error of the module, or of Ansible if the host was not reached."""
     return str(info.get("trouble") or info.get("msg") or "the host could not be read; no reason was given")
 
@@ -184,7 +184,7 @@ def report_host(
     retired_names = [one["name"] for one in retired.get("retired") or []]
     base: dict[str, Any] = {"host": host, "trouble": "", "rows": [], "cards": [], "notes": [], "retired": retired_names}
     if "serves" not in info:
-        return {**base, "trouble": make_printable(_describe_failure(info)), "has_driver": False, "now": None}
+        return {**base, "trouble": make_printable(describe_failure(info)), "has_driver": False, "now": None}
     now = info["now"]
     aliases = {gpu["uuid"]: alias for alias, gpu in (plan.get("gpus") or {}).items()}
     cards = info["gpus"] or []
@@ -283,7 +283,7 @@ def render_page(hosts: Sequence[Mapping[str, Any]], now: float) -> str:
 def render_logs(host: str, info: Mapping[str, Any]) -> str:
     """The logs of the serves of a host as text. ``|`` marks standard output, ``!`` standard error."""
     if "logs" not in info:
-        trouble = "nothing to read" if info.get("skipped") else _describe_failure(info)
+        trouble = "nothing to read" if info.get("skipped") else describe_failure(info)
         return "\n".join([host, *("  " + line for line in trouble.splitlines())])
     width = max((len(name) for name in info["logs"]), default=0)
     lines = [host]

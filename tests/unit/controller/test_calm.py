@@ -137,6 +137,20 @@ def test_hosts_that_fail_alike_share_one_message() -> None:
     ]
 
 
+def test_hosts_without_a_turn_are_not_told_as_done() -> None:
+    """anvil_report names them; a play with max_fail_percentage ends without a result for them."""
+    run = Run()
+    run.fail("one", "ansible.builtin.fail", msg="bad")
+    run.ok("two", "anvil.serving.anvil_report", untouched=["two"])
+    assert run.end()[-2:] == ["one: failed: bad", "two: stopped, because another host failed"]
+
+    run = Run()
+    run.ok("two", "anvil.serving.anvil_plan")
+    run.fail("one", "anvil.serving.anvil_plan", msg="bad")
+    run.callback.v2_playbook_on_no_hosts_remaining()
+    assert run.end()[-2:] == ["one: failed: bad", "two: stopped, because another host failed"]
+
+
 def test_with_v_a_hidden_failure_stays_hidden() -> None:
     run = Run(verbosity=1)
     run.fail("box", "ansible.builtin.fail", censored="hidden by no_log", exception="s3cret", _ansible_no_log=True)
