@@ -136,9 +136,7 @@ class CallbackModule(CallbackBase):
         self._play_id = ""
         self._play_hosts: set[str] = set()
         self._width = 0
-        self._checks = False
-        self._broken_off = False
-        self._printed = False
+        self._checks = self._broken_off = self._printed = False
         self._retried: set[tuple[str, str]] = set()
 
     def _print(self, text: str, color: str | None = None, stderr: bool = False) -> None:
@@ -225,9 +223,8 @@ class CallbackModule(CallbackBase):
         if hosts:
             self._print_line(label, f"{word}: {name}: {'as before' if host in hosts else 'as on ' + hosts[0]}", color, stderr)
         else:
-            where = (
-                "" if "problems" in result.result or not result.task.get_path() else f" ({shorten_path(result.task.get_path())})"
-            )
+            path = result.task.get_path()
+            where = f" ({shorten_path(path)})" if path and "problems" not in result.result else ""
             self._print_line(label, f"{word}: {name}{where}", color, stderr)
             self._print_body(lines, stderr)
         hosts.append(host)
