@@ -131,6 +131,8 @@ class Site:
         assert not edge["failed"] and edge["changed"], edge
         up = run_module("anvil_router_up", project=rendered["router"], edge="anvil-router-edge", secrets=self.keys)
         assert not up["failed"], up["msg"]
+        for network in json.loads(rendered["serves"]["services"])["like-vllm"]["networks"]:
+            self.bed.run("docker", "network", "connect", network, "stand-in")
         for port in (ROUTER, SERVE, STAND_IN):
             wait_until(lambda port=port: self.is_up(port))
 
