@@ -21,6 +21,11 @@ venv: ## create the controller's virtual environment with pinned versions
 site: ## bring up two tiers behind the router on this machine and ask each one (options: ARGS=...)
 	@VENV=$(VENV) bootstrap/site.sh $(ARGS)
 
+.PHONY: host
+host: venv ## write the inventory of a host: HOST=192.0.2.10 NAME=my-host (this machine: HOST=localhost ARGS="-c local")
+	@test -n "$(HOST)" -a -n "$(NAME)" || { echo 'usage: make host HOST=192.0.2.10 NAME=my-host [ARGS="-u ops"]' >&2; exit 2; }
+	@$(VENV)/bin/ansible-playbook playbooks/init.yml -i '$(NAME),' -e 'ansible_host=$(HOST)' $(ARGS)
+
 .PHONY: testbed-up
 testbed-up: venv ## start the test-bed: a Docker Engine of its own with simulated GPUs
 	@$(PYTHON) tests/testbed/bed.py up

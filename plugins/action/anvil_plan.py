@@ -25,6 +25,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import (
     list_selectors,
     render_host,
 )
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.secret_files import find_secret_files, list_open_files
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.stray_variables import find_strays
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import (
     count_mistakes,
@@ -59,6 +60,10 @@ class ActionModule(HostCodeAction):
             result["selectors"] = list_selectors(plan)
             if options["explain"]:
                 result["origins"] = explain_variables(self._templar, variables)
+            files = find_secret_files(self._templar, variables)
+            result["warnings"] = list_open_files(files)
+            asked = rendered["router_names"]["asked"]["secret"] if rendered["router"] else ""
+            result["token_file"] = str(files.get(asked, ""))
             if options["output"]:
                 folder = Path(options["output"]).expanduser().resolve() / host
                 texts = list_rendered_files(rendered)

@@ -18,6 +18,8 @@ description:
     line that was typed. Values of C(-e) that may be secret are left out of it.
   - With C(-v) tasks that changed nothing are shown too, and every result in full. C(-vv) adds the file and line of each task,
     C(-vvv) the arguments of each module.
+  - A run that asked a router for answers shows its address, the answer of each tier, and the command that repeats the request.
+  - With C(-e output=json) the run prints one JSON document and nothing else.
   - With C(--diff) the differences are shown as the default callback shows them.
   - If standard output is not a terminal, the same text is printed without colour.
   - Works with any playbook. For the modules of this collection the lines name each changed thing; for other modules they name the
@@ -37,6 +39,8 @@ options:
     ini:
       - section: defaults
         key: callback_result_format
+      - section: callback_calm
+        key: result_format
   next_command:
     description: Whether a run ends with the command to type next.
     type: bool
@@ -92,14 +96,23 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.change_lines 
 )
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.failure_text import failure_lines, shorten_path, without_host
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.message_text import lay_out, message_lines
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.run_outcome import (
+    PRINTERS,
+    lay_out_answers,
+    lay_out_run,
+    module_of,
+    note_outcome,
+)
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.run_summary import (
     CHANGED,
     FAILED,
     UNREACHABLE,
     HostRecord,
     next_steps,
+    settle_records,
     summarise_hosts,
 )
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.terminal import wants_json
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.typed_command import read_typed
 
 if TYPE_CHECKING:
@@ -107,14 +120,6 @@ if TYPE_CHECKING:
     from ansible.playbook.task import Task
 
 BODY = "      "
-# These print for themselves; a run of them needs no line that nothing changed.
-PRINTERS = ("anvil_report", "anvil_reveal", "debug")
-
-
-def module_of(task: Task) -> str:
-    """The name of a module of this collection, or ``debug``; else empty. The resolved name may be that of ``anvil_module``."""
-    name = str(task.action).rpartition(".")[2]
-    return name if name == "debug" or str(task.resolved_action or task.action).startswith("anvil.serving.") else ""
 
 
 class CallbackModule(CallbackBase):
@@ -138,9 +143,11 @@ class CallbackModule(CallbackBase):
         self._width = 0
         self._checks = self._broken_off = self._printed = False
         self._retried: set[tuple[str, str]] = set()
+        self._json = wants_json()
 
     def _print(self, text: str, color: str | None = None, stderr: bool = False) -> None:
-        self._display.display(printable.make_showable(text), color=color, stderr=stderr)
+        if not self._json:
+            self._display.display(printable.make_showable(text), color=color, stderr=stderr)
 
     def _print_line(self, label: str, text: str, color: str | None = None, stderr: bool = False) -> None:
         """One line of a host."""
@@ -166,8 +173,6 @@ class CallbackModule(CallbackBase):
         name = str(result.task_name)
         return f"{name} ({self._get_item_label(result.result)})" if "ansible_loop_var" in result.result else name
 
-    # ---------------------------------------------------------------------------------------------------------- results
-
     def _warn(self, result: CallbackTaskResult) -> None:
         """Warnings and deprecations, each text once, with the first host that has it."""
         warnings = [str(text) for text in result.result.pop("warnings", None) or ()]
@@ -175,7 +180,7 @@ class CallbackModule(CallbackBase):
         if constants.config.get_config_value("DEPRECATION_WARNINGS"):
             warnings += [f"deprecated: {one.get('msg') if isinstance(one, Mapping) else one}" for one in deprecations]
         for text in warnings:
-            self._record(result).warnings += 1
+            self._record(result).warned.append(text)
             if text in self._warned:
                 continue
             self._warned.add(text)
@@ -192,6 +197,7 @@ class CallbackModule(CallbackBase):
     def _print_changes(self, result: CallbackTaskResult, changes: list[Change], check: bool = False) -> None:
         label = self.host_label(result)
         self._record(result).changes += [change.subject for change in changes]
+        self._record(result).lines += [change.text for change in changes]
         for change in changes:
             if not (check and (label, change.text) in self._predicted):  # two tasks may predict the same network
                 self._print_line(label, change.text, constants.COLOR_CHANGED)
@@ -228,17 +234,16 @@ class CallbackModule(CallbackBase):
             self._print_line(label, f"{word}: {name}{where}", color, stderr)
             self._print_body(lines, stderr)
         hosts.append(host)
+        self._record(result).failures.append("\n".join(lines))
         self._report_whole(result, color, stderr)
 
     def _report_whole(self, result: CallbackTaskResult, color: str | None, stderr: bool) -> None:
         """With -v: the error with its place, and the result as a whole."""
-        if self._display.verbosity:
+        if self._display.verbosity and not self._json:
             # The error repeats the message that no_log hides.
             if "censored" not in result.result and result.result.pop("exception", None) and result.exception:
                 self._display._error(printable.make_data_printable(result.exception), stderr=stderr)
             self._print(self._dump_results(result.result).strip("\n"), color, stderr)
-
-    # ------------------------------------------------------------------------------------------------------------ events
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         self._checks = bool(context.CLIARGS.get("check"))
@@ -287,6 +292,7 @@ class CallbackModule(CallbackBase):
             self._report_changes(result)
         elif self._display.verbosity:
             self._print_result(self.host_label(result), "ok", result)
+        note_outcome(self._record(result), module, result.result, result.host.vars)
         # A message in a role is a note beside what the role does: the run ends with its summary all the same.
         self._printed |= module in PRINTERS and result.task._role is None and result.result.get("printed", True)
         for host in result.result.get("untouched", ()) if module == "anvil_report" else ():
@@ -334,6 +340,7 @@ class CallbackModule(CallbackBase):
             return
         self._unreachable.add((host, ignored))
         first, *rest = failure_lines(result.result)
+        self._record(result).failures.append("\n".join([first, *rest]))
         word = "unreachable, ignored" if ignored else "unreachable"
         self._print_line(self.host_label(result), f"{word}: {first}", constants.COLOR_UNREACHABLE, stderr)
         self._print_body(rest, stderr)
@@ -360,30 +367,21 @@ class CallbackModule(CallbackBase):
         for one in many if many is not None else [result.result]:
             shown = printable.make_data_printable(one.get("diff"), printable.make_showable)
             diff = self._get_diff(shown) if shown and one.get("changed") else ""
-            if diff.strip():
+            if diff.strip() and not self._json:
                 self._print_line(self.host_label(result), f"differences: {self._name_task(result)}")
                 self._display.display(diff.rstrip("\n") + "\n")  # with the colours of Ansible
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        for host in stats.processed:
-            count = stats.summarize(host)
-            record = self._records.setdefault(host, HostRecord())
-            record.failed, record.unreachable = count["failures"] > 0, count["unreachable"] > 0
-            record.silent = (host, True) in self._unreachable and not record.unreachable
-            record.rescued, record.ignored = count["rescued"], 0 if record.silent else count["ignored"]
-            if not record.failed:
-                record.reason = ""
-        for host, stopped in self._fatal:
-            if self._records[host].failed or self._records[host].unreachable:
-                self._broken_off = True
-                for other in stopped & set(stats.processed):
-                    self._records[other].stopped = not (self._records[other].failed or self._records[other].unreachable)
+        counts = {host: stats.summarize(host) for host in stats.processed}
+        self._broken_off = settle_records(self._records, counts, self._unreachable, self._fatal) or self._broken_off
         records = {host: self._records[host] for host in sorted(stats.processed)}
         if not (self._printed and all(record.is_calm for record in records.values())):
             self._print_summary(records)
         if stats.custom and self.get_option("show_custom_stats"):
             self._print("")
             self._print_body(lay_out(dict(stats.custom), self.get_option("result_format")))
+        if self._json:
+            self._display.display(lay_out_run(records, self._checks, self._broken_off))
 
     def _print_summary(self, records: dict[str, HostRecord]) -> None:
         colors = {CHANGED: constants.COLOR_CHANGED, FAILED: constants.COLOR_ERROR, UNREACHABLE: constants.COLOR_UNREACHABLE}
@@ -394,5 +392,5 @@ class CallbackModule(CallbackBase):
             self._print(printable.make_printable_line(f"{host + ':':<{width}} {text}"), colors.get(outcome))
         typed = read_typed(sys.argv, shutil.which, os.getcwd()) if self.get_option("next_command") else None
         lines = next_steps(typed, records, self._checks, self._broken_off)
-        if lines:
-            self._print("\n" + "\n".join(lines))
+        for part in filter(None, (lay_out_answers(records), lines)):
+            self._print("\n" + "\n".join(part))

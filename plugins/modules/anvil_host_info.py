@@ -18,6 +18,18 @@ description:
     One GPU that does not work does not hide the others.
 author:
   - the anvil.serving authors (@fakoli)
+options:
+  ports:
+    description: TCP ports of which RV(held_ports) tells the holders.
+    type: list
+    elements: int
+    default: []
+    version_added: 1.1.0
+  partial:
+    description: Whether a Docker Engine or a driver that does not answer is told in RV(unread) instead of failing the task.
+    type: bool
+    default: false
+    version_added: 1.1.0
 extends_documentation_fragment:
   - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.reads
@@ -48,6 +60,21 @@ platform:
   description: V(wsl2) or V(linux).
   returned: always
   type: str
+disk:
+  description: Free space (MiB) where the Docker Engine keeps images and volumes; of V(/) where there is no Docker Engine.
+  returned: always
+  type: dict
+  sample: {folder: /var/lib/docker, free_mib: 812340}
+held_ports:
+  description: The ports of O(ports) that a process or a container holds on any address, and who that is.
+  returned: always
+  type: dict
+  sample: {"8000": "a process outside Docker (python3, pid 812)"}
+unread:
+  description: With O(partial), what does not answer, and why.
+  returned: always
+  type: list
+  elements: str
 nvidia:
   description: Whether the host has an NVIDIA driver, its version, the newest CUDA it can run, and its source.
   returned: always
@@ -96,13 +123,19 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.module import r
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.host.host_facts import describe_host
 
+OPTIONS = {
+    "ports": {"type": "list", "elements": "int", "default": []},
+    "partial": {"type": "bool", "default": False},
+}
+
 
 def work(module: AnsibleModule) -> dict:
-    return describe_host(DockerEngine(module.params["docker_host"]))
+    params = module.params
+    return describe_host(DockerEngine(params["docker_host"]), params["ports"], params["partial"])
 
 
 def main() -> None:
-    run_module({}, work)
+    run_module(OPTIONS, work)
 
 
 if __name__ == "__main__":

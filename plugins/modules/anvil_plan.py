@@ -76,6 +76,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+token_file:
+  description: The file of the controller with the token by which tiers are asked; empty if it is stored in another way.
+  returned: success
+  type: str
+  sample: /home/ops/.config/anvil/my-host/router-token
 plan:
   description: The checked inventory of the host with every default decided. Secrets appear by name only.
   returned: success

@@ -201,6 +201,11 @@ stale:
   returned: success, empty without O(plan)
   type: dict
   sample: {"heavy": ["driver"]}
+endpoint:
+  description: Where the models of O(ask) were asked, as the host reaches it; null without O(ask).
+  returned: success
+  type: str
+  sample: http://127.0.0.1:8000
 answers:
   description: The answer of each model of O(ask), with C(ok), C(status), C(text) and C(seconds).
   returned: success
@@ -261,7 +266,7 @@ def work(module):
     tiers, warnings = describe_tiers(docker, replicas, given["token"] or "")
     stale = list_stale(docker, given["plan"], given["container"], given["serves"]) if given["plan"] else {}
     warnings += describe_stale(stale) + (list_warnings(edge) if edge else [])
-    answers = {}
+    answers, address = {}, None
     asked = [model for model in given["ask"] if not is_quiesced(tiers.get(model, {}))]
     quiesced = "tier {0} is quiesced, so no completion is requested of it: playbooks/router_status.yml shows since why"
     warnings += [quiesced.format(model) for model in given["ask"] if model not in asked]
@@ -270,9 +275,18 @@ def work(module):
         request = CompletionRequest(asked, given["prompt"], given["max_tokens"], token, timeout, given["kinds"], len(replicas))
         trust = EdgeTrust(given["ca_file"] or "", given["server_name"])
         endpoint = find_client_endpoint(docker, given["container"], given["edge"], trust)
+        address = endpoint.url
         completions = request_completions(docker, given["container"], endpoint, request)
         answers = {model: asdict(completion) for model, completion in completions.items()}
-    report = {"router": router, "restarts": restarts, "edge": edge, "tiers": tiers, "answers": answers, "stale": stale}
+    report = {
+        "endpoint": address,
+        "router": router,
+        "restarts": restarts,
+        "edge": edge,
+        "tiers": tiers,
+        "answers": answers,
+        "stale": stale,
+    }
     return {"changed": False, **report, "warnings": warnings}
 
 

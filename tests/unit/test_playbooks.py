@@ -16,6 +16,7 @@ FORMS = (
     r"anvil\.serving\.{0}[\"']",
     r"\b(?:play|succeed)\(\s*\"(?:[\w-]+ )*{0}(?:\.yml)?[ \"]",
     r"^\s+\(\"{0}\", \(",
+    r"\"ansible-playbook playbooks/{0}\.yml ",
 )
 
 

@@ -74,6 +74,21 @@ def find_busy_ports(
     return busy
 
 
+def find_held_ports(numbers: Sequence[int], listed: Sequence[Mapping[str, Any]]) -> Dict[int, str]:
+    """Number -> its holder, for the TCP ports that a container publishes or a process of this host holds on any address."""
+    published = {port[1] for entry in listed for port in list_published(entry) if port[2] == "tcp"}
+    held = {}
+    for number in numbers:
+        wanted = ("0.0.0.0", number, "tcp")
+        error = None if number in published else _try_to_bind(wanted)
+        if number in published:
+            held[number] = "a container"
+        elif error is not None and error.errno == errno.EADDRINUSE:
+            found = find_listener(wanted)
+            held[number] = describe_holder(found, str(error.strerror), _find_name(found, listed), _list_on_host_network(listed))
+    return held
+
+
 def find_missing_addresses(services: Sequence[Service]) -> Dict[str, str]:
     """Address -> why no port can be published on it: the host does not have it."""
     missing = {}

@@ -64,6 +64,6 @@ def environment() -> jinja2.Environment:
     return made
 
 
-def render_template(name: str, **values: Any) -> str:
+def render_template(name: str, /, **values: Any) -> str:
     """The text of one template with these values."""
     return environment().get_template(name).render(values)

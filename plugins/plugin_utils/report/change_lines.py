@@ -218,6 +218,11 @@ def _describe_daemon(result: Result, check: bool) -> Iterator[Change]:
         yield Change("daemon.json", "daemon.json: the Docker Engine was restarted with the new settings")
 
 
+def _describe_inventory(result: Result, check: bool) -> Iterator[Change]:
+    for path in result.get("files") or []:
+        yield Change(path.rpartition("/")[2], f"{path}: {'would be written' if check else 'written'}")
+
+
 DESCRIBERS: dict[str, Callable[[Result, bool], Iterator[Change]]] = {
     "anvil_serve": _describe_project,
     "anvil_workflow": _describe_workflow,
@@ -229,4 +234,5 @@ DESCRIBERS: dict[str, Callable[[Result, bool], Iterator[Change]]] = {
     "anvil_image": _describe_image,
     "anvil_model": _describe_model,
     "anvil_docker_daemon": _describe_daemon,
+    "anvil_inventory": _describe_inventory,
 }

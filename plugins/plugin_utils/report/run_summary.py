@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.typed_command import ELISION, TypedCommand
 
@@ -27,13 +28,21 @@ class HostRecord:
 
     changes: list[str] = field(default_factory=list)
     reason: str = ""
-    warnings: int = 0
+    warned: list[str] = field(default_factory=list)
     failed: bool = False
     unreachable: bool = False
     stopped: bool = False
     silent: bool = False
     rescued: int = 0
     ignored: int = 0
+    next: list[str] = field(default_factory=list, compare=False)
+    lines: list[str] = field(default_factory=list, compare=False)
+    failures: list[str] = field(default_factory=list, compare=False)
+    messages: list[Any] = field(default_factory=list, compare=False)
+    answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+    endpoint: str = field(default="", compare=False)
+    reach: str | None = field(default=None, compare=False)
+    token_file: str = field(default="", compare=False)
 
     @property
     def outcome(self) -> str:
@@ -47,6 +56,32 @@ class HostRecord:
     def is_calm(self) -> bool:
         """Whether there is nothing to report."""
         return self == HostRecord()
+
+
+def settle_records(
+    records: dict[str, HostRecord],
+    counts: Mapping[str, Mapping[str, int]],
+    unreachable: Collection[tuple[str, bool]],
+    fatal: Sequence[tuple[str, Collection[str]]],
+) -> bool:
+    """Complete the records at the end of a run; whether it ended before every host had its turn.
+
+    counts: Ansible's own, by host. unreachable: a host, and whether that was ignored. fatal: a host that failed for all of these.
+    """
+    for host, count in counts.items():
+        record = records.setdefault(host, HostRecord())
+        record.failed, record.unreachable = count["failures"] > 0, count["unreachable"] > 0
+        record.silent = (host, True) in unreachable and not record.unreachable
+        record.rescued, record.ignored = count["rescued"], 0 if record.silent else count["ignored"]
+        if not record.failed:
+            record.reason = ""
+    broken_off = False
+    for host, stopped in fatal:
+        if records[host].failed or records[host].unreachable:
+            broken_off = True
+            for other in set(stopped) & set(counts):
+                records[other].stopped = not (records[other].failed or records[other].unreachable)
+    return broken_off
 
 
 def count_of(number: int, noun: str) -> str:
@@ -75,7 +110,7 @@ def summarise_host(record: HostRecord, check: bool) -> str:
         parts = [changed or ("nothing would change" if check else "nothing to do")]
     parts += [f"{count_of(record.ignored, 'failure')} ignored"] if record.ignored else []
     parts += [f"{count_of(record.rescued, 'failure')} rescued"] if record.rescued else []
-    parts += [count_of(record.warnings, "warning")] if record.warnings else []
+    parts += [count_of(len(record.warned), "warning")] if record.warned else []
     return "; ".join(part for part in parts if part)
 
 
@@ -96,6 +131,7 @@ def summarise_hosts(records: Mapping[str, HostRecord], check: bool) -> list[tupl
 
 def next_steps(command: TypedCommand | None, records: Mapping[str, HostRecord], check: bool, broken_off: bool) -> list[str]:
     """The lines that say what to type next. broken_off: the run ended before every host had its turn."""
+    given = list(dict.fromkeys(line for record in records.values() for line in record.next))
     if command is None:
         return []
     failed = [host for host, record in records.items() if record.failed or record.unreachable]
@@ -105,6 +141,8 @@ def next_steps(command: TypedCommand | None, records: Mapping[str, HostRecord], 
     if check:
         changes = any(record.changes for record in records.values())
         return _as_lines("To do it:", command.for_real()) if changes else []
+    if given:
+        return ["Next:", *("  " + line for line in given)]
     status = command.status()
     return _as_lines("To see what runs:", status) if status else []
 

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 
+from ansible import context
 from ansible.utils.display import Display
 from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_printable, make_printable_line
 
@@ -23,9 +25,23 @@ def find_terminal() -> str | None:
     return f"/dev/{name}" if re.fullmatch(r"[a-zA-Z0-9/]+", name) else None
 
 
+def wants_json() -> bool:
+    """Whether the run was started with ``-e output=json``: it then prints one JSON document and nothing around it."""
+    return any(_reads_json(str(words)) for words in context.CLIARGS.get("extra_vars") or ())
+
+
+def _reads_json(words: str) -> bool:
+    try:
+        document = json.loads(words)
+        return isinstance(document, dict) and document.get("output") == "json"
+    except ValueError:
+        return "output=json" in words.split()
+
+
 def display_text(text: str) -> None:
     """Print a text as it is laid out: a debug task would quote and indent a table."""
-    Display().display(make_printable(text))
+    if not wants_json():
+        Display().display(make_printable(text))
 
 
 def write_to_terminal(name: str, secret: str) -> bool:

@@ -276,7 +276,7 @@ def test_commands_that_follow() -> None:
 SUMMARIES = [
     (HostRecord(), False, "nothing to do"),
     (HostRecord(), True, "nothing would change"),
-    (HostRecord(changes=["heavy", "fast", "heavy"], warnings=1), False, "changed heavy, fast; 1 warning"),
+    (HostRecord(changes=["heavy", "fast", "heavy"], warned=["w"]), False, "changed heavy, fast; 1 warning"),
     (HostRecord(changes=[str(number) for number in range(12)]), True, "would change 0, 1, 2, 3, 4, 5, 6, 7 and 4 more"),
     (HostRecord(failed=True, reason="x" * 200, changes=["a"]), False, "failed: " + "x" * 97 + "...; before that changed a"),
     (HostRecord(unreachable=True, reason="y"), False, "unreachable"),
