@@ -58,9 +58,11 @@ def describe_host(docker: DockerEngine, ports: Sequence[int] = (), partial: bool
             unread.append(error.as_text())
             return otherwise
 
-    version = read(docker.version, {})
-    info = read(docker.info, {}) if version else {}
-    listed = read(docker.list_containers, []) if version and ports else []
+    nothing: Dict[str, Any] = {}
+    none: List[Dict[str, Any]] = []
+    version = read(docker.version, nothing)
+    info = read(docker.info, nothing) if version else nothing
+    listed = read(lambda: docker.list_containers(), none) if version and ports else none
     driver = read(read_driver, None)
     root: Optional[str] = info.get("DockerRootDir")
     return {
