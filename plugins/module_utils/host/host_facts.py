@@ -62,7 +62,7 @@ def describe_host(docker: DockerEngine, ports: Sequence[int] = (), partial: bool
     none: List[Dict[str, Any]] = []
     version = read(docker.version, nothing)
     info = read(docker.info, nothing) if version else nothing
-    listed = read(lambda: docker.list_containers(), none) if version and ports else none
+    listed = read(docker.list_containers, none) if version and ports else none
     driver = read(read_driver, None)
     root: Optional[str] = info.get("DockerRootDir")
     return {
