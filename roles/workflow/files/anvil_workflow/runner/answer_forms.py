@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from anvil_workflow.language.schema import Llm
+from anvil_workflow.runner.model_messages import Message
+from anvil_workflow.runner.request_habits import RequestHabits
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class AnswerForms:
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str, str], str] = {}
+        self.habits = RequestHabits()
 
     def find(self, llm: Llm) -> str:
         return self._found.get(_identify(llm), SCHEMA)
@@ -79,23 +82,23 @@ def build_request(form: str, node: str, schema: Mapping[str, Any], messages: lis
     return {"messages": [*messages, {"role": "user", "content": text}]}
 
 
-def read_text(form: str, message: Mapping[str, Any]) -> Any:
-    """The text of the answer: the arguments of the tool where the model called it, else the content of the message."""
-    if form == CALL:
-        calls = message.get("tool_calls")
-        first = calls[0] if isinstance(calls, list) and calls and isinstance(calls[0], dict) else {}
-        function = first.get("function")
-        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
-            return function["arguments"]
-    return join_parts(message.get("content"))
-
-
-def join_parts(content: Any) -> Any:
-    """The text of a content that is a list of parts, without the parts that hold thoughts; any other content as it is."""
-    if not isinstance(content, list):
-        return content
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part for part in content]
-    return "".join(text for text in texts if isinstance(text, str)) or None
+def read_text(form: str, message: Message) -> str | None:
+    """The text of the answer: the arguments of the tool where the model called it, else the content of the message, else an
+    object among the thoughts: some parsers take a constrained answer for thoughts.
+    """
+    if form == CALL and message.calls:
+        call = next((call for call in message.calls if call.name == TOOL), message.calls[0])
+        written = call.arguments
+        return (
+            json.dumps(written, ensure_ascii=False)
+            if isinstance(written, dict)
+            else written
+            if isinstance(written, str)
+            else None
+        )
+    if not message.text and message.reasoning.lstrip().startswith("{"):
+        return message.reasoning
+    return message.text
 
 
 def is_ignored(text: Any) -> bool:

@@ -159,11 +159,15 @@ def _read_reason(body: bytes) -> str:
     text = body[:2000].decode("utf-8", "replace")
     try:
         found = read_json(text)
-        error = found.get("error", found) if isinstance(found, dict) else text
-        text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
     except ValueError:
-        pass
-    text = " ".join(text.split())[:300]
+        found = text
+    return explain_error(found if isinstance(found, dict) else {"error": text})
+
+
+def explain_error(answer: Mapping[str, Any]) -> str:
+    """The error in an answer, as the end of a sentence. Some endpoints send one with status 200."""
+    error = answer.get("error", answer.get("detail", answer.get("message", "" if "choices" in answer else answer)))
+    text = " ".join(str(error.get("message", error) if isinstance(error, dict) else error or "").split())[:300]
     return f": {text}" if text else ""
 
 

@@ -18,8 +18,18 @@ from pydantic import ValidationError
 from anvil_workflow.environment.variables import hide_credentials
 from anvil_workflow.language.field_types import dump, explain_first
 from anvil_workflow.language.workflow import CompiledNode
-from anvil_workflow.runner.answer_forms import PROMPT, AnswerForms, build_request, is_ignored, join_parts, next_form, read_text
-from anvil_workflow.runner.endpoints import LONGEST_DELAY, CallError, Endpoint
+from anvil_workflow.runner.answer_forms import PROMPT, AnswerForms, build_request, is_ignored, next_form, read_text
+from anvil_workflow.runner.endpoints import LONGEST_DELAY, CallError, Endpoint, explain_error
+from anvil_workflow.runner.model_messages import (
+    Message,
+    ToolCall,
+    cut_thoughts,
+    find_written_calls,
+    list_objects,
+    read_message,
+    send_calls_back,
+)
+from anvil_workflow.runner.request_habits import RequestHabits, is_too_long
 from anvil_workflow.runner.tools import ArgumentsError, BoundTool, ToolError
 from anvil_workflow.runner.tracing import NO_SPAN, Span
 
@@ -89,7 +99,9 @@ async def answer_node(
     reply = Reply({})
     body = _begin_body(node)
     if tools:
-        answered = await _answer_with_tools(node, body, messages, endpoint, tools, retries, rounds, reply.usage, span)
+        answered = await _answer_with_tools(
+            node, body, messages, endpoint, forms.habits, tools, retries, rounds, reply.usage, span
+        )
         if answered:
             return Reply(answered, reply.usage)
     form = forms.find(node.llm) if node.answer is not None else PROMPT
@@ -99,13 +111,13 @@ async def answer_node(
         asked = {"messages": messages} if node.answer is None else build_request(form, node.id, node.answer, messages)
         refused = partial(forms.is_refused, node.llm, form)
         try:
-            message = await _call(node, {**body, **asked}, endpoint, left, reply.usage, span, refused)
+            message = await _call(node, {**body, **asked}, endpoint, forms.habits, left, reply.usage, span, refused)
         except FormRefusedError:
             assert next_one is not None
             form = next_one
             continue
         text = read_text(form, message)
-        found, wrong = read_answer(node, text, bool(message.get("cut")))
+        found, wrong = read_answer(node, text, message.cut)
         if not wrong:
             if node.answer is not None:
                 forms.learn(node.llm, form)
@@ -119,13 +131,23 @@ async def answer_node(
             raise RunError("model", f"the answer is not valid after {retries + 1} attempts: {wrong}", node.id)
         left -= 1
         reply.usage.retries += 1
-        messages = [*messages, {"role": "assistant", "content": str(text or "")}, _ask_again(wrong, node.answer)]
+        messages = _ask_again(messages, text, wrong, node.answer)
 
 
-def _ask_again(wrong: str, answer: Mapping[str, Any] | None) -> dict[str, str]:
-    """The message after an invalid answer. It contains the schema, even where another form constrains the model."""
+def _ask_again(
+    messages: list[dict[str, Any]], text: str | None, wrong: str, answer: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """The messages after an invalid answer. They contain the schema, even where another form constrains the model. An empty
+    answer is not sent back: some servers refuse a message without text.
+    """
     form = f"with nothing but JSON that fits this JSON Schema: {json.dumps(answer)}" if answer else "with text"
-    return {"role": "user", "content": f"That answer is not valid ({wrong}). Answer again, {form}"}
+    ask = f"That answer is not valid ({wrong}). Answer again, {form}"
+    if text and text.strip():
+        return [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": ask}]
+    last = messages[-1]
+    if last["role"] != "user":
+        return [*messages, {"role": "user", "content": ask}]
+    return [*messages[:-1], {**last, "content": f"{last['content']}\n\n{ask}"}]
 
 
 def _begin_body(node: CompiledNode) -> dict[str, Any]:
@@ -138,23 +160,34 @@ async def _call(
     node: CompiledNode,
     body: Mapping[str, Any],
     endpoint: Endpoint,
+    habits: RequestHabits,
     retries: int,
     usage: Usage,
     span: Span,
     refused: Callable[[int], bool] = lambda status: False,
-) -> Mapping[str, Any]:
-    """One message of the model. Failed calls are retried with growing pauses.
+) -> Message:
+    """One message of the model. Failed calls are retried with growing pauses, and at once without what the endpoint refuses.
 
     refused: whether an HTTP status refuses the form of the request. Raises FormRefusedError for those.
     """
-    for attempt in range(retries + 1):
+    attempt = 0
+    while True:
         usage.calls += 1
         child = span.start(f"model {node.llm.model}", "CHAT_MODEL")
+        sent = habits.fit(node.llm, body)
         try:
-            answer = await endpoint.complete(node.llm, body)
-            message = _read_message(answer)
+            answer = await endpoint.complete(node.llm, sent)
+            choice = _find_choice(answer)
+            message = read_message(choice)
+            if message is None:
+                raise CallError(f"the answer contains no message{explain_error(answer)}", again=True)
         except CallError as error:
             child.fail(str(error) if node.traced else f"HTTP {error.status}")
+            if is_too_long(error.status, str(error)):
+                raise RunError("model", _explain_length(node, error), node.id) from None
+            if habits.learn(node.llm, sent, str(error)):
+                usage.retries += 1
+                continue
             if refused(error.status):
                 usage.retries += 1
                 raise FormRefusedError("model", str(error), node.id) from None
@@ -163,6 +196,7 @@ async def _call(
                 raise RunError("model", f"model {node.llm.model}: {error}{tries}", node.id) from None
             usage.retries += 1
             pause = min(LONGEST_DELAY, 0.25 * 2**attempt) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+            attempt += 1
             await asyncio.sleep(max(error.after, pause))
             continue
         except asyncio.CancelledError:
@@ -170,54 +204,46 @@ async def _call(
             raise
         usage.add(answer.get("usage"))
         if child is not NO_SPAN:
-            child.finish(body["messages"] if node.traced else None, message if node.traced else None, answer.get("usage"))
+            child.finish(sent["messages"] if node.traced else None, choice if node.traced else None, answer.get("usage"))
+        if message.refusal:
+            raise RunError("model", f"model {node.llm.model}: {message.refusal}", node.id)
         return message
-    raise AssertionError("the last attempt returns or raises")
 
 
-def _read_message(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+def _find_choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     choices = answer.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    message = first.get("message")
-    if not isinstance(message, dict):
-        raise CallError("the answer contains no message", again=True)
-    if first.get("finish_reason") == "length":
-        return {**message, "cut": True}
-    return message
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
 
 
-def read_answer(node: CompiledNode, content: Any, cut: bool) -> tuple[dict[str, Any], str]:
+def _explain_length(node: CompiledNode, error: CallError) -> str:
+    limit = node.llm.max_tokens
+    what = f"the prompt and max_tokens ({limit}) do" if limit else "the prompt does"
+    lower = ", lower llm.max_tokens" if limit else ""
+    fix = f"shorten the inputs{lower} or use a model with a longer context"
+    return f"{what} not fit the context of model {node.llm.model}: {error}; {fix}"
+
+
+def read_answer(node: CompiledNode, content: str | None, cut: bool) -> tuple[dict[str, Any], str]:
     """The outputs in an answer, or why it is not valid. cut: it reached max_tokens."""
-    if not isinstance(content, str):
-        return {}, "it contains no text"
+    too_long = f"it was cut off at max_tokens{f' ({node.llm.max_tokens})' if node.llm.max_tokens else ''}" if cut else ""
+    if content is None:
+        return {}, f"{too_long} before its text" if cut else "it contains no text"
     content = content.encode("utf-8", "replace").decode()
+    # A constrained answer has no thoughts before it, and may write about their tags.
+    text = content if node.answer is not None and content.lstrip().startswith("{") else cut_thoughts(content)
+    if text is None:
+        return {}, f"{too_long} inside its thoughts" if cut else "it holds thoughts only"
     if node.answer is None:
-        text = _cut_thoughts(content)
-        if text is None:
-            return {}, "it was cut off at max_tokens inside its thoughts" if cut else "it holds thoughts only"
         return ({node.outputs[0]: text}, "") if text else ({}, "it is empty")
-    try:
-        checked = node.check.model_validate_json(_extract_object(content))
-    except ValidationError as error:
-        return {}, ("it was cut off at max_tokens; " if cut else "") + explain_first(error)
-    return {name: dump(getattr(checked, f"output_{number}")) for number, name in enumerate(node.check_names)}, ""
-
-
-def _cut_thoughts(text: str) -> str | None:
-    """A text without the thoughts before it, which a model writes where its server does not take them out; None for a text that
-    ends inside its thoughts. Some chat templates open the thoughts themselves, so the opening tag may be missing.
-    """
-    text = text.strip()
-    if "</think>" in text:
-        return text.rpartition("</think>")[2].strip() or None
-    return None if text.startswith("<think>") else text
-
-
-def _extract_object(text: str) -> str:
-    """The JSON object alone: unconstrained answers have code fences, thoughts or other text around it."""
-    text = text.rpartition("</think>")[2]
-    start, end = text.find("{"), text.rfind("}")
-    return text[start : end + 1] if 0 <= start < end else text.strip()
+    wrong = ""
+    for written in list_objects(text):
+        try:
+            checked = node.check.model_validate_json(written)
+        except ValidationError as error:
+            wrong = wrong or (f"{too_long}, so it must be shorter; " if cut else "") + explain_first(error)
+            continue
+        return {name: dump(getattr(checked, f"output_{number}")) for number, name in enumerate(node.check_names)}, ""
+    return {}, wrong
 
 
 async def _answer_with_tools(
@@ -225,6 +251,7 @@ async def _answer_with_tools(
     body: Mapping[str, Any],
     messages: list[dict[str, Any]],
     endpoint: Endpoint,
+    habits: RequestHabits,
     tools: list[BoundTool],
     retries: int,
     rounds: int,
@@ -235,33 +262,33 @@ async def _answer_with_tools(
     offered = {tool.name: tool for tool in tools}
     functions = [{"type": "function", "function": tool.function} for tool in tools]
     for _unused in range(rounds):
-        message = await _call(node, {**body, "messages": messages, "tools": functions}, endpoint, retries, usage, span)
-        calls = message.get("tool_calls")
-        if not isinstance(calls, list) or not calls:
-            found, wrong = read_answer(node, join_parts(message.get("content")), bool(message.get("cut")))
+        asked = {**body, "messages": messages, "tools": functions}
+        message = await _call(node, asked, endpoint, habits, retries, usage, span)
+        calls = message.calls or find_written_calls(message.text, offered)
+        if not calls:
+            found, wrong = read_answer(node, read_text(PROMPT, message) if node.answer else message.text, message.cut)
             return {} if wrong else found
-        # Models that think between the calls of tools want their thoughts back: some servers refuse the message without them.
-        thoughts = {key: message[key] for key in ("reasoning_content", "reasoning") if message.get(key)}
-        messages.append({"role": "assistant", "content": message.get("content") or "", "tool_calls": calls, **thoughts})
+        messages.append(send_calls_back(message, calls))
         if len(calls) > MOST_CALLS:
             raise RunError("tool", f"the model calls {len(calls)} tools at once, more than {MOST_CALLS}", node.id)
         for call in calls:
-            messages.append(await _use_tool(node, call, offered, span))
+            messages.append(await _use_tool(node, call, message.cut, offered, span))
     raise RunError("tool", f"the model still calls tools after {rounds} rounds (config.execution.tool_rounds)", node.id)
 
 
-async def _use_tool(node: CompiledNode, call: Any, offered: Mapping[str, BoundTool], span: Span) -> dict[str, Any]:
-    found = call.get("function") if isinstance(call, dict) else None
-    function: dict[str, Any] = found if isinstance(found, dict) else {}
-    name = str(function.get("name", ""))
-    answer = {"role": "tool", "tool_call_id": str(call.get("id", "")) if isinstance(call, dict) else ""}
+async def _use_tool(
+    node: CompiledNode, call: ToolCall, cut: bool, offered: Mapping[str, BoundTool], span: Span
+) -> dict[str, Any]:
+    name = call.name
+    answer = {"role": "tool", "tool_call_id": call.id}
     tool = offered.get(name)
     if tool is None:
         return {**answer, "content": f"there is no tool {name!r}; the tools are {', '.join(offered)}"}
     try:
-        arguments = tool.read_arguments(function.get("arguments"))
+        arguments = tool.read_arguments(call.arguments)
     except ArgumentsError as error:
-        return {**answer, "content": str(error)}
+        cause = " (the message was cut off at max_tokens)" if cut else ""
+        return {**answer, "content": f"{error}{cause}; call {name} again with valid arguments"}
     child = span.start(f"tool {name}", "TOOL")
     try:
         text = await tool.call(arguments)

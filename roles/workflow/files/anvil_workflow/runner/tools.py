@@ -21,9 +21,9 @@ import httpx
 from anvil_workflow.environment.variables import expand
 from anvil_workflow.language.argument_schema import explain_mismatch
 from anvil_workflow.language.conditions import ConditionError, parse_condition
-from anvil_workflow.language.json_text import read_json
 from anvil_workflow.language.tool_settings import HttpConfig
 from anvil_workflow.runner.evaluation import evaluate
+from anvil_workflow.runner.model_messages import read_arguments
 
 LONGEST_ANSWER = 64 * 1024
 LONGEST_ARGUMENTS = 64 * 1024
@@ -49,16 +49,14 @@ class BoundTool:
     call: Call
     on_error: str
 
-    def read_arguments(self, text: Any) -> dict[str, Any]:
+    def read_arguments(self, written: Any) -> dict[str, Any]:
         """The arguments in a call of the model. Raises ArgumentsError."""
-        if isinstance(text, str) and len(text) > LONGEST_ARGUMENTS:
+        if len(written if isinstance(written, str) else json.dumps(written)) > LONGEST_ARGUMENTS:
             raise ArgumentsError(f"the arguments are longer than {LONGEST_ARGUMENTS // 1024} KiB")
         try:
-            arguments = read_json(text or "{}")
-        except (ValueError, TypeError) as error:
+            arguments = read_arguments(written)
+        except ValueError as error:
             raise ArgumentsError(f"the arguments are not a JSON object: {error}") from None
-        if not isinstance(arguments, dict):
-            raise ArgumentsError("the arguments are not a JSON object")
         wrong = explain_mismatch(self.function["parameters"], arguments)
         if wrong:
             raise ArgumentsError(f"the arguments do not fit the parameters of {self.name}: {wrong}")
