@@ -86,6 +86,8 @@ def _list_unused_files(hosts: Sequence[str], groups: Sequence[str], folders: Map
                 close = next((known for known in names if _is_misspelt(name, known)), "")
                 hint = f": did you mean {close}?" if close else ""
                 notes.append(f"{_shorten(path)} has no effect: the inventory has no {noun} {name}{hint}")
+            for path, shadow in _list_hidden(folder / kind):
+                notes.append(f"{_shorten(path)} is not read, because Ansible reads {_shorten(shadow)}: move it into that folder")
     return notes
 
 
@@ -129,6 +131,13 @@ def _list_strays(folder: Path, names: Collection[str]) -> list[tuple[Path, str]]
         if not entry.name.startswith(".") and not entry.name.endswith("~")
     ]
     return [(entry, name) for entry, name in listed if name not in names]
+
+
+def _list_hidden(folder: Path) -> list[tuple[Path, Path]]:
+    """Files beside a folder of the same name. Ansible reads the folder only."""
+    entries = _list_entries(folder)
+    folders = {entry.name: entry for entry in entries if entry.is_dir()}
+    return [(entry, folders[entry.stem]) for entry in entries if entry.suffix in ENDINGS and entry.stem in folders]
 
 
 def _shorten(path: Path) -> str:

@@ -240,7 +240,7 @@ def test_the_fleet_of_the_docs_has_no_mistake_and_explains_itself(tmp_path):
     done = run("render.yml", "-i", "inventory/fleet", "-e", f"output={tmp_path}", "-e", "explain=true")
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu1", "gpu2", "gpu3", "gw1", "gw2"]
-    line = "anvil_serves.fast.vram_mib: 60000    inventory/fleet/host_vars/gpu2.yml:8 (anvil_serves__host), replaces "
+    line = "anvil_serves.fast.vram_mib: 60000    inventory/fleet/host_vars/gpu2/main.yml:8 (anvil_serves__host), replaces "
     assert line + "inventory/fleet/group_vars/gpu.yml:23 (anvil_serves__gpu)" in done.stdout
     assert "WARNING" not in done.stdout + done.stderr
 
