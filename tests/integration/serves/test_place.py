@@ -39,6 +39,6 @@ def test_the_free_memory_of_the_cards_counts_and_a_host_that_does_not_answer_is_
         "big: serve x 20000 of 97887 - 2000 reserve = 95887 MiB; 75887 MiB stay free, the driver reports 97883 MiB free now"
         in printed
     )
-    assert "gone is left out: Failed to connect to the host" in printed
+    assert "gone is left out: Task failed: Failed to connect to the host" in printed
     assert live.returncode == 0
     assert (tmp_path / "placed/host_vars/box/placed-x.yml").exists()
