@@ -172,8 +172,9 @@ class Edge:
                 )
             _pause(began)
 
-    def check_none_drained(self) -> None:
-        drained = [server.name for server in self.read_servers() if server.status == MAINT]
+    def check_none_drained(self, may_rest: Sequence[str] = ()) -> None:
+        """may_rest: servers of which the new configuration itself says whether they get requests."""
+        drained = [each.name for each in self.read_servers() if each.status == MAINT and each.name not in may_rest]
         if drained:
             raise fail(
                 "the edge is not reloaded while {0} is drained".format(", ".join(drained)),
@@ -231,14 +232,14 @@ class Edge:
                 hint="correct the configuration or the certificates; the running edge was not changed",
             )
 
-    def reload(self, timeout: float) -> float:
+    def reload(self, timeout: float, may_rest: Sequence[str] = ()) -> float:
         """Make the edge read its configuration and certificates again, no connection dropped; returns the seconds it took.
 
         Refused while a server is in maintenance: the new process would send requests to it. The caller holds the lock of
         the replicas (``edge_traffic.ReplicaLock``), so that none is put there meanwhile.
         """
         began = time.monotonic()
-        self.check_none_drained()
+        self.check_none_drained(may_rest)
         self.check_config()
         written, before = self.read_written_hash(), self.read_info().get("Pid", "")
         self.docker.signal_container(self.container, "USR2")
@@ -252,6 +253,27 @@ class Edge:
                 return round(time.monotonic() - began, 3)
         log = self.docker.read_log(self.container, 15)
         raise fail("the edge did not reload within {0:g} s".format(timeout), where=self.where, log=log)
+
+    def await_one_process(self, timeout: float) -> None:
+        """Wait until the process from before the last reload has ended, and all of its requests with it.
+
+        A client that is connected and silent keeps it for the time that the configuration allows (a minute).
+        """
+        from ansible_collections.anvil.serving.plugins.module_utils.router.programs import edge_processes
+
+        began = time.monotonic()
+        while True:
+            count = self.docker.exec_in(self.container, ["perl", "-e", edge_processes.PERL]).output.strip()
+            if count == "1":
+                return
+            if time.monotonic() - began > timeout:
+                raise fail(
+                    "requests from before the reload did not end within {0:g} s".format(timeout),
+                    where=self.where,
+                    why="processes that take requests: {0}".format(count or "unknown"),
+                    hint="set drain_timeout longer than the longest stream, then run again",
+                )
+            _pause(began)
 
 
 def loaded_hash(info: Dict[str, str]) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
@@ -94,9 +94,12 @@ class EdgeDryBoot:
 class EdgeContainer(GenericContainer):
     """The edge as a replica of its own promotion: reloaded without dropping a connection, checked through its socket."""
 
-    def __init__(self, docker: DockerEngine, settings: RouterSettings, request: PromotionRequest) -> None:
+    def __init__(
+        self, docker: DockerEngine, settings: RouterSettings, request: PromotionRequest, may_rest: Sequence[str] = ()
+    ) -> None:
         super().__init__(docker, settings, request)
         self.edge = Edge(docker, settings.container)
+        self.may_rest = may_rest
         self.health = Probe("runtime API", SOCKET_PATH)
         # The process that the last reload started.
         self._pid = ""
@@ -120,7 +123,7 @@ class EdgeContainer(GenericContainer):
         self._pid = ""
         if ((self.inspected or {}).get("State") or {}).get("Status") != "running":
             return super().reload(patient=False)
-        self.edge.reload(self.settings.start_timeout)
+        self.edge.reload(self.settings.start_timeout, self.may_rest)
         self._pid = self.edge.read_info().get("Pid", "")
         return False
 

@@ -15,6 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.certificate_f
     describe_expiry,
     read_certificate,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import (
     CONFIG_FOLDER,
     CONFIG_HASH,
@@ -56,10 +57,25 @@ def assemble_files(options: Mapping[str, Any]) -> EdgeFiles:
     for number, certificate in enumerate(found):
         texts[name_certificate(number)[len(CONFIG_FOLDER) + 1 :]] = certificate.text
     told = {each.source: describe_expiry(each.source, each.expires, time.time()) for each in found}
-    config = str(options["config"])
+    config = rest_servers(str(options["config"]), options.get("resting") or ())
     texts[CONFIG_NAME] = seal_config(config, texts) if texts else config
     expiry = {source: day for source, (day, _warning) in told.items()}
     return EdgeFiles(texts, (*warnings, *(text for _day, text in told.values() if text)), expiry)
+
+
+def rest_servers(config: str, names: Sequence[str]) -> str:
+    """The configuration with these servers disabled: they get no request until another one is promoted."""
+    lines = config.split("\n")
+    heads = tuple("    server {0} ".format(name) for name in names)
+    return "\n".join(line + " disabled" if heads and line.startswith(heads) else line for line in lines)
+
+
+def read_server_key(edge: Edge, backend: str) -> str:
+    """The key that a running edge presents to the servers of a backend; empty if it presents none."""
+    if not edge.docker.read_archive(edge.container, CONFIG_FOLDER + "/" + PRIVATE + "servers.map"):
+        return ""
+    lines = edge.read_file(CONFIG_FOLDER + "/" + PRIVATE + "servers.map").splitlines()
+    return next((key for name, _space, key in (line.partition(" ") for line in lines) if name == backend), "")
 
 
 def seal_config(config: str, others: Mapping[str, str]) -> str:

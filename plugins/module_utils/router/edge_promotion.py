@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup
@@ -21,21 +21,40 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.module_result
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_promotion import promote_group
 from ansible_collections.anvil.serving.plugins.module_utils.router.router_settings import RouterSettings
 
+# The options of ``anvil_router_edge`` that the plan does not give.
+EDGE_DEFAULTS: Mapping[str, Any] = {
+    "state": "present",
+    "config": None,
+    "dry_boot": True,
+    "revision": "previous",
+    "keep": 10,
+    "reload": True,
+    "force": False,
+    "timeout": 15.0,
+    "settle": None,
+    "lock_timeout": 60.0,
+}
 
-def run_edge_module(docker: DockerEngine, options: Mapping[str, Any], check_mode: bool, with_diff: bool) -> Dict[str, Any]:
-    """The return values of ``anvil_router_edge``: promote the given configuration, or reload the written one."""
+
+def run_edge_module(
+    docker: DockerEngine, options: Mapping[str, Any], check_mode: bool, with_diff: bool, may_rest: Sequence[str] = ()
+) -> Dict[str, Any]:
+    """The return values of ``anvil_router_edge``: promote the given configuration, or reload the written one.
+
+    may_rest: replicas that may be drained meanwhile.
+    """
     values: Dict[str, Any] = {"changed": False}
     if options["config"] is not None or options["state"] == "rolled_back":
         files = assemble_files(options) if options["config"] is not None else None
         settings, request = parse_edge_options(options, files, check_mode)
-        result = promote_edge(docker, settings, request)
+        result = promote_edge(docker, settings, request, may_rest)
         values = format_result(result, with_diff)
         if files:
             values.update(warnings=[*values["warnings"], *files.warnings], certificates=files.expiry)
         if result.reloaded or not options["force"]:
             return values
     reloaded = reload_edge(
-        docker, options["container"], options["force"], options["timeout"], options["lock_timeout"], check_mode
+        docker, options["container"], options["force"], options["timeout"], options["lock_timeout"], check_mode, may_rest
     )
     return {**reloaded, **values, "changed": values["changed"] or reloaded["changed"]}
 
@@ -52,10 +71,12 @@ def parse_edge_options(
     return settings, parse_promotion_request(request, check_mode)
 
 
-def promote_edge(docker: DockerEngine, settings: RouterSettings, request: PromotionRequest) -> PromotionResult:
+def promote_edge(
+    docker: DockerEngine, settings: RouterSettings, request: PromotionRequest, may_rest: Sequence[str] = ()
+) -> PromotionResult:
     """Promote the edge's configuration. While it is reloaded, no replica behind it is promoted or drained."""
-    lock = ReplicaLock(docker, settings.container, request.lock_wait)
-    group = ReplicaGroup((EdgeContainer(docker, settings, request),), lock)
+    lock = ReplicaLock(docker, settings.container, request.lock_wait, may_rest)
+    group = ReplicaGroup((EdgeContainer(docker, settings, request, may_rest),), lock)
     try:
         return promote_group(docker, settings, request, group)
     finally:

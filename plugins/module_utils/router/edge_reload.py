@@ -17,11 +17,12 @@ class ReplicaLock:
     It is the ``replica.TrafficControl`` of the edge's own promotion: a reload drops no connection, so nothing is drained.
     """
 
-    def __init__(self, docker: DockerEngine, container: str, wait: float) -> None:
-        """container: the edge. wait: seconds for a promotion of the replicas to end."""
+    def __init__(self, docker: DockerEngine, container: str, wait: float, may_rest: Sequence[str] = ()) -> None:
+        """container: the edge. wait: seconds for a promotion of the replicas to end. may_rest: they may be drained."""
         self.docker = docker
         self.edge = Edge(docker, container)
         self.wait = wait
+        self.may_rest = may_rest
         self._held = contextlib.ExitStack()
 
     def acquire(self) -> None:
@@ -32,7 +33,7 @@ class ReplicaLock:
         with contextlib.ExitStack() as held:
             names = [server.name for server in self.edge.read_servers()]
             held.enter_context(block_promotions(self.docker, names, self.wait))
-            self.edge.check_none_drained()
+            self.edge.check_none_drained(self.may_rest)
             self._held = held.pop_all()
 
     def release(self) -> None:
@@ -49,7 +50,13 @@ class ReplicaLock:
 
 
 def reload_edge(
-    docker: DockerEngine, container: str, force: bool, timeout: float, lock_wait: float, check_mode: bool
+    docker: DockerEngine,
+    container: str,
+    force: bool,
+    timeout: float,
+    lock_wait: float,
+    check_mode: bool,
+    may_rest: Sequence[str] = (),
 ) -> Dict[str, Any]:
     """Reload the edge if it has not read the written configuration, or if ``force`` says so (a renewed certificate)."""
     edge = Edge(docker, container)
@@ -59,9 +66,9 @@ def reload_edge(
     if check_mode:
         edge.check_config()
         return {"changed": True, "revision": {"old": old, "new": new}, "seconds": 0.0}
-    lock = ReplicaLock(docker, container, lock_wait)
+    lock = ReplicaLock(docker, container, lock_wait, may_rest)
     lock.acquire()
     try:
-        return {"changed": True, "seconds": edge.reload(timeout), "revision": {"old": old, "new": new}}
+        return {"changed": True, "seconds": edge.reload(timeout, may_rest), "revision": {"old": old, "new": new}}
     finally:
         lock.release()

@@ -42,6 +42,7 @@ class Operator:
     bed: Bed
     folder: Path
     installed: Installed
+    token: str = TOKEN
 
     def command(self, names: str, *more: str) -> list[str]:
         paths = [f"anvil.serving.{name}" if name != "setup" else "setup.yml" for name in names.split()]
@@ -52,7 +53,7 @@ class Operator:
         return {
             **self.installed.environment,
             "PWD": str(self.folder),
-            "ROUTER_TOKEN": TOKEN,
+            "ROUTER_TOKEN": self.token,
             "USER": "tester",
             "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
             "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
@@ -68,7 +69,7 @@ class Operator:
         done = subprocess.run(
             self.command(names, *more), env=self.environment, cwd=self.folder, capture_output=True, text=True, check=False
         )
-        assert TOKEN not in done.stdout + done.stderr
+        assert TOKEN not in done.stdout + done.stderr and self.token not in done.stdout + done.stderr
         return done
 
     def play_on_terminal(self, name: str, *more: str) -> tuple[str, str]:
@@ -177,6 +178,23 @@ def test_the_token_is_shown_on_the_terminal_and_nowhere_else(operator: Operator)
     assert f"here router_token: {TOKEN}" in shown and TOKEN not in logged
     nowhere = operator.attempt("router_token", "-e", "reveal=true")
     assert nowhere.returncode != 0 and "There is no terminal" in nowhere.stdout
+
+
+def test_a_token_that_clients_hold_is_rotated_only_if_requests_may_fail(operator: Operator) -> None:
+    name, before = ("-e", "secret=router_token"), operator.started()
+    assert "changed=0" in operator.play("rotate", *name)
+    operator.token = "another-t0ken"
+    try:
+        refused = operator.attempt("rotate", *name)
+        assert refused.returncode != 0 and "-e at_once=true" in refused.stdout and operator.started() == before
+        assert "changed=1" in operator.play("rotate", *name, "-e", "at_once=true", "-vvv")
+        assert "changed=0" in operator.play("rotate setup", *name)
+    finally:
+        operator.token = TOKEN
+        operator.play("rotate", *name, "-e", "at_once=true")
+    unknown = operator.attempt("rotate", "-e", "secret=another-t0ken")
+    assert unknown.returncode != 0 and "The inventory of this host has router_token" in unknown.stdout
+    assert "another-t0ken" not in unknown.stdout + unknown.stderr
 
 
 def test_restart_and_reload(operator: Operator) -> None:
