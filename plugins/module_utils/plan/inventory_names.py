@@ -12,6 +12,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
 PREFIX = "anvil"
 # How similar the two parts of a name must be, from 0 to 1: avnil, anvl and anval are 0.8 or more, ansible is 0.67.
 LIKE_PREFIX, LIKE_NAME = 0.75, 0.85
+# The keys by which the entries of a variable are known that lacks its prefix.
+TELLING_KEYS = {"anvil_serves": ("engine", "port"), "anvil_gpus": ("uuid",), "anvil_clients": ("keys",)}
 # Fewer letters in common cannot be that similar.
 LETTERS = 3
 
@@ -81,11 +83,15 @@ def _ratio(one: str, other: str) -> float:
 
 
 def find_without_prefix(variables: Mapping[str, Any], known: Sequence[str]) -> List[Tuple[str, str]]:
-    """(name, the name that is meant) of variables such as ``serves`` that are mappings, where ``anvil_serves`` is not written."""
+    """(name, the name that is meant) of variables such as ``serves`` whose content is that of ``anvil_serves``, if that is not
+    written."""
     found = []
     written = {split_layer(name)[0] for name in variables}
-    for name in LAYERED:
+    for name, keys in TELLING_KEYS.items():
         bare = name[len(PREFIX) + 1 :]
-        if name in known and name not in written and isinstance(variables.get(bare), Mapping) and variables[bare]:
+        entries = variables.get(bare)
+        if name not in known or name in written or not isinstance(entries, Mapping):
+            continue
+        if any(isinstance(entry, Mapping) and all(key in entry for key in keys) for entry in entries.values()):
             found.append((bare, name))
     return found

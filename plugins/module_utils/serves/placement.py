@@ -72,8 +72,22 @@ def count_cards(keys: Mapping[str, Any]) -> int:
         return max(listed, 0)
     if isinstance(listed, (list, tuple)):
         return len(listed)
-    args = [str(word) for word in keys.get("args") or ()]
-    return read_parallelism(read_settings(str(keys.get("engine") or ""), args, {})).cards or 1
+    return read_parallelism(read_settings(str(keys.get("engine") or ""), _list_words(keys), {})).cards or 1
+
+
+def _list_words(keys: Mapping[str, Any]) -> Tuple[str, ...]:
+    """The arguments of a serve. What is not a list is none: the plan of the host reports it."""
+    args = keys.get("args")
+    return tuple(str(word) for word in args) if isinstance(args, (list, tuple)) else ()
+
+
+def _read_mib(value: Any) -> Optional[int]:
+    """The claim on a card, of several the largest; None: there is none, or it is not a number."""
+    if isinstance(value, Mapping):
+        return max((mib for mib in map(_read_mib, value.values()) if mib), default=None)
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or not str(value).isdigit():
+        return None
+    return int(value)
 
 
 def place_serves(
@@ -104,10 +118,8 @@ def place_serves(
 
 def _size(serve: WantedServe, rooms: Mapping[str, HostRoom]) -> int:
     """The MiB that a serve claims on all of its cards; without a claim, those of the largest cards."""
-    claim = serve.keys.get("vram_mib")
     largest = max((gpu.budget_mib for room in rooms.values() for gpu in room.plan.gpus.values()), default=0)
-    numbers = [int(mib) for mib in claim.values()] if isinstance(claim, Mapping) else [claim or largest]
-    return serve.cards * int(max(numbers, default=largest))
+    return serve.cards * (_read_mib(serve.keys.get("vram_mib")) or largest)
 
 
 def _rank(proposal: Proposal, name: str, room: HostRoom) -> Tuple[int, int, str]:
@@ -189,12 +201,12 @@ def _read_claims(serve: WantedServe, room: HostRoom, cards: Sequence[Gpu]) -> Di
     """UUID -> MiB, as the plan counts a serve with these cards."""
     keys = dict(serve.keys)
     if isinstance(keys.get("vram_mib"), Mapping):
-        keys["vram_mib"] = max(keys["vram_mib"].values(), default=None)  # by aliases of another host
+        keys["vram_mib"] = _read_mib(keys["vram_mib"])  # by aliases of another host
     keys["gpus"] = [gpu.alias for gpu in cards]
     word = str(keys.get("engine") or "")
     engine: Optional[Engine] = ENGINES.get(word)
     section = Section(InventoryCheck(), ("anvil_serves", serve.name), keys)
-    args = [*room.engine_args.get(word, ()), *(str(item) for item in keys.get("args") or ())]
+    args = [*room.engine_args.get(word, ()), *_list_words(keys)]
     settings = read_settings(word, args, {})
     share = read_share(section, engine, settings) if engine else None
     spelling = KEY if section.has(KEY) else settings.spelling(SHARE)

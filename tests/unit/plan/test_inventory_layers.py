@@ -126,6 +126,10 @@ def test_a_variable_of_somebody_else_is_none(name):
 
 
 def test_a_mapping_without_the_prefix_is_told_where_the_variable_is_not_written():
-    assert find_without_prefix({"serves": {"fast": {}}}, KNOWN) == [("serves", "anvil_serves")]
-    assert not find_without_prefix({"serves": "fast"}, KNOWN)
-    assert not find_without_prefix({"serves": {"fast": {}}, "anvil_serves__x": {}}, KNOWN)
+    serves = {"fast": {"engine": "vllm", "port": 1}}
+    assert find_without_prefix({"serves": serves, "gpus": {"a": {"uuid": "GPU-1"}}}, KNOWN) == [
+        ("serves", "anvil_serves"),
+        ("gpus", "anvil_gpus"),
+    ]
+    assert not find_without_prefix({"serves": "fast", "gpus": {"count": 2}, "logs": {"a": {}}}, KNOWN)
+    assert not find_without_prefix({"serves": serves, "anvil_serves__x": {}}, KNOWN)

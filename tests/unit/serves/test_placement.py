@@ -38,6 +38,7 @@ def room(name: str, *sizes: int, serves=(), reserve: int = 0, free: list[int] | 
 
 
 def want(name: str, mib: int | None, cards: int = 1, backends: int = 1, **keys) -> WantedServe:
+    """A serve of vLLM. keys take precedence."""
     return WantedServe(name, {"engine": "vllm", "vram_mib": mib, "port": next(PORTS), **keys}, cards, backends)
 
 
@@ -122,7 +123,7 @@ def test_several_cards_are_alike_where_that_is_possible_and_told_where_not():
     ],
 )
 def test_the_claim_is_that_of_the_plan(keys, claim):
-    (one,) = place(hosts(a=room("a", 80000, reserve=1000)), want("x", None, **{"vram_mib": None, **keys} if keys else {})).placed
+    (one,) = place(hosts(a=room("a", 80000, reserve=1000)), want("x", None, **keys)).placed
     assert one.claims == {"g0": claim}
 
 
@@ -156,3 +157,19 @@ def test_a_serve_without_a_card_goes_to_the_host_with_the_fewest_serves():
 )
 def test_how_many_cards_a_serve_needs(keys, cards):
     assert count_cards(keys) == cards
+
+
+@pytest.mark.parametrize(
+    ("keys", "fits"),
+    [
+        ({"vram_mib": "20000"}, True),
+        ({"vram_mib": "{{ nothing }}"}, False),
+        ({"vram_mib": [1]}, False),
+        ({"vram_mib": {"a": "x", "b": 5}}, True),
+        ({"vram_mib": 10, "args": "--flag", "engine": ["vllm"], "container": 5, "gpus": True}, True),
+        ({"vram_mib": True}, False),
+    ],
+)
+def test_values_of_any_type_are_read_without_a_crash(keys, fits):
+    count_cards(keys)
+    assert bool(place(hosts(a=(80000,)), want("x", 1, **keys)).placed) is fits
