@@ -27,10 +27,11 @@ def explain_variables(templar: Any, variables: Mapping[str, Any]) -> list[str]:
 def _explain_variable(read: HostVariables, name: str) -> list[str]:
     merged = read.layers.get(name)
     value = read.facts if name == "anvil_secrets" else read.values[name]
-    hidden = dict(list_leaves(mask_value(value)))
+    hidden = {} if name == "anvil_secrets" else dict(list_leaves(mask_value(value)))
     lines = []
     for path, written in list_leaves(value):
-        leaf = written if isinstance(written, str) and written in read.facts else hidden[path]  # the name of a secret is none
+        # How a secret is stored, and the name of a secret, are none.
+        leaf = hidden.get(path, written) if not isinstance(written, str) or written not in read.facts else written
         layer = merged.sources.get(path, name) if merged else name
         text = f"{format_path((name, *map(str, path)))}: {_show(name, leaf)}    {_place(read, layer, path)}"
         lost = [one for one in merged.overrides if one.path == path[: len(one.path)]] if merged else []

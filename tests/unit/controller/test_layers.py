@@ -19,6 +19,8 @@ from ansible.template import Templar
 from ansible.utils.collection_loader import AnsibleCollectionConfig
 from ansible.vars.manager import VariableManager
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment import plan_experiment
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_options import ExperimentOptions
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.explained_variables import explain_variables
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import plan_host
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.stray_variables import find_strays
@@ -180,6 +182,7 @@ def test_explain_says_where_each_value_was_written_and_shows_no_secret(folder, t
     assert "anvil_serves.fast.vram_mib: 2000    " + place in lines
     assert any(line.startswith("anvil_serves.fast.gpus: removed    host_vars/h1.yml:1") for line in lines)
     assert "s3cret" not in "\n".join(lines)
+    assert "anvil_secrets.one: <file>    group_vars/all.yml:3 (anvil_secrets)" in lines
 
 
 @pytest.mark.parametrize(
@@ -223,6 +226,15 @@ def test_files_of_other_hosts_are_no_mistake(folder):
 def test_a_host_that_has_no_variables_on_purpose_is_no_mistake(folder):
     made = folder({"host_vars/h1.yml": ALL, "host_vars/old7.yml": ALL, "host_vars/h3.yml": ALL})
     assert not made.plan("h2").serves
+
+
+def test_an_experiment_replaces_the_serves_of_all_layers(folder):
+    made = folder({"group_vars/all.yml": ALL, "group_vars/gpu.yml": "anvil_serves__gpu: {fast: {vram_mib: 40000}}"})
+    templar, found = made.variables()
+    anvil = {name: value for name, value in found.items() if name.startswith("anvil_")}
+    options = ExperimentOptions("trial", model="o/m", image="a/b:2", port="30010", gpu="g", vram_mib="9000")
+    _plan, project, _notes = plan_experiment(templar, "h1", anvil, options, None, lambda _name, _files: {}, list)
+    assert list(project.services) == ["trial"]
 
 
 def run(playbook: str, *words: str) -> subprocess.CompletedProcess[str]:
