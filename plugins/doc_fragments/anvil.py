@@ -153,3 +153,31 @@ options:
       - Set the environment variable E(ANVIL_PROGRESS) of the controller to V(no) to turn this off.
     type: str
 """
+
+    REVISIONS = r"""
+options:
+  on_failure:
+    description:
+      - What a change does that does not get ready, ignores a setting, or fails within O(settle) seconds. This option counts more
+        than C(on_failure) of a serve in the inventory; without both it is V(roll_back).
+      - V(roll_back) brings the last revision of the serve that was ready back, and the task fails with the reason. The same
+        definition is not tried again; a changed one is. A serve that never was ready has no way back, and is left as it is.
+      - V(keep) leaves the container of the failed change.
+      - Experiments are never rolled back.
+    type: str
+    choices: [roll_back, keep]
+  again:
+    description: Try the definition of the inventory again where it failed before, or where an operator rolled back.
+    type: bool
+    default: false
+  revision:
+    description:
+      - With O(state=rolled_back), a revision that M(anvil.serving.anvil_serve_info) lists, by the beginning of its name.
+      - V(previous) is the one that was ready before the one that runs. A second roll back leads further back.
+    type: str
+    default: previous
+  by:
+    description: With O(state=rolled_back), who rolls back, for the messages of later runs.
+    type: str
+    default: ""
+"""

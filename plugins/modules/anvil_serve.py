@@ -44,9 +44,11 @@ options:
         container is renamed and stopped until the new one is ready. If the new one does not get ready, the old one is put back
         with its name, restart policy and state. What it was is noted in a file beside the project first, so a later run finishes
         or undoes an adoption that was interrupted, whatever its O(state).
+      - V(rolled_back) makes the O(revision) of the one serve that O(serves) selects live. It stays until the definition of the
+        serve in the inventory changes. If it does not get ready, what ran before is brought back, and the task fails.
       - V(absent) removes the O(containers).
     type: str
-    choices: [up, down, restarted, recreated, adopted, absent]
+    choices: [up, down, restarted, recreated, adopted, rolled_back, absent]
     default: up
   keep_container:
     description: With O(state=down), stop the containers and keep them.
@@ -157,6 +159,7 @@ extends_documentation_fragment:
   - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.project
   - anvil.serving.anvil.serves
+  - anvil.serving.anvil.revisions
 seealso:
   - module: anvil.serving.anvil_plan
   - module: anvil.serving.anvil_serve_info
@@ -287,6 +290,10 @@ evictions:
   type: list
   elements: dict
   sample: [{serve: fast, container: anvil-fast, for: night, gpu_uuids: [GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1]}]
+revision:
+  description: The revision that is live now, or in check mode would be.
+  returned: with O(state=rolled_back)
+  type: str
 pulled:
   description: Images that were pulled because the host did not have them.
   returned: always
@@ -311,18 +318,16 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import ALLOWED_OPTION, read_allowed
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import PROJECT_OPTIONS, run_module
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import EXPERIMENT_PROJECT
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves import converge_progress, verbs
 from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import retire_experiments
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import ServeOptions, read_project
 
+STATES = ["up", "down", "restarted", "recreated", "adopted", "rolled_back", "absent"]
 OPTIONS = {
     **PROJECT_OPTIONS,
-    "state": {
-        "type": "str",
-        "choices": ["up", "down", "restarted", "recreated", "adopted", "absent"],
-        "default": "up",
-    },
+    "state": {"type": "str", "choices": STATES, "default": "up"},
     "keep_container": {"type": "bool", "default": False},
     "containers": {"type": "list", "elements": "str", "default": []},
     "confirm": {"type": "bool", "default": False},
@@ -343,6 +348,10 @@ OPTIONS = {
     "models_allowed": ALLOWED_OPTION,
     "engine_check": {"type": "str", "choices": ["auto", "always", "off"], "default": "auto"},
     "compatibility": {"type": "str", "choices": ["enforce", "strict", "warn", "off"], "default": "enforce"},
+    "on_failure": {"type": "str", "choices": ["roll_back", "keep"]},
+    "again": {"type": "bool", "default": False},
+    "revision": {"type": "str", "default": "previous"},
+    "by": {"type": "str", "default": ""},
     "progress": {"type": "str", "no_log": False},
 }
 
@@ -360,6 +369,11 @@ def work(module: AnsibleModule) -> dict:
         compatibility=params["compatibility"],
         engine_check=params["engine_check"],
         drain_timeout=params["drain_timeout"],
+        keep_revisions=not str(params["project"].get("name", "")).startswith(EXPERIMENT_PROJECT),
+        on_failure=params["on_failure"] or "",
+        again=params["again"],
+        revision=params["revision"],
+        by=params["by"],
     )
     project = read_project(params["project"], params["secrets"], params["serves"])
     progress = None if module.check_mode or params["state"] in ("down", "absent") else params["progress"]

@@ -113,6 +113,17 @@ adoptions:
   returned: always
   type: list
   elements: str
+revisions:
+  description:
+    - For each serve, the definitions that were ready and are kept on the host, the last one first, at most 10. Each has its
+      C(revision) (a sha256), C(image), C(image_id), C(at) (seconds since 1970, when it was ready for the first time) and C(live).
+  returned: always
+  type: dict
+rolled_back:
+  description: A line for each serve that runs a revision instead of the definition in the inventory, with the reason.
+  returned: always
+  type: list
+  elements: str
 externals:
   description:
     - The C(state) of each external server - V(answers), V(silent), V(loading), V(refused), V(wrong_model), or V(unknown) if the
@@ -157,15 +168,16 @@ logs:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import PROJECT_OPTIONS, TOLERANT_OPTION, run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.serves import host_status, serve_logs, verbs
+from ansible_collections.anvil.serving.plugins.module_utils.serves import host_status, serve_logs
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import read_project
+from ansible_collections.anvil.serving.plugins.module_utils.serves.serves_report import describe_serves
 
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
     project = read_project(params["project"], params["secrets"], params["serves"])
     docker = DockerEngine(params["docker_host"])
-    result = verbs.describe_serves(docker, project)
+    result = describe_serves(docker, project)
     if params["overview"]:
         result.update(host_status.read_overview(docker, project.name, project.directory, result["serves"], project.services))
     if params["externals"]:

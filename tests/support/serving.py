@@ -63,9 +63,10 @@ class Field:
         return replace(rendered, compose=yaml.safe_dump(document), services=parse_compose(document)).as_dict()
 
     def params(self, state: str = "up", **params: Any) -> dict[str, Any]:
-        """The module's parameters. The settle time is short, because only the test itself changes the bed."""
-        defaults = {"project": self.project(), "secrets": self.secrets, "gpus": self.gpus, "settle": 0.6}
-        return {**defaults, "state": state, **params}
+        """The module's parameters. The settle time is short, because only the test itself changes the bed. A failed change
+        stays, so that a test sees it: test_serve_revisions is about the default."""
+        defaults = {"project": self.project(), "secrets": self.secrets, "gpus": self.gpus, "settle": 0.6, "on_failure": "keep"}
+        return {key: value for key, value in {**defaults, "state": state, **params}.items() if value is not None}
 
     def run(self, state: str = "up", check: bool = False, **params: Any) -> dict[str, Any]:
         return run_module("anvil_serve", check=check, diff=True, **self.params(state, **params))

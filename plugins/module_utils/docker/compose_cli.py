@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import dataclass
-from typing import Dict, List, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import read_file
@@ -63,8 +63,16 @@ def compose_command(docker_host: str) -> List[str]:
 class Compose:
     """``docker compose`` for one project whose file is ``directory/compose.yaml``."""
 
-    def __init__(self, project: str, directory: str, docker_host: str, timeout: int = 3600, locks: Sequence[int] = ()) -> None:
-        """timeout: seconds for one command.
+    def __init__(
+        self,
+        project: str,
+        directory: str,
+        docker_host: str,
+        timeout: int = 3600,
+        locks: Sequence[int] = (),
+        own_files: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        """timeout: seconds for one command. own_files: service -> its compose file, for services with another than the project's.
 
         locks: descriptors that every command inherits. If this process is killed during a command, the command continues and
         keeps the locks, so the next run waits for it.
@@ -72,13 +80,14 @@ class Compose:
         self.directory = directory
         self.inherited = tuple(locks)
         self.timeout = timeout
+        self.own_files = dict(own_files or {})
         self.commands: List[Sequence[str]] = []
         project_options = ["--project-name", project, "--project-directory", directory]
-        file = os.path.join(directory, "compose.yaml")
-        self.base = [*compose_command(docker_host), "--ansi", "never", "--progress", "quiet", *project_options, "--file", file]
+        self.file = os.path.join(directory, "compose.yaml")
+        self.base = [*compose_command(docker_host), "--ansi", "never", "--progress", "quiet", *project_options]
 
-    def _run(self, *arguments: str) -> ComposeResult:
-        argv = [*self.base, *arguments]
+    def _run(self, *arguments: str, file: str = "") -> ComposeResult:
+        argv = [*self.base, "--file", file or self.file, *arguments]
         self.commands.append(argv)
         try:
             done = subprocess.run(
@@ -107,9 +116,20 @@ class Compose:
         return ComposeResult(argv, done.returncode, done.stdout.decode("utf-8", "replace").strip())
 
     def up(self, services: Sequence[str], recreate: bool) -> ComposeResult:
-        """Create or start only these services; ``recreate`` replaces their containers even where Compose sees no difference."""
-        force = ["--force-recreate"] if recreate else []
-        return self._run("up", "--detach", "--no-deps", "--pull", "never", *force, *services)
+        """Create or start only these services; ``recreate`` replaces their containers even where Compose sees no difference.
+
+        One command for all services of the project's file, one more for each service with a file of its own; the first that
+        fails is the last.
+        """
+        words = ["up", "--detach", "--no-deps", "--pull", "never", *(["--force-recreate"] if recreate else [])]
+        shared = [name for name in services if name not in self.own_files]
+        groups = [(shared, "")] if shared else []
+        groups.extend(([name], self.own_files[name]) for name in services if name in self.own_files)
+        for names, file in groups:
+            ran = self._run(*words, *names, file=file)
+            if ran.code != 0:
+                break
+        return ran
 
     def unpause(self, services: Sequence[str]) -> ComposeResult:
         return self._run("unpause", *services)

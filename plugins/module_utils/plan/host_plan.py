@@ -67,6 +67,7 @@ class ServePlan:
     mem_limit: memory of the host, as ``48g``; empty: no limit. pids_limit: processes and threads.
     tls: the engine itself speaks TLS. api_prefix: the path before ``/v1``, such as ``/qwen``. more_names: further names of the
     model. ready_path: it is ready when this path answers 200; empty: when ``/v1/models`` lists the model.
+    on_failure: what a change of it does that does not get ready, ``roll_back`` or ``keep``; empty: it is rolled back.
     """
 
     name: str
@@ -116,6 +117,7 @@ class ServePlan:
     container_port: int = 0
     ready_path: str = ""
     published: Optional[Published] = None
+    on_failure: str = ""
 
     @property
     def inner_port(self) -> int:

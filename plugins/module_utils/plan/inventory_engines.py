@@ -45,6 +45,7 @@ GPU_PINS = ("device_ids", "uuid", "index")
 RESTARTS = ("unless-stopped", "always", "on-failure", "no")
 LEAST_MEMORY, MOST_PIDS = 6 * 1024**2, 4194304
 IPC_MODES = ("host", "private")
+ON_FAILURE = ("roll_back", "keep")
 SHARED_KEYS = (
     "image",
     "environment",
@@ -60,6 +61,7 @@ SHARED_KEYS = (
     "launch",
     "ready_interval",
     "warmup",
+    "on_failure",
     "mem_limit",
     "pids_limit",
     "security",
@@ -89,6 +91,7 @@ class SharedSettings:
     launch: Mapping[str, str] = field(default_factory=dict)
     ready_interval: Optional[int] = None
     warmup: Optional[bool] = None
+    on_failure: Optional[str] = None
     mem_limit: Optional[str] = None
     pids_limit: Optional[int] = None
     security: SecuritySettings = NOT_WRITTEN
@@ -116,6 +119,7 @@ class SharedSettings:
             launch={**below.launch, **self.launch},
             ready_interval=choose(self.ready_interval, below.ready_interval),
             warmup=choose(self.warmup, below.warmup),
+            on_failure=choose(self.on_failure, below.on_failure),
             mem_limit=choose(self.mem_limit, below.mem_limit),
             pids_limit=choose(self.pids_limit, below.pids_limit),
             security=self.security.merge_over(below.security),
@@ -350,6 +354,7 @@ def read_shared_settings(section: Section, engine: Optional[Engine], secrets: In
         launch=read_launch(section, engine),
         ready_interval=section.read_integer("ready_interval", 1, LONGEST_WAIT_SECONDS, "seconds"),
         warmup=section.read_boolean("warmup"),
+        on_failure=section.read_choice("on_failure", ON_FAILURE),
         mem_limit=read_memory(section),
         pids_limit=read_pids(section),
         security=read_security(section),

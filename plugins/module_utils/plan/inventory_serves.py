@@ -307,6 +307,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         models=models,
         interval=shared.ready_interval or host.wait_interval,
         warmup=bool(shared.warmup),
+        on_failure=shared.on_failure or "",
         kind=section.read_choice("kind", KINDS) or derive_kind(settings),
         mem_limit=shared.mem_limit or "",
         pids_limit=shared.pids_limit or SERVE_PIDS,

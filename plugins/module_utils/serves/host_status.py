@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The status of a host for people: GPUs and their holders, details of each serve, experiments, and external servers.
 
-A converge needs none of it; what differs is found by ``verbs.describe_serves``.
+A converge needs none of it; what differs is found by ``serves_report``.
 """
 
 from __future__ import annotations

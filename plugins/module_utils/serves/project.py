@@ -13,6 +13,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.container_ins
 from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import Decision
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer
+from ansible_collections.anvil.serving.plugins.module_utils.serves.serve_revisions import Pin, ServeHistory
 
 LOG_LINES = 20
 LOCK_SECONDS = 600.0
@@ -29,7 +30,10 @@ class ServeOptions:
     and adopted. confirm: containers that are not ours may be removed, and adopted without a way back. drain_timeout: seconds
     that an evicted serve has to end its requests. allowed: the models that may run (None: all). compatibility: ``enforce``,
     ``strict``, ``warn`` or ``off``: which findings about a model and its GPUs stop the run. engine_check: whether the
-    engine of the image judges a new command line: ``auto`` (not in check mode), ``always`` or ``off``.
+    engine of the image judges a new command line: ``auto`` (not in check mode), ``always`` or ``off``. keep_revisions: the
+    definitions of serves are kept on the host. on_failure: what a failed change of any serve does, ``roll_back`` or ``keep``;
+    empty: what the serve itself says. again: a definition that failed before is tried again. revision, by: for rolled_back, the
+    revision asked for, and who asks.
     """
 
     state: str = "up"
@@ -42,6 +46,20 @@ class ServeOptions:
     allowed: Optional[Tuple[Origin, ...]] = None
     compatibility: str = "enforce"
     engine_check: str = "auto"
+    keep_revisions: bool = False
+    on_failure: str = ""
+    again: bool = False
+    revision: str = ""
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A serve that runs a revision instead of its definition in the inventory (``wanted``). compose: the file of the revision."""
+
+    pin: Pin
+    wanted: Service
+    compose: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,8 @@ class Project:
     """A compose project as the controller rendered it, with the values of its secrets.
 
     secrets: name in ``anvil_secrets`` -> value. only: the services to act on, by name or tag; empty means all. files: path
-    below the project's folder -> text, for files that services mount.
+    below the project's folder -> text, for files that services mount. history: the revisions of each serve; None: none are
+    kept. pinned: the services that are not those of the inventory.
     """
 
     name: str
@@ -59,6 +78,8 @@ class Project:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     only: Tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    history: Optional[Mapping[str, ServeHistory]] = None
+    pinned: Mapping[str, Pinned] = field(default_factory=dict)
 
     def chosen(self) -> List[Service]:
         return [service for service in self.services.values() if not self.only or set(list_selectors(service)) & set(self.only)]

@@ -8,6 +8,7 @@ from typing import Dict, List, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Project
+from ansible_collections.anvil.serving.plugins.module_utils.serves.serve_revision_files import compose_path
 
 
 def list_project_files(project: Project) -> Dict[str, Tuple[str, int]]:
@@ -15,6 +16,8 @@ def list_project_files(project: Project) -> Dict[str, Tuple[str, int]]:
     wanted = {os.path.join(project.directory, "compose.yaml"): (project.compose, 0o644)}
     for path, text in project.files.items():
         wanted[os.path.join(project.directory, path)] = (text, 0o644)
+    for name, pinned in project.pinned.items():
+        wanted[compose_path(project.directory, name)] = (pinned.compose, 0o600)
     for service in project.services.values():
         values = project.secret_environment(service)
         if values:

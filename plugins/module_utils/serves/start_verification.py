@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Collection, Dict, List, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import read_settings
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
@@ -23,8 +23,15 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project impor
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState, read_container
 
 
-def verify_serves(state: ProjectState, started: Sequence[Service], outcomes: Dict[str, Outcome], options: ServeOptions) -> None:
-    """started: the serves that this run started, or tried to start. Findings go into their outcomes."""
+def verify_serves(
+    state: ProjectState,
+    started: Sequence[Service],
+    outcomes: Dict[str, Outcome],
+    options: ServeOptions,
+    replacing: Collection[str] = (),
+) -> None:
+    """started: the serves that this run started, or tried to start. replacing: those that replace a revision that was ready;
+    they are watched while they settle. Findings go into their outcomes."""
     docker, project = state.docker, state.project
     for service in started:
         outcome = outcomes[service.name]
@@ -33,7 +40,9 @@ def verify_serves(state: ProjectState, started: Sequence[Service], outcomes: Dic
         if problem is not None:
             outcome.fail("setting_ignored", problem)
     _keep_reports(project, started, outcomes)
-    watched = [one for one in started if options.state != "up" or outcomes[one.name].replaces is not None]
+    watched = [
+        one for one in started if options.state != "up" or outcomes[one.name].replaces is not None or one.name in replacing
+    ]
     _watch_settled(docker, watched, outcomes, options.settle)
     for service in started:
         outcome = outcomes[service.name]

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import mask_problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
-from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions, readiness
+from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import (
     RESTS_EVICTED,
     RESTS_OFF,
@@ -23,12 +23,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project impor
     Outcome,
     Project,
     ServeOptions,
-    build_probe,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_decisions import (
-    decide_left_out,
     decide_project,
-    decide_services,
     list_described,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files import (
@@ -39,6 +36,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_readiness import await_ready
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState
 from ansible_collections.anvil.serving.plugins.module_utils.serves.result import EMPTY_REPORT, build_diff, build_result
+from ansible_collections.anvil.serving.plugins.module_utils.serves.serve_revision_files import compose_path
 
 CREATING = (decisions.CREATE, decisions.RECREATE, decisions.ADOPT)
 
@@ -70,6 +68,13 @@ def apply_state_locked(docker: DockerEngine, project: Project, options: ServeOpt
 
         verb = retirement.take_down if options.state == "down" else retirement.remove_containers
         return verb(docker, project, options, lock is None)
+    if options.state == "rolled_back":
+        from ansible_collections.anvil.serving.plugins.module_utils.serves import operator_rollback
+
+        def carry_out(changed: Project, begin: Callable[[Sequence[str]], None]) -> Dict[str, Any]:
+            return _carry_out(_read_and_decide(docker, changed, options, list_described(changed)), lock, begin)
+
+        return operator_rollback.roll_back(docker, project, options, carry_out, lock is None)
     return _converge(docker, project, options, lock)
 
 
@@ -200,14 +205,27 @@ def _converge(docker: DockerEngine, project: Project, options: ServeOptions, loc
     It is not held while an image is pulled or a model loads: other projects can converge meanwhile.
     """
     notes, recovered = _recover_adoptions(docker, project, options, lock)
+    if options.keep_revisions:
+        from ansible_collections.anvil.serving.plugins.module_utils.serves.revision_pins import follow_pins
+
+        project, told = follow_pins(docker, project, options.again)
+        notes = [*notes, *told]
     run = _read_and_decide(docker, project, options, list_described(project))
     try:
         result = _carry_out(run, lock)
     except AnvilError as exc:
         raise AnvilError(*exc.problems, *_undo_adoptions(docker, project, lock)) from exc
     undone = [problem for problem in _undo_adoptions(docker, project, lock) if problem not in result["problems"]]
-    result["problems"] = [*result["problems"], *undone]
+    result["problems"] = [*_report_rejected(project), *result["problems"], *undone]
     return {**result, "changed": result["changed"] or recovered, "warnings": [*notes, *result["warnings"]]}
+
+
+def _report_rejected(project: Project) -> List[Problem]:
+    if not project.pinned:
+        return []
+    from ansible_collections.anvil.serving.plugins.module_utils.serves.revision_pins import report_rejected
+
+    return report_rejected(project)
 
 
 def _recover_adoptions(
@@ -230,8 +248,8 @@ def _undo_adoptions(docker: DockerEngine, project: Project, lock: Optional[int])
     return adoption.put_back_all(docker, project)
 
 
-def _carry_out(run: _Run, lock: Optional[int]) -> Dict[str, Any]:
-    """Admit, apply and wait until ready."""
+def _carry_out(run: _Run, lock: Optional[int], begin: Optional[Callable[[Sequence[str]], None]] = None) -> Dict[str, Any]:
+    """Admit, apply and wait until ready. begin: called with the names of the serves when they are admitted, before any change."""
     docker, project, options = run.state.docker, run.state.project, run.options
     lacking = run.without_image()
     told = run.refuse_pulls(lacking)
@@ -242,8 +260,10 @@ def _carry_out(run: _Run, lock: Optional[int]) -> Dict[str, Any]:
         if not accepted:
             return run.result()
         run.report["pulled"] = pulled
+        if begin is not None and lock is not None:
+            begin([service.name for service in run.services])
         changes = _apply(run, None if lock is None else (lock,))
-        return run.result(*changes) if lock is None else _finish(run, *changes)
+        return run.result(*changes) if lock is None else _finish(run, lock, *changes)
     failed: Dict[str, Outcome] = {}
     if lacking:
         from ansible_collections.anvil.serving.plugins.module_utils.serves import converge
@@ -265,9 +285,11 @@ def _carry_out(run: _Run, lock: Optional[int]) -> Dict[str, Any]:
         run.notes = notes
         run.report["pulled"] = [image for image in pulled if run.state.read_image(image) is not None]
         admitted = run.admit()
+        if begin is not None and admitted:
+            begin([service.name for service in run.services])
         changes = _apply(run, (lock, held)) if admitted else (bool(run.report["pulled"]), [])
     run.outcomes.update(failed)
-    return _finish(run, *changes) if admitted else run.result(*changes)
+    return _finish(run, lock, *changes) if admitted else run.result(*changes)
 
 
 def _apply(run: _Run, locks: Optional[Tuple[int, ...]]) -> Tuple[bool, List[Dict[str, str]]]:
@@ -298,51 +320,55 @@ def _apply(run: _Run, locks: Optional[Tuple[int, ...]]) -> Tuple[bool, List[Dict
         from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_cli import Compose
         from ansible_collections.anvil.serving.plugins.module_utils.serves import converge
 
-        compose = Compose(project.name, project.directory, docker.docker_host, locks=locks)
+        own_files = {name: compose_path(project.directory, name) for name in project.pinned}
+        compose = Compose(project.name, project.directory, docker.docker_host, locks=locks, own_files=own_files)
         notes = converge.apply_decisions(run.state, compose, starting, run.outcomes, run.options)
         run.report["warnings"] = run.report["warnings"] + notes
         run.report["commands"] = [list(argv) for argv in compose.commands]
     return changed, diff
 
 
-def _finish(run: _Run, changed: bool, diff: List[Dict[str, str]]) -> Dict[str, Any]:
+def _finish(run: _Run, lock: int, changed: bool, diff: List[Dict[str, str]]) -> Dict[str, Any]:
     """Wait until every serve that should run is ready, and verify the serves that were started."""
     started, project = run.starting(), run.state.project
     waiting = [service for service in run.services if not _rests(run.outcomes[service.name])]
     await_ready(run.state.docker, project, waiting, run.outcomes)
-    if started:
+    unproven: List[Service] = []
+    if project.history is not None:
+        from ansible_collections.anvil.serving.plugins.module_utils.serves import revision_pins
+
+        unproven = revision_pins.list_unproven(run.state, [one for one in run.services if not _waits(run.outcomes[one.name])])
+    # Also a change that a run before this one started: it was killed before it could judge.
+    replacing = [one for one in unproven if revision_pins.has_way_back(project, one, run.outcomes[one.name])]
+    verified = started + [service for service in replacing if service not in started]
+    if verified:
         from ansible_collections.anvil.serving.plugins.module_utils.serves.start_verification import verify_serves
 
-        verify_serves(run.state, started, run.outcomes, run.options)
+        verify_serves(run.state, verified, run.outcomes, run.options, {service.name for service in replacing})
+    if unproven:
+        _keep_revisions(run, unproven, lock)
     return run.result(changed, diff)
+
+
+def _keep_revisions(run: _Run, unproven: List[Service], lock: int) -> None:
+    """Record the definitions that are ready, and take those that are not back to the last revision that was."""
+    from ansible_collections.anvil.serving.plugins.module_utils.serves import failed_changes
+
+    docker, inner = run.state.docker, replace(run.options, state="up", engine_check="off", compatibility="off")
+
+    def carry_out(project: Project, begin: Callable[[Sequence[str]], None]) -> Dict[str, Any]:
+        return _carry_out(_read_and_decide(docker, project, inner, list_described(project)), lock, begin)
+
+    notes = failed_changes.record_ready(run.state, unproven, run.outcomes)
+    notes += failed_changes.take_back(run.state, unproven, run.outcomes, run.options, carry_out)
+    run.report["warnings"] = run.report["warnings"] + notes
+
+
+def _waits(outcome: Outcome) -> bool:
+    """The serve should not run now."""
+    return outcome.decision.reasons in ((RESTS_ON_DEMAND,), (RESTS_EVICTED,))
 
 
 def _rests(outcome: Outcome) -> bool:
     """There is nothing to wait for: the serve should not run now, or it could not be started."""
-    return outcome.ready is False or outcome.decision.reasons in ((RESTS_ON_DEMAND,), (RESTS_EVICTED,))
-
-
-def describe_serves(docker: DockerEngine, project: Project) -> Dict[str, Any]:
-    """What runs, what differs, and which other containers use the names and ports of the serves; nothing is changed."""
-    from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import admit
-
-    state, services = ProjectState(docker, project), list_described(project)
-    outcomes = decide_services(state, services, ask_all=True)
-    outcomes.update(decide_left_out(state))
-    squatters = admit(services, state.list_other_containers(services), None, {})
-    for service in services:
-        outcome, probe = outcomes[service.name], build_probe(project, service)
-        if outcome.seen is not None and probe is not None:
-            verdict = readiness.check_readiness(probe, outcome.seen)
-            outcome.ready, outcome.state = verdict.outcome == readiness.READY, verdict.state
-    result = build_result(outcomes, project, False, {}, {"orphans": state.list_orphans()})
-    result.pop("diff")
-    result["adoptions"] = []
-    if list_adoption_notes(project):
-        from ansible_collections.anvil.serving.plugins.module_utils.serves.adoption import describe_interrupted
-
-        result["adoptions"] = describe_interrupted(docker, project)
-    result["squatters"] = {
-        name: [problem.why for problem in problems if "taken" in problem.what] for name, problems in squatters.items()
-    }
-    return result
+    return outcome.ready is False or _waits(outcome)

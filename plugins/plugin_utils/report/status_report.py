@@ -204,6 +204,7 @@ def report_host(
     rows += [_external_row(name, one) for name, one in externals.items()]
     rows += [_experiment_row(one, now, labels(one["gpu_uuids"])) for one in info["experiments"]]
     notes = [f"adoption: {line}" for line in info.get("adoptions") or []]
+    notes += [f"rolled back: {line}" for line in info.get("rolled_back") or []]
     notes += [f"{name}: squatter: {why}" for name, who in (info.get("squatters") or {}).items() for why in who]
     notes += [f"{name}: {detail['kv_cache']}" for name, detail in info["details"].items() if detail.get("kv_cache")]
     notes += [f"{name}: {one['why']}" for name, one in externals.items() if one["why"]]

@@ -231,3 +231,27 @@ def test_up_after_an_adoption_killed_at_each_step_ends_with_the_new_container_or
         "serve heavy: its adoption was interrupted; llm-of-old is stopped and kept as bed-heavy-before-adoption"
     )
     assert line.endswith("ansible-playbook playbooks/adopt.yml -e serves=heavy")
+
+
+# ------------------------------------------------------------------------------------------------------- changes that go back
+
+
+def test_a_failing_change_killed_at_each_step_ends_with_the_revision_that_was_ready(one_serve: Field) -> None:
+    goes_back: dict[str, Any] = {"state": "up", "settle": 0.1, "on_failure": "roll_back"}
+    one_serve.edit("heavy", restart="no")
+    assert not one_serve.run(**goes_back)["failed"]
+    for step in range(1, 2 * MOST_STEPS):
+        # Another definition for each step: the one of the step before is not tried again.
+        one_serve.edit("heavy", **scripted(SERVES="heavy", LIVES="0", STEP=str(step)))
+        ended = kill_at(one_serve, step, **goes_back)
+        failed = ended or one_serve.run(**goes_back)
+        assert failed["failed"] and failed["serves"]["heavy"]["ready"] is True, (step, failed["msg"])
+        words = one_serve.bed.docker("inspect", "--format", "{{json .Config.Env}}", "bed-heavy")
+        assert "LIVES" not in words and containers(one_serve) == {"bed-heavy"}, (step, words)
+        before = one_serve.bed.started()
+        again = one_serve.run(**goes_back)
+        assert again["failed"] and "is not tried again" in again["msg"] and not again["changed"], (step, again["msg"])
+        assert one_serve.bed.started() == before, step
+        if ended:
+            break
+    assert 4 < step < 2 * MOST_STEPS - 1

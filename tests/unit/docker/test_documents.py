@@ -20,7 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves import (
     host_status,
     readiness,
     result,
-    verbs,
+    serves_report,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.serves.gpu_claims import read_claims
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import observe_container, observe_image
@@ -85,7 +85,7 @@ def test_no_document_of_any_engine_makes_a_reader_fail(seed: int) -> None:
     engine = Recorded(seed)
     service = wanted(ports=())  # no port: nothing is asked over the network
     project = Project(PROJECT, "/nowhere", "", {"heavy": service}, {"key": "x"})
-    described = verbs.describe_serves(engine, project)
+    described = serves_report.describe_serves(engine, project)
     assert described["serves"]["heavy"]["action"] in ("none", "create", "recreate", "start", "unpause")
     host_status.read_overview(engine, PROJECT, "/nowhere", described["serves"], {"heavy": service})
     state = ProjectState(engine, project)
