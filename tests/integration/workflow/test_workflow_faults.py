@@ -263,8 +263,15 @@ def test_a_trace_is_deleted_with_its_job_and_by_age(tmp_path: Path, endpoint: En
         wait_until(lambda: any(not span.parent_span_id for span in collector.spans))
         assert server.client.delete(f"/jobs/{job}").status_code == 204
         wait_until(lambda: any("request_ids" in one for one in collector.deletions))
+        ready = wait_until(lambda: (found := server.client.get("/readyz").json())["status"] == "degraded" and found)
+        assert "HTTP 500 for the deletion of traces" in ready["checks"]["traces"]
+        assert server.client.get("/readyz").status_code == server.client.get("/health").status_code == 200
+        assert "workflow_traces_failing 1.0" in server.client.get("/metrics").text
         collector.refusing = False
         wait_until(lambda: [one for one in collector.deletions if "request_ids" in one][1:], 20)
+        wait_until(lambda: server.client.get("/readyz").json()["status"] == "ready", 20)
+        assert "workflow_traces_failing 0.0" in server.client.get("/metrics").text
+        assert [server.log().count(line) for line in ("traces do not arrive", "traces arrive at MLflow again")] == [1, 1]
         wait_until(lambda: any("max_timestamp_millis" in one and one["max_traces"] == 100 for one in collector.deletions))
     named = [one for one in collector.deletions if "request_ids" in one]
     assert {tuple(one["request_ids"]) for one in named} == {(f"tr-{job}",)} and named[0]["experiment_id"] == "7"

@@ -24,7 +24,8 @@ class Metrics:
         self.seconds = Histogram("workflow_run_seconds", "Duration of a run on this replica.", buckets=SECONDS, registry=registry)
         self.callbacks = Counter("workflow_callbacks", "Attempts to deliver a callback.", ["result"], registry=registry)
         self.tokens = Counter("workflow_tokens", "Tokens that model endpoints reported.", ["kind"], registry=registry)
-        self.spans = Gauge("workflow_trace_spans", "Spans sent to MLflow, and spans dropped.", ["result"], registry=registry)
+        self.spans = Gauge("workflow_trace_spans", "Spans sent to MLflow, dropped, and waiting.", ["result"], registry=registry)
+        self.untraced = Gauge("workflow_traces_failing", "1 while traces do not arrive at MLflow.", registry=registry)
 
     def count_tokens(self, prompt: int, completion: int) -> None:
         if prompt:

@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Traces of runs, nodes and model calls, posted as OTLP to MLflow.
 
-A run only appends spans to a list. One task posts them, and drops what MLflow refuses: a dead or slow MLflow never delays a
-run. The same task deletes the traces of deleted jobs, and those that are older than ended jobs are kept. The few protobuf
-messages are encoded here; the SDK would be a third of the Python in the image.
+A run only appends spans to a list. One task posts them, keeps what MLflow does not take for now, and drops what it refuses for
+good: a dead or slow MLflow never delays a run. The log has one line when delivery begins to fail, and one when it works again.
+The same task deletes the traces of deleted jobs, and those that are older than ended jobs are kept. The few protobuf
+messages are encoded by ``protobuf``; the SDK would be a third of the Python in the image.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import ssl
 import struct
@@ -23,6 +25,10 @@ from typing import Any
 
 import httpx
 
+from anvil_workflow.runner.protobuf import encode_attribute, encode_bytes, encode_text, read_rejected
+
+log = logging.getLogger(__name__)
+
 LONGEST_TEXT = 32 * 1024
 MOST_WAITING = 4096
 MOST_WAITING_TEXT = 16 * 1024 * 1024
@@ -32,6 +38,8 @@ LONGEST_PAUSE = 60.0
 # What MLflow takes in one request.
 DELETED_AT_ONCE = 100
 MOST_DELETIONS = 10_000
+# A refusal that is about the address, the credentials or the moment, not about the spans.
+KEPT_STATUSES = frozenset({401, 403, 404, 405, 407, 408, 421, 425, 429})
 
 
 @dataclass
@@ -95,9 +103,7 @@ NO_SPAN: Span = _NoSpan(None, "", "", b"", b"", b"", 0)
 
 
 class Tracer:
-    """Collects finished spans and posts them. ttl: seconds that a trace is kept. sent, dropped: numbers of spans. error: why the
-    last request to MLflow failed.
-    """
+    """Collects finished spans and posts them. ttl: seconds that a trace is kept. sent, dropped: numbers of spans."""
 
     def __init__(
         self,
@@ -119,7 +125,18 @@ class Tracer:
         self._client: httpx.AsyncClient | None = None
         self._task: asyncio.Task[None] | None = None
         self.sent = self.dropped = 0
-        self.error = ""
+        self._undelivered = self._undeleted = ""
+        self._told_dropped = 0
+
+    @property
+    def problem(self) -> str:
+        """Why traces are not delivered, or not deleted; empty where all is well."""
+        return self._undelivered or self._undeleted
+
+    @property
+    def waiting(self) -> int:
+        """Spans that are not delivered yet."""
+        return len(self._waiting)
 
     def begin(self, name: str, job: str) -> Span:
         """The span of a whole run. Both ids derive from the id of the job, so a resumed run continues its trace."""
@@ -160,13 +177,28 @@ class Tracer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2):
                 await self._post_all()
+        if self._waiting:
+            log.warning(
+                "traces: %d spans are lost, because the server stops: %s", len(self._waiting), self.problem or "no answer"
+            )
         await self._client.aclose()
 
     async def _work(self) -> None:
         pause = 1.0
         while True:
             await asyncio.sleep(pause)
-            pause = 1.0 if await self._post_all() and await self._delete_all() else min(LONGEST_PAUSE, pause * 2)
+            before = self.problem
+            works = await self._post_all() and await self._delete_all()
+            self._tell(before)
+            pause = 1.0 if works else min(LONGEST_PAUSE, pause * 2)
+
+    def _tell(self, before: str) -> None:
+        """Log the first failure, and its end with what was lost."""
+        if self.problem and not before:
+            log.warning("traces do not arrive at MLflow: %s; runs go on, and spans wait", self.problem)
+        elif before and not self.problem:
+            log.warning("traces arrive at MLflow again; %d spans were dropped meanwhile", self.dropped - self._told_dropped)
+            self._told_dropped = self.dropped
 
     async def _delete_all(self) -> bool:
         """Delete the traces of deleted jobs, and from time to time those that are too old; returns whether that worked."""
@@ -176,15 +208,17 @@ class Tracer:
                 await self._request_deletion({"request_ids": batch})
                 self._deleted = [trace for trace in self._deleted if trace not in batch]
             if time.monotonic() > self._expire_at:
+                self._experiment_id = ""  # so that an experiment that was deleted meanwhile is noticed
                 before = int((time.time() - self._ttl) * 1000)
                 old = {"max_timestamp_millis": before, "max_traces": DELETED_AT_ONCE}
                 while await self._request_deletion(old) >= DELETED_AT_ONCE:
                     pass
                 self._expire_at = time.monotonic() + min(600.0, max(1.0, self._ttl / 10))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            self.error = f"{error or type(error).__name__}"
+            self._undeleted = f"{error or type(error).__name__}"
             self._experiment_id = ""
             return False
+        self._undeleted = ""
         return True
 
     async def _request_deletion(self, what: Mapping[str, Any]) -> int:
@@ -195,31 +229,37 @@ class Tracer:
         answer = await self._client.post(url, json={"experiment_id": self._experiment_id, **what})
         if answer.status_code != 200:
             raise ValueError(f"HTTP {answer.status_code} for the deletion of traces: {answer.text[:200]}")
-        return int(answer.json().get("traces_deleted", 0))
+        found = answer.json()
+        return int(found.get("traces_deleted", 0)) if isinstance(found, dict) else 0
 
     async def _post_all(self) -> bool:
         """Post every span; returns whether that worked. Spans that MLflow refuses for good are dropped, others are kept."""
         while self._waiting:
             batch = self._take_batch()
             try:
+                known = bool(self._experiment_id)
                 await self._find_experiment()
-                status, reason = await self._post(batch)
+                status, reason, rejected = await self._post(batch)
+                if 400 <= status < 500 and known and status not in KEPT_STATUSES:
+                    # The experiment may have been deleted since it was found. That raises, and keeps the spans.
+                    self._experiment_id = ""
+                    await self._find_experiment()
+                    status, reason, rejected = await self._post(batch)
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-                self.error = f"{error or type(error).__name__}"
+                self._undelivered = f"{error or type(error).__name__}"
+                self._experiment_id = ""
                 return False
-            if status >= 500 or status in (401, 403, 404, 429):
-                self.error = f"HTTP {status}: {reason}"
+            if status >= 500 or status in KEPT_STATUSES:
+                self._undelivered = f"HTTP {status}: {reason}"
                 self._experiment_id = ""
                 return False
             sent = set(map(id, batch))
             self._waiting = [span for span in self._waiting if id(span) not in sent]
             self._waiting_text = sum(span.size for span in self._waiting)
-            if status >= 400:
-                self.error = f"HTTP {status}: {reason}"
-                self.dropped += len(batch)
-            else:
-                self.error = ""
-                self.sent += len(batch)
+            lost = len(batch) if status >= 400 else min(rejected, len(batch))
+            self.dropped += lost
+            self.sent += len(batch) - lost
+            self._undelivered = f"HTTP {status}: {lost} spans are refused: {reason}" if lost else ""
         return True
 
     def _take_batch(self) -> list[Span]:
@@ -232,12 +272,25 @@ class Tracer:
             batch.append(span)
         return batch
 
-    async def _post(self, batch: list[Span]) -> tuple[int, str]:
+    async def _post(self, batch: list[Span]) -> tuple[int, str, int]:
+        """Returns the status, the reason of a refusal, and how many spans of an accepted request were rejected. Raises ValueError
+        for an answer that is not of a collector, such as the page of a login.
+        """
         assert self._client is not None
         headers = {"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": self._experiment_id}
         body = encode_spans(batch, self._service)
         answer = await self._client.post(f"{self._uri}/v1/traces", content=body, headers=headers)
-        return answer.status_code, answer.text[:200]
+        if 200 <= answer.status_code < 300:
+            kind = answer.headers.get("content-type", "")
+            if kind.startswith("text/html"):
+                raise ValueError(f"{self._uri}/v1/traces answers with a page, so it is no collector")
+            rejected, reason = read_rejected(answer.content) if "protobuf" in kind else (0, "")
+            return answer.status_code, reason, rejected
+        if answer.status_code < 400:
+            raise ValueError(
+                f"{self._uri}/v1/traces redirects (HTTP {answer.status_code}): set MLFLOW_TRACKING_URI to its address"
+            )
+        return answer.status_code, answer.text[:200], 0
 
     async def _find_experiment(self) -> None:
         if self._experiment_id:
@@ -246,11 +299,25 @@ class Tracer:
         base = f"{self._uri}/api/2.0/mlflow/experiments"
         answer = await self._client.get(f"{base}/get-by-name", params={"experiment_name": self._experiment})
         if answer.status_code == 404:
-            answer = await self._client.post(f"{base}/create", json={"name": self._experiment})
+            created = await self._client.post(f"{base}/create", json={"name": self._experiment})
+            # Another replica may have created it at the same moment.
+            named = {"experiment_name": self._experiment}
+            answer = created if created.status_code == 200 else await self._client.get(f"{base}/get-by-name", params=named)
+            answer = created if answer.status_code == 404 else answer
         if answer.status_code != 200:
             raise ValueError(f"HTTP {answer.status_code} for the experiment {self._experiment}: {answer.text[:200]}")
         found = answer.json()
-        self._experiment_id = str(found.get("experiment_id") or found["experiment"]["experiment_id"])
+        experiment = found.get("experiment", found) if isinstance(found, dict) else {}
+        number = experiment.get("experiment_id") if isinstance(experiment, dict) else None
+        if not number:
+            raise ValueError(f"{self._uri} does not answer as MLflow does for the experiment {self._experiment}")
+        if experiment.get("lifecycle_stage") == "deleted":
+            # Somebody deleted it, so it is not restored without being asked.
+            raise ValueError(
+                f"the experiment {self._experiment} is deleted in MLflow: restore it (mlflow experiments restore --experiment-id "
+                f"{number}), or set MLFLOW_EXPERIMENT_NAME to another name"
+            )
+        self._experiment_id = str(number)
 
 
 def _to_json(value: Any) -> str:
@@ -259,48 +326,24 @@ def _to_json(value: Any) -> str:
     return text if len(text) <= LONGEST_TEXT else json.dumps(text[:LONGEST_TEXT] + " … cut", ensure_ascii=False)
 
 
-# --- protobuf (opentelemetry/proto/trace/v1/trace.proto)
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _bytes(field_number: int, value: bytes) -> bytes:
-    return _varint(field_number << 3 | 2) + _varint(len(value)) + value
-
-
-def _text(field_number: int, value: str) -> bytes:
-    return _bytes(field_number, value.encode("utf-8", "replace"))
-
-
-def _attribute(key: str, value: str) -> bytes:
-    return _text(1, key) + _bytes(2, _text(1, value))
-
-
 def _encode_span(span: Span) -> Iterator[bytes]:
-    yield _bytes(1, span.trace_id)
-    yield _bytes(2, span.span_id)
+    yield encode_bytes(1, span.trace_id)
+    yield encode_bytes(2, span.span_id)
     if span.parent:
-        yield _bytes(4, span.parent)
-    yield _text(5, span.name)
+        yield encode_bytes(4, span.parent)
+    yield encode_text(5, span.name)
     yield b"\x30\x01"  # kind (field 6): internal
     yield b"\x39" + struct.pack("<Q", span.began)
     yield b"\x41" + struct.pack("<Q", span.ended)
     for key, value in {"mlflow.spanType": span.kind, **span.attributes}.items():
-        yield _bytes(9, _attribute(key, value))
-    status = _text(2, span.error[:1000]) + b"\x18\x02" if span.error else b"\x18\x01"
-    yield _bytes(15, status)
+        yield encode_bytes(9, encode_attribute(key, value))
+    status = encode_text(2, span.error[:1000]) + b"\x18\x02" if span.error else b"\x18\x01"
+    yield encode_bytes(15, status)
 
 
 def encode_spans(spans: list[Span], service: str) -> bytes:
     """An ExportTraceServiceRequest."""
-    resource = _bytes(1, _bytes(1, _attribute("service.name", service)))
-    scope = _bytes(1, _text(1, "anvil_workflow"))
-    encoded = b"".join(_bytes(2, b"".join(_encode_span(span))) for span in spans)
-    return _bytes(1, resource + _bytes(2, scope + encoded))
+    resource = encode_bytes(1, encode_bytes(1, encode_attribute("service.name", service)))
+    scope = encode_bytes(1, encode_text(1, "anvil_workflow"))
+    encoded = b"".join(encode_bytes(2, b"".join(_encode_span(span))) for span in spans)
+    return encode_bytes(1, resource + encode_bytes(2, scope + encoded))

@@ -61,7 +61,7 @@ def make_app(settings: Settings, workflow: Workflow, endpoint: Endpoint | None =
         else None
     )
     runner = JobRunner(settings, Executor(workflow, calls, client), store, client, tracer, metrics)
-    readiness = Readiness(workflow, store, calls, runner)
+    readiness = Readiness(workflow, store, calls, runner, tracer)
 
     @contextlib.asynccontextmanager
     async def run_lifespan(_app: FastAPI) -> AsyncIterator[None]:

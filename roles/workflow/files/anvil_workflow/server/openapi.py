@@ -226,7 +226,7 @@ def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]
 
 def _build_check_operation(name: str, summary: str, checks: dict[str, Any]) -> dict[str, Any]:
     answers = {
-        "200": _answer("Every check is ok.", _json(checks)),
+        "200": _answer("The server can work. It is degraded while traces do not arrive.", _json(checks)),
         "503": _answer("A check failed; the body says which.", _json(checks)),
     }
     return {"operationId": name, "summary": summary, "responses": answers}

@@ -16,7 +16,7 @@ from anvil_workflow.runner.job_runner import JobRunner
 from anvil_workflow.runner.metrics import Metrics
 from anvil_workflow.runner.tracing import Tracer
 from anvil_workflow.server.access import ApiKeys
-from anvil_workflow.server.readiness import Readiness
+from anvil_workflow.server.readiness import TRACES, Readiness
 from anvil_workflow.server.responses import JsonAnswer
 from anvil_workflow.stores.jobs import StoreError
 
@@ -32,16 +32,18 @@ def add_status_routes(
 ) -> None:
     started = time.monotonic()
 
-    async def check(request: Request) -> tuple[bool, dict[str, str]]:
-        """Whether everything is ok, and each check. Only callers with the key get the reasons: they contain addresses."""
+    async def check(request: Request) -> tuple[bool, bool, dict[str, str]]:
+        """Whether the server can work, whether it is degraded, and each check. Only callers with the key get the reasons: they
+        contain addresses.
+        """
         checks = await readiness.check()
-        fine = all(text == "ok" for text in checks.values())
+        failed = {name for name, text in checks.items() if text != "ok"}
         if not keys.allow(request.headers):
             checks = {
                 name: text if text == "ok" else "failed: send the API key to see why, or read the log"
                 for name, text in checks.items()
             }
-        return fine, checks
+        return failed <= {TRACES}, TRACES in failed, checks
 
     @app.get("/livez")
     async def livez() -> Response:
@@ -49,14 +51,15 @@ def add_status_routes(
 
     @app.get("/readyz")
     async def readyz(request: Request) -> Response:
-        ready, checks = await check(request)
-        return JsonAnswer({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
+        ready, degraded, checks = await check(request)
+        status = "not ready" if not ready else "degraded" if degraded else "ready"
+        return JsonAnswer({"status": status, "checks": checks}, 200 if ready else 503)
 
     @app.get("/health")
     async def health(request: Request) -> Response:
-        healthy, checks = await check(request)
+        healthy, degraded, checks = await check(request)
         body = {
-            "status": "healthy" if healthy else "unhealthy",
+            "status": "unhealthy" if not healthy else "degraded" if degraded else "healthy",
             "workflow": workflow.name,
             "version": workflow.version,
             "server": anvil_workflow.__version__,
@@ -73,4 +76,6 @@ def add_status_routes(
         if tracer is not None:
             metrics.spans.labels("sent").set(tracer.sent)
             metrics.spans.labels("dropped").set(tracer.dropped)
+            metrics.spans.labels("waiting").set(tracer.waiting)
+            metrics.untraced.set(1 if tracer.problem else 0)
         return Response(metrics.write(), media_type="text/plain; version=0.0.4; charset=utf-8")
