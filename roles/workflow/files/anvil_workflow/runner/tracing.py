@@ -25,6 +25,7 @@ from typing import Any
 
 import httpx
 
+from anvil_workflow.runner.endpoints import show_url
 from anvil_workflow.runner.protobuf import encode_attribute, encode_bytes, encode_text, read_rejected
 
 log = logging.getLogger(__name__)
@@ -283,12 +284,12 @@ class Tracer:
         if 200 <= answer.status_code < 300:
             kind = answer.headers.get("content-type", "")
             if kind.startswith("text/html"):
-                raise ValueError(f"{self._uri}/v1/traces answers with a page, so it is no collector")
+                raise ValueError(f"{show_url(self._uri)}/v1/traces answers with a page, so it is no collector")
             rejected, reason = read_rejected(answer.content) if "protobuf" in kind else (0, "")
             return answer.status_code, reason, rejected
         if answer.status_code < 400:
             raise ValueError(
-                f"{self._uri}/v1/traces redirects (HTTP {answer.status_code}): set MLFLOW_TRACKING_URI to its address"
+                f"{show_url(self._uri)}/v1/traces redirects (HTTP {answer.status_code}): set MLFLOW_TRACKING_URI to its address"
             )
         return answer.status_code, answer.text[:200], 0
 
@@ -310,7 +311,7 @@ class Tracer:
         experiment = found.get("experiment", found) if isinstance(found, dict) else {}
         number = experiment.get("experiment_id") if isinstance(experiment, dict) else None
         if not number:
-            raise ValueError(f"{self._uri} does not answer as MLflow does for the experiment {self._experiment}")
+            raise ValueError(f"{show_url(self._uri)} does not answer as MLflow does for the experiment {self._experiment}")
         if experiment.get("lifecycle_stage") == "deleted":
             # Somebody deleted it, so it is not restored without being asked.
             raise ValueError(
