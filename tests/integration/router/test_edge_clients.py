@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply()
 ThreadingHTTPServer(("0.0.0.0", 8000), Handler).serve_forever()
 """
-VALUES = {"socket": SOCKET_PATH, "longest": 30, "revision": "1"}
+VALUES = {"socket": SOCKET_PATH, "longest": 30, "revision": "1", "certificate": ""}
 
 
 def configuration(edge: str, site: Replicas) -> str:
