@@ -24,5 +24,4 @@ token=$CACHE/router.token
 
 say "bringing this machine to the state of inventory/local: two tiers behind the router"
 # By its path: the commands that it says to type next then work without the virtual environment on PATH.
-"$venv/bin/ansible-playbook" site.yml -i inventory/local "$@"
-exec "$venv/bin/python" bootstrap/ask.py http://127.0.0.1:8000 .cache/router.token heavy fast
+exec "$venv/bin/ansible-playbook" site.yml -i inventory/local "$@"

@@ -82,7 +82,10 @@ def _port_problems(
                     what="port {0} is taken".format(name_port(port)),
                     where="serve " + service.name,
                     why="by " + ", ".join(holders),
-                    hint="stop the container or process that holds the port, or give the serve another port",
+                    hint="stop the container or process that holds the port, or give the serve another port\n"
+                    "a container that is to become this serve: ansible-playbook playbooks/adopt.yml -e serves={0}".format(
+                        service.name
+                    ),
                 )
             )
     return found

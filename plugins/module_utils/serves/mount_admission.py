@@ -79,6 +79,8 @@ def judge_mounts(docker: DockerEngine, services: Sequence[Service], directory: s
         allowed = [one for one in map(parse_allowed, map(str, service.anvil.get("allow_mounts") or ())) if one is not None]
         for mount in service.mounts:
             judge = judge or _Judge(docker, directory)
+            if judge.lacks_model(service, mount):
+                found.setdefault(service.name, []).append(_name_missing(service, mount))
             for problem in judge.judge(service, mount, allowed):
                 found.setdefault(service.name, []).append(problem)
     return found
@@ -90,6 +92,8 @@ class _Judge:
     def __init__(self, docker: DockerEngine, directory: str) -> None:
         self.docker, self.directory = docker, directory
         root = str(docker.info().get("DockerRootDir") or "")
+        # An engine on another file system, such as that of a socket in a container, has folders that are not seen here.
+        self.sees_folders = os.path.isdir(root)
         self.own = tuple(_list_projects(directory))
         self.folders = tuple(dict.fromkeys((*SYSTEM, *((root,) if root else ()))))
         self.known = {_identify(path): path for path in ("/", SETTINGS, *PROGRAMS, *self.folders, *HOMES, *self.own)}
@@ -113,6 +117,22 @@ class _Judge:
                     why,
                     suggest_opening(real, mount.read_only),
                 )
+
+    def lacks_model(self, service: Service, mount: Mount) -> bool:
+        """Whether the model of a serve lies in a folder of this host that does not exist; False where that is not certain."""
+        model = str(service.anvil.get("model") or "")
+        if mount.kind != "bind" or not self.sees_folders or not is_below(clean_path(model), clean_path(mount.target)):
+            return False
+        nearest = max((one for one in service.mounts if is_below(clean_path(model), clean_path(one.target))), key=_depth)
+        if nearest is not mount or is_below(mount.source, self.directory):
+            return False
+        try:
+            os.stat(mount.source)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            pass
+        return False
 
     def _find_sources(self, mount: Mount) -> Sequence[str]:
         """The paths of this host that a mount gives to the container; none for a volume of its own."""
@@ -166,6 +186,19 @@ class _Judge:
         except OSError:
             pass
         return ""
+
+
+def _depth(mount: Mount) -> int:
+    return len(clean_path(mount.target))
+
+
+def _name_missing(service: Service, mount: Mount) -> Problem:
+    return Problem(
+        "the model {0} is not on this host: {1} does not exist".format(service.anvil["model"], mount.source),
+        "serve {0}, volumes".format(service.name),
+        "the serve reads its model from this folder, which is mounted at {0}; nothing was changed".format(mount.target),
+        "bring the weights there (docs/models.md), or correct volumes",
+    )
 
 
 def _list_projects(directory: str) -> Iterator[str]:

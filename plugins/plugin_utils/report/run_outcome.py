@@ -15,6 +15,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.printable impor
     make_printable_line,
     make_showable,
 )
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.failure_text import shorten_path
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.run_summary import MOST_HOSTS, HostRecord
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _repeat(record: HostRecord) -> str:
     if not record.token_file:
         return f"{record.reach} {shlex.quote(ask)}" if record.reach else ask
     ask = ask.replace("curl -s", "curl -s -H @-", 1)
-    header = f"sed 's/^/Authorization: Bearer /' {shlex.quote(record.token_file)} | "
+    header = f"sed 's/^/Authorization: Bearer /' {shlex.quote(shorten_path(record.token_file))} | "
     return header + (f"{record.reach} {shlex.quote(ask)}" if record.reach else ask)
 
 

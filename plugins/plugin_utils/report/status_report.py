@@ -24,6 +24,8 @@ TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 COLUMNS = ("serve", "state", "since", "health", "drift", "gpu", "port", "model", "restarts")
 HEADS = {"gpu": "GPU", **{name: name.upper() for name in COLUMNS if name != "gpu"}}
 NUMBERS = ("port", "restarts")
+GONE = "is no longer a serve of the inventory"
+RETIRE = "; to remove it: ansible-playbook playbooks/retire.yml -e containers={0} -e confirm=true"
 GOOD, WAIT, BAD = "good", "wait", "bad"
 WAITING = ("starting", "loading", "restarting", "created", "paused", "running")
 # The smallest piece of a bar in percent, so that a container whose need is unknown is still visible.
@@ -209,8 +211,11 @@ def report_host(
     notes += [f"{name}: {detail['kv_cache']}" for name, detail in info["details"].items() if detail.get("kv_cache")]
     notes += [f"{name}: {one['why']}" for name, one in externals.items() if one["why"]]
     notes += [line.strip() for text in info.get("gpu_trouble") or [] for line in text.splitlines()]
-    notes += [f"squatter: container {name} uses a GPU and is not managed" for name in _gpu_squatters(cards)]
-    notes += [f"orphan: container {name} is no longer a serve of the inventory" for name in info.get("orphans") or []]
+    notes += [f"squatter: container {name} uses a GPU and is not managed{RETIRE.format(name)}" for name in _gpu_squatters(cards)]
+    notes += [
+        f"orphan: container {name} is no longer a serve of the inventory; {RETIRE.format(name)}"
+        for name in info.get("orphans") or []
+    ]
     notes += list_tier_notes(tiers)
     if retired.get("trouble"):
         notes.append(f"experiments could not be retired: {retired['trouble']}")

@@ -86,7 +86,8 @@ def test_status_shows_all_running_serves_in_table_json_and_page(
         "held by heavy (serve, 58.6 GiB claimed), trial (experiment, 8.8 GiB claimed)",
         "trial: expires in 1 h 5",
         "fast: squatter: by container stranger (no compose project, running)",
-        "squatter: container stranger uses a GPU and is not managed",
+        "squatter: container stranger uses a GPU and is not managed; "
+        "to remove it: ansible-playbook playbooks/retire.yml -e containers=stranger -e confirm=true",
         "orphan: container anvil-old",
     ):
         assert words_ in printed, printed

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.plan.secret_files im
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.run_outcome import find_reach, lay_out_answers, note_outcome
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.run_summary import HostRecord
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.terminal import display_text, wants_json
+from conftest import COLLECTIONS
 
 ANSWERS = {
     "fast": {"ok": True, "status": 200, "text": "the fast\n tier", "seconds": 0.2},
@@ -121,3 +125,17 @@ def test_the_files_of_secrets_are_found_and_open_ones_are_told(tmp_path: Path) -
     assert [line.split(":")[0] for line in list_open_files(found)] == ["anvil_secrets.open", "anvil_secrets.group"]
     assert f"chmod 600 {tmp_path}/open" in list_open_files(found)[0] and "mode 0644" in list_open_files(found)[0]
     assert find_secret_files(Templar(DataLoader()), {"anvil_secrets": "{{ all_secrets }}"}) == {}
+
+
+@pytest.mark.parametrize("lines", ["[defaults]\ncallback_result_format = json", "[callback_calm]\nresult_format = json"])
+def test_the_format_of_results_in_ansible_cfg_takes_effect(tmp_path: Path, lines: str) -> None:
+    config, callback = tmp_path / "ansible.cfg", "stdout_callback = anvil.serving.calm"
+    named = f"{lines}\n{callback}" if lines.startswith("[defaults]") else f"[defaults]\n{callback}\n{lines}"
+    config.write_text(named + "\n")
+    play = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.debug": {"msg": {"a": [1]}}}]}]
+    (tmp_path / "play.yml").write_text(json.dumps(play))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    environment |= {"ANSIBLE_CONFIG": str(config), "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS)}
+    program = Path(sys.executable).with_name("ansible-playbook")
+    done = subprocess.run([program, "play.yml"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert '"a": [' in done.stdout

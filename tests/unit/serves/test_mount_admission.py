@@ -121,3 +121,30 @@ def test_a_bind_mount_of_the_root_is_the_root(engine: Engine) -> None:
 def test_a_host_that_is_reached_over_the_network_is_not_judged(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mount_admission, "is_local", lambda _host: False)
     assert judge(engine, "/") == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "target", "refused"),
+    [
+        ("/models/a.gguf", "none", "/models", True),
+        ("/models", "none", "/models", True),
+        ("/models/a.gguf", "models/file/below", "/models/", True),
+        ("/models/a.gguf", "models", "/models", False),
+        ("Qwen/Qwen3-8B", "none", "/root/.cache", False),
+        ("/other/a.gguf", "none", "/models", False),
+        ("/models/sub/a.gguf", "none", "/models", False),
+    ],
+)
+def test_a_model_in_a_folder_that_does_not_exist_is_refused(
+    engine: Engine, model: str, source: str, target: str, refused: bool
+) -> None:
+    (engine.folder / "models" / "file").touch()
+    mounts = [Mount("bind", str(engine.folder / source), target, True), Mount("volume", "weights", "/models/sub", True)]
+    service = Service("fast", "fast", "i", mounts=tuple(mounts), labels={LABEL_SERVE: "fast"})
+    service.anvil["model"] = model
+    directory = str(engine.folder / "anvil" / "anvil-serves")
+    found = judge_mounts(engine, [service], directory).get("fast", [])  # type: ignore[arg-type]
+    assert [one for one in found if "does not exist" in one.what] == found and bool(found) is refused
+    # Of an engine whose folders are not those of this machine, nothing is known.
+    (engine.folder / "data-root").rename(engine.folder / "elsewhere")
+    assert not judge_mounts(engine, [service], directory)  # type: ignore[arg-type]
