@@ -174,6 +174,8 @@ def _replace_at_once(docker: DockerEngine, rotation: Rotation) -> None:
     if is_up(docker, deployment.edge):
         everyone = [deployment.project.services[name].container for name in names]
         run_edge_module(docker, {**EDGE_DEFAULTS, "container": deployment.edge}, False, False, tuple(everyone))
+        # The proof that the edge runs on these files, for which no client should wait.
+        _promote(docker, rotation, new, (), everyone)
 
 
 def _await_token(docker: DockerEngine, container: str, token: str, timeout: float) -> None:
