@@ -230,6 +230,7 @@ serves:
           V(user), V(read_only), V(tmpfs), V(init), V(working_dir), V(healthcheck), V(stop_signal), V(stop_grace),
           V(capabilities), V(security_opt), V(extra_hosts), V(labels), V(name).
         - V(mounted_file) - the content of a mounted file differs from the content when the container was created.
+          V(stale_weights) - the files of the model were exchanged since the serve started, so it holds the old ones.
           V(stale_container) - the hash of the service differs, but no field does.
         - From the owner of the container - V(foreign_project), V(by_hand).
         - V(requested) - the operator requested a restart or recreation.

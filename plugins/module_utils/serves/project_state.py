@@ -25,6 +25,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.observed impo
     observe_image,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Project
+from ansible_collections.anvil.serving.plugins.module_utils.serves.served_weights import Record, find_exchanged, read_record
 
 if TYPE_CHECKING:
     from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import OtherContainer
@@ -45,6 +46,7 @@ class ProjectState:
         self.project = project
         self.listed = docker.list_containers()
         self._images: Dict[str, Optional[ObservedImage]] = {}
+        self._weights: Optional[Record] = None
 
     def read_image(self, reference: str) -> Optional[ObservedImage]:
         if reference not in self._images:
@@ -97,7 +99,16 @@ class ProjectState:
         changes = drift.diff_service(service, secrets, seen, origin_image, self.read_image(service.image))
         if any(mount.kind == "bind" and os.path.isfile(mount.source) for mount in service.mounts):
             changes.extend(self._diff_mounted_files(service, seen))
+        exchanged = find_exchanged(self._read_weights(), seen)
+        if exchanged:
+            before, after = ({path: pair[side] for path, pair in exchanged.items()} for side in (0, 1))
+            changes.append(Change("stale_weights", before, after))
         return changes
+
+    def _read_weights(self) -> Record:
+        if self._weights is None:
+            self._weights = read_record(self.project.directory)
+        return self._weights
 
     def _diff_mounted_files(self, service: Service, seen: ObservedContainer) -> List[Change]:
         from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import find_changed_files

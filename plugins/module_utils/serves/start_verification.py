@@ -56,6 +56,21 @@ def verify_serves(
         else:
             adoption.finish(docker, project, service, outcome.replaces)
     _record_mounted_files(state)
+    if project.history is not None or options.keep_revisions:
+        _record_weights(state, started, outcomes)
+
+
+def _record_weights(state: ProjectState, started: Sequence[Service], outcomes: Dict[str, Outcome]) -> None:
+    """Record the weights that the ready serves have loaded."""
+    from ansible_collections.anvil.serving.plugins.module_utils.serves.served_weights import record_started
+
+    ready = {}
+    for service in started:
+        seen = outcomes[service.name].seen
+        if seen is not None and outcomes[service.name].ready is not False:
+            ready[service.name] = seen
+    kept = {str(entry["Id"]) for entry in state.listed} | {seen.id for seen in ready.values()}
+    record_started(state.docker, state.project.directory, ready, started, kept)
 
 
 def _keep_reports(project: Project, started: Sequence[Service], outcomes: Dict[str, Outcome]) -> None:

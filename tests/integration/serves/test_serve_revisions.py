@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
 from bed import Bed
 from drive import play, succeed, write_inventory
 from serving import LLAMA, SECRET, UNCHANGED, Field, actions, scripted
@@ -142,6 +146,27 @@ def test_a_port_that_another_serve_took_prevents_the_way_back(served: Field) -> 
     # Both fail: they go back together.
     served.edit("fast", **{**scripted(SERVES="fast", LIVES="0"), "restart": "no"})
     run(served)
+
+
+def test_a_serve_whose_weights_were_exchanged_is_recreated_and_a_touched_file_is_not_an_exchange(
+    field: Field, tmp_path: Path
+) -> None:
+    models = tmp_path / "own"
+    models.mkdir()
+    file = models / "heavy.gguf"
+    shutil.copy(field.models / "heavy.gguf", file)
+    del field.serves["fast"]
+    field.edit("heavy", mounts=(Mount("bind", str(models), "/models", True),))
+    time.sleep(0.05)
+    assert not run(field)["failed"]
+    os.utime(file)
+    assert actions(run(field)) == {"heavy": UNCHANGED}
+    new = models / "new"
+    new.write_bytes(file.read_bytes() + bytes(32))
+    new.rename(file)
+    assert field.info()["serves"]["heavy"]["reasons"] == ["stale_weights"]
+    assert actions(field.foresee(**GOES_BACK)) == {"heavy": ("recreate", ["stale_weights"])}
+    assert actions(run(field)) == {"heavy": UNCHANGED}
 
 
 def test_the_playbooks_go_back_list_and_roll_back(clean_bed: Bed, models: Path, tmp_path: Path) -> None:
