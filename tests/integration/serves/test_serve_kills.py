@@ -23,7 +23,7 @@ from bed import Bed
 from harness import run_module
 from serving import BUDGETS, HEAVY_GPU, LLAMA, PYTHON_IMAGE, SERVER, Field, scripted
 
-MOST_STEPS = 20
+MOST_STEPS = 30
 # Calls that change something. Requests that only read use Connection._get, except those that are named here.
 COUNTED: tuple[tuple[Any, str, set[str]], ...] = (
     (docker_engine.DockerEngine, "_call_sdk", {"logs", "inspect_distribution", "get"}),
