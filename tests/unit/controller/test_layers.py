@@ -70,7 +70,10 @@ def folder(tmp_path, monkeypatch):
         init_plugin_loader()
     monkeypatch.setattr(VaultSecretsContext, "_current", VaultSecretsContext([]))
     monkeypatch.chdir(tmp_path)
-    return lambda files, hosts=HOSTS: Folder(tmp_path, files, hosts)
+    yield lambda files, hosts=HOSTS: Folder(tmp_path, files, hosts)
+    # Ansible's finder of collections would refuse the imports of the tests that follow in this process.
+    if AnsibleCollectionConfig.collection_finder is not None:
+        AnsibleCollectionConfig.collection_finder._remove()
 
 
 def only(items):
