@@ -155,6 +155,13 @@ experiments:
   returned: with O(overview)
   type: list
   elements: dict
+watch:
+  description:
+    - What C(anvil-watch) says of the serves, empty on a host without it - C(serves) with C(state), C(why), C(since) and
+      C(restarts) of the last hour, and C(acts), what it did in the last day.
+    - C(silent) is the number of seconds since it last wrote, where these are too many; C(trouble), why it cannot be read.
+  returned: with O(overview)
+  type: dict
 now:
   description: The host's clock, in seconds since 1970.
   returned: with O(overview)
@@ -165,12 +172,15 @@ logs:
   type: dict
 """
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import PROJECT_OPTIONS, TOLERANT_OPTION, run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves import host_status, serve_logs
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import read_project
 from ansible_collections.anvil.serving.plugins.module_utils.serves.serves_report import describe_serves
+from ansible_collections.anvil.serving.plugins.module_utils.watch.told_states import read_told_states
 
 
 def work(module: AnsibleModule) -> dict:
@@ -180,6 +190,7 @@ def work(module: AnsibleModule) -> dict:
     result = describe_serves(docker, project)
     if params["overview"]:
         result.update(host_status.read_overview(docker, project.name, project.directory, result["serves"], project.services))
+        result["watch"] = read_told_states(os.path.dirname(project.directory), result["now"])
     if params["externals"]:
         result["externals"] = host_status.check_externals(docker, params["externals"], project.secrets)
     if params["logs"]:

@@ -189,11 +189,14 @@ class Connection:
             raise self._failure(action, exc) from exc
 
     def _post_alone(self, target: str, body: Optional[Mapping[str, Any]], seconds: float) -> bytes:
-        """The body of the answer to a POST (GET without a body) on a connection of its own; ValueError for a refusal."""
+        """The body of the answer to a POST on a connection of its own; ValueError for a refusal. body: None for a GET instead.
+
+        An empty body is not sent: the Docker Engine refuses to start a container with one.
+        """
         connection = _UnixConnection(urlsplit(self.docker_host).path, seconds)
         try:
-            headers = {"Content-Type": "application/json"} if body is not None else {}
-            text = None if body is None else json.dumps(body)
+            headers = {"Content-Type": "application/json"} if body else {}
+            text = json.dumps(body) if body else None
             connection.request("GET" if body is None else "POST", target, text, headers)
             reply = connection.getresponse()
             if reply.status >= 300:

@@ -170,6 +170,26 @@ def list_tier_notes(tiers: Mapping[str, Any]) -> list[str]:
     return notes
 
 
+def list_watch_notes(watch: Mapping[str, Any], now: float) -> list[str]:
+    """A line for each serve that watch knows, and for each of its last acts.
+
+    watch: ``watch`` in the result of anvil_serve_info; empty for a host without it.
+    """
+    if not watch:
+        return []
+    notes = [f"watch: {line.strip()}" for line in watch["trouble"].splitlines()]
+    if watch["silent"] is not None:
+        ago = format_duration(watch["silent"])
+        notes.append(f"watch: it last wrote {ago} ago and does not run; its log says why (journalctl -u anvil-watch)")
+    for name, one in sorted(watch["serves"].items()):
+        restarts = f", {one['restarts']} restarts in the last hour" if one["restarts"] else ""
+        given_up = ", not restarted again" if one["given_up"] else ""
+        state = one["state"] or "not judged yet"
+        notes.append(f"watch: {name} is {state} for {format_duration(now - one['since'])}{restarts}{given_up}: {one['why']}")
+    notes += [f"watch: {format_time(act['time'])} {act['serve']}: {act['line']}" for act in watch["acts"]]
+    return notes
+
+
 def report_host(
     host: str,
     plan: Mapping[str, Any],
@@ -217,6 +237,7 @@ def report_host(
         for name in info.get("orphans") or []
     ]
     notes += list_tier_notes(tiers)
+    notes += list_watch_notes(info.get("watch") or {}, now)
     if retired.get("trouble"):
         notes.append(f"experiments could not be retired: {retired['trouble']}")
     report = {

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The settings of watch as the collection writes them beside the projects: its serves, limits and folders. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Dict, Mapping, Tuple
+
+from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
+from ansible_collections.anvil.serving.plugins.module_utils.watch.liveness import Limits
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class WatchedServe:
+    """A serve that is watched. key_variable: the variable of its container that holds its API key. sleeps: it unloads itself when
+    idle, so that no probe may wake it. kind: of its answers; empty: only whether it answers can be seen."""
+
+    name: str
+    container: str
+    engine: str
+    host: str
+    port: int
+    served_name: str = ""
+    kind: str = "chat"
+    tls: bool = False
+    prefix: str = ""
+    health_path: str = ""
+    key_variable: str = ""
+    sleeps: bool = False
+    load_seconds: float = 1800.0
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """project: the compose project; directory: its folder, with its lock. data: the folder of state and incidents."""
+
+    project: str
+    directory: str
+    data: str
+    docker_host: str
+    port: int
+    restarts_per_hour: int = 3
+    serves: Tuple[WatchedServe, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    def build_limits(self, serve: WatchedServe) -> Limits:
+        known = {one.name for one in fields(Limits)}
+        chosen: Dict[str, Any] = {name: value for name, value in self.limits.items() if name in known}
+        return Limits(**{"load": serve.load_seconds, **chosen})
+
+
+def format_settings(settings: WatchSettings) -> str:
+    return json.dumps({"format": FORMAT, **asdict(settings)}, indent=1, sort_keys=True) + "\n"
+
+
+def parse_settings(text: str, where: str) -> WatchSettings:
+    """Raises AnvilError for text that is not ours."""
+    try:
+        raw = json.loads(text)
+        if raw.pop("format") != FORMAT:
+            raise ValueError("another format")
+        serves = tuple(WatchedServe(**one) for one in raw.pop("serves"))
+        return WatchSettings(serves=serves, **raw)
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise fail("the settings of watch cannot be read", where, str(exc), "run site.yml again: it writes them") from exc
