@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
+import time
 from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -70,15 +72,36 @@ def send_request(
     headers: Mapping[str, str],
     content: Optional[bytes] = None,
     tls: Optional[Tls] = None,
+    whole: bool = False,
 ) -> Reply:
-    """Send exactly these headers and this content. timeout: seconds."""
+    """Send exactly these headers and this content. timeout: seconds without a byte; with ``whole``, until the body ends too."""
+    deadline = time.monotonic() + timeout
     address = (endpoint[0].strip("[]"), endpoint[1])
     connection = _TlsConnection(address, timeout, tls) if tls else http.client.HTTPConnection(*address, timeout=timeout)
     try:
         connection.request(method, path, body=content, headers=dict(headers))
+        sock = connection.sock
         response = connection.getresponse()
-        return Reply(response.status, response.read(BODY_LIMIT).decode("utf-8", "replace"))
+        content = _read_until(response, sock, deadline) if whole else response.read(BODY_LIMIT)
+        return Reply(response.status, content.decode("utf-8", "replace"))
     except (OSError, http.client.HTTPException) as exc:
         return Reply(0, "{0}: {1}".format(type(exc).__name__, exc))
     finally:
         connection.close()
+
+
+def _read_until(response: http.client.HTTPResponse, sock: socket.socket, deadline: float) -> bytes:
+    """The body. A server that sends a byte now and then is cut off at the deadline. Raises TimeoutError."""
+    pieces, left = [], BODY_LIMIT
+    while left > 0:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError("timed out")
+        if not response.isclosed():
+            sock.settimeout(remaining)
+        piece = response.read1(min(left, 65536))
+        if not piece:
+            break
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)

@@ -57,6 +57,11 @@ class Keeper:
         if state in (liveness.ALIVE, liveness.BUSY, liveness.SUSPECT, liveness.WRONG):
             self.record = Record(state, entry.why, entry.incarnation)
 
+    @property
+    def in_rotation(self) -> bool:
+        """Whether requests should be sent to the serve. One that unloads itself wakes up at a request."""
+        return self.record.in_rotation or (self.record.state == liveness.ASLEEP and self.serve.sleeps)
+
     def tick(self) -> None:
         """One look, its judgement, and what follows from it. Raises AnvilError where the Docker Engine does not answer."""
         found = self.docker.inspect_container(self.serve.container)
@@ -133,14 +138,15 @@ class Keeper:
         changed = record.state != entry.state
         since = self.wall() if changed else entry.since
         incarnation = record.incarnation or entry.incarnation
-        why = record.why if changed or record.state in (liveness.SUSPECT, liveness.HUNG) else entry.why
         if entry.healing and record.state in (liveness.ALIVE, liveness.BUSY) and entry.healing != record.incarnation:
             entry = replace(entry, healing="", in_vain=0)
             self.ledger.put(self.serve.name, entry)
             self.ledger.act(self.serve.name, "is healed: {0}".format(record.why))
         if changed and record.state:
             told = "{0} (was {1}): {2}".format(record.state, entry.state or before.state or "not judged yet", record.why)
-            self.ledger.put(self.serve.name, replace(entry, state=record.state, why=why, since=since, incarnation=incarnation))
+            self.ledger.put(
+                self.serve.name, replace(entry, state=record.state, why=record.why, since=since, incarnation=incarnation)
+            )
             self.ledger.act(self.serve.name, told)
             return
         if record.state:

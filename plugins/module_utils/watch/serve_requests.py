@@ -64,7 +64,7 @@ class ServeClient:
         if kind:
             headers["Content-Type"] = kind
         where = (self.serve.host, self.serve.port)
-        return self._send(where, method, path, seconds, headers=headers, content=content, tls=self._tls)
+        return self._send(where, method, path, seconds, headers=headers, content=content, tls=self._tls, whole=True)
 
     def look(self) -> Look:
         """One look at the serve, within a few seconds."""

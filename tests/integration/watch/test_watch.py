@@ -201,7 +201,7 @@ def test_who_stops_or_converges_a_serve_is_left_alone_and_a_killed_watch_goes_on
     watched.stop(signal.SIGKILL)  # at whatever step it is
     watched.start()
     watched.until_told("heavy", "is healed: ")
-    assert not [line for line in watched.lines if "was not" in line], watched.lines
+    assert not [line for line in watched.lines if "was not started" in line], watched.lines
     watched.until_told("fast", "restarts: ")
     assert watched.ledger()["serves"]["heavy"]["total"] <= 2
     field.bed.docker("stop", "-t", "0", "bed-heavy")

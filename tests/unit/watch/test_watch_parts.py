@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
-from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply
+from ansible_collections.anvil.serving.plugins.module_utils.core.http_request import Reply, send_request
 from ansible_collections.anvil.serving.plugins.module_utils.core.program_archive import pack_program
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Project
@@ -205,3 +209,75 @@ def test_the_status_tells_what_watch_says() -> None:
     assert lines[1] == "watch: a is hung for 1 min, 3 restarts in the last hour, not restarted again: no token for 90 s"
     assert lines[2] == "watch: 1970-01-01 00:00 UTC a: restarts"
     assert list_watch_notes({}, 1000.0) == []
+
+
+class Systemd:
+    """What systemctl is told, and whether the unit runs."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.active = self.enabled = False
+
+    def __call__(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        words = " ".join(word for word in argv[1:] if not word.startswith("--"))
+        status = {"is-active anvil-watch": self.active, "is-enabled anvil-watch": self.enabled}.get(words)
+        if status is None:
+            self.calls.append(words)
+        self.active = self.active or words.startswith("restart")
+        self.enabled = self.enabled or words.startswith("enable")
+        if words.startswith("disable"):
+            self.active = self.enabled = False
+        return subprocess.CompletedProcess(list(argv), 0 if status is not False else 3, "", "")
+
+
+def test_the_unit_is_written_once_and_restarted_only_for_new_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "UNIT", str(tmp_path / "anvil-watch.service"))
+    systemd = Systemd()
+
+    class NoContainers:
+        docker_host = "unix:///run/docker.sock"
+
+        def inspect_container(self, _name: str) -> None:
+            return None
+
+    docker: Any = NoContainers()
+
+    def converge(check: bool = False, restarts: int = 3) -> list[str]:
+        given = WatchSettings("p", "/d", str(tmp_path / "data"), docker.docker_host, 9419, restarts, (SERVE,))
+        wanted = installation.Installation(str(tmp_path / "root"), given, "systemd", "")
+        systemd.calls.clear()
+        return installation.install(docker, wanted, check, systemd)
+
+    first = ["program", "settings", "unit", "started"]
+    assert converge(check=True) == first and not systemd.calls and not (tmp_path / "root").exists()
+    assert converge() == first and systemd.calls == ["daemon-reload", "enable anvil-watch", "restart anvil-watch"]
+    assert converge(check=True) == converge() == [] and not systemd.calls
+    assert converge(restarts=5) == ["settings"] and not systemd.calls
+    monkeypatch.setattr(installation, "pack_program", lambda _name: b"newer")
+    assert converge(restarts=5) == ["program", "restarted"] and systemd.calls == ["restart anvil-watch"]
+    systemd.active = systemd.enabled = False
+    assert converge(restarts=5) == ["started", "enabled"]
+    removed = ["unit removed", "files"]
+    assert installation.remove(docker, str(tmp_path / "root"), True, systemd) == removed
+    assert installation.remove(docker, str(tmp_path / "root"), False, systemd) == removed
+    assert installation.remove(docker, str(tmp_path / "root"), False, systemd) == []
+    assert (tmp_path / "data").exists()
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_cut_off() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def trickle() -> None:
+        with contextlib.suppress(OSError):
+            client, _address = listener.accept()
+            client.recv(4096)
+            client.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+            while True:
+                client.sendall(b"data: {}\n")
+                time.sleep(0.05)
+
+    threading.Thread(target=trickle, daemon=True).start()
+    began = time.monotonic()
+    reply = send_request(listener.getsockname()[:2], "POST", "/", 0.4, headers={}, content=b"{}", whole=True)
+    listener.close()
+    assert (reply.status, time.monotonic() - began < 2) == (0, True)

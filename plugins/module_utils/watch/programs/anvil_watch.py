@@ -78,9 +78,7 @@ class Watch:
             thread.join()
 
     def states(self) -> Mapping[str, Tuple[bool, str]]:
-        return {
-            name: (keeper.record.in_rotation, keeper.record.state or "not judged yet") for name, keeper in self.keepers.items()
-        }
+        return {name: (keeper.in_rotation, keeper.record.state or "not judged yet") for name, keeper in self.keepers.items()}
 
     def metrics(self) -> str:
         return format_metrics([self._figures(name, keeper) for name, keeper in sorted(self.keepers.items())], self._own())
@@ -91,7 +89,7 @@ class Watch:
             name,
             keeper.serve.engine,
             record.state,
-            record.in_rotation,
+            keeper.in_rotation,
             None if record.proven is None else max(0.0, time.monotonic() - record.proven),
             entry.ready_seconds,
             keeper.probe_seconds,
