@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
+import inspect
 import io
 import zipfile
 from typing import Dict, Iterator, Optional
@@ -18,11 +19,13 @@ START = "import sys\nfrom {0} import main\n\nsys.exit(main())\n"
 def read_module(name: str) -> Optional[str]:
     """The source of a module of this collection; None where there is none of this name."""
     try:
-        found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
+        module = importlib.import_module(name)
+    except ImportError:
         return None
-    read = getattr(found.loader, "get_source", None) if found is not None else None
-    return None if read is None else str(read(name) or "")
+    try:
+        return inspect.getsource(module)
+    except OSError:  # a package without a line
+        return ""
 
 
 def imported_names(source: str) -> Iterator[str]:

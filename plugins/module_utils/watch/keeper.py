@@ -84,10 +84,11 @@ class Keeper:
             return replace(base, stopped=stopped, dead=dead)
         incarnation = name_incarnation(self.found)
         started = parse_moment(str(self.found["State"]["StartedAt"])) or 0.0
-        fresh = self.ledger.get(self.serve.name).proven != incarnation and abs(self.wall() - started) < self.limits.load
+        unproven = self.ledger.get(self.serve.name).proven != incarnation
+        fresh = unproven and abs(self.wall() - started) < self.limits.load
         client = self._connect(incarnation)
         self.last = client.look()
-        seen = self._with_look(replace(base, incarnation=incarnation, fresh=fresh))
+        seen = self._with_look(replace(base, incarnation=incarnation, fresh=fresh, unproven=unproven))
         if liveness.wants_probe(self.record, seen, self.limits):
             asleep = client.is_asleep()
             if asleep:

@@ -64,8 +64,8 @@ class Observation:
     """One look at a serve. asked, now: the monotonic clock before and after it.
 
     incarnation: the container and its start. stopped, dead: why the container does not run. frozen: a run is converging its
-    project. fresh: it may still be starting. answered: the server answered within the time of the look. cpu: processor seconds of
-    the container so far.
+    project. fresh: it may still be starting. unproven: this incarnation never gave a token. answered: the server answered within
+    the time of the look. cpu: processor seconds of the container so far.
     """
 
     asked: float
@@ -75,6 +75,7 @@ class Observation:
     dead: str = ""
     frozen: bool = False
     fresh: bool = False
+    unproven: bool = False
     answered: bool = True
     loading: bool = False
     asleep: str = ""
@@ -202,6 +203,10 @@ def _doubt(record: Record, seen: Observation, limits: Limits) -> Record:
     why = "no token for {0:.0f} s: {1}; {2}".format(lasted, _describe(seen), computes)
     if not idle and seen.answered and seen.counters is None:
         return replace(record, why=why + "; the engine reports no counters, so it may be busy")
+    if (
+        seen.unproven and not idle and not seen.answered
+    ):  # a start that takes longer than anybody thought is no reason for another
+        return replace(record, state=LOADING, why="it starts for longer than expected; " + computes)
     if record.state in (SUSPECT, HUNG):
         hung = record.state == HUNG or lasted >= (limits.confirm if idle else limits.confirm_busy)
         return replace(record, state=HUNG if hung else SUSPECT, why=why)

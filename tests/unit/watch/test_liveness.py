@@ -126,6 +126,13 @@ def test_a_start_takes_its_time_and_is_judged_after_it() -> None:
     assert changes[1][0] >= LIMITS.load
 
 
+def test_a_start_that_computes_is_never_hung() -> None:
+    def world(now: float) -> Observation:
+        return look(now, answered=False, fresh=now < LIMITS.load, unproven=True, cpu=now)
+
+    assert [state for _now, state in run(Record(ALIVE, "", "c 0"), world, 4000)] == [LOADING]
+
+
 def test_while_a_run_converges_nothing_counts_against_a_serve() -> None:
     def world(now: float) -> Observation:
         return look(now, answered=False, frozen=now < 100, cpu=1.0)
