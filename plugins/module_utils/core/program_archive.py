@@ -8,7 +8,7 @@ import importlib
 import inspect
 import io
 import zipfile
-from typing import Dict, Iterator, Optional
+from typing import Dict, Iterator
 
 PACKAGE = "ansible_collections.anvil.serving.plugins.module_utils"
 # The time in the archive: the oldest that the format can write.
@@ -16,24 +16,22 @@ MOMENT = (1980, 1, 1, 0, 0, 0)
 START = "import sys\nfrom {0} import main\n\nsys.exit(main())\n"
 
 
-def read_module(name: str) -> Optional[str]:
-    """The source of a module of this collection; None where there is none of this name."""
+def read_module(name: str) -> str:
+    """The source of a module of this collection."""
     try:
-        module = importlib.import_module(name)
-    except ImportError:
-        return None
-    try:
-        return inspect.getsource(module)
+        return inspect.getsource(importlib.import_module(name))
     except OSError:  # a package without a line
         return ""
 
 
-def imported_names(source: str) -> Iterator[str]:
-    """What a source imports from this collection: modules, and names that may be modules."""
+def imported_modules(source: str) -> Iterator[str]:
+    """The modules of this collection that a source imports, inside functions too. What a module defines is no module."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
-            yield str(node.module)
-            yield from ("{0}.{1}".format(node.module, one.name) for one in node.names)
+            module = importlib.import_module(str(node.module))
+            yield module.__name__
+            named = [getattr(module, one.name, None) for one in node.names]
+            yield from (one.__name__ for one in named if inspect.ismodule(one) and one.__name__.startswith(PACKAGE))
 
 
 def pack_program(name: str) -> bytes:
@@ -44,10 +42,8 @@ def pack_program(name: str) -> bytes:
         one = waiting.pop()
         if one in sources or one == PACKAGE:
             continue
-        source = read_module(one)
-        if source is not None:
-            sources[one] = source
-            waiting += imported_names(source)
+        sources[one] = read_module(one)
+        waiting += imported_modules(sources[one])
     written = {"__main__.py": START.format(name)}
     parents = {".".join(one.split(".")[:depth]) for one in sources for depth in range(1, one.count(".") + 1)}
     for one in parents:

@@ -29,6 +29,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.watch.host_engine im
 from ansible_collections.anvil.serving.plugins.module_utils.watch.installation_request import read_limits
 from ansible_collections.anvil.serving.plugins.module_utils.watch.listener import build_listener
 from ansible_collections.anvil.serving.plugins.module_utils.watch.liveness import SILENT, TOKENS, UNKNOWN, WRONG_ANSWER
+from ansible_collections.anvil.serving.plugins.module_utils.watch.programs import anvil_watch
 from ansible_collections.anvil.serving.plugins.module_utils.watch.serve_requests import ServeClient, looks_broken
 from ansible_collections.anvil.serving.plugins.module_utils.watch.settings import WatchedServe, WatchSettings
 from ansible_collections.anvil.serving.plugins.module_utils.watch.watched_serves import list_watched
@@ -128,6 +129,7 @@ def test_broken_answers(text: str, broken: bool) -> None:
 
 
 def test_the_program_is_one_file_that_runs_with_an_old_python_and_without_libraries(tmp_path: Path) -> None:
+    assert anvil_watch.__name__ == installation.PROGRAM
     code = pack_program(installation.PROGRAM)
     assert code == pack_program(installation.PROGRAM) and len(code) < 200_000
     path = tmp_path / "anvil-watch.pyz"
