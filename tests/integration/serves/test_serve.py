@@ -163,6 +163,7 @@ ELSEWHERE = {
     "evicted",
     "off",
     "gpu_lost",
+    "stale_weights",
     "killed",
     "present",
     "running",

@@ -128,11 +128,21 @@ def test_keep_and_a_first_start_leave_what_failed(field: Field) -> None:
     assert failed["failed"] and "rolled back; revision" in failed["msg"] and "LIVES" not in environment(field)
 
 
-def test_what_ignores_a_setting_or_dies_while_it_settles_goes_back(served: Field) -> None:
+def test_what_dies_while_it_settles_goes_back(served: Field) -> None:
     served.edit("heavy", **change(LIVES="1.5"))
     failed = run(served, settle=3)
     assert failed["failed"] and "then failed within 3 s" in failed["msg"] and "rolled back; revision" in failed["msg"]
     assert "LIVES" not in environment(served) and failed["serves"]["heavy"]["ready"] is True
+
+
+def test_two_serves_that_exchanged_their_ports_and_both_fail_go_back_together(served: Field) -> None:
+    heavy, fast = served.serves["heavy"].port, served.serves["fast"].port
+    served.edit("heavy", port=fast, **change(LIVES="0"))
+    served.edit("fast", port=heavy, restart="no", **scripted(SERVES="fast", LIVES="0"))
+    failed = run(served)
+    assert failed["msg"].count("rolled back; revision") == 2, failed["msg"]
+    assert "LIVES" not in {**environment(served), **environment(served, "bed-fast")}
+    assert {serve["ready"] for serve in failed["serves"].values()} == {True}
 
 
 def test_a_port_that_another_serve_took_prevents_the_way_back(served: Field) -> None:
@@ -143,9 +153,6 @@ def test_a_port_that_another_serve_took_prevents_the_way_back(served: Field) -> 
     failed = run(served)
     assert failed["failed"] and "could not be brought back either" in failed["msg"] and "taken" in failed["msg"], failed["msg"]
     assert failed["serves"]["fast"]["ready"] is True and environment(served)["LIVES"] == "0"
-    # Both fail: they go back together.
-    served.edit("fast", **{**scripted(SERVES="fast", LIVES="0"), "restart": "no"})
-    run(served)
 
 
 def test_a_serve_whose_weights_were_exchanged_is_recreated_and_a_touched_file_is_not_an_exchange(
