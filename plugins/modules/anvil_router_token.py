@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: anvil_router_token
 short_description: Give a router a new token without a failed request
-version_added: 1.2.0
+version_added: 1.1.0
 author:
   - The anvil.serving authors (@fakoli)
 description:
