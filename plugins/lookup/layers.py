@@ -5,12 +5,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ansible.errors import AnsibleLookupError
-from ansible.plugins.lookup import LookupBase
-from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_layers import LAYERED, list_layers, merge_layers
-
 DOCUMENTATION = r"""
 name: layers
 short_description: A variable of this collection with all of its layers
@@ -44,6 +38,12 @@ _raw:
   type: list
   elements: raw
 """
+
+from typing import Any
+
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_layers import LAYERED, list_layers, merge_layers
 
 
 class LookupModule(LookupBase):

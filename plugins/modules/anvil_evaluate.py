@@ -134,7 +134,7 @@ OPTIONS = {
     "eval_data_from": {"type": "path"},
     "judge_environment": {"type": "dict", "default": {}, "no_log": True},
     "requests": {"type": "int", "default": 8},
-    "input_tokens": {"type": "int", "default": 0},
+    "input_tokens": {"type": "int", "default": 0, "no_log": False},
     "output_tokens": {"type": "int", "default": 0, "no_log": False},
     "timeout": {"type": "int", "default": 600},
 }

@@ -229,7 +229,7 @@ def _read(value: Any, form: Any) -> Any:
     kind = type(form)
     if kind is str or kind is int or kind is bool:
         # The usual case first: an engine answers with dozens of fields for each container.
-        return value if type(value) is kind else _read_plain(value, form)
+        return value if value.__class__ is kind else _read_plain(value, form)
     if kind is dict:
         return _fill(value, form)
     if isinstance(value, (dict, Mapping)) and form[0] == "":

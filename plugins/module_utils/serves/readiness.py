@@ -112,7 +112,7 @@ def request_states(
                 return
             answers[probe.name] = request(probe)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(len(probes), MOST_AT_ONCE) - 1)]
+    threads = [threading.Thread(target=work, daemon=True) for _number in range(min(len(probes), MOST_AT_ONCE) - 1)]
     for thread in threads:
         thread.start()
     work()

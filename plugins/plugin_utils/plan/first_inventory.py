@@ -164,7 +164,7 @@ def _mib(number: int | None) -> str:
 def lay_out_gpus(name: str, reading: Reading) -> str:
     """The text of gpus.yml."""
     return render_template(
-        "inventory/gpus.yml.j2", name=name, cards=reading.cards, unusable=reading.unusable, versions=reading.versions
+        "inventory/gpus.yml.j2", host=name, cards=reading.cards, unusable=reading.unusable, versions=reading.versions
     )
 
 
@@ -191,7 +191,7 @@ def lay_out_inventory(
     router_port = next((port for port in ROUTER_PORTS if port not in held), ROUTER_PORTS[0])
     first = reading.cards[0] if reading.cards else None
     values = {
-        "name": name,
+        "host": name,
         "folder": folder,
         "cards": reading.cards,
         "versions": reading.versions,
@@ -209,4 +209,4 @@ def lay_out_inventory(
 
 def lay_out_hosts(name: str, connection: Mapping[str, Any]) -> str:
     """The text of hosts.yml. connection: the variables of Ansible by which the host was reached."""
-    return render_template("inventory/hosts.yml.j2", name=name, connection=connection)
+    return render_template("inventory/hosts.yml.j2", host=name, connection=connection)
