@@ -103,7 +103,7 @@ def gateway(chain: Chain) -> Iterator[str]:
     (folder / "config.toml").write_text(GATEWAY)
     where = [
         "--network",
-        "anvil",
+        "anvil-serve-heavy",
         "--publish",
         "127.0.0.1:8009:8000",
         "--volume",
@@ -112,6 +112,7 @@ def gateway(chain: Chain) -> Iterator[str]:
         "ANVIL_KEY=x",
     ]
     chain.bed.docker("run", "--detach", "--name", "gateway", *where, "anvil.local/router:2.0.2")
+    chain.bed.docker("network", "connect", "anvil-serve-fast", "gateway")
     url = "http://127.0.0.1:8009"
     wait_for("the gateway", lambda: ask(8009, "GET", "/healthz").status == 200)
     yield url
@@ -175,7 +176,12 @@ def test_secrets_are_in_private_files_and_nowhere_else(chain: Chain) -> None:
     tls = {"certificate": str(folder / "cert.pem"), "key": str(folder / "key.pem")}
     key_lines = (folder / "key.pem").read_text().splitlines()[1:3]
     trust = ssl.create_default_context(cafile=str(folder / "cert.pem"))
-    where = {"model_url": "http://anvil-heavy:30002/v1", "workflow_networks": ["anvil"], "bind": "0.0.0.0", "port": 8105}
+    where = {
+        "model_url": "http://anvil-heavy:30002/v1",
+        "workflow_networks": ["anvil-serve-heavy"],
+        "bind": "0.0.0.0",
+        "port": 8105,
+    }
     refused, told = chain.try_deploy(folder / "flow.yaml", mlflow_port=0, env_file=str(folder / "my.env"),
                                      workflow_api_key=api_key, **where)  # fmt: skip
     assert refused and "without TLS" in told and "workflow_tls" in told and "no host was contacted" in told

@@ -29,7 +29,7 @@ def unpack(names: list[str], name: str, folder: Path, version: str) -> None:
     "wish",
     [
         {"port": 9010, "mlflow_port": 9011, "timeout": 7},
-        {"port": 9012, "mlflow_port": 0, "model_url": "http://anvil-heavy:30002/v1", "workflow_networks": ["anvil"]},
+        {"port": 9012, "mlflow_port": 0, "model_url": "http://anvil-heavy:30002/v1", "workflow_networks": ["anvil-serve-heavy"]},
     ],
     ids=["traced", "bare"],
 )
