@@ -24,7 +24,8 @@ class ActionModule(ActionBase):
         _validated, options = self.validate_argument_spec(argument_spec=OPTIONS)
         result["changed"] = False
         try:
-            result["chosen"] = select_serves(options["serves"], dict(zip(options["hosts"], options["selectors"], strict=True)))
+            words = [None if one == "" else one for one in options["selectors"]]
+            result["chosen"] = select_serves(options["serves"], dict(zip(options["hosts"], words, strict=True)))
         except AnvilError as error:
             result.update(failure_result(error, "No host was changed."))
         return result

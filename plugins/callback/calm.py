@@ -150,7 +150,6 @@ class CallbackModule(CallbackBase):
             self._display.display(printable.make_showable(text), color=color, stderr=stderr)
 
     def _print_line(self, label: str, text: str, color: str | None = None, stderr: bool = False) -> None:
-        """One line of a host."""
         self._print(f"  {label:<{self._width}}  {printable.make_printable_line(text)}".rstrip(), color, stderr)
 
     def _print_body(self, lines: list[str], stderr: bool = False) -> None:
@@ -211,7 +210,6 @@ class CallbackModule(CallbackBase):
             return describe_changes("", {}, name, check)
 
     def _report_message(self, result: CallbackTaskResult) -> None:
-        """The message of a debug task, as plain text."""
         lines = message_lines(result.result, self._hide_in_debug, self.get_option("result_format"))
         item = f"({self._get_item_label(result.result)})" if "ansible_loop_var" in result.result else ""
         if len(lines) == 1:
@@ -252,12 +250,15 @@ class CallbackModule(CallbackBase):
         self._play_hosts = set()
         name = play.get_name().strip()
         named = name != ",".join([play.hosts] if isinstance(play.hosts, str) else play.hosts)
-        if named and play._uuid != self._play_id:  # a batch of a play that has begun prints nothing
+        if (
+            named and "all:!all" not in play.hosts and play._uuid != self._play_id
+        ):  # a batch of a play that has begun prints nothing
             self._print(name + (" (check only)" if play.check_mode else ""))
         self._play_id = play._uuid
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
-        self._print("  no host of the inventory matches", constants.COLOR_WARN)
+        if not self._width:  # a later play may be for some of the hosts only
+            self._print("  no host of the inventory matches", constants.COLOR_WARN)
 
     def v2_playbook_on_no_hosts_remaining(self) -> None:
         self._broken_off = True
@@ -286,6 +287,8 @@ class CallbackModule(CallbackBase):
 
     def _report_ok(self, result: CallbackTaskResult) -> None:
         module = module_of(result.task)
+        if module == "anvil_serve":  # a host that holds has its turn in a later wave
+            self._record(result).stopped = bool(result.result.get("held"))
         if module == "debug":
             self._report_message(result)
         elif result.result.get("changed"):
@@ -351,8 +354,7 @@ class CallbackModule(CallbackBase):
         if self._display.verbosity and not (result.task.loop and "results" in result.result):
             self._print_line(self.host_label(result), f"skipped: {self._name_task(result)}", constants.COLOR_SKIP)
 
-    def v2_runner_item_on_skipped(self, result: CallbackTaskResult) -> None:
-        self.v2_runner_on_skipped(result)
+    v2_runner_item_on_skipped = v2_runner_on_skipped
 
     def v2_runner_retry(self, result: CallbackTaskResult) -> None:
         """The first try that failed; with -v every one."""

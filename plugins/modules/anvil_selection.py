@@ -39,8 +39,8 @@ options:
     required: true
   selectors:
     description:
-      - For each host, its words RV(anvil.serving.anvil_plan#module:selectors). Null stands for a host whose inventory has
-        mistakes, so that its serves are unknown.
+      - For each host, its words RV(anvil.serving.anvil_plan#module:selectors). An empty text stands for a host whose inventory
+        has mistakes, so that its serves are unknown.
     type: list
     elements: raw
     required: true
@@ -53,7 +53,7 @@ EXAMPLES = r"""
   anvil.serving.anvil_selection:
     serves: [fast]
     hosts: "{{ ansible_play_hosts_all }}"
-    selectors: "{{ ansible_play_hosts_all | map('extract', hostvars) | map(attribute='anvil.selectors', default=none) }}"
+    selectors: "{{ ansible_play_hosts_all | map('extract', hostvars) | map(attribute='anvil.selectors', default='') }}"
   register: selection
   run_once: true
 """

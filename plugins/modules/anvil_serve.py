@@ -50,6 +50,14 @@ options:
     type: str
     choices: [up, down, restarted, recreated, adopted, rolled_back, absent]
     default: up
+  hold:
+    description:
+      - With O(state=up), if a serve would change, check whether it may - admission, and the judgement of O(engine_check) - and
+        then change nothing. RV(held) is true then. If no serve would change, the option has no effect.
+      - C(site.yml) sets it for more than one host, and changes the hosts that hold in waves.
+    type: bool
+    default: false
+    version_added: 1.1.0
   keep_container:
     description: With O(state=down), stop the containers and keep them.
     type: bool
@@ -280,6 +288,10 @@ containers:
   type: dict
   sample:
     old-llm: {action: remove, reasons: [present], state: absent, image: "vllm/vllm-openai:v0.19.1", project: ""}
+held:
+  description: Whether serves would change, and nothing was changed because of O(hold). RV(serves) has the actions.
+  returned: with O(hold)
+  type: bool
 retired:
   description: The experiments that were removed, or in check mode would be, as M(anvil.serving.anvil_experiment) returns them.
   returned: with O(experiments_root) and O(state=up)
@@ -328,7 +340,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project impor
 STATES = ["up", "down", "restarted", "recreated", "adopted", "rolled_back", "absent"]
 OPTIONS = {
     **PROJECT_OPTIONS,
-    "state": {"type": "str", "choices": STATES, "default": "up"},
+"state": {"type": "str", "choices": STATES, "default": "up"},
+    "hold": {"type": "bool", "default": False},
     "keep_container": {"type": "bool", "default": False},
     "containers": {"type": "list", "elements": "str", "default": []},
     "confirm": {"type": "bool", "default": False},
@@ -361,6 +374,7 @@ def work(module: AnsibleModule) -> dict:
     params = module.params
     options = ServeOptions(
         state=params["state"],
+        hold=params["hold"] and params["state"] == "up" and not module.check_mode,
         keep_container=params["keep_container"],
         containers=tuple(params["containers"]),
         confirm=params["confirm"],
@@ -384,6 +398,8 @@ def work(module: AnsibleModule) -> dict:
         if params["experiments_root"] and params["state"] == "up":
             gone = retire_experiments(docker, params["experiments_root"], "", time.time(), module.check_mode)
         result = verbs.apply_state(docker, project, options, module.check_mode)
+    if params["hold"]:
+        result.setdefault("held", False)
     if gone is not None:
         result.update(retired=gone["retired"], changed=result["changed"] or gone["changed"])
     return result

@@ -33,7 +33,7 @@ class ServeOptions:
     engine of the image judges a new command line: ``auto`` (not in check mode), ``always`` or ``off``. keep_revisions: the
     definitions of serves are kept on the host. on_failure: what a failed change of any serve does, ``roll_back`` or ``keep``;
     empty: what the serve itself says. again: a definition that failed before is tried again. revision, by: for rolled_back, the
-    revision asked for, and who asks.
+    revision asked for, and who asks. hold: if a serve would change, only check whether it may.
     """
 
     state: str = "up"
@@ -51,6 +51,7 @@ class ServeOptions:
     again: bool = False
     revision: str = ""
     by: str = ""
+    hold: bool = False
 
 
 @dataclass(frozen=True)

@@ -254,6 +254,11 @@ def _carry_out(run: _Run, lock: Optional[int], begin: Optional[Callable[[Sequenc
     lacking = run.without_image()
     told = run.refuse_pulls(lacking)
     pulled = sorted({service.image for service in lacking})
+    if options.hold and run.has_changes():
+        allowed = run.accept(check=False) and run.admit()
+        run.notes = told + run.notes
+        result = run.result()  # the warnings come again when the host has its turn
+        return {**result, "held": allowed, "warnings": [] if allowed else result["warnings"]}
     if lock is None or not run.has_changes():
         accepted = run.accept(check=True)
         run.notes = told + run.notes

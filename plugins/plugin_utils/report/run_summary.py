@@ -136,7 +136,7 @@ def next_steps(command: TypedCommand | None, records: Mapping[str, HostRecord], 
         return []
     failed = [host for host, record in records.items() if record.failed or record.unreachable]
     if failed:
-        whole = broken_off or len(failed) == len(records)
+        whole = broken_off or len(failed) == len(records) or any(record.stopped for record in records.values())
         return _as_lines("To try again:", command if whole else command.limited_to(failed))
     if check:
         changes = any(record.changes for record in records.values())

@@ -151,6 +151,16 @@ def test_hosts_without_a_turn_are_not_told_as_done() -> None:
     assert run.end()[-2:] == ["one: failed: bad", "two: stopped, because another host failed"]
 
 
+def test_a_host_that_holds_is_done_only_after_its_turn() -> None:
+    run = Run()
+    for host in ("one", "two"):
+        run.ok(host, "anvil.serving.anvil_serve", held=True, serves={})
+    run.ok("one", "anvil.serving.anvil_serve", serves={})
+    run.fail("three", "anvil.serving.anvil_serve", msg="bad")
+    rows = [line.split(maxsplit=1) for line in run.end()[-3:]]
+    assert rows == [["one:", "nothing to do"], ["three:", "failed: bad"], ["two:", "stopped, because another host failed"]]
+
+
 def test_with_v_a_hidden_failure_stays_hidden() -> None:
     run = Run(verbosity=1)
     run.fail("box", "ansible.builtin.fail", censored="hidden by no_log", exception="s3cret", _ansible_no_log=True)
