@@ -183,13 +183,6 @@ EXAMPLES = r"""
     project: "{{ anvil.serves }}"
     secrets: "{{ anvil_secrets | default({}) }}"
 
-- name: Start a serve on demand; evictable serves make room for it
-  anvil.serving.anvil_serve:
-    project: "{{ anvil.serves }}"
-    secrets: "{{ anvil_secrets | default({}) }}"
-    gpus: "{{ anvil.gpus }}"
-    serves: [night]
-
 - name: Adopt a container that was started by hand
   anvil.serving.anvil_serve:
     project: "{{ anvil.serves }}"
@@ -206,13 +199,6 @@ EXAMPLES = r"""
     containers: [old-llm]
     confirm: true
     state: absent
-
-- name: Free the GPUs of the heavy tier
-  anvil.serving.anvil_serve:
-    project: "{{ anvil.serves }}"
-    secrets: "{{ anvil_secrets | default({}) }}"
-    serves: [heavy]
-    state: down
 """
 
 RETURN = r"""
@@ -340,7 +326,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project impor
 STATES = ["up", "down", "restarted", "recreated", "adopted", "rolled_back", "absent"]
 OPTIONS = {
     **PROJECT_OPTIONS,
-"state": {"type": "str", "choices": STATES, "default": "up"},
+    "state": {"type": "str", "choices": STATES, "default": "up"},
     "hold": {"type": "bool", "default": False},
     "keep_container": {"type": "bool", "default": False},
     "containers": {"type": "list", "elements": "str", "default": []},
