@@ -86,7 +86,7 @@ def test_a_failed_serve_is_named_and_the_other_keeps_running(clean_bed: Bed, ope
     assert code == 0, printed
 
 
-def test_one_mistake_in_an_inventory_stops_every_host_before_it_is_contacted(clean_bed: Bed, operator: Operator) -> None:
+def test_a_mistake_stops_its_host_before_it_is_contacted_and_with_strict_every_host(clean_bed: Bed, operator: Operator) -> None:
     folder = operator.cache / "two-hosts"
     folder.mkdir()
     (folder / "hosts.yml").write_text("all: {hosts: {good: {ansible_host: 192.0.2.1}, bad: {ansible_host: 192.0.2.2}}}\n")
@@ -95,12 +95,14 @@ def test_one_mistake_in_an_inventory_stops_every_host_before_it_is_contacted(cle
     (folder / "host_vars" / "bad.yml").write_text(
         json.dumps({"anvil_servs": {}, "anvil_serves": {"a": {"engine": "vlm", "port": 99999}}})
     )
-    code, printed = operator.play(inventory=folder)
+    code, printed = operator.play("-e", "strict=true", inventory=folder)
     assert code != 0
     for words in ("anvil_servs", "vllm", "99999", "model", "image", "no host was contacted"):
         assert words in printed, printed
     assert "Traceback" not in printed and "UNREACHABLE" not in printed
     assert re.search(r"good\s+: ok=1 ", printed), printed
+    code, printed = operator.play(inventory=folder)
+    assert code != 0 and "[good]: UNREACHABLE" in printed and "[bad]: UNREACHABLE" not in printed
     assert clean_bed.docker("ps", "--all", "--quiet") == ""
 
 
