@@ -19,31 +19,6 @@ description:
   - Requests fail if there is one replica, if no edge is in front of it, or if clients present the token themselves. The module
     refuses that without O(at_once). With it, the router is restarted, and the edge is reloaded right after.
 options:
-  project:
-    description: The rendered compose project of the router, RV(anvil.serving.anvil_plan#module:router).
-    type: dict
-    required: true
-    suboptions:
-      name:
-        description: The name of the compose project.
-        type: str
-        required: true
-      directory:
-        description: The folder of the compose file on the host.
-        type: path
-        required: true
-      compose:
-        description: The text of the compose file.
-        type: str
-        required: true
-      services:
-        description: The services of the compose file in canonical form.
-        type: dict
-        required: true
-      files:
-        description: Files that services mount - path below the folder, and text.
-        type: dict
-        default: {}
   secrets:
     description: Values of the secrets, the new one among them.
     type: dict
@@ -77,10 +52,6 @@ options:
     description: Seconds to wait for a running promotion of the router's files to end.
     type: float
     default: 60
-  docker_host:
-    description: The Docker Engine.
-    type: str
-    default: unix:///var/run/docker.sock
 attributes:
   check_mode:
     support: full
@@ -88,9 +59,9 @@ attributes:
   diff_mode:
     support: none
     description: A token is never shown.
-requirements:
-  - Docker Engine 24 or newer
-  - Docker SDK for Python
+extends_documentation_fragment:
+  - anvil.serving.anvil.docker_engine
+  - anvil.serving.anvil.project
 seealso:
   - module: anvil.serving.anvil_router_up
   - module: anvil.serving.anvil_router_edge

@@ -20,31 +20,6 @@ description:
     pointers in the config volume.
   - Changes no file of the router. Use M(anvil.serving.anvil_router_promote) for that.
 options:
-  project:
-    description: The rendered compose project of the router, RV(anvil.serving.anvil_plan#module:router).
-    type: dict
-    required: true
-    suboptions:
-      name:
-        description: The name of the compose project.
-        type: str
-        required: true
-      directory:
-        description: The folder of the compose file on the host.
-        type: path
-        required: true
-      compose:
-        description: The text of the compose file.
-        type: str
-        required: true
-      services:
-        description: The services of the compose file in canonical form.
-        type: dict
-        required: true
-      files:
-        description: Files that services mount - path below the folder, and text.
-        type: dict
-        default: {}
   secrets:
     description: Values of the secrets that the router names.
     type: dict
@@ -69,10 +44,6 @@ options:
     description: Seconds to wait for a running promotion of the router's files to end.
     type: float
     default: 60
-  docker_host:
-    description: The Docker Engine.
-    type: str
-    default: unix:///var/run/docker.sock
 attributes:
   check_mode:
     support: full
@@ -80,9 +51,9 @@ attributes:
   diff_mode:
     support: full
     description: As M(anvil.serving.anvil_serve).
-requirements:
-  - Docker Engine 24 or newer
-  - Docker SDK for Python
+extends_documentation_fragment:
+  - anvil.serving.anvil.docker_engine
+  - anvil.serving.anvil.project
 seealso:
   - module: anvil.serving.anvil_router_promote
   - module: anvil.serving.anvil_router_restart

@@ -140,7 +140,6 @@ HARMLESS_VARIABLE = re.compile(r"(?i:.*proxy)|OTEL_.*|PIP_.*|UV_.*|NCCL_.*|.*_TO
 # Keys of JSON and YAML values that look like a source and are none.
 HARMLESS_KEYS = ("name", "lora-name", "base-model-name", "served-model-name", "kv-connector-module-path")
 SWITCHES = (CODE, OPEN)
-OFF_WORDS = ("false", "0", "no", "off")
 
 
 @cache

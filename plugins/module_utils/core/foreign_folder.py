@@ -344,11 +344,3 @@ def open_folder(path: str) -> ForeignFolder:
             return top.folder("")
         with top._follow(words) as (handle, name):
             return ForeignFolder(top.enter(name, handle, words), path)
-
-
-def open_if_there(folder: ForeignFolder, path: str) -> Optional[ForeignFolder]:
-    """A folder below another one; None where there is nothing."""
-    try:
-        return folder.folder(path)
-    except FileNotFoundError:
-        return None
