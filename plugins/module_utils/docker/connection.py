@@ -191,7 +191,8 @@ class Connection:
     def _post_alone(self, target: str, body: Optional[Mapping[str, Any]], seconds: float) -> bytes:
         """The body of the answer to a POST on a connection of its own; ValueError for a refusal. body: None for a GET instead.
 
-        An empty body is not sent: the Docker Engine refuses to start a container with one.
+        An empty body is not sent: the Docker Engine refuses to start a container with one. 304, its answer to a start of what
+        runs already, is no refusal.
         """
         connection = _UnixConnection(urlsplit(self.docker_host).path, seconds)
         try:
@@ -199,7 +200,7 @@ class Connection:
             text = json.dumps(body) if body else None
             connection.request("GET" if body is None else "POST", target, text, headers)
             reply = connection.getresponse()
-            if reply.status >= 300:
+            if reply.status >= 400:
                 raise ValueError(read_message(reply.read()))
             return reply.read()
         finally:

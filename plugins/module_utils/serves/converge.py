@@ -31,6 +31,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state
 # A rare error of the Docker Engine for a container that it was starting when it was killed. A new container starts without it.
 HALF_STARTED = re.compile(r"failed to create task for container: task \w+: already exists")
 
+# The Docker Engine restarted a container of a restart loop after Compose had stopped it.
+RUNS_AGAIN = re.compile(r"cannot remove container .* container is running")
+
 
 def pull_images(docker: DockerEngine, services: Sequence[Service], outcomes: Dict[str, Outcome]) -> Dict[str, Outcome]:
     """Pull the images of these serves; returns the outcomes of those whose pull failed, each with the reason."""
@@ -138,6 +141,9 @@ def _bring_up(docker: DockerEngine, compose: Compose, services: Sequence[Service
     image_here = docker.inspect_image(service.image) is not None
     error = seen.error if image_here and seen is not None and seen.error else ran.text
     if not recreate and HALF_STARTED.search(error):
+        return _bring_up(docker, compose, services, recreate=True)
+    if recreate and seen is not None and RUNS_AGAIN.search(error):
+        docker.remove_container(seen.id, volumes=False)
         return _bring_up(docker, compose, services, recreate=True)
     problem = explain_failure(service, error, image_here)
     if "is taken" in problem.what:

@@ -70,13 +70,15 @@ def test_a_check_has_the_mounted_files_and_no_secrets_and_an_impossible_check_is
     del field.serves["fast"]
     good = field.serves["heavy"]
     tmp_path.chmod(0o755)
-    (tmp_path / "chat.jinja").write_text("{{ messages[0].content }}")
-    mounts = (*good.mounts, Mount("bind", str(tmp_path), "/templates", True))
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    (templates / "chat.jinja").write_text("{{ messages[0].content }}")
+    mounts = (*good.mounts, Mount("bind", str(templates), "/templates", True))
     words = ("--jinja", "--chat-template-file", "/templates/chat.jinja", "--api-key", SECRET)
     field.edit("heavy", args=(*good.args, *words), mounts=mounts, api_key="key")
     done = field.run(secrets={"key": SECRET})
     said = [str(row) for row in done.get("warnings") or [] if "serve heavy" in str(row)]
-    assert not done["failed"] and "command line" not in str(said), said
+    assert not done["failed"] and "command line" not in str(said), (said, done["msg"])
     words = ("--jinja", "--chat-template-file", "/templates/other.jinja", "--api-key", SECRET)
     field.edit("heavy", args=(*good.args, *words), ready_timeout=5)
     failed = field.run(secrets={"key": SECRET})

@@ -111,9 +111,6 @@ class Fleet:
         for host in self.hosts:
             running = host.bed.docker("inspect", "--format", "{{.State.Running}}", host.name) == "true"
             if host.name in names and not running:
-                empty = self.folder / "docker.pid"  # another process may have the old number
-                empty.write_text("")
-                host.bed.docker("cp", str(empty), f"{host.name}:/var/run/docker.pid")
                 host.bed.docker("start", host.name)
                 wait_until(f"start of the Docker Engine of {host.name}", host.is_up)
                 wait_until("start of the router", lambda host=host: host.docker("ps", "-q", "--filter", "name=anvil-router"))

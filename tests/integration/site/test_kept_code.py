@@ -52,6 +52,8 @@ class Controller:
         told = json.loads(done.stdout[done.stdout.index("\n{\n") :].rpartition("\n}")[0] + "\n}")
         results = [task["hosts"][NAME] for task in told["plays"][0]["tasks"]]
         assert not any(result.get("failed") for result in results), results
+        for result in results:
+            result.get("disk", {}).pop("free_mib", None)  # other processes use the disk too
         return results, done.stdout.count(f"<{NAME}> EXEC")
 
 
