@@ -1,22 +1,67 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The metrics of watch in Prometheus' text format: names and units by its conventions. Pure."""
+"""The metrics of watch in Prometheus' text format: names and units by its conventions. Pure.
+
+``docs/watch.md`` lists every metric; a test holds it to ``METRICS``. No label has a value that a client or a request chooses.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.watch import counters
+from ansible_collections.anvil.serving.plugins.module_utils.watch.counters import Histogram
 from ansible_collections.anvil.serving.plugins.module_utils.watch.liveness import STATES
 
-GAUGE, COUNTER = "gauge", "counter"
-# The figures of an engine: metric, type, help.
-ENGINE_METRICS: Mapping[str, Tuple[str, str, str]] = {
-    counters.RUNNING: ("anvil_serve_requests_running", GAUGE, "Requests that the engine computes."),
-    counters.WAITING: ("anvil_serve_requests_waiting", GAUGE, "Requests that wait in the engine."),
-    counters.KV_USE: ("anvil_serve_kv_cache_usage_ratio", GAUGE, "Used part of the KV cache, 0 to 1."),
-    counters.PROMPT: ("anvil_serve_prompt_tokens_total", COUNTER, "Prompt tokens since the start of the engine."),
-    counters.GENERATED: ("anvil_serve_generation_tokens_total", COUNTER, "Generated tokens since the start of the engine."),
+GAUGE, COUNTER, HISTOGRAM = "gauge", "counter", "histogram"
+# Metric -> its type and help.
+METRICS: Mapping[str, Tuple[str, str]] = {
+    "anvil_serve_info": (GAUGE, "1; its labels describe the serve."),
+    "anvil_serve_state": (GAUGE, "1 for the state of the serve."),
+    "anvil_serve_in_rotation": (GAUGE, "Whether requests should be sent to the serve."),
+    "anvil_serve_given_up": (GAUGE, "1 where a hung serve is not restarted again."),
+    "anvil_serve_restarts_total": (COUNTER, "Restarts by watch."),
+    "anvil_serve_docker_restarts": (GAUGE, "Restarts by the Docker Engine's policy."),
+    "anvil_serve_incidents_total": (COUNTER, "Incidents that were saved."),
+    "anvil_serve_since_token_seconds": (GAUGE, "Time since the last proof of life."),
+    "anvil_serve_ready_seconds": (GAUGE, "From the start of the serve to its first token."),
+    "anvil_serve_probe_seconds": (GAUGE, "Duration of the last probe."),
+    "anvil_serve_requests_running": (GAUGE, "Requests that the engine computes."),
+    "anvil_serve_requests_waiting": (GAUGE, "Requests that wait in the engine."),
+    "anvil_serve_requests_total": (COUNTER, "Finished requests since the start of the engine."),
+    "anvil_serve_preemptions_total": (
+        COUNTER,
+        "Requests taken back for lack of KV cache, since the start of the engine.",
+    ),
+    "anvil_serve_kv_cache_usage_ratio": (GAUGE, "Used part of the KV cache, 0 to 1."),
+    "anvil_serve_kv_cache_tokens": (GAUGE, "Tokens that the KV cache can hold."),
+    "anvil_serve_prompt_tokens_total": (COUNTER, "Prompt tokens since the start of the engine."),
+    "anvil_serve_generation_tokens_total": (COUNTER, "Generated tokens since the start of the engine."),
+    "anvil_serve_prompt_seconds_total": (COUNTER, "Time spent on prompts since the start of the engine."),
+    "anvil_serve_generation_seconds_total": (COUNTER, "Time spent on generation since the start of the engine."),
+    "anvil_serve_request_duration_seconds": (HISTOGRAM, "Duration of a request in the engine."),
+    "anvil_serve_time_to_first_token_seconds": (HISTOGRAM, "From the arrival of a request to its first token."),
+    "anvil_watch_docker_up": (GAUGE, "Whether the Docker Engine answers watch."),
+    "process_cpu_seconds_total": (COUNTER, "Processor time of watch."),
+    "process_resident_memory_bytes": (GAUGE, "Memory of watch."),
+    "process_start_time_seconds": (GAUGE, "Start of watch, in seconds since 1970."),
+}
+# Figures of an engine, by the words of ``counters``.
+ENGINE_METRICS: Mapping[str, str] = {
+    counters.RUNNING: "anvil_serve_requests_running",
+    counters.WAITING: "anvil_serve_requests_waiting",
+    counters.FINISHED: "anvil_serve_requests_total",
+    counters.PREEMPTED: "anvil_serve_preemptions_total",
+    counters.KV_USE: "anvil_serve_kv_cache_usage_ratio",
+    counters.KV_TOKENS: "anvil_serve_kv_cache_tokens",
+    counters.PROMPT: "anvil_serve_prompt_tokens_total",
+    counters.GENERATED: "anvil_serve_generation_tokens_total",
+    counters.PROMPT_SECONDS: "anvil_serve_prompt_seconds_total",
+    counters.GENERATION_SECONDS: "anvil_serve_generation_seconds_total",
+}
+ENGINE_HISTOGRAMS: Mapping[str, str] = {
+    counters.DURATION: "anvil_serve_request_duration_seconds",
+    counters.FIRST_TOKEN: "anvil_serve_time_to_first_token_seconds",
 }
 
 
@@ -36,6 +81,9 @@ class ServeFigures:
     incidents: int
     given_up: bool
     values: Mapping[str, float]
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+    served_name: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,40 +98,57 @@ class OwnFigures:
 
 def format_metrics(serves: Sequence[ServeFigures], own: OwnFigures) -> str:
     """The text of ``/metrics``."""
-    text = _Text()
+    text = Exposition()
     for one in serves:
-        labels = {"serve": one.name, "engine": one.engine}
-        for state in STATES:
-            text.add("anvil_serve_state", GAUGE, "1 for the state of the serve.", {**labels, "state": state}, one.state == state)
-        text.add("anvil_serve_in_rotation", GAUGE, "Whether requests should be sent to the serve.", labels, one.in_rotation)
-        text.add("anvil_serve_given_up", GAUGE, "1 where a hung serve is not restarted again.", labels, one.given_up)
-        text.add("anvil_serve_restarts_total", COUNTER, "Restarts by watch.", labels, one.restarts)
-        text.add("anvil_serve_docker_restarts", GAUGE, "Restarts by the Docker Engine's policy.", labels, one.docker_restarts)
-        text.add("anvil_serve_incidents_total", COUNTER, "Incidents that were saved.", labels, one.incidents)
-        text.add("anvil_serve_since_token_seconds", GAUGE, "Time since the last proof of life.", labels, one.since_token)
-        text.add("anvil_serve_ready_seconds", GAUGE, "From the start of the serve to its first token.", labels, one.ready_seconds)
-        text.add("anvil_serve_probe_seconds", GAUGE, "Duration of the last probe.", labels, one.probe_seconds)
-        for word, (name, kind, about) in ENGINE_METRICS.items():
-            text.add(name, kind, about, labels, one.values.get(word))
-    text.add("anvil_watch_docker_up", GAUGE, "Whether the Docker Engine answers watch.", {}, own.docker_up)
-    text.add("process_cpu_seconds_total", COUNTER, "Processor time of watch.", {}, own.processor_seconds)
-    text.add("process_resident_memory_bytes", GAUGE, "Memory of watch.", {}, own.resident_bytes)
-    text.add("process_start_time_seconds", GAUGE, "Start of watch, in seconds since 1970.", {}, own.started)
+        _add_serve(text, one)
+    text.add("anvil_watch_docker_up", {}, own.docker_up)
+    text.add("process_cpu_seconds_total", {}, own.processor_seconds)
+    text.add("process_resident_memory_bytes", {}, own.resident_bytes)
+    text.add("process_start_time_seconds", {}, own.started)
     return text.join()
 
 
-class _Text:
+def _add_serve(text: Exposition, one: ServeFigures) -> None:
+    labels = {"serve": one.name, "engine": one.engine}
+    text.add("anvil_serve_info", {**labels, "served_name": one.served_name, "kind": one.kind}, 1)
+    for state in STATES:
+        text.add("anvil_serve_state", {**labels, "state": state}, one.state == state)
+    text.add("anvil_serve_in_rotation", labels, one.in_rotation)
+    text.add("anvil_serve_given_up", labels, one.given_up)
+    text.add("anvil_serve_restarts_total", labels, one.restarts)
+    text.add("anvil_serve_docker_restarts", labels, one.docker_restarts)
+    text.add("anvil_serve_incidents_total", labels, one.incidents)
+    text.add("anvil_serve_since_token_seconds", labels, one.since_token)
+    text.add("anvil_serve_ready_seconds", labels, one.ready_seconds)
+    text.add("anvil_serve_probe_seconds", labels, one.probe_seconds)
+    for word, name in ENGINE_METRICS.items():
+        text.add(name, labels, one.values.get(word))
+    for word, name in ENGINE_HISTOGRAMS.items():
+        text.add_histogram(name, labels, one.histograms.get(word))
+
+
+class Exposition:
     """Samples grouped by their metric, as the format demands."""
 
     def __init__(self) -> None:
         self._groups: Dict[str, List[str]] = {}
 
-    def add(self, name: str, kind: str, about: str, labels: Mapping[str, str], value: Optional[float]) -> None:
+    def add(self, name: str, labels: Mapping[str, str], value: Optional[float], end: str = "") -> None:
+        """One sample; none for a value that is not known. end: of the sample's name, for a histogram."""
         if value is None:
             return
+        kind, about = METRICS[name]
         group = self._groups.setdefault(name, ["# HELP {0} {1}".format(name, about), "# TYPE {0} {1}".format(name, kind)])
         shown = ",".join('{0}="{1}"'.format(key, escape_label(text)) for key, text in labels.items())
-        group.append("{0}{1} {2}".format(name, "{" + shown + "}" if shown else "", repr(float(value))))
+        group.append("{0}{1}{2} {3}".format(name, end, "{" + shown + "}" if shown else "", repr(float(value))))
+
+    def add_histogram(self, name: str, labels: Mapping[str, str], found: Optional[Histogram]) -> None:
+        if found is None:
+            return
+        for bound, count in sorted(found.buckets.items(), key=lambda one: float(one[0])):
+            self.add(name, {**labels, "le": bound}, count, "_bucket")
+        self.add(name, labels, found.total, "_sum")
+        self.add(name, labels, found.count, "_count")
 
     def join(self) -> str:
         return "".join(line + "\n" for group in self._groups.values() for line in group)

@@ -17,6 +17,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_printable_line
+from ansible_collections.anvil.serving.plugins.module_utils.watch import liveness
 from ansible_collections.anvil.serving.plugins.module_utils.watch.exposition import OwnFigures, ServeFigures, format_metrics
 from ansible_collections.anvil.serving.plugins.module_utils.watch.host_engine import HostEngine
 from ansible_collections.anvil.serving.plugins.module_utils.watch.keeper import Keeper, build_lock
@@ -85,6 +86,7 @@ class Watch:
 
     def _figures(self, name: str, keeper: Keeper) -> ServeFigures:
         record, entry, found = keeper.record, self.ledger.get(name), keeper.found
+        counted = None if record.state in (liveness.STOPPED, liveness.DEAD) else keeper.last.engine
         return ServeFigures(
             name,
             keeper.serve.engine,
@@ -97,7 +99,10 @@ class Watch:
             int((found or {}).get("RestartCount") or 0),
             entry.incidents,
             bool(entry.given_up),
-            keeper.last.engine.values if keeper.last.engine else {},
+            counted.values if counted else {},
+            counted.histograms if counted else {},
+            keeper.serve.served_name,
+            keeper.serve.kind,
         )
 
     def _own(self) -> OwnFigures:
