@@ -51,9 +51,14 @@ test-venv:
 	@bootstrap/link.sh
 
 .PHONY: unit
-unit: test-venv ## run the unit tests (seconds)
+unit: test-venv ## run the fast unit tests (20 s)
 	@bootstrap/docker.sh --client
-	@pytest -n auto tests/unit
+	@pytest -n auto -m "not slow" tests/unit
+
+.PHONY: unit-slow
+unit-slow: test-venv ## run the unit tests that start programs or try thousands of inputs (half a minute)
+	@bootstrap/docker.sh --client
+	@pytest -n auto -m slow tests/unit
 
 .PHONY: lint
 lint: test-venv ## run ruff, mypy --strict, yamllint, ansible-lint (production) and shellcheck

@@ -34,7 +34,7 @@ LOGS = REPO / ".cache" / "lanes"
 SECONDS = LOGS / "seconds.json"
 BED = (sys.executable, str(Path(__file__).with_name("bed.py")))
 WHEELS = (sys.executable, str(Path(__file__).with_name("wheels.py")))
-CHECKS = ("lint", "unit", "sanity", "docs")
+CHECKS = ("lint", "unit", "unit-slow", "sanity", "docs")
 MOST_UNSTABLE = 2
 # pytest's line for a test that failed: `FAILED path::test - error`.
 FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) \S*?([\w.\[\]/-]+::.*)$", re.MULTILINE)

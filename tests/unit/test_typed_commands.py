@@ -58,6 +58,7 @@ def list_texts(path: Path) -> list[str]:
     return [node.value for node in texts if id(node) not in silent]
 
 
+@pytest.mark.slow
 def test_messages_advise_playbooks() -> None:
     wrong = {
         str(path.relative_to(REPO)): command
@@ -93,6 +94,7 @@ def test_pages_show_playbooks() -> None:
     assert not wrong
 
 
+@pytest.mark.slow
 def test_what_is_allowed_is_needed() -> None:
     texts = [text for path in (REPO / "plugins").rglob("*.py") for text in list_texts(path)]
     texts += [page.read_text() for page in (REPO / "docs").glob("*.md")]

@@ -14,6 +14,8 @@ import pytest
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import list_rendered_files, render_host
 from planning import plan, problems
 
+pytestmark = pytest.mark.slow
+
 STAND_IN = """#!{python}
 import http.server, os, sys
 open({seen!r}, "w").write(repr((sys.argv[1:], os.environ.get("LLAMA_API_KEY"))))

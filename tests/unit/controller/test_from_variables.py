@@ -18,6 +18,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import plan_host
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.host_variables import read_variables
 
+pytestmark = pytest.mark.slow
+
 REPO = Path(__file__).resolve().parents[3]
 PASSWORD = VaultSecret(b"open sesame")
 SERVE = """

@@ -18,6 +18,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.programs import
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code import module_action, sources
 from conftest import REPO
 
+pytestmark = pytest.mark.slow
+
 MODULES = sorted(path.stem for path in (REPO / "plugins" / "modules").glob("anvil_*.py"))
 ROUTING = yaml.safe_load((REPO / "meta" / "runtime.yml").read_text())["plugin_routing"]["modules"]
 ACTIONS = "ansible_collections.anvil.serving.plugins.action"

@@ -26,6 +26,8 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables 
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.stray_variables import find_strays
 from conftest import COLLECTIONS, REPO
 
+pytestmark = pytest.mark.slow
+
 HOSTS = "all: {children: {gpu: {children: {rack: {hosts: {h1: , h2: }}}}}}"
 FAST = "{fast: {engine: vllm, image: a/b:1, model: x/y, port: 30003, gpus: [g]}}"
 GPU = "anvil_gpus: {g: {uuid: GPU-00000001-aaaa-4aaa-8aaa-000000000000, vram_mib: 80000, compute_capability: '9.0'}}"

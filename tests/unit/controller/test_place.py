@@ -16,6 +16,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.proposed_serves import Fleet, check_folder, choose_serves
 from conftest import COLLECTIONS, REPO
 
+pytestmark = pytest.mark.slow
+
 NEW = """
 anvil_serves:
   coder: {engine: vllm, model: x/coder, gpus: 2, port: 30020, vram_mib: 38000}

@@ -132,6 +132,7 @@ def serve(**fields: object) -> ServePlan:
 WORD = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), max_size=12)
 
 
+@pytest.mark.slow
 @given(words=st.lists(WORD, max_size=4), value=WORD, engine=st.sampled_from(["vllm", "sglang", "llama_cpp"]))
 def test_any_text_survives_the_way_through_yaml(words: list[str], value: str, engine: str) -> None:
     plan = HostPlan("h", "/r", "linux", "n", {}, (serve(args=tuple(words), environment={"K": value}, engine=engine),))

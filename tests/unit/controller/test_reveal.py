@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import COLLECTIONS, REPO
 
+pytestmark = pytest.mark.slow
+
 SECRET = "v3ry-s3cret-t0ken"
 PLAYBOOK = """
 - hosts: localhost

@@ -24,6 +24,8 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.run_summary i
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.terminal import display_text, wants_json
 from conftest import COLLECTIONS
 
+pytestmark = pytest.mark.slow
+
 ANSWERS = {
     "fast": {"ok": True, "status": 200, "text": "the fast\n tier", "seconds": 0.2},
     "heavy": {"ok": True, "status": 200, "text": "\x07red", "seconds": 0.2},

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import COLLECTIONS, REPO
 
+pytestmark = pytest.mark.slow
+
 IMPORT_ALL = """
 import importlib, pathlib, sys
 root = pathlib.Path(sys.argv[1])

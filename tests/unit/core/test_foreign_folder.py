@@ -13,6 +13,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_folder 
 from ansible_collections.anvil.serving.plugins.module_utils.core.foreign_removal import remove
 from hostiletrees import limit_seconds, open_to_others, plant_deep, swap_in_a_loop
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[ForeignFolder]:

@@ -23,6 +23,8 @@ from typing import Any
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.programs import kept_code
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(kept_code.__file__).read_text()
 LOADER = "def run_module(json_params, module_fqn, **_more):\n    print(module_fqn, json_params.decode(), __file__)\n"
 FILES = {

@@ -79,6 +79,7 @@ class Recorded(DockerEngine):
         return twisted if isinstance(twisted, dict) else {}
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_no_document_of_any_engine_makes_a_reader_fail(seed: int) -> None:
@@ -99,6 +100,7 @@ def test_no_document_of_any_engine_makes_a_reader_fail(seed: int) -> None:
     readiness.judge_container(observe_container(inspected), 1.9e9)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_the_pure_readers_take_raw_documents_too(seed: int) -> None:

@@ -38,6 +38,7 @@ def test_what_is_there_stays() -> None:
     }
 
 
+@pytest.mark.slow
 @given(SETTINGS, SETTINGS)
 def test_merging_twice_changes_nothing_more(old: dict[str, Any], new: dict[str, Any]) -> None:
     once = merge_settings(old, new)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import VARIABLES, build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
@@ -16,6 +17,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_tiers
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import UNREAD
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+pytestmark = pytest.mark.slow
 
 PLAUSIBLE = st.sampled_from(
     [

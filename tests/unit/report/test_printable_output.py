@@ -194,6 +194,7 @@ PLAYBOOK = """
 """
 
 
+@pytest.mark.slow
 def test_a_whole_run_with_diffs_and_everything_that_v_prints(tmp_path: Path) -> None:
     hostile = ALL.replace("\x00", "").replace("\ud83d", "")
     written = "".join(f"\\U{ord(sign):08x}" for sign in hostile)

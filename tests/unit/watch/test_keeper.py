@@ -155,6 +155,7 @@ def test_a_hung_serve_is_saved_restarted_and_alive_again(tmp_path: Path) -> None
     assert "k3y" not in "".join(path.read_text() for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_of_healing_the_next_watch_ends_it_and_keeps_the_budget(tmp_path: Path) -> None:
     for kill_at in range(1, 40):
         folder = tmp_path / str(kill_at)

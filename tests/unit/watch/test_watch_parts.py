@@ -128,6 +128,7 @@ def test_broken_answers(text: str, broken: bool) -> None:
     assert looks_broken(text, 8) is broken
 
 
+@pytest.mark.slow
 def test_the_program_is_one_file_that_runs_with_an_old_python_and_without_libraries(tmp_path: Path) -> None:
     assert anvil_watch.__name__ == installation.PROGRAM
     code = pack_program(installation.PROGRAM)
@@ -232,6 +233,7 @@ class Systemd:
         return subprocess.CompletedProcess(list(argv), 0 if status is not False else 3, "", "")
 
 
+@pytest.mark.slow
 def test_the_unit_is_written_once_and_restarted_only_for_new_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "UNIT", str(tmp_path / "anvil-watch.service"))
     systemd = Systemd()

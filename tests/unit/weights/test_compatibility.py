@@ -715,6 +715,7 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=1000)
 @given(
     st.sampled_from(["vllm", "sglang", "trtllm", "llama_cpp", "other"]),

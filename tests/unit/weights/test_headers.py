@@ -108,6 +108,7 @@ def test_a_file_that_is_not_a_safetensors_file_is_refused(tmp_path: Path, conten
         read_safetensors(str(path))
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(150, 5000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_changed_bytes_in_a_header_never_give_a_traceback(tmp_path: Path, data: st.DataObject) -> None:
@@ -153,6 +154,7 @@ _KEYS = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(150, 5000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=st.dictionaries(st.sampled_from(_KEYS), _JSON | st.integers(1, 64)))
 def test_an_arbitrary_config_never_gives_a_traceback(tmp_path: Path, config: dict[str, object]) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 REPO = Path(__file__).resolve().parents[3]
 # Reads each model in a process of its own, a fork of one that has imported everything. It prints CPU seconds, the MiB of memory

@@ -17,6 +17,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.manifest imp
 from hostileactions import ACTIONS, CHANGING
 from hostiletrees import KINDS, SECRET, SHARED, Ground
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:

@@ -24,6 +24,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.weights.programs.hub
 )
 from hub import Hub, git_blob
 
+pytestmark = pytest.mark.slow
+
 LARGE = bytes(range(256)) * 64
 FILES = {"config.json": b"{}", "sub/model.safetensors": LARGE}
 

@@ -154,6 +154,7 @@ edges:
     assert (wrong.value, wrong.column) == ("x", 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "what", "line"),
     [
