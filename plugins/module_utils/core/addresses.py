@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Addresses and ports: whether two of them exclude each other, and how they are written, in a URL too."""
+"""Addresses and ports: which of them exclude each other, how they are written, in a URL too, and whether this host has one"""
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import List, Optional, Sequence, Tuple
 
@@ -38,6 +39,19 @@ def pack_address(text: str) -> Optional[bytes]:
             continue
         return packed[12:] if packed.startswith(_MAPPED) else packed
     return None
+
+
+def host_has(address: str) -> Optional[bool]:
+    """Whether this host has an address. None: it is no address, or unknown."""
+    packed = pack_address(address)
+    if packed is None:
+        return None
+    try:
+        with socket.socket(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind((address.strip("[]"), 0))
+    except OSError as exc:
+        return False if exc.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) else None
+    return True
 
 
 def addresses_overlap(one: str, other: str) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads the description of an inspected container: its times as numbers, and the addresses of its server. Pure."""
+"""Reads the description of an inspected container: its times as numbers, and the addresses at which this host reaches it"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime
 import re
 from typing import Any, List, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import pack_address
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import host_has, pack_address
 from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(?:([+-])(\d\d):(\d\d))?", re.ASCII)
@@ -71,6 +71,14 @@ def find_endpoint(found: Mapping[str, Any]) -> Optional[Tuple[str, int]]:
     if document["HostConfig"]["NetworkMode"] == "host":
         return ("127.0.0.1", exposed[0])
     for attached in document["NetworkSettings"]["Networks"].values():
-        if attached["IPAddress"]:
+        if attached["IPAddress"] and not is_elsewhere(attached):
             return (attached["IPAddress"], exposed[0])
     return None
+
+
+def is_elsewhere(attached: Mapping[str, Any]) -> bool:
+    """Whether the bridge of a container's network is not on this host, as with rootless Docker and Docker Desktop.
+
+    A request to the container's address, with its token, would then leave the host, and another machine may answer.
+    """
+    return host_has(str(attached.get("Gateway") or "")) is False

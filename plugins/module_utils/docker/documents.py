@@ -122,6 +122,8 @@ _INFO = {
     "Driver": "",
     "CgroupDriver": "",
     "CgroupVersion": "",
+    "MemoryLimit": True,
+    "PidsLimit": True,
     "SecurityOptions": _WORDS,
     "Runtimes": {_ANY: {"path": ""}},
     "LiveRestoreEnabled": False,

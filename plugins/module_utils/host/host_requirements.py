@@ -30,6 +30,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Car
 from ansible_collections.anvil.serving.plugins.module_utils.host.host_facts import read_platform
 from ansible_collections.anvil.serving.plugins.module_utils.host.loopback_ports import judge_loopback_ports, read_guard
 from ansible_collections.anvil.serving.plugins.module_utils.host.nvidia_stack import read_driver, read_persistence
+from ansible_collections.anvil.serving.plugins.module_utils.host.rootless_engine import find_lowest_port, judge_engine
 
 MIB = 1024 * 1024
 OLDEST_DOCKER = "24.0"
@@ -226,8 +227,14 @@ def check_host(engine: DockerEngine, required: Requirements, tolerate: Sequence[
     unmet += without_gpus
     unmet += _check_disk(required, info)
     processor = str(info.get("Architecture") or "")
-    guarded = read_guard() if is_local(engine.docker_host) else None
-    recommended = [*judge_processor(processor), *judge_loopback_ports(version, info, guarded), *recommended]
+    local = is_local(engine.docker_host)
+    guarded = read_guard() if local else None
+    recommended = [
+        *judge_processor(processor),
+        *judge_engine(info, find_lowest_port(info) if local else 0),
+        *judge_loopback_ports(version, info, guarded),
+        *recommended,
+    ]
     problems = [each.problem for each in unmet]
     result: Dict[str, Any] = {"changed": False, "platform": read_platform(), "architecture": processor}
     result["installation"] = read_installation(info) if info else find_installation()

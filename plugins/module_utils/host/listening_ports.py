@@ -10,7 +10,6 @@ import errno
 import glob
 import os
 import re
-import shutil
 import socket
 from dataclasses import dataclass
 from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence
@@ -24,7 +23,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.addresses impor
 )
 from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
-from ansible_collections.anvil.serving.plugins.module_utils.host.docker_installation import ROOTLESS, read_installation
+from ansible_collections.anvil.serving.plugins.module_utils.host.rootless_engine import LOWEST_FREE, find_lowest_port
 
 # The states in /proc/net of a socket that holds its port: a TCP socket that listens, a UDP socket that is bound.
 HOLDING = {"tcp": "0A", "udp": "07"}
@@ -32,9 +31,6 @@ KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 # The Docker Engine runs this program for each published port. One without a container is left over from a Docker Engine that
 # was killed while it started the container: its next start takes the port again, and the start after that frees it.
 DOCKER_PROXY = "docker-proxy"
-# Where the kernel says which ports every user may bind, and the program that publishes the ports of a rootless Docker Engine.
-UNPRIVILEGED, LOWEST_FREE = "/proc/sys/net/ipv4/ip_unprivileged_port_start", 1024
-ROOTLESSKIT = "rootlesskit"
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
 
 
@@ -108,26 +104,9 @@ def find_barred_ports(services: Sequence[Service], read_info: Callable[[], Mappi
     read_info: reads the description of the engine; called only where a port below 1024 is published.
     """
     low = sorted({port for service in services for port in list_ports(service.ports) if 0 < port[1] < LOWEST_FREE})
-    if not low or read_installation(read_info()) != ROOTLESS:
-        return {}
-    first = documents.read_number(_read_first_line(UNPRIVILEGED)) if os.path.exists(UNPRIVILEGED) else LOWEST_FREE
-    program = shutil.which(ROOTLESSKIT)
-    if program is None or _has_capabilities(program):
-        return {}  # where it is and what it may do is not known, or it may bind every port
+    first = find_lowest_port(read_info()) if low else 0
     why = "the Docker Engine runs without root, and net.ipv4.ip_unprivileged_port_start is {0}".format(first)
     return {port: why for port in low if port[1] < first}
-
-
-def _has_capabilities(program: str) -> bool:
-    """Whether a program has capabilities of its own, such as cap_net_bind_service (``setcap``)."""
-    try:
-        return bool(os.getxattr(os.path.realpath(program), "security.capability"))
-    except OSError:
-        return False
-
-
-def _read_first_line(path: str) -> str:
-    return _read(path).partition("\n")[0]
 
 
 def _try_to_bind(port: Port) -> Optional[OSError]:

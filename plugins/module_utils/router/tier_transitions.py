@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
-from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import list_published
+from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import is_elsewhere, list_published
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 
 PATH = "/v1/admin/transition"
@@ -60,7 +60,7 @@ def find_address(inspected: Mapping[str, Any]) -> Tuple[str, int]:
     for address in list_published(inspected):
         return address
     for attached in ((inspected.get("NetworkSettings") or {}).get("Networks") or {}).values():
-        if attached.get("IPAddress"):
+        if attached.get("IPAddress") and not is_elsewhere(attached):
             return (str(attached["IPAddress"]), OWN_PORT)
     where = "container " + str(inspected.get("Name", "")).lstrip("/")
     raise fail("the router has no address that this host can reach", where=where, hint="publish its port or attach a network")

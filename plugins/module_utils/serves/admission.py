@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import Port, list_ports, name_port, ports_overlap
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
+from ansible_collections.anvil.serving.plugins.module_utils.host.rootless_engine import PORT_HINT
 
 if TYPE_CHECKING:
     from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card
@@ -70,10 +71,7 @@ def _port_problems(
                     what="port {0} cannot be published on this host".format(name_port(port)),
                     where="serve " + service.name,
                     why=barred[port],
-                    hint="choose a port from 1024 on\n"
-                    "or let every user bind it: sysctl -w net.ipv4.ip_unprivileged_port_start={0}; keep it in /etc/sysctl.d\n"
-                    "or permit it to rootlesskit: setcap cap_net_bind_service=ep $(command -v rootlesskit), "
-                    "and restart the Docker Engine".format(port[1]),
+                    hint="choose a port from 1024 on\nor " + PORT_HINT.format(port[1]),
                 )
             )
         elif holders:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
 from ansible_collections.anvil.serving.plugins.module_utils.docker.documents import read_info
-from ansible_collections.anvil.serving.plugins.module_utils.host import listening_ports
+from ansible_collections.anvil.serving.plugins.module_utils.host import listening_ports, rootless_engine
 from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports import (
     Listener,
     describe_holder,
@@ -192,7 +192,8 @@ def test_a_rootless_engine_publishes_no_privileged_port_without_permission(
     if program:
         kit.write_text("#!/bin/sh\n")
         kit.chmod(0o755)
-    monkeypatch.setattr(listening_ports, "UNPRIVILEGED", str(setting))
+    monkeypatch.setattr(rootless_engine, "UNPRIVILEGED", str(setting))
+    monkeypatch.setattr(rootless_engine.glob, "iglob", lambda _pattern: [])
     monkeypatch.setenv("PATH", str(tmp_path))
     if program == "setcap":
         monkeypatch.setattr(os, "getxattr", lambda path, _name: b"caps" if path == str(kit.resolve()) else b"")
