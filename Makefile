@@ -103,7 +103,7 @@ llama: bed ## compile llama.cpp (minutes, once), then test its image, run its mo
 vllm: bed ## run the molecule scenario on the real vLLM, on the CPU, behind the router (600 MB of wheels and some minutes, once)
 	@$(T)/python tests/testbed/cpuvllm.py fetch
 	@HOME=$(SCRATCH_HOME) $(BED) run -- molecule test --scenario-name vllm
-	@$(BED) run -- pytest tests/integration/serves/test_vllm_kinds.py
+	@$(BED) run -- pytest tests/integration/serves/test_vllm_kinds.py tests/integration/serves/test_vllm_recipes.py
 
 .PHONY: test
 test: ## run every test except `make llama` and `make vllm`, on three Docker Engines in parallel; stop them at the end
