@@ -33,7 +33,7 @@ options:
     choices: [present, absent]
     default: present
   project:
-    description: The project of the serves, from C(serves) of M(anvil.serving.anvil_plan). Needed for O(state=present).
+    description: The project of the serves, from C(serves) of M(anvil.serving.anvil_plan); none for a host without serves.
     type: dict
     suboptions:
       name:
@@ -56,6 +56,25 @@ options:
         description: Further files of the project.
         type: dict
         default: {}
+  gpus:
+    description: The GPUs of the inventory with their budgets, from C(gpus) of M(anvil.serving.anvil_plan), for the VRAM ledger.
+    type: list
+    elements: dict
+    default: []
+  routers:
+    description: Containers of the router whose live revision is told.
+    type: list
+    elements: str
+    default: []
+  edge:
+    description: Container of the edge whose live revision is told.
+    type: str
+    default: ""
+  certificates:
+    description: Files of the edge's certificates on the host, whose end is told.
+    type: list
+    elements: path
+    default: []
   root:
     description: Folder of the collection on the host (C(anvil_root)). Program and settings lie in C(anvil-watch) below it.
     type: path
@@ -76,7 +95,8 @@ options:
   limits:
     description:
       - Seconds that replace a default - C(tick) (3), C(stall) (6), C(stall_busy) (45), C(confirm) (20), C(confirm_busy) (180),
-        C(probe_idle) (60), C(probe_deadline) (10), C(load); and C(wrong_probes) (3 probes), C(idle_cpu) (0.02 processors).
+        C(probe_idle) (60), C(probe_deadline) (10), C(survey) (300), C(load); and C(wrong_probes) (3 probes), C(idle_cpu) (0.02
+        processors).
     type: dict
     default: {}
   runs_in:
@@ -120,6 +140,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.watch.installation_r
 OPTIONS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "project": {"type": "dict", "options": PROJECT_OPTIONS["project"]["options"]},
+    "gpus": {"type": "list", "elements": "dict", "default": []},
+    "routers": {"type": "list", "elements": "str", "default": []},
+    "edge": {"type": "str", "default": ""},
+    "certificates": {"type": "list", "elements": "path", "default": []},
     "root": {"type": "path", "default": "/opt/anvil"},
     "data": {"type": "path", "default": "/var/lib/anvil"},
     "port": {"type": "int", "default": 9419},
@@ -135,7 +159,7 @@ def work(module: AnsibleModule) -> dict:
 
 
 def main() -> None:
-    run_module(OPTIONS, work, required_if=[("state", "present", ["project"])])
+    run_module(OPTIONS, work)
 
 
 if __name__ == "__main__":

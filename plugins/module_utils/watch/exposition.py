@@ -11,6 +11,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.watch import counters
 from ansible_collections.anvil.serving.plugins.module_utils.watch.counters import Histogram
+from ansible_collections.anvil.serving.plugins.module_utils.watch.host_survey import Survey
 from ansible_collections.anvil.serving.plugins.module_utils.watch.liveness import STATES
 
 GAUGE, COUNTER, HISTOGRAM = "gauge", "counter", "histogram"
@@ -41,6 +42,15 @@ METRICS: Mapping[str, Tuple[str, str]] = {
     "anvil_serve_generation_seconds_total": (COUNTER, "Time spent on generation since the start of the engine."),
     "anvil_serve_request_duration_seconds": (HISTOGRAM, "Duration of a request in the engine."),
     "anvil_serve_time_to_first_token_seconds": (HISTOGRAM, "From the arrival of a request to its first token."),
+    "anvil_serve_drift": (GAUGE, "1 where the container differs from the definition that was last brought to the host."),
+    "anvil_gpu_claimed_bytes": (GAUGE, "Memory that containers on the card claim."),
+    "anvil_gpu_budget_bytes": (GAUGE, "Memory of the card that serves may claim."),
+    "anvil_router_revision_info": (GAUGE, "1; its label revision is the live revision of a router or edge."),
+    "anvil_router_promotion_timestamp_seconds": (GAUGE, "When the live revision was promoted, in seconds since 1970."),
+    "anvil_edge_certificate_expiry_timestamp_seconds": (GAUGE, "End of a certificate of the edge, in seconds since 1970."),
+    "anvil_watch_survey_timestamp_seconds": (GAUGE, "Last survey of drift, claims, revisions and certificates, since 1970."),
+    "anvil_watch_survey_failures": (GAUGE, "What the last survey could not read."),
+    "anvil_watch_serves": (GAUGE, "Serves that are watched."),
     "anvil_watch_docker_up": (GAUGE, "Whether the Docker Engine answers watch."),
     "process_cpu_seconds_total": (COUNTER, "Processor time of watch."),
     "process_resident_memory_bytes": (GAUGE, "Memory of watch."),
@@ -96,11 +106,14 @@ class OwnFigures:
     started: float
 
 
-def format_metrics(serves: Sequence[ServeFigures], own: OwnFigures) -> str:
+def format_metrics(serves: Sequence[ServeFigures], own: OwnFigures, survey: Survey) -> str:
     """The text of ``/metrics``."""
     text = Exposition()
     for one in serves:
         _add_serve(text, one)
+        text.add("anvil_serve_drift", {"serve": one.name, "engine": one.engine}, survey.drift.get(one.name))
+    _add_survey(text, survey)
+    text.add("anvil_watch_serves", {}, len(serves))
     text.add("anvil_watch_docker_up", {}, own.docker_up)
     text.add("process_cpu_seconds_total", {}, own.processor_seconds)
     text.add("process_resident_memory_bytes", {}, own.resident_bytes)
@@ -125,6 +138,21 @@ def _add_serve(text: Exposition, one: ServeFigures) -> None:
         text.add(name, labels, one.values.get(word))
     for word, name in ENGINE_HISTOGRAMS.items():
         text.add_histogram(name, labels, one.histograms.get(word))
+
+
+def _add_survey(text: Exposition, survey: Survey) -> None:
+    for uuid, claimed in survey.claimed.items():
+        text.add("anvil_gpu_claimed_bytes", {"uuid": uuid}, claimed)
+    for uuid, budget in survey.budget.items():
+        text.add("anvil_gpu_budget_bytes", {"uuid": uuid}, budget)
+    for live in survey.revisions:
+        text.add("anvil_router_revision_info", {"container": live.container, "revision": live.revision}, 1)
+        text.add("anvil_router_promotion_timestamp_seconds", {"container": live.container}, live.promoted)
+    for path, end in survey.certificates.items():
+        text.add("anvil_edge_certificate_expiry_timestamp_seconds", {"file": path}, end)
+    if survey.finished:
+        text.add("anvil_watch_survey_timestamp_seconds", {}, survey.finished)
+        text.add("anvil_watch_survey_failures", {}, len(survey.failures))
 
 
 class Exposition:

@@ -7,7 +7,10 @@ from dataclasses import fields
 from typing import Any, Dict, List, Mapping
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import service_as_dict
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import MOUNT
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_FOLDER
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import read_project
 from ansible_collections.anvil.serving.plugins.module_utils.watch.installation import (
     Installation,
@@ -16,7 +19,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.watch.installation i
     remove,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.watch.liveness import Limits
-from ansible_collections.anvil.serving.plugins.module_utils.watch.settings import WatchSettings
+from ansible_collections.anvil.serving.plugins.module_utils.watch.settings import Pointer, WatchSettings
 from ansible_collections.anvil.serving.plugins.module_utils.watch.watched_serves import list_watched
 
 
@@ -47,10 +50,13 @@ def converge_watch(docker: DockerEngine, params: Mapping[str, Any], check: bool)
         changes = remove(docker, params["root"], check)
         return {"changed": bool(changes), "changes": changes, "runs_in": ""}
     limits = read_limits(params["limits"])
-    raw = params["project"]
+    raw = params["project"] or {"name": "", "directory": "", "compose": "", "services": {}}
     # The values of secrets are not needed: watch reads the key of a serve from the environment of its container.
     names = {name for one in raw["services"].values() for name in ((one.get("anvil") or {}).get("secrets") or {}).values()}
     project = read_project(raw, dict.fromkeys(names, "unused"), ())
+    watched = list_watched(project)
+    pointers = [Pointer(name, MOUNT) for name in params["routers"]]
+    pointers += [Pointer(params["edge"], CONFIG_FOLDER)] if params["edge"] else []
     settings = WatchSettings(
         project.name,
         project.directory,
@@ -58,8 +64,12 @@ def converge_watch(docker: DockerEngine, params: Mapping[str, Any], check: bool)
         docker.docker_host,
         params["port"],
         params["restarts_per_hour"],
-        list_watched(project),
+        watched,
         limits,
+        {serve.name: service_as_dict(project.services[serve.name]) for serve in watched},
+        {str(gpu["uuid"]): int(gpu["vram_mib"]) - int(gpu.get("reserve_mib") or 0) for gpu in params["gpus"]},
+        tuple(pointers),
+        tuple(params["certificates"]),
     )
     wanted = Installation(params["root"], settings, choose_runner(params["runs_in"]), params["image"])
     changes = install(docker, wanted, check)

@@ -28,6 +28,7 @@ class Limits:
 
     stall: no token and no answer for so long makes a serve suspect; stall_busy: the same while its processes compute. confirm,
     confirm_busy: after so long without proof a suspect is hung. load: a start may take so long.
+    survey: between two looks at drift, claims, revisions and certificates.
     """
 
     tick: float = 3.0
@@ -40,6 +41,7 @@ class Limits:
     load: float = 1800.0
     wrong_probes: int = 3
     idle_cpu: float = 0.02
+    survey: float = 300.0
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,20 @@ class WatchedServe:
 
 
 @dataclass(frozen=True)
+class Pointer:
+    """A container of the router or the edge, and where it mounts its volume with the revisions."""
+
+    container: str
+    mount: str
+
+
+@dataclass(frozen=True)
 class WatchSettings:
-    """project: the compose project; directory: its folder, with its lock. data: the folder of state and incidents."""
+    """project: the compose project; directory: its folder, with its lock. data: the folder of state and incidents.
+
+    services: serve -> its definition in canonical form, without secrets. budgets: uuid of a card -> MiB that serves may claim.
+    certificates: files of the edge.
+    """
 
     project: str
     directory: str
@@ -45,6 +57,15 @@ class WatchSettings:
     restarts_per_hour: int = 3
     serves: Tuple[WatchedServe, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
+    services: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    pointers: Tuple[Pointer, ...] = ()
+    certificates: Tuple[str, ...] = ()
+
+    @property
+    def survey_seconds(self) -> float:
+        """Seconds between two surveys of the host."""
+        return float(self.limits.get("survey", Limits.survey))
 
     def build_limits(self, serve: WatchedServe) -> Limits:
         known = {one.name for one in fields(Limits)}
@@ -63,6 +84,8 @@ def parse_settings(text: str, where: str) -> WatchSettings:
         if raw.pop("format") != FORMAT:
             raise ValueError("another format")
         serves = tuple(WatchedServe(**one) for one in raw.pop("serves"))
-        return WatchSettings(serves=serves, **raw)
+        pointers = tuple(Pointer(**one) for one in raw.pop("pointers", ()))
+        certificates = tuple(str(path) for path in raw.pop("certificates", ()))
+        return WatchSettings(serves=serves, pointers=pointers, certificates=certificates, **raw)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise fail("the settings of watch cannot be read", where, str(exc), "run site.yml again: it writes them") from exc

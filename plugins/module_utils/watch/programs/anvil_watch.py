@@ -20,6 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.printable impor
 from ansible_collections.anvil.serving.plugins.module_utils.watch import liveness
 from ansible_collections.anvil.serving.plugins.module_utils.watch.exposition import OwnFigures, ServeFigures, format_metrics
 from ansible_collections.anvil.serving.plugins.module_utils.watch.host_engine import HostEngine
+from ansible_collections.anvil.serving.plugins.module_utils.watch.host_survey import NOTHING, survey_host
 from ansible_collections.anvil.serving.plugins.module_utils.watch.keeper import Keeper, build_lock
 from ansible_collections.anvil.serving.plugins.module_utils.watch.ledger import Ledger
 from ansible_collections.anvil.serving.plugins.module_utils.watch.listener import build_listener
@@ -53,6 +54,9 @@ class Watch:
             docker = HostEngine(self.settings.docker_host, DOCKER_SECONDS)
             lock = build_lock(self.settings.directory)
             self.keepers[serve.name] = Keeper(serve, self.settings, docker, self.ledger, lock)
+        self.survey = NOTHING
+        self._threads.append(threading.Thread(target=self._survey, daemon=True))
+        self._threads[-1].start()
         for name, keeper in self.keepers.items():
             self._threads.append(threading.Thread(target=self._keep, args=(name, keeper), daemon=True))
             self._threads[-1].start()
@@ -72,6 +76,19 @@ class Watch:
                 tell("{0}: error of anvil-watch, please report it: {1}: {2}".format(name, type(exc).__name__, exc))
             self._stop.wait(max(0.1, keeper.limits.tick - (time.monotonic() - began)))
 
+    def _survey(self) -> None:
+        docker, told = HostEngine(self.settings.docker_host, DOCKER_SECONDS), ""
+        while not self._stop.is_set():
+            try:
+                self.survey = survey_host(docker, self.settings, time.time())
+                troubles = "; ".join(self.survey.failures)
+            except Exception as exc:  # what it reads must not end the watch over the serves
+                troubles = "error of anvil-watch, please report it: {0}: {1}".format(type(exc).__name__, exc)
+            if troubles and troubles != told:
+                tell("survey of the host: " + troubles)
+            told = troubles
+            self._stop.wait(self.settings.survey_seconds)
+
     def stop(self) -> None:
         """Wait until no serve is being restarted: new settings take over."""
         self._stop.set()
@@ -82,7 +99,8 @@ class Watch:
         return {name: (keeper.in_rotation, keeper.record.state or "not judged yet") for name, keeper in self.keepers.items()}
 
     def metrics(self) -> str:
-        return format_metrics([self._figures(name, keeper) for name, keeper in sorted(self.keepers.items())], self._own())
+        serves = [self._figures(name, keeper) for name, keeper in sorted(self.keepers.items())]
+        return format_metrics(serves, self._own(), self.survey)
 
     def _figures(self, name: str, keeper: Keeper) -> ServeFigures:
         record, entry, found = keeper.record, self.ledger.get(name), keeper.found
