@@ -16,10 +16,12 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.utils.display import Display
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_printable
+from ansible_collections.anvil.serving.plugins.module_utils.plan.serves_over_hosts import list_partners
 from ansible_collections.anvil.serving.plugins.modules.anvil_plan import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.explained_variables import explain_variables
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import list_gpus, plan_host
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.partner_plans import join_partners
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import (
     list_rendered_files,
     list_selectors,
@@ -54,10 +56,12 @@ class ActionModule(HostCodeAction):
         read_cards = None if options["driver"] == "none" else ask_driver
         try:
             strays = find_strays(host, {**task_vars, **options["inventory"]})
-            plan = plan_host(self._templar, host, variables, options["secrets"] == "required", read_cards, strays)
+            required = options["secrets"] == "required"
+            plan = plan_host(self._templar, host, variables, required, read_cards, strays)
+            plan = join_partners(plan, self._loader, task_vars.get("hostvars") or {}, required)
             rendered = render_host(plan)
             result.update(plan=plan.as_dict(), notes=list(plan.notes), gpus=list_gpus(plan), **rendered)
-            result["selectors"] = list_selectors(plan)
+            result["selectors"], result["partners"] = list_selectors(plan), list(list_partners(plan.serves))
             if options["explain"]:
                 result["origins"] = explain_variables(self._templar, variables)
             files = find_secret_files(self._templar, variables)

@@ -101,6 +101,12 @@ selectors:
   type: list
   elements: str
   sample: [chat, fast, heavy]
+partners:
+  description: The hosts that run a serve together with this one, this one included; empty if it has no serve over several hosts.
+  returned: success
+  type: list
+  elements: str
+  sample: [gpu1, gpu2]
 router:
   description: The compose project of the router, for M(anvil.serving.anvil_serve); V(none) if the host has no router.
   returned: success

@@ -52,9 +52,10 @@ options:
     default: up
   hold:
     description:
-      - With O(state=up), if a serve would change, check whether it may - admission, and the judgement of O(engine_check) - and
-        then change nothing. RV(held) is true then. If no serve would change, the option has no effect.
-      - C(site.yml) sets it for more than one host, and changes the hosts that hold in waves.
+      - If a serve would change, check whether it may (admission, and the judgement of O(engine_check)), and change nothing.
+        RV(held) is true then. It has an effect with O(state=up), O(state=restarted) and O(state=recreated).
+      - C(site.yml) sets it for more than one host, and changes the hosts that hold in waves. It is always set, and the task fails
+        if it holds, where a serve spans several hosts and one of them is not in the run or failed in it.
     type: bool
     default: false
     version_added: 1.1.0
@@ -216,8 +217,8 @@ serves:
         - The reasons for the action, from a fixed vocabulary.
         - From the state of the container - V(missing), V(stopped), V(paused), V(dead), V(removing);
           V(unhealthy) if a health check of the service itself fails;
-          V(killed) if it is killed after each restart, and not because of memory;
-          V(gpu_lost) if it does not reach its GPUs any more;
+          V(killed) if it is killed after each restart, and not because of memory; V(gpu_lost) if it does not reach its GPUs any
+          more; V(restart_loop) if it exits again and again, and is a part of a serve over several hosts;
           V(present), V(running), V(restarting) if it is taken down.
         - From a field that differs - V(image), V(command), V(entrypoint), V(environment), V(env_file), V(gpu), V(ports),
           V(mounts), V(mounted_file), V(networks), V(addresses), V(ipc), V(shm), V(limits), V(logging), V(restart_policy),
@@ -321,7 +322,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves import converge_progress, verbs
 from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import retire_experiments
-from ansible_collections.anvil.serving.plugins.module_utils.serves.project import ServeOptions, read_project
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project import HOLDING_STATES, ServeOptions, read_project
 
 STATES = ["up", "down", "restarted", "recreated", "adopted", "rolled_back", "absent"]
 OPTIONS = {
@@ -360,7 +361,7 @@ def work(module: AnsibleModule) -> dict:
     params = module.params
     options = ServeOptions(
         state=params["state"],
-        hold=params["hold"] and params["state"] == "up" and not module.check_mode,
+        hold=params["hold"] and params["state"] in HOLDING_STATES and not module.check_mode,
         keep_container=params["keep_container"],
         containers=tuple(params["containers"]),
         confirm=params["confirm"],

@@ -1,4 +1,4 @@
-"""Download the wheels that the workflow tests build images from, outside the bed (inside it there is no network).
+"""Download what tests build images from, outside the bed (inside it there is no network): wheels, and llama.cpp's RPC server.
 
 usage: wheels.py     prints the folder that holds them
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+import rpcserver
 from bed import REPO, Bed
 
 sys.path.insert(0, str(REPO / ".cache" / "collections"))
@@ -19,7 +20,8 @@ BASE = "anvil.local/base:1"
 
 
 def main() -> None:
-    """Download the wheels of the server, with and without PostgreSQL, and those of MLflow."""
+    """Download the wheels of the server, with and without PostgreSQL, and those of MLflow; and the RPC server."""
+    rpcserver.fetch()
     version = Bed().docker("run", "--rm", BASE, "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
     server, postgres, mlflow = (
         (FILES / name).read_text() for name in ("requirements.txt", "requirements-postgres.txt", "mlflow-requirements.txt")

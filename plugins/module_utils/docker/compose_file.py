@@ -8,6 +8,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
     CDI_DRIVER,
     CDI_PREFIX,
+    HOST_NETWORK,
     NO_HEALTHCHECK,
     NVIDIA_DRIVER,
     Mount,
@@ -112,6 +113,8 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
         env_files, logging = raw.get("env_file") or [], raw.get("logging") or {}
         uuids, driver = _read_gpu_request(raw)
         names, addresses = _parse_networks(raw.get("networks"), networks)
+        if raw.get("network_mode") == HOST_NETWORK:
+            names = (HOST_NETWORK,)
         services[name] = Service(
             name=name,
             container=str(raw.get("container_name", "")),
@@ -148,6 +151,8 @@ def parse_compose(document: Mapping[str, Any]) -> Dict[str, Service]:
             pids_limit=int(raw.get("pids_limit") or 0),
             log_driver=str(logging.get("driver") or ""),
             log_options={key: str(value) for key, value in (logging.get("options") or {}).items()},
+            devices=tuple(sorted(str(device).partition(":")[0] for device in raw.get("devices") or [])),
+            memlock=(raw.get("ulimits") or {}).get("memlock") == -1,
             labels={key: str(value) for key, value in (raw.get("labels") or {}).items()},
             anvil=dict(raw.get("x-anvil") or {}),
         )

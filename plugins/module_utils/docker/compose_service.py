@@ -25,6 +25,8 @@ RESIDENT, EVICTABLE, ON_DEMAND = "resident", "evictable", "on_demand"
 OFF = "off"
 # The name under which a container reaches its own host (through extra_hosts).
 HOST_GATEWAY = "host.docker.internal"
+# The network of the host itself, in the place of a network of containers.
+HOST_NETWORK = "host"
 # Labels of an experiment: its name, and the seconds after its creation when it may be retired.
 LABEL_EXPERIMENT = LABEL_PREFIX + "experiment"
 LABEL_TTL = LABEL_PREFIX + "ttl"
@@ -60,7 +62,8 @@ class Service:
     driver, ``nvidia`` or ``cdi`` (the ids in the file are then ``nvidia.com/gpu=UUID``). secret_env: variables whose values
     come from the env file; the values are not part of the service. addresses: network -> its fixed IPv4 address there.
     stop_grace: seconds between the stop signal and the kill. restart: as ``on-failure:3``. memory_bytes, pids_limit: 0 is no
-    limit. log_driver: empty for the one of the engine. anvil: the ``x-anvil`` of the service.
+    limit. log_driver: empty for the one of the engine. devices: paths on the host. memlock: it may lock any amount of memory.
+    anvil: the ``x-anvil`` of the service.
     """
 
     name: str
@@ -96,6 +99,8 @@ class Service:
     pids_limit: int = 0
     log_driver: str = ""
     log_options: Dict[str, str] = field(default_factory=dict)
+    devices: Tuple[str, ...] = ()
+    memlock: bool = False
     labels: Dict[str, str] = field(default_factory=dict)
     anvil: Dict[str, Any] = field(default_factory=dict)
 
@@ -132,7 +137,18 @@ def service_from_dict(raw: Mapping[str, Any]) -> Service:
     plain: Dict[str, Any] = dict(raw)
     for key in ("command", "entrypoint", "healthcheck"):
         plain[key] = as_tuple(key)
-    for key in ("env_files", "gpu_uuids", "networks", "tmpfs", "cap_drop", "cap_add", "security_opt", "dns", "extra_hosts"):
+    for key in (
+        "env_files",
+        "gpu_uuids",
+        "networks",
+        "tmpfs",
+        "cap_drop",
+        "cap_add",
+        "security_opt",
+        "dns",
+        "extra_hosts",
+        "devices",
+    ):
         plain[key] = tuple(raw.get(key) or ())
     plain["ports"] = tuple((str(port[0]), int(port[1]), str(port[2])) for port in raw.get("ports") or [])
     plain["mounts"] = tuple(Mount(**mount) for mount in raw.get("mounts") or [])

@@ -149,6 +149,7 @@ def build_plan(
         has_clients=has_clients(variables.get("anvil_clients")),
         network=network,
         has_policy=variables.get("anvil_models_allowed") is not None,
+        host=host,
     )
     described = merge_serves(check, variables.get("anvil_serves"), variables.get("anvil_discovered"))
     names, serves = read_serves(check, described, settings)
@@ -158,7 +159,9 @@ def build_plan(
     allowed = read_allowed_models(check, variables.get("anvil_models_allowed"))
     check_allowed_models(check, serves, allowed)
     serves = mount_weights_read_only(check, serves, variables)
-    router = read_router(check, variables.get("anvil_router"), names, (*serves, *externals), secrets)
+    answering = [serve for serve in serves if not serve.is_member]
+    tiered = None if names is None else tuple(name for name in names if name not in {one.name for one in serves if one.is_member})
+    router = read_router(check, variables.get("anvil_router"), tiered, (*answering, *externals), secrets)
     mounts = read_allowed_mounts(check, variables.get("anvil_allow_mounts"))
     check_mounts(check, serves, root, mounts)
     edge = read_edge(check, variables, router, serves, secrets)

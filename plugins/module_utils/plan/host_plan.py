@@ -68,6 +68,10 @@ class ServePlan:
     tls: the engine itself speaks TLS. api_prefix: the path before ``/v1``, such as ``/qwen``. more_names: further names of the
     model. ready_path: it is ready when this path answers 200; empty: when ``/v1/models`` lists the model.
     on_failure: what a change of it does that does not get ready, ``roll_back`` or ``keep``; empty: it is rolled back.
+    hosts: of a serve over several hosts, the head first; empty: it runs on this host alone. rank: of this host among them; only
+    the head (0) answers clients. common: what all of them must have alike, name -> JSON. address: where the server answers;
+    empty: at its container. host_network: it has the network of the host. devices: paths of devices that it gets. memlock: it may
+    lock any amount of memory. held_ports: (address, port) that it listens on besides.
     """
 
     name: str
@@ -118,6 +122,19 @@ class ServePlan:
     ready_path: str = ""
     published: Optional[Published] = None
     on_failure: str = ""
+    hosts: Tuple[str, ...] = ()
+    rank: int = 0
+    common: Dict[str, str] = field(default_factory=dict)
+    address: str = ""
+    host_network: bool = False
+    devices: Tuple[str, ...] = ()
+    memlock: bool = False
+    held_ports: Tuple[Tuple[str, int], ...] = ()
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it is a part of a serve whose head, on another host, answers clients."""
+        return self.rank > 0
 
     @property
     def inner_port(self) -> int:

@@ -22,6 +22,8 @@ def check_conflicts(
         ("serve " + serve.name, ("anvil_serves", serve.name, "container"), serve.container) for serve in serves
     ]
     for serve in serves:
+        for bind, port in serve.held_ports:
+            ports.append(("serve " + serve.name, ("anvil_serves", serve.name, "master_port"), bind, port))
         if serve.published:
             where = ("the edge for serve " + serve.name, ("anvil_serves", serve.name, "publish"))
             ports.append((*where, serve.published.bind, serve.published.port))

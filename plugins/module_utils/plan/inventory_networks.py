@@ -137,7 +137,9 @@ def connect_router(router: Optional[RouterPlan], serves: Sequence[ServePlan]) ->
     if router is None:
         return None
     tiers = {tier.serve for tier in (*router.tiers, *router.purposes, *router.audio)}
-    networks: List[str] = sorted({serve.network for serve in serves if serve.network and serve.name in tiers})
+    networks: List[str] = sorted(
+        {serve.network for serve in serves if serve.network and not serve.host_network and serve.name in tiers}
+    )
     return replace(router, serve_networks=tuple(networks))
 
 

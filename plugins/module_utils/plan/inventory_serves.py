@@ -24,6 +24,17 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engin
     read_shared_settings,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_gpus import InventoryGpus
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_host_parts import (
+    choose_own_gpus,
+    decide_host,
+    place_part,
+)
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_hosts import (
+    HOST_KEYS,
+    HostPart,
+    is_elsewhere,
+    read_hosts,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launch import launch_environment
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_networks import NetworkSettings, close_serve
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_publish import PUBLISH_KEYS, read_serve_publish
@@ -75,6 +86,7 @@ SERVE_KEYS = (
     "served_name",
     "container",
     "gpus",
+    *HOST_KEYS,
     *PUBLISH_KEYS,
     "port",
     "container_port",
@@ -98,7 +110,7 @@ class HostSettings:
     engines: engine -> its defaults. engines_with_unread_image: their image is set but could not be read. max_wait, wait_interval:
     seconds, for a serve that sets none. default_part_key: the secret with the API key of a serve that has a ``part`` and no
     ``api_key``. deploy_flags: the environment of a serve that has a ``part``. has_clients: ``anvil_clients`` names clients.
-    has_policy: the inventory lists the models that are allowed.
+    has_policy: the inventory lists the models that are allowed. host: its name in the inventory.
     """
 
     platform: str
@@ -113,6 +125,7 @@ class HostSettings:
     has_clients: bool = False
     network: str = "anvil"
     has_policy: bool = False
+    host: str = ""
 
 
 def _read_engine(section: Section, name: str) -> Optional[str]:
@@ -194,6 +207,20 @@ def _check_launch(section: Section, shared: SharedSettings, engine: Engine) -> N
             )
 
 
+def _read_settings(section: Section, engine: str, shared: SharedSettings) -> Settings:
+    settings = read_settings(engine, shared.args, shared.environment)
+    for note in settings.notes:
+        section.add_note("args", note)
+    return settings
+
+
+def _read_names(section: Section, engine: Engine) -> Tuple[str, ...]:
+    names = tuple(read_served_names(section, engine))
+    for name in names:
+        check_served_name(section, name, engine)
+    return names
+
+
 def _read_endpoint(section: Section, settings: Settings) -> Endpoint:
     """Where the serve answers. Readiness and tiers follow TLS and a prefix; nothing reaches a socket in the container."""
     endpoint = read_endpoint(settings)
@@ -239,13 +266,13 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         section.add_problem("port", "serve {0} has no port".format(name), "set it to a free port of the host, such as 30002")
     model = section.read_text("model", "a Hugging Face repository, or a path in the container, without spaces", NO_SPACE)
     check_model(section, model, engine if word else None, shared.mounts)
+    hosts = read_hosts(section, host.host, word or "")
+    section = choose_own_gpus(section, host.host)
     aliases, sound = read_gpu_aliases(section, host.gpus)
     cards = tuple(host.gpus.by_alias[alias] for alias in aliases) if sound else ()
     pin = shared.gpu_pin or ("uuid" if host.platform == "wsl2" else "device_ids")
     visible = decide_visible_devices(section, pin, cards, host.platform)
-    settings = read_settings(word or "", shared.args, shared.environment)
-    for note in settings.notes:
-        section.add_note("args", note)
+    settings = _read_settings(section, word or "", shared)
     endpoint = _read_endpoint(section, settings)
     confinement = decide_confinement(shared.security, engine, shared.entrypoint is not None)
     derived = {**confinement.environment, **describe_cards(cards)}
@@ -257,17 +284,17 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
     derived.update(host.deploy_flags if part else {})
     key = _read_api_key(section, word, engine, host.secrets, host.default_part_key if part and engine.key_env else "")
     models, several = read_models(section, engine, shared)
-    names = read_served_names(section, engine)
-    for each in names:
-        check_served_name(section, each, engine)
+    names = _read_names(section, engine)
     served = names[0] if names else None
-    secrets = dict(shared.secrets)
-    if key and engine.key_env:
-        secrets[engine.key_env] = key
+    secrets = {**shared.secrets, **({engine.key_env: key} if key and engine.key_env else {})}
     ipc, shm_size = decide_shared_memory(section, shared.ipc, shared.shm_size, shared.args, engine)
     share_key = KEY if section.has(KEY) else settings.spelling(SHARE)
     claims = read_vram_claims(section, aliases, cards, read_share(section, engine, settings), share_key)
     need = max(claims.values(), default=0)
+    part_here = HostPart(decide_parallel_arguments(section, engine, settings, model, len(aliases)) if hosts is None else ())
+    if hosts is not None:
+        part_here = decide_host(section, hosts, settings, shared, {"model": model, "served_name": names, "port": port})
+    derived.update(part_here.environment)
     planned = ServePlan(
         name=name,
         container=section.read_text("container", CONTAINER_RULE, CONTAINER) or "anvil-" + name,
@@ -283,7 +310,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         args=several
         + name_arguments(served, engine)
         + shared.args
-        + decide_parallel_arguments(section, engine, settings, model, len(aliases))
+        + part_here.args
         + read_memory_share(section, word or "", engine, settings, claims, cards),
         environment=_merge_environment(engine, shared, visible, bool(aliases), host.platform, derived),
         secrets=dict(sorted(secrets.items())),
@@ -318,8 +345,11 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         container_port=section.read_integer("container_port", 1, 65535) or 0,
         ready_path=read_ready_path(section, word or ""),
         published=published,
+        common=dict(part_here.common),
     )
     networks = NetworkSettings(shared.egress, host.network, host.has_policy)
+    if hosts is not None:
+        return place_part(section, planned, hosts, shared, networks)
     return close_serve(section, planned, networks, shared.entrypoint not in (None, engine.entrypoint))
 
 
@@ -331,8 +361,11 @@ def read_serves(check: InventoryCheck, value: Any, host: HostSettings) -> Tuple[
         return (() if value is None else None), []
     names, serves = [], []
     for name, path, raw in section.read_entries(NAME, NAME_RULE):
-        names.append(name)
         inner = check.read_mapping(path, {} if raw is None else raw, example)
+        if inner and is_elsewhere(inner, host.host):
+            check.add_note(path, "serve {0} runs on {1}, not on this host".format(name, ", ".join(inner.raw["hosts"])))
+            continue
+        names.append(name)
         if inner:
             serves.append(_read_serve(inner, name, host))
     for serve in serves:

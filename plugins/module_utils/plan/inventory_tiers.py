@@ -134,7 +134,7 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
     return TierPlan(
         id=tier,
         serve=name,
-        base_url=format_base_url(serve, serve.container, serve.inner_port if isinstance(serve, ServePlan) else serve.port),
+        base_url=format_base_url(serve, *_find_server(serve)),
         model=model,
         context_limit=limit or context or DEFAULT_CONTEXT,
         tool_support=_supports_tools(settings) if tools is None else tools,
@@ -147,6 +147,13 @@ def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping
         sample_rate=rate or 0,
         default=default,
     )
+
+
+def _find_server(serve: TierBackend) -> Tuple[str, int]:
+    """The name or address, and the port, by which the router's container reaches a serve."""
+    if isinstance(serve, ServePlan):
+        return serve.address or serve.container, serve.inner_port
+    return serve.container, serve.port
 
 
 def _read_concurrency(section: Section) -> Optional[Union[int, str]]:

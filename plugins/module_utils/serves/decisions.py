@@ -42,12 +42,17 @@ class Decision:
 
 
 def decide_up(
-    changes: Optional[List[Change]], seen: Optional[ObservedContainer], project: str, own_healthcheck: bool = False
+    changes: Optional[List[Change]],
+    seen: Optional[ObservedContainer],
+    project: str,
+    own_healthcheck: bool = False,
+    waits_for_others: bool = False,
 ) -> Decision:
     """Decide what brings a serve up. changes: its drift; None where there is no container. project: the name of its project.
 
     own_healthcheck: the service defines a health check. The verdict of an image's own one never counts: it asks the port that
-    the image listens on by default.
+    the image listens on by default. waits_for_others: it exits again and again, most likely for want of its part on another
+    host; when that part starts, a new container starts with it at once.
     """
     if seen is None or changes is None:
         return Decision(CREATE, ("missing",))
@@ -60,6 +65,8 @@ def decide_up(
         reasons.append("unhealthy")
     if seen.state == "restarting" and seen.exit_code == KILLED and not seen.oom_killed:
         reasons.append("killed")
+    if waits_for_others:
+        reasons.append("restart_loop")
     if reasons:
         return Decision(RECREATE, tuple(sorted(set(reasons))), tuple(changes))
     if seen.state == "paused":

@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import hide_secrets, mask_value
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
+    HOST_NETWORK,
     LABEL_BASE,
     LABEL_CONTENT,
     LABEL_PREFIX,
@@ -92,7 +93,7 @@ def _network_rows(service: Service, seen: ObservedContainer) -> List[str]:
         aliases = set(end.pop("aliases", ()))
         marks = ["{0} {1}".format(key, end[key]) for key in sorted(end)]
         marks.extend("alias " + alias for alias in sorted(aliases - own))
-        if name in service.networks and service.name not in aliases:
+        if name in service.networks and name != HOST_NETWORK and service.name not in aliases:
             marks.append("without its alias " + service.name)
         rows.append("{0} ({1})".format(name, ", ".join(marks)) if marks else name)
     return rows

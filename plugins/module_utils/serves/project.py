@@ -19,6 +19,8 @@ LOG_LINES = 20
 LOCK_SECONDS = 600.0
 GRACE_SECONDS = 30
 DRAIN_SECONDS = 60.0
+# With one of these states, ``hold`` has an effect.
+HOLDING_STATES = ("up", "restarted", "recreated")
 
 
 @dataclass(frozen=True)
@@ -155,12 +157,18 @@ def read_project(raw: Mapping[str, Any], secrets: Mapping[str, str], only: Seque
 
 
 def build_probe(project: Project, service: Service) -> Optional[readiness.ReadinessProbe]:
-    """How to find out whether a serve is ready; None where it declares no readiness or publishes no port."""
+    """How to find out whether a serve is ready; None where it declares no readiness or publishes no port.
+
+    A serve with the network of its host publishes none: its readiness says the address and the port.
+    """
     ready = service.anvil.get("ready")
-    if not ready or not service.ports:
+    if not ready or not (service.ports or ready.get("address")):
         return None
-    asked = "{0}/tcp".format(ready.get("port") or "")
-    bind, port, _target = next((each for each in service.ports if each[2] == asked), service.ports[0])
+    if ready.get("address"):
+        bind, port = str(ready["address"]), int(ready["port"])
+    else:
+        asked = "{0}/tcp".format(ready.get("port") or "")
+        bind, port, _target = next((each for each in service.ports if each[2] == asked), service.ports[0])
     return readiness.ReadinessProbe(
         name=service.name,
         container=service.container,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Dict, List, Mapping, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
@@ -15,9 +16,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.decisions import RESTS_OFF, RESTS_ON_DEMAND, Decision
 from ansible_collections.anvil.serving.plugins.module_utils.serves.drift import Change
+from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedContainer
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Outcome, Project, ServeOptions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files import list_adoption_notes
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState
+from ansible_collections.anvil.serving.plugins.module_utils.serves.readiness import judge_container
 
 
 def list_described(project: Project) -> List[Service]:
@@ -58,9 +61,16 @@ def decide_services(state: ProjectState, services: Sequence[Service], ask_all: b
         seen = state.wait_out_restart(seen)
         changes = None if seen is None else state.diff_container(service, seen)
         own_check = service.healthcheck not in (None, NO_HEALTHCHECK)
-        outcomes[service.name] = Outcome(decisions.decide_up(changes, seen, state.project.name, own_check), seen)
+        waits = bool(service.anvil.get("hosts")) and seen is not None and _is_looping(seen)
+        outcomes[service.name] = Outcome(decisions.decide_up(changes, seen, state.project.name, own_check, waits), seen)
     _replace_without_gpu(state, services, outcomes, ask_all)
     return outcomes
+
+
+def _is_looping(seen: ObservedContainer) -> bool:
+    """Whether a container exits again and again, also at a moment when it runs."""
+    verdict = judge_container(seen, time.time())
+    return verdict is not None and verdict.state in ("restarting", "restart_loop")
 
 
 def _replace_without_gpu(

@@ -115,7 +115,7 @@ def _render_serves(plan: HostPlan, project: str, extra_labels: dict[str, str]) -
     texts = {f"models/{serve.name}.ini": render_models(serve) for serve in plan.serves if serve.models}
     plan = replace(plan, serves=tuple(_mount_models(serve, f"{plan.root}/{project}") for serve in plan.serves))
     mounts = [mount for serve in plan.serves for mount in serve.mounts]
-    networks = sorted({serve.network or plan.network for serve in plan.serves})
+    networks = sorted({serve.network or plan.network for serve in plan.serves if not serve.host_network})
     peers = {serve.name: dict(list_peers(plan, serve)) for serve in plan.serves}
     values = {
         "volumes": _volumes(mounts),

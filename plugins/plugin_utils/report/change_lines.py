@@ -36,6 +36,7 @@ CLAUSES = {
     "removing": "its container {was} half removed",
     "gpu_lost": "it did not reach its GPU any more",
     "killed": "it {was} killed again and again",
+    "restart_loop": "it {was} in a restart loop",
     "requested": "you requested it",
     "foreign_project": "its container {was} part of another project",
     "by_hand": "its container was started by hand",
