@@ -67,6 +67,7 @@ class Connection:
         self._sdk_client: Any = None
         self._api_version = ""
         self._connection: Optional[_UnixConnection] = None
+        self._announced = ""
 
     def lock_host(self) -> ContextManager[int]:
         """Hold the lock against every other run on this host, of any project; yields the descriptor that holds it.
@@ -176,9 +177,14 @@ class Connection:
         return response
 
     def _get_local(self, action: str, target: str) -> Response:
+        announced, self._announced = self._announced, ""
         try:
             if self._connection is not None:
                 try:
+                    if announced:
+                        answer = self._read_answer(self._connection)
+                        if announced == target:
+                            return answer
                     return self._get_once(self._connection, target)
                 except (ConnectionError, http.client.HTTPException):
                     self._connection.close()  # a restart of the Docker Engine closed the connection: open a new one
@@ -206,9 +212,27 @@ class Connection:
         finally:
             connection.close()
 
-    @staticmethod
-    def _get_once(connection: _UnixConnection, target: str) -> Response:
+    def announce(self, path: str) -> None:
+        """Send a GET of a path that is read next, so that the Docker Engine works at its answer meanwhile.
+
+        A request for another path reads this answer first and drops it. Without an open connection nothing is sent.
+        """
+        if self._connection is None or self._announced:
+            return
+        target = "/v{0}{1}".format(self._api_version, path)
+        try:
+            self._connection.request("GET", target)
+        except (OSError, http.client.HTTPException):
+            self._connection.close()  # the request that follows opens a new one, or tells why it cannot
+            return
+        self._announced = target
+
+    def _get_once(self, connection: _UnixConnection, target: str) -> Response:
         connection.request("GET", target)
+        return self._read_answer(connection)
+
+    @staticmethod
+    def _read_answer(connection: _UnixConnection) -> Response:
         reply = connection.getresponse()
         body = _read_bounded(reply)
         if len(body) > LARGEST_ANSWER:

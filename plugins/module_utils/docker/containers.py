@@ -26,6 +26,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.connection im
 # A name of this form could be the beginning of an id: where no container has the name, the Docker Engine acts on the container
 # whose id begins so.
 ID_PREFIX = re.compile(r"[0-9a-f]{1,63}")
+WHOLE_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class Containers(Connection):
         if not REFERENCE.fullmatch(document["Id"]):
             document["Id"] = found
         return document
+
+    def announce_inspect(self, container_id: str) -> None:
+        """Let the Docker Engine prepare the answer to an ``inspect_container`` of this whole id, which follows."""
+        if WHOLE_ID.fullmatch(container_id):
+            self.announce("/containers/{0}/json".format(container_id))
 
     def list_processes(self, container_id: str, columns: Sequence[str]) -> List[List[str]]:
         """The processes of a running container in these columns of ``ps``, one row each; empty where they cannot be listed."""

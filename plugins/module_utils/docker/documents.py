@@ -13,6 +13,7 @@ from typing import Any, Dict, Mapping
 
 # A form is an example of a value: text, number, flag, a list of one form, a mapping of named fields or of any field (`*`).
 _ANY = "*"
+_PLAIN = frozenset((str, int, bool))
 _WORDS = [""]
 _TEXTS = {_ANY: ""}
 _ENDPOINT = {
@@ -216,28 +217,37 @@ def _state_of_flags(state: Mapping[str, Any]) -> str:
 
 def _fill(value: Any, form: Mapping[str, Any]) -> Dict[str, Any]:
     """The fields of a mapping, each in its form. A list of ``name=value`` is read as a mapping of texts."""
-    if isinstance(value, (list, tuple)) and form.get(_ANY) == "":
-        value = dict(str(line).partition("=")[::2] for line in value)
-    filled = {str(key): item for key, item in value.items()} if isinstance(value, (dict, Mapping)) else {}
+    # The usual cases come first, here and below: an engine answers with two hundred fields for each container.
+    if value is None:
+        filled: Dict[str, Any] = {}
+    elif value.__class__ is dict:
+        filled = dict(value)
+    else:
+        if isinstance(value, (list, tuple)) and form.get(_ANY) == "":
+            value = dict(str(line).partition("=")[::2] for line in value)
+        filled = {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
     if _ANY in form:
         every = form[_ANY]
         return {key: _read(item, every) for key, item in filled.items()}
     for key, inner in form.items():
-        filled[key] = _read(filled.get(key), inner)
+        item, kind = filled.get(key), inner.__class__
+        filled[key] = item if item.__class__ is kind and kind in _PLAIN else _read(item, inner)
     return filled
 
 
 def _read(value: Any, form: Any) -> Any:
-    kind = type(form)
-    if kind is str or kind is int or kind is bool:
-        # The usual case first: an engine answers with dozens of fields for each container.
+    kind = form.__class__
+    if kind in _PLAIN:
         return value if value.__class__ is kind else _read_plain(value, form)
     if kind is dict:
         return _fill(value, form)
-    if isinstance(value, (dict, Mapping)) and form[0] == "":
-        value = ["{0}={1}".format(*pair) for pair in value.items()]
-    items = value if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
-    return [_read(item, form[0]) for item in items if item is not None]
+    if value is None:
+        return []
+    if value.__class__ is not list:
+        if isinstance(value, Mapping) and form[0] == "":
+            value = ["{0}={1}".format(*pair) for pair in value.items()]
+        value = value if isinstance(value, (list, tuple)) else [] if value == "" else [value]
+    return [_read(item, form[0]) for item in value if item is not None]
 
 
 def _read_plain(value: Any, form: Any) -> Any:

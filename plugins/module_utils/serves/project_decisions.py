@@ -52,8 +52,10 @@ def decide_project(state: ProjectState, options: ServeOptions, services: Sequenc
 def decide_services(state: ProjectState, services: Sequence[Service], ask_all: bool = False) -> Dict[str, Outcome]:
     """What brings each serve up. ask_all: ask every serve whether it still reaches its GPUs, not only where that is in doubt."""
     outcomes = {}
-    for service in services:
+    for number, service in enumerate(services, 1):
         seen = state.find_container(service)
+        for following in services[number : number + 1]:
+            state.announce_container(following)
         if seen is not None and not state.is_ours(seen):
             # Another container uses the name: our container is missing, and admission reports the other one.
             outcomes[service.name] = Outcome(Decision(decisions.CREATE, ("missing",)))

@@ -54,15 +54,24 @@ class ProjectState:
             self._images[reference] = None if raw is None else observe_image(raw)
         return self._images[reference]
 
-    def find_container(self, service: Service) -> Optional[ObservedContainer]:
-        """The service's container: by the labels of our project, else by its name."""
+    def announce_container(self, service: Service) -> None:
+        """Let the Docker Engine prepare what ``find_container`` of this service asks next."""
+        for found in self._list_ids(service)[:1]:
+            self.docker.announce_inspect(found)
+
+    def _list_ids(self, service: Service) -> List[str]:
+        """The ids of containers that may be the service's: by the labels of our project, then by its name."""
         labelled = [
             entry["Id"]
             for entry in self.listed
-            if entry["Labels"].get(COMPOSE_PROJECT) == self.project.name and entry["Labels"].get(COMPOSE_SERVICE) == service.name
+            if entry["Labels"].get(COMPOSE_SERVICE) == service.name and entry["Labels"].get(COMPOSE_PROJECT) == self.project.name
         ]
-        named = [entry["Id"] for entry in self.listed if "/" + service.container in entry["Names"]]
-        for found in labelled + named:
+        named = "/" + service.container
+        return labelled + [entry["Id"] for entry in self.listed if named in entry["Names"]]
+
+    def find_container(self, service: Service) -> Optional[ObservedContainer]:
+        """The service's container: by the labels of our project, else by its name."""
+        for found in self._list_ids(service):
             seen = read_container(self.docker, found)
             if seen is not None:
                 return seen

@@ -173,3 +173,30 @@ def test_an_answer_of_any_size_does_not_fill_the_memory(start: Start, monkeypatc
     with pytest.raises(AnvilError, match="its answer is not JSON"):
         engine.info()
     assert len(asked) == 2
+
+
+def test_an_announced_answer_is_read_by_its_request_and_dropped_by_any_other(start: Start) -> None:
+    one, two = "a" * 64, "b" * 64
+    engine, asked = start("1.45", "1.24", {"Id": one})
+    engine.announce_inspect(one)
+    assert asked == []  # there is no connection yet
+    assert engine.inspect_container(one) and len(asked) == 1
+    engine.announce_inspect(one)
+    engine.announce_inspect(two)  # one at a time
+    assert engine.inspect_container(one) and len(asked) == 2
+    engine.announce_inspect(two)
+    assert engine.inspect_container(one)
+    assert [path.split("/")[3] for path in asked] == [one, one, two, one]
+    engine.announce_inspect("../../version")
+    assert len(asked) == 4
+
+
+def test_a_connection_that_ends_after_an_announcement_costs_another_request_only(start: Start) -> None:
+    container = "a" * 64
+    engine, asked = start("1.45", "1.24", {"Id": container})
+    assert engine.inspect_container(container)
+    assert engine._connection is not None
+    engine._connection.sock.shutdown(socket.SHUT_RDWR)
+    engine.announce_inspect(container)
+    found = engine.inspect_container(container)
+    assert found is not None and found["Id"] == container and len(asked) == 2
