@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Print the status of hosts, write it as an HTML page, print the logs of their serves, or what a run in waves left on them."""
+"""Print the status of hosts, write it as an HTML page, print their logs, cards, or what a run in waves left."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.anvil.serving.plugins.module_utils.core.files import differs, write_file
 from ansible_collections.anvil.serving.plugins.modules.anvil_report import OPTIONS
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.cards_report import render_cards, report_cards
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.revision_report import (
     UNTOUCHED,
     describe_turn,
@@ -47,6 +48,12 @@ class ActionModule(ActionBase):
             display_text("\n" + "\n\n".join(render_logs(host, info) for host, info in infos.items()) + "\n")
             unread = {host: info for host, info in infos.items() if "logs" not in info and not info.get("skipped")}
             result["troubles"] = {host: describe_failure(info) for host, info in unread.items()}
+            return result
+        if options["show"] == "cards":
+            cards = [report_cards(host, info) for host, info in zip(options["hosts"], options["looks"], strict=True)]
+            display_text("\n" + render_cards(cards) + "\n")
+            result["hosts"] = cards
+            result["troubles"] = {one["host"]: one["trouble"] for one in cards if one["trouble"]}
             return result
         if options["show"] == "revisions":
             return result | self._list_revisions(options)

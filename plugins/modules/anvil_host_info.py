@@ -30,6 +30,14 @@ options:
     type: bool
     default: false
     version_added: 1.1.0
+  health:
+    description:
+      - Whether RV(health) is returned. The driver is asked once more, and its lines in the kernel log of this boot are read,
+        from C(/dev/kmsg), C(journalctl) or C(dmesg).
+      - C(docs/gpu-health.md) says what each finding means.
+    type: bool
+    default: false
+    version_added: 1.1.0
 extends_documentation_fragment:
   - anvil.serving.anvil.docker_engine
   - anvil.serving.anvil.reads
@@ -75,6 +83,41 @@ unread:
   returned: always
   type: list
   elements: str
+health:
+  description:
+    - The health of every GPU, or null without an NVIDIA driver. C(trouble) and C(hint) are about the driver as a whole.
+    - In C(cards), C(state) is V(ok), V(note), V(doubtful) or V(out), and C(findings) has the reasons, with what to do.
+  returned: with O(health)
+  type: dict
+  sample:
+    source: nvidia-smi
+    trouble: ""
+    hint: ""
+    kernel_log: /dev/kmsg
+    kernel_log_trouble: ""
+    cards:
+      - index: 0
+        uuid: GPU-d0f446cf-1771-414c-e116-a39138798a8c
+        name: NVIDIA H100 80GB HBM3
+        pci_bus_id: "0000:01:00"
+        driver: 580.95.05
+        state: out
+        memory_total_bytes: 85520809984
+        memory_used_bytes: 4194304
+        utilization: 0.3
+        temperature_celsius: 41.0
+        power_watts: 311.26
+        power_limit_watts: 700.0
+        uncorrected_errors: 0
+        throttles: [sw_power]
+        findings:
+          - verdict: out
+            remedy: reset
+            key: recovery_reset
+            what: "recovery action Reset: the card must be reset before it is used again"
+            why: "the driver reports: Reset"
+            do: "stop what uses the card, then type on the host: nvidia-smi --gpu-reset -i 0000:01:00.0; or reboot the host"
+            source: https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/
 nvidia:
   description: Whether the host has an NVIDIA driver, its version, the newest CUDA it can run, and its source.
   returned: always
@@ -121,17 +164,23 @@ gpus:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.anvil.serving.plugins.module_utils.core.module import run_module
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_health_on_host import read_health
 from ansible_collections.anvil.serving.plugins.module_utils.host.host_facts import describe_host
 
 OPTIONS = {
     "ports": {"type": "list", "elements": "int", "default": []},
     "partial": {"type": "bool", "default": False},
+    "health": {"type": "bool", "default": False},
 }
 
 
 def work(module: AnsibleModule) -> dict:
     params = module.params
-    return describe_host(DockerEngine(params["docker_host"]), params["ports"], params["partial"])
+    described = describe_host(DockerEngine(params["docker_host"]), params["ports"], params["partial"])
+    if params["health"]:
+        found = read_health()
+        described["health"] = None if found is None else found.as_dict()
+    return described
 
 
 def main() -> None:

@@ -112,6 +112,7 @@ class Bed:
         self.pid_file = self.run_dir / "dockerd.pid"
         self.namespace = self.run_dir / "net"
         self.gpu_table = self.run_dir / "gpus.csv"
+        self.kernel_log = self.run_dir / "kmsg"
         self.hook_log = self.run_dir / "nvidia-hook.jsonl"
         self.log = self.run_dir / "dockerd.log"
 
@@ -127,6 +128,7 @@ class Bed:
             "DOCKER_HOST": f"unix://{self.socket}",
             "PATH": path,
             "FAKE_GPUS": str(self.gpu_table),
+            "ANVIL_KMSG": str(self.kernel_log),
             "FAKE_NVIDIA_LOG": str(self.hook_log),
             "ANVIL_REGISTRY": "none",
         }
@@ -304,8 +306,21 @@ class Bed:
     # -- GPUs ----------------------------------------------------------------------------------------------------
 
     def write_gpus(self, gpus: Iterable[Gpu]) -> None:
-        """Set the simulated cards; takes effect at once."""
+        """Set the simulated cards, all healthy; takes effect at once."""
         self.gpu_table.write_text(format_gpus(gpus))
+        self.kernel_log.write_text("")
+        shutil.rmtree(f"{self.gpu_table}.d", ignore_errors=True)
+
+    def set_health(self, uuid: str, xml: str) -> None:
+        """What the simulated ``nvidia-smi -q -x`` reports of one card besides its memory; empty: nothing."""
+        folder = Path(f"{self.gpu_table}.d")
+        folder.mkdir(exist_ok=True)
+        (folder / uuid).write_text(xml + "\n")
+
+    def log_kernel(self, message: str, seconds: float = 100.0) -> None:
+        """Add a line of the kernel to the simulated kernel log."""
+        with self.kernel_log.open("a") as log:
+            log.write(f"4,1,{seconds * 1e6:.0f},-;{message}\n")
 
     def pull_gpu(self, uuid: str) -> None:
         """Remove one card from the running machine."""

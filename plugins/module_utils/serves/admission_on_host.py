@@ -62,6 +62,8 @@ def admit_serves(
         memory_problems, notes = {} if evicted else verdict.problems, list(verdict.notes)
         pinned = {uuid for service in starting for uuid in service.gpu_uuids}
         notes += ["GPU {0}: {1}".format(card.uuid, card.trouble) for card in cards or () if card.trouble and card.uuid in pinned]
+        if cards and options.compatibility != "off":
+            notes += _judge_health(starting, outcomes, options.compatibility)
     busy, missing = _read_ports(state, starting, outcomes)
     barred = find_barred_ports(starting, state.docker.info) if is_local(state.docker.docker_host) else {}
     refused = admit(starting, state.list_other_containers(services, replaced), cards, busy, missing, barred)
@@ -78,6 +80,22 @@ def admit_serves(
         for service in evicted
     ]
     return evictions, notes
+
+
+def _judge_health(starting: Sequence[Service], outcomes: Dict[str, Outcome], mode: str) -> List[str]:
+    """Refuse serves that would start on a card that is certainly sick; returns notes. A serve that is unpaused goes on."""
+    judged = [one for one in starting if one.gpu_uuids and outcomes[one.name].decision.action != decisions.UNPAUSE]
+    if not judged:
+        return []
+    from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_health import judge_devices
+    from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_health_on_host import read_health
+
+    health, notes = read_health(), []
+    for service in judged if health is not None else ():
+        found = judge_devices(service.gpu_uuids, health.cards if health else (), "serve " + service.name)
+        outcomes[service.name].problems.extend(select_refused(found, mode))
+        notes += tell_others(found, mode)
+    return notes
 
 
 def _judge_mounts(state: ProjectState, starting: Sequence[Service], outcomes: Dict[str, Outcome]) -> Dict[str, List[Problem]]:

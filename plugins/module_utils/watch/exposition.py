@@ -9,8 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_health import STATES as CARD_STATES
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_health import CardHealth
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_snapshot import THROTTLES
 from ansible_collections.anvil.serving.plugins.module_utils.watch import counters
 from ansible_collections.anvil.serving.plugins.module_utils.watch.counters import Histogram
+from ansible_collections.anvil.serving.plugins.module_utils.watch.host_look import HostFigures
 from ansible_collections.anvil.serving.plugins.module_utils.watch.host_survey import Survey
 from ansible_collections.anvil.serving.plugins.module_utils.watch.liveness import STATES
 
@@ -51,6 +55,20 @@ METRICS: Mapping[str, Tuple[str, str]] = {
     "anvil_watch_survey_timestamp_seconds": (GAUGE, "Last survey of drift, claims, revisions and certificates, since 1970."),
     "anvil_watch_survey_failures": (GAUGE, "What the last survey could not read."),
     "anvil_watch_serves": (GAUGE, "Serves that are watched."),
+    "anvil_gpu_info": (GAUGE, "1; its labels describe the card."),
+    "anvil_gpu_health_state": (GAUGE, "1 for the state of the card."),
+    "anvil_gpu_memory_bytes": (GAUGE, "Memory of the card."),
+    "anvil_gpu_memory_used_bytes": (GAUGE, "Used memory of the card."),
+    "anvil_gpu_utilization_ratio": (GAUGE, "Part of the time in which the card computes, 0 to 1."),
+    "anvil_gpu_temperature_celsius": (GAUGE, "Temperature of the card."),
+    "anvil_gpu_power_watts": (GAUGE, "Power that the card draws."),
+    "anvil_gpu_power_limit_watts": (GAUGE, "Power that the card may draw."),
+    "anvil_gpu_throttled": (GAUGE, "1 for a reason that lowers the clocks of the card."),
+    "anvil_gpu_uncorrected_errors": (GAUGE, "Uncorrected memory errors since the driver was loaded."),
+    "anvil_gpu_read_up": (GAUGE, "Whether the NVIDIA driver answered watch."),
+    "anvil_gpu_read_timestamp_seconds": (GAUGE, "Last reading of the cards, in seconds since 1970."),
+    "anvil_disk_free_bytes": (GAUGE, "Free space of the file system of the folder."),
+    "anvil_disk_size_bytes": (GAUGE, "Size of the file system of the folder."),
     "anvil_watch_docker_up": (GAUGE, "Whether the Docker Engine answers watch."),
     "process_cpu_seconds_total": (COUNTER, "Processor time of watch."),
     "process_resident_memory_bytes": (GAUGE, "Memory of watch."),
@@ -106,7 +124,7 @@ class OwnFigures:
     started: float
 
 
-def format_metrics(serves: Sequence[ServeFigures], own: OwnFigures, survey: Survey) -> str:
+def format_metrics(serves: Sequence[ServeFigures], own: OwnFigures, survey: Survey, host: HostFigures) -> str:
     """The text of ``/metrics``."""
     text = Exposition()
     for one in serves:
@@ -114,6 +132,15 @@ def format_metrics(serves: Sequence[ServeFigures], own: OwnFigures, survey: Surv
         text.add("anvil_serve_drift", {"serve": one.name, "engine": one.engine}, survey.drift.get(one.name))
     _add_survey(text, survey)
     text.add("anvil_watch_serves", {}, len(serves))
+    for card in host.cards:
+        _add_card(text, card)
+    if host.cards_up is not None:
+        text.add("anvil_gpu_read_up", {}, host.cards_up)
+        text.add("anvil_gpu_read_timestamp_seconds", {}, host.read)
+    for disk in host.disks:
+        where = {"place": disk.place, "folder": disk.folder}
+        text.add("anvil_disk_free_bytes", where, disk.free)
+        text.add("anvil_disk_size_bytes", where, disk.size)
     text.add("anvil_watch_docker_up", {}, own.docker_up)
     text.add("process_cpu_seconds_total", {}, own.processor_seconds)
     text.add("process_resident_memory_bytes", {}, own.resident_bytes)
@@ -153,6 +180,23 @@ def _add_survey(text: Exposition, survey: Survey) -> None:
     if survey.finished:
         text.add("anvil_watch_survey_timestamp_seconds", {}, survey.finished)
         text.add("anvil_watch_survey_failures", {}, len(survey.failures))
+
+
+def _add_card(text: Exposition, health: CardHealth) -> None:
+    card = health.card
+    labels = {"gpu": "" if card.index is None else str(card.index), "uuid": card.uuid or card.bus}
+    text.add("anvil_gpu_info", {**labels, "name": card.name or "", "driver": card.driver or ""}, 1)
+    for state in CARD_STATES:
+        text.add("anvil_gpu_health_state", {**labels, "state": state}, health.state == state)
+    text.add("anvil_gpu_memory_bytes", labels, card.memory_total)
+    text.add("anvil_gpu_memory_used_bytes", labels, card.memory_used)
+    text.add("anvil_gpu_utilization_ratio", labels, card.utilisation)
+    text.add("anvil_gpu_temperature_celsius", labels, card.temperature)
+    text.add("anvil_gpu_power_watts", labels, card.power)
+    text.add("anvil_gpu_power_limit_watts", labels, card.power_limit)
+    text.add("anvil_gpu_uncorrected_errors", labels, card.uncorrected)
+    for reason in THROTTLES:
+        text.add("anvil_gpu_throttled", {**labels, "reason": reason}, reason in card.throttles)
 
 
 class Exposition:

@@ -27,6 +27,11 @@ class HostEngine(Containers, Images):
         except (TypeError, KeyError, ValueError):
             return None
 
+    def read_data_root(self) -> str:
+        """The folder of its images, volumes and logs; empty where it does not say so."""
+        found = self._get_json("describe itself", "/info")
+        return str(found.get("DockerRootDir") or "") if isinstance(found, dict) else ""
+
     def restart(self, container_id: str) -> None:
         """Restart exactly this container. Once the Docker Engine has the request, it finishes it, whatever becomes of us."""
         self._post("restart", "/containers/{0}/restart?t={1}".format(container_id, GRACE))

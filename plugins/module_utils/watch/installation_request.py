@@ -20,7 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.watch.installation i
 )
 from ansible_collections.anvil.serving.plugins.module_utils.watch.liveness import Limits
 from ansible_collections.anvil.serving.plugins.module_utils.watch.settings import Pointer, WatchSettings
-from ansible_collections.anvil.serving.plugins.module_utils.watch.watched_serves import list_watched
+from ansible_collections.anvil.serving.plugins.module_utils.watch.watched_serves import list_watched, list_weight_folders
 
 
 def read_limits(given: Mapping[str, Any]) -> Dict[str, float]:
@@ -70,6 +70,7 @@ def converge_watch(docker: DockerEngine, params: Mapping[str, Any], check: bool)
         {str(gpu["uuid"]): int(gpu["vram_mib"]) - int(gpu.get("reserve_mib") or 0) for gpu in params["gpus"]},
         tuple(pointers),
         tuple(params["certificates"]),
+        list_weight_folders(project),
     )
     wanted = Installation(params["root"], settings, choose_runner(params["runs_in"]), params["image"])
     changes = install(docker, wanted, check)

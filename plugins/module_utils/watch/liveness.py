@@ -27,8 +27,8 @@ class Limits:
     """All in seconds, but ``wrong_probes`` (a count) and ``idle_cpu`` (processors).
 
     stall: no token and no answer for so long makes a serve suspect; stall_busy: the same while its processes compute. confirm,
-    confirm_busy: after so long without proof a suspect is hung. load: a start may take so long.
-    survey: between two looks at drift, claims, revisions and certificates.
+    confirm_busy: after so long without proof a suspect is hung. load: a start may take so long. survey: between two looks at
+    drift, claims, revisions and certificates; host_tick: at cards, disks and experiments.
     """
 
     tick: float = 3.0
@@ -39,6 +39,7 @@ class Limits:
     probe_idle: float = 60.0
     probe_deadline: float = 10.0
     load: float = 1800.0
+    host_tick: float = 60.0
     wrong_probes: int = 3
     idle_cpu: float = 0.02
     survey: float = 300.0

@@ -46,7 +46,7 @@ class WatchSettings:
     """project: the compose project; directory: its folder, with its lock. data: the folder of state and incidents.
 
     services: serve -> its definition in canonical form, without secrets. budgets: uuid of a card -> MiB that serves may claim.
-    certificates: files of the edge.
+    certificates: files of the edge. weights: folders of the host that serves mount.
     """
 
     project: str
@@ -61,11 +61,17 @@ class WatchSettings:
     budgets: Mapping[str, int] = field(default_factory=dict)
     pointers: Tuple[Pointer, ...] = ()
     certificates: Tuple[str, ...] = ()
+    weights: Tuple[str, ...] = ()
 
     @property
     def survey_seconds(self) -> float:
         """Seconds between two surveys of the host."""
         return float(self.limits.get("survey", Limits.survey))
+
+    @property
+    def host_tick(self) -> float:
+        """Seconds between two looks at cards, disks and experiments."""
+        return float(self.limits.get("host_tick", Limits.host_tick))
 
     def build_limits(self, serve: WatchedServe) -> Limits:
         known = {one.name for one in fields(Limits)}
@@ -86,6 +92,7 @@ def parse_settings(text: str, where: str) -> WatchSettings:
         serves = tuple(WatchedServe(**one) for one in raw.pop("serves"))
         pointers = tuple(Pointer(**one) for one in raw.pop("pointers", ()))
         certificates = tuple(str(path) for path in raw.pop("certificates", ()))
-        return WatchSettings(serves=serves, pointers=pointers, certificates=certificates, **raw)
+        weights = tuple(str(folder) for folder in raw.pop("weights", ()))
+        return WatchSettings(serves=serves, pointers=pointers, certificates=certificates, weights=weights, **raw)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise fail("the settings of watch cannot be read", where, str(exc), "run site.yml again: it writes them") from exc

@@ -25,6 +25,12 @@ def list_watched(project: Project) -> Tuple[WatchedServe, ...]:
     return tuple(sorted(found, key=lambda one: one.name))
 
 
+def list_weight_folders(project: Project) -> Tuple[str, ...]:
+    """The folders of the host that serves mount."""
+    mounts = [mount for service in project.services.values() for mount in service.mounts]
+    return tuple(sorted({mount.source for mount in mounts if mount.kind == "bind" and mount.source.startswith("/")}))
+
+
 def describe_watched(project: Project, service: Service) -> Optional[WatchedServe]:
     """None for a serve without a port or without a check of its readiness."""
     probe = build_probe(project, service)

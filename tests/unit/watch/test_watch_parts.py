@@ -26,6 +26,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project impor
 from ansible_collections.anvil.serving.plugins.module_utils.watch import counters, installation, settings
 from ansible_collections.anvil.serving.plugins.module_utils.watch.exposition import OwnFigures, ServeFigures, format_metrics
 from ansible_collections.anvil.serving.plugins.module_utils.watch.host_engine import read_frames
+from ansible_collections.anvil.serving.plugins.module_utils.watch.host_look import HostFigures
 from ansible_collections.anvil.serving.plugins.module_utils.watch.host_survey import NOTHING
 from ansible_collections.anvil.serving.plugins.module_utils.watch.installation_request import read_limits
 from ansible_collections.anvil.serving.plugins.module_utils.watch.listener import build_listener
@@ -182,7 +183,7 @@ def test_the_log_of_a_container_without_a_terminal_comes_in_frames() -> None:
 
 def test_metrics_group_their_samples_and_escape_names() -> None:
     one = ServeFigures('a"b', "vllm", "busy", True, 1.5, None, None, 2, 0, 1, False, {"running": 3.0})
-    text = format_metrics([one, one], OwnFigures(True, 1.0, 2.0, 3.0), NOTHING)
+    text = format_metrics([one, one], OwnFigures(True, 1.0, 2.0, 3.0), NOTHING, HostFigures())
     assert 'anvil_serve_state{serve="a\\"b",engine="vllm",state="busy"} 1.0' in text
     assert text.count("# TYPE anvil_serve_restarts_total counter") == 1
     assert "anvil_serve_ready_seconds" not in text and "anvil_serve_kv_cache" not in text

@@ -20,6 +20,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.printable impor
 from ansible_collections.anvil.serving.plugins.module_utils.watch import liveness
 from ansible_collections.anvil.serving.plugins.module_utils.watch.exposition import OwnFigures, ServeFigures, format_metrics
 from ansible_collections.anvil.serving.plugins.module_utils.watch.host_engine import HostEngine
+from ansible_collections.anvil.serving.plugins.module_utils.watch.host_look import HostLook
 from ansible_collections.anvil.serving.plugins.module_utils.watch.host_survey import NOTHING, survey_host
 from ansible_collections.anvil.serving.plugins.module_utils.watch.keeper import Keeper, build_lock
 from ansible_collections.anvil.serving.plugins.module_utils.watch.ledger import Ledger
@@ -57,6 +58,9 @@ class Watch:
         self.survey = NOTHING
         self._threads.append(threading.Thread(target=self._survey, daemon=True))
         self._threads[-1].start()
+        self.host = HostLook(settings, HostEngine(settings.docker_host, DOCKER_SECONDS), self.ledger)
+        self._threads.append(threading.Thread(target=self._look_at_host, daemon=True))
+        self._threads[-1].start()
         for name, keeper in self.keepers.items():
             self._threads.append(threading.Thread(target=self._keep, args=(name, keeper), daemon=True))
             self._threads[-1].start()
@@ -89,6 +93,19 @@ class Watch:
             told = troubles
             self._stop.wait(self.settings.survey_seconds)
 
+    def _look_at_host(self) -> None:
+        told = ""
+        while not self._stop.is_set():
+            try:
+                self.host.look()
+                told = ""
+            except Exception as exc:  # the host's odd answer must not end the watch over its serves
+                words = exc.as_text() if isinstance(exc, AnvilError) else "{0}: {1}".format(type(exc).__name__, exc)
+                if words != told:
+                    told = words
+                    tell("the cards and disks of the host cannot be read: " + words)
+            self._stop.wait(self.settings.host_tick)
+
     def stop(self) -> None:
         """Wait until no serve is being restarted: new settings take over."""
         self._stop.set()
@@ -100,7 +117,7 @@ class Watch:
 
     def metrics(self) -> str:
         serves = [self._figures(name, keeper) for name, keeper in sorted(self.keepers.items())]
-        return format_metrics(serves, self._own(), self.survey)
+        return format_metrics(serves, self._own(), self.survey, self.host.figures)
 
     def _figures(self, name: str, keeper: Keeper) -> ServeFigures:
         record, entry, found = keeper.record, self.ledger.get(name), keeper.found
