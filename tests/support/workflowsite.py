@@ -144,10 +144,12 @@ def wait_ended(port: int, location: str, seconds: float = 60.0, headers: dict[st
 
 @dataclass
 class Load:
-    """Clients that run the workflow repeatedly with a pause; every second client opens a new connection per request."""
+    """Clients that run the workflow repeatedly with a pause; every second client opens a new connection per request. key: what
+    they present from their next request on."""
 
     port: int
     clients: int = 6
+    key: str = ""
     done: int = 0
     failures: list[str] = field(default_factory=list)
     locations: list[str] = field(default_factory=list)
@@ -171,7 +173,8 @@ class Load:
             connection = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
             try:
                 body = json.dumps({"topic": f"load {number}"})
-                connection.request("POST", "/run", body, {"Content-Type": "application/json"})
+                headers = {"Content-Type": "application/json", **({"Authorization": "Bearer " + self.key} if self.key else {})}
+                connection.request("POST", "/run", body, headers)
                 reply = connection.getresponse()
                 answer = json.loads(reply.read())
                 if reply.status in (200, 202):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -298,6 +301,34 @@ def test_an_edge_takes_the_port_of_the_single_router_and_gives_it_back(host: Hos
     assert host.bed.docker("ps", "--format", "{{.Names}}").split().count("anvil-router") == 1
 
 
+def ask_over_tls(stop: threading.Event, keep: bool, seconds: float) -> tuple[int, list[str]]:
+    """Requests until the event, on one connection or each on a new one; streams of that many seconds if it is not 0.
+
+    Returns how many were answered whole, and what failed.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the certificate changes meanwhile
+    connection = http.client.HTTPSConnection("127.0.0.1", 8123, timeout=20, context=context)
+    body = {"model": "heavy", "messages": [{"role": "user", "content": f"{seconds:g}"}], "stream": bool(seconds)}
+    answered, failed = 0, []
+    while not stop.is_set():
+        try:
+            headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            reply = connection.getresponse()
+            text = reply.read().decode()
+            whole = reply.status == 200 and ("[DONE]" in text or not seconds)
+            answered, failed = (answered + 1, failed) if whole else (answered, [*failed, f"{reply.status} {text[-100:]}"])
+        except (OSError, http.client.HTTPException) as error:
+            failed.append(f"{type(error).__name__}: {error}")
+            connection.close()
+        if not keep:
+            connection.close()
+        stop.wait(0.02)
+    connection.close()
+    return answered, failed
+
+
 def test_a_renewed_certificate_is_loaded_without_a_restart(host: Host, tmp_path: Path) -> None:
     folder = tmp_path / "tls"
     make_certificate(folder, "old.example")
@@ -331,7 +362,15 @@ def test_a_renewed_certificate_is_loaded_without_a_restart(host: Host, tmp_path:
     old, started = certificate(), host.started()[EDGE]
     make_certificate(folder, "new.example")
     assert host.promote_edge(check=True)["changed"] and certificate() == old
-    renewed = host.promote_edge(diff=True)
+    stop = threading.Event()
+    with ThreadPoolExecutor(6) as pool:
+        asking = [pool.submit(ask_over_tls, stop, keep, seconds) for keep in (True, False) for seconds in (0, 0, 1.5)]
+        time.sleep(0.5)
+        renewed = host.promote_edge(diff=True)
+        time.sleep(0.5)
+        stop.set()
+        results = [each.result() for each in asking]
+    assert all(answered and not failed for answered, failed in results), results
     assert renewed["changed"] and renewed["reloaded"] and list(renewed["certificates"]) == [mine], renewed
     assert "PRIVATE KEY" not in json.dumps(renewed) and "not shown" in json.dumps(renewed["diff"])
     assert certificate() != old and host.started()[EDGE] == started

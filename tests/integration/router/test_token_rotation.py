@@ -1,4 +1,4 @@
-"""The token of a router changes under load on two replicas behind the edge, and a run that was killed anywhere is finished."""
+"""Secrets of a router change under load on two replicas behind the edge: its token, also over kills, and the key of a server."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ SERVE = {"engine": "llama_cpp", "image": "anvil.local/llama-server:1", "model": 
 PROFILE_ROW = {"tier": "heavy", "work_class": "planning", "decision": "allow", "quality_score": 0.9, "sample_n": 4}
 PORT = 8124
 KEY = "alice-" + "k" * 24
+EXTERNAL_KEYS = {"old": "old-" + "e" * 24, "new": "new-" + "e" * 24}
 
 
 class KilledError(Exception):
@@ -118,6 +119,29 @@ class Site:
         return {read_own_token(engine.inspect_container(name) or {}) for name in self.containers}
 
 
+@dataclass
+class External(Site):
+    """The same two replicas, with one tier: a server that this collection does not manage. far: the key that they send it."""
+
+    far: str = EXTERNAL_KEYS["old"]
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        return {**super().secrets, "far_key": self.far}
+
+    def far_answers(self) -> bool:
+        body = {"model": "far", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+        headers = {"Authorization": "Bearer " + KEY, "Content-Type": "application/json"}
+        connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=10)
+        try:
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
 @pytest.fixture(scope="module")
 def site(request: pytest.FixtureRequest, bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("rotation")
@@ -192,3 +216,41 @@ def test_a_token_that_clients_present_is_refused(site: Site) -> None:
     refused = site.rotate()
     assert refused["failed"] and "anvil_clients is not written" in refused["msg"] and site.tokens() == before
     site.more = {}
+
+
+def start_external(bed: Bed, models: Path, *keys: str) -> None:
+    """A real llama-server that this collection does not manage. It accepts several keys, as an API of a provider does."""
+    bed.run("docker", "rm", "--force", "external", check=False)
+    bed.docker(
+        "run", "-d", "--name", "external", "--network", "anvil", "--env", "LLAMA_API_KEY=" + ",".join(keys),
+        "--volume", f"{models}:/models:ro", "anvil.local/llama-server:1", "-m", "/models/heavy.gguf", "--host", "0.0.0.0",
+        "--port", "9100", "-c", "4096", "-np", "4", "-t", "1", "-a", "far",
+    )  # fmt: skip
+
+
+def test_the_key_of_an_external_server_changes_under_load(bed: Bed, models: Path, tmp_path: Path) -> None:
+    """The server accepts both keys, the routers change one by one, and then the server drops the old key."""
+    tmp_path.chmod(0o755)
+    bed.start_engine()
+    bed.clear()
+    bed.docker("network", "create", "anvil")
+    start_external(bed, models, *EXTERNAL_KEYS.values())
+    site = External(bed, tmp_path, "anvil.local/router:2.0.2")
+    site.more = {
+        "anvil_serves": {},
+        "anvil_external": {"far": {"host": "external", "port": 9100, "served_name": "far", "api_key": "far_key"}},
+    }
+    try:
+        site.bring_up()
+        wait_until(site.far_answers)
+        load = Load(f"http://127.0.0.1:{PORT}", 4, token=KEY, model="far", streams=0.25, pause=0.05).start()
+        site.far = EXTERNAL_KEYS["new"]
+        rendered = site.render()
+        rolled = run_module("anvil_router_up", project=rendered["router"], edge="anvil-router-edge", secrets=site.secrets)
+        report = load.stop()
+        assert not rolled["failed"] and rolled["changed"], rolled
+        assert report.failed == 0 and report.short > 20, report
+        start_external(bed, models, EXTERNAL_KEYS["new"])
+        wait_until(site.far_answers)
+    finally:
+        bed.clear()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from workflowsite import Chain, Load, ask, changed, wait_ended, wait_for
@@ -135,6 +136,21 @@ def test_a_replica_that_is_no_longer_configured_is_removed_without_failed_reques
     assert not load.failures, load.failures[:5]
 
 
+def test_the_key_changes_under_load(twin: Chain) -> None:
+    """Both keys, then the clients change, then the new key alone. The servers are replaced one by one."""
+    old, new = "old-" + "k" * 24, "new-" + "k" * 24
+    load = Load(PORT, key=old).start()
+    twin.deploy("linear", **WISH, **UNASKED, workflow_api_key=f"{old}\n{new}")
+    load.key, done = new, load.done
+    wait_for("clients present the new key", lambda: load.done > done + 12)
+    printed = twin.deploy("linear", **WISH, **UNASKED, workflow_api_key=new)
+    load.stop()
+    assert changed(printed) and not load.failures and load.done > 30, (load.done, load.failures[:5])
+    replies = [ask(PORT, "POST", "/run", {"topic": "x"}, {"Authorization": "Bearer " + key}).status for key in (old, new)]
+    assert replies == [401, 200] and "k" * 24 not in printed
+    twin.deploy("linear", **WISH, **UNASKED)
+
+
 def test_the_other_replica_keeps_answering_when_a_new_version_does_not_become_ready(twin: Chain) -> None:
     before = twin.bed.started()
     # The model's host does not resolve: the new replica is alive and never ready.
@@ -178,7 +194,13 @@ def test_a_killed_edge_restarts_by_itself_and_no_job_is_lost(twin: Chain) -> Non
 
 
 def test_absent_leaves_the_data_and_one_server_takes_it_over(twin: Chain, moved: list[str]) -> None:
+    form = '{{range .Mounts}}{{.Source}}{{"\\n"}}{{end}}'
+    sources = twin.bed.docker("inspect", "--format", form, f"{NAME}-1").split()
+    (password,) = [Path(source) for source in sources if source.endswith("jobs_client_password")]
+    before = password.read_text()
     twin.deploy("linear", state="absent", workflow_project_name="twin")
+    # A new password for the database (docs/workflow-deploy.md): the next deployment generates one.
+    password.unlink()
     names = twin.bed.docker("ps", "--all", "--format", "{{.Names}}")
     assert (
         NAME not in names and NAME not in twin.bed.docker("network", "ls") and f"{NAME}-jobs" in twin.bed.docker("volume", "ls")
@@ -188,7 +210,7 @@ def test_absent_leaves_the_data_and_one_server_takes_it_over(twin: Chain, moved:
         code and "jobs in a database that does not run" in printed and "with the replicas that it had, then with one" in printed
     )
     twin.deploy("linear", **WISH)
-    assert ask(PORT, "GET", moved[0]).body["status"] == "completed"
+    assert ask(PORT, "GET", moved[0]).body["status"] == "completed" and password.read_text() not in ("", before)
     predicted, printed = twin.deploy("linear", "--check", **ALONE), twin.deploy("linear", **ALONE)
     assert changed(predicted) == changed(printed) and "jobs were moved" in printed
     assert ask(PORT, "GET", moved[0]).body["status"] == "completed"
