@@ -122,7 +122,8 @@ def _read_version() -> Optional[str]:
 def names_nvidia(name: str, runtime: Any) -> bool:
     """Whether a runtime of the Docker Engine is one of NVIDIA's, by its name or by the program that it runs."""
     path = str(runtime.get("path") or "") if isinstance(runtime, Mapping) else ""
-    return name.startswith("nvidia") or os.path.basename(path).startswith("nvidia-container-runtime")
+    # Docker Engine 23 and later also accept the path of a program as the name.
+    return os.path.basename(name).startswith("nvidia") or os.path.basename(path).startswith("nvidia-container-runtime")
 
 
 def read_toolkit(engine_info: Mapping[str, Any]) -> Toolkit:

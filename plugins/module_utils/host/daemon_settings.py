@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -75,8 +76,19 @@ def _refuse_constant(word: str) -> None:
     raise _NotAllowedError("{0} is not a value of JSON".format(word))
 
 
+def _read_float(text: str) -> float:
+    if math.isinf(float(text)):
+        raise _NotAllowedError("{0} is too large a number".format(text[:40]))
+    return float(text)
+
+
 def _decode(path: str, data: bytes) -> str:
     try:
+        if b"\0" in data and _is_cut(data):
+            why = "it has bytes of zero at its end or nothing else, as a file that was written while the power failed"
+            raise fail(
+                "daemon.json was not written whole; nothing was merged into it", where=path, why=why, hint=BY_HAND.format(path)
+            )
         if data.startswith(_UTF16) or b"\0" in data:
             raise fail(
                 "daemon.json is UTF-16; nothing was merged into it",
@@ -87,6 +99,12 @@ def _decode(path: str, data: bytes) -> str:
         return data[len(_UTF8_MARK) if data.startswith(_UTF8_MARK) else 0 :].decode("utf-8")
     except UnicodeDecodeError as exc:
         raise _broken(path, "it is not UTF-8: {0} at byte {1}".format(exc.reason, exc.start)) from exc
+
+
+def _is_cut(data: bytes) -> bool:
+    """Whether zeros take the place of the end of a file: what stands before them has none, and is no text of two-byte letters."""
+    text = data.rstrip(b"\0")
+    return b"\0" not in text and len(data) - len(text) > 1 and not data.startswith(_UTF16)
 
 
 def _broken(path: str, why: str) -> AnvilError:
@@ -102,7 +120,8 @@ def read_settings(path: str, data: Optional[bytes]) -> Dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        found = json.loads(text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
+        found = json.loads(text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant, parse_float=_read_float)
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
     except RecursionError as exc:
         raise _broken(path, "it is nested too deeply") from exc
     except ValueError as exc:

@@ -35,6 +35,9 @@ BEGINNINGS: Sequence[Tuple[Tuple[str, ...], str]] = (
 )
 # Words between what a line for a shell does first and the arguments of the server.
 STARTERS = frozenset(("exec", "-m", "--", *(word for beginning, _engine in BEGINNINGS for word in beginning)))
+# What only starts the rest of a command line, or is a part of its own image.
+INITS = frozenset(("tini", "dumb-init", "catatonit", "docker-init", "nvidia_entrypoint.sh"))
+ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
 # Programs that run anything: without the beginning of an engine behind it, their command is of no engine.
 RUNNERS = re.compile(r"python[\d.]*|node|busybox|[bdaz]*sh")
 IMAGE_WORDS = (("vllm", "vllm"), ("sglang", "sglang"), ("llama.cpp", "llama_cpp"), ("llama-server", "llama_cpp"))
@@ -86,8 +89,8 @@ def offer_serve(
         shown = mask_text(" ".join(words)) or "none"
         offer.notes.append("engine: the command is of no engine that is known, write engine, model and args by hand: " + shown)
         rest = []
-    elif script != words:
-        _note_script(offer, script, rest)
+    else:
+        environment.update(_read_wrapper(offer, script, rest))
     inherited = set(image_environment)
     own = {key: value for key, value in environment.items() if key + "=" + value not in inherited}
     own_port = _read_arguments(offer, engine, [*_flags_of_variables(engine, own, rest), *rest])
@@ -99,15 +102,27 @@ def offer_serve(
     return offer
 
 
-def _note_script(offer: OfferedServe, script: Sequence[str], rest: Sequence[str]) -> None:
-    """Say what a line for a shell does besides starting the server: the serve starts the server alone."""
+def _read_wrapper(offer: OfferedServe, script: Sequence[str], rest: Sequence[str]) -> Dict[str, str]:
+    """The variables that a command line sets before its server (``env NAME=VALUE``).
+
+    What else it does is a note: the serve starts the server alone.
+    """
     starts = [at for at in range(len(script) - len(rest) + 1) if list(script[at : at + len(rest)]) == list(rest)]
-    before = list(script[: starts[0]]) if rest and starts else []
+    at = starts[-1] if rest and starts else len(script)
+    before, after = list(script[:at]), list(script[at + len(rest) :])
     while before and (os.path.basename(before[-1]) in STARTERS or RUNNERS.fullmatch(os.path.basename(before[-1]))):
         before.pop()
-    if before:
+    while before and (os.path.basename(before[0]) in INITS or before[0].startswith("-")):
+        before.pop(0)
+    assigned: Dict[str, str] = {}
+    if before and os.path.basename(before[0]) == "env" and all(ASSIGNED.match(word) for word in before[1:]):
+        assigned = dict(word.partition("=")[::2] for word in before[1:])
+    elif before:
         text = mask_text(" ".join(before))
-        offer.notes.append("args: left out of the line for a shell, write environment or an image for it: " + text)
+        offer.notes.append("args: left out of the command, write environment or an image for it: " + text)
+    if find_command(after, "")[0]:
+        offer.notes.append("the command starts another server too, which needs a serve of its own: " + mask_text(" ".join(after)))
+    return assigned
 
 
 def _flags_of_variables(engine: str, environment: Mapping[str, str], rest: Sequence[str] = ()) -> List[str]:
@@ -203,6 +218,9 @@ def _read_arguments(offer: OfferedServe, engine: str, words: Sequence[str]) -> i
             offer.notes.append("args: not understood and left out: " + mask_text(group[0]))
     if args:
         offer.serve["args"] = args
+    if engine == "llama_cpp" and any("_" in word.partition("=")[0] for word in args if word.startswith("--")):
+        text = "args: flags with _ are those of llama_cpp.server (Python), and llama-server has others: use engine custom"
+        offer.notes.append(text)
     if engine and "model" not in offer.serve:
         offer.notes.append("model: the command names none; write the Hugging Face repository, or the path in the container")
     return port

@@ -39,6 +39,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_find
     COMPARED,
     PASSED,
     check_host_path,
+    check_volume,
     find_refused,
     find_secrets,
     list_left_out,
@@ -162,6 +163,7 @@ def _name_volumes(
             problems.append(Problem("an experiment cannot have a volume with a driver or driver_opts", where, hint=hint))
         name = str(settings.get("name") or key)
         # Compose names a volume after its own project where the file does not name it.
+        problems.extend(check_volume(where, name))
         found[str(key)] = name if settings.get("external") or name != f"{given}_{key}" else f"{project}_{key}"
     return found
 

@@ -60,6 +60,9 @@ REFUSED = {
     "external_links": "remove it: experiments reach each other by the names of their services",
 }  # fmt: skip
 
+# The volumes of routers, edges and workflows, by the names that this collection gives them.
+OWN_VOLUME = re.compile(r"anvil-(router|workflow)-.+")
+
 
 def find_refused(name: str, raw: Mapping[str, Any], base: HostPlan) -> Iterator[Problem]:
     """raw: one service with plain values (``$`` is ``$``). base: the plan of the host, with its root and allowed mounts."""
@@ -127,7 +130,10 @@ def check_mount(where: str, mount: Mapping[str, Any], base: HostPlan) -> Iterato
     if kind not in ("bind", "volume"):
         yield Problem(f"an experiment cannot have a mount of type {kind}", f"{where}.volumes", hint="use a folder or a volume")
     elif kind == "volume":
-        if not source:
+        if not source and re.match(r"[A-Za-z]:[\\/]", target):
+            why = "Docker Compose takes one letter with a colon for a drive of Windows"
+            yield Problem(f"the volume of {target} is not named", f"{where}.volumes", why, "give the volume a longer name")
+        elif not source:
             hint = "name the volume: NAME:" + target
             yield Problem(f"the volume at {target} has no name", f"{where}.volumes", "its data would be lost", hint)
         if (mount.get("volume") or {}).get("subpath"):
@@ -144,6 +150,14 @@ def check_mount(where: str, mount: Mapping[str, Any], base: HostPlan) -> Iterato
         if "shared" in propagation:
             yield Problem(f"an experiment cannot have propagation: {propagation}", f"{where}.volumes", hint="remove it")
         yield from check_host_path(f"{where}.volumes", source, bool(mount.get("read_only")), base)
+
+
+def check_volume(where: str, name: str) -> Iterator[Problem]:
+    """name: of the volume on the host."""
+    if OWN_VOLUME.fullmatch(name):
+        why = "a router, an edge or a workflow keeps its settings, keys or jobs there"
+        hint = "remove it; weights of this host are in the volumes that its serves mount"
+        yield Problem(f"an experiment cannot have the volume {name}", where, why, hint)
 
 
 def check_host_path(where: str, source: str, read_only: bool, base: HostPlan) -> Iterator[Problem]:
@@ -198,6 +212,10 @@ def find_secrets(name: str, raw: Mapping[str, Any], named: Mapping[str, str]) ->
     for key, value in (raw.get("labels") or {}).items():
         if mask_text(str(value)) != str(value) or (is_secret_name(str(key)) and value):
             yield Problem(f"the label {key} holds a secret in clear text", f"{where}.labels", hint="remove it")
+    for key, value in ((raw.get("logging") or {}).get("options") or {}).items():
+        if value and is_secret_entry(str(key), str(value)):
+            hint = "remove it; set the log driver in the daemon.json of the host, which is not shown"
+            yield Problem(f"the log option {key} holds a secret in clear text", f"{where}.logging", hint=hint)
     test = [str(word) for word in (raw.get("healthcheck") or {}).get("test") or ()]
     if hide_secrets(test) != test:
         hint = "remove it: an experiment is ready when it answers /v1/models"

@@ -71,6 +71,11 @@ def test_a_mark_of_utf8_does_not_count() -> None:
         (b'{"shutdown-timeout": -Infinity}', "-Infinity is not a value of JSON"),
         ('{"debug": true}'.encode("utf-16"), "is UTF-16"),
         ('{"debug": true}'.encode("utf-16-be"), "is UTF-16"),
+        ('{"debug": true}'.encode("utf-16-le"), "is UTF-16"),
+        (b'{"debug": true, "lab' + bytes(300), "was not written whole"),  # the power failed
+        (bytes(20), "was not written whole"),
+        (b'{"shutdown-timeout": 1e999}', "1e999 is too large a number"),
+        (b'{"labels": ["\\ud800"]}', "is not valid JSON"),
         (b'{"labels": ["\xff"]}', "it is not UTF-8"),
         (b'{"a":' * 30 + b"1" + b"}" * 30, "it is nested too deeply"),
         (b"[" * 900 + b"]" * 900, "it is nested too deeply"),

@@ -42,6 +42,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         ),
         {"engine": "vllm", "model": "org/m", "api_key": "mine_api_key", "args": ["--dtype", "half"], "port": 30002},
     ),
+    "variables before the server, and an init": (
+        container("--", "/usr/bin/env", "VLLM_USE_V1=1", f"A_TOKEN={KEY}", "vllm", "serve", "org/m",
+                  entrypoint=("/usr/bin/tini",)),
+        {"engine": "vllm", "model": "org/m", "environment": {"VLLM_USE_V1": "1"}, "secrets": {"A_TOKEN": "mine_a_token"}},
+    ),
     "sglang": (
         container("python3", "-m", "sglang.launch_server", "--model-path", "org/m", "--host", "0.0.0.0", "--port", "8000",
                   "--tp", "2", image="lmsysorg/sglang:v1", host={"ShmSize": 32 << 30}),
@@ -127,12 +132,18 @@ def test_a_command_of_an_unknown_engine_is_noted_without_its_secrets() -> None:
                 "-c",
                 "set -e\npip install x && export HF_TOKEN=sekret-9 && exec python3 -m sglang.launch_server --model m",
             ],
-            "line for a shell, write environment or an image for it: set -e ; pip install x && export HF_TOKEN=<hidden> &&",
+            "of the command, write environment or an image for it: set -e ; pip install x && export HF_TOKEN=<hidden> &&",
         ),
         (
             ["llama-server", "-mu", "https://store.example/m.gguf?token=sekret-9"],
             "secret: -mu https://store.example/m.gguf?token=<hidden>",
         ),
+        (["numactl", "--cpunodebind=0", "vllm", "serve", "m"], "write environment or an image for it: numactl --cpunodebind=0"),
+        (
+            ["sh", "-c", "vllm serve a --port 8000 & vllm serve b --api-key sekret-9 & wait"],
+            "starts another server too, which needs a serve of its own: & vllm serve b --api-key <hidden>",
+        ),
+        (["python3", "-m", "llama_cpp.server", "--model", "/m.gguf", "--n_ctx", "4096"], "use engine custom"),
         (["python", "-c", "import os; os.environ['HF_TOKEN'] = 'sekret-9'"], "of no engine that is known"),
     ],
 )

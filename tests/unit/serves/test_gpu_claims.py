@@ -75,6 +75,7 @@ def runtime(value: str, name: str = "nvidia") -> dict[str, Any]:
         (runtime("0,void"), ()),
         (runtime("all", "nvidia-container-runtime"), (A, B)),
         (runtime("all", "nvidia-legacy"), (A, B)),
+        (runtime("all", "/usr/bin/nvidia-container-runtime"), (A, B)),
         (runtime("all", "gpus"), (A, B)),  # a runtime name of the Docker Engine for NVIDIA's program
         (runtime("all", "runc"), ()),
         (runtime("all", ""), ()),
