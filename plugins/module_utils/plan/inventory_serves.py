@@ -335,7 +335,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         interval=shared.ready_interval or host.wait_interval,
         warmup=bool(shared.warmup),
         on_failure=shared.on_failure or "",
-        kind=section.read_choice("kind", KINDS) or derive_kind(settings),
+        kind=section.read_choice("kind", KINDS) or derive_kind(settings, model or ""),
         mem_limit=shared.mem_limit or "",
         pids_limit=shared.pids_limit or SERVE_PIDS,
         tls=endpoint.tls,

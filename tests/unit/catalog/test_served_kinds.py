@@ -44,3 +44,44 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds
 )
 def test_the_flags_tell_what_a_serve_answers(engine: str, args: list[str], environment: dict[str, str], kind: str) -> None:
     assert derive_kind(read_settings(engine, args, environment)) == kind
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("BAAI/bge-m3", "embeddings"),
+        ("BAAI/bge-large-en-v1.5", "embeddings"),
+        ("BAAI/bge-reranker-v2-m3", "rerank"),
+        ("BAAI/bge-reranker-v2-gemma", "chat"),  # the class of a language model
+        ("Qwen/Qwen3-Embedding-0.6B", "embeddings"),
+        ("Qwen/Qwen3-Reranker-0.6B", "chat"),  # needs --hf-overrides
+        ("Qwen/Qwen3-8B", "chat"),
+        ("intfloat/e5-mistral-7b-instruct", "embeddings"),
+        ("intfloat/multilingual-e5-large-instruct", "embeddings"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "embeddings"),
+        ("google/embeddinggemma-300m", "embeddings"),
+        ("google/gemma-3-4b-it", "chat"),
+        ("nomic-ai/nomic-embed-text-v1.5", "embeddings"),
+        ("jinaai/jina-embeddings-v3", "embeddings"),
+        ("jinaai/jina-reranker-v2-base-multilingual", "rerank"),
+        ("Alibaba-NLP/gte-Qwen2-7B-instruct", "embeddings"),
+        ("Alibaba-NLP/gte-multilingual-reranker-base", "rerank"),
+        ("ibm-granite/granite-embedding-english-r2", "embeddings"),
+        ("ibm-granite/granite-embedding-reranker-english-r2", "rerank"),
+        ("ibm-granite/granite-4.0-h-small", "chat"),
+        ("cross-encoder/ms-marco-MiniLM-L6-v2", "rerank"),
+        ("cross-encoder/nli-deberta-v3-base", "chat"),  # three labels: it is told when the weights are read
+        ("mixedbread-ai/mxbai-rerank-base-v2", "chat"),
+        ("openai/whisper-large-v3-turbo", "transcription"),
+        ("openai/gpt-oss-20b", "chat"),
+        ("/root/.cache/huggingface/hub/models--BAAI--bge-m3/snapshots/0123", "embeddings"),
+        ("/models/bge-m3", "chat"),  # a folder of that name may hold anything
+        ("someone/bge-m3", "chat"),
+    ],
+)
+def test_the_name_of_a_repository_tells_its_kind_to_vllm_alone(model: str, kind: str) -> None:
+    assert derive_kind(read_settings("vllm", [], {}), model) == kind
+    assert derive_kind(read_settings("vllm", ["--runner", "generate"], {}), model) == "chat"
+    assert derive_kind(read_settings("vllm", ["--task", "generate"], {}), model) == "chat"
+    assert derive_kind(read_settings("vllm", ["--task", "score"], {}), model) == "score"
+    assert derive_kind(read_settings("sglang", [], {}), model) == "chat"
