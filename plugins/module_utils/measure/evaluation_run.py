@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
@@ -87,7 +87,8 @@ def evaluate_tiers(
     containers = {str(serve["name"]): str(serve["container"]) for serve in options["serves"]}
     behind = {target.tier: containers.get(str(tiers[target.tier]["serve"]), "") for target in targets}
     result["serves"] = describe_serves(docker, {tier: name for tier, name in behind.items() if name})
-    result["evaluations"] = [_describe(one, end) for one, end in zip(planned, ends)]
+    asked = [target.tier for target in direct]
+    result["evaluations"] = [_describe(one, end, asked if one.kind == "calibrate" else ()) for one, end in zip(planned, ends)]
     made = next((end.outputs.get(one.output, "") for one, end in zip(planned, ends) if one.kind in MAKES_PROFILE), "")
     profile = parse_profile(made)
     if profile is not None:
@@ -100,9 +101,9 @@ def evaluate_tiers(
     return result
 
 
-def _describe(one: Evaluation, end: CommandEnd) -> Dict[str, Any]:
+def _describe(one: Evaluation, end: CommandEnd, asked: Sequence[str]) -> Dict[str, Any]:
     evidence: Optional[Dict[str, Any]] = read_evidence(end.outputs.get(one.output, ""))
-    checks = list_checks(one.kind, evidence)
+    checks = list_checks(one.kind, evidence, asked)
     passed = end.code == 0 and all(check["passed"] for check in checks)
     log: List[str] = [] if passed else list(end.log)
     return {

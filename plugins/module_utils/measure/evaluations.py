@@ -136,12 +136,18 @@ def read_evidence(text: str) -> Optional[Dict[str, Any]]:
     return told if isinstance(told, dict) else None
 
 
-def list_checks(kind: str, evidence: Optional[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+def list_checks(kind: str, evidence: Optional[Mapping[str, Any]], asked: Sequence[str] = ()) -> List[Dict[str, Any]]:
     """The checks of an evaluation: name, passed, detail. A benchmark has one: whether every request was answered.
 
-    (The command of the profile router ends with 0 even if none was.)
+    One that makes a profile has one, too: whether the profile has rows, also of each tier of ``asked``. (The commands of the
+    profile router end with 0 even if no request was answered, and leave out the rows of a tier that does not answer.)
     """
     told = evidence or {}
+    if kind in MAKES_PROFILE and isinstance(told.get("entries"), list):
+        rows = {str(row.get("tier_id")) for row in told["entries"] if isinstance(row, dict)}
+        silent = [tier for tier in asked if tier not in rows]
+        detail = "no row of {0} was measured".format(", ".join(silent) or "any tier") if silent or not rows else ""
+        return [{"name": "rows", "passed": not detail, "detail": detail}]
     if kind == "benchmark" and isinstance(told.get("requests"), int):
         answered, sent = told.get("completed"), told["requests"]
         detail = "{0} of {1} requests were answered".format(answered, sent)

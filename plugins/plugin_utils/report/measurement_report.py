@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_data_printable
+from ansible_collections.anvil.serving.plugins.module_utils.measure.evaluations import MAKES_PROFILE
 from ansible_collections.anvil.serving.plugins.module_utils.measure.gate import QUALITY, Gate, check_gate, describe_check
 from ansible_collections.anvil.serving.plugins.module_utils.measure.load_results import LoadResult
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.status_report import TEMPLATES, format_time
@@ -93,7 +94,7 @@ def describe_evaluations(host: Mapping[str, Any]) -> list[str]:
         counted += f" ({', '.join(numbers)})" if one["kind"] == "benchmark" and numbers else ""
         lines.append(f"{one['kind']}{' of ' + one['tier'] if one['tier'] else ''}: {counted}")
         lines += [f"  {check['name']}: {check['detail']}" for check in one["checks"] if not check["passed"]]
-        lines += [f"  {line}" for line in one["log"][-5:] if not one["checks"]]
+        lines += [f"  {line}" for line in one["log"][-5:] if not one["checks"] or one["kind"] in MAKES_PROFILE]
     lines += [describe_row(row) for row in host["difference"]]
     return lines
 

@@ -141,7 +141,8 @@ def test_each_host_of_a_fleet_has_a_report_and_replicas_are_measured(operator: O
     operator.bed.docker("rm", "--force", "anvil-router-1", "anvil-router-2", "anvil-router-edge")
 
 
-# Stands in for the program `claude`, which grades answers and needs an account: it gives every answer full marks.
+# Stands in for the program `claude`, the only judge that the image knows, which needs an account: a real llama-server grades. A
+# tiny model grades only under a schema that leaves it no choice; without one it answers with its phrase, which is no grade.
 DIMENSIONS = (
     "decomposition_granularity",
     "requirement_coverage",
@@ -149,8 +150,25 @@ DIMENSIONS = (
     "acceptance_verifiability",
     "faithfulness",
 )
-GRADE = json.dumps({"scores": dict.fromkeys(DIMENSIONS, 5), "total": 25, "notes": "x"})
-JUDGE = f"#!/bin/sh\ncat > /dev/null\necho '{json.dumps({'result': GRADE})}'\n".replace("\\", "\\\\")
+JUDGE = """#!/usr/bin/env python3
+import json, os, sys, urllib.request
+body = {"model": "fast", "max_tokens": 400, "messages": [{"role": "user", "content": sys.stdin.read()[:2000]}]}
+if os.environ.get("SCHEMA"):
+    schema = {"name": "grade", "schema": json.loads(os.environ["SCHEMA"])}
+    body["response_format"] = {"type": "json_schema", "json_schema": schema}
+with urllib.request.urlopen("http://measured-fast:9002/v1/chat/completions", json.dumps(body).encode(), 120) as answer:
+    print(json.dumps({"result": json.load(answer)["choices"][0]["message"]["content"]}))
+"""
+
+
+def fixed(**values: object) -> dict[str, object]:
+    """A schema of an object with these values."""
+    properties = {name: value if isinstance(value, dict) else {"const": value} for name, value in values.items()}
+    return {"type": "object", "properties": properties, "required": list(values), "additionalProperties": False}
+
+
+SCHEMA = json.dumps(fixed(scores=fixed(**dict.fromkeys(DIMENSIONS, 5)), total=25, notes="x"))
+GRADES = ("-e", json.dumps({"anvil_judge_environment": {"SCHEMA": SCHEMA}}))
 
 
 def test_a_measured_profile_is_compared_promoted_and_stale_once_its_tier_changes(operator: Operator) -> None:
@@ -167,7 +185,8 @@ def test_a_measured_profile_is_compared_promoted_and_stale_once_its_tier_changes
     prompts.joinpath("1.txt").write_text("Plan a small web shop.")
     router = ("-e", f"router_image={image}", "-e", "router_verify=false")
     operator.play("setup", *router)
-    only = ("-e", "load=false", "-e", "evaluate=calibrate", "-e", "eval_data=data")
+    nonsense = ("-e", "load=false", "-e", "evaluate=calibrate", "-e", "eval_data=data")
+    only = (*nonsense, *GRADES)
     said = operator.play("measure", *router, *only)
     assert "profile: fast, planning: added: allow 1 (1 samples), live is nothing" in said, said
     measured = json.loads((operator.folder / "measured/here/measured.json").read_text())
@@ -181,6 +200,13 @@ def test_a_measured_profile_is_compared_promoted_and_stale_once_its_tier_changes
     assert limited.returncode == 2 and "calibrate cannot be limited to some tiers" in limited.stdout
     live = ("exec", "anvil-router", "cat", "/etc/anvil/profile.json")
     assert '"entries": []' in bed.docker(*live)
+    refused = operator.attempt("measure", *router, *nonsense, "-e", "promote=true")
+    assert refused.returncode == 2 and "calibrate: failed" in refused.stdout and "JSON" in refused.stdout, refused.stdout[-3000:]
+    bed.docker("stop", "--time", "0", "measured-heavy")
+    refused = operator.attempt("measure", *router, *only, "-e", "promote=true")
+    assert refused.returncode == 2 and "rows: no row of heavy was measured" in refused.stdout, refused.stdout[-3000:]
+    assert '"entries": []' in bed.docker(*live)
+    bed.docker("start", "measured-heavy")
     operator.play("measure", *router, *only, "-e", "promote=true")
     assert [one["tier_id"] for one in json.loads(bed.docker(*live))["entries"]] == ["fast", "heavy"]
     assert "stale: image" not in operator.play("router_status", *router)

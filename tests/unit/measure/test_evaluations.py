@@ -158,3 +158,21 @@ def test_grades_that_bootstrap_read_go_to_the_tiers_of_the_router() -> None:
     fitted, left_out = fit_tiers({"schema": "s", "entries": rows}, ["heavy", "fast-local"])
     assert [one["tier_id"] for one in fitted["entries"]] == ["heavy", "fast-local"] and left_out == ["cloud"]
     assert fitted["schema"] == "s" and rows[0]["tier_id"] == "heavy-local"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "asked", "detail"),
+    [
+        ({"entries": [{"tier_id": "heavy"}, {"tier_id": "fast"}]}, ["heavy", "fast"], ""),
+        ({"entries": [{"tier_id": "heavy"}]}, ["heavy", "fast"], "no row of fast was measured"),
+        ({"entries": []}, ["heavy", "fast"], "no row of heavy, fast was measured"),
+        ({"entries": []}, [], "no row of any tier was measured"),
+        ({"entries": [{"tier_id": "cloud"}]}, [], ""),
+    ],
+)
+def test_a_profile_without_rows_of_a_measured_tier_has_not_passed(
+    evidence: dict[str, Any], asked: list[str], detail: str
+) -> None:
+    (check,) = list_checks("calibrate", evidence, asked)
+    assert (check["passed"], check["detail"]) == (not detail, detail)
+    assert list_checks("calibrate", None, asked) == []
