@@ -144,9 +144,9 @@ def list_checks(kind: str, evidence: Optional[Mapping[str, Any]], asked: Sequenc
     """
     told = evidence or {}
     if kind in MAKES_PROFILE and isinstance(told.get("entries"), list):
-        rows = {str(row.get("tier_id")) for row in told["entries"] if isinstance(row, dict)}
-        silent = [tier for tier in asked if tier not in rows]
-        detail = "no row of {0} was measured".format(", ".join(silent) or "any tier") if silent or not rows else ""
+        measured = {str(row.get("tier_id")) for row in told["entries"] if isinstance(row, dict)}
+        silent = [tier for tier in asked if tier not in measured]
+        detail = "no row of {0} was measured".format(", ".join(silent) or "any tier") if silent or not measured else ""
         return [{"name": "rows", "passed": not detail, "detail": detail}]
     if kind == "benchmark" and isinstance(told.get("requests"), int):
         answered, sent = told.get("completed"), told["requests"]

@@ -30,6 +30,10 @@ class ValidationError(ValueError):
 
 
 BALANCERS = "`--data-parallel-hybrid-lb` and `--data-parallel-external-lb` cannot be enabled together."
+COLON = (
+    "served_model_name cannot contain a colon (':') character. The colon is reserved for the 'model:adapter' syntax used in LoRA "
+    "adapter specification. Invalid value: 'a:b'"
+)
 BATCH = "max_num_batched_tokens (128) must be greater than or equal to max_num_seqs (256)."
 
 
@@ -63,6 +67,7 @@ BATCH = "max_num_batched_tokens (128) must be greater than or equal to max_num_s
         (AssertionError("Pipeline parallelism is not compatible with overlap schedule"), {"pp_size"}, set(), ""),
         (AssertionError("chunked_prefill_size must be divisible by page_size"), {"chunked_prefill_size"}, {"page_size"}, ""),
         (AssertionError("chunked_prefill_size must be divisible by page_size"), {"chunked_prefill_size"}, set(), "divisible"),
+        (AssertionError(COLON), {"served_model_name"}, set(), "colon"),  # what is quoted is no word about the machine
     ],
 )
 def test_a_refusal_counts_only_where_it_is_about_given_settings(

@@ -43,6 +43,7 @@ NAME = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)+")
 OF_THE_MACHINE = re.compile(
     r"\b(?:cuda|rocm|hip|xpu|hpu|npu|tpu|cpus?|gpus?|platforms?|devices?|packages?|install(?:ed)?|ray|nixl|models?|free)\b", re.I
 )
+QUOTED = re.compile(r"'[^']*'|`[^`]*`")
 # Settings of SGLang whose comparisons need a number: value of a server that leaves them out.
 SGLANG_UNSET = {"device": "cuda", "chunked_prefill_size": -1, "page_size": 1, "served_model_name": "dummy"}
 # The first error of a style's imports.
@@ -126,7 +127,7 @@ def describe_conflict(error: BaseException, given: Set[str], unset: Set[str]) ->
     kept = []
     for row in rows:
         names = {name.replace("-", "_") for name in NAME.findall(row)}
-        if names & given and not names & unset and not OF_THE_MACHINE.search(row):
+        if names & given and not names & unset and not OF_THE_MACHINE.search(QUOTED.sub("", row)):
             kept.append(row)
     return "; ".join(kept)
 
@@ -254,12 +255,13 @@ STYLES: Dict[str, Callable[[List[str]], None]] = {
     "sglang_serve": parse_sglang_serve,
     "trtllm": parse_trtllm,
 }
-# What a style imports, once for all its command lines. A release may lack some of them.
+# What a style imports, once for all its command lines. A release may lack some of them. SGLang imports what resolves and checks
+# its settings only when it does so, which would take seconds for each command line.
 MODULES = {
     "vllm": ("vllm", "vllm.entrypoints.cli.main", "vllm.entrypoints.cli.serve", "vllm.entrypoints.openai.api_server"),
     "vllm_server": ("vllm", "vllm.entrypoints.openai.cli_args"),
-    "sglang": ("sglang.srt.server_args",),
-    "sglang_serve": ("sglang.srt.server_args",),
+    "sglang": ("sglang.srt.server_args", "sglang.srt.arg_groups.pipeline", "sglang.srt.arg_groups.validation_hook"),
+    "sglang_serve": ("sglang.srt.server_args", "sglang.srt.arg_groups.pipeline", "sglang.srt.arg_groups.validation_hook"),
     "trtllm": ("tensorrt_llm.commands.serve",),
 }
 
@@ -322,8 +324,9 @@ def main() -> None:
                 importlib.import_module(module)
             except BaseException as exc:  # each question then tells it by itself
                 words = "{0}: {1}".format(type(exc).__name__, exc)
-                IMPORT_ERRORS.setdefault(style, words)
                 sys.stderr.write(words + "\n")
+                if not (isinstance(exc, ModuleNotFoundError) and module.startswith(str(exc.name))):  # else: another release
+                    IMPORT_ERRORS.setdefault(style, words)
             if module == "vllm":
                 prepare_vllm()
     for question in questions:
