@@ -25,16 +25,17 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_optio
 )
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
 
-TOKENS = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kKmMgGtT]?)")
+TOKENS = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kKmMgGtT]?i?)")
 POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+UNITS_OF_SGLANG = ("", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti")
 MOST_TOKENS = 10**12
 LONGEST_TABLE = 65536
 ON_WORDS = ("1", "on", "true", "yes", "enabled")
 ABBREVIATING = tuple(name for name, engine in ENGINES.items() if engine.abbreviates)
 
 
-def parse_tokens(text: str) -> Optional[int]:
-    """A number of tokens as vLLM and SGLang read it: k is 1000 (32k, 25.6k, 1m), K is 1024 (32K).
+def parse_tokens(text: str, engine: str = "vllm") -> Optional[int]:
+    """A number of tokens. vLLM: k is 1000 (32k, 25.6k, 1m), K is 1024 (32K). SGLang: k and M are decimal, Ki and Mi are binary.
 
     None for anything else, such as ``auto``, ``-1`` and a decimal with a binary unit.
     """
@@ -42,10 +43,14 @@ def parse_tokens(text: str) -> Optional[int]:
     if match is None:
         return None
     number, unit = match.groups()
-    base = 1024 if unit.isupper() else 1000
-    if "." in number and (base == 1024 or not unit):
+    if engine == "sglang":
+        binary, known = unit.endswith("i"), unit in UNITS_OF_SGLANG
+    else:
+        binary, known = unit.isupper(), "i" not in unit
+    if not known or ("." in number and (binary or not unit)):
         return None
-    tokens = int(float(number) * base ** POWERS[unit.lower()]) if "." in number else int(number) * base ** POWERS[unit.lower()]
+    factor = (1024 if binary else 1000) ** POWERS[unit[:1].lower()]
+    tokens = int(float(number) * factor) if "." in number else int(number) * factor
     return tokens if tokens <= MOST_TOKENS else None
 
 
@@ -131,7 +136,7 @@ class Settings:
         if self.engine == "llama_cpp":  # C++'s stoi: it stops at the first character that is not a digit
             match = re.match(r"\s*\+?([0-9]{1,12})", text)
             return int(match.group(1)) or None if match else None
-        return parse_tokens(text) or None
+        return parse_tokens(text, self.engine) or None
 
     def table(self, name: str) -> Mapping[str, Any]:
         return self.given[name].table if name in self.given else {}

@@ -22,7 +22,9 @@ KV_OFFLOAD = "kv_offload"  # off: the KV cache stays in the host's memory
 SHARE = "share"  # share of each card's total memory
 TENSOR, PIPELINE, DATA = "tensor", "pipeline", "data"
 DATA_LOCAL, DATA_RANK, DATA_BACKEND = "data_local", "data_rank", "data_backend"
-DATA_ATTENTION = "data_attention"  # data parallelism for attention only, inside the tensor ranks
+DATA_ATTENTION = "data_attention"  # the data parallel size is that of attention only, inside the tensor ranks
+ATTENTION_DATA = "attention_data"  # the data parallel size of attention only
+ATTENTION_CONTEXT, EXPERT_DATA = "attention_context", "expert_data"  # further sizes inside the tensor ranks
 EXPERT = "expert"
 CONTEXT_RANKS = "context_ranks"  # ranks that divide the tokens of a sequence, among the tensor ranks
 PREFILL_RANKS = "prefill_ranks"  # ranks for the same, with cards of their own
@@ -147,6 +149,9 @@ SGLANG: Dict[str, Option] = {
     PIPELINE: Option(("--pp-size", "--pipeline-parallel-size", "--pp")),
     DATA: Option(("--dp-size", "--data-parallel-size", "--dp")),
     DATA_ATTENTION: Option(("--enable-dp-attention",), SWITCH),
+    ATTENTION_DATA: Option(("--attn-dp-size", "--attention-data-parallel-size")),
+    ATTENTION_CONTEXT: Option(("--attn-cp-size", "--attention-context-parallel-size")),
+    EXPERT_DATA: Option(("--moe-dp-size", "--moe-data-parallel-size")),
     EXPERT: Option(("--ep-size", "--expert-parallel-size", "--ep")),
     CONTEXT_RANKS: Option(("--dcp-size", "--decode-context-parallel-size")),
     NODES: Option(("--nnodes",)),
@@ -155,7 +160,7 @@ SGLANG: Dict[str, Option] = {
     CARD_STEP: Option(("--gpu-id-step",)),
     # The last ones are KTransformers': experts stay with the processor.
     HOST_WEIGHTS: Option(("--cpu-offload-gb", "--offload-group-size", "--kt-weight-path", "--kt-method")),
-    TEXT_ONLY: Option(("--language-only", "--encoder-only"), SWITCH),
+    TEXT_ONLY: Option(("--language-only", "--language-model-only", "--encoder-only"), SWITCH),
     STAGES: _variable("SGLANG_PP_LAYER_PARTITION"),
     SWA_FULL: Option(("--disable-hybrid-swa-memory",), SWITCH),
     KV_TOKENS: Option(("--max-total-tokens",)),

@@ -2,7 +2,8 @@
 """How a serve uses its cards, from its settings: tensor, pipeline, data and further parallel sizes of each engine. Pure.
 
 Sources: vLLM ``vllm/config/parallel.py`` (world size: tensor x pipeline x prefill context; data ranks each have such a world;
-decode context reuses tensor ranks); SGLang ``server_args.py`` (data parallelism for attention lies inside the tensor ranks);
+decode context reuses tensor ranks); SGLang ``arg_groups/parallel_hook.py`` (data and context parallelism of attention, and data
+parallelism of experts, lie inside the tensor ranks; ``--enable-dp-attention`` makes of ``--dp-size`` the size of attention);
 TensorRT-LLM ``commands/serve.py`` (tensor x pipeline x context).
 """
 
@@ -36,7 +37,12 @@ SIZES = (
     options.PREFILL_RANKS,
     options.CONTEXT_RANKS,
     options.NODES,
+    options.ATTENTION_DATA,
+    options.ATTENTION_CONTEXT,
+    options.EXPERT_DATA,
 )
+# SGLang's sizes that lie inside the tensor ranks, so that together they must divide them.
+INSIDE_TENSOR = ((options.ATTENTION_DATA, options.ATTENTION_CONTEXT), (options.EXPERT_DATA,))
 
 
 @dataclass(frozen=True)
@@ -74,14 +80,30 @@ def _find_problem(settings: Settings, tensor: int, data: int, context: int, pref
         return "{0} {1} does not divide {2} {3}".format(
             settings.spelling(options.CONTEXT_RANKS), context, settings.spelling(options.TENSOR), tensor
         )
-    if settings.engine == "sglang" and settings.is_on(options.DATA_ATTENTION) and tensor % data:
+    if settings.engine == "sglang":
+        return _find_problem_inside(settings, tensor, data)
+    return ""
+
+
+def _find_problem_inside(settings: Settings, tensor: int, data: int) -> str:
+    """What SGLang refuses of the sizes that lie inside its tensor ranks."""
+    spelled = settings.spelling(options.TENSOR)
+    attention = _size(settings, options.ATTENTION_DATA)
+    if settings.is_on(options.DATA_ATTENTION) and attention == 1 and tensor % data:
         return "with {0}, {1} {2} must divide {3} {4}".format(
-            settings.spelling(options.DATA_ATTENTION),
-            settings.spelling(options.DATA),
-            data,
-            settings.spelling(options.TENSOR),
-            tensor,
+            settings.spelling(options.DATA_ATTENTION), settings.spelling(options.DATA), data, spelled, tensor
         )
+    if attention > 1 and data > 1 and not settings.is_on(options.DATA_ATTENTION):
+        return "{0} {1} and {2} {3} exclude each other".format(
+            settings.spelling(options.DATA), data, settings.spelling(options.ATTENTION_DATA), attention
+        )
+    for names in INSIDE_TENSOR:
+        given = [name for name in names if _size(settings, name) > 1]
+        product = math.prod(_size(settings, name) for name in given)
+        if product > 1 and tensor % product:
+            return "{0} does not divide {1} {2}".format(
+                " x ".join("{0} {1}".format(settings.spelling(name), settings.text(name)) for name in given), spelled, tensor
+            )
     return ""
 
 
@@ -105,7 +127,9 @@ def read_parallelism(settings: Settings) -> Parallelism:
         whole = experts if experts and settings.is_on(options.EXPERT) else 1
     attention_data = 1
     if settings.engine == "sglang" and settings.is_on(options.DATA_ATTENTION):
-        attention_data, data = data, 1
+        attention_data, data = max(data, _size(settings, options.ATTENTION_DATA)), 1
+    elif settings.engine == "sglang":
+        attention_data = _size(settings, options.ATTENTION_DATA)
     elif settings.engine == "trtllm" and settings.is_on(options.DATA_ATTENTION):
         attention_data = tensor
     if settings.has(options.DATA_RANK):

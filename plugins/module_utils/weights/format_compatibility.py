@@ -7,7 +7,13 @@ from typing import Any, FrozenSet, Iterator, List, Mapping, Optional
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog import engine_options as options
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import Settings
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds import CHAT, KINDS, LLAMA_KIND_FLAGS, derive_kind
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.served_kinds import (
+    CHAT,
+    EMBEDDINGS,
+    KINDS,
+    LLAMA_KIND_FLAGS,
+    derive_kind,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.core.findings import Finding, doubtful, impossible, unknown
 from ansible_collections.anvil.serving.plugins.module_utils.weights.candidate import Candidate
 from ansible_collections.anvil.serving.plugins.module_utils.weights.context_length import (
@@ -62,6 +68,14 @@ QUANTIZATION_FLAGS: Mapping[str, FrozenSet[str]] = {
     "mxfp4": PLAIN | {"mxfp4"},
     "bitsandbytes": PLAIN | {"bnb-4bit", "bnb-8bit"},
 }
+ENGINE_NAMES = {"vllm": "vLLM", "sglang": "SGLang", "llama_cpp": "llama-server"}
+# Classes that SGLang serves without --is-embedding for embeddings or scores (is_generation_model of its 0.5.23).
+SGLANG_POOLING = (
+    *("LlamaEmbeddingModel", "MistralModel", "Qwen3Model", "CLIPModel", "BertModel", "Contriever", "XLMRobertaModel"),
+    *("EmbeddingGemma2Model", "Lfm2BidirectionalModel", "LlamaForSequenceClassificationWithNormal_Weights"),
+    *("InternLM2ForRewardModel", "Qwen2ForRewardModel", "Qwen3ForRewardModel"),
+    *(name + "ForSequenceClassification" for name in ("Llama", "Qwen2", "Qwen3", "Bert", "XLMRoberta", "Gemma2")),
+)
 # Inner configs of multimodal models.
 INNER = ("text_config", "llm_config", "language_config", "thinker_config")
 
@@ -126,29 +140,53 @@ def _judge_files(candidate: Candidate, facts: ModelFacts) -> Iterator[Finding]:
 
 
 def judge_kind(candidate: Candidate, facts: ModelFacts) -> List[Finding]:
-    """vLLM serves embedders, rerankers and transcription models as what they are, without a flag; llama.cpp needs the flag."""
-    planned, served = candidate.kind, derive_kind(candidate.settings)
-    if planned != CHAT or served != CHAT or facts.kind not in KINDS:
+    """Whether the engine serves the model for the planned kind. vLLM goes by the class of the weights, and so does SGLang for
+    some classes; llama.cpp, and SGLang for any other class, go by a flag."""
+    if derive_kind(candidate.settings) != CHAT or candidate.settings.has_unread_file:
         return []
+    if candidate.kind == CHAT:
+        return list(_judge_chat(candidate, facts))
+    return list(_judge_other_kind(candidate, facts))
+
+
+def _judge_chat(candidate: Candidate, facts: ModelFacts) -> Iterator[Finding]:
+    """A serve that is planned for chat, and whose model is not for chat."""
+    if facts.kind not in KINDS:
+        return
     if candidate.engine == "llama_cpp" and facts.kind in LLAMA_KIND_FLAGS:
-        return [
-            doubtful(
-                what="the model does not chat: it is for {0}".format(facts.kind),
-                where="serve " + candidate.serve,
-                why="the header of {0} says so; without a flag llama-server answers such requests with 501".format(facts.path),
-                hint="add {0} to args".format(LLAMA_KIND_FLAGS[facts.kind]),
-            )
-        ]
-    if candidate.engine != "vllm" or candidate.settings.text(options.RUNNER) == "generate":
-        return []
-    return [
-        doubtful(
-            what="the model does not chat: vLLM serves it for {0}".format(facts.kind),
+        yield doubtful(
+            what="the model does not chat: it is for {0}".format(facts.kind),
+            where="serve " + candidate.serve,
+            why="the header of {0} says so; without a flag llama-server answers such requests with 501".format(facts.path),
+            hint="add {0} to args".format(LLAMA_KIND_FLAGS[facts.kind]),
+        )
+    pools = candidate.engine == "vllm" and candidate.settings.text(options.RUNNER) != "generate"
+    if pools or (candidate.engine == "sglang" and facts.architecture in SGLANG_POOLING):
+        yield doubtful(
+            what="the model does not chat: {0} serves it for {1}".format(ENGINE_NAMES[candidate.engine], facts.kind),
             where="serve " + candidate.serve,
             why="{0} in {1}".format(facts.architecture or "its class", facts.path),
             hint="set kind: {0} in anvil_serves.{1}".format(facts.kind, candidate.serve),
         )
-    ]
+
+
+def _judge_other_kind(candidate: Candidate, facts: ModelFacts) -> Iterator[Finding]:
+    """A serve that is planned for embeddings or reranking, and whose engine would serve chat."""
+    flag, kind = "", candidate.kind
+    if candidate.engine == "llama_cpp":
+        flag = LLAMA_KIND_FLAGS.get(kind, "")
+    elif facts.format in PLAIN_FORMATS and kind == EMBEDDINGS:
+        if candidate.engine == "vllm" and facts.kind == "text":
+            flag = "--runner pooling"
+        elif candidate.engine == "sglang" and facts.architecture not in SGLANG_POOLING:
+            flag = "--is-embedding"
+    if flag:
+        yield doubtful(
+            what="{0} serves the model for chat, not for {1}".format(ENGINE_NAMES[candidate.engine], kind),
+            where="serve " + candidate.serve,
+            why="kind: {0}, but neither args nor {1} in {2} say so".format(kind, facts.architecture or "its class", facts.path),
+            hint="add {0} to args of anvil_serves.{1}, or correct its kind".format(flag, candidate.serve),
+        )
 
 
 def _judge_quantization_flag(candidate: Candidate, facts: ModelFacts) -> Iterator[Finding]:

@@ -35,7 +35,7 @@ def heavy(field: Field, models: Path) -> Field:
     write_model(models / "rank", "the reranker answers", scores=True)
     del field.serves["fast"]
     shared: dict[str, Any] = {"entrypoint": ("vllm",), "cap_drop": (), "read_only": False, "environment": CPU, "ipc": "host"}
-    field.edit("heavy", engine="vllm", image=IMAGE, served_name="heavy", warmup=True, ready_timeout=240, **shared)
+    field.edit("heavy", engine="vllm", image=IMAGE, served_name="heavy", warmup=True, ready_timeout=900, **shared)
     return field
 
 
@@ -89,7 +89,7 @@ def test_a_gateway_router_gives_sound_to_a_whisper_on_vllm(clean_bed: Bed, model
         "volumes": [f"{models}:/models:ro"],
         "environment": CPU,
         "ipc": "host",
-        "ready_timeout": 400,
+        "ready_timeout": 900,
         "warmup": True,
     }
     variables = {

@@ -39,10 +39,37 @@ def read(engine: str, line: str, **environment: str) -> Settings:
         ("999999t", None),
         ("", None),
         ("1e5", None),
+        ("32Ki", None),
+        ("i", None),
+        ("5i", None),
     ],
 )
 def test_a_length_is_read_as_vllm_reads_it(text: str, tokens: int | None) -> None:
     assert parse_tokens(text) == tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("131072", 131072),
+        ("32k", 32000),
+        ("25.6k", 25600),
+        ("1M", 1000000),
+        ("1.5M", 1500000),
+        ("128Ki", 131072),
+        ("1Mi", 1048576),
+        ("32K", None),
+        ("1m", None),
+        ("25.6Ki", None),
+        ("1.5", None),
+        ("128ki", None),
+        ("-1", None),
+    ],
+)
+def test_a_length_is_read_as_sglang_reads_it(text: str, tokens: int | None) -> None:
+    """``human_readable_int`` of SGLang 0.5.23 has other units than that of vLLM."""
+    assert parse_tokens(text, "sglang") == tokens
+    assert read_settings("sglang", ["--context-length", text], {}).tokens("context") == tokens
 
 
 @pytest.mark.parametrize(

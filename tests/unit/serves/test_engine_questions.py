@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Service
@@ -261,6 +264,16 @@ def test_the_answers_of_python_parsers_are_classified(
 ) -> None:
     answer = read_python_answer(Question("heavy", "vllm", argv, {}), raw)
     assert (answer.outcome, answer.argument) == (outcome, argument) and words in answer.words, answer
+
+
+RECORDED = json.loads((Path(__file__).parents[1] / "data/sglang-0.5.23-answers.json").read_text())
+
+
+@pytest.mark.parametrize("row", RECORDED["answers"], ids=lambda row: " ".join(row["argv"]) or "none")
+def test_what_the_real_sglang_answered_names_the_argument(row: dict[str, Any]) -> None:
+    """Recorded by parse_command_lines in a venv with SGLang, whose import takes too long, and too much room, for a test."""
+    answer = read_python_answer(Question("heavy", "sglang", tuple(row["argv"]), {}), row)
+    assert (answer.outcome, answer.argument) == (row["outcome"], row["argument"]), answer
 
 
 def test_the_remedy_names_the_key_of_the_inventory() -> None:

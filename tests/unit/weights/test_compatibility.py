@@ -230,6 +230,33 @@ def test_a_model_that_cannot_chat_is_doubtful_for_a_chat_serve(
     assert [(one.verdict, one.problem.hint) for one in found] == ([(DOUBTFUL, hint)] if hint else [])
 
 
+@pytest.mark.parametrize(
+    ("engine", "form", "architecture", "kind", "args", "planned", "hint"),
+    [
+        ("llama_cpp", "gguf", "llama", "text", "", "embeddings", "add --embeddings to args"),
+        ("llama_cpp", "gguf", "bert", "embeddings", "", "embeddings", "add --embeddings to args"),
+        ("llama_cpp", "gguf", "qwen3", "rerank", "", "rerank", "add --reranking to args"),
+        ("llama_cpp", "gguf", "bert", "embeddings", "--embeddings", "embeddings", ""),
+        ("vllm", "safetensors", "LlamaForCausalLM", "text", "", "embeddings", "add --runner pooling to args"),
+        ("vllm", "safetensors", "LlamaForCausalLM", "text", "--runner pooling", "embeddings", ""),
+        ("vllm", "safetensors", "LlamaForCausalLM", "text", "--config /c.yaml", "embeddings", ""),  # it may say so
+        ("vllm", "safetensors", "Qwen3ForCausalLM", "embeddings", "", "embeddings", ""),
+        ("sglang", "safetensors", "Qwen3ForCausalLM", "embeddings", "", "embeddings", "add --is-embedding to args"),
+        ("sglang", "safetensors", "Qwen3ForCausalLM", "embeddings", "--is-embedding", "embeddings", ""),
+        ("sglang", "safetensors", "XLMRobertaModel", "embeddings", "", "embeddings", ""),
+        ("sglang", "safetensors", "XLMRobertaModel", "embeddings", "", "chat", "set kind: embeddings in anvil_serves.heavy"),
+        ("sglang", "safetensors", "BertForSequenceClassification", "rerank", "", "chat", "set kind: rerank"),
+    ],
+)
+def test_an_engine_that_serves_another_kind_than_planned_is_doubtful(
+    engine: str, form: str, architecture: str, kind: str, args: str, planned: str, hint: str
+) -> None:
+    facts = model("f16", form, kind=kind, architecture=architecture)
+    found = [one for one in judge(serve(facts, engine, args=args, kind=planned)) if one.verdict != UNKNOWN]
+    assert [one.verdict for one in found] == ([DOUBTFUL] if hint else [])
+    assert all(hint in str(one.problem.hint) for one in found)
+
+
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_an_engine_that_runs_on_the_cpu_needs_no_card(engine: str) -> None:
     two = serve(model("bf16", gib=500), engine, args="--device cpu", cards=("GPU-1", "GPU-2"))
