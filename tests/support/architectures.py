@@ -74,6 +74,14 @@ ARCHITECTURES = (
     Architecture("Llama 3.1 405B", 516096, ISCA, llama("llama", 126, 128, 8, 16384)),
     Architecture("Llama 3.2 1B", 32 * KIB, GALLERY, llama("llama", 16, 32, 8, 2048, 64)),
     Architecture("Nanbeige 4.1 3B", 64 * KIB, GALLERY, llama("llama", 32, 20, 4, 2560, 128)),
+    # layers that run several times, with a cache for each time
+    Architecture("Ouro 2.6B", 48 * 4 * 2 * 16 * 128 * 2, VLLM, llama("ouro", 48, 16, 16, 2048, 128, total_ut_steps=4)),
+    Architecture(
+        "IQuest Coder 40B Loop",
+        80 * 2 * 2 * 8 * 128 * 2,
+        VLLM,
+        llama("iquestloopcoder", 80, 40, 8, 5120, 128, loop_num=2, loop_window_size=64),
+    ),
     Architecture("Mistral 7B v0.1", 32 * 1024**3 / 262144, JAMBA, llama("mistral", 32, 32, 8, 4096, sliding_window=4096)),
     Architecture("Mixtral 8x7B", 32 * 1024**3 / 262144, JAMBA, llama("mixtral", 32, 32, 8, 4096, sliding_window=None)),
     Architecture("Qwen2.5 7B", 56 * KIB, VLLM, QWEN25_7B),

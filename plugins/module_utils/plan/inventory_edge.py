@@ -82,14 +82,19 @@ def read_edge(
     serves: Sequence[ServePlan],
     secrets: InventorySecrets,
 ) -> Optional[EdgePlan]:
-    """The edge of the host; None if nothing needs one: a single router on loopback, without clients."""
+    """The edge of the host; None if nothing needs one: a single router on loopback, without clients or published serves."""
     given = check.read_mapping(("anvil_edge",), variables.get("anvil_edge"), "anvil_edge: {tls: {certificate: …, key: …}}")
     section = given or Section(check, ("anvil_edge",), {})
     section.check_keys(EDGE_KEYS)
     published = [serve for serve in serves if serve.published]
     clients = read_clients(check, variables.get("anvil_clients"), secrets, router, published)
+    # A router beside an edge is behind it: both are one compose project.
     is_needed = router and (
-        router.replicas > 1 or not is_loopback(router.bind) or given is not None or has_clients(variables.get("anvil_clients"))
+        bool(published)
+        or router.replicas > 1
+        or not is_loopback(router.bind)
+        or given is not None
+        or has_clients(variables.get("anvil_clients"))
     )
     certificates = _read_certificates(section)
     name = section.read_text("container", CONTAINER_RULE, CONTAINER)

@@ -56,13 +56,15 @@ _ENCODERS = re.compile(
     r"bert(?!.*decoder)|electra|mpnet|clip|siglip|^new$|^nomic|^ernie$|^vit$|_encoder$|^esm$|^fnet$|^roformer$|^xmod$|^data2vec-text$"
 )
 # Types without attention as an engine keeps it, whose configs look like those of a plain decoder.
-_NOT_KNOWN = ("xlstm", "blt", "blt_local_decoder")
+_NOT_KNOWN = ("xlstm", "blt", "blt_local_decoder", "deepseek_v4", "deepseek_v41")
+# Models that run their layers several times, and keep a cache for each time.
+_LOOPS = ("num_loops", "total_ut_steps", "loop_num")
 # Attention that selects its tokens by an index: only beside a latent is it known what the index keeps.
 _INDEXED = ("indexed_attention", "deepseek_sparse_attention")
 
 # Keys that speak of a memory which the branches below do not read.
 _STRANGE = re.compile(
-    r"compress_r|retention|rwkv|recurrent|lightning|sparse_att(?!ention_config$)|attention_type|block_type|kv_share|layer_group|use_cla|index_kpool"
+    r"compress_r|retention|^cca$|sliding_window_size|attn_window|attention_window|local_window|rwkv|recurrent|lightning|sparse_att(?!ention_config$)|attention_type|block_type|kv_share|layer_group|use_cla|index_kpool"
 )
 # The same for keys that are read only together with a list of layers.
 _HYBRID_KEYS = re.compile(r"mamba_|ssm_|^linear_(num|attn)|hybrid|attn_type|attn_layer|swa_|cross_attention_layers|^kda|^gdn")
@@ -254,6 +256,15 @@ def _merge_layers(layers: Sequence[Layer]) -> Tuple[Layer, ...]:
     return tuple(replace(layer, count=count) for layer, count in counts.items())
 
 
+def _repeat_loops(text: Mapping[str, Any], layers: Sequence[Layer], loops: int) -> List[Layer]:
+    """The layers of a looped model, each time that they run. IQuest's LoopCoder sees everything the first time only."""
+    window = read_count(text.get("loop_window_size"))
+    again = [
+        replace(layer, kind=kinds.WINDOW, window=window) if window and layer.kind == kinds.FULL else layer for layer in layers
+    ]
+    return [*layers, *again * (loops - 1)]
+
+
 def _read_blocks(text: Mapping[str, Any], blocks: Sequence[Any]) -> Optional[Attention]:
     """Nemotron NAS (DeciLM): each block says how many heads share one KV head, or that it has no attention."""
     heads, _key, _value = _read_heads({**text, "num_key_value_heads": None}, kinds.FULL)
@@ -337,4 +348,7 @@ def read_attention(text: Mapping[str, Any]) -> Optional[Attention]:
             found += _build_layer({**text, **_overrides(text, number)}, _WORDS[word], own, state, index)
     if any(layer.kind in (kinds.FULL, kinds.WINDOW, kinds.CHUNKED) and not layer.elements for layer in found):
         return None
-    return Attention(_merge_layers(found))
+    loops = read_first_count(text, *_LOOPS) or 1
+    if loops * len(found) > LAYER_LIMIT:
+        return Attention((Layer(kinds.UNKNOWN, len(found)),), ("{0} loops".format(loops),))
+    return Attention(_merge_layers(_repeat_loops(text, found, loops)))

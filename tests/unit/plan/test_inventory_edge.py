@@ -37,10 +37,19 @@ def fronts(*changes, **options):
             [*WIDE[1:], (HEAVY + "publish", "[::]:443"), (HEAVY + "insecure", True)],
             {"router": ("127.0.0.1", 8000, True), "serve-heavy": ("[::]", 443, False)},
         ),
+        (  # neither anvil_edge nor clients
+            [(HEAVY + "publish", "10.0.0.5"), (HEAVY + "api_key", "hf_token"), (HEAVY + "insecure", True)],
+            {"router": ("127.0.0.1", 8000, False), "serve-heavy": ("10.0.0.5", 30002, False)},
+        ),
     ],
 )
 def test_an_edge_is_there_where_clients_come_from_outside_or_have_names(changes, found):
     assert fronts(*changes) == found
+
+
+def test_a_published_serve_never_takes_the_router_away():
+    made = plan((HEAVY + "publish", "10.0.0.5"), (HEAVY + "api_key", "hf_token"), (HEAVY + "insecure", True))
+    assert [one.container for one in made.edge.replicas] == [made.router.container]
 
 
 def test_a_host_without_a_router_has_an_edge_for_its_published_serves():

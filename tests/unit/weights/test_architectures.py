@@ -64,12 +64,23 @@ def test_bytes_per_token_from_a_gguf_header(row: Architecture) -> None:
         llama("qwen4_exp_text", 2, 16, 2, 2048, 256, layer_types=["linear_attention", "indexed_attention"], linear_num_heads=1),
         latent("glm5_next_text", 2, 64, 4096, rope=0, layer_types=["linear_attention", "indexed_attention"], index_kpool=16),
         latent("bailing_hybrid", 42, 32, 2560, layer_group_size=4),  # engines differ in the last, shorter group
+        latent("deepseek_v41", 4, 128, 7168),  # also where the config leaves out what it compresses
+        llama("zaya_old", 4, 8, 2, 2048, 128, cca=True),
+        llama("unlimited_ocr", 4, 8, 8, 512, sliding_window_size=128),
+        llama("ouro", 48, 16, 16, 2048, 128, total_ut_steps=5000),
     ],
     ids=lambda config: config["model_type"],
 )
 def test_a_memory_that_is_not_known_is_unknown(config: dict[str, Any]) -> None:
     attention = read_config(config)
     assert attention is not None and not attention.exact and attention.bytes_per_token is None, attention
+
+
+@pytest.mark.parametrize("key", ["num_loops", "total_ut_steps", "loop_num"])
+@pytest.mark.parametrize("loops", [None, 0, 1, 3, True, "3"])
+def test_a_model_that_runs_its_layers_several_times_keeps_them_each_time(key: str, loops: Any) -> None:
+    attention = read_config(llama("nanbeige", 4, 8, 2, 512, **{key: loops}))
+    assert attention is not None and [layer.count for layer in attention.layers] == [12 if loops == 3 else 4], attention
 
 
 @pytest.mark.parametrize("kind", ["gemma", "gemma2"])
