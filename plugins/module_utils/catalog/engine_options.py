@@ -34,7 +34,7 @@ SPLIT_MODE, TENSOR_SPLIT, MAIN_CARD, DEVICES, RPC = "split_mode", "tensor_split"
 STAGES = "stages"  # layers of each pipeline stage
 LAYERS = "layers"  # layers on the cards
 FIT = "fit"
-HOST_WEIGHTS, HOST_EXPERTS = "host_weights", "host_experts"  # a part of the weights stays in the host's memory
+HOST_WEIGHTS, HOST_EXPERTS = "host_weights", "host_experts"  # a part of the weights stays in the host's memory (a switch)
 TEXT_ONLY = "text_only"  # a part of a multimodal model is not loaded
 MEDIA_LIMITS = "media_limits"
 UNIFIED_MEMORY = "unified_memory"
@@ -43,6 +43,7 @@ FLASH = "flash"  # flash attention
 PROJECTOR = "projector"
 DEVICE = "device"  # what the engine computes on: cuda, cpu, …
 DTYPE, QUANTIZATION, LOAD_FORMAT, REVISION = "dtype", "quantization", "load_format", "revision"
+ONLINE_QUANTIZATION = "online_quantization"  # how weights are quantised while they are loaded, by their layers
 OVERRIDES, ROPE_SCALING, ROPE_SCALE, YARN_CONTEXT = "overrides", "rope_scaling", "rope_scale", "yarn_context"
 LONG_CONTEXT = "long_context"  # a context above the model's is allowed
 SPECULATIVE, DRAFT = "speculative", "draft"
@@ -94,7 +95,7 @@ VLLM: Dict[str, Option] = {
     BATCH: Option(("--max-num-batched-tokens",)),
     KV_TYPE: Option(("--kv-cache-dtype",)),
     KV_BYTES: Option(("--kv-cache-memory-bytes", "--kv-cache-memory")),
-    SHARE: Option(("--gpu-memory-utilization",)),
+    SHARE: Option(("--gpu-memory-utilization", "--device-memory-utilization")),
     TENSOR: Option(("--tensor-parallel-size", "-tp")),
     PIPELINE: Option(("--pipeline-parallel-size", "-pp")),
     DATA: Option(("--data-parallel-size", "-dp")),
@@ -108,13 +109,14 @@ VLLM: Dict[str, Option] = {
     NODE_RANK: Option(("--node-rank", "-r")),
     EXECUTOR: Option(("--distributed-executor-backend",)),
     HOST_WEIGHTS: Option(("--cpu-offload-gb", "--offload-group-size")),
-    TEXT_ONLY: _switch("language-model-only"),
+    TEXT_ONLY: _switch("language-model-only", "--mm-encoder-only"),
     MEDIA_LIMITS: Option(("--limit-mm-per-prompt",), TABLE),
     STAGES: _variable("VLLM_PP_LAYER_PARTITION"),
     SWA_FULL: _switch("disable-hybrid-kv-cache-manager"),
     DEVICE: Option(("--device",)),
     DTYPE: Option(("--dtype",)),
     QUANTIZATION: Option(("--quantization", "-q")),
+    ONLINE_QUANTIZATION: Option(("--quantization-config",), TABLE),
     LOAD_FORMAT: Option(("--load-format",)),
     REVISION: Option(("--revision",)),
     OVERRIDES: Option(("--hf-overrides",), TABLE),
@@ -160,6 +162,7 @@ SGLANG: Dict[str, Option] = {
     CARD_STEP: Option(("--gpu-id-step",)),
     # The last ones are KTransformers': experts stay with the processor.
     HOST_WEIGHTS: Option(("--cpu-offload-gb", "--offload-group-size", "--kt-weight-path", "--kt-method")),
+    HOST_EXPERTS: Option(("--ple-offload-embedding",), SWITCH, ("--no-ple-offload-embedding",)),  # embeddings of each layer
     TEXT_ONLY: Option(("--language-only", "--language-model-only", "--encoder-only"), SWITCH),
     STAGES: _variable("SGLANG_PP_LAYER_PARTITION"),
     SWA_FULL: Option(("--disable-hybrid-swa-memory",), SWITCH),

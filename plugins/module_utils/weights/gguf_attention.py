@@ -53,6 +53,8 @@ _NO_CACHE = re.compile(
     r"bert|^gemma-embedding$|^wavtokenizer-dec$|^dream$|^llada(-moe)?$|^rnd1$|^t5encoder$|^clip$",
 )
 _RECURRENT = ("mamba", "mamba2")
+# Architectures that run their layers num_loops times, with a cache for each time.
+_LOOPED = ("nanbeige",)
 _RWKV = ("rwkv6", "rwkv7", "rwkv6qwen2", "arwkv7")
 # Every n-th layer has attention where neither the header's list nor its interval says so; the others are recurrent.
 _INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "minimax-01": 8}
@@ -234,7 +236,10 @@ def read_gguf_attention(architecture: str, meta: Mapping[str, Any]) -> Optional[
             )
         for layer in mine or [Layer(kinds.NONE)]:
             counts[layer] = counts.get(layer, 0) + 1
-    found = tuple(replace(layer, count=count) for layer, count in counts.items())
+    loops = header.number("num_loops") if architecture in _LOOPED else 1
+    if loops * layers > LAYER_LIMIT:
+        return Attention((Layer(kinds.UNKNOWN, layers),), ("num_loops",))
+    found = tuple(replace(layer, count=count * max(loops, 1)) for layer, count in counts.items())
     if any(layer.kv_heads and not layer.elements for layer in found):
         return None
     return Attention(found)

@@ -103,12 +103,13 @@ def _estimate(
 ) -> Estimate:
     """To start, an engine must hold one request of the full context; llama.cpp's context is for all slots together."""
     dtype = (settings.text(options.DTYPE) or "auto").lower()
+    online = settings.spelling(options.ONLINE_QUANTIZATION) if settings.has(options.ONLINE_QUANTIZATION) else None
     loading = Loading(
         engine=settings.engine,
         batch_tokens=_read_batch(settings, cards),
         value_dtype=(settings.text(options.KV_VALUE_TYPE) or "").lower() or None,
         dtype=dtype,
-        quantization=settings.text(options.QUANTIZATION),
+        quantization=settings.text(options.QUANTIZATION) or online,
         swa_full=settings.is_on(options.SWA_FULL),
         speculative=settings.has(options.SPECULATIVE),
     )
@@ -123,7 +124,8 @@ def _find_overridden(settings: Settings) -> Set[str]:
 def _may_shrink(settings: Settings, facts: ModelFacts) -> bool:
     """Whether the weights may lie in less memory than their files take: quantised or converted while loading, or left out."""
     plain = facts.quantisation in PLAIN
-    on_load = plain and (settings.has(options.QUANTIZATION) or settings.text(options.LOAD_FORMAT) == "bitsandbytes")
+    quantised = settings.has(options.QUANTIZATION, options.ONLINE_QUANTIZATION)
+    on_load = plain and (quantised or settings.text(options.LOAD_FORMAT) == "bitsandbytes")
     if facts.format == "pytorch" or _find_overridden(settings) - set(POSITIONS):
         return True  # their sizes were not read, or the model is built with other sizes
     limits = settings.table(options.MEDIA_LIMITS)

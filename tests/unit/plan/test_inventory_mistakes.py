@@ -366,7 +366,7 @@ MISTAKES = {
     "share in words": ([(HEAVY + "gpu_memory_utilization", "most")], HEAVY + "gpu_memory_utilization", "'most'", "derive"),
     "share of llama.cpp": ([(FAST + "gpu_memory_utilization", "derive")], FAST + "gpu_memory_utilization", "llama_cpp", "vllm"),
     "share twice": (
-        [(HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "args", ["--gpu-memory-utilization", "0.5"])],
+        [(HEAVY + "gpu_memory_utilization", "derive"), (HEAVY + "args", ["--device-memory-utilization", "0.5"])],
         HEAVY + "gpu_memory_utilization",
         "also in args",
         "one of the two",

@@ -83,6 +83,14 @@ def test_a_model_that_runs_its_layers_several_times_keeps_them_each_time(key: st
     assert attention is not None and [layer.count for layer in attention.layers] == [12 if loops == 3 else 4], attention
 
 
+@pytest.mark.parametrize(("architecture", "loops", "layers"), [("nanbeige", 2, 44), ("nanbeige", None, 22), ("llama", 2, 22)])
+def test_llama_cpp_keeps_the_layers_of_a_looped_model_each_time(architecture: str, loops: int | None, layers: int) -> None:
+    counts = {"block_count": 22, "embedding_length": 2560, "num_loops": loops}
+    heads = {"attention.head_count": 20, "attention.head_count_kv": 4}
+    attention = read_gguf_attention(architecture, {f"{architecture}.{key}": value for key, value in (counts | heads).items()})
+    assert attention is not None and attention.exact and [layer.count for layer in attention.layers] == [layers]
+
+
 @pytest.mark.parametrize("kind", ["gemma", "gemma2"])
 def test_the_text_model_of_paligemma_keeps_its_prompt(kind: str) -> None:
     config = {"model_type": "paligemma", "text_config": llama(kind, 18, 8, 1, 2048, 256, use_bidirectional_attention=True)}

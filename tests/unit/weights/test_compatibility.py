@@ -345,8 +345,12 @@ def test_only_the_weights_give_a_certain_verdict_and_findings_show_the_arithmeti
     ("quantisation", "args"),
     [
         ("bf16", "--quantization fp8"),
+        ("bf16", "--quantization nvfp4_per_token"),
+        ("bf16", '--quantization-config {"linear":"fp8_per_tensor"}'),
+        ("bf16", "--quantization-config.linear fp8_per_tensor"),
         ("bf16", "--load-format bitsandbytes"),
         ("f32", ""),
+        ("bf16", "--mm-encoder-only"),
         ("bf16", "--language-model-only"),
         ("bf16", "--offload-group-size 8"),
         ("bf16", '--hf-overrides {"num_hidden_layers":2}'),
