@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import OTHER_VARIABLES, VARIABLES
 from conftest import REPO
 
 PLAYBOOKS = sorted(path.stem for path in (REPO / "playbooks").glob("*.yml"))
@@ -39,3 +40,11 @@ def test_a_test_runs_the_playbook(name: str) -> None:
 
 def test_a_playbook_that_no_test_runs_is_found() -> None:
     assert run_by("no-such-verb") == []
+
+
+def test_every_variable_that_a_playbook_or_role_reads_is_known_to_the_plan() -> None:
+    """A host whose inventory sets an unknown one is refused."""
+    modules = {path.stem for kind in ("modules", "action", "lookup") for path in (REPO / "plugins" / kind).glob("*.py")}
+    files = [*REPO.glob("playbooks/*.yml"), *REPO.glob("roles/*/tasks/*.yml"), *REPO.glob("roles/*/defaults/*.yml")]
+    read = {name for path in files for name in re.findall(r"(?<![\w./-])anvil_[a-z_]+", path.read_text())}
+    assert sorted(read - modules - {*VARIABLES, *OTHER_VARIABLES}) == []

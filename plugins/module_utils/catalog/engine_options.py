@@ -123,6 +123,7 @@ VLLM: Dict[str, Option] = {
     ROPE_SCALING: Option(("--rope-scaling",), TABLE),
     LONG_CONTEXT: _variable("VLLM_ALLOW_LONG_MAX_MODEL_LEN"),
     SPECULATIVE: Option(("--speculative-config", "-sc"), TABLE),
+    DRAFT: Option(("--spec-model",)),
     CONFIG: Option(("--config",)),
     NAMES: Option(("--served-model-name",), MANY),
     LORAS: Option(("--lora-modules",), MANY),
