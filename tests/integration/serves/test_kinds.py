@@ -1,7 +1,7 @@
 """Serves of other kinds than chat: their warm-up, and their routes in a router.
 
-Embeddings and reranking are real models on a real llama-server. ``make vllm`` has both, and scores, on a real vLLM.
-No machine of the tests has a server for transcription, speech or scores without it: these servers are stand-ins.
+Embeddings and reranking are real models on a real llama-server. ``make vllm`` has both, scores and transcription on a real vLLM.
+No machine of the tests has a server for transcription or scores without it, or one for speech: these servers are stand-ins.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def test_a_gateway_router_routes_embeddings_and_its_verification_requests_them(
     assert wrong["failed"] and "the router returned no answer" in wrong["msg"], wrong
 
 
-# Stands in for a server that transcribes and one that speaks, which no machine here has: their requests and answers, no model.
+# Stands in for a server that transcribes (make vllm has a real one) and one that speaks: their requests and answers, no model.
 AUDIO = """
 import http.server, json
 class Audio(http.server.BaseHTTPRequestHandler):
