@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bed import FAKOLI_DARK, Bed
+from bed import FAKOLI_DARK, Bed, wait_until
 from conftest import REPO
 from installed import Installed, install
 from routersite import OLD_IMAGE, Site, new_site, profile_config, profile_text
 from workflowserver import Endpoint
 
+OUTSIDE, HERE = "198.51.100.2", "198.51.100.1"
 PHRASES = {"heavy": "the heavy tier answers", "fast": "the fast tier answers"}
 
 
@@ -108,3 +110,28 @@ def running(site: Site) -> Site:
     site.start_router()
     site.wait_healthy()
     return site
+
+
+@pytest.fixture
+def outside() -> Iterator[str]:
+    """Another machine beside the host, which has no route to the containers: the address of a web server on it."""
+    machine = subprocess.Popen(["unshare", "--net", "sleep", "120"])
+    inside = ["nsenter", "--net", f"--target={machine.pid}"]
+
+    def do(*argv: str, check: bool = True) -> None:
+        subprocess.run(argv, check=check, capture_output=True)
+
+    own = os.readlink("/proc/self/ns/net")
+    wait_until("the other machine", lambda: os.readlink(f"/proc/{machine.pid}/ns/net") != own)
+    do("ip", "link", "add", "wire0", "type", "veth", "peer", "name", "wire1")
+    do("ip", "link", "set", "wire1", "netns", str(machine.pid))
+    do("ip", "address", "add", f"{HERE}/30", "dev", "wire0")
+    do("ip", "link", "set", "wire0", "up")
+    do(*inside, "ip", "address", "add", f"{OUTSIDE}/30", "dev", "wire1")
+    do(*inside, "ip", "link", "set", "wire1", "up")
+    server = subprocess.Popen([*inside, "python3", "-m", "http.server", "8000", "--bind", OUTSIDE], stderr=subprocess.DEVNULL)
+    yield OUTSIDE
+    for process in (server, machine):
+        process.kill()
+        process.wait()
+    do("ip", "link", "delete", "wire0", check=False)

@@ -90,19 +90,33 @@ LLAMA_PRESETS = (
 READS_ANY_FILE = ("DAC_OVERRIDE",)
 CHANGES_USER = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 ANY_IMAGE = (*CHANGES_USER, "FSETID", "NET_BIND_SERVICE", "SETFCAP", "SETPCAP", "SYS_CHROOT")
-# Where PyTorch, Triton, FlashInfer and CUDA keep what they compile.
+# Where PyTorch, CUDA and the libraries of kernels keep what they compile, and transformers the code of a model; by default below
+# the home folder.
 TORCH_CACHES = {
     "CUDA_CACHE_PATH": "/tmp/cuda",
+    "DG_JIT_CACHE_DIR": "/tmp/deep-gemm",
     "FLASHINFER_WORKSPACE_BASE": "/tmp/flashinfer",
+    "HF_MODULES_CACHE": "/tmp/hf-modules",
+    "NUMBA_CACHE_DIR": "/tmp/numba",
+    "TILELANG_CACHE_DIR": "/tmp/tilelang",
     "TORCHINDUCTOR_CACHE_DIR": "/tmp/torchinductor",
+    "TORCH_EXTENSIONS_DIR": "/tmp/torch-extensions",
     "TRITON_CACHE_DIR": "/tmp/triton",
+    "TVM_FFI_CACHE_DIR": "/tmp/tvm-ffi",
 }
+# PyTorch asks for the name of its user when it is imported, and ends if the image has none for the uid. These count before that.
+NAMELESS_USER = {"LOGNAME": "anvil", "USER": "anvil"}
 PCI_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 ENGINES: Mapping[str, Engine] = {
     "vllm": Engine(
         entrypoint=("vllm",),
         shm_size="16g",
-        read_only_environment={**TORCH_CACHES, "VLLM_CACHE_ROOT": "/tmp/vllm", "VLLM_CONFIG_ROOT": "/tmp/vllm-config"},
+        read_only_environment={
+            **TORCH_CACHES,
+            "OUTLINES_CACHE_DIR": "/tmp/outlines",
+            "VLLM_CACHE_ROOT": "/tmp/vllm",
+            "VLLM_CONFIG_ROOT": "/tmp/vllm-config",
+        },
         cap_add=READS_ANY_FILE,
         entrypoint_cap_add=CHANGES_USER,
         gpu_environment=PCI_ORDER,
@@ -117,7 +131,7 @@ ENGINES: Mapping[str, Engine] = {
     ),
     "sglang": Engine(
         shm_size="16g",
-        read_only_environment={**TORCH_CACHES, "SGLANG_CACHE_DIR": "/tmp/sglang"},
+        read_only_environment={**TORCH_CACHES, "SGLANG_CACHE_DIR": "/tmp/sglang", "SGLANG_DG_CACHE_DIR": "/tmp/deep-gemm"},
         cap_add=CHANGES_USER,
         health_path="/v1/models",
         gpu_environment=PCI_ORDER,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import flag_of
-from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import Engine
+from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import NAMELESS_USER, Engine
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import ABSOLUTE, Section
 
 KEYS = ("read_only", "tmpfs", "user", "cap_drop", "cap_add", "no_new_privileges")
@@ -64,7 +64,7 @@ NOT_WRITTEN = SecuritySettings()
 @dataclass(frozen=True)
 class Confinement:
     """What the container of a serve may do, all defaults decided. environment: where the engine writes, if its root cannot be
-    written."""
+    written or its user may have no name."""
 
     read_only: bool
     tmpfs: Tuple[str, ...]
@@ -130,8 +130,15 @@ def decide_confinement(given: SecuritySettings, engine: Engine, own_entrypoint: 
         cap_drop=("ALL",) if given.cap_drop is None else given.cap_drop,
         cap_add=_decide_added(given, engine, own_entrypoint),
         security_opt=() if given.no_new_privileges is False else ("no-new-privileges:true",),
-        environment=engine.read_only_environment if read_only else {},
+        environment=_decide_environment(read_only, given.user or "", engine),
     )
+
+
+def _decide_environment(read_only: bool, user: str, engine: Engine) -> Mapping[str, str]:
+    """user: one that is a number may have no name in the image."""
+    uid = user.partition(":")[0]
+    nameless = bool(engine.read_only_environment) and uid.isdigit() and int(uid) > 0
+    return {**(engine.read_only_environment if read_only else {}), **(NAMELESS_USER if nameless else {})}
 
 
 def _decide_added(given: SecuritySettings, engine: Engine, own_entrypoint: bool) -> Tuple[str, ...]:

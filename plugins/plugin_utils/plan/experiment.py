@@ -89,9 +89,16 @@ def rename_to_options(problems: Iterable[Problem], name: str) -> list[Problem]:
 
 
 def _list_claims(base: HostPlan) -> list[tuple[str, str, str, int]]:
-    """(owner, container, address, port) of every serve and of the router in the inventory."""
+    """(owner, container, address, port) of every serve, of the router with its replicas, and of the edge in the inventory."""
     found = [(f"serve {serve.name}", serve.container, serve.bind, serve.port) for serve in base.serves]
-    return found + ([("the router", base.router.container, base.router.bind, base.router.port)] if base.router else [])
+    if base.router is not None:
+        found.append(("the router", base.router.container, base.router.bind, base.router.port))
+    if base.edge is not None:
+        found += [("the router", one.container, "", 0) for one in base.edge.replicas]
+        ports = [(front.bind, front.port) for front in base.edge.fronts if front.name != "router"]
+        ports += [base.edge.metrics] if base.edge.metrics else []
+        found += [("the edge", base.edge.container, bind, port) for bind, port in [*ports, ("", 0)]]
+    return found
 
 
 def find_conflicts(services: Iterable[Service], base: HostPlan) -> list[Problem]:

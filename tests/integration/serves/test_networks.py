@@ -8,13 +8,9 @@ from __future__ import annotations
 import os
 import subprocess
 import urllib.request
-from collections.abc import Iterator
 
-import pytest
-from bed import wait_until
 from serving import PYTHON_IMAGE, Field, actions, scripted
 
-OUTSIDE, HERE = "198.51.100.2", "198.51.100.1"
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 1); print('reached')"
 RESOLVE = """
 import socket, time
@@ -25,31 +21,6 @@ except OSError:
     found = False
 print(found, "quick" if time.time() - start < 2 else "slow")
 """
-
-
-@pytest.fixture
-def outside() -> Iterator[str]:
-    """Another machine beside the host, which has no route to the containers: the address of a web server on it."""
-    machine = subprocess.Popen(["unshare", "--net", "sleep", "120"])
-    inside = ["nsenter", "--net", f"--target={machine.pid}"]
-
-    def do(*argv: str, check: bool = True) -> None:
-        subprocess.run(argv, check=check, capture_output=True)
-
-    own = os.readlink("/proc/self/ns/net")
-    wait_until("the other machine", lambda: os.readlink(f"/proc/{machine.pid}/ns/net") != own)
-    do("ip", "link", "add", "wire0", "type", "veth", "peer", "name", "wire1")
-    do("ip", "link", "set", "wire1", "netns", str(machine.pid))
-    do("ip", "address", "add", f"{HERE}/30", "dev", "wire0")
-    do("ip", "link", "set", "wire0", "up")
-    do(*inside, "ip", "address", "add", f"{OUTSIDE}/30", "dev", "wire1")
-    do(*inside, "ip", "link", "set", "wire1", "up")
-    server = subprocess.Popen([*inside, "python3", "-m", "http.server", "8000", "--bind", OUTSIDE], stderr=subprocess.DEVNULL)
-    yield OUTSIDE
-    for process in (server, machine):
-        process.kill()
-        process.wait()
-    do("ip", "link", "delete", "wire0", check=False)
 
 
 def reaches(field: Field, container: str, host: str, port: int) -> bool:

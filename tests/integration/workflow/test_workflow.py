@@ -332,8 +332,15 @@ TRACED = {"port": 8108, "mlflow_port": 5008, "workflow_project_name": "traced"}
 TRACES = "/api/2.0/mlflow/traces?experiment_ids=1&max_results=100"
 
 
-def test_mlflow_gets_every_run_and_a_dead_mlflow_does_not_slow_runs(chain: Chain) -> None:
+def test_mlflow_gets_every_run_and_a_dead_mlflow_does_not_slow_runs(chain: Chain, outside: str) -> None:
     chain.deploy("linear", **TRACED)
+    # Another machine answers the servers, which have tools to call, and does not answer MLflow.
+    connect = f"import socket; print(socket.socket().connect_ex(({outside!r}, 8000)))"
+    said = {
+        name: chain.bed.run("docker", "exec", name, "timeout", "2", "python3", "-c", connect, check=False).stdout.strip()
+        for name in ("anvil-workflow-traced", "anvil-workflow-traced-mlflow")
+    }
+    assert said["anvil-workflow-traced"] == "0" and said["anvil-workflow-traced-mlflow"] != "0", said
     before = [_timed(8108) for _unused in range(10)]
     wait_for("traces", lambda: len(ask(5008, "GET", TRACES).body.get("traces", [])) >= 10, 60)
     for act in ("kill", "pause"):

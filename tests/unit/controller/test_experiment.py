@@ -150,6 +150,20 @@ def test_what_the_inventory_claims_is_refused_even_while_it_is_down() -> None:
     ]
 
 
+def test_replicas_and_the_edge_keep_their_names_and_ports() -> None:
+    router = {"image": "anvil.local/router:2.0.2", "replicas": 2}
+    base = build_plan("h", {**INVENTORY, "anvil_router": router, "anvil_edge": {"metrics": "127.0.0.1:8404"}}, {})
+    (service,) = render_experiment(
+        plan_of(ExperimentOptions("trial", model="m", port="30010"), base), "trial", 0
+    ).services.values()
+    for name, owner in (("anvil-router-1", "the router"), ("anvil-router-edge", "the edge")):
+        (problem,) = experiment.find_conflicts([replace(service, container=name)], base)
+        assert f"container name {name} for {owner}" in problem.what
+    for port, owner in ((8404, "the edge"), (8000, "the router")):
+        (problem,) = experiment.find_conflicts([replace(service, ports=(("127.0.0.1", port, "8000/tcp"),))], base)
+        assert f"port {port} for {owner}" in problem.what
+
+
 COMPOSE = """
 services:
   model:

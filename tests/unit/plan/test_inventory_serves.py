@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import render_serves
 from planning import BASE, BIG, DROP, FAST, HEAVY, plan, problems
@@ -132,6 +134,23 @@ def test_a_root_that_cannot_be_written_sends_what_is_compiled_to_memory_that_may
     mine = plan((HEAVY + "security", {"read_only": True}), (HEAVY + "environment", {"TRITON_CACHE_DIR": "/cache"})).serves[0]
     assert mine.environment["TRITON_CACHE_DIR"] == "/cache"
     assert "TRITON_CACHE_DIR" not in plan().serves[0].environment
+
+
+@pytest.mark.parametrize(
+    ("security", "names"),
+    [
+        ({}, set()),
+        ({"user": "2000:0"}, {"USER", "LOGNAME"}),
+        ({"user": 10001}, {"USER", "LOGNAME"}),
+        ({"user": "vllm"}, set()),  # the image knows its home and its name
+        ({"user": "0:0"}, set()),
+        ({"user": "2000:0", "read_only": True}, {"USER", "LOGNAME", "HF_MODULES_CACHE", "NUMBA_CACHE_DIR"}),
+        ({"read_only": True}, {"HF_MODULES_CACHE", "NUMBA_CACHE_DIR"}),
+    ],
+)
+def test_a_uid_without_a_name_in_the_image_has_one_in_the_environment(security: dict[str, Any], names: set[str]) -> None:
+    environment = plan((HEAVY + "security", security)).serves[0].environment
+    assert set(environment) & {"USER", "LOGNAME", "HF_MODULES_CACHE", "NUMBA_CACHE_DIR"} == names
     free = plan((FAST + "security", {"read_only": False, "no_new_privileges": False})).serves[1]
     assert (free.read_only, free.tmpfs, free.security_opt) == (False, (), ())
 
