@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Addresses and ports: which of them exclude each other, how they are written, in a URL too, and whether this host has one"""
+"""Addresses and ports: which exclude each other, how they are written, in a URL too, and whether this host is on their network"""
 
 from __future__ import annotations
 
@@ -41,17 +41,22 @@ def pack_address(text: str) -> Optional[bytes]:
     return None
 
 
-def host_has(address: str) -> Optional[bool]:
-    """Whether this host has an address. None: it is no address, or unknown."""
+def is_on_network(address: str, prefix: int) -> Optional[bool]:
+    """Whether this host has an address in the network of another one, so that its packets reach it without a router.
+
+    prefix: bits of the network; 0: unknown. None: unknown. Nothing is sent.
+    """
     packed = pack_address(address)
-    if packed is None:
+    if packed is None or not 0 < prefix <= 8 * len(packed):
         return None
     try:
         with socket.socket(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind((address.strip("[]"), 0))
+            probe.connect((address.strip("[]"), 9))
+            mine = pack_address(str(probe.getsockname()[0])) or b""
     except OSError as exc:
-        return False if exc.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) else None
-    return True
+        return False if exc.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EAFNOSUPPORT) else None
+    rest = 8 * len(packed) - prefix
+    return len(mine) == len(packed) and int.from_bytes(mine, "big") >> rest == int.from_bytes(packed, "big") >> rest
 
 
 def addresses_overlap(one: str, other: str) -> bool:

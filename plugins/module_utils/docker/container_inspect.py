@@ -7,7 +7,7 @@ import datetime
 import re
 from typing import Any, List, Mapping, Optional, Tuple
 
-from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import host_has, pack_address
+from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import is_on_network, pack_address
 from ansible_collections.anvil.serving.plugins.module_utils.docker import documents
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(?:([+-])(\d\d):(\d\d))?", re.ASCII)
@@ -77,8 +77,9 @@ def find_endpoint(found: Mapping[str, Any]) -> Optional[Tuple[str, int]]:
 
 
 def is_elsewhere(attached: Mapping[str, Any]) -> bool:
-    """Whether the bridge of a container's network is not on this host, as with rootless Docker and Docker Desktop.
+    """Whether this host is not on a network of a container, as with rootless Docker and Docker Desktop.
 
     A request to the container's address, with its token, would then leave the host, and another machine may answer.
     """
-    return host_has(str(attached.get("Gateway") or "")) is False
+    prefix = documents.read_number(attached.get("IPPrefixLen"))
+    return is_on_network(str(attached.get("IPAddress") or ""), prefix) is False

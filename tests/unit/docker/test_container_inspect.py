@@ -29,10 +29,10 @@ def test_a_timestamp_is_whole_seconds_and_the_zero_time_is_none(text: str, secon
         ({"8000/tcp": None, "53/udp": [{"HostIp": "", "HostPort": "1"}]}, {}, "none", {}, None),
         ({}, {"ExposedPorts": {"8000/tcp": {}}}, "host", {}, ("127.0.0.1", 8000)),
         ({}, {"ExposedPorts": {"8000/tcp": {}}}, "x", {"x": {"IPAddress": "172.18.0.2"}}, ("172.18.0.2", 8000)),
-        # The host has the bridge of the network; or it does not (rootless Docker, Docker Desktop): another machine may answer.
-        ({}, EXPOSED, "x", {"x": {"IPAddress": "127.9.0.2", "Gateway": "127.9.0.1"}}, ("127.9.0.2", 8000)),
-        ({}, EXPOSED, "x", {"x": {"IPAddress": "192.0.2.210", "Gateway": "192.0.2.209"}}, None),
-        ({}, EXPOSED, "x", {"x": {"IPAddress": "172.18.0.2", "Gateway": None}}, ("172.18.0.2", 8000)),  # an internal network
+        # This host is on the network, or is not (rootless Docker, Docker Desktop): another machine may answer there.
+        ({}, EXPOSED, "x", {"x": {"IPAddress": "127.9.0.2", "IPPrefixLen": 8}}, ("127.9.0.2", 8000)),
+        ({}, EXPOSED, "x", {"x": {"IPAddress": "203.0.113.9", "IPPrefixLen": 24}}, None),
+        ({}, EXPOSED, "x", {"x": {"IPAddress": "203.0.113.9", "IPPrefixLen": None}}, ("203.0.113.9", 8000)),
         ({}, {"ExposedPorts": {"8000/tcp": {}}}, "none", {"none": {"IPAddress": ""}}, None),
         (None, {}, "bridge", None, None),
     ],
