@@ -63,7 +63,8 @@ def find_address(inspected: Mapping[str, Any]) -> Tuple[str, int]:
         if attached.get("IPAddress") and not is_elsewhere(attached):
             return (str(attached["IPAddress"]), OWN_PORT)
     where = "container " + str(inspected.get("Name", "")).lstrip("/")
-    raise fail("the router has no address that this host can reach", where=where, hint="publish its port or attach a network")
+    hint = "publish its port, or attach a network of this host"
+    raise fail("the router has no address that this host can reach", where=where, hint=hint)
 
 
 def send_request(address: Tuple[str, int], body: Mapping[str, Any], token: str, timeout: float) -> Reply:
