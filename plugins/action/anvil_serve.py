@@ -10,7 +10,12 @@ from typing import Any
 from ansible.utils.vars import merge_hash
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import HOLDING_STATES
-from ansible_collections.anvil.serving.plugins.plugin_utils.plan.partners_in_run import Run, find_obstacles, lists_changes
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.partners_in_run import (
+    Run,
+    choose_parts,
+    find_obstacles,
+    lists_changes,
+)
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import failure_result
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.progress import ProgressAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.terminal import display_text
@@ -27,10 +32,14 @@ class ActionModule(ProgressAction):
         project = arguments.get("project") or {}
         folder = project.get("directory")
         state = arguments.get("state") or "up"
+        parts = arguments.pop("parts", None) or "all"
+        if parts != "all":
+            arguments["serves"] = choose_parts(project, arguments.get("serves") or (), parts)
+            if not arguments["serves"]:
+                return merge_hash(result, {"changed": False, "serves": {}, "warnings": []})
         run = Run(
             tuple(task_vars.get("ansible_play_hosts_all") or ()),
             tuple(task_vars.get("ansible_play_hosts") or ()),
-            int(task_vars.get("ansible_forks") or 0),
         )
         problems = find_obstacles(project, arguments.get("serves") or (), state, run)
         if problems and state not in HOLDING_STATES:

@@ -181,3 +181,25 @@ options:
     type: str
     default: ""
 """
+
+    SEVERAL_HOSTS = r"""
+options:
+  hold:
+    description:
+      - If a serve would change, check whether it may (admission, and the judgement of O(engine_check)), and change nothing.
+        RV(held) is true then. It has an effect with O(state=up), O(state=restarted) and O(state=recreated).
+      - C(site.yml) sets it for more than one host, and changes the hosts that hold in waves. It is always set, and the task fails
+        if it holds, where a serve spans several hosts and one of them is not in the run or failed in it.
+    type: bool
+    default: false
+    version_added: 1.1.0
+  parts:
+    description:
+      - Which of the selected serves to act on, where some span several hosts. V(members) are the parts that run here of serves
+        whose head is on another host. V(others) are all other serves, heads too.
+      - A head is ready only when its members answer, so a change starts the members of all hosts first.
+    type: str
+    choices: [all, members, others]
+    default: all
+    version_added: 1.1.0
+"""

@@ -50,15 +50,6 @@ options:
     type: str
     choices: [up, down, restarted, recreated, adopted, rolled_back, absent]
     default: up
-  hold:
-    description:
-      - If a serve would change, check whether it may (admission, and the judgement of O(engine_check)), and change nothing.
-        RV(held) is true then. It has an effect with O(state=up), O(state=restarted) and O(state=recreated).
-      - C(site.yml) sets it for more than one host, and changes the hosts that hold in waves. It is always set, and the task fails
-        if it holds, where a serve spans several hosts and one of them is not in the run or failed in it.
-    type: bool
-    default: false
-    version_added: 1.1.0
   keep_container:
     description: With O(state=down), stop the containers and keep them.
     type: bool
@@ -169,6 +160,7 @@ extends_documentation_fragment:
   - anvil.serving.anvil.project
   - anvil.serving.anvil.serves
   - anvil.serving.anvil.revisions
+  - anvil.serving.anvil.several_hosts
 seealso:
   - module: anvil.serving.anvil_plan
   - module: anvil.serving.anvil_serve_info
@@ -329,6 +321,7 @@ OPTIONS = {
     **PROJECT_OPTIONS,
     "state": {"type": "str", "choices": STATES, "default": "up"},
     "hold": {"type": "bool", "default": False},
+    "parts": {"type": "str", "choices": ["all", "members", "others"], "default": "all"},
     "keep_container": {"type": "bool", "default": False},
     "containers": {"type": "list", "elements": "str", "default": []},
     "confirm": {"type": "bool", "default": False},

@@ -86,9 +86,11 @@ def find_held_ports(numbers: Sequence[int], listed: Sequence[Mapping[str, Any]])
 
 
 def find_missing_addresses(services: Sequence[Service]) -> Dict[str, str]:
-    """Address -> why no port can be published on it: the host does not have it."""
+    """Address -> why no server can listen on it: the host does not have it."""
     missing = {}
-    for bind in sorted({bind for service in services for bind, _port, _protocol in list_ports(service.ports)}):
+    published = {bind for service in services for bind, _port, _protocol in list_ports(service.ports)}
+    used = {str((service.anvil.get("fabric") or {}).get("address") or "").strip("[]") for service in services} - {""}
+    for bind in sorted(published | used):
         packed = pack_address(bind)
         if packed is None or not any(packed):
             continue
@@ -96,6 +98,13 @@ def find_missing_addresses(services: Sequence[Service]) -> Dict[str, str]:
         if error is not None and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
             missing[bind] = str(error.strerror)
     return missing
+
+
+def find_missing_interfaces(services: Sequence[Service]) -> Dict[str, str]:
+    """Network interface that a service uses and this host does not have -> those that it has."""
+    named = {str((service.anvil.get("fabric") or {}).get("interface") or "") for service in services} - {""}
+    here = {name for _number, name in socket.if_nameindex()} if named else set()
+    return {name: ", ".join(sorted(here)) for name in named - here}
 
 
 def find_barred_ports(services: Sequence[Service], read_info: Callable[[], Mapping[str, Any]]) -> Dict[Port, str]:

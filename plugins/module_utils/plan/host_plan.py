@@ -70,8 +70,8 @@ class ServePlan:
     on_failure: what a change of it does that does not get ready, ``roll_back`` or ``keep``; empty: it is rolled back.
     hosts: of a serve over several hosts, the head first; empty: it runs on this host alone. rank: of this host among them; only
     the head (0) answers clients. common: what all of them must have alike, name -> JSON. address: where the server answers;
-    empty: at its container. host_network: it has the network of the host. devices: paths of devices that it gets. memlock: it may
-    lock any amount of memory. held_ports: (address, port) that it listens on besides.
+    empty: at its container. host_network: it has the network of the host. interface: the one that it uses there. devices: paths
+    of devices that it gets. memlock: it may lock any amount of memory. held_ports: (address, port) that it listens on besides.
     """
 
     name: str
@@ -127,6 +127,7 @@ class ServePlan:
     common: Dict[str, str] = field(default_factory=dict)
     address: str = ""
     host_network: bool = False
+    interface: str = ""
     devices: Tuple[str, ...] = ()
     memlock: bool = False
     held_ports: Tuple[Tuple[str, int], ...] = ()

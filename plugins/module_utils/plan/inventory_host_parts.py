@@ -16,8 +16,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engin
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_hosts import (
     HostPart,
     HostsOfServe,
+    check_backends,
     check_decided_flags,
     decide_part,
+    drop_head_only,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_networks import NetworkSettings, close_serve
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import Section, describe_value
@@ -59,6 +61,7 @@ def decide_host(
     besides those in ``shared``."""
     engine, listed = settings.engine, section.raw.get("gpus")
     check_decided_flags(section, engine, shared.args)
+    check_backends(section, settings)
     part = decide_part(section, engine, hosts, settings, len(listed) if isinstance(listed, (list, tuple)) else 0)
     named = {**given, "engine": engine, "hosts": hosts.hosts, "master_port": hosts.master_port, "rpc_port": hosts.rpc_port}
     named.update({key: getattr(shared, key) for key in ("image", "args", "launch", "environment", "entrypoint")})
@@ -140,7 +143,7 @@ def _place_vllm(
         serve = replace(serve, devices=RDMA_DEVICES, memlock=True, cap_add=added)
     if hosts.rank:
         secrets = {name: value for name, value in serve.secrets.items() if value != serve.api_key}
-        serve = replace(serve, secrets=secrets, api_key="")
+        serve = replace(serve, args=drop_head_only(serve.args), secrets=secrets, api_key="")
     placed = close_serve(section, serve, replace(networks, egress=True), False)
     return replace(
         placed,
@@ -149,6 +152,7 @@ def _place_vllm(
         dns=(),
         host_network=True,
         address=hosts.own.address,
+        interface=hosts.own.interface,
         bind=hosts.own.address,
         held_ports=() if hosts.rank else ((hosts.own.address, hosts.master_port),),
     )

@@ -47,6 +47,10 @@ DECIDED = {
 }
 
 
+# Flags of vLLM with a value, for processes of the API, which members do not have.
+HEAD_ONLY = ("--api-server-count", "-asc")
+
+
 @dataclass(frozen=True)
 class FabricEnd:
     """One host on the network between the hosts of a serve. interface: empty: not written. rdma: its RDMA devices, for NCCL."""
@@ -201,6 +205,28 @@ def check_decided_flags(section: Section, engine: str, args: Sequence[str]) -> N
         key = DECIDED.get(engine, {}).get(flag)
         if key:
             section.add_problem("args", "the plan sets {0} itself".format(flag), "remove it: the key {0} decides it".format(key))
+
+
+def check_backends(section: Section, settings: Settings) -> None:
+    """vLLM ends with an error if one of these meets several nodes (``vllm/config/parallel.py``, ``vllm/engine/arg_utils.py``)."""
+    for name in (options.EXECUTOR, options.DATA_BACKEND):
+        if (settings.text(name) or "").lower() == "ray":
+            flag = settings.spelling(name)
+            why = "vLLM refuses --nnodes with it; its processes start without Ray here"
+            section.add_problem("args", "{0} ray does not work over several hosts".format(flag), "remove {0}".format(flag), why)
+
+
+def drop_head_only(args: Sequence[str]) -> Tuple[str, ...]:
+    """The arguments without those that vLLM refuses beside ``--headless``."""
+    kept: List[str] = []
+    skip = False
+    for word in args:
+        flag = flag_of(word).replace("_", "-")
+        if skip or flag in HEAD_ONLY:
+            skip = not skip and flag in HEAD_ONLY and "=" not in word
+            continue
+        kept.append(word)
+    return tuple(kept)
 
 
 def decide_part(section: Section, engine: str, hosts: HostsOfServe, settings: Settings, cards: int) -> HostPart:

@@ -62,7 +62,9 @@ def _port_problems(
                     what="the host does not have the address {0}".format(port[0]),
                     where="serve " + service.name,
                     why="port {0} cannot be published: {1}".format(name_port(port), missing[port[0]]),
-                    hint="publish the serve on an address that the host has (ip -brief address), or on 127.0.0.1",
+                    hint="write the address that this host has in fabric (ip -brief address)"
+                    if service.anvil.get("hosts")
+                    else "publish the serve on an address that the host has (ip -brief address), or on 127.0.0.1",
                 )
             )
         elif port in barred:
@@ -86,6 +88,20 @@ def _port_problems(
                     ),
                 )
             )
+    return found
+
+
+def _fabric_problems(service: Service, missing: Mapping[str, str]) -> List[Problem]:
+    """What a service with the network of its host needs there. missing: address or interface -> why, or what is there."""
+    fabric = service.anvil.get("fabric") or {}
+    address, interface = str(fabric.get("address") or "").strip("[]"), str(fabric.get("interface") or "")
+    where, found = "serve " + service.name, []
+    if address in missing:
+        hint = "write the address that this host has in fabric (ip -brief address)"
+        found.append(Problem("the host does not have the address {0}".format(address), where, missing[address], hint))
+    if interface in missing:
+        what = "the host has no network interface {0}".format(interface)
+        found.append(Problem(what, where, "it has " + missing[interface], "correct interface in fabric"))
     return found
 
 
@@ -138,12 +154,14 @@ def admit(
     """Every reason why a service may not start, by its name; empty: all are admitted.
 
     services: those that are about to be created, replaced or started. others: every other container of the host.
-    busy: ports that a process holds, with a description of the process. missing: addresses that the host does not have, and why.
+    busy: ports that a process holds, with a description of the process. missing: addresses and network interfaces that the host
+    does not have, and why.
     barred: ports that the Docker Engine may not publish, and why.
     """
     verdicts = {}
     for service in services:
         problems = _name_problems(service, others) + _port_problems(service, others, busy, missing or {}, barred or {})
+        problems += _fabric_problems(service, missing or {})
         problems += _gpu_problems(service, cards)
         if problems:
             verdicts[service.name] = problems

@@ -18,6 +18,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.listening_ports
     find_barred_ports,
     find_busy_ports,
     find_missing_addresses,
+    find_missing_interfaces,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.serves import decisions
 from ansible_collections.anvil.serving.plugins.module_utils.serves.admission import admit
@@ -127,7 +128,7 @@ def _check_models(
 def _read_ports(
     state: ProjectState, starting: Sequence[Service], outcomes: Dict[str, Outcome]
 ) -> Tuple[Dict[Port, str], Dict[str, str]]:
-    """The ports that a process holds, and the addresses that the host does not have; both without those that may be wrong.
+    """The ports that a process holds; the addresses and network interfaces that the host lacks. Without those that may be wrong.
 
     The containers that are about to be replaced or removed give their ports back. A container in a restart loop has its port at
     one moment and not at the next: the list of containers may lack it.
@@ -138,7 +139,7 @@ def _read_ports(
     own = [port for seen in going if seen.state in HOLDING for port in list_ports(seen.ports)]
     found = find_busy_ports(starting, state.listed, [seen.id for seen in going])
     busy = {port: holder for port, holder in found.items() if not any(ports_overlap(port, held) for held in own)}
-    missing = find_missing_addresses(starting)
+    missing = {**find_missing_addresses(starting), **find_missing_interfaces(starting)}
     if missing and state.docker.info().get("OperatingSystem") == "Docker Desktop":
         missing = {}  # its ports are published on the machine outside the one that it runs on
     return busy, missing

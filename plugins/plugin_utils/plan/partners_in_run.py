@@ -17,11 +17,10 @@ STARTING = ("up", "restarted", "recreated", "rolled_back", "adopted")
 
 @dataclass(frozen=True)
 class Run:
-    """The hosts of the play, those of them that have not failed, and how many hosts work at a time (0: not known)."""
+    """The hosts of the play, and those of them that have not failed."""
 
     hosts: tuple[str, ...]
     healthy: tuple[str, ...]
-    forks: int = 0
 
 
 def find_obstacles(project: Mapping[str, Any], only: Sequence[str], state: str, run: Run) -> list[Problem]:
@@ -31,13 +30,10 @@ def find_obstacles(project: Mapping[str, Any], only: Sequence[str], state: str, 
     """
     if state not in STARTING:
         return []
-    raw = project.get("services") or "{}"
-    services = json.loads(raw) if isinstance(raw, str) else raw
     problems: list[Problem] = []
-    for name, service in sorted(services.items()):
-        described = service.get("anvil") or {}
+    for name, described in _list_chosen(project, only):
         hosts = described.get("hosts") or []
-        if not hosts or (only and not {name, *(described.get("tags") or [])} & set(only)):
+        if not hosts:
             continue
         where = f"serve {name}"
         if state == "rolled_back":
@@ -53,10 +49,20 @@ def find_obstacles(project: Mapping[str, Any], only: Sequence[str], state: str, 
                 "run it for all hosts of the serve, without --limit" if away else "correct that host, and type the command again"
             )
             problems.append(Problem("its hosts change together or not at all", where, "; ".join(why), hint))
-        elif 0 < run.forks < len(hosts):
-            what = f"its {len(hosts)} hosts start at the same time, and this run works on {run.forks} at a time"
-            problems.append(Problem(what, where, hint=f"add -f {len(hosts)}, or set forks in ansible.cfg"))
     return problems
+
+
+def _list_chosen(project: Mapping[str, Any], only: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The serves that are named, or all, each with its ``x-anvil``."""
+    raw = project.get("services") or "{}"
+    services = json.loads(raw) if isinstance(raw, str) else raw
+    described = [(name, service.get("anvil") or {}) for name, service in sorted(services.items())]
+    return [(name, one) for name, one in described if not only or {name, *(one.get("tags") or [])} & set(only)]
+
+
+def choose_parts(project: Mapping[str, Any], only: Sequence[str], parts: str) -> list[str]:
+    """The names of the chosen serves that are ``members``, or ``others``. project, only: as for ``find_obstacles``."""
+    return [name for name, one in _list_chosen(project, only) if bool(one.get("rank")) == (parts == "members")]
 
 
 def lists_changes(serves: Mapping[str, Mapping[str, Any]]) -> bool:

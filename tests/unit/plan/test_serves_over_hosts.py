@@ -195,3 +195,11 @@ def test_different_cards_are_told() -> None:
     other["anvil_gpus"] = {"g0": {**cards(1)["g0"], "vram_mib": 40000}}
     problems, (note,) = check_partners(plan("a", mine), {"b": plan("b", other)}, HOSTS)
     assert not problems and "a 80000 MiB" in note and "b 40000 MiB" in note
+
+
+def test_ray_is_refused_and_members_get_no_flag_of_the_api() -> None:
+    with pytest.raises(AnvilError, match="ray does not work over several hosts"):
+        plan("a", vllm(1, "--distributed-executor-backend", "ray"))
+    for words in (["--api-server-count", "2"], ["--api_server_count=2"], ["-asc", "2"]):
+        head, member = part("a", vllm(1, *words, "--seed", "1")), part("b", vllm(1, *words, "--seed", "1"))
+        assert head.args[: len(words)] == tuple(words) and member.args[:2] == ("--seed", "1")
