@@ -35,12 +35,6 @@ def check_name(name: str) -> None:
     raise fail(f"{name!r} is no name for a host", "name", "it names files and messages", "choose one: -e name=my-host")
 
 
-def show_path(path: Path) -> str:
-    """A path below the current folder by its place there."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
 class ActionModule(ActionBase):
     """Write the files of one host, or compare them with the host."""
 
@@ -71,19 +65,19 @@ class ActionModule(ActionBase):
         else:
             expression = f"{home} ~ '/.config/anvil/{name}/router-token'"
             driver = str(needs.get("gpu_driver") or "nvidia")
-            texts = first_inventory.lay_out_inventory(name, show_path(folder), facts, driver, expression)
-            written += [show_path(folder / "host_vars" / name / file) for file in texts]
+            texts = first_inventory.lay_out_inventory(name, inventory_folder.show_path(folder), facts, driver, expression)
+            written += [inventory_folder.show_path(folder / "host_vars" / name / file) for file in texts]
             if not check:
                 inventory_folder.write_folder(folder / "host_vars" / name, texts)
             written += [str(token)] if not token.exists() and (check or inventory_folder.make_token(token)) else []
         entry = first_inventory.lay_out_hosts(name, self._read_connection(task_vars))
         if not hosts.exists():
-            written.append(show_path(hosts))
+            written.append(inventory_folder.show_path(hosts))
             if not check:
                 inventory_folder.write_new(hosts, entry, 0o644)
         elif not listed:
             lines += [
-                f"{show_path(hosts)} does not name {name}; add it there:",
+                f"{inventory_folder.show_path(hosts)} does not name {name}; add it there:",
                 *("  " + line for line in entry.splitlines()[2:]),
             ]
         display_text("\n".join(f"  {line}" if line else "" for line in lines))
@@ -93,7 +87,7 @@ class ActionModule(ActionBase):
             "files": written,
             "token": str(token),
             "differences": differences,
-            "next": next_commands(typed, show_path(folder), bool(needs.get("missing")), os.path.exists),
+            "next": next_commands(typed, inventory_folder.show_path(folder), bool(needs.get("missing")), os.path.exists),
         }
 
     @staticmethod
@@ -107,7 +101,7 @@ class ActionModule(ActionBase):
         differences = first_inventory.compare_readings(written, now)
         if not differences:
             return [], [f"{name} has its variables already; its cards and versions are as they are written there"]
-        shown = show_path(place or known[0])
+        shown = inventory_folder.show_path(place or known[0])
         diff = first_inventory.lay_out_difference(name, written, now, shown)
         lines = [f"{name} differs from its variables (nothing was written):", *("  " + line for line in differences), "", *diff]
         return differences, lines

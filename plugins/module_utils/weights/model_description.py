@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from dataclasses import dataclass, fields
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import problems_as_dicts
 from ansible_collections.anvil.serving.plugins.module_utils.weights.memory_estimate import Loading, Split, estimate_vram
-from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import ModelFacts
+from ansible_collections.anvil.serving.plugins.module_utils.weights.model_facts import (
+    Attention,
+    Layer,
+    ModelFacts,
+    WeightParts,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.weights.model_folder import find_models, read_model
 
 
@@ -43,3 +48,18 @@ def describe_models(path: str, load: Load, discover: bool) -> Dict[str, Any]:
         "models": [describe_model(facts, load) for facts in found],
         "unreadable": [problem for error in broken for problem in problems_as_dicts(error.problems)],
     }
+
+
+def read_described_facts(described: Mapping[str, Any]) -> ModelFacts:
+    """The facts in a description of ``describe_model``, as anvil_model_info returns it."""
+    plain: Dict[str, Any] = {one.name: described[one.name] for one in fields(ModelFacts) if one.name in described}
+    attention = plain.get("attention")
+    if attention is not None:
+        layers = tuple(Layer(**layer) for layer in attention["layers"])
+        plain["attention"] = Attention(layers, tuple(attention["unknown"]))
+    if plain.get("parts") is not None:
+        plain["parts"] = WeightParts(**plain["parts"])
+    for name in ("files", "unknown_types", "projector_widths", "missing", "notes"):
+        if name in plain:
+            plain[name] = tuple(plain[name])
+    return ModelFacts(**plain)

@@ -30,6 +30,12 @@ def _ignore_tag(loader: yaml.SafeLoader, _suffix: str, node: yaml.Node) -> Any:
 _Loader.add_multi_constructor("!", _ignore_tag)
 
 
+def show_path(path: Path) -> str:
+    """A path below the current folder by its place there."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def read_document(path: Path) -> Any:
     """A file of variables. Raises AnvilError if it is not YAML."""
     try:

@@ -16,6 +16,7 @@ from ansible.parsing.yaml.dumper import AnsibleDumper
 from ansible.template import Templar
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, MigDevice
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import suggest_name
 from ansible_collections.anvil.serving.plugins.module_utils.serves.placement import (
     HostRoom,
@@ -36,12 +37,13 @@ MOST_ROUNDS = 20
 @dataclass
 class Fleet:
     """The hosts of a play. rooms: the hosts with a plan. serves: host -> its serves as written. left_out: host -> why it is not
-    considered. variables: host -> its ``anvil_*`` variables."""
+    considered. variables: host -> its ``anvil_*`` variables. engines: host -> its ``anvil_engines``."""
 
     rooms: dict[str, HostRoom] = field(default_factory=dict)
     serves: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     variables: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    engines: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def _read_card(described: Mapping[str, Any]) -> Card:
@@ -77,7 +79,7 @@ def read_fleet(loader: Any, variables: Mapping[str, Mapping[str, Any]], looks: M
         fleet.serves[host] = {
             str(name): {**(found.get(name) or {}), **(written.get(name) or {})} for name in {**found, **written}
         }
-        fleet.variables[host] = known
+        fleet.variables[host], fleet.engines[host] = known, engines
     return fleet
 
 
@@ -112,7 +114,7 @@ def place_on_hosts(loader: Any, fleet: Fleet, wanted: Sequence[WantedServe]) -> 
         known = len(refused)
         for one in proposal.placed:
             here = {**serves.get(one.host, {}), one.serve: _keys_on(wanted, one)}
-            why = _judge(loader, fleet, one.host, here)
+            why = find_refusal(loader, fleet, one.host, here)
             if why:
                 refused[one.serve, one.host] = why
             else:
@@ -122,19 +124,24 @@ def place_on_hosts(loader: Any, fleet: Fleet, wanted: Sequence[WantedServe]) -> 
     return replace(proposal, placed=[one for one in proposal.placed if (one.serve, one.host) not in refused])
 
 
-def _judge(loader: Any, fleet: Fleet, host: str, serves: Mapping[str, Mapping[str, Any]]) -> str:
+def find_refusal(loader: Any, fleet: Fleet, host: str, serves: Mapping[str, Mapping[str, Any]]) -> str:
     """Why the plan of a host refuses these serves; empty: it does not."""
+    try:
+        plan_with(loader, fleet, host, serves)
+    except AnvilError as error:
+        return "; ".join(f"{problem.where}: {problem.what}" for problem in error.problems)
+    return ""
+
+
+def plan_with(loader: Any, fleet: Fleet, host: str, serves: Mapping[str, Mapping[str, Any]]) -> HostPlan:
+    """The plan of a host with these serves. Raises AnvilError if it refuses them."""
     known = fleet.variables[host]
     anvil = {name: value for name, value in known.items() if name.startswith("anvil_")}
     # The layer that comes last.
     anvil["anvil_serves__zzzz_proposed"] = dict(serves)
     cards = fleet.rooms[host].cards
     described = [{**vars(card), "vram_free_mib": card.vram_free_mib} for card in cards]
-    try:
-        plan_host(Templar(loader, dict(known)), host, anvil, False, (lambda: described) if cards else None)
-    except AnvilError as error:
-        return "; ".join(f"{problem.where}: {problem.what}" for problem in error.problems)
-    return ""
+    return plan_host(Templar(loader, dict(known)), host, anvil, False, (lambda: described) if cards else None)
 
 
 def _keys_on(wanted: Sequence[WantedServe], placement: Placement) -> dict[str, Any]:

@@ -236,4 +236,5 @@ DESCRIBERS: dict[str, Callable[[Result, bool], Iterator[Change]]] = {
     "anvil_model": _describe_model,
     "anvil_docker_daemon": _describe_daemon,
     "anvil_inventory": _describe_inventory,
+    "anvil_add": _describe_inventory,
 }

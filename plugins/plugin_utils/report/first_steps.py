@@ -36,13 +36,16 @@ def describe_host_read(facts: Mapping[str, Any], needs: Mapping[str, Any]) -> li
 def next_commands(typed: TypedCommand | None, folder: str, lacks: bool, exists: Callable[[str], bool]) -> list[str]:
     """The commands that lead to an answer. lacks: the host is no complete Docker host yet."""
 
-    def command(name: str, *more: str) -> str:
-        program = typed.program if typed else "ansible-playbook"
-        playbook = _playbook_beside(typed.playbooks[-1] if typed and typed.playbooks else "playbooks/init.yml", name, exists)
-        return " ".join([program, shlex.quote(playbook), "-i", shlex.quote(folder), *more])
+    first = [name_command(typed, "prepare", folder, exists) + " -b"] if lacks else []
+    discover = name_command(typed, "discover", folder, exists) + " -e folder=/srv/models"
+    return [*first, discover, name_command(typed, "site", folder, exists)]
 
-    first = [command("prepare", "-b")] if lacks else []
-    return [*first, command("discover", "-e folder=/srv/models"), command("site")]
+
+def name_command(typed: TypedCommand | None, name: str, folder: str, exists: Callable[[str], bool]) -> str:
+    """The command that runs another playbook of the collection, as it is typed where ``typed`` was. folder: of the inventory."""
+    program = typed.program if typed else "ansible-playbook"
+    playbook = _playbook_beside(typed.playbooks[-1] if typed and typed.playbooks else "playbooks/init.yml", name, exists)
+    return " ".join([program, shlex.quote(playbook), "-i", shlex.quote(folder)])
 
 
 def _playbook_beside(typed: str, name: str, exists: Callable[[str], bool]) -> str:

@@ -43,7 +43,7 @@ def note_outcome(record: HostRecord, module: str, result: Mapping[str, Any], var
         return
     if module == "anvil_plan":
         record.token_file = str(result.get("token_file") or "")
-    elif module == "anvil_inventory":
+    elif module in ("anvil_inventory", "anvil_add"):
         record.next += result.get("next") or []
     elif module == "anvil_router_info" and result.get("answers"):
         record.answers = result["answers"]

@@ -48,7 +48,7 @@ _HARMLESS = """anvil_hosts ansible_host cache_dir serves container containers co
     model engine served_name port gpu vram_mib ready_timeout ttl experiment tail since lines format json html output revision
     settle config profile rollback_fleet reveal enforce strict inspect folder workflow workflow_project_name bind mlflow_port
     mlflow_bind no_mlflow timeout concurrency replicas env_file no_env_file generate_only purge engine_check anvil_waves serve
-    again on_failure"""
+    again on_failure yes variant context gpus recipe recipes speculative image"""
 HARMLESS = frozenset(_HARMLESS.split())
 PLAIN = re.compile(r"[\w.,:/+-]{1,100}")
 ELISION = "..."

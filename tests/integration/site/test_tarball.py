@@ -23,6 +23,8 @@ def test_an_installed_tarball_renders_and_documents_without_the_checkout(install
     installed.run("ansible-playbook", "anvil.serving.render", "-i", "fakoli-dark", "-e", "output=rendered")
     golden = REPO / "tests/unit/data/golden/fakoli-dark/serves/compose.yaml"
     assert (installed.work / "rendered/fakoli-dark/serves/compose.yaml").read_text() == golden.read_text()
+    shipped = installed.collections / "ansible_collections/anvil/serving/recipes"
+    assert {path.name for path in shipped.iterdir()} == {path.name for path in (REPO / "recipes").iterdir()}
     for module in (REPO / "plugins" / "modules").glob("anvil_*.py"):
         text = installed.run("ansible-doc", f"anvil.serving.{module.stem}").replace("\x1b[1m", "").replace("\x1b[0m", "")
         assert f"> MODULE anvil.serving.{module.stem}" in text
