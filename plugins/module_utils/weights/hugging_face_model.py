@@ -124,8 +124,10 @@ _KINDS_BY_ENDING = (
     (("RewardModel", "ForRewardModeling", "ClassificationModel", "ForTokenClassification"), "score"),
     (("ForAudioClassification", "ForImageClassification", "ForVideoClassification"), "score"),
     (("ForRanking",), "rerank"),
-    (("Model", "ForMaskedLM", "ForTextEncoding", "ColBERT", "GritLM"), "embeddings"),
+    (("Model", "ForMaskedLM", "ForTextEncoding", "ForRetrieval", "ColBERT", "GritLM"), "embeddings"),
 )
+# Late interaction: a vector for each token (ColQwen3, ColPali).
+_COL = re.compile(r"Col[A-Z].*(?<!CausalLM)")
 # Classes that write down speech, and nothing else.
 _TRANSCRIBERS = (
     "WhisperForConditionalGeneration",
@@ -155,6 +157,8 @@ def _find_kind(architecture: Any, config: Mapping[str, Any], names: Sequence[str
         return "transcription"
     if word in _CHAT_CLASSES:
         return "text"
+    if _COL.fullmatch(word):
+        return "embeddings"
     return next((kind for endings, kind in _KINDS_BY_ENDING if word.endswith(endings)), "text")
 
 
