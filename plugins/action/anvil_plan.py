@@ -21,6 +21,7 @@ from ansible_collections.anvil.serving.plugins.modules.anvil_plan import OPTIONS
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.explained_variables import explain_variables
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.from_variables import list_gpus, plan_host
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.other_hosts import describe_fleet
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.partner_plans import join_partners
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import (
     list_rendered_files,
@@ -57,7 +58,8 @@ class ActionModule(HostCodeAction):
         try:
             strays = find_strays(host, {**task_vars, **options["inventory"]})
             required = options["secrets"] == "required"
-            plan = plan_host(self._templar, host, variables, required, read_cards, strays)
+            fleet = describe_fleet(self._loader, host, task_vars)
+            plan = plan_host(self._templar, host, variables, required, read_cards, strays, fleet)
             plan = join_partners(plan, self._loader, task_vars.get("hostvars") or {}, required)
             rendered = render_host(plan)
             result.update(plan=plan.as_dict(), notes=list(plan.notes), gpus=list_gpus(plan), **rendered)

@@ -134,6 +134,12 @@ edge:
   description: The options of M(anvil.serving.anvil_router_edge) for the edge, without secrets; V(none) if the host has none.
   returned: success
   type: dict
+backend_hosts:
+  description: The hosts that tiers of this host have backends on, by their names in the inventory.
+  returned: success
+  type: list
+  elements: str
+  sample: [gpu1, gpu2]
 edge_alone:
   description: The compose project of an edge without a router, for M(anvil.serving.anvil_router_up), else V(none).
   returned: success

@@ -77,6 +77,11 @@ options:
       key:
         description: Its private key. Without it, the file of the certificate holds the key too.
         type: path
+  ca:
+    description:
+      - A PEM file on the host with the certificates that the edges of other hosts must be signed by, for tiers over hosts.
+    type: path
+    default: ''
   clients:
     description:
       - Who may use the edge. A mapping of the name of a client to the names of its keys in O(secrets).
@@ -238,6 +243,7 @@ OPTIONS = {
     "writer_image": {"type": "str", "default": ""},
     "maps": {"type": "dict", "default": {}},
     "certificates": {"type": "list", "elements": "dict", "default": [], "options": CERTIFICATE_OPTIONS},
+    "ca": {"type": "path", "default": ""},
     "clients": {"type": "dict", "default": {}},
     "servers": {"type": "dict", "default": {}},
     "secrets": PROJECT_OPTIONS["secrets"],

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Iterable, Mapping, Sequence, Tuple
+from typing import Any, Iterable, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import ENGINES
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
+from ansible_collections.anvil.serving.plugins.module_utils.plan.fleet import Fleet
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.image_stacks import list_stacks
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_clients import has_clients
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_conflicts import check_conflicts
-from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import read_edge
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import place_tiers, read_edge
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import (
     read_engine_sections,
     read_shared_settings,
@@ -111,7 +112,11 @@ def _list_texts(value: Any) -> Iterable[str]:
 
 
 def build_plan(
-    host: str, variables: Mapping[str, Any], secret_facts: Mapping[str, str], secrets_required: bool = True
+    host: str,
+    variables: Mapping[str, Any],
+    secret_facts: Mapping[str, str],
+    secrets_required: bool = True,
+    fleet: Optional[Fleet] = None,
 ) -> HostPlan:
     """Check all inventory variables of one host and decide every default.
 
@@ -119,6 +124,7 @@ def build_plan(
     could not be read and that the caller reports: nothing that depends on it is reported again.
     secret_facts: how each entry of ``anvil_secrets`` is stored: ``vault``, ``file`` or ``clear``; any other text says why it
     has no value. secrets_required: a used secret without a value is a problem (else a note).
+    fleet: the other hosts of the inventory, for tiers with backends on them; None: such tiers are left out.
     Raises AnvilError with every problem found. No value of a secret is in a problem, a note or the plan.
     """
     check = InventoryCheck()
@@ -161,10 +167,11 @@ def build_plan(
     serves = mount_weights_read_only(check, serves, variables)
     answering = [serve for serve in serves if not serve.is_member]
     tiered = None if names is None else tuple(name for name in names if name not in {one.name for one in serves if one.is_member})
-    router = read_router(check, variables.get("anvil_router"), tiered, (*answering, *externals), secrets)
+    router = read_router(check, variables.get("anvil_router"), tiered, (*answering, *externals), secrets, fleet)
     mounts = read_allowed_mounts(check, variables.get("anvil_allow_mounts"))
     check_mounts(check, serves, root, mounts)
     edge = read_edge(check, variables, router, serves, secrets)
+    router = place_tiers(router, edge)
     check_conflicts(check, serves, router, edge)
     limits, compatibility = read_limits(check, variables.get("anvil_logs")), _read_compatibility_mode(top)
     check_registries(check, variables.get("anvil_registries"), secrets)

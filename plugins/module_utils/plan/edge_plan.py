@@ -10,6 +10,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.public_route
 
 # Processes and threads of a router, an edge or a container of a workflow, where nothing else is set.
 SMALL_PIDS = 4096
+# What the names of tiers over hosts begin with in HAProxy.
+TIER_PREFIX = "tier-"
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,58 @@ class FrontPlan:
 
 
 @dataclass(frozen=True)
+class BackendPlan:
+    """A serve as the edge of a gateway reaches it: through the edge of its host, or on the gateway itself.
+
+    address: empty for a serve of the gateway itself. server_name: the name that the certificate there must be for; empty: plain
+    HTTP. max_requests: at a time, from this gateway.
+    """
+
+    host: str
+    serve: str
+    address: str = ""
+    port: int = 0
+    server_name: str = ""
+    max_requests: int = 256
+
+    @property
+    def name(self) -> str:
+        """HAProxy's name of the server."""
+        return "{0}:{1}".format(self.host, self.serve)
+
+
+@dataclass(frozen=True)
+class TierFront:
+    """A tier over hosts: one address at the edge for the routers of a gateway, and the backends behind it.
+
+    key: the secret that the edge presents to the edges of other hosts. queue: requests that may wait for a backend. slow_start:
+    seconds in which a backend that comes up gets more and more requests.
+    """
+
+    tier: str
+    inner_port: int
+    backends: Tuple[BackendPlan, ...]
+    key: str = ""
+    queue: int = 256
+    slow_start: int = 10
+
+    @property
+    def name(self) -> str:
+        """HAProxy's name of the front end and of its backend."""
+        return TIER_PREFIX + self.tier
+
+
+@dataclass(frozen=True)
+class LocalServe:
+    """A serve of the gateway as a backend of its own tiers. inner_port: on loopback of the edge's container."""
+
+    backend: str
+    inner_port: int
+    key: str
+    serve: ServeTarget
+
+
+@dataclass(frozen=True)
 class ClientPlan:
     """A client of the edge. keys: names of secrets; each of them opens. 0: no limit.
 
@@ -106,6 +160,8 @@ class EdgePlan:
     volume: its configuration. network, subnet: a network for the edge and the routers behind it. check_tiers: the health check of
     a router covers its tiers (gateway router), not only its process. origins: of pages whose scripts may send requests.
     metrics: (address, port) on loopback of its metrics; None: no metrics. writer_image: has python3, to write the volume.
+    tiers: those over several hosts. ca: a file of the host with the certificates that those of their hosts must be signed by.
+    reached_at, server_name: the address of this edge for gateways, and a name in its certificate; empty: not written.
     """
 
     image: str
@@ -125,11 +181,22 @@ class EdgePlan:
     metrics: Optional[Tuple[str, int]] = None
     mem_limit: str = ""
     pids_limit: int = SMALL_PIDS
+    tiers: Tuple[TierFront, ...] = ()
+    locals: Tuple[LocalServe, ...] = ()
+    ca: str = ""
+    reached_at: str = ""
+    server_name: str = ""
 
     @property
     def shares_volume(self) -> bool:
         """Whether several routers read one config volume, each through a pointer of its own."""
         return len(self.replicas) > 1
+
+    @property
+    def fronted(self) -> Tuple[str, ...]:
+        """The containers of serves that the edge reaches."""
+        fronts = [front.serve.container for front in self.fronts if front.serve]
+        return tuple(dict.fromkeys([*fronts, *(one.serve.container for one in self.locals)]))
 
     def find_front(self, name: str) -> Optional[FrontPlan]:
         return next((front for front in self.fronts if front.name == name), None)

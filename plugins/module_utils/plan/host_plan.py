@@ -11,7 +11,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.container_po
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.model_policy import Origin
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.public_routes import Route
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import RESIDENT, Mount
-from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import SMALL_PIDS, EdgePlan, Published
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import SMALL_PIDS, BackendPlan, EdgePlan, Published
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,8 @@ class TierPlan:
     max_concurrency: requests at a time, or ``auto``: what the engine reports; None: no limit of its own.
     sample_rate: Hz of the raw audio that a serve of kind ``speech`` sends. default: of several tiers for one kind of audio, the
     one that answers where the client names none.
+    backends: of a tier over hosts, which has no serve; backend_key: the secret that their edges expect. queue, slow_start:
+    as in ``edge_plan.TierFront``.
     """
 
     id: str
@@ -190,6 +192,15 @@ class TierPlan:
     max_concurrency: Optional[Union[int, str]] = None
     sample_rate: int = 0
     default: bool = False
+    backends: Tuple[BackendPlan, ...] = ()
+    backend_key: str = ""
+    queue: int = 256
+    slow_start: int = 10
+
+    @property
+    def answered_by(self) -> str:
+        """The serve, or the first of its backends, for messages."""
+        return self.serve or ", ".join(backend.name for backend in self.backends[:1])
 
 
 @dataclass(frozen=True)
@@ -245,6 +256,11 @@ class RouterPlan:
     audio: Tuple[TierPlan, ...] = ()
     profile_from: str = "promoted"
     config_from: str = "promoted"
+
+    @property
+    def spread_tiers(self) -> Tuple[TierPlan, ...]:
+        """The tiers over hosts, of every kind."""
+        return tuple(tier for tier in (*self.tiers, *self.purposes, *self.audio) if tier.backends)
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,11 @@ def place_audio_tiers(section: Section, tiers: Sequence[TierPlan], serves: Mappi
     placed: List[TierPlan] = []
     for tier in tiers:
         serve = serves.get(tier.serve)
-        if serve is None:
+        if serve is None and not tier.backends:
             continue  # told already
-        host = _find_address(serve)
-        if not host:
+        # A tier over hosts is at the edge of this host, which has a private address.
+        host = _find_address(serve) if serve else tier.id
+        if serve and not host:
             how = (
                 "set host to that address"
                 if isinstance(serve, ExternalPlan)
@@ -43,12 +44,12 @@ def place_audio_tiers(section: Section, tiers: Sequence[TierPlan], serves: Mappi
         elif tier.kind == SPEECH and not tier.sample_rate:
             _leave_out(section, tier, "set sample_rate of the tier to that of the raw audio that the serve sends, such as 24000")
         else:
-            placed.append(replace(tier, base_url=_format_address(serve, host)))
+            placed.append(replace(tier, base_url=_format_address(serve, host)) if serve else tier)
     return _choose_defaults(section, placed)
 
 
 def _leave_out(section: Section, tier: TierPlan, why: str) -> None:
-    section.add_note("tiers", "tier {0} is left out: serve {1} is for {2}; {3}".format(tier.id, tier.serve, tier.kind, why))
+    section.add_note("tiers", "tier {0} is left out: serve {1} is for {2}; {3}".format(tier.id, tier.answered_by, tier.kind, why))
 
 
 def _format_address(serve: TierBackend, host: str) -> str:

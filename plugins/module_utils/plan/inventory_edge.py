@@ -16,10 +16,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan impor
     EdgeLimits,
     EdgePlan,
     FrontPlan,
+    LocalServe,
     ReplicaPlan,
     ServeTarget,
+    TierFront,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import RouterPlan, ServePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import RouterPlan, ServePlan, TierPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_clients import (
     ROUTER_FRONT,
     add_holders,
@@ -63,12 +65,18 @@ EDGE_KEYS = (
     "metrics",
     "mem_limit",
     "pids_limit",
+    "ca",
+    "address",
+    "server_name",
 )
 TLS_KEYS = ("certificate", "key")
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?")
 PEM_PATH = "an absolute path on the host, such as /etc/anvil-tls/host.pem"
 # In the edge's container: the router's front end, the same in plain HTTP for containers of the host, and those of serves.
 ROUTER_PORT, PLAIN_PORT, METRICS_PORT, FIRST_SERVE_PORT = 8000, 8001, 8404, 18001
+# For the routers of a gateway: its tiers over hosts. On loopback of the container: its own serves as backends of these tiers.
+FIRST_TIER_PORT, FIRST_LOCAL_PORT = 19001, 20001
+ADDRESS_RULE = "a host name or an address, by which gateways reach this edge"
 NO_TLS = (
     "set anvil_edge: {tls: {certificate: /etc/anvil-tls/host.pem, key: /etc/anvil-tls/host.key}}, "
     "or insecure: true beside publish for plain HTTP"
@@ -95,6 +103,7 @@ def read_edge(
         or not is_loopback(router.bind)
         or given is not None
         or has_clients(variables.get("anvil_clients"))
+        or bool(router.spread_tiers)
     )
     certificates = _read_certificates(section)
     name = section.read_text("container", CONTAINER_RULE, CONTAINER)
@@ -119,13 +128,17 @@ def read_edge(
         mem_limit=read_memory(section) or "",
         pids_limit=read_pids(section) or SMALL_PIDS,
         clients=add_holders(clients, router, published),
+        ca=section.read_text("ca", PEM_PATH.replace("host.pem", "ca.pem"), ABSOLUTE) or "",
+        reached_at=section.read_text("address", ADDRESS_RULE, CONTAINER) or "",
+        server_name=section.read_text("server_name", "a name that the certificate of the edge is for", CONTAINER) or "",
     )
     if not is_needed and not published:
         for variable in ("anvil_edge", "anvil_clients"):
             if variables.get(variable):
                 check.add_note((variable,), "it has no effect: the host has no router, and no serve is published beyond loopback")
         return None
-    return _add_fronts(check, plan, router if is_needed else None, published, bool(clients))
+    fronted = _add_fronts(check, plan, router if is_needed else None, published, bool(clients))
+    return _add_tiers(check, fronted, router, serves) if router else fronted
 
 
 def _default_health(router: Optional[RouterPlan]) -> str:
@@ -171,10 +184,55 @@ def _add_fronts(
                 needs_key=True,
                 routes=tuple(dict.fromkeys((*known, *where.paths))),
                 key=serve.api_key,
-                serve=ServeTarget(serve.container, serve.inner_port, serve.tls, _check_path(serve)),
+                serve=_describe_target(serve),
             )
         )
     return replace(edge, fronts=tuple(fronts), replicas=edge.replicas if router else ())
+
+
+def _add_tiers(check: InventoryCheck, edge: EdgePlan, router: RouterPlan, serves: Sequence[ServePlan]) -> EdgePlan:
+    """The tiers over hosts, each with a front end for the routers, and the serves of this host that are backends of them."""
+    tiers = tuple(
+        TierFront(tier.id, FIRST_TIER_PORT + number, tier.backends, tier.backend_key, tier.queue, tier.slow_start)
+        for number, tier in enumerate(sorted(router.spread_tiers, key=lambda each: each.id))
+    )
+    backends = [backend for tier in tiers for backend in tier.backends]
+    if not edge.ca and any(backend.server_name for backend in backends):
+        check.add_problem(
+            ("anvil_edge", "ca"),
+            "no file of certificates is named that the edges of other hosts must be signed by",
+            "set anvil_edge.ca to a PEM file on this host, such as /etc/anvil-tls/ca.pem; for certificates of a public "
+            "authority /etc/ssl/certs/ca-certificates.crt",
+        )
+    here = {backend.serve for backend in backends if not backend.address}
+    names = sorted(serve.name for serve in serves if serve.name in here)
+    by_name = {serve.name: serve for serve in serves}
+    local = tuple(
+        LocalServe(name_front(name), FIRST_LOCAL_PORT + number, by_name[name].api_key, _describe_target(by_name[name]))
+        for number, name in enumerate(names)
+    )
+    return replace(edge, tiers=tiers, locals=local)
+
+
+def place_tiers(router: Optional[RouterPlan], edge: Optional[EdgePlan]) -> Optional[RouterPlan]:
+    """The router with the addresses of its tiers over hosts: those of the edge."""
+    if router is None or edge is None or not edge.tiers:
+        return router
+    ports = {front.tier: front.inner_port for front in edge.tiers}
+
+    def place(tiers: Tuple[TierPlan, ...]) -> Tuple[TierPlan, ...]:
+        return tuple(
+            replace(tier, base_url="http://{0}:{1}{2}".format(edge.address, ports[tier.id], tier.base_url))
+            if tier.backends
+            else tier
+            for tier in tiers
+        )
+
+    return replace(router, tiers=place(router.tiers), purposes=place(router.purposes), audio=place(router.audio))
+
+
+def _describe_target(serve: ServePlan) -> ServeTarget:
+    return ServeTarget(serve.container, serve.inner_port, serve.tls, _check_path(serve))
 
 
 def _check_path(serve: ServePlan) -> str:

@@ -150,6 +150,6 @@ def list_peers(plan: HostPlan, serve: ServePlan) -> Mapping[str, str]:
     if router is not None and serve.network in router.serve_networks:
         replicas = edge.replicas if edge is not None else ()
         found.update({one.container: one.service for one in replicas} or {router.container: "router"})
-    if edge is not None and any(front.serve is not None and front.serve.container == serve.container for front in edge.fronts):
+    if edge is not None and serve.container in edge.fronted:
         found[edge.container] = "edge"
     return found

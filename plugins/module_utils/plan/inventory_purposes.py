@@ -49,7 +49,7 @@ def sort_tiers(section: Section, generation: str, ids: Optional[Sequence[str]], 
         section.add_note(
             "tiers",
             "tier {0} is left out: serve {1} is for {2}, which a {3} router does not route; clients use the port of the "
-            "serve".format(tier.id, tier.serve, tier.kind, generation),
+            "serve".format(tier.id, tier.answered_by, tier.kind, generation),
         )
     _check_unique(section, purposes)
     for tier in tiers:

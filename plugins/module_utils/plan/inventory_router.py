@@ -7,8 +7,10 @@ from typing import Any, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import HOST_GATEWAY
 from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import SMALL_PIDS
-from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, RouterPlan, TierPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.fleet import Fleet
+from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, RouterPlan, ServePlan, TierPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_audio import place_audio_tiers
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_backends import DEFAULT_CLIENT, FleetBackends
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import read_memory, read_pids
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_publish import (
     PUBLISH_KEYS,
@@ -33,6 +35,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
     CONTAINER,
     CONTAINER_RULE,
     LONGEST_WAIT_SECONDS,
+    NAME,
     InventoryCheck,
     is_loopback,
     read_image,
@@ -61,6 +64,7 @@ ROUTER_KEYS = (
     "routes",
     "profile_from",
     "config_from",
+    "client",
 )
 
 
@@ -70,8 +74,14 @@ def _extra_hosts(tiers: Sequence[TierPlan]) -> Tuple[str, ...]:
 
 
 def read_router(
-    check: InventoryCheck, value: Any, named: Optional[Sequence[str]], serves: Sequence[TierBackend], secrets: InventorySecrets
+    check: InventoryCheck,
+    value: Any,
+    named: Optional[Sequence[str]],
+    serves: Sequence[TierBackend],
+    secrets: InventorySecrets,
+    fleet: Optional[Fleet] = None,
 ) -> Optional[RouterPlan]:
+    """fleet: the other hosts, for tiers with backends; None: they are not asked, and such tiers are left out."""
     section = check.read_mapping(("anvil_router",), value, "anvil_router: {image: …, token: router_token}")
     if section is None:
         return None
@@ -105,7 +115,10 @@ def read_router(
     externals = {serve.name for serve in serves if isinstance(serve, ExternalPlan)}
     names = None if named is None else [*named, *externals]
     generation = read_generation(section, image or "")
-    every, found = read_tiers(section, names, {serve.name: serve for serve in serves})
+    client = section.read_text("client", "the name of a client in anvil_clients of other hosts", NAME) or DEFAULT_CLIENT
+    local = {serve.name: serve for serve in serves if isinstance(serve, ServePlan)}
+    given = FleetBackends(fleet, client, secrets, local)
+    every, found = read_tiers(section, names, {serve.name: serve for serve in serves}, given)
     sorted_tiers = sort_tiers(section, generation, every, found)
     ids, tiers, others = sorted_tiers.ids, sorted_tiers.chat, sorted_tiers.others
     running = select_running_tiers(section, tiers, serves)

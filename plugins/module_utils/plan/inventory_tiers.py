@@ -12,6 +12,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_optio
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.engines import CUSTOM, ENGINES
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import OFF
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import ExternalPlan, ServePlan, TierPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_backends import (
+    FleetBackends,
+    check_agreement,
+    choose_model,
+    read_backends,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_custom_engine import URL_PATH
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
     ANYTHING,
@@ -34,7 +40,13 @@ TIER_KEYS = (
     "max_concurrency",
     "sample_rate",
     "default",
+    "backends",
+    "queue",
+    "slow_start",
 )
+SPREAD_KEYS = ("queue", "slow_start")
+# What the edge of a gateway answers for a tier over hosts: 200 while a backend is up.
+SPREAD_HEALTH = "/healthz"
 AUTO = "auto"
 TIER_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 DEFAULT_CONTEXT = 8192
@@ -56,11 +68,15 @@ def _supports_tools(settings: Settings) -> bool:
     return TOOLS not in OPTIONS.get(settings.engine, {}) or settings.is_on(TOOLS)
 
 
+def _list_models(serve: TierBackend, settings: Settings) -> List[str]:
+    names = (list(serve.models), serve.more_names) if isinstance(serve, ServePlan) else ([], ())
+    return [*(names[0] or [serve.served_name]), *names[1], *list_lora_names(settings, serve.served_name)]
+
+
 def _read_tier_model(section: Section, serve: TierBackend, settings: Settings) -> str:
     """The model that a tier requests from its serve: one of several, or a LoRA module."""
     model = section.read_text("model", "the name of one of the models of the serve, without spaces", NO_SPACE)
-    names = (list(serve.models), serve.more_names) if isinstance(serve, ServePlan) else ([], ())
-    known = [*(names[0] or [serve.served_name]), *names[1], *list_lora_names(settings, serve.served_name)]
+    known = _list_models(serve, settings)
     if model and model not in known:
         section.add_problem(
             "model", "serve {0} has no model {1!r}".format(serve.name, shorten(model)), suggest_name(model, known)
@@ -92,8 +108,65 @@ def _read_health(section: Section, backend: Optional[TierBackend]) -> Tuple[str,
     return path, bool(known and path) if identity is None else identity
 
 
-def _read_tier(section: Section, names: Optional[Sequence[str]], serves: Mapping[str, TierBackend]) -> Optional[TierPlan]:
+def _read_spread_tier(section: Section, given: FleetBackends) -> Optional[TierPlan]:
+    """A tier over hosts. Its address is that of the edge, which is decided after the router."""
+    tier = section.read_text("id", NAME_RULE, TIER_ID)
+    if not section.has("id"):
+        section.add_problem(
+            "id", "a tier with backends has no id", "for example: {id: chat, backends: [{serve: fast, hosts: gpu}]}"
+        )
+    if section.has("serve"):
+        section.add_problem("serve", "a tier has either a serve or backends", "name the serve in backends")
+    limit, tools = section.read_integer("context_limit", 1, 10**8, "tokens"), section.read_boolean("tool_support")
+    wanted = section.read_text("model", "the name of a model that every backend has, without spaces", NO_SPACE) or ""
+    limited, rate = _read_concurrency(section), section.read_integer("sample_rate", 8000, 192000, "Hz")
+    queue, slow = section.read_integer("queue", 0, 100000, "requests"), section.read_integer("slow_start", 0, 3600, "seconds")
+    if limited == AUTO:
+        why = "the router reads it from one engine, and here it reaches the edge"
+        section.add_problem("max_concurrency", "auto is not for a tier with backends", "set max_requests in its backends", why)
+    default, health = bool(section.read_boolean("default")), section.raw.get("health_path") is not False
+    identity = section.read_boolean("model_identity")
+    found = read_backends(section, given)
+    if found is None or tier is None or not check_agreement(section, found):
+        return None
+    settings = {one.plan.name: read_backend_settings(one.serve) for one in found}
+    model = choose_model(section, {one.plan.name: _list_models(one.serve, settings[one.plan.name]) for one in found}, wanted)
+    contexts = [context for context in (read_context_limit(one.serve) for one in found) if context]
+    if not limit and not contexts:
+        what = "the context of tier {0} is not set anywhere, so {1} tokens are assumed: set context_limit"
+        section.check.add_note(section.path, what.format(tier, DEFAULT_CONTEXT))
+    first = found[0].serve
+    defaults = TierPlan(tier, "", "", "", 0, False, "")
+    return TierPlan(
+        id=tier,
+        serve="",
+        base_url=first.api_prefix + "/v1",
+        model=model,
+        context_limit=limit or min(contexts, default=DEFAULT_CONTEXT),
+        tool_support=all(_supports_tools(each) for each in settings.values()) if tools is None else tools,
+        key_env=_key_env(tier),
+        kind=first.kind,
+        health_path=SPREAD_HEALTH if health else "",
+        model_identity=health if identity is None else identity,
+        max_concurrency=limited,
+        sample_rate=rate or 0,
+        default=default,
+        backends=tuple(one.plan for one in found),
+        backend_key=next((one.key for one in found if one.key), ""),
+        queue=defaults.queue if queue is None else queue,
+        slow_start=defaults.slow_start if slow is None else slow,
+    )
+
+
+def _read_tier(
+    section: Section, names: Optional[Sequence[str]], serves: Mapping[str, TierBackend], given: FleetBackends
+) -> Optional[TierPlan]:
     section.check_keys(TIER_KEYS)
+    if section.has("backends"):
+        return _read_spread_tier(section, given)
+    for key in SPREAD_KEYS:
+        if section.has(key):
+            section.add_note(key, "it has no effect: the tier has no backends")
     tier = section.read_text("id", NAME_RULE, TIER_ID)
     name = section.read_text("serve", "the name of a serve", ANYTHING)
     limit, tools = section.read_integer("context_limit", 1, 10**8, "tokens"), section.read_boolean("tool_support")
@@ -173,7 +246,7 @@ def _key_env(tier: str) -> str:
 
 
 def read_tiers(
-    section: Section, names: Optional[Sequence[str]], serves: Mapping[str, TierBackend]
+    section: Section, names: Optional[Sequence[str]], serves: Mapping[str, TierBackend], given: FleetBackends
 ) -> Tuple[Optional[Tuple[str, ...]], Tuple[TierPlan, ...]]:
     """The ids of all tiers (None: they could not be read), and the tiers without a mistake."""
     check, path, example = section.check, section.path_of("tiers"), "tiers: [{id: heavy, serve: heavy}]"
@@ -193,7 +266,7 @@ def read_tiers(
     keys: Dict[str, str] = {}
     for at, value in listed or ():
         inner = check.read_mapping(at, {} if value is None else value, example)
-        tier = _read_tier(inner, names, serves) if inner else None
+        tier = _read_tier(inner, names, serves, given) if inner else None
         word = tier.id if tier else _intended_id(value)
         if word is None:
             unknown = True

@@ -16,6 +16,7 @@ from typing import Dict, List, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import TIER_PREFIX
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import (
     CONFIG_PATH,
     SOCKET_PATH,
@@ -25,8 +26,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.edge_servers 
 
 # Seconds between two readings. Each starts a process in the edge's container, so a long wait reads less often.
 POLL, LONGEST_POLL = 0.1, 1.0
-# The backends of published serves: they are no replicas, so nothing drains them.
-SERVES = "serve-"
+# The backends of serves and of tiers over hosts: they are no replicas.
+SERVES = ("serve-", TIER_PREFIX)
 # On a busy host the output of a command in a container is sometimes lost although it ends with exit code 0. The list of
 # servers is never empty, so an empty answer is read again this often.
 READ_ATTEMPTS = 4
@@ -66,12 +67,19 @@ class Edge:
 
     def read_servers(self) -> List[Server]:
         """Every replica behind the edge, by name."""
+        return [server for server in self.read_all_servers() if not server.backend.startswith(SERVES)]
+
+    def read_backends(self) -> List[Server]:
+        """Every backend of a tier over hosts, by name; one of several tiers is there several times."""
+        return [server for server in self.read_all_servers() if server.backend.startswith(TIER_PREFIX)]
+
+    def read_all_servers(self) -> List[Server]:
         for _attempt in range(READ_ATTEMPTS):
             answer = self.send_command("show stat -1 4 -1")
             if answer.strip():
                 break
         try:
-            return [server for server in parse_servers(answer) if not server.backend.startswith(SERVES)]
+            return parse_servers(answer)
         except (ValueError, KeyError) as exc:
             raise fail("the edge did not list its servers", where=self.where, why=str(exc), hint=SEE_LOGS) from exc
 

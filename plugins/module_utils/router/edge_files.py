@@ -15,8 +15,10 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.certificate_f
     describe_expiry,
     read_certificate,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.router.drained_backends import mark_drained
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import (
+    CA_NAME,
     CONFIG_FOLDER,
     CONFIG_HASH,
     CONFIG_NAME,
@@ -52,15 +54,33 @@ def assemble_files(options: Mapping[str, Any]) -> EdgeFiles:
         texts[PRIVATE + "clients.map"] = _list_clients(clients, secrets, problems, warnings)
     if servers:
         texts[PRIVATE + "servers.map"] = _list_servers(servers, secrets, problems)
+    if options.get("ca"):
+        texts[CA_NAME] = _read_authorities(str(options["ca"]), problems)
     if problems:
         raise AnvilError(*problems)
     for number, certificate in enumerate(found):
         texts[name_certificate(number)[len(CONFIG_FOLDER) + 1 :]] = certificate.text
     told = {each.source: describe_expiry(each.source, each.expires, time.time()) for each in found}
     config = rest_servers(str(options["config"]), options.get("resting") or ())
-    texts[CONFIG_NAME] = seal_config(config, texts) if texts else config
+    # The mark of a drained backend is no part of the hash: the running process was told, and has read all other files.
+    texts[CONFIG_NAME] = mark_drained(seal_config(config, texts) if texts else config, options.get("drained") or ())
     expiry = {source: day for source, (day, _warning) in told.items()}
     return EdgeFiles(texts, (*warnings, *(text for _day, text in told.values() if text)), expiry)
+
+
+def _read_authorities(path: str, problems: List[Problem]) -> str:
+    """The certificates that the edges of other hosts must be signed by."""
+    try:
+        with open(path, encoding="ascii") as stream:
+            text = stream.read()
+    except (OSError, ValueError) as exc:
+        problems.append(Problem("the certificates of anvil_edge.ca cannot be read", path, str(exc), "put the PEM file there"))
+        return ""
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        problems.append(Problem("the file of anvil_edge.ca has no certificate", path, hint="it must be a PEM file"))
+    if "PRIVATE KEY-----" in text:
+        problems.append(Problem("the file of anvil_edge.ca has a private key", path, hint="name a file with certificates only"))
+    return text
 
 
 def rest_servers(config: str, names: Sequence[str]) -> str:

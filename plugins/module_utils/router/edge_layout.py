@@ -12,6 +12,9 @@ CONFIG_FOLDER, _SLASH, CONFIG_NAME = CONFIG_PATH.rpartition("/")
 # The socket of HAProxy's runtime API; templates/edge/haproxy.cfg.j2 opens it.
 SOCKET_PATH = "/tmp/haproxy.sock"
 
+# The certificates that the edges of other hosts must be signed by.
+CA_NAME = "ca.pem"
+
 CONFIG_HASH = re.compile(r"description anvil ([0-9a-f]{64})")
 
 

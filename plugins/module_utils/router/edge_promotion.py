@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import PromotionResult
+from ansible_collections.anvil.serving.plugins.module_utils.router.drained_backends import list_backends, list_drained
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_container import EdgeContainer
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_files import EdgeFiles, assemble_files
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_FOLDER, CONFIG_PATH
@@ -45,7 +47,9 @@ def run_edge_module(
     """
     values: Dict[str, Any] = {"changed": False}
     if options["config"] is not None or options["state"] == "rolled_back":
-        files = assemble_files(options) if options["config"] is not None else None
+        files = None
+        if options["config"] is not None:
+            files = assemble_files({**options, "drained": _read_drained(docker, options["container"], options["config"])})
         settings, request = parse_edge_options(options, files, check_mode)
         result = promote_edge(docker, settings, request, may_rest)
         values = format_result(result, with_diff)
@@ -57,6 +61,15 @@ def run_edge_module(
         docker, options["container"], options["force"], options["timeout"], options["lock_timeout"], check_mode, may_rest
     )
     return {**reloaded, **values, "changed": values["changed"] or reloaded["changed"]}
+
+
+def _read_drained(docker: DockerEngine, container: str, config: str) -> Collection[str]:
+    """The drained backends, which a promotion keeps; only a new configuration with tiers over hosts has any."""
+    if not list_backends(config) or docker.inspect_container(container) is None:
+        return ()
+    if docker.read_archive(container, CONFIG_PATH) is None:
+        return ()  # it has no configuration yet
+    return list_drained(Edge(docker, container).read_config())
 
 
 def parse_edge_options(

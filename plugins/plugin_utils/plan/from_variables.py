@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.plan.build_plan import build_plan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.driver_cards import complete_gpus, find_incomplete
+from ansible_collections.anvil.serving.plugins.module_utils.plan.fleet import Fleet
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.host_variables import read_variables
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.source_lines import add_source_lines
@@ -25,11 +26,12 @@ def plan_host(
     secrets_required: bool,
     read_cards: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
     strays: Strays | None = None,
+    fleet: Fleet | None = None,
 ) -> HostPlan:
     """The plan of a host. Raises AnvilError with every mistake, each with its file and line.
 
     read_cards: the cards of the host as ``anvil_host_info`` lists them; called only if the inventory left values of cards out.
-    strays: what the inventory writes and this host does not get.
+    strays: what the inventory writes and this host does not get. fleet: the other hosts, for tiers with backends on them.
     """
     read = read_variables(templar, variables)
     strays = strays or Strays()
@@ -42,7 +44,7 @@ def plan_host(
         what = "values are left out, and this plan asks no driver; write vram_mib and compute_capability"
         notes += [f"anvil_gpus.{alias}: {what}" for alias in incomplete]
     try:
-        plan = build_plan(host, read.values, read.facts, secrets_required)
+        plan = build_plan(host, read.values, read.facts, secrets_required, fleet)
     except AnvilError as error:
         known = {problem.where for problem in error.problems}
         problems = [problem for problem in problems if problem.where not in known] + list(error.problems)

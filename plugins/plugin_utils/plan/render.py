@@ -31,7 +31,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
     Service,
     service_as_dict,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import EdgePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import BackendPlan, EdgePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import (
     ExternalPlan,
     HostPlan,
@@ -145,7 +145,9 @@ def _mount_models(serve: ServePlan, directory: str) -> ServePlan:
 def _tags(plan: HostPlan, serve: ServePlan) -> list[str]:
     """The words that select a serve, besides its name: its tags and its tiers."""
     router = plan.router
-    tiers = [tier.id for tier in (*router.tiers, *router.purposes, *router.audio) if tier.serve == serve.name] if router else []
+    here = BackendPlan(plan.host, serve.name).name
+    every = (*router.tiers, *router.purposes, *router.audio) if router else ()
+    tiers = [one.id for one in every if one.serve == serve.name or here in {backend.name for backend in one.backends}]
     names = {other.name for other in plan.serves}
     return sorted({*serve.tags, *tiers} - names)
 
@@ -191,8 +193,7 @@ def render_behind_edge(plan: HostPlan, edge: EdgePlan) -> Project:
     folders = {one.service: live_folder(one.container) if edge.shares_volume else ROUTER_MOUNT for one in edge.replicas}
     router = plan.router if edge.replicas else None
     ports = [(front.bind, front.port, front.inner_port) for front in edge.fronts]
-    fronted = {front.serve.container for front in edge.fronts if front.serve}
-    edge_networks = sorted({serve.network or plan.network for serve in plan.serves if serve.container in fronted})
+    edge_networks = sorted({serve.network or plan.network for serve in plan.serves if serve.container in edge.fronted})
     networks = [plan.network, *(router.serve_networks if router else ())]
     values = {
         "router": _router_values(router) if router else None,
@@ -270,7 +271,7 @@ def render_host(plan: HostPlan) -> dict[str, Any]:
 
     ``serves`` and ``router``: projects for ``anvil_serve`` (``None`` if the host has none). ``router_files``: the text of
     ``config`` and ``profile`` for ``anvil_router_promote``. ``edge``: the parameters of ``anvil_router_edge``.
-    ``edge_alone``: the project of an edge without a router.
+    ``edge_alone``: the project of an edge without a router. ``backend_hosts``: the hosts that its tiers have backends on.
     """
     router, edge = plan.router, plan.edge
     return {
@@ -283,6 +284,7 @@ def render_host(plan: HostPlan) -> dict[str, Any]:
         },
         "edge": describe_edge(plan, edge) if edge else None,
         "edge_alone": render_behind_edge(plan, edge).as_dict() if edge and not router else None,
+        "backend_hosts": sorted({backend.host for tier in edge.tiers for backend in tier.backends}) if edge else [],
         "external_files": {one.name: render_external(plan, one) for one in plan.externals if one.start},
     }
 

@@ -10,10 +10,13 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import EdgePlan, FrontPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import EdgePlan, FrontPlan, TierFront
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_backends import is_address
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_clients import name_front
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import METRICS_PORT, PLAIN_PORT
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import (
+    CA_NAME,
     CONFIG_FOLDER,
     SOCKET_PATH,
     name_certificate,
@@ -62,16 +65,10 @@ def render_edge_config(plan: HostPlan, edge: EdgePlan) -> str:
         "check_token": edge.check_tiers and bool(router and router.token),
         "router_key": bool(router and router.token),
         "replicas": edge.replicas,
-        "serves": [
-            {
-                "backend": front.backend,
-                "has_key": bool(front.key),
-                "server_options": " ssl verify none" if front.serve.tls else "",
-                **asdict(front.serve),
-            }
-            for front in edge.fronts
-            if front.serve
-        ],
+        "serves": _lay_out_serves(edge),
+        "address": edge.address,
+        "tiers": [_lay_out_tier(edge, tier) for tier in edge.tiers],
+        "locals": edge.locals,
         "metrics_port": METRICS_PORT if edge.metrics else 0,
     }
 
@@ -80,6 +77,47 @@ def render_edge_config(plan: HostPlan, edge: EdgePlan) -> str:
 
     # The running process reports this hash (show info), which proves that it has read this file.
     return lay_out(hashlib.sha256(lay_out("").encode()).hexdigest())
+
+
+def _lay_out_serves(edge: EdgePlan) -> list[dict[str, Any]]:
+    """The backends of single serves: those that are published, and those that only the tiers of this host use."""
+    targets = {front.backend: (front.key, front.serve) for front in edge.fronts if front.serve}
+    targets = {**{one.backend: (one.key, one.serve) for one in edge.locals}, **targets}
+    return [
+        {
+            "backend": backend,
+            "has_key": bool(key),
+            "server_options": " ssl verify none" if serve.tls else "",
+            **asdict(serve),
+        }
+        for backend, (key, serve) in targets.items()
+    ]
+
+
+def _lay_out_tier(edge: EdgePlan, tier: TierFront) -> dict[str, Any]:
+    """A tier over hosts, with its backends as HAProxy's servers."""
+    ports = {one.backend: one.inner_port for one in edge.locals}
+    servers = []
+    for one in tier.backends:
+        address, options = f"{one.address}:{one.port}", ""
+        if not one.address:
+            address = f"127.0.0.1:{ports[name_front(one.serve)]}"
+        elif one.server_name:
+            names = f"sni str({one.server_name}) check-sni {one.server_name} verifyhost {one.server_name}"
+            options = f" ssl verify required ca-file {CONFIG_FOLDER}/{CA_NAME} {names} alpn http/1.1"
+        # A name is asked again all the time; an address needs no question.
+        named = bool(one.address) and not is_address(one.address)
+        options += " resolvers hosts init-addr libc,none" if named else ""
+        servers.append({"name": one.name, "address": address, "options": options, "max_requests": one.max_requests})
+    return {
+        "name": tier.name,
+        "tier": tier.tier,
+        "inner_port": tier.inner_port,
+        "has_key": bool(tier.key),
+        "queue": tier.queue,
+        "slow_start": tier.slow_start,
+        "servers": servers,
+    }
 
 
 def _lay_out_front(edge: EdgePlan, front: FrontPlan) -> dict[str, Any]:
@@ -149,5 +187,10 @@ def describe_edge(plan: HostPlan, edge: EdgePlan) -> dict[str, Any]:
         "maps": render_edge_maps(edge),
         "certificates": [asdict(each) for each in edge.certificates],
         "clients": {client.name: list(client.keys) for client in edge.clients},
-        "servers": {front.backend: front.key for front in edge.fronts if front.key},
+        "servers": {
+            **{one.backend: one.key for one in edge.locals if one.key},
+            **{front.backend: front.key for front in edge.fronts if front.key},
+            **{tier.name: tier.key for tier in edge.tiers if tier.key},
+        },
+        "ca": edge.ca,
     }

@@ -41,13 +41,16 @@ GOLDEN_FILES = [
         for name in ("router/compose.yaml", "router/config.toml", "router/edge/haproxy.cfg", "serves/compose.yaml")
     ),
     *(("adr-0002", name) for name in ("router/compose.yaml", "router/config.toml", "serves/compose.yaml")),
+    *(("fleet", "gw1/router/" + name) for name in ("config.toml", "edge/haproxy.cfg")),
+    ("fleet", "gpu1/router/edge/haproxy.cfg"),
 ]
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The example inventories, rendered offline by the playbook itself, without any secret at hand."""
-    return {name: render_inventory(name, tmp_path_factory.mktemp(name)) for name in ("fakoli-dark", "adr-0002")}
+    made = {name: render_inventory(name, tmp_path_factory.mktemp(name)) for name in ("fakoli-dark", "adr-0002", "fleet")}
+    return {**made, "fleet": made["fleet"].parent}  # it has several hosts
 
 
 def render_inventory(name: str, folder: Path) -> Path:
