@@ -73,7 +73,9 @@ class Tier:
     hosts: dict[str, Host]
 
     def play(self, playbook: str, *more: str) -> subprocess.CompletedProcess[str]:
-        argv = [str(Path(sys.executable).with_name("ansible-playbook")), playbook, "-i", str(self.folder / "hosts.yml"), *more]
+        """playbook: one of the collection, or ``setup``."""
+        path = self.folder / "setup.yml" if playbook == "setup" else REPO / f"playbooks/{playbook}.yml"
+        argv = [str(Path(sys.executable).with_name("ansible-playbook")), str(path), "-i", str(self.folder / "hosts.yml"), *more]
         environment = {
             **os.environ,
             "FLEET_TOKEN": TOKEN,
@@ -83,10 +85,6 @@ class Tier:
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         }
         return subprocess.run(argv, env=environment, cwd=self.folder, capture_output=True, text=True, check=False)
-
-    def change(self, playbook: str) -> subprocess.CompletedProcess[str]:
-        """Drain or readmit the first host."""
-        return self.play(str(REPO / f"playbooks/{playbook}.yml"), "-e", f"host={FIRST}")
 
     def load(self, clients: int = 16) -> Load:
         made = Load(f"http://127.0.0.1:{PORT}", clients, token=TOKEN, model="chat", stream_seconds=1.0, pause=0.05)
@@ -146,7 +144,7 @@ def tier(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tier]:
     groups = {"gateways": {"hosts": {GATEWAY: NEAR}}, "far": {"hosts": far, "vars": FAR}}
     folder.joinpath("hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups, "vars": VARIABLES}}))
     made = Tier(folder, hosts)
-    done = made.play("setup.yml")
+    done = made.play("setup")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
     yield made
     for name in NAMES:
@@ -154,7 +152,7 @@ def tier(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tier]:
 
 
 def test_requests_spread_over_the_hosts_and_a_second_run_changes_nothing(tier: Tier) -> None:
-    again = tier.play("setup.yml")
+    again = tier.play("setup")
     assert again.returncode == 0 and re.findall(r"changed=(\d+)", again.stdout) == ["0"] * 3, again.stdout[-2000:]
     before, load = tier.answered(), tier.load()
     time.sleep(4)
@@ -166,13 +164,13 @@ def test_requests_spread_over_the_hosts_and_a_second_run_changes_nothing(tier: T
 
 def test_a_host_is_drained_under_load_and_readmitted_and_no_request_fails(tier: Tier) -> None:
     load = tier.load()
-    drained = tier.change("drain_host")
+    drained = tier.play("drain_host", "-e", f"host={FIRST}")
     assert drained.returncode == 0 and "changed=1" in drained.stdout, drained.stdout[-2000:]
     before = tier.answered()
     time.sleep(2)
     after = tier.answered()
     assert after[FIRST] == before[FIRST] and after[SECOND] > before[SECOND]
-    readmitted = tier.change("readmit_host")
+    readmitted = tier.play("readmit_host", "-e", f"host={FIRST}")
     assert readmitted.returncode == 0 and "changed=1" in readmitted.stdout, readmitted.stdout[-2000:]
     wait_until("requests for the readmitted host", lambda: tier.answered()[FIRST] > after[FIRST])
     assert load.stop().failed == 0
@@ -192,5 +190,5 @@ def test_a_host_that_loses_its_power_fails_only_what_it_was_answering(tier: Tier
     time.sleep(2)
     report = late.stop()
     assert report.failed == 0 and report.short > 5, report
-    refused = tier.change("drain_host")
+    refused = tier.play("drain_host", "-e", f"host={FIRST}")
     assert refused.returncode != 0 and "tier-chat would have no backend that is up" in refused.stdout, refused.stdout[-2000:]
