@@ -133,6 +133,8 @@ def _find_on_hosts(
             without.append(host)
             if is_named:
                 section.add_problem("serve", "host {0} has no serve {1}".format(host, name), suggest_name(name, serves))
+        elif serve.is_member:
+            section.add_note("hosts", "{0}:{1} is left out: another host answers for this serve".format(host, name))
         elif serve.residency == OFF:
             section.add_note("hosts", "{0}:{1} is left out: the serve does not run there".format(host, name))
         else:

@@ -24,7 +24,7 @@ def describe_fleet(loader: Any, host: str, task_vars: Mapping[str, Any]) -> Flee
     @functools.cache
     def read_host(name: str) -> FarHost:
         variables = known.raw_get(name)
-        templar = Templar(loader, dict(variables))
+        templar = Templar(loader, {**variables, "hostvars": known})
         own = {key: value for key, value in variables.items() if key.startswith("anvil_") and key.partition("__")[0] != ROUTER}
         plan = plan_host(templar, name, own, secrets_required=False)
         return FarHost(plan, str(templar.template(variables.get("ansible_host") or name)))
