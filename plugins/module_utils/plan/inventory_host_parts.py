@@ -38,14 +38,14 @@ def choose_own_gpus(section: Section, host: str) -> Section:
     value, hosts = section.raw.get("gpus"), section.raw.get("hosts")
     if not isinstance(value, Mapping) or not isinstance(hosts, (list, tuple)):
         return section
+    # A name that is no text is told where the hosts are read.
+    hosts = [str(name) for name in hosts if isinstance(name, str)]
     inner = Section(section.check, section.path_of("gpus"), value)
-    inner.check_keys([str(name) for name in hosts])
+    inner.check_keys(hosts)
     for name in hosts:
-        if not inner.has(str(name)):
-            inner.add_problem(
-                str(name), "it is not said which GPUs of {0} the serve gets".format(name), "{0}: [alias]".format(name)
-            )
-    counts = {str(name): len(value[name]) for name in hosts if isinstance(value.get(name), (list, tuple))}
+        if not inner.has(name):
+            inner.add_problem(name, "it is not said which GPUs of {0} the serve gets".format(name), "{0}: [alias]".format(name))
+    counts = {name: len(value[name]) for name in hosts if isinstance(value.get(name), (list, tuple))}
     # vLLM starts the same number of ranks on every host (vllm/v1/executor/multiproc_executor.py).
     if section.raw.get("engine") == "vllm" and len(set(counts.values())) > 1:
         numbers = ", ".join("{0} {1}".format(*pair) for pair in counts.items())

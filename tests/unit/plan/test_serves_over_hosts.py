@@ -203,3 +203,9 @@ def test_ray_is_refused_and_members_get_no_flag_of_the_api() -> None:
     for words in (["--api-server-count", "2"], ["--api_server_count=2"], ["-asc", "2"]):
         head, member = part("a", vllm(1, *words, "--seed", "1")), part("b", vllm(1, *words, "--seed", "1"))
         assert head.args[: len(words)] == tuple(words) and member.args[:2] == ("--seed", "1")
+
+
+def test_a_host_that_is_no_name_is_a_mistake_beside_cards_for_each_host() -> None:
+    with pytest.raises(AnvilError) as raised:
+        plan("a", {"anvil_serves": {"heavy": {"hosts": [[]], "gpus": {}}}})
+    assert any(problem.where.startswith("anvil_serves.heavy.hosts") for problem in raised.value.problems)
