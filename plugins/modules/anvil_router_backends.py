@@ -27,7 +27,8 @@ options:
     required: true
   hosts:
     description:
-      - The hosts, by their names in the inventory. A host without a backend at this edge is not an error.
+      - The hosts, by their names in the inventory. A host without a backend at this edge is not an error, and
+        neither is an edge that does not exist.
     type: list
     elements: str
     required: true
@@ -65,6 +66,12 @@ options:
   last:
     description:
       - Whether the last backend of a tier that is up may be drained too.
+    type: bool
+    default: false
+  temporary:
+    description:
+      - Whether the backends are drained only until the next promotion of the edge's configuration, as C(site.yml) does while it
+        changes a host. What an operator drained is then neither changed nor readmitted.
     type: bool
     default: false
   lock_timeout:
@@ -132,6 +139,7 @@ OPTIONS = {
     "drain_timeout": {"type": "float", "default": 330.0},
     "up_timeout": {"type": "float", "default": 60.0},
     "last": {"type": "bool", "default": False},
+    "temporary": {"type": "bool", "default": False},
     "lock_timeout": {"type": "float", "default": 60.0},
 }
 

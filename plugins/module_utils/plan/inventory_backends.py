@@ -275,7 +275,8 @@ def choose_model(section: Section, names: Mapping[str, Sequence[str]], wanted: s
     common = [name for name in first if all(name in each for each in names.values())]
     if wanted and wanted not in common:
         lacking = ", ".join(name for name, each in names.items() if wanted not in each)
-        section.add_problem("model", "these backends have no model {0!r}: {1}".format(shorten(wanted), lacking))
+        what = "these backends have no model {0!r}: {1}".format(shorten(wanted), lacking)
+        section.add_problem("model", what, suggest_name(wanted, common, "set the same served_name in all of these serves"))
         return ""
     if not common:
         told = ", ".join("{0} has {1}".format(name, " and ".join(each)) for name, each in names.items())

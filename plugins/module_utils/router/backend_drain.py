@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Sequence, Set
+from typing import Any, Dict, List, Mapping, Sequence
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem, fail
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
@@ -20,6 +20,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.promotion.request im
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import Snapshot
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.volume_reader import read_snapshot
 from ansible_collections.anvil.serving.plugins.module_utils.router.drained_backends import (
+    DRAINED,
+    TEMPORARY,
     list_backends,
     list_drained,
     mark_drained,
@@ -37,7 +39,9 @@ POLL = 0.25
 @dataclass(frozen=True)
 class DrainRequest:
     """hosts: whose backends are drained or readmitted. drain_timeout: seconds for their requests to end. up_timeout: seconds
-    until a readmitted one must be up. last: also the last backend of a tier that is up may be drained."""
+    until a readmitted one must be up. last: also the last backend of a tier that is up may be drained. temporary: drained until
+    the next promotion of the edge's configuration; what an operator drained is neither changed nor readmitted.
+    """
 
     container: str
     volume: str
@@ -49,6 +53,7 @@ class DrainRequest:
     up_timeout: float
     lock_timeout: float
     last: bool = False
+    temporary: bool = False
 
 
 class MarkedEdge(EdgeContainer):
@@ -73,14 +78,15 @@ def change_backends(docker: DockerEngine, request: DrainRequest, check_mode: boo
     """Drain or readmit; returns what ``anvil_router_backends`` returns."""
     edge = Edge(docker, request.container)
     inspected = docker.inspect_container(request.container)
-    if inspected is None:
-        raise fail("there is no edge", where=edge.where, hint="type: ansible-playbook playbooks/site.yml")
+    if inspected is None or docker.read_archive(request.container, CONFIG_PATH) is None:
+        return {"changed": False, "backends": [], "seconds": 0.0}  # no edge sends requests to any host
     config = edge.read_config()
     names = sorted({name for host in request.hosts for name in list_backends(config).get(host, ())})
     is_running = str(inspected["State"]["Status"]) == "running"
     servers = [server for server in edge.read_backends() if server.name in names] if is_running else []
-    is_marked = choose_drained(config, request) == list_drained(config)
-    is_told = all((server.status == MAINT) == request.drained for server in servers)
+    marks = choose_drained(config, request)
+    is_marked = marks == list_drained(config)
+    is_told = all((server.status == MAINT) == (server.name in marks) for server in servers)
     result = {"changed": not (is_marked and is_told), "backends": names, "seconds": 0.0}
     if request.drained and names and is_running and not request.last:
         _check_rest(edge, names)
@@ -91,14 +97,24 @@ def change_backends(docker: DockerEngine, request: DrainRequest, check_mode: boo
         _promote_marks(docker, request, is_running)
     if is_running:
         tell_process(edge)
-        (_await_drained if request.drained else _await_up)(edge, names, request, began)
+        if request.drained:
+            _await_drained(edge, names, request, began)
+        else:
+            _await_up(edge, [name for name in names if name not in marks], request, began)
     return {**result, "seconds": round(time.monotonic() - began, 3)}
 
 
-def choose_drained(config: str, request: DrainRequest) -> Set[str]:
-    """The backends that the configuration has to name as drained."""
-    mine = {name for host in request.hosts for name in list_backends(config).get(host, ())}
-    return list_drained(config) | mine if request.drained else list_drained(config) - mine
+def choose_drained(config: str, request: DrainRequest) -> Dict[str, str]:
+    """The marks that the configuration has to have."""
+    marks = list_drained(config)
+    for name in [name for host in request.hosts for name in list_backends(config).get(host, ())]:
+        if request.temporary and marks.get(name) == DRAINED:
+            continue
+        if request.drained:
+            marks[name] = TEMPORARY if request.temporary else DRAINED
+        else:
+            marks.pop(name, None)
+    return marks
 
 
 def read_live_files(docker: DockerEngine, settings: RouterSettings) -> Dict[str, bytes]:

@@ -4,29 +4,32 @@
 from __future__ import annotations
 
 import re
-from typing import Collection, Dict, List, Set
+from typing import Dict, List, Mapping
 
-MARK = " disabled"
+DRAINED, TEMPORARY = " disabled", " disabled # until its host has had its turn"
 # ``server HOST:SERVE …``: no other server of an edge has a colon in its name.
-SERVER = re.compile(r"    server (([^\s:]+):\S+) .*")
+SERVER = re.compile(r"(    server (([^\s:]+):\S+) .*?)( disabled( #.*)?)?")
 
 
-def mark_drained(config: str, names: Collection[str]) -> str:
-    """The configuration in which exactly these backends get no request."""
+def mark_drained(config: str, marks: Mapping[str, str]) -> str:
+    """The configuration in which exactly these backends get no request. marks: backend -> DRAINED or TEMPORARY."""
 
     def mark(line: str) -> str:
         found = SERVER.fullmatch(line)
-        if not found:
-            return line
-        return (line[: -len(MARK)] if line.endswith(MARK) else line) + (MARK if found[1] in names else "")
+        return found[1] + marks.get(found[2], "") if found else line
 
     return "\n".join(mark(line) for line in config.split("\n"))
 
 
-def list_drained(config: str) -> Set[str]:
-    """The backends that are marked as drained."""
-    found = (SERVER.fullmatch(line) for line in config.split("\n") if line.endswith(MARK))
-    return {match[1] for match in found if match}
+def list_drained(config: str) -> Dict[str, str]:
+    """The backends that are marked as drained, each with its mark."""
+    found = (SERVER.fullmatch(line) for line in config.split("\n"))
+    return {match[2]: TEMPORARY if match[5] else DRAINED for match in found if match and match[4]}
+
+
+def list_kept(config: str) -> Dict[str, str]:
+    """The marks that a promotion of another configuration keeps: those of operators."""
+    return {name: mark for name, mark in list_drained(config).items() if mark == DRAINED}
 
 
 def list_backends(config: str) -> Dict[str, List[str]]:
@@ -34,6 +37,6 @@ def list_backends(config: str) -> Dict[str, List[str]]:
     hosts: Dict[str, List[str]] = {}
     for line in config.split("\n"):
         found = SERVER.fullmatch(line)
-        if found and found[1] not in hosts.setdefault(found[2], []):
-            hosts[found[2]].append(found[1])
+        if found and found[2] not in hosts.setdefault(found[3], []):
+            hosts[found[3]].append(found[2])
     return hosts

@@ -63,7 +63,7 @@ def assemble_files(options: Mapping[str, Any]) -> EdgeFiles:
     told = {each.source: describe_expiry(each.source, each.expires, time.time()) for each in found}
     config = rest_servers(str(options["config"]), options.get("resting") or ())
     # The mark of a drained backend is no part of the hash: the running process was told, and has read all other files.
-    texts[CONFIG_NAME] = mark_drained(seal_config(config, texts) if texts else config, options.get("drained") or ())
+    texts[CONFIG_NAME] = mark_drained(seal_config(config, texts) if texts else config, options.get("drained") or {})
     expiry = {source: day for source, (day, _warning) in told.items()}
     return EdgeFiles(texts, (*warnings, *(text for _day, text in told.values() if text)), expiry)
 

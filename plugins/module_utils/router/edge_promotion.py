@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Collection, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.replica_group import ReplicaGroup
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.request import PromotionRequest
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.result import PromotionResult
-from ansible_collections.anvil.serving.plugins.module_utils.router.drained_backends import list_backends, list_drained
+from ansible_collections.anvil.serving.plugins.module_utils.router.drained_backends import list_backends, list_kept
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_container import EdgeContainer
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_files import EdgeFiles, assemble_files
@@ -63,13 +63,13 @@ def run_edge_module(
     return {**reloaded, **values, "changed": values["changed"] or reloaded["changed"]}
 
 
-def _read_drained(docker: DockerEngine, container: str, config: str) -> Collection[str]:
-    """The drained backends, which a promotion keeps; only a new configuration with tiers over hosts has any."""
+def _read_drained(docker: DockerEngine, container: str, config: str) -> Mapping[str, str]:
+    """The backends that operators drained, which a promotion keeps; only a new configuration with tiers over hosts has any."""
     if not list_backends(config) or docker.inspect_container(container) is None:
-        return ()
+        return {}
     if docker.read_archive(container, CONFIG_PATH) is None:
-        return ()  # it has no configuration yet
-    return list_drained(Edge(docker, container).read_config())
+        return {}  # it has no configuration yet
+    return list_kept(Edge(docker, container).read_config())
 
 
 def parse_edge_options(

@@ -185,6 +185,16 @@ def test_the_last_backend_of_a_tier_is_not_drained_unasked(gateway: Gateway) -> 
     assert not gateway.change("admitted", hosts=["one", "two"])["failed"]
 
 
+def test_a_temporary_drain_ends_with_the_next_promotion_and_leaves_that_of_an_operator_alone(gateway: Gateway) -> None:
+    assert gateway.change(temporary=True)["changed"] and gateway.states()[ONE] == "MAINT"
+    done = gateway.promote(gateway.config())
+    assert not done["failed"] and done["changed"], done
+    wait_until(lambda: gateway.states() == {ONE: "UP", TWO: "UP"})
+    assert gateway.change()["changed"]
+    for state in ("drained", "admitted"):
+        assert not gateway.change(state, temporary=True)["changed"] and gateway.states()[ONE] == "MAINT"
+
+
 # Before the files are written; between the files and the process, which is where a promotion is in flight.
 STEPS = [
     ("drained", ("router.backend_drain", "", "_promote_marks", 1)),

@@ -24,36 +24,26 @@ from replicas import BACKEND, EDGE_IMAGE, ROUTER_IMAGE, TOKEN, make_certificate
 GATEWAY, FIRST, SECOND = NAMES = ["tiers-gw", "tiers-a", "tiers-b"]
 KEY = "gateway-" + "k" * 40
 PORT = 8000
-SETUP = """
-- hosts: all
-  gather_facts: false
-  tasks:
-    - anvil.serving.anvil_plan:
-      register: anvil
-    - ansible.builtin.include_role: {name: anvil.serving.router}
-"""
 VARIABLES = {
     "anvil_root": "/opt/anvil",
     "anvil_secrets": {"gateway_key": "{{ lookup('ansible.builtin.env', 'GATEWAY_KEY') }}"},
+    "model_tiers_settle": 0.5,
     "ansible_connection": "community.docker.docker",
     "ansible_user": "root",
     "ansible_python_interpreter": "/usr/bin/python3",
 }
-FAR = {
-    "anvil_clients": {"gateways": {"keys": ["gateway_key"]}},
-    "anvil_serves": {
-        "fast": {
-            "engine": "llama_cpp",
-            "image": "anvil.local/llama-server:1",
-            "model": "/m",
-            "served_name": "fake",
-            "port": 9000,
-            "container": "backend",
-            "publish": "0.0.0.0:30100",
-            "args": ["-c", "4096"],
-        }
-    },
+SERVE = {
+    "engine": "llama_cpp",
+    "image": ROUTER_IMAGE,
+    "model": "/m",
+    "served_name": "fake",
+    "port": 9000,
+    "publish": "0.0.0.0:30100",
+    "entrypoint": ["python3", "-c", BACKEND],
+    "args": ["-c", "4096"],
+    "ready_timeout": 30,
 }
+FAR = {"anvil_clients": {"gateways": {"keys": ["gateway_key"]}}}
 NEAR = {
     "anvil_secrets__gateway": {"router_token": "{{ lookup('ansible.builtin.env', 'FLEET_TOKEN') }}"},
     "anvil_edge": {"ca": "/etc/anvil-tls/ca.pem"},
@@ -73,18 +63,31 @@ class Tier:
     hosts: dict[str, Host]
 
     def play(self, playbook: str, *more: str) -> subprocess.CompletedProcess[str]:
-        """playbook: one of the collection, or ``setup``."""
-        path = self.folder / "setup.yml" if playbook == "setup" else REPO / f"playbooks/{playbook}.yml"
+        path = REPO / f"playbooks/{playbook}.yml"
         argv = [str(Path(sys.executable).with_name("ansible-playbook")), str(path), "-i", str(self.folder / "hosts.yml"), *more]
         environment = {
             **os.environ,
             "FLEET_TOKEN": TOKEN,
             "GATEWAY_KEY": KEY,
             "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         }
         return subprocess.run(argv, env=environment, cwd=self.folder, capture_output=True, text=True, check=False)
+
+    def write(self, **environment: str) -> None:
+        """The inventory, with these variables in the environment of the serve."""
+        far = {}
+        for name in (FIRST, SECOND):
+            tls = {"certificate": f"/etc/anvil-tls/{name}/edge.pem"}
+            edge = {
+                "tls": tls,
+                "writer_image": ROUTER_IMAGE,
+                "address": self.hosts[name].ip(),
+                "server_name": name + ".example.org",
+            }
+            far[name] = {"anvil_edge": edge, "anvil_serves": {"fast": {**SERVE, "environment": environment}}}
+        groups = {"gateways": {"hosts": {GATEWAY: NEAR}}, "far": {"hosts": far, "vars": FAR}}
+        self.folder.joinpath("hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups, "vars": VARIABLES}}))
 
     def load(self, clients: int = 16) -> Load:
         made = Load(f"http://127.0.0.1:{PORT}", clients, token=TOKEN, model="chat", stream_seconds=1.0, pause=0.05)
@@ -115,36 +118,17 @@ def tier(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tier]:
         make_certificate(folder / name, name + ".example.org")
     authorities = "".join((folder / name / "edge.pem").read_text().partition("-----BEGIN PRIVATE")[0] for name in (FIRST, SECOND))
     folder.joinpath("ca.pem").write_text(authorities)
-    folder.joinpath("setup.yml").write_text(SETUP)
     bed.clear()
 
     def start(name: str) -> Host:
-        images = [ROUTER_IMAGE, EDGE_IMAGE]
-        host = bed.host_up(name, images=images, mounts=[f"{folder}:/etc/anvil-tls:ro"])
-        if name != GATEWAY:
-            host.docker("network", "create", "anvil-open-fast")
-            argv = ["--restart", "always", "--network", "anvil-open-fast", "--entrypoint", "python3", ROUTER_IMAGE, "-c", BACKEND]
-            host.docker("run", "-d", "--name", "backend", *argv)
-        return host
+        return bed.host_up(name, images=[ROUTER_IMAGE, EDGE_IMAGE], mounts=[f"{folder}:/etc/anvil-tls:ro"])
 
     first = start(GATEWAY)  # it creates the network of the hosts
     with ThreadPoolExecutor(2) as pool:
         hosts = dict(zip(NAMES, [first, *pool.map(start, NAMES[1:])], strict=True))
-    far = {}
-    for name in (FIRST, SECOND):
-        tls = {"certificate": f"/etc/anvil-tls/{name}/edge.pem"}
-        far[name] = {
-            "anvil_edge": {
-                "tls": tls,
-                "writer_image": ROUTER_IMAGE,
-                "address": hosts[name].ip(),
-                "server_name": name + ".example.org",
-            }
-        }
-    groups = {"gateways": {"hosts": {GATEWAY: NEAR}}, "far": {"hosts": far, "vars": FAR}}
-    folder.joinpath("hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups, "vars": VARIABLES}}))
     made = Tier(folder, hosts)
-    done = made.play("setup")
+    made.write()
+    done = made.play("site")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
     yield made
     for name in NAMES:
@@ -152,8 +136,8 @@ def tier(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tier]:
 
 
 def test_requests_spread_over_the_hosts_and_a_second_run_changes_nothing(tier: Tier) -> None:
-    again = tier.play("setup")
-    assert again.returncode == 0 and re.findall(r"changed=(\d+)", again.stdout) == ["0"] * 3, again.stdout[-2000:]
+    again = tier.play("site")
+    assert again.returncode == 0 and len(re.findall(r": +nothing to do", again.stdout)) == 3, again.stdout[-2000:]
     before, load = tier.answered(), tier.load()
     time.sleep(4)
     report = load.stop()
@@ -162,16 +146,28 @@ def test_requests_spread_over_the_hosts_and_a_second_run_changes_nothing(tier: T
     assert min(got) > 0.3 * sum(got), got
 
 
+def test_a_change_of_the_serve_goes_from_host_to_host_and_fails_no_request(tier: Tier) -> None:
+    load = tier.load()
+    time.sleep(1)
+    tier.write(CHANGED="1")
+    done = tier.play("site")
+    assert done.returncode == 0, done.stdout[-3000:]
+    changed = re.findall(r"^  (tiers-[ab]) +\S*fast\S* recreated", done.stdout, re.MULTILINE)
+    assert changed == [FIRST, SECOND], done.stdout
+    report = load.stop()
+    assert report.failed == 0 and report.streams > 5, report
+
+
 def test_a_host_is_drained_under_load_and_readmitted_and_no_request_fails(tier: Tier) -> None:
     load = tier.load()
     drained = tier.play("drain_host", "-e", f"host={FIRST}")
-    assert drained.returncode == 0 and "changed=1" in drained.stdout, drained.stdout[-2000:]
+    assert drained.returncode == 0 and "changed" in drained.stdout, drained.stdout[-2000:]
     before = tier.answered()
     time.sleep(2)
     after = tier.answered()
     assert after[FIRST] == before[FIRST] and after[SECOND] > before[SECOND]
     readmitted = tier.play("readmit_host", "-e", f"host={FIRST}")
-    assert readmitted.returncode == 0 and "changed=1" in readmitted.stdout, readmitted.stdout[-2000:]
+    assert readmitted.returncode == 0 and "changed" in readmitted.stdout, readmitted.stdout[-2000:]
     wait_until("requests for the readmitted host", lambda: tier.answered()[FIRST] > after[FIRST])
     assert load.stop().failed == 0
 
