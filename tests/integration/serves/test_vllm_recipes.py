@@ -42,7 +42,8 @@ def test_the_arguments_of_every_recipe_pass_the_parser_of_the_real_vllm(bed: Bed
         {"name": str(number), "style": "vllm", "argv": ["serve", "--model", "x/y", *args], "environment": {}}
         for number, args in enumerate(wrong)
     ]
-    container = ["docker", "run", "--rm", "--interactive", "--network", "none", "--entrypoint", "python3", IMAGE]
+    settings = ["--env", "HOME=/tmp", "--env", "HF_HUB_OFFLINE=1", "--entrypoint", "python3"]
+    container = ["docker", "run", "--rm", "--interactive", "--network", "none", *settings, IMAGE]
     done = subprocess.run(
         bed.argv_inside([*container, "-c", read_source(parse_command_lines)]),
         input=json.dumps(questions) + "\n", capture_output=True, text=True, check=False, timeout=900,
