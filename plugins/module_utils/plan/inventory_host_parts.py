@@ -27,6 +27,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_value
 # A part with this variable of another value belongs to another definition of the serve: a change of one part replaces all.
 DEFINITION = "ANVIL_HOSTS_DEFINITION"
 RDMA_DEVICES = ("/dev/infiniband",)
+# Keys that hosts may have differently. Their change replaces every part too: a new head alone would wait for its members.
+ALSO_REPLACING = ("rpc_command", "gpu_memory_utilization", "api_key", "secrets", "security", "ipc", "shm_size")
 INSECURE = (
     "llama.cpp's RPC server has no authentication and no encryption, and its authors call it insecure: whoever reaches port {0}"
     " can take over the member; it is published on the fabric only, and the fabric must be a private network"
@@ -67,7 +69,8 @@ def decide_host(
     named.update({key: getattr(shared, key) for key in ("image", "args", "launch", "environment", "entrypoint")})
     named["fabric"] = {name: [end.address, end.interface, end.rdma] for name, end in hosts.ends.items()}
     common = {name: json.dumps(value, sort_keys=True) for name, value in sorted(named.items())}
-    digest = hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:16]
+    own = {key: section.raw.get(key) for key in ALSO_REPLACING}
+    digest = hashlib.sha256(json.dumps([common, own], sort_keys=True, default=str).encode()).hexdigest()[:16]
     return HostPart(part.args, {**part.environment, DEFINITION: digest}, common)
 
 

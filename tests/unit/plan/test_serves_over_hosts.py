@@ -118,6 +118,15 @@ def test_a_change_of_one_flag_changes_every_part() -> None:
         assert marks[0] == marks[1] != marks[2] == marks[3]
 
 
+def test_a_key_that_only_the_head_uses_changes_every_part_too() -> None:
+    secrets = {"anvil_secrets": {"k": None}}
+    for host in HOSTS:
+        plain, keyed = (
+            build_plan(host, {**secrets, **llama(**keys)}, {"k": "file"}).serves[0] for keys in ({}, {"api_key": "k"})
+        )
+        assert plain.environment["ANVIL_HOSTS_DEFINITION"] != keyed.environment["ANVIL_HOSTS_DEFINITION"]
+
+
 def test_other_hosts_of_the_group_do_not_run_it_and_members_are_no_tier() -> None:
     router = {"anvil_secrets": {"router_token": None}, "anvil_router": {"image": "anvil.local/router:0.13.2"}}
     own = {"small": {"engine": "vllm", "image": "i:1", "model": "/models/y", "port": 30009, "volumes": ["models:/models:ro"]}}
