@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the anvil.serving authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Print the status of hosts, write it as an HTML page, print their logs, cards, or what a run in waves left."""
+"""Print the status of hosts, write it as an HTML page, print logs, cards or workflows, or what a run in waves left."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.status_report
     report_host,
 )
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.terminal import display_text
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.workflow_report import lay_out_host, report_workflows
 
 
 class ActionModule(ActionBase):
@@ -42,19 +43,15 @@ class ActionModule(ActionBase):
         if options["show"] != "revisions":
             self._fill_in_failures(options)
         if options["show"] == "logs":
-            infos = dict(zip(options["hosts"], options["looks"], strict=True))
-            # A host that has none of the serves that were named prints nothing.
-            infos = {host: info for host, info in infos.items() if not info.get("skipped")} or infos
-            display_text("\n" + "\n\n".join(render_logs(host, info) for host, info in infos.items()) + "\n")
-            unread = {host: info for host, info in infos.items() if "logs" not in info and not info.get("skipped")}
-            result["troubles"] = {host: describe_failure(info) for host, info in unread.items()}
-            return result
+            return result | self._print_logs(dict(zip(options["hosts"], options["looks"], strict=True)))
         if options["show"] == "cards":
             cards = [report_cards(host, info) for host, info in zip(options["hosts"], options["looks"], strict=True)]
             display_text("\n" + render_cards(cards) + "\n")
             result["hosts"] = cards
             result["troubles"] = {one["host"]: one["trouble"] for one in cards if one["trouble"]}
             return result
+        if options["show"] == "workflows":
+            return result | self._list_workflows(options)
         if options["show"] == "revisions":
             return result | self._list_revisions(options)
         count = len(options["hosts"])
@@ -74,6 +71,25 @@ class ActionModule(ActionBase):
         """A host whose plan or reading failed has that reason in place of its result."""
         looks, failures = options["looks"], options["failures"] or [""] * len(options["hosts"])
         options["looks"] = [{"trouble": why} if why else look for look, why in zip(looks, failures, strict=True)]
+
+    @staticmethod
+    def _print_logs(infos: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        # A host that has none of the serves that were named prints nothing, and so does one whose log was followed.
+        shown = {host: info for host, info in infos.items() if not info.get("skipped")} or infos
+        shown = {host: info for host, info in shown.items() if info.get("found") is not False and not info.get("followed")}
+        if shown:
+            display_text("\n" + "\n\n".join(render_logs(host, info) for host, info in shown.items()) + "\n")
+        unread = {host: info for host, info in shown.items() if "logs" not in info and not info.get("skipped")}
+        return {"troubles": {host: describe_failure(info) for host, info in unread.items()}}
+
+    def _list_workflows(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Print the workflows of every host."""
+        hosts = [report_workflows(host, look) for host, look in zip(options["hosts"], options["looks"], strict=True)]
+        text = json.dumps(hosts, indent=2, ensure_ascii=False)
+        shown = text if options["format"] == "json" else "\n\n".join("\n".join(lay_out_host(host)) for host in hosts)
+        display_text("\n" + shown + "\n")
+        files = [str(self._write(options["json"], text + "\n"))] if options["json"] else []
+        return {"files": files, "hosts": hosts, "troubles": {host["host"]: host["trouble"] for host in hosts if host["trouble"]}}
 
     def _list_revisions(self, options: dict[str, Any]) -> dict[str, Any]:
         """Print what a run in waves left on every host, unless that is one host without trouble."""

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result
     failure_result,
     write_files,
 )
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.typed_command import command_beside, read_typed
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow import render
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.options import WorkflowOptions
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.plan import plan_workflow
@@ -49,6 +53,7 @@ class ActionModule(HostCodeAction):
                 images={name: image.as_dict() for name, image in render.list_images(plan).items()},
                 private=render.list_private_files(plan),
                 request=render.sample_inputs(plan.inputs),
+                commands=self._list_commands(plan.name, str((task_vars or {}).get("inventory_hostname", "localhost"))),
             )
             folder = typed["output"] or ("deploy" if typed["generate_only"] else "")
             if folder:
@@ -60,6 +65,13 @@ class ActionModule(HostCodeAction):
             opening = f"The workflow cannot be deployed: {count_mistakes(error)}; no host was contacted."
             result.update(failure_result(error, opening))
         return result
+
+    @staticmethod
+    def _list_commands(name: str, host: str) -> list[str]:
+        """What an operator types next for a deployed workflow."""
+        typed = read_typed(sys.argv, shutil.which, os.getcwd())
+        which = ["-l", host, "-e", f"name={name}"]
+        return [command_beside(typed, verb, which) for verb in ("workflow_logs", "workflow_stop", "workflow_remove")]
 
     def _plan_host(self, options: WorkflowOptions, task_vars: dict[str, Any]) -> HostPlan | None:
         """The plan of the host, if the models of the workflow are called through the router of its inventory."""

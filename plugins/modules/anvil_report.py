@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_report
-short_description: Print the status of hosts as a table, JSON or an HTML page, their logs or cards, or what a run in waves left
+short_description: Print the status of hosts as a table, JSON or an HTML page, their logs, cards or workflows, or the end of waves
 version_added: 1.0.0
 description:
   - Prints the results of M(anvil.serving.anvil_serve_info) of all hosts of a play, on the controller. It contacts no host.
@@ -29,7 +29,7 @@ options:
   show:
     description: What to print.
     type: str
-    choices: [status, logs, revisions, cards]
+    choices: [status, logs, revisions, cards, workflows]
     default: status
   hosts:
     description: The names of the hosts.
@@ -42,6 +42,7 @@ options:
         status cannot be read is shown with the reason, beside the other hosts.
       - With O(show=revisions), the result of M(anvil.serving.anvil_router_info).
       - With O(show=cards), the result of M(anvil.serving.anvil_host_info) with C(health).
+      - With O(show=workflows), the result of M(anvil.serving.anvil_workflow_info), and with O(show=logs) that or the first one.
     type: list
     elements: dict
     required: true
@@ -132,13 +133,14 @@ printed:
   returned: always
   type: bool
 hosts:
-  description: The report of each host - C(cards), C(rows), C(notes), C(retired), and C(trouble) if its status could not be read.
-  returned: with O(show=status) and O(show=cards)
+  description: The report of each host - C(cards), C(rows), C(workflows), C(notes), C(retired), and C(trouble) if its status could
+    not be read. With O(show=workflows) it has C(workflows), C(notes) and C(trouble).
+  returned: with O(show=status), O(show=cards) and O(show=workflows)
   type: list
   elements: dict
 files:
   description: The paths of the files that were written.
-  returned: with O(show=status)
+  returned: with O(show=status) and O(show=workflows)
   type: list
   elements: str
 """
@@ -147,7 +149,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 # The action plugin of the same name imports them.
 OPTIONS = {
-    "show": {"type": "str", "choices": ["status", "logs", "revisions", "cards"], "default": "status"},
+    "show": {"type": "str", "choices": ["status", "logs", "revisions", "cards", "workflows"], "default": "status"},
     "hosts": {"type": "list", "elements": "str", "required": True},
     "looks": {"type": "list", "elements": "dict", "required": True},
     "plans": {"type": "list", "elements": "dict", "default": []},

@@ -155,6 +155,11 @@ experiments:
   returned: with O(overview)
   type: list
   elements: dict
+workflows:
+  description: The workflows of the host, as RV(anvil.serving.anvil_workflow_info#module:workflows).
+  returned: with O(overview)
+  type: list
+  elements: dict
 watch:
   description:
     - What C(anvil-watch) says of the serves, empty on a host without it - C(serves) with C(state), C(why), C(since) and
@@ -181,6 +186,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves import host_s
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import read_project
 from ansible_collections.anvil.serving.plugins.module_utils.serves.serves_report import describe_serves
 from ansible_collections.anvil.serving.plugins.module_utils.watch.told_states import read_told_states
+from ansible_collections.anvil.serving.plugins.module_utils.workflow.deployed_workflows import list_workflows
 
 
 def work(module: AnsibleModule) -> dict:
@@ -190,6 +196,7 @@ def work(module: AnsibleModule) -> dict:
     result = describe_serves(docker, project)
     if params["overview"]:
         result.update(host_status.read_overview(docker, project.name, project.directory, result["serves"], project.services))
+        result["workflows"] = [one.as_dict() for one in list_workflows(docker)]
         result["watch"] = read_told_states(os.path.dirname(project.directory), result["now"])
     if params["externals"]:
         result["externals"] = host_status.check_externals(docker, params["externals"], project.secrets)

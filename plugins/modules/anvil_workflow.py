@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: anvil_workflow
-short_description: Deploy a workflow as a service, or remove it
+short_description: Deploy a workflow as a service, stop it, start it, or remove it
 version_added: 1.0.0
 description:
   - Converges the compose project that M(anvil.serving.anvil_workflow_plan) rendered. Only services that differ are changed, and
@@ -31,8 +31,11 @@ options:
   state:
     description:
       - V(present) deploys the workflow. V(absent) removes its containers, network and files; volumes only with O(purge).
+      - V(stopped) stops its containers, also past a boot of the host. V(started) starts what is stopped or missing from the files
+        that the deployment left on the host, recreates nothing, and waits until the workflow is ready.
+      - All but V(present) need of O(project) only C(name), which is C(anvil-workflow-NAME), and C(directory).
     type: str
-    choices: [present, absent]
+    choices: [present, absent, stopped, started]
     default: present
   purge:
     description: With O(state=absent), remove the jobs and traces too.
@@ -96,7 +99,7 @@ options:
     type: float
     default: 60
   ready_timeout:
-    description: Seconds within which a replaced replica must get ready.
+    description: Seconds within which a replaced replica must get ready, and the workflow with O(state=started).
     type: float
     default: 120
   request:
@@ -133,11 +136,17 @@ EXAMPLES = r"""
     project: "{{ planned.project }}"
     state: absent
     purge: true
+
+- name: Stop the workflow linear, whose file is not here
+  anvil.serving.anvil_workflow:
+    project: {name: anvil-workflow-linear, directory: /opt/anvil/anvil-workflow-linear, compose: "", services: {}}
+    state: stopped
 """
 
 RETURN = r"""
 serves:
-  description: What was done with each service, as in RV(anvil.serving.anvil_serve#module:serves).
+  description: What was done with each service, as in RV(anvil.serving.anvil_serve#module:serves). With O(state=stopped) and
+    O(state=started), C(action) and C(reasons) of each container that changes.
   returned: always
   type: dict
 rolled:
@@ -169,6 +178,15 @@ kept:
   description: The volumes that were kept.
   returned: when O(state=absent)
   type: list
+found:
+  description: Whether anything of the workflow is on the host.
+  returned: when O(state) is not V(present)
+  type: bool
+known:
+  description: The names of the workflows of the host, if this one is not there.
+  returned: when O(state) is not V(present)
+  type: list
+  elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -179,7 +197,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.workflow import verb
 OPTIONS = {
     "project": PROJECT_OPTIONS["project"],
     "secrets": PROJECT_OPTIONS["secrets"],
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "absent", "stopped", "started"], "default": "present"},
     "purge": {"type": "bool", "default": False},
     "env_file": {"type": "path", "default": ""},
     "variables": {"type": "list", "elements": "str", "default": []},

@@ -199,6 +199,12 @@ request:
   returned: success
   type: dict
   sample: {topic: hello}
+commands:
+  description: The commands that show the logs of the deployed workflow, stop it and remove it, with the inventory as typed.
+  returned: success
+  type: list
+  elements: str
+  sample: ["ansible-playbook playbooks/workflow_logs.yml -i inventory/local -l local -e name=linear"]
 files:
   description: The paths of the files.
   returned: when files are written

@@ -131,6 +131,10 @@ class Compose:
                 break
         return ran
 
+    def start_all(self) -> ComposeResult:
+        """Start what is stopped and create what is missing, of all services of the project's file; nothing is recreated."""
+        return self._run("up", "--detach", "--no-recreate", "--pull", "never")
+
     def unpause(self, services: Sequence[str]) -> ComposeResult:
         return self._run("unpause", *services)
 

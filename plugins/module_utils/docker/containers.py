@@ -10,7 +10,7 @@ import json
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 from urllib.parse import quote
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, fail
@@ -116,9 +116,14 @@ class Containers(Connection):
         raw = None if found is None else self._call_sdk_or_none("read the log of " + name_or_id, "logs", found, **options)
         return [] if raw is None else raw.decode("utf-8", "replace").splitlines()
 
-    def read_log_frames(self, name_or_id: str, lines: int, since: int) -> bytes:
-        """A container's log in the frames of the API, which tell both streams apart; empty if there is no such container."""
-        query = {"stdout": "1", "stderr": "1", "tail": str(lines), "since": str(since)}
+    def read_log_frames(self, name_or_id: str, lines: int, since: Union[int, str], stamped: bool = False) -> bytes:
+        """A container's log in the frames of the API, which tell both streams apart; empty if there is no such container.
+
+        lines: the last ones; negative: all. since: seconds since 1970, also as text with nine decimals. stamped: each frame
+        begins with its time and a space.
+        """
+        tail = str(lines) if lines >= 0 else "all"
+        query = {"stdout": "1", "stderr": "1", "tail": tail, "since": str(since), "timestamps": "1" if stamped else "0"}
         found = self._find_id(name_or_id)
         if found is None:
             return b""

@@ -70,7 +70,7 @@ def read_certificate(tls: Mapping[str, Any]) -> str:
 
 
 def read_project_to_remove(raw: Mapping[str, Any]) -> Project:
-    """The project of a workflow that is removed. The values of its secrets are not needed for that."""
+    """The project of a workflow that is removed, stopped or started. The values of its secrets are not needed for that."""
     anvil = [service.get("anvil") or {} for service in (raw.get("services") or {}).values()]
     unknown: Dict[str, str] = {name: "unknown" for one in anvil for name in (one.get("secrets") or {}).values()}
     return read_project(raw, unknown, ())

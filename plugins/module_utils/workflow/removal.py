@@ -7,16 +7,19 @@ import os
 from typing import Any, Dict, List
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
-from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import COMPOSE_PROJECT, LABEL_PREFIX
+from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import COMPOSE_PROJECT
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import GRACE_SECONDS, LOCK_SECONDS, Project
+from ansible_collections.anvil.serving.plugins.module_utils.workflow.deployed_workflows import (
+    LABEL_WORKFLOW,
+    VOLUMES,
+    list_workflows,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.workflow.private_files import FOLDER, PASSWORD_OF, private_path
 
-LABEL_WORKFLOW = LABEL_PREFIX + "workflow"
 OUR_FILES = ("compose.yaml", ".lock", ".mounted.json", "edge/haproxy.cfg", "jobs/start.sh")
 OUR_FOLDERS = ("env", FOLDER, "edge", "jobs", "wheels")
-# All that a deployment may have: the parameters of the removal may differ from those of the deployment.
-VOLUMES = ("-data", "-jobs", "-mlflow")
+# All that a deployment may have, as VOLUMES: the parameters of the removal may differ from those of the deployment.
 NETWORKS = ("", "-jobs", "-mlflow")
 
 
@@ -25,7 +28,8 @@ def remove_workflow(docker: DockerEngine, project: Project, purge: bool, check: 
     ours = docker.list_containers([COMPOSE_PROJECT + "=" + project.name, LABEL_WORKFLOW])
     containers = sorted(entry["Names"][0].lstrip("/") for entry in ours)
     volumes = [project.name + suffix for suffix in VOLUMES]
-    purged = [name for name in volumes if purge and docker.inspect_volume(name) is not None]
+    there = [name for name in volumes if docker.inspect_volume(name) is not None]
+    purged = there if purge else []
     networks = [project.name + suffix for suffix in NETWORKS if docker.inspect_network(project.name + suffix) is not None]
     passwords = [
         private_path(project, name)
@@ -33,11 +37,14 @@ def remove_workflow(docker: DockerEngine, project: Project, purge: bool, check: 
         if not purge and docker.inspect_volume(project.name + suffix) is not None
     ]
     leftovers = [path for path in _list_our_files(project.directory) if path not in passwords]
+    found = bool(containers or networks or leftovers or there)
     result: Dict[str, Any] = {
         "changed": bool(containers or purged or networks or leftovers),
         "removed": containers + ["network " + name for name in networks] + ["volume " + name for name in purged],
         "files": leftovers,
-        "kept": [name for name in volumes if not purge and docker.inspect_volume(name) is not None],
+        "kept": [] if purge else there,
+        "found": found,
+        "known": [] if found else [one.name for one in list_workflows(docker)],
         "serves": {},
     }
     if check or not result["changed"]:

@@ -17,7 +17,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.container_ins
 
 ENDED = ("completed", "failed", "cancelled")
 POLL = 0.2
-SEE_LOG = "ansible-playbook playbooks/logs.yml -e containers={0}"
+SEE_LOG = "ansible-playbook playbooks/logs.yml -i INVENTORY -e containers={0}"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _has_tls(service: Service) -> bool:
     return bool((service.anvil.get("ready") or {}).get("tls"))
 
 
-def _trust_anyone() -> ssl.SSLContext:
+def trust_anyone() -> ssl.SSLContext:
     """The request goes to an address of this host, which no certificate names."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -88,7 +88,7 @@ def _trust_anyone() -> ssl.SSLContext:
 
 def _send(service: Service, method: str, path: str, key: str, body: Optional[Mapping[str, Any]] = None) -> Answer:
     bind, port, _target = service.ports[0]
-    tls = Tls(_trust_anyone()) if _has_tls(service) else None
+    tls = Tls(trust_anyone()) if _has_tls(service) else None
     reply = request_http(published_address(bind, port), method, path, 60.0, body=body, token=key, tls=tls)
     try:
         return Answer(reply.status, json.loads(reply.body))

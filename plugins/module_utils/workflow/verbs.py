@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The verbs of a workflow on its host: deploy it, with one test request at the end, or remove it.
+"""The verbs of a workflow on its host: deploy it, with one test request at the end, stop it, start it, or remove it.
 
 Services are converged by the wing ``serves``. Added here is what only a workflow has: private files, jobs that move between
 stores, an order among its services, and replicas that are replaced one at a time.
@@ -27,10 +27,16 @@ from ansible_collections.anvil.serving.plugins.module_utils.workflow.job_migrati
 
 def carry_out(docker: DockerEngine, params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
     """What anvil_workflow does and returns."""
-    if params["state"] == "absent":
-        from ansible_collections.anvil.serving.plugins.module_utils.workflow.removal import remove_workflow
+    if params["state"] != "present":
+        from ansible_collections.anvil.serving.plugins.module_utils.workflow import removal, stop_and_start
 
-        return remove_workflow(docker, read_project_to_remove(params["project"]), params["purge"], check)
+        project = read_project_to_remove(params["project"])
+        stop_and_start.check_name(project)
+        if params["state"] == "absent":
+            return removal.remove_workflow(docker, project, params["purge"], check)
+        if params["state"] == "stopped":
+            return stop_and_start.stop_workflow(docker, project, check)
+        return stop_and_start.start_workflow(docker, project, float(params["ready_timeout"]), check)
     deployment = read_deployment(params)
     result = deploy_workflow(docker, deployment, check)
     if params["request"] is not None and not check and not result.get("problems"):

@@ -19,6 +19,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.printable impor
     make_printable,
     make_printable_line,
 )
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.workflow_report import COLUMNS as WORKFLOW_COLUMNS
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.workflow_report import (
+    describe_workflows,
+    lay_out_workflows,
+    list_workflow_notes,
+)
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 COLUMNS = ("serve", "state", "since", "health", "drift", "gpu", "port", "model", "restarts")
@@ -204,7 +210,8 @@ def report_host(
     anvil_experiment.
     """
     retired_names = [one["name"] for one in retired.get("retired") or []]
-    base: dict[str, Any] = {"host": host, "trouble": "", "rows": [], "cards": [], "notes": [], "retired": retired_names}
+    base: dict[str, Any] = {"host": host, "trouble": "", "rows": [], "cards": [], "workflows": [], "notes": []}
+    base["retired"] = retired_names
     if "serves" not in info:
         return {**base, "trouble": make_printable(describe_failure(info)), "has_driver": False, "now": None}
     now = info["now"]
@@ -238,12 +245,14 @@ def report_host(
     ]
     notes += list_tier_notes(tiers)
     notes += list_watch_notes(info.get("watch") or {}, now)
+    notes += list_workflow_notes(info.get("workflows") or [])
     if retired.get("trouble"):
         notes.append(f"experiments could not be retired: {retired['trouble']}")
     report = {
         **base,
         "rows": rows,
         "cards": [_card(card, aliases) for card in cards],
+        "workflows": describe_workflows(info.get("workflows") or []),
         "notes": notes,
         "now": now,
         "has_driver": info["gpus"] is not None,
@@ -289,6 +298,8 @@ def _host_text(host: Mapping[str, Any]) -> str:
             lines.append(("  " + "  ".join(cells)).rstrip())
     else:
         lines.append("  no serves")
+    if host["workflows"]:
+        lines += ["", *("  " + line for line in lay_out_workflows(host["workflows"]))]
     endings = [f"  {row['serve']}: {row['expires']}" for row in host["rows"] if row["kind"] == "experiment"]
     endings += ["  " + note for note in host["notes"]]
     return "\n".join([*lines, *([""] if endings else []), *endings])
@@ -303,7 +314,14 @@ def render_page(hosts: Sequence[Mapping[str, Any]], now: float) -> str:
         lstrip_blocks=True,
         autoescape=True,
     )
-    values = {"hosts": hosts, "columns": COLUMNS, "heads": HEADS, "numbers": NUMBERS, "made": format_time(now)}
+    values = {
+        "hosts": hosts,
+        "columns": COLUMNS,
+        "heads": HEADS,
+        "numbers": NUMBERS,
+        "workflow_columns": WORKFLOW_COLUMNS,
+        "made": format_time(now),
+    }
     return environment.get_template("status.html.j2").render(values)
 
 

@@ -48,7 +48,8 @@ _HARMLESS = """anvil_hosts ansible_host cache_dir serves container containers co
     model engine served_name port gpu vram_mib ready_timeout ttl experiment tail since lines format json html output revision
     settle config profile rollback_fleet reveal enforce strict inspect folder workflow workflow_project_name bind mlflow_port
     mlflow_bind no_mlflow timeout concurrency replicas env_file no_env_file generate_only purge engine_check anvil_waves serve
-    again on_failure yes variant context gpus recipe recipes speculative image"""
+    again on_failure yes variant context gpus recipe recipes speculative image
+    follow"""
 HARMLESS = frozenset(_HARMLESS.split())
 PLAIN = re.compile(r"[\w.,:/+-]{1,100}")
 ELISION = "..."
@@ -105,6 +106,28 @@ class TypedCommand:
             return None
         kept = [word for word in self.without(OF_A_CHANGE).words if word.option]
         return replace(self, words=(Word("", "", path), *kept))
+
+
+def command_beside(
+    typed: TypedCommand | None, verb: str, words: Sequence[str], exists: Callable[[str], bool] = os.path.exists
+) -> str:
+    """The command of another playbook of this collection, with the inventory and the connection of the command that was typed.
+
+    verb: the name of the playbook. words: what follows, such as ``-l box``; they are quoted here.
+    """
+    path = _find_beside(typed.playbooks[-1] if typed and typed.playbooks else "", verb, exists)
+    said = typed.without((*OF_A_CHANGE, "--limit")).words if typed else ()
+    kept = [word for word in said if word.option and (word.option != "--extra-vars" or (word.value or "").startswith("@"))]
+    program = typed.program if typed else PROGRAM
+    return " ".join([shlex.quote(program), shlex.quote(path), *(word.as_text() for word in kept), *map(shlex.quote, words)])
+
+
+def _find_beside(playbook: str, verb: str, exists: Callable[[str], bool]) -> str:
+    if playbook.startswith("anvil.serving."):
+        return f"anvil.serving.{verb}"
+    folder = os.path.dirname(playbook)
+    places = (os.path.join(folder, f"{verb}.yml"), os.path.join(folder, "playbooks", f"{verb}.yml"))
+    return next((path for path in places if exists(path)), f"playbooks/{verb}.yml")
 
 
 def _status_beside(playbook: str, exists: Callable[[str], bool]) -> str | None:

@@ -18,7 +18,6 @@ from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.anvil.serving.plugins.module_utils.core.printable import hide_credentials
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_file import parse_compose
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import (
-    LABEL_PREFIX,
     LABEL_SERVE,
     LABEL_SPEC,
     Mount,
@@ -27,6 +26,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.images.recipe import
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_FOLDER as EDGE_FOLDER
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_PATH as EDGE_CONFIG
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import SOCKET_PATH as EDGE_SOCKET
+from ansible_collections.anvil.serving.plugins.module_utils.workflow.deployed_workflows import LABEL_VERSION, LABEL_WORKFLOW
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import Project
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.templating import render_template
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.file_check import MODEL_KEY, MODEL_URL, PACKAGE, RUNTIME
@@ -288,7 +288,8 @@ def render_workflow(plan: WorkflowPlan) -> Project:
         if plan.standalone
         else sorted([*plan.given, *secret_url])
     )
-    labels = {name: {LABEL_SERVE: name, LABEL_PREFIX + "workflow": plan.name} for name in names}
+    version = {LABEL_VERSION: plan.version} if plan.version else {}
+    labels = {name: {LABEL_SERVE: name, LABEL_WORKFLOW: plan.name, **version} for name in names}
     values = {
         "plan": plan,
         "images": images,

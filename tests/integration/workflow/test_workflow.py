@@ -433,3 +433,59 @@ def test_a_deployment_works_on_a_host_behind_ssh_and_sudo(away: tuple[Chain, Hos
     assert changed(operator.deploy("extract", **wish)) == 0
     operator.deploy("extract", state="absent", purge=True)
     assert "anvil-workflow" not in host.docker("ps", "--all") + host.docker("volume", "ls") + host.docker("network", "ls")
+
+
+def verb(chain: Chain, name: str, *words: str, **variables: Any) -> str:
+    """Run a verb for a deployed workflow, assert that it succeeds, and return the output."""
+    code, printed = chain.play(f"workflow_{name}.yml", *words, variables=variables)
+    assert code == 0, printed[-6000:]
+    return printed
+
+
+@pytest.mark.usefixtures("linear")
+def test_verbs_need_no_workflow_file(chain: Chain) -> None:
+    listed = verb(chain, "list")
+    (row,) = re.findall(r"^ +linear .*$", listed, re.MULTILINE)
+    assert row.split()[:4] == ["linear", "running", "1.0.0", "1/1"] and "http://127.0.0.1:8100" in row
+    code, printed = chain.play("status.yml")
+    assert code == 0 and row in printed, printed
+    assert ask(8100, "POST", "/run", {"topic": "logs"}).status == 200
+    logs = verb(chain, "logs", workflow_project_name="linear", tail=5)
+    assert "anvil-workflow-linear !" in logs and "path=/run status=200" in logs
+
+    for words, count in ((["--check"], 1), ([], 1), (["--check"], 0), ([], 0)):
+        assert changed(verb(chain, "stop", *words, workflow_project_name="linear")) == count
+    with pytest.raises(OSError):
+        ask(8100, "GET", "/livez", timeout=5)
+    assert re.search(r"^ +linear +stopped +1.0.0 +0/1 ", verb(chain, "list"), re.MULTILINE)
+    chain.bed.docker("rm", "anvil-workflow-linear")  # as a run that was killed while it replaced the server
+    for words, count in ((["--check"], 1), ([], 1), (["--check"], 0), ([], 0)):
+        assert changed(verb(chain, "start", *words, workflow_project_name="linear")) == count
+        assert words or ask(8100, "GET", "/readyz").status == 200
+    assert changed(chain.deploy("linear", mlflow_port=0)) == 0
+
+    code, printed = chain.play("workflow_stop.yml", variables={"workflow_project_name": "liner"})
+    assert code and "No host has a workflow" in printed and "linear" in printed
+    code, printed = chain.play("workflow_remove.yml", variables={"workflow_project_name": "linear", "purge": True})
+    assert code and "confirm=true" in printed and ask(8100, "GET", "/livez").status == 200
+    chain.bed.docker("kill", "anvil-workflow-linear")  # as a run that was killed between stop and removal
+    for words, count in ((["--check"], 1), ([], 1), ([], 0)):
+        assert changed(verb(chain, "remove", *words, workflow_project_name="linear")) == count
+    assert "removed; its data is kept in anvil-workflow-linear-data" in verb(chain, "list")
+    verb(chain, "remove", workflow_project_name="linear", purge=True, confirm=True)
+    assert "linear" not in verb(chain, "list")
+
+
+def test_a_log_is_followed_while_it_is_written(chain: Chain) -> None:
+    """A stand-in for a server: a container with the labels of one, which writes a line each second."""
+    labels = {"anvil.serving.workflow": "talker", "com.docker.compose.project": "anvil-workflow-talker"}
+    words = [word for name, value in labels.items() for word in ("--label", f"{name}={value}")]
+    script = "for i in 1 2 3; do echo line-$i of the secret $KEY_TOKEN; sleep 1; done"
+    run = ["run", "--detach", "--name", "anvil-workflow-talker", "--env", "KEY_TOKEN=hunter2-hunter2", *words]
+    chain.bed.docker(*run, "--label", "com.docker.compose.service=server", "anvil.local/base:1", "sh", "-c", script)
+    try:
+        printed = verb(chain, "logs", workflow_project_name="talker", follow="60s")
+    finally:
+        chain.bed.docker("rm", "--force", "anvil-workflow-talker")
+    assert [printed.count(f"anvil-workflow-talker | line-{number} ") for number in (1, 2, 3)] == [1, 1, 1], printed
+    assert "hunter2" not in printed and "talker is stopped" in printed

@@ -64,7 +64,7 @@ MISTAKES = [
     (("edges.0.to", "rate"), "nodes[0]", "no path from START reaches write", ""),
     (("edges.2.to", "write"), "nodes[0]", "no path leads from write to END", ""),
     (("outputs", ["drfat"]), "outputs[0]", "not a state field", "draft"),
-    (("config.gates", {"gates": [{"metric": "cost", "max": 1}]}), "config.gates.gates[0].metric", "duration_ms", ""),
+    (("config.gates", {"gates": [{"metric": "price", "max": 1}]}), "config.gates.gates[0].metric", "duration_ms", ""),
     (("config.gates", {"gates": [{"condition": "scor > 1"}]}), "config.gates.gates[0].condition", "scor", "score"),
     (("config.gates", {"gates": [{"metric": "steps"}]}), "config.gates.gates[0]", "min or max", ""),
 ]

@@ -34,7 +34,7 @@ class Settings:
 
     ttl: seconds that an ended job and its trace are kept. lease: seconds after which another replica takes over the jobs of a
     silent one. hosts: the names of this server. proxies: addresses whose X-Forwarded-For is believed. log_prompts: whether traces
-    hold prompts, answers and texts of errors.
+    hold prompts, answers and texts of errors. prices: JSON, model -> price.
     """
 
     file: Path
@@ -62,6 +62,7 @@ class Settings:
     mlflow_experiment: str = ""
     mlflow_auth: tuple[str, str] | None = field(default=None, repr=False)
     log_prompts: bool = True
+    prices: str = ""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -150,6 +151,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         mlflow_experiment=given.get("MLFLOW_EXPERIMENT_NAME", ""),
         mlflow_auth=(user, password) if user else None,
         log_prompts=reader.switch("WORKFLOW_LOG_PROMPTS", True),
+        prices=given.get("WORKFLOW_PRICES", ""),
         environment=given,
     )
     if reader.problems:

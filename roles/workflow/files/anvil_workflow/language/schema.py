@@ -209,12 +209,23 @@ class Execution(Section):
     concurrency: int | None = Field(None, ge=1, le=10_000, description="Runs at a time; WORKFLOW_CONCURRENCY overrides it.")
     parallel: int = Field(8, ge=1, le=100, description="Items of one parallel edge that run at a time.")
     tool_rounds: int = Field(8, ge=1, le=50, description="Maximum number of times that the model of a node may call tools.")
+    max_cost: float | None = Field(
+        None, gt=0, description="What a run may cost, in the currency of prices: once it has, no further call is sent."
+    )
+
+
+class Price(Section):
+    """What tokens of a model cost, in any currency, per 1,000,000 tokens."""
+
+    prompt: float = Field(ge=0)
+    completion: float = Field(ge=0)
+    cached_prompt: float | None = Field(None, ge=0, description="For the part of a prompt that was cached; prompt if not set.")
 
 
 class Gate(Section):
     """A bound on a metric of the run, or a condition over its state."""
 
-    metric: Literal["duration_ms", "total_tokens", "prompt_tokens", "completion_tokens", "steps", "retries"] | None = None
+    metric: Literal["duration_ms", "total_tokens", "prompt_tokens", "completion_tokens", "steps", "retries", "cost"] | None = None
     min: float | None = None
     max: float | None = None
     condition: str | None = Field(None, description="As in a route; it must be true at the end of the run.")
@@ -239,6 +250,7 @@ class Gates(Section):
 class Config(Section):
     llm: Llm = Field(default_factory=lambda: Llm.model_validate({}))
     execution: Execution = Field(default_factory=lambda: Execution.model_validate({}))
+    prices: dict[str, Price] = Field(default_factory=dict, description="Model to price; the deployment may set others.")
     gates: Gates = Field(default_factory=lambda: Gates.model_validate({}))
     observability: dict[str, Any] | None = Field(None, description="Accepted and ignored: the deployment decides this.")
     storage: dict[str, Any] | None = Field(None, description="Accepted and ignored: the deployment decides this.")

@@ -21,13 +21,19 @@ from anvil_workflow.language.workflow import PROVIDERS
 LARGEST_ANSWER = 16 * 1024 * 1024
 LONGEST_DELAY = 30.0
 RETRIED_STATUSES = frozenset({408, 409, 425, 429})
+# A proxy gave up waiting; the model may go on.
+GAVE_UP_STATUSES = frozenset({408, 499, 504, 524})
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
 
 
 class CallError(Exception):
-    """A failed call. again: a retry may help. after: seconds that the endpoint asked to wait. status: of HTTP, 0 without one."""
+    """A failed call. again: a retry may help. after: seconds that the endpoint asked to wait. status: of HTTP, 0 without one.
 
-    def __init__(self, message: str, again: bool, after: float = 0.0, status: int = 0) -> None:
-        self.again, self.after, self.status = again, after, status
+    is_open: the model may have worked on it, so it may have cost something.
+    """
+
+    def __init__(self, message: str, again: bool, after: float = 0.0, status: int = 0, is_open: bool = False) -> None:
+        self.again, self.after, self.status, self.is_open = again, after, status, is_open
         super().__init__(message)
 
 
@@ -107,9 +113,10 @@ class HttpEndpoint:
             async with asyncio.timeout(seconds):
                 return await self._send(request)
         except TimeoutError:
-            raise CallError(f"no answer in {seconds:g} s", again=True) from None
+            raise CallError(f"no answer in {seconds:g} s", again=True, is_open=True) from None
         except httpx.HTTPError as error:
-            raise CallError(f"the endpoint does not answer: {error or type(error).__name__}", again=True) from None
+            sent = not isinstance(error, NEVER_SENT)
+            raise CallError(f"the endpoint does not answer: {error or type(error).__name__}", True, is_open=sent) from None
         except httpx.InvalidURL as error:
             raise CallError(f"{show_url(url)} is not a URL: {error}", again=False) from None
 
@@ -120,20 +127,20 @@ class HttpEndpoint:
             async for piece in answer.aiter_bytes():
                 body += piece
                 if len(body) > LARGEST_ANSWER:
-                    raise CallError("the answer is larger than 16 MiB", again=False)
+                    raise CallError("the answer is larger than 16 MiB", again=False, is_open=True)
         finally:
             await answer.aclose()
         if answer.status_code != 200:
             again = answer.status_code >= 500 or answer.status_code in RETRIED_STATUSES
-            raise CallError(
-                f"HTTP {answer.status_code}{_read_reason(bytes(body))}", again, _read_delay(answer), answer.status_code
-            )
+            late = answer.status_code in GAVE_UP_STATUSES
+            reason = f"HTTP {answer.status_code}{_read_reason(bytes(body))}"
+            raise CallError(reason, again, _read_delay(answer), answer.status_code, late)
         try:
             reply = read_json(body)
         except ValueError:
-            raise CallError("the answer is not JSON", again=True) from None
+            raise CallError("the answer is not JSON", again=True, is_open=True) from None
         if not isinstance(reply, dict):
-            raise CallError("the answer is not a JSON object", again=True)
+            raise CallError("the answer is not a JSON object", again=True, is_open=True)
         return reply
 
 

@@ -22,12 +22,13 @@ from anvil_workflow.environment.variables import SettingsError
 from anvil_workflow.language.conditions import ConditionError, find_value
 from anvil_workflow.language.field_types import check_value
 from anvil_workflow.language.prompts import PromptError
-from anvil_workflow.language.schema import END, START, Parallel
+from anvil_workflow.language.schema import END, START, Parallel, Price
 from anvil_workflow.language.workflow import CompiledNode, Workflow
 from anvil_workflow.runner.answer_forms import AnswerForms
+from anvil_workflow.runner.costs import CallCost, Spending
 from anvil_workflow.runner.endpoints import Endpoint
 from anvil_workflow.runner.evaluation import evaluate
-from anvil_workflow.runner.node_answers import RunError, Usage, answer_node
+from anvil_workflow.runner.node_answers import Purse, RunError, Usage, answer_node
 from anvil_workflow.runner.tools import BoundTool, bind_tool
 from anvil_workflow.runner.tracing import Span
 
@@ -39,7 +40,8 @@ class Progress:
     """The state of a run. at: the nodes to run next, one for each branch. join: the node where branches join.
 
     rounds: iterations of each loop. items: finished items of a parallel edge, index -> outputs. source: the node of that edge.
-    steps: the nodes that ran, the newest last: node, started_at (Unix time), ms, tokens, retries.
+    steps: the nodes that ran, the newest last: node, started_at (Unix time), ms, tokens, retries, cost, unknown_calls. running:
+    nodes that run now. spent: as ``Spending`` has it; cost, unknown_calls and the tokens are its sums.
     """
 
     state: dict[str, Any]
@@ -54,13 +56,24 @@ class Progress:
     completion_tokens: int = 0
     retries: int = 0
     busy_ms: float = 0.0
+    running: int = 0
+    cost: float | None = None
+    unknown_calls: int = 0
+    spent: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def as_text(self) -> str:
-        return json.dumps(self.__dict__, ensure_ascii=False, separators=(",", ":"))
+        """A node that runs is not counted: it begins again where this is resumed."""
+        kept = {**self.__dict__, "count": self.count - self.running, "running": 0}
+        return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
 
     def as_ended(self) -> str:
         """The progress of an ended run: what it did, without the state that nothing continues from."""
         return json.dumps({**self.__dict__, "state": {}, "items": {}}, ensure_ascii=False, separators=(",", ":"))
+
+    def take_total(self, spending: Spending) -> None:
+        total = spending.total()
+        self.prompt_tokens, self.completion_tokens = total["prompt_tokens"], total["completion_tokens"]
+        self.unknown_calls, self.cost = total["unknown_calls"], total["cost"] if spending.has_prices else None
 
     @classmethod
     def from_text(cls, text: str) -> Progress:
@@ -81,8 +94,17 @@ Save = Callable[[Progress], Awaitable[None]]
 class Executor:
     """Runs one workflow, any number of times in parallel."""
 
-    def __init__(self, workflow: Workflow, endpoint: Endpoint, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self,
+        workflow: Workflow,
+        endpoint: Endpoint,
+        client: httpx.AsyncClient,
+        prices: Mapping[str, Price] | None = None,
+        count: Callable[[CallCost], None] = lambda call: None,
+    ) -> None:
+        """prices: of the deployment, which override those of the file. count: is told of every call."""
         self.workflow, self._endpoint, self._forms = workflow, endpoint, AnswerForms()
+        self.prices, self._count = {**workflow.file.config.prices, **(prices or {})}, count
         self._tools: dict[str, list[BoundTool]] = {
             node.id: [bind_tool(tool.name, tool.config, tool.on_error, client) for tool in node.tools]
             for node in workflow.nodes.values()
@@ -100,33 +122,69 @@ class Executor:
         fits = all(name == END or name in self.workflow.nodes for name in ahead)
         return fits and (progress.source is None or progress.source in self.workflow.edges)
 
+    def list_unpriced(self) -> list[str]:
+        """The models whose calls the limit of a run does not see, because they have no price."""
+        limited = self.workflow.execution.max_cost is not None
+        return [model for model in self.workflow.list_models() if limited and model not in self.prices]
+
+    def note_interruption(self, progress: Progress) -> None:
+        """The server ended while the nodes that come next were running: each may have made one call that nothing tells of."""
+        spending = Spending(progress.spent, self.prices)
+        for name in dict.fromkeys(progress.at):
+            node = self.workflow.nodes.get(name)
+            if node is not None and name != progress.join:
+                spending.note_interrupted(name, node.llm.model or "")
+        progress.take_total(spending)
+
     async def run(self, progress: Progress, save: Save, span: Span) -> Outcome:
         """Run from the progress to the end. Raises RunError, and what ``save`` raises."""
+        spending = Spending(progress.spent, self.prices, self.workflow.execution.max_cost, self._count)
+
+        async def keep() -> None:
+            """Store what the calls of a node cost before it makes another one, so that a kill loses the cost of none."""
+            if spending.is_fresh:
+                await store(progress)
+
+        async def store(done: Progress) -> None:
+            done.take_total(spending)
+            spending.is_fresh = False
+            await save(done)
+
+        try:
+            return await self._walk(progress, store, span, Purse(spending, keep))
+        finally:
+            progress.take_total(spending)
+            span.note_cost(progress.cost, progress.unknown_calls)
+
+    async def _walk(self, progress: Progress, save: Save, span: Span, purse: Purse) -> Outcome:
         began = time.monotonic()
         before = progress.busy_ms
         while progress.at != [END]:
             if progress.join is not None:
-                await self._run_branches(progress, save, span)
+                await self._run_branches(progress, save, span, purse)
                 progress.at, progress.join = [progress.join], None
             elif progress.source is not None:
-                await self._run_items(progress, save, span)
+                await self._run_items(progress, save, span, purse)
             else:
                 name = progress.at[0]
-                await self._run_node(name, progress, span, {})
+                await self._run_node(name, progress, span, {}, purse)
                 await self._choose_next(name, progress)
             progress.busy_ms = before + (time.monotonic() - began) * 1000
             if progress.at != [END]:
                 await save(progress)
+        progress.take_total(purse.spending)
         return await self._finish(progress)
 
     # --- nodes
 
-    async def _run_node(self, name: str, progress: Progress, span: Span, local: Mapping[str, Any]) -> dict[str, Any]:
+    async def _run_node(
+        self, name: str, progress: Progress, span: Span, local: Mapping[str, Any], purse: Purse
+    ) -> dict[str, Any]:
         """Run a node and put its answer into the state. local: the item of a parallel edge, whose answer is only returned."""
         limit = self.workflow.execution.max_steps
         if progress.count >= limit:
             raise RunError("workflow", f"the run needs more than max_steps ({limit} nodes)", name)
-        progress.count += 1
+        progress.count, progress.running = progress.count + 1, progress.running + 1
         node = self.workflow.nodes[name]
         started, began = time.time(), time.perf_counter()
         values = {**progress.state, **local, "state": progress.state}
@@ -136,7 +194,7 @@ class Executor:
         execution = self.workflow.execution
         try:
             tools, retries, rounds = self._tools[name], execution.max_retries, execution.tool_rounds
-            reply = await answer_node(node, values, self._endpoint, self._forms, tools, retries, rounds, child)
+            reply = await answer_node(node, values, self._endpoint, self._forms, tools, retries, rounds, child, purse)
         except (SettingsError, PromptError) as error:
             child.fail(str(error))
             raise RunError("workflow", str(error), name) from None
@@ -146,6 +204,9 @@ class Executor:
         except asyncio.CancelledError:
             child.fail("cancelled")
             raise
+        finally:
+            progress.running -= 1
+        child.note_cost(reply.usage.cost, reply.usage.unknown_calls)
         if node.traced:
             child.finish({key: values.get(key) for key in node.prompt.names}, reply.values)
         else:
@@ -157,8 +218,6 @@ class Executor:
 
     @staticmethod
     def _record(node: CompiledNode, progress: Progress, usage: Usage, started: float, ms: float) -> None:
-        progress.prompt_tokens += usage.prompt_tokens
-        progress.completion_tokens += usage.completion_tokens
         progress.retries += usage.retries
         progress.steps.append(
             {
@@ -167,25 +226,27 @@ class Executor:
                 "ms": round(ms, 1),
                 "tokens": usage.prompt_tokens + usage.completion_tokens,
                 "retries": usage.retries,
+                "cost": usage.cost,
+                "unknown_calls": usage.unknown_calls,
             }
         )
         del progress.steps[:-KEPT_STEPS]
 
     # --- branches and items
 
-    async def _run_branches(self, progress: Progress, save: Save, span: Span) -> None:
+    async def _run_branches(self, progress: Progress, save: Save, span: Span, purse: Purse) -> None:
         """Run each branch up to the join. A branch that fails ends the others."""
 
         async def walk(number: int) -> None:
             while (name := progress.at[number]) != progress.join:
-                await self._run_node(name, progress, span, {})
+                await self._run_node(name, progress, span, {}, purse)
                 progress.at[number] = self.workflow.edges[name].to[0]
                 if any(at != progress.join for at in progress.at):
                     await save(progress)
 
         await _run_all(walk(number) for number in range(len(progress.at)))
 
-    async def _run_items(self, progress: Progress, save: Save, span: Span) -> None:
+    async def _run_items(self, progress: Progress, save: Save, span: Span, purse: Purse) -> None:
         assert progress.source is not None
         parallel = self.workflow.edges[progress.source].parallel
         assert parallel is not None
@@ -203,7 +264,7 @@ class Executor:
         async def work() -> None:
             for number in ahead:
                 local = {"item": items[number], "item_index": number}
-                progress.items[str(number)] = await self._run_node(parallel.target_node, progress, span, local)
+                progress.items[str(number)] = await self._run_node(parallel.target_node, progress, span, local, purse)
                 if len(progress.items) < len(items):
                     await save(progress)
 
@@ -282,6 +343,7 @@ def _measure(metric: str, progress: Progress) -> float:
         "total_tokens": progress.prompt_tokens + progress.completion_tokens,
         "steps": progress.count,
         "retries": progress.retries,
+        "cost": progress.cost or 0.0,
     }
     return float(values[metric])
 

@@ -304,8 +304,6 @@ class JobRunner:
         seconds = time.monotonic() - began
         self.metrics.seconds.observe(seconds)
         self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
-        if progress is not None:
-            self.metrics.count_tokens(progress.prompt_tokens, progress.completion_tokens)
         if job.callback_url:
             self.callbacks.wake()
         return _apply_ending(job, ending)
@@ -316,13 +314,16 @@ class JobRunner:
             at = ", ".join(Progress.from_text(job.progress).at) if job.progress else "its first node"
             raise RunError("workflow", f"given up: the server ended {MOST_ATTEMPTS} times while the job was at {at}", at)
         if job.progress is None:
-            return await self.executor.begin(json.loads(job.inputs))
-        progress = Progress.from_text(job.progress)
+            progress = await self.executor.begin(json.loads(job.inputs))
+        else:
+            progress = Progress.from_text(job.progress)
         if not self.executor.can_resume(progress):
             at = ", ".join(progress.at)
             raise RunError(
                 "workflow", f"the new version of the workflow has no node {at}, at which the job was: submit it again", at
             )
+        if job.fence > 1:  # another owner had it
+            self.executor.note_interruption(progress)
         return progress
 
     async def _save(self, job: Job, progress: Progress) -> None:

@@ -10,13 +10,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from anvil_workflow.runner.costs import describe_spending
 from anvil_workflow.stores.jobs import ENDED, Job
 
 
 def describe_job(job: Job, at: list[str] | None = None) -> dict[str, Any]:
     """The JSON object of a job. at: the nodes that run now, where they are known better than the store does."""
     progress: Mapping[str, Any] = json.loads(job.progress) if job.progress else {}
-    ended = job.status in ENDED
+    ended, cost = job.status in ENDED, progress.get("cost")
     duration = None
     if job.started_at is not None and job.finished_at is not None:
         duration = round((job.finished_at - job.started_at) * 1000, 1)
@@ -36,6 +37,9 @@ def describe_job(job: Job, at: list[str] | None = None) -> dict[str, Any]:
             "prompt_tokens": progress.get("prompt_tokens", 0),
             "completion_tokens": progress.get("completion_tokens", 0),
             "retries": progress.get("retries", 0),
+            "cost": cost,
+            "unknown_calls": progress.get("unknown_calls") or 0,
+            **(describe_spending(progress["spent"], cost is not None) if progress.get("spent") else {}),
         },
     }
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from anvil_workflow.runner.costs import CallCost
+
 SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -24,14 +26,21 @@ class Metrics:
         self.seconds = Histogram("workflow_run_seconds", "Duration of a run on this replica.", buckets=SECONDS, registry=registry)
         self.callbacks = Counter("workflow_callbacks", "Attempts to deliver a callback.", ["result"], registry=registry)
         self.tokens = Counter("workflow_tokens", "Tokens that model endpoints reported.", ["kind"], registry=registry)
+        self.cost = Counter("workflow_cost", "Cost of model calls, where it is known.", ["model"], registry=registry)
+        unknown = "Model calls whose tokens, and so their cost, are not known."
+        self.unknown = Counter("workflow_unknown_calls", unknown, ["model"], registry=registry)
         self.spans = Gauge("workflow_trace_spans", "Spans sent to MLflow, dropped, and waiting.", ["result"], registry=registry)
         self.untraced = Gauge("workflow_traces_failing", "1 while traces do not arrive at MLflow.", registry=registry)
 
-    def count_tokens(self, prompt: int, completion: int) -> None:
-        if prompt:
-            self.tokens.labels("prompt").inc(prompt)
-        if completion:
-            self.tokens.labels("completion").inc(completion)
+    def count_call(self, call: CallCost) -> None:
+        """Every call counts where it was made, once: what a resumed run replays is no call."""
+        if call.tokens is None:
+            self.unknown.labels(call.model).inc()
+            return
+        self.tokens.labels("prompt").inc(call.tokens.prompt)
+        self.tokens.labels("completion").inc(call.tokens.completion)
+        if call.cost is not None:
+            self.cost.labels(call.model).inc(call.cost)
 
     def write(self) -> bytes:
         return generate_latest(self._registry)

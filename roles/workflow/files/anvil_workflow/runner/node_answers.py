@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from anvil_workflow.environment.variables import hide_credentials
 from anvil_workflow.language.field_types import dump, explain_first
 from anvil_workflow.language.workflow import CompiledNode
 from anvil_workflow.runner.answer_forms import PROMPT, AnswerForms, build_request, is_ignored, next_form, read_text
+from anvil_workflow.runner.costs import DIGITS, CallCost, Spending
 from anvil_workflow.runner.endpoints import LONGEST_DELAY, CallError, Endpoint, explain_error
 from anvil_workflow.runner.model_messages import (
     Message,
@@ -35,12 +36,10 @@ from anvil_workflow.runner.tracing import NO_SPAN, Span
 
 # Calls of tools in one message of a model.
 MOST_CALLS = 32
-# A larger number of tokens is no number of tokens.
-MOST_TOKENS = 10**12
 
 
 class RunError(Exception):
-    """A run that failed. kind: model, timeout, tool, condition, gate, input or workflow. node: where it failed."""
+    """A run that failed. kind: model, timeout, tool, condition, gate, input, cost or workflow. node: where it failed."""
 
     def __init__(self, kind: str, message: str, node: str = "") -> None:
         self.kind, self.message, self.node = kind, hide_credentials(message), node
@@ -56,19 +55,31 @@ class FormRefusedError(RunError):
 
 @dataclass
 class Usage:
-    """Tokens and calls of a node."""
+    """Tokens and calls of one run of a node. cost: None without a price. unknown_calls: calls whose tokens are not known."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     calls: int = 0
     retries: int = 0
+    cost: float | None = None
+    unknown_calls: int = 0
 
-    def add(self, reported: Any) -> None:
-        if isinstance(reported, Mapping):
-            for key in ("prompt_tokens", "completion_tokens"):
-                value = reported.get(key)
-                if isinstance(value, int) and 0 < value < MOST_TOKENS:
-                    setattr(self, key, getattr(self, key) + value)
+    def add(self, call: CallCost) -> None:
+        if call.tokens is None:
+            self.unknown_calls += 1
+            return
+        self.prompt_tokens += call.tokens.prompt
+        self.completion_tokens += call.tokens.completion
+        if call.cost is not None:
+            self.cost = round((self.cost or 0.0) + call.cost, DIGITS)
+
+
+@dataclass(frozen=True)
+class Purse:
+    """What a run spends, and how it is stored while a node runs."""
+
+    spending: Spending
+    keep: Callable[[], Awaitable[None]]
 
 
 @dataclass
@@ -88,6 +99,7 @@ async def answer_node(
     retries: int,
     rounds: int,
     span: Span,
+    purse: Purse,
 ) -> Reply:
     """Call the model until its answer is valid. Raises RunError after 1 + retries invalid answers. An answer that shows that the
     endpoint ignores the form of the request is not counted: the next form is used.
@@ -100,7 +112,7 @@ async def answer_node(
     body = _begin_body(node)
     if tools:
         answered = await _answer_with_tools(
-            node, body, messages, endpoint, forms.habits, tools, retries, rounds, reply.usage, span
+            node, body, messages, endpoint, forms.habits, tools, retries, rounds, reply.usage, span, purse
         )
         if answered:
             return Reply(answered, reply.usage)
@@ -111,7 +123,7 @@ async def answer_node(
         asked = {"messages": messages} if node.answer is None else build_request(form, node.id, node.answer, messages)
         refused = partial(forms.is_refused, node.llm, form)
         try:
-            message = await _call(node, {**body, **asked}, endpoint, forms.habits, left, reply.usage, span, refused)
+            message = await _call(node, {**body, **asked}, endpoint, forms.habits, left, reply.usage, span, purse, refused)
         except FormRefusedError:
             assert next_one is not None
             form = next_one
@@ -164,6 +176,7 @@ async def _call(
     retries: int,
     usage: Usage,
     span: Span,
+    purse: Purse,
     refused: Callable[[int], bool] = lambda status: False,
 ) -> Message:
     """One message of the model. Failed calls are retried with growing pauses, and at once without what the endpoint refuses.
@@ -171,17 +184,24 @@ async def _call(
     refused: whether an HTTP status refuses the form of the request. Raises FormRefusedError for those.
     """
     attempt = 0
+    model = node.llm.model or ""
     while True:
-        usage.calls += 1
+        await _admit_call(node, usage, purse)
         child = span.start(f"model {node.llm.model}", "CHAT_MODEL")
         sent = habits.fit(node.llm, body)
+        call: CallCost | None = None
         try:
             answer = await endpoint.complete(node.llm, sent)
+            if "error" not in answer or answer.get("usage") is not None:
+                call = purse.spending.add(node.id, model, answer.get("usage"))
+                usage.add(call)
             choice = _find_choice(answer)
             message = read_message(choice)
             if message is None:
                 raise CallError(f"the answer contains no message{explain_error(answer)}", again=True)
         except CallError as error:
+            if error.is_open:
+                usage.add(purse.spending.add(node.id, model, None))
             child.fail(str(error) if node.traced else f"HTTP {error.status}")
             if is_too_long(error.status, str(error)):
                 raise RunError("model", _explain_length(node, error), node.id) from None
@@ -202,12 +222,22 @@ async def _call(
         except asyncio.CancelledError:
             child.fail("cancelled")
             raise
-        usage.add(answer.get("usage"))
         if child is not NO_SPAN:
+            child.note_call(call)
             child.finish(sent["messages"] if node.traced else None, choice if node.traced else None, answer.get("usage"))
         if message.refusal:
             raise RunError("model", f"model {node.llm.model}: {message.refusal}", node.id)
         return message
+
+
+async def _admit_call(node: CompiledNode, usage: Usage, purse: Purse) -> None:
+    """Count a call that is about to be sent. Raises RunError where the limit of the run does not allow it."""
+    if usage.calls:
+        await purse.keep()
+    over = purse.spending.explain_limit()
+    if over:
+        raise RunError("cost", over, node.id)
+    usage.calls += 1
 
 
 def _find_choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -257,13 +287,14 @@ async def _answer_with_tools(
     rounds: int,
     usage: Usage,
     span: Span,
+    purse: Purse,
 ) -> dict[str, Any]:
     """Let the model call its tools until it answers. Adds to ``messages``; returns the answer where it is valid, else nothing."""
     offered = {tool.name: tool for tool in tools}
     functions = [{"type": "function", "function": tool.function} for tool in tools]
     for _unused in range(rounds):
         asked = {**body, "messages": messages, "tools": functions}
-        message = await _call(node, asked, endpoint, habits, retries, usage, span)
+        message = await _call(node, asked, endpoint, habits, retries, usage, span, purse)
         calls = message.calls or find_written_calls(message.text, offered)
         if not calls:
             found, wrong = read_answer(node, read_text(PROMPT, message) if node.answer else message.text, message.cut)

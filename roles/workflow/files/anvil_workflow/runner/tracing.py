@@ -25,6 +25,7 @@ from typing import Any
 
 import httpx
 
+from anvil_workflow.runner.costs import CallCost
 from anvil_workflow.runner.endpoints import show_url
 from anvil_workflow.runner.protobuf import encode_attribute, encode_bytes, encode_text, read_rejected
 
@@ -72,6 +73,21 @@ class Span:
             self.attributes["mlflow.chat.tokenUsage"] = _to_json({**counts, "total_tokens": sum(counts.values())})
         self._end()
 
+    def note_call(self, call: CallCost | None) -> None:
+        """What a model call cost, in MLflow's words."""
+        if call is not None:
+            self.attributes["mlflow.llm.model"] = _to_json(call.model)
+            self.note_cost(call.cost, int(call.tokens is None))
+            if call.cost is not None:
+                parts = {"input_cost": call.prompt_cost, "output_cost": call.completion_cost, "total_cost": call.cost}
+                self.attributes["mlflow.llm.cost"] = _to_json(parts)
+
+    def note_cost(self, cost: float | None, unknown_calls: int) -> None:
+        if cost is not None:
+            self.attributes["anvil.cost"] = _to_json(cost)
+        if unknown_calls:
+            self.attributes["anvil.unknown_calls"] = _to_json(unknown_calls)
+
     def fail(self, error: str) -> None:
         self.error = error or "failed"
         self._end()
@@ -94,6 +110,9 @@ class _NoSpan(Span):
         return self
 
     def finish(self, inputs: Any = None, outputs: Any = None, usage: Any = None) -> None:
+        return
+
+    def note_cost(self, cost: float | None, unknown_calls: int) -> None:
         return
 
     def fail(self, error: str) -> None:

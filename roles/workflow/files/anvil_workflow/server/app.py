@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from anvil_workflow.environment.settings import Settings
 from anvil_workflow.language.workflow import Workflow
+from anvil_workflow.runner.costs import read_prices
 from anvil_workflow.runner.endpoints import Endpoint, HttpEndpoint, open_client
 from anvil_workflow.runner.executor import Executor
 from anvil_workflow.runner.job_runner import JobRunner
@@ -60,7 +61,10 @@ def make_app(settings: Settings, workflow: Workflow, endpoint: Endpoint | None =
         if settings.mlflow_uri
         else None
     )
-    runner = JobRunner(settings, Executor(workflow, calls, client), store, client, tracer, metrics)
+    executor = Executor(workflow, calls, client, read_prices(settings.prices), metrics.count_call)
+    for model in executor.list_unpriced():
+        logger.warning("config.execution.max_cost does not count model %s: it has no price in config.prices", model)
+    runner = JobRunner(settings, executor, store, client, tracer, metrics)
     readiness = Readiness(workflow, store, calls, runner, tracer)
 
     @contextlib.asynccontextmanager

@@ -81,9 +81,24 @@ def _build_job() -> dict[str, Any]:
         nodes={
             "type": "array",
             "items": {"type": "object"},
-            "description": "The nodes that ran: node, started_at, ms, tokens, retries.",
+            "description": "The nodes that ran: node, started_at, ms, tokens, retries, cost, unknown_calls.",
         },
-        usage={"type": "object"},
+        usage={
+            "type": "object",
+            "properties": {
+                "prompt_tokens": {"type": "integer"},
+                "completion_tokens": {"type": "integer"},
+                "retries": {"type": "integer"},
+                "cost": {**number, "description": "Of all calls whose tokens and price are known; null without prices."},
+                "unknown_calls": {"type": "integer", "description": "Calls whose tokens are not known; they are not in cost."},
+                "nodes": {
+                    "type": "array",
+                    "items": {"type": "object"},
+                    "description": "Calls, tokens and cost by node and model.",
+                },
+                "models": {"type": "array", "items": {"type": "object"}, "description": "The same by model."},
+            },
+        },
     )
 
 
@@ -142,6 +157,7 @@ def _build_paths(keyed: bool, callback_hosts: tuple[str, ...]) -> dict[str, Any]
                     ),
                     "429": busy,
                     "500": _answer("The run failed.", _json(job)),
+                    "402": _answer("The run reached its limit of cost.", _json(job)),
                     "502": _answer("The run failed because a model or a tool failed.", _json(job)),
                     "504": _answer("The run failed because it exceeded its time limit.", _json(job)),
                 },

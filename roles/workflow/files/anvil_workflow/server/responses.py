@@ -14,7 +14,7 @@ from anvil_workflow.environment.variables import hide_credentials
 from anvil_workflow.runner.job_view import describe_job
 from anvil_workflow.stores.jobs import ENDED, Job
 
-STATUS_OF_FAILURE = {"model": 502, "tool": 502, "timeout": 504}
+STATUS_OF_FAILURE = {"cost": 402, "model": 502, "tool": 502, "timeout": 504}
 
 
 class JsonAnswer(Response):

@@ -69,7 +69,7 @@ class Job:
 
 FIELDS = tuple(Job.__dataclass_fields__)
 # What a list of jobs shows of a run.
-SHOWN_PROGRESS = ("at", "prompt_tokens", "completion_tokens", "retries")
+SHOWN_PROGRESS = ("at", "prompt_tokens", "completion_tokens", "retries", "cost", "unknown_calls")
 
 
 def as_stored(new: NewJob, owner: str | None = None) -> Job:
