@@ -63,6 +63,12 @@ options:
     description: Whether an address beyond loopback may be published without TLS.
     type: bool
     default: false
+  prices:
+    description:
+      - Model to price, C(prompt) and C(completion), and C(cached_prompt) for the cached part of a prompt, each for 1,000,000
+        tokens in any currency. They override C(config.prices) of the workflow file.
+    type: dict
+    default: {}
   log_prompts:
     description: Whether traces have prompts, answers and the texts of errors.
     type: bool
@@ -247,6 +253,7 @@ OPTIONS = {
     "has_api_key": {"type": "bool", "default": False, "no_log": False},
     "hosts": {"type": "list", "elements": "str", "default": []},
     "log_prompts": {"type": "bool", "default": True},
+    "prices": {"type": "dict", "default": {}},
     "tls": {"type": "bool", "default": False},
     "insecure": {"type": "bool", "default": False},
     "root": {"type": "str", "default": "/opt/anvil"},

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import Problem
@@ -23,13 +25,15 @@ NAME_RULE = "1 to 40 of a-z, 0-9 and -, as in a host name"
 DEFAULT_PORT = 8100
 DEFAULT_MLFLOW_PORT = 5000
 MAX_REPLICAS = 16
+PRICE_KEYS = ("prompt", "completion", "cached_prompt")
 
 
 @dataclass(frozen=True)
 class WorkflowOptions:
     """The options of a workflow. An empty text is not given. timeout, job_ttl: seconds; size_limit: units of 10**6 bytes.
 
-    hosts: names under which clients call it. tls: there is a certificate. insecure: an address beyond loopback may go without.
+    hosts: names under which clients call it. prices: model -> price. tls: there is a certificate. insecure: an address beyond
+    loopback may go without.
     standalone: the files run without Ansible.
     """
 
@@ -59,6 +63,7 @@ class WorkflowOptions:
     has_api_key: bool = False
     hosts: tuple[str, ...] = ()
     log_prompts: bool = True
+    prices: Mapping[str, Any] = field(default_factory=dict)
     tls: bool = False
     insecure: bool = False
     standalone: bool = False
@@ -120,6 +125,7 @@ def check_options(options: WorkflowOptions) -> Iterator[Problem]:
     if not wrong_binds:
         yield from _check_tls(options)
     yield from check_limits(options.mem_limit, options.pids_limit)
+    yield from _check_prices(options.prices)
     for name in options.hosts:
         if not HOST.fullmatch(name):
             yield Problem(
@@ -136,6 +142,18 @@ def check_limits(memory: str, pids: int) -> Iterator[Problem]:
     read_memory(section)
     read_pids(section)
     yield from check.problems
+
+
+def _check_prices(prices: Mapping[str, Any]) -> Iterator[Problem]:
+    """Every mistake in ``prices``: model -> prompt, completion and cached_prompt, for 1,000,000 tokens each."""
+    hint = "write {heavy: {prompt: 0.5, completion: 1.5}}, for 1,000,000 tokens; cached_prompt may follow"
+    for model, price in prices.items():
+        if not isinstance(price, Mapping) or not {"prompt", "completion"} <= set(price) <= set(PRICE_KEYS):
+            yield Problem("the price has other keys than prompt, completion and cached_prompt", f"prices.{model}", hint=hint)
+            continue
+        for key, value in price.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                yield Problem(f"{value!r} is not a price", f"prices.{model}.{key}", hint=hint)
 
 
 def _check_tls(options: WorkflowOptions) -> Iterator[Problem]:

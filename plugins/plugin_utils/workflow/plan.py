@@ -108,6 +108,7 @@ class WorkflowPlan:
     has_api_key: bool
     hosts: tuple[str, ...]
     log_prompts: bool
+    prices: Mapping[str, Any]
     tls: bool
     has_model_key: bool
     env_key: bool
@@ -297,6 +298,7 @@ def _decide(
         has_api_key=options.has_api_key,
         hosts=options.hosts,
         log_prompts=options.log_prompts,
+        prices=options.prices,
         tls=options.tls and not options.standalone,
         # Without Ansible, the key is in .env.
         has_model_key=bool(models.url and not options.standalone and ((env_key and values.get(MODEL_KEY)) or models.secret)),
@@ -306,7 +308,9 @@ def _decide(
         standalone=options.standalone,
         limits=host.limits if host else Limits(),
     )
-    return replace(plan, notes=tuple(_list_notes(plan, options, values)))
+    unpriced = [model for model in described.get("unpriced") or () if model not in options.prices]
+    limit = f"config.execution.max_cost does not count the calls of {', '.join(unpriced)}: no price is set (workflow_prices)"
+    return replace(plan, notes=(*_list_notes(plan, options, values), *([limit] if unpriced else [])))
 
 
 def _assign_addresses(subnet: ipaddress.IPv4Network, replicas: list[str]) -> dict[str, str]:

@@ -169,6 +169,8 @@ def _server_environment(plan: WorkflowPlan, service: str) -> dict[str, str]:
         values["WORKFLOW_CONCURRENCY"] = str(plan.concurrency)
     if not plan.log_prompts:
         values["WORKFLOW_LOG_PROMPTS"] = "false"
+    if plan.prices:
+        values["WORKFLOW_PRICES"] = json.dumps(plan.prices, sort_keys=True)
     if plan.edge:
         values["WORKFLOW_PROXIES"] = plan.addresses["edge"]
         values["WORKFLOW_JOBS"] = f"postgresql://{DATABASE_USER}@{plan.project}-jobs:5432/{DATABASE}"

@@ -90,6 +90,7 @@ def print_check(file: Path, form: str) -> int:
         "outputs": list(workflow.outputs),
         "variables": [asdict(variable) for variable in workflow.list_variables()],
         "models": workflow.list_models(),
+        "unpriced": workflow.list_unpriced(workflow.file.config.prices),
     }
     if form == "json":
         print(json.dumps({"ok": True, "problems": [], "workflow": described}, ensure_ascii=False))

@@ -135,6 +135,9 @@ class Llm(Section):
     )
     timeout: float | None = Field(None, gt=0, description="Time limit of one call, in seconds.")
     seed: int | None = None
+    stream: bool | None = Field(
+        None, description="Stream answers; if not set, those that may take longer than a minute without one."
+    )
 
 
 class Tool(Section):

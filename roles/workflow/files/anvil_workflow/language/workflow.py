@@ -17,7 +17,19 @@ from anvil_workflow.language.checks import find_join
 from anvil_workflow.language.conditions import Expression, parse_condition
 from anvil_workflow.language.field_types import MAX_ITEMS, MAX_LENGTH, MOST_INPUT_ITEMS, STRICT, FieldType
 from anvil_workflow.language.prompts import Path, Template, parse_reference, parse_template
-from anvil_workflow.language.schema import Edge, Execution, Gates, Llm, Loop, Node, OutputField, Parallel, Tool, WorkflowFile
+from anvil_workflow.language.schema import (
+    Edge,
+    Execution,
+    Gates,
+    Llm,
+    Loop,
+    Node,
+    OutputField,
+    Parallel,
+    Price,
+    Tool,
+    WorkflowFile,
+)
 from anvil_workflow.language.tool_settings import list_variables
 
 PROVIDERS: dict[str, tuple[str, str, str | None]] = {
@@ -106,6 +118,11 @@ class Workflow:
 
     def list_models(self) -> list[str]:
         return sorted({node.llm.model for node in self.nodes.values() if node.llm.model})
+
+    def list_unpriced(self, prices: Mapping[str, Price]) -> list[str]:
+        """The models whose calls the limit of a run does not count, because they have no price."""
+        limited = self.execution.max_cost is not None
+        return [model for model in self.list_models() if limited and model not in prices]
 
     def list_variables(self) -> list[Variable]:
         found: dict[str, Variable] = {}

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -17,8 +19,11 @@ from anvil_workflow.environment.variables import SettingsError, expand, read_sec
 from anvil_workflow.language.json_text import read_json
 from anvil_workflow.language.schema import Llm
 from anvil_workflow.language.workflow import PROVIDERS
+from anvil_workflow.runner.streamed_answers import BrokenStreamError, StreamHabits, StreamReader
 
 LARGEST_ANSWER = 16 * 1024 * 1024
+# An event holds a token, and some hundred bytes around it.
+LARGEST_STREAM = 256 * 1024 * 1024
 LONGEST_DELAY = 30.0
 RETRIED_STATUSES = frozenset({408, 409, 425, 429})
 # A proxy gave up waiting; the model may go on.
@@ -50,7 +55,7 @@ def open_client(trust: ssl.SSLContext) -> httpx.AsyncClient:
 
 class Endpoint(Protocol):
     async def complete(self, llm: Llm, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The answer to one chat completion. Raises CallError."""
+        """The answer to one chat completion, put together where it was streamed. Raises CallError."""
 
 
 class HttpEndpoint:
@@ -58,6 +63,7 @@ class HttpEndpoint:
 
     def __init__(self, client: httpx.AsyncClient, environment: Mapping[str, str], timeout: float) -> None:
         self._client, self._environment, self._timeout = client, environment, timeout
+        self._streams = StreamHabits()
         self._keys = {key: read_secret(key, environment) for _base, key, _default in PROVIDERS.values()}
 
     def find_base(self, llm: Llm) -> str:
@@ -108,6 +114,15 @@ class HttpEndpoint:
     async def complete(self, llm: Llm, body: Mapping[str, Any]) -> Mapping[str, Any]:
         url = self.find_base(llm) + "/chat/completions"
         seconds = llm.timeout or self._timeout
+        while True:
+            sent, began = self._streams.fit(llm, body, seconds), time.monotonic()
+            try:
+                return await self._request(llm, url, sent, seconds)
+            except CallError as error:
+                if not self._streams.learn(llm, sent, error.status, str(error), time.monotonic() - began):
+                    raise
+
+    async def _request(self, llm: Llm, url: str, body: Mapping[str, Any], seconds: float) -> Mapping[str, Any]:
         request = self._client.build_request("POST", url, json=body, headers=self.make_headers(llm), timeout=seconds)
         try:
             async with asyncio.timeout(seconds):
@@ -119,10 +134,14 @@ class HttpEndpoint:
             raise CallError(f"the endpoint does not answer: {error or type(error).__name__}", True, is_open=sent) from None
         except httpx.InvalidURL as error:
             raise CallError(f"{show_url(url)} is not a URL: {error}", again=False) from None
+        except BrokenStreamError as error:
+            raise CallError(str(error), again=True, is_open=True) from None
 
     async def _send(self, request: httpx.Request) -> Mapping[str, Any]:
         answer = await self._client.send(request, stream=True)
         try:
+            if answer.status_code == 200 and answer.headers.get("content-type", "").startswith("text/event-stream"):
+                return await _read_stream(answer)
             body = bytearray()
             async for piece in answer.aiter_bytes():
                 body += piece
@@ -142,6 +161,29 @@ class HttpEndpoint:
         if not isinstance(reply, dict):
             raise CallError("the answer is not a JSON object", again=True, is_open=True)
         return reply
+
+
+async def _read_stream(answer: httpx.Response) -> Mapping[str, Any]:
+    """The answer in a stream. Raises BrokenStreamError where it is not whole, and httpx.HTTPError."""
+    reader, size = StreamReader(), 0
+    pieces = answer.aiter_bytes()
+    try:
+        async for piece in pieces:
+            size += len(piece)
+            if size > LARGEST_STREAM:
+                raise CallError("the stream is larger than 256 MiB", again=False, is_open=True)
+            reader.feed(piece)
+            if reader.is_done:
+                # A connection whose answer was read to its end is used again. Some servers do not end theirs.
+                with contextlib.suppress(TimeoutError, httpx.HTTPError):
+                    async with asyncio.timeout(0.5):
+                        async for _unused in pieces:
+                            pass
+                break
+    except httpx.HTTPError:
+        if not reader.is_whole:
+            raise
+    return reader.finish()
 
 
 def _is_same_url(one: str, other: str) -> bool:

@@ -122,11 +122,6 @@ class Executor:
         fits = all(name == END or name in self.workflow.nodes for name in ahead)
         return fits and (progress.source is None or progress.source in self.workflow.edges)
 
-    def list_unpriced(self) -> list[str]:
-        """The models whose calls the limit of a run does not see, because they have no price."""
-        limited = self.workflow.execution.max_cost is not None
-        return [model for model in self.workflow.list_models() if limited and model not in self.prices]
-
     def note_interruption(self, progress: Progress) -> None:
         """The server ended while the nodes that come next were running: each may have made one call that nothing tells of."""
         spending = Spending(progress.spent, self.prices)

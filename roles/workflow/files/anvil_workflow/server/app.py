@@ -62,7 +62,7 @@ def make_app(settings: Settings, workflow: Workflow, endpoint: Endpoint | None =
         else None
     )
     executor = Executor(workflow, calls, client, read_prices(settings.prices), metrics.count_call)
-    for model in executor.list_unpriced():
+    for model in workflow.list_unpriced(executor.prices):
         logger.warning("config.execution.max_cost does not count model %s: it has no price in config.prices", model)
     runner = JobRunner(settings, executor, store, client, tracer, metrics)
     readiness = Readiness(workflow, store, calls, runner, tracer)
