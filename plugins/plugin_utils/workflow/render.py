@@ -55,7 +55,29 @@ edge
 wheels
 README.md
 docker-compose.yml
+ci.sh
+.ci-venv
+.git
+.github
+.circleci
+.gitlab-ci.yml
 """
+GITIGNORE = """# Secrets, and what is made or fetched.
+.env
+private/
+wheels/*.whl
+mlflow/wheels/*.whl
+image.txt
+.ci-venv/
+__pycache__/
+"""
+# File among the artifacts -> template.
+PIPELINES = {
+    "ci.sh": "ci.sh",
+    ".github/workflows/workflow.yml": "github.yml",
+    ".gitlab-ci.yml": "gitlab.yml",
+    ".circleci/config.yml": "circleci.yml",
+}
 # The health check of a container. It runs every ten seconds, so it imports as little as possible.
 LIVE = (
     "import socket,sys\n"
@@ -341,6 +363,7 @@ def render_artifacts(plan: WorkflowPlan) -> dict[str, str]:
     found = {
         "Dockerfile": server.dockerfile,
         ".dockerignore": DOCKERIGNORE,
+        ".gitignore": GITIGNORE,
         "docker-compose.yml": project.compose,
         "README.md": render_template("workflow/README.md.j2", **values),
         ".env.example": render_template("workflow/env.example.j2", **values),
@@ -348,6 +371,8 @@ def render_artifacts(plan: WorkflowPlan) -> dict[str, str]:
         **server.files,
         **project.files,
     }
+    values["folders"] = [*sorted({path.split("/")[0] for path in project.files}), *(["mlflow"] if plan.mlflow else [])]
+    found.update({path: render_template(f"workflow/ci/{name}.j2", **values) for path, name in PIPELINES.items()})
     if plan.mlflow:
         mlflow = images["mlflow"]
         found["mlflow/Dockerfile"] = mlflow.dockerfile

@@ -15,7 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
-from anvil_workflow.language.reading import read_workflow
+from anvil_workflow.language.reading import parse_workflow, read_workflow
+from anvil_workflow.language.workflow import Workflow
 from anvil_workflow.runner.endpoints import HttpEndpoint
 from anvil_workflow.runner.executor import Executor, Progress
 from anvil_workflow.runner.tracing import NO_SPAN
@@ -121,8 +122,12 @@ def gateway(chain: Chain) -> Iterator[str]:
 
 async def run_example(example: str, url: str, inputs: dict[str, str]) -> tuple[dict[str, Any], list[str], int]:
     """Outputs, the nodes that ran, and how often a model had to be asked again, of the second of two runs."""
+    outputs, progress = await run_workflow(read_workflow(EXAMPLES / f"{example}.yaml"), url, inputs)
+    return outputs, [step["node"] for step in progress.steps], sum(step["retries"] for step in progress.steps)
+
+
+async def run_workflow(workflow: Workflow, url: str, inputs: dict[str, str]) -> tuple[dict[str, Any], Progress]:
     async with httpx.AsyncClient() as client:
-        workflow = read_workflow(EXAMPLES / f"{example}.yaml")
         environment = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "a-token-of-the-tests"}
         executor = Executor(workflow, HttpEndpoint(client, environment, 60), client)
 
@@ -132,8 +137,7 @@ async def run_example(example: str, url: str, inputs: dict[str, str]) -> tuple[d
         for _unused in range(2):
             progress = await executor.begin({name: inputs.get(name, workflow.defaults[name]) for name in workflow.inputs})
             outcome = await executor.run(progress, save, NO_SPAN)
-            retries = [step["retries"] for step in progress.steps]
-        return outcome.outputs, [step["node"] for step in progress.steps], sum(retries)
+        return outcome.outputs, progress
 
 
 @pytest.mark.parametrize("router", ["0.13.2", "2.0.2"])
@@ -149,6 +153,24 @@ def test_every_example_runs_through_the_real_router(chain: Chain, gateway: str, 
     assert short[1][:2] == ["write_draft", "review"]
     outputs, nodes, retries = asyncio.run(run_example("extract", url, {"text": "Ada was calm."}))
     assert outputs["mood"] == "calm" and set(outputs["place"]) == {"name", "country"} and retries == 0
+
+
+@pytest.mark.parametrize("router", ["0.13.2", "2.0.2"])
+def test_streams_give_the_same_answers_and_count_tokens(chain: Chain, gateway: str, router: str) -> None:
+    url = gateway if router == "2.0.2" else "http://127.0.0.1:8000"
+    prices = "  prices: {heavy: {prompt: 1, completion: 2}, fast: {prompt: 1, completion: 2}}\n"
+    text = (EXAMPLES / "linear.yaml").read_text().replace("max_tokens: 64", "max_tokens: 64\n    stream: true") + prices
+    outputs, progress = asyncio.run(run_workflow(parse_workflow(text), url, {"topic": "rain"}))
+    assert outputs == {"title": "the heavy tier answers", "article": PHRASES["heavy"]}
+    assert (progress.unknown_calls, progress.cost) == expected_cost(progress), progress.spent
+    text = (EXAMPLES / "extract.yaml").read_text().replace("max_tokens: 200", "max_tokens: 200, stream: true") + prices
+    outputs, progress = asyncio.run(run_workflow(parse_workflow(text), url, {"text": "Ada was calm."}))
+    assert outputs["mood"] == "calm" and (progress.unknown_calls, progress.cost) == expected_cost(progress), progress.spent
+
+
+def expected_cost(progress: Progress) -> tuple[int, float]:
+    assert progress.prompt_tokens > 0 and progress.completion_tokens > 0
+    return 0, round((progress.prompt_tokens + 2 * progress.completion_tokens) / 1e6, 9)
 
 
 def test_structured_outputs_of_the_built_image_through_the_router(chain: Chain) -> None:

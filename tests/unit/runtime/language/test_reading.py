@@ -19,7 +19,12 @@ EXAMPLES = sorted((REPO / "examples" / "workflows").glob("*.yaml"))
 
 MISTAKES = [
     # change, path, words in what, words in do
-    (("schema_version", "2.0"), "schema_version", "'1.0'", ""),
+    (("schema_version", "2.0"), "schema_version", "has schema_version 2.0, and this release reads 1.0", "newer release"),
+    (("schema_version", 1.1), "schema_version", "has schema_version 1.1", "newer release"),
+    (("schema_version", "0.9"), "schema_version", "has schema_version 0.9", 'write schema_version: "1.0", and change each key'),
+    (("schema_version", 1), "schema_version", "has schema_version 1,", 'write schema_version: "1.0"'),
+    (("schema_version", "v1"), "schema_version", "'v1' is no schema version", 'write schema_version: "1.0"'),
+    (("schema_version", None), "schema_version", "'None' is no schema version", 'write schema_version: "1.0"'),
     (("schema_version", DROP), "schema_version", "missing", ""),
     (("flow.name", "  "), "flow.name", "empty", ""),
     (("flow.name", 7), "flow.name", "string", "quotes"),

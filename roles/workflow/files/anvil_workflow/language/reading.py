@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
@@ -18,6 +19,7 @@ from anvil_workflow.language.schema import Config, Edge, Node, StateField, Workf
 from anvil_workflow.language.workflow import Workflow, compile_workflow
 from anvil_workflow.language.yaml_positions import load_yaml
 
+VERSION = "1.0"
 LARGEST_FILE = 1024 * 1024
 # Keys of configurable-agents that this runtime does not support. They are errors: without them the workflow would do
 # something else than its author expects.
@@ -73,6 +75,9 @@ def _explain(error: ValidationError) -> Iterator[Finding]:
     for entry in error.errors():
         path = tuple(step for step in entry["loc"] if step != "[key]")
         kind, what = entry["type"], str(entry["msg"]).removeprefix("Value error, ")
+        if path == ("schema_version",) and kind != "missing":
+            yield _explain_version(str(entry["input"]))
+            continue
         known = _known_keys(path[:-1])
         if kind == "extra_forbidden":
             name = str(path[-1])
@@ -88,6 +93,23 @@ def _explain(error: ValidationError) -> Iterator[Finding]:
             hint = "write it without quotes" if kind in ("int_type", "float_type", "bool_type") else ""
             hint = "put the text in quotes" if kind == "string_type" else hint
             yield Finding(path, what, hint)
+
+
+def _explain_version(text: str) -> Finding:
+    """What to do with a file of another schema version."""
+    what = f"the file has schema_version {text}, and this release reads {VERSION}"
+    numbers = re.fullmatch(r"(\d+)(?:\.(\d+))?", text)
+    write = f'write schema_version: "{VERSION}"'
+    if numbers is None:
+        return Finding(("schema_version",), f"{text!r} is no schema version", write)
+    newer = (int(numbers[1]), int(numbers[2] or 0)) > tuple(map(int, VERSION.split(".")))
+    if newer:
+        hint = f"deploy it with a newer release of anvil.serving; or {write}, and change each key that this check then reports"
+    elif numbers[2] is None and text == VERSION.partition(".")[0]:
+        hint = write
+    else:
+        hint = f"{write}, and change each key that this check then reports; it says what to write in its place"
+    return Finding(("schema_version",), what, hint)
 
 
 def _known_keys(path: Path) -> list[str]:
