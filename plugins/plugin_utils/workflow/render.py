@@ -30,6 +30,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.workflow.deployed_wo
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import Project
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.templating import render_template
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.file_check import MODEL_KEY, MODEL_URL, PACKAGE, RUNTIME
+from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.pipelines import render_pipelines
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.plan import WorkflowPlan
 
 UID = 10001
@@ -62,22 +63,6 @@ ci.sh
 .circleci
 .gitlab-ci.yml
 """
-GITIGNORE = """# Secrets, and what is made or fetched.
-.env
-private/
-wheels/*.whl
-mlflow/wheels/*.whl
-image.txt
-.ci-venv/
-__pycache__/
-"""
-# File among the artifacts -> template.
-PIPELINES = {
-    "ci.sh": "ci.sh",
-    ".github/workflows/workflow.yml": "github.yml",
-    ".gitlab-ci.yml": "gitlab.yml",
-    ".circleci/config.yml": "circleci.yml",
-}
 # The health check of a container. It runs every ten seconds, so it imports as little as possible.
 LIVE = (
     "import socket,sys\n"
@@ -363,7 +348,6 @@ def render_artifacts(plan: WorkflowPlan) -> dict[str, str]:
     found = {
         "Dockerfile": server.dockerfile,
         ".dockerignore": DOCKERIGNORE,
-        ".gitignore": GITIGNORE,
         "docker-compose.yml": project.compose,
         "README.md": render_template("workflow/README.md.j2", **values),
         ".env.example": render_template("workflow/env.example.j2", **values),
@@ -371,8 +355,8 @@ def render_artifacts(plan: WorkflowPlan) -> dict[str, str]:
         **server.files,
         **project.files,
     }
-    values["folders"] = [*sorted({path.split("/")[0] for path in project.files}), *(["mlflow"] if plan.mlflow else [])]
-    found.update({path: render_template(f"workflow/ci/{name}.j2", **values) for path, name in PIPELINES.items()})
+    folders = [*sorted({path.split("/")[0] for path in project.files}), *(["mlflow"] if plan.mlflow else [])]
+    found.update(render_pipelines({**values, "folders": folders}))
     if plan.mlflow:
         mlflow = images["mlflow"]
         found["mlflow/Dockerfile"] = mlflow.dockerfile
