@@ -36,8 +36,8 @@ LOOKS = {
 }
 # Messages that name the program that failed, and advise nothing.
 NAMED = {"buildx build", "compose config"}
-# Projects that run without Ansible, by design: a rendered workflow and the harness for experiments.
-WITHOUT_ANSIBLE = {"templates/workflow/README.md.j2", "examples/experiment/README.md"}
+# Projects that run without Ansible, by design: a rendered workflow with its pipelines, and the harness for experiments.
+WITHOUT_ANSIBLE = {"templates/workflow/README.md.j2", "templates/workflow/ci/ci.sh.j2", "examples/experiment/README.md"}
 DOCUMENTED = {"DOCUMENTATION", "EXAMPLES", "RETURN"}
 
 

@@ -458,32 +458,32 @@ def test_a_deployment_works_on_a_host_behind_ssh_and_sudo(away: tuple[Chain, Hos
     assert "anvil-workflow" not in host.docker("ps", "--all") + host.docker("volume", "ls") + host.docker("network", "ls")
 
 
-def verb(chain: Chain, name: str, *words: str, **variables: Any) -> str:
+def succeed(name: str, chain: Chain, *words: str, **variables: Any) -> str:
     """Run a verb for a deployed workflow, assert that it succeeds, and return the output."""
-    code, printed = chain.play(f"workflow_{name}.yml", *words, variables=variables)
+    code, printed = chain.play(f"{name}.yml", *words, variables=variables)
     assert code == 0, printed[-6000:]
     return printed
 
 
 @pytest.mark.usefixtures("linear")
 def test_verbs_need_no_workflow_file(chain: Chain) -> None:
-    listed = verb(chain, "list")
+    listed = succeed("workflow_list", chain)
     (row,) = re.findall(r"^ +linear .*$", listed, re.MULTILINE)
     assert row.split()[:4] == ["linear", "running", "1.0.0", "1/1"] and "http://127.0.0.1:8100" in row
     code, printed = chain.play("status.yml")
     assert code == 0 and re.search(r"^ +linear +running +1.0.0 +1/1 .*http://127.0.0.1:8100", printed, re.MULTILINE), printed
     assert ask(8100, "POST", "/run", {"topic": "logs"}).status == 200
-    logs = verb(chain, "logs", workflow_project_name="linear", tail=5)
+    logs = succeed("workflow_logs", chain, workflow_project_name="linear", tail=5)
     assert "anvil-workflow-linear !" in logs and "path=/run status=200" in logs
 
     for words, count in ((["--check"], 1), ([], 1), (["--check"], 0), ([], 0)):
-        assert changed(verb(chain, "stop", *words, workflow_project_name="linear")) == count
+        assert changed(succeed("workflow_stop", chain, *words, workflow_project_name="linear")) == count
     with pytest.raises(OSError):
         ask(8100, "GET", "/livez", timeout=5)
-    assert re.search(r"^ +linear +stopped +1.0.0 +0/1 ", verb(chain, "list"), re.MULTILINE)
+    assert re.search(r"^ +linear +stopped +1.0.0 +0/1 ", succeed("workflow_list", chain), re.MULTILINE)
     chain.bed.docker("rm", "anvil-workflow-linear")  # as a run that was killed while it replaced the server
     for words, count in ((["--check"], 1), ([], 1), (["--check"], 0), ([], 0)):
-        assert changed(verb(chain, "start", *words, workflow_project_name="linear")) == count
+        assert changed(succeed("workflow_start", chain, *words, workflow_project_name="linear")) == count
         assert words or ask(8100, "GET", "/readyz").status == 200
     assert changed(chain.deploy("linear", mlflow_port=0)) == 0
 
@@ -493,10 +493,10 @@ def test_verbs_need_no_workflow_file(chain: Chain) -> None:
     assert code and "confirm=true" in printed and ask(8100, "GET", "/livez").status == 200
     chain.bed.docker("kill", "anvil-workflow-linear")  # as a run that was killed between stop and removal
     for words, count in ((["--check"], 1), ([], 1), ([], 0)):
-        assert changed(verb(chain, "remove", *words, workflow_project_name="linear")) == count
-    assert "removed; its data is kept in anvil-workflow-linear-data" in verb(chain, "list")
-    verb(chain, "remove", workflow_project_name="linear", purge=True, confirm=True)
-    assert "linear" not in verb(chain, "list")
+        assert changed(succeed("workflow_remove", chain, *words, workflow_project_name="linear")) == count
+    assert "removed; its data is kept in anvil-workflow-linear-data" in succeed("workflow_list", chain)
+    succeed("workflow_remove", chain, workflow_project_name="linear", purge=True, confirm=True)
+    assert "linear" not in succeed("workflow_list", chain)
 
 
 def test_a_log_is_followed_while_it_is_written(chain: Chain) -> None:
@@ -507,7 +507,7 @@ def test_a_log_is_followed_while_it_is_written(chain: Chain) -> None:
     run = ["run", "--detach", "--name", "anvil-workflow-talker", "--env", "KEY_TOKEN=hunter2-hunter2", *words]
     chain.bed.docker(*run, "--label", "com.docker.compose.service=server", "anvil.local/base:1", "sh", "-c", script)
     try:
-        printed = verb(chain, "logs", workflow_project_name="talker", follow="60s")
+        printed = succeed("workflow_logs", chain, workflow_project_name="talker", follow="60s")
     finally:
         chain.bed.docker("rm", "--force", "anvil-workflow-talker")
     assert [printed.count(f"anvil-workflow-talker | line-{number} ") for number in (1, 2, 3)] == [1, 1, 1], printed
