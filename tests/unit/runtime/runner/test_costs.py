@@ -202,7 +202,30 @@ def test_a_resumed_run_counts_no_replayed_call_and_every_repeated_one() -> None:
 def test_a_checkpoint_of_an_older_release_is_continued() -> None:
     old = {"state": {"topic": "tea", "draft": "d", "done": True}, "at": ["rate"], "prompt_tokens": 5, "count": 1}
     outputs, progress, _calls, _saved = run(read(PRICED), [(RATED, USED)], start=json.dumps(old))
-    assert outputs["score"] == 4 and progress.cost == 32.0
+    assert outputs["score"] == 4 and progress.cost == 32.0 and progress.prompt_tokens == 7
+
+
+def test_a_call_that_was_under_way_when_the_run_ended_is_of_unknown_cost() -> None:
+    """The run reaches its time limit, as JobRunner sets it."""
+
+    class Slow:
+        async def complete(self, _llm: Any, _body: Any) -> Any:
+            await asyncio.sleep(60)
+
+    async def go() -> Progress:
+        async with httpx.AsyncClient(verify=TLS) as client:
+            executor = Executor(read(PRICED), Slow(), client)
+            progress = await executor.begin({"topic": "tea"})
+
+            async def save(_progress: Progress) -> None:
+                return
+
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await executor.run(progress, save, NO_SPAN)
+            return progress
+
+    assert asyncio.run(go()).unknown_calls == 1
 
 
 def test_parallel_branches_share_one_limit() -> None:

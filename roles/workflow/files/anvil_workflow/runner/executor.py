@@ -25,7 +25,7 @@ from anvil_workflow.language.prompts import PromptError
 from anvil_workflow.language.schema import END, START, Parallel, Price
 from anvil_workflow.language.workflow import CompiledNode, Workflow
 from anvil_workflow.runner.answer_forms import AnswerForms
-from anvil_workflow.runner.costs import CallCost, Spending
+from anvil_workflow.runner.costs import CallCost, Spending, new_entry
 from anvil_workflow.runner.endpoints import Endpoint
 from anvil_workflow.runner.evaluation import evaluate
 from anvil_workflow.runner.node_answers import Purse, RunError, Usage, answer_node
@@ -77,7 +77,11 @@ class Progress:
 
     @classmethod
     def from_text(cls, text: str) -> Progress:
-        return cls(**json.loads(text))
+        read = cls(**json.loads(text))
+        if not read.spent and read.prompt_tokens + read.completion_tokens:  # of a release that kept the sums only
+            counted = {"prompt_tokens": read.prompt_tokens, "completion_tokens": read.completion_tokens}
+            read.spent = {"(earlier)": {"": {**new_entry(), **counted}}}
+        return read
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,7 @@ async def _call(
             await asyncio.sleep(max(error.after, pause))
             continue
         except asyncio.CancelledError:
+            usage.add(purse.spending.add(node.id, model, None))
             child.fail("cancelled")
             raise
         if child is not NO_SPAN:
