@@ -61,6 +61,7 @@ def host(bed: Bed, models: Path, installed: Installed) -> Iterator[Installed]:
 # The verb, what its first run changes, and what the same run changes afterwards. They follow each other on one host.
 VERBS = [
     ("compatibility", (), 0, 0),
+    ("workflow_list", (), 0, 0),
     ("up", (), 1, 0),
     ("restart", ("serves=heavy-f32",), 1, 1),
     ("recreate", ("serves=heavy-f32",), 1, 1),

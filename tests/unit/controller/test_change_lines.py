@@ -20,7 +20,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.run_summary i
     summarise_host,
     summarise_hosts,
 )
-from ansible_collections.anvil.serving.plugins.plugin_utils.report.typed_command import read_typed, show_variables
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.typed_command import command_beside, read_typed, show_variables
 
 
 def serve(action: str, *reasons: str, **more: Any) -> dict[str, Any]:
@@ -236,6 +236,29 @@ TYPED = [
 @pytest.mark.parametrize(("words", "text"), TYPED)
 def test_the_command_as_typed_without_values_that_may_be_secret(words: tuple[str, ...], text: str) -> None:
     assert read(*words).as_text() == text
+
+
+@pytest.mark.parametrize(
+    ("words", "there", "command"),
+    [
+        (("playbooks/workflow.yml", "-i", "inventory/local"), "playbooks",
+         "ansible-playbook playbooks/workflow_logs.yml -i inventory/local"),
+        (("site.yml", "-i", "a", "-i", "b c", "-l", "x", "--check"), "playbooks",
+         "ansible-playbook playbooks/workflow_logs.yml -i a -i 'b c'"),
+        (("anvil.serving.workflow", "-ibox/"), "", "ansible-playbook anvil.serving.workflow_logs -i box/"),
+        (("/srv/own.yml", "-i", "h,", "-u", "ops", "-b", "-e", "key=s3cret", "-e", "@v.yml"), "",
+         "ansible-playbook playbooks/workflow_logs.yml -i h, -u ops -b -e @v.yml"),
+    ],
+)  # fmt: skip
+def test_the_next_command_has_the_inventory_and_connection_as_typed(words: tuple[str, ...], there: str, command: str) -> None:
+    more = ["-l", "box", "-e", "name=it's"]
+    shown = command_beside(read(*words), "workflow_logs", more, lambda path: path.startswith(there or "/none"))
+    assert shown == f"{command} -l box -e " + "'name=it'\"'\"'s'"
+
+
+def test_the_next_command_without_a_typed_one() -> None:
+    shown = command_beside(None, "workflow_stop", ["-l", "box"], lambda _path: False)
+    assert shown == "ansible-playbook playbooks/workflow_stop.yml -l box"
 
 
 @pytest.mark.parametrize(
