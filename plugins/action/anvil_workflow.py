@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from typing import Any
 
 from ansible.utils.vars import merge_hash
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.plugin_utils.host_code.module_action import HostCodeAction
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import failure_result
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.typed_command import fill_in_inventory, read_typed
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.env_file import read_env_file
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.file_check import MODEL_KEY, MODEL_URL
 
@@ -33,6 +37,17 @@ class ActionModule(HostCodeAction):
             own = values.get(MODEL_KEY) if arguments.get("env_key", True) else ""
             arguments["model_key"] = own or arguments.get("model_key") or ""
         answer = self._execute_module(module_args=arguments, task_vars=task_vars)
+        if answer.get("failed"):
+            answer = _fill_in_commands(answer, str((task_vars or {}).get("inventory_hostname", "localhost")))
         result = merge_hash(result, answer)
         self._remove_tmp_path(self._connection._shell.tmpdir)
         return result
+
+
+def _fill_in_commands(answer: dict[str, Any], host: str) -> dict[str, Any]:
+    """The failure, with commands that can be pasted."""
+    typed = read_typed(sys.argv, shutil.which, os.getcwd())
+    problems = [
+        {**one, "hint": fill_in_inventory(str(one.get("hint") or ""), typed, host)} for one in answer.get("problems") or ()
+    ]
+    return {**answer, "msg": fill_in_inventory(str(answer.get("msg") or ""), typed, host), "problems": problems}

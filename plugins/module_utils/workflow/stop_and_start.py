@@ -40,6 +40,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.workflow.test_reques
 CONTAINER_NAME = re.compile(r'^    container_name: "([a-z0-9-]+)"$', re.MULTILINE)
 NAME = re.compile(re.escape(PROJECT) + r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 POLL = 0.3
+DEPLOY = "ansible-playbook playbooks/workflow.yml -i INVENTORY -e workflow=FILE"
 REST = ("exited", "created", "dead")
 
 
@@ -108,7 +109,7 @@ def start_workflow(docker: DockerEngine, project: Project, timeout: float, check
                 "the files of this workflow are not on the host",
                 where=project.directory,
                 why="compose.yaml does not exist there",
-                hint="deploy it: ansible-playbook playbooks/workflow.yml -i INVENTORY -e workflow=FILE",
+                hint="deploy it: " + DEPLOY,
             )
         return _describe(docker, project, (), ())
     wanted = CONTAINER_NAME.findall(text)
@@ -143,7 +144,7 @@ def _require(done: ComposeResult, project: Project) -> None:
             "the workflow could not be started",
             where="project " + project.name,
             why=done.text[-1500:],
-            hint="correct what is written above, or deploy the workflow again: playbooks/workflow.yml makes what is missing",
+            hint="correct what is written above, or deploy the workflow again, which makes what is missing: " + DEPLOY,
         )
 
 
@@ -177,7 +178,7 @@ def _await_ready(docker: DockerEngine, project: Project, timeout: float) -> None
     servers = [one for one in containers if one.is_server]
     front = next((one for one in containers if one.service == "edge"), servers[0] if servers else None)
     if front is None:
-        raise fail("the workflow has no server", where="project " + project.name, hint="deploy it: playbooks/workflow.yml")
+        raise fail("the workflow has no server", where="project " + project.name, hint="deploy it: " + DEPLOY)
     deadline = time.monotonic() + timeout
     seen = "it was not asked"
     while time.monotonic() < deadline:

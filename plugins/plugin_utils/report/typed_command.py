@@ -53,6 +53,7 @@ _HARMLESS = """anvil_hosts ansible_host cache_dir serves container containers co
 HARMLESS = frozenset(_HARMLESS.split())
 PLAIN = re.compile(r"[\w.,:/+-]{1,100}")
 ELISION = "..."
+UNKNOWN_INVENTORY = "-i INVENTORY"
 # Options that the status command does not need.
 _CHANGING = "--check --diff --verbose --tags --skip-tags --start-at-task --step --force-handlers --flush-cache"
 OF_A_CHANGE = frozenset(_CHANGING.split())
@@ -120,6 +121,13 @@ def command_beside(
     kept = [word for word in said if word.option and (word.option != "--extra-vars" or (word.value or "").startswith("@"))]
     program = typed.program if typed else PROGRAM
     return " ".join([shlex.quote(program), shlex.quote(path), *(word.as_text() for word in kept), *map(shlex.quote, words)])
+
+
+def fill_in_inventory(text: str, typed: TypedCommand | None, host: str) -> str:
+    """A message of a module, which does not know what was typed: ``-i INVENTORY`` becomes the inventory, and the host."""
+    options = ("--inventory", "--inventory-file")
+    words = [word.as_text() for word in typed.words if word.option in options] if typed else []
+    return text.replace(UNKNOWN_INVENTORY, " ".join([*(words or [UNKNOWN_INVENTORY]), "-l", shlex.quote(host)]))
 
 
 def _find_beside(playbook: str, verb: str, exists: Callable[[str], bool]) -> str:

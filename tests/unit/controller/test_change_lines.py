@@ -20,7 +20,12 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.run_summary i
     summarise_host,
     summarise_hosts,
 )
-from ansible_collections.anvil.serving.plugins.plugin_utils.report.typed_command import command_beside, read_typed, show_variables
+from ansible_collections.anvil.serving.plugins.plugin_utils.report.typed_command import (
+    command_beside,
+    fill_in_inventory,
+    read_typed,
+    show_variables,
+)
 
 
 def serve(action: str, *reasons: str, **more: Any) -> dict[str, Any]:
@@ -254,6 +259,14 @@ def test_the_next_command_has_the_inventory_and_connection_as_typed(words: tuple
     more = ["-l", "box", "-e", "name=it's"]
     shown = command_beside(read(*words), "workflow_logs", more, lambda path: path.startswith(there or "/none"))
     assert shown == f"{command} -l box -e " + "'name=it'\"'\"'s'"
+
+
+def test_a_hint_of_a_module_gets_the_inventory_as_typed() -> None:
+    hint = "deploy it: ansible-playbook playbooks/workflow.yml -i INVENTORY -e workflow=FILE"
+    filled = fill_in_inventory(hint, read("p.yml", "-i", "a b", "-i", "c"), "box")
+    assert filled == "deploy it: ansible-playbook playbooks/workflow.yml -i 'a b' -i c -l box -e workflow=FILE"
+    assert fill_in_inventory(hint, None, "box") == hint.replace("INVENTORY", "INVENTORY -l box")
+    assert fill_in_inventory("free the port", None, "box") == "free the port"
 
 
 def test_the_next_command_without_a_typed_one() -> None:
