@@ -110,7 +110,10 @@ def add_up(entries: Any) -> dict[str, Any]:
 
 
 class Spending:
-    """What one run spends. spent: node -> model -> entry; part of the progress of the run, so every replica continues it."""
+    """What one run spends. spent: node -> model -> entry; part of the progress of the run, so every replica continues it.
+
+    total: the sum of all entries.
+    """
 
     def __init__(
         self,
@@ -120,17 +123,18 @@ class Spending:
         count: Callable[[CallCost], None] = lambda call: None,
     ) -> None:
         self.spent, self._prices, self._limit, self._count = spent, prices, limit, count
+        self.total = add_up(entry for models in spent.values() for entry in models.values()) if spent else new_entry()
         # Whether a call was added since the progress was stored.
         self.is_fresh = False
 
     def add(self, node: str, model: str, reported: Any) -> CallCost:
         """Add an answer. reported: its ``usage``, whatever the endpoint sent as that; None for a call that was cut off."""
         call = price_call(model, reported, self._prices)
-        entry = self._find(node, model)
-        entry["calls"] += 1
-        if call.tokens is None:
-            entry["unknown_calls"] += 1
-        else:
+        for entry in (self._find(node, model), self.total):
+            entry["calls"] += 1
+            if call.tokens is None:
+                entry["unknown_calls"] += 1
+                continue
             entry["prompt_tokens"] += call.tokens.prompt
             entry["completion_tokens"] += call.tokens.completion
             if call.cost is not None:
@@ -143,15 +147,12 @@ class Spending:
 
     def note_interrupted(self, node: str, model: str) -> None:
         """A call of this node may have been under way when a server ended; what it cost is not known."""
-        entry = self._find(node, model)
-        entry["calls"] += 1
-        entry["unknown_calls"] += 1
+        for entry in (self._find(node, model), self.total):
+            entry["calls"] += 1
+            entry["unknown_calls"] += 1
 
     def _find(self, node: str, model: str) -> dict[str, Any]:
         return self.spent.setdefault(node, {}).setdefault(model, new_entry())
-
-    def total(self) -> dict[str, Any]:
-        return add_up(entry for models in self.spent.values() for entry in models.values())
 
     @property
     def has_prices(self) -> bool:
@@ -161,7 +162,7 @@ class Spending:
         """Why no further call may be sent; empty where one may."""
         if self._limit is None:
             return ""
-        total = self.total()
+        total = self.total
         if total["cost"] < self._limit:
             return ""
         open_calls = total["unknown_calls"] + total["unpriced_calls"]

@@ -71,7 +71,7 @@ class Progress:
         return json.dumps({**self.__dict__, "state": {}, "items": {}}, ensure_ascii=False, separators=(",", ":"))
 
     def take_total(self, spending: Spending) -> None:
-        total = spending.total()
+        total = spending.total
         self.prompt_tokens, self.completion_tokens = total["prompt_tokens"], total["completion_tokens"]
         self.unknown_calls, self.cost = total["unknown_calls"], total["cost"] if spending.has_prices else None
 
