@@ -150,6 +150,11 @@ gpus:
   returned: with O(overview)
   type: list
   elements: dict
+disk_trouble:
+  description: The disks of images, weights and projects that are nearly full.
+  returned: with O(overview)
+  type: list
+  elements: str
 experiments:
   description: The experiments on the host, with C(expires) in seconds since 1970.
   returned: with O(overview)

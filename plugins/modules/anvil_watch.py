@@ -95,7 +95,7 @@ options:
   limits:
     description:
       - Seconds that replace a default - C(tick) (3), C(stall) (6), C(stall_busy) (45), C(confirm) (20), C(confirm_busy) (180),
-        C(probe_idle) (60), C(probe_deadline) (10), C(survey) (300), C(host_tick) (60, cards and disks),
+        C(probe_idle) (60), C(probe_deadline) (10), C(survey) (300), C(host_tick) (60, cards and disks), C(leave) (15),
         C(load); and C(wrong_probes) (3 probes), C(idle_cpu) (0.02 processors).
     type: dict
     default: {}

@@ -194,7 +194,7 @@ class Connection:
             self._connection = None
             raise self._failure(action, exc) from exc
 
-    def _post_alone(self, target: str, body: Optional[Mapping[str, Any]], seconds: float) -> bytes:
+    def _post_alone(self, target: str, body: Optional[Mapping[str, Any]], seconds: float, method: str = "POST") -> bytes:
         """The body of the answer to a POST on a connection of its own; ValueError for a refusal. body: None for a GET instead.
 
         An empty body is not sent: the Docker Engine refuses to start a container with one. 304, its answer to a start of what
@@ -204,7 +204,7 @@ class Connection:
         try:
             headers = {"Content-Type": "application/json"} if body else {}
             text = json.dumps(body) if body else None
-            connection.request("GET" if body is None else "POST", target, text, headers)
+            connection.request("GET" if body is None else method, target, text, headers)
             reply = connection.getresponse()
             if reply.status >= 400:
                 raise ValueError(read_message(reply.read()))

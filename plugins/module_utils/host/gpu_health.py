@@ -30,6 +30,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_snapshot im
 from ansible_collections.anvil.serving.plugins.module_utils.host.xid_events import XidEvent, drop_recovered
 
 OK = "ok"
+SHOW = "ansible-playbook playbooks/gpu_health.yml shows the health of every card"
 STATES = (OK, *VERDICTS)
 
 
@@ -211,6 +212,16 @@ def _find_recovery(card: CardSnapshot, code: int) -> str:
     return ""
 
 
+def describe_sick(cards: Sequence[CardHealth]) -> List[str]:
+    """A line for each card that is out or doubtful."""
+    lines = []
+    for card in cards:
+        bad = [one for one in card.findings if one.verdict != NOTE]
+        if bad:
+            lines.append("{0} is {1}: {2}; {3}".format(card.name, card.state, "; ".join(one.what for one in bad), SHOW))
+    return lines
+
+
 def find_card(device: str, cards: Sequence[CardHealth]) -> Optional[CardHealth]:
     """The card of a UUID, or of the MIG device with this UUID."""
     return next((one for one in cards if one.card.uuid == device or device in one.card.devices), None)
@@ -242,7 +253,7 @@ def _advise(card: CardHealth, findings: Sequence[CardFinding], certain: bool) ->
     remedies = {one.remedy for one in findings}
     worst = next((remedy for remedy in (REPLACE, REBOOT, RESET) if remedy in remedies), NOTHING)
     lines = [card.explain_remedy(worst)] if worst else []
-    lines.append("ansible-playbook playbooks/gpu_health.yml shows the health of every card")
+    lines.append(SHOW)
     if certain:
         lines.append("to start on it all the same: -e anvil_compatibility=warn")
     return "\n".join(lines)

@@ -57,7 +57,8 @@ class ServePlan:
     bind, port: on the host, on loopback. published: where clients outside of the host reach it, at the edge.
     container_port: the one that the engine listens on (0: the same).
     secrets: environment variable -> name in ``anvil_secrets``; never a value. ready_timeout: seconds.
-    residency: ``resident``, ``evictable``, ``on_demand`` or ``off``. tags: words that select it, besides its name.
+    residency: ``resident``, ``evictable``, ``on_demand`` or ``off``. idle: after so many
+    seconds without a request watch stops it; 0: never. tags: words that select it, besides its name.
     part: ``chat``, ``tool`` or empty, for the deploy mode. models: for a server with several models, name -> its options.
     interval: the longest pause between two readiness checks (seconds). warmup: it is ready after its first real answer.
     kind: what it answers, one of ``catalog.served_kinds.KINDS``.
@@ -106,6 +107,7 @@ class ServePlan:
     dns: Tuple[str, ...] = ()
     ready_timeout: int = 600
     residency: str = RESIDENT
+    idle: int = 0
     tags: Tuple[str, ...] = ()
     part: str = ""
     models: Dict[str, Dict[str, str]] = field(default_factory=dict)

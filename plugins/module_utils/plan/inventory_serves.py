@@ -35,6 +35,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_hosts
     is_elsewhere,
     read_hosts,
 )
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_idle import read_idle
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_launch import launch_environment
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_networks import NetworkSettings, close_serve
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_publish import PUBLISH_KEYS, read_serve_publish
@@ -99,6 +100,7 @@ SERVE_KEYS = (
     "models",
     "models_max",
     "idle_unload",
+    "idle",
     "kind",
 )
 
@@ -329,6 +331,7 @@ def _read_serve(section: Section, name: str, host: HostSettings) -> ServePlan:
         security_opt=confinement.security_opt,
         ready_timeout=shared.ready_timeout or host.max_wait,
         residency=section.read_choice("residency", RESIDENCIES) or RESIDENT,
+        idle=read_idle(section),
         tags=_read_tags(section),
         part=part,
         models=models,

@@ -32,6 +32,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_questi
 from ansible_collections.anvil.serving.plugins.module_utils.serves.observed import ObservedImage
 from ansible_collections.anvil.serving.plugins.module_utils.serves.programs import parse_command_lines
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Outcome, Project
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files import MEMORY_FILE
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state import ProjectState
 
 CREATING = (decisions.CREATE, decisions.RECREATE, decisions.ADOPT)
@@ -41,7 +42,6 @@ READ_BY_PARSER = {"image", "command", "entrypoint", "environment", "mounts", "mo
 # Importing PyTorch and an engine from a cold disk takes a minute; llama-server takes 0.1 s.
 LLAMA_SECONDS, PYTHON_SECONDS = 30.0, 180.0
 LLAMA_MEMORY, PYTHON_MEMORY = "1g", "4g"
-MEMORY_FILE = "accepted-command-lines.json"
 MOST_REMEMBERED = 200
 # Variables of the side container. They come after those of the serve.
 SIDE_ENVIRONMENT = {

@@ -18,8 +18,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.engine_optio
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files import REPORTS_FILE
 
-REPORTS_FILE = "engine-reports.json"
 CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{(?P<labels>[^}\n]{1,4000})\}", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 

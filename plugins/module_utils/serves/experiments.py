@@ -86,8 +86,7 @@ def _leftovers(directory: str) -> List[str]:
     """The files of an experiment on its host. Env files hold secrets and must not outlive it."""
     # Imported here: anvil_serve looks for experiments in every run.
     from ansible_collections.anvil.serving.plugins.module_utils.docker.mounted_files import RECORD
-    from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_checks import MEMORY_FILE
-    from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_report import REPORTS_FILE
+    from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files import MEMORY_FILE, REPORTS_FILE
 
     own = [os.path.join(directory, name) for name in ("compose.yaml", RECORD, MEMORY_FILE, REPORTS_FILE, ".lock")]
     progress = [path for path in files.list_files(directory) if os.path.basename(path).startswith(".progress-")]

@@ -22,7 +22,16 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
 from ansible_collections.anvil.serving.plugins.module_utils.docker.connection import is_local
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_timestamp, published_address
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
+from ansible_collections.anvil.serving.plugins.module_utils.host.disk_places import (
+    DATA,
+    DOCKER,
+    WEIGHTS,
+    describe_low,
+    read_disks,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.host.driver_errors import explain_driver
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_health import describe_sick
+from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_health_on_host import read_health
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import Card, read_cards
 from ansible_collections.anvil.serving.plugins.module_utils.serves import readiness
 from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_report import describe_tokens, read_reports
@@ -83,11 +92,25 @@ def _read_cards() -> Tuple[Optional[List[Card]], List[str]]:
         cards = read_cards()
     except AnvilError as exc:
         return [], [exc.as_text()]
+    if not cards:
+        return cards, []
     troubles = [(card, *explain_driver(str(card.trouble), "it does not work")) for card in cards or () if card.trouble]
-    return cards, [
+    lines = [
         "GPU {0}: {1} ({2}); {3}".format(card.uuid or card.pci_bus_id or card.index, what, card.trouble, hint)
         for card, what, hint in troubles
     ]
+    health = read_health()
+    return cards, lines + describe_sick(health.cards if health else ())
+
+
+def _list_low_disks(docker: DockerEngine, directory: str, services: Mapping[str, Any]) -> List[str]:
+    """A line for each disk that is nearly full: images and volumes, weights, our own files."""
+    mounts = [mount for service in services.values() for mount in service.mounts]
+    places = [(WEIGHTS, mount.source) for mount in mounts if mount.kind == "bind"]
+    if not is_local(docker.docker_host):
+        return []
+    root = str(docker.info().get("DockerRootDir") or "")
+    return describe_low(read_disks([*([(DOCKER, root)] if root else []), *places, (DATA, directory)]))
 
 
 def read_overview(
@@ -96,7 +119,8 @@ def read_overview(
     """What ``anvil_serve_info`` returns besides with ``overview``. directory: of the project.
 
     serves, services: what ``describe_serves`` returned, and the rendered services. Cards are None where the host has no
-    NVIDIA driver; ``gpu_trouble`` is what is wrong with the driver or a card. Times are seconds since 1970, by the host's clock.
+    NVIDIA driver; ``gpu_trouble`` is what is wrong with the driver or a card, ``disk_trouble`` which disks are nearly full.
+    Times are seconds since 1970, by the host's clock.
     """
     cards, trouble = _read_cards()
     names = read_host_names(docker, cards or [])
@@ -128,6 +152,7 @@ def read_overview(
         "now": int(time.time()),
         "gpus": None if cards is None else _cards_with_holders(cards, held),
         "gpu_trouble": trouble,
+        "disk_trouble": _list_low_disks(docker, directory, services),
         "experiments": [experiments[name] for name in sorted(experiments)],
         "details": details,
     }

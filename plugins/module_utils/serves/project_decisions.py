@@ -99,7 +99,9 @@ def _rest_on_demand(project: Project, services: Sequence[Service], outcomes: Map
     """A serve on demand is started only by name; one that runs is kept as the inventory has it."""
     for service in services:
         outcome = outcomes[service.name]
+        rests = outcome.seen is not None and outcome.seen.state in ("exited", "created", "dead")
         starts = outcome.decision.action in (decisions.CREATE, decisions.START)
+        starts = starts or (rests and outcome.decision.action == decisions.RECREATE)
         if not project.only and starts and project.residency(service) == ON_DEMAND:
             outcome.decision = Decision(decisions.NONE, (RESTS_ON_DEMAND,))
 

@@ -10,6 +10,9 @@ from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import Project
 from ansible_collections.anvil.serving.plugins.module_utils.serves.serve_revision_files import compose_path
 
+# What engines accepted as command lines, and what they reported of themselves: beside the compose file of a project.
+MEMORY_FILE, REPORTS_FILE = "accepted-command-lines.json", "engine-reports.json"
+
 
 def list_project_files(project: Project) -> Dict[str, Tuple[str, int]]:
     """Path -> (content, mode). Secrets are single-quoted, so that Compose expands nothing in them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 from typing import Any, Dict, List, Optional
+from urllib.parse import quote
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import fail
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import collect_values, mask_text
@@ -39,6 +40,31 @@ class HostEngine(Containers, Images):
     def start(self, container_id: str) -> None:
         """Start exactly this container; one that runs is left alone."""
         self._post("start", "/containers/{0}/start".format(container_id))
+
+    def stop(self, container_id: str, grace: int = 60) -> None:
+        """Stop exactly this container: what runs in it gets so many seconds to end its requests."""
+        self._post("stop", "/containers/{0}/stop?t={1}".format(container_id, grace))
+
+    def stop_container(self, name_or_id: str, grace: int = 30) -> None:
+        self.stop(name_or_id, grace)
+
+    def remove_container(self, name_or_id: str, volumes: bool = True) -> None:
+        """Remove by force; absence is success."""
+        path = "/containers/{0}?force=1&v={1:d}".format(quote(name_or_id, safe=""), volumes)
+        self._delete("remove a container", path)
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network that no container is attached to; absence is success."""
+        self._delete("remove a network", "/networks/" + quote(name, safe=""))
+
+    def _delete(self, action: str, path: str) -> None:
+        try:
+            self._post_alone("/v{0}{1}".format(self.api_version, path), {}, 120.0, "DELETE")
+        except ValueError as exc:
+            if "no such" not in str(exc).lower() and "not found" not in str(exc).lower():
+                raise fail("the Docker Engine did not {0}".format(action), self.docker_host, str(exc)) from exc
+        except (OSError, http.client.HTTPException) as exc:
+            raise fail("the Docker Engine did not {0}".format(action), self.docker_host, str(exc)) from exc
 
     def _post(self, action: str, path: str) -> None:
         try:

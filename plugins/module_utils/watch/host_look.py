@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The slow look of watch at its host: the health of the cards and the free space of the disks. Changes are told once."""
+"""The slow look of watch at its host: the health of the cards, the free space of the disks, and experiments whose time is over.
+
+Changes are told once. An experiment is retired as ``anvil_experiment`` does it, with the lock of the host."""
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -19,6 +22,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.disk_places imp
 )
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_health import CardHealth
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_health_on_host import HostHealth, read_health
+from ansible_collections.anvil.serving.plugins.module_utils.serves.experiments import find_experiments, retire_experiments
 from ansible_collections.anvil.serving.plugins.module_utils.watch.ledger import Ledger
 from ansible_collections.anvil.serving.plugins.module_utils.watch.settings import WatchSettings
 
@@ -38,7 +42,7 @@ class HostFigures:
 
 @dataclass
 class HostLook:
-    """docker: a HostEngine of its own."""
+    """docker: a HostEngine of its own. halted: whether another look has taken over, because the settings changed meanwhile."""
 
     settings: WatchSettings
     docker: Any
@@ -46,6 +50,7 @@ class HostLook:
     health: Callable[[], Optional[HostHealth]] = read_health
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
+    halted: Callable[[], bool] = lambda: False
     figures: HostFigures = field(default_factory=HostFigures)
     _told: Dict[str, str] = field(default_factory=dict)
     _again: float = 0.0
@@ -70,6 +75,15 @@ class HostLook:
         low = describe_low(disks)
         self._tell("disk", "; ".join(line.partition(": ")[2] for line in low), "the disks have room again")
 
+    def end_experiments(self) -> None:
+        """Retire the experiments whose time to live is over. Raises AnvilError where the Docker Engine refuses."""
+        now = self.wall()
+        if not any(one.is_expired(now) for one in find_experiments(self.docker)):
+            return
+        done = retire_experiments(self.docker, os.path.dirname(self.settings.directory), "", now, False)
+        for one in done["retired"]:
+            self.ledger.act("experiment " + str(one["name"]), "is retired: its time to live is over")
+
     def _list_places(self) -> List[Tuple[str, str]]:
         places = [(DATA, self.settings.data), *((WEIGHTS, folder) for folder in self.settings.weights)]
         try:
@@ -81,6 +95,6 @@ class HostLook:
     def _tell(self, name: str, trouble: str, over: str) -> None:
         """One act when a trouble begins, changes its kind, or ends. Figures in it may change without another act."""
         kind = "".join(letter for letter in trouble if not letter.isdigit())
-        if kind != self._told.get(name, ""):
+        if kind != self._told.get(name, "") and not self.halted():
             self._told[name] = kind
             self.ledger.act(name, trouble or over)

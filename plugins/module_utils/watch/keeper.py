@@ -15,7 +15,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import COMPOSE_PROJECT, COMPOSE_SERVICE
 from ansible_collections.anvil.serving.plugins.module_utils.docker.container_inspect import parse_moment
-from ansible_collections.anvil.serving.plugins.module_utils.watch import healing, liveness
+from ansible_collections.anvil.serving.plugins.module_utils.watch import healing, idleness, liveness
+from ansible_collections.anvil.serving.plugins.module_utils.watch.idleness import Idleness
 from ansible_collections.anvil.serving.plugins.module_utils.watch.incidents import gather_incident, save_incident
 from ansible_collections.anvil.serving.plugins.module_utils.watch.ledger import Ledger
 from ansible_collections.anvil.serving.plugins.module_utils.watch.liveness import Observation, Record
@@ -49,6 +50,7 @@ class Keeper:
     _key_of: str = ""
     _client: Any = None
     _told: str = ""
+    _idle: Idleness = field(default_factory=Idleness)
 
     def __post_init__(self) -> None:
         self.limits = self.settings.build_limits(self.serve)
@@ -60,6 +62,8 @@ class Keeper:
     @property
     def in_rotation(self) -> bool:
         """Whether requests should be sent to the serve. One that unloads itself wakes up at a request."""
+        if self._idle.leaving is not None:
+            return False
         return self.record.in_rotation or (self.record.state == liveness.ASLEEP and self.serve.sleeps)
 
     def tick(self) -> None:
@@ -71,6 +75,8 @@ class Keeper:
         self._keep(liveness.judge(self.record, seen, self.limits), seen)
         if self.record.state == liveness.HUNG and not seen.frozen:
             self._heal()
+        if self.serve.idle:
+            self._follow_idle(seen)
 
     def _is_ours(self, found: Mapping[str, Any]) -> bool:
         labels = found["Config"]["Labels"] or {}
@@ -200,6 +206,43 @@ class Keeper:
         self.ledger.act(self.serve.name, "restarts: {0}; {1}".format(self.record.why, why))
         self.docker.restart(str(found["Id"]))
         self._told = ""
+
+    # ----------------------------------------------------------------------------------------------------------- idleness
+
+    def _follow_idle(self, seen: Observation) -> None:
+        """Stop a serve on demand that no client has used for as long as its inventory says."""
+        lives = self.record.state in (liveness.ALIVE, liveness.BUSY) and not seen.frozen
+        counters, incarnation = (seen.counters if lives else None), self.record.incarnation
+        before, limit = self._idle, float(self.serve.idle)
+        probed, leave = seen.probe is not None, self.limits.leave
+        self._idle, act = idleness.follow(before, incarnation, counters, probed, self.clock(), limit, leave)
+        words = idleness.describe_seconds(limit)
+        if act == idleness.LEAVE:
+            self.ledger.act(self.serve.name, "leaves the rotation: no request for {0} (idle)".format(words))
+        elif act == idleness.RETURN:
+            self.ledger.act(self.serve.name, "is back in rotation: it is used again")
+        elif act == idleness.STOP:
+            try:
+                with self.lock():
+                    self._stop_idle(incarnation, words)
+            except AnvilError as exc:
+                self._tell_once("was not stopped: " + exc.as_text())
+
+    def _stop_idle(self, incarnation: str, words: str) -> None:
+        """With the lock held: look once more, at the same container, and stop it."""
+        found = self.docker.inspect_container(self.serve.container)
+        if found is None or name_incarnation(found) != incarnation or describe_absence(found, self.wall()) != ("", ""):
+            return
+        engine = self._connect(incarnation).look().engine
+        counters = engine.counters if engine else None
+        if counters is None or counters.running + counters.waiting or counters.progress != self._idle.progress:
+            self._idle = Idleness(incarnation)
+            self.ledger.act(self.serve.name, "is back in rotation: it is used again")
+            return
+        again = "ansible-playbook playbooks/up.yml -e serves={0}".format(self.serve.name)
+        self.ledger.act(self.serve.name, "stops: no request for {0} (idle); to start it: {1}".format(words, again))
+        self.docker.stop(str(found["Id"]))
+        self._idle = Idleness()
 
     def _save_incident(self, container_id: str) -> Any:
         entry = self.ledger.get(self.serve.name)

@@ -28,7 +28,8 @@ class Limits:
 
     stall: no token and no answer for so long makes a serve suspect; stall_busy: the same while its processes compute. confirm,
     confirm_busy: after so long without proof a suspect is hung. load: a start may take so long. survey: between two looks at
-    drift, claims, revisions and certificates; host_tick: at cards, disks and experiments.
+    drift, claims, revisions and certificates; host_tick: at cards, disks and experiments. leave: an idle
+    serve is out of rotation for so long before it is stopped.
     """
 
     tick: float = 3.0
@@ -40,6 +41,7 @@ class Limits:
     probe_deadline: float = 10.0
     load: float = 1800.0
     host_tick: float = 60.0
+    leave: float = 15.0
     wrong_probes: int = 3
     idle_cpu: float = 0.02
     survey: float = 300.0

@@ -16,7 +16,8 @@ FORMAT = 1
 @dataclass(frozen=True)
 class WatchedServe:
     """A serve that is watched. key_variable: the variable of its container that holds its API key. sleeps: it unloads itself when
-    idle, so that no probe may wake it. kind: of its answers; empty: only whether it answers can be seen."""
+    idle, so that no probe may wake it. kind: of its answers; empty: only whether it answers can be seen.
+    idle: after so many seconds without a request it is stopped; 0: never."""
 
     name: str
     container: str
@@ -31,6 +32,7 @@ class WatchedServe:
     key_variable: str = ""
     sleeps: bool = False
     load_seconds: float = 1800.0
+    idle: int = 0
 
 
 @dataclass(frozen=True)

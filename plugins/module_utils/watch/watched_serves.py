@@ -53,5 +53,6 @@ def describe_watched(project: Project, service: Service) -> Optional[WatchedServ
         health_path=probe.health_path if probe.kind == "health" else "",
         key_variable=next((variable for variable, name in sorted(secrets.items()) if key and name == key), ""),
         sleeps=any(word.partition("=")[0] == SLEEPS for word in command),
+        idle=int(service.anvil.get("idle") or 0),
         load_seconds=max(LEAST_LOAD, LOAD_FACTOR * probe.timeout),
     )

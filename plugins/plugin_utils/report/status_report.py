@@ -244,6 +244,7 @@ def report_host(
         for name in info.get("orphans") or []
     ]
     notes += list_tier_notes(tiers)
+    notes += info.get("disk_trouble") or []
     notes += list_watch_notes(info.get("watch") or {}, now)
     notes += list_workflow_notes(info.get("workflows") or [])
     if retired.get("trouble"):

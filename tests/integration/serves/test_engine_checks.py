@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import Mount
-from ansible_collections.anvil.serving.plugins.module_utils.serves.engine_checks import MEMORY_FILE
+from ansible_collections.anvil.serving.plugins.module_utils.serves.project_files import MEMORY_FILE
 from serving import SECRET, Field
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
 from harness import run_module
-from serving import Field, scripted
+from serving import HEAVY_GPU, PYTHON_IMAGE, Field, scripted
 
 # Shorter than the defaults by the same factor, so that the tests take seconds.
 LIMITS = {"tick": 0.5, "stall": 2, "stall_busy": 15, "confirm": 4, "confirm_busy": 30, "probe_idle": 2, "probe_deadline": 3}
@@ -229,3 +229,51 @@ def test_it_is_installed_changed_and_removed_as_a_container(watched: Watched) ->
     assert run_module("anvil_watch", state="absent", root=str(field.root))["changed"]
     assert not run_module("anvil_watch", state="absent", root=str(field.root))["changed"]
     assert "anvil-watch" not in field.bed.started() and not (field.root / "anvil-watch").exists()
+
+
+def run_experiment(watched: Watched, name: str, project: str, ttl: int) -> None:
+    """A container with the labels of an experiment."""
+    labels = {"anvil.serving.experiment": name, "com.docker.compose.project": project, "anvil.serving.ttl": str(ttl)}
+    words = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
+    watched.field.bed.docker("run", "-d", "--name", name, *words, PYTHON_IMAGE, "sleep", "600")
+
+
+def test_idle_serves_stop_and_experiments_end_by_themselves_and_the_cards_are_shown(watched: Watched) -> None:
+    field, bed = watched.field, watched.field.bed
+    field.edit("heavy", **{**scripted(SERVES="heavy"), "secrets": {}})
+    field.edit("fast", residency="on_demand", idle=4)
+    assert not field.run(serves=["heavy", "fast"])["failed"]
+    run_experiment(watched, "over", "anvil-experiment-over", 1)
+    run_experiment(watched, "lasts", "anvil-experiment-lasts", 3600)
+    run_experiment(watched, "copied", "another-project", 1)
+    put_files(watched, limits={**LIMITS, "host_tick": 1, "leave": 2})
+    watched.start()
+    watched.wait("fast", "alive busy")
+    until = time.monotonic() + 8
+    while time.monotonic() < until:  # longer than idle, and each request shorter than the time between two looks
+        complete(30003, 2)
+        time.sleep(0.5)
+    assert "leaves the rotation" not in watched.acts("fast")
+    watched.until_told("fast", "stops: no request for 4 s (idle)")
+    watched.wait("fast", "stopped")
+    assert "leaves the rotation: no request for 4 s (idle)" in watched.acts("fast") and get("/alive/fast")[0] == 503
+    assert "its time to live is over" in watched.acts("experiment over")
+    assert {"lasts", "copied"} <= set(bed.started()) and "over" not in bed.docker("ps", "-a", "--format", "{{.Names}}").split()
+
+    # It stays stopped: no run starts it again, nor recreates it for a change of its definition. It starts by name.
+    before = bed.started()
+    for environment in ({}, {"MORE": "1"}):
+        field.edit("fast", environment=environment)
+        done = field.run()
+        assert done["serves"]["fast"]["reasons"] == ["on_demand"] and bed.started() == before
+    assert not field.run(serves=["fast"])["failed"]
+    watched.wait("fast", "alive busy")
+
+    bed.set_health(HEAVY_GPU, "<gpu_recovery_action>Reset</gpu_recovery_action>")
+    end = time.monotonic() + 10
+    while f'uuid="{HEAVY_GPU}",state="out"}} 1.0' not in get("/metrics")[1]:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert any("out: recovery action Reset" in act["line"] for act in watched.ledger()["acts"])
+    assert 'anvil_disk_free_bytes{place="docker"' in get("/metrics")[1]
+    bed.docker("rm", "-f", "lasts", "copied")

@@ -371,6 +371,13 @@ MISTAKES = {
         "also in args",
         "one of the two",
     ),
+    "idle of a resident serve": ([(HEAVY + "idle", "30m")], HEAVY + "idle", "only for a serve on demand", "on_demand"),
+    "idle without a unit that is known": (
+        [(HEAVY + "idle", "30 weeks"), (HEAVY + "residency", "on_demand")],
+        HEAVY + "idle",
+        "'30 weeks'",
+        "30m",
+    ),
     "residency": ([(HEAVY + "residency", "on-demand")], HEAVY + "residency", "'on-demand'", "on_demand"),
     "tag of a serve's name": ([(HEAVY + "tags", ["fast"])], HEAVY + "tags", "the name of a serve", "another tag"),
     "empty preset": ([(ROUTER + "presets", {"chat": []})], ROUTER + "presets.chat", "no tier", "remove the preset"),

@@ -49,9 +49,10 @@ def test_the_share_of_a_card_is_derived_from_its_total_memory_and_rounded_down()
 
 
 def test_serves_on_demand_need_room_beside_the_resident_ones_only():
-    night = {**BASE["anvil_serves"]["heavy"], "port": 30009, "vram_mib": 90000, "residency": "on_demand"}
+    night = {**BASE["anvil_serves"]["heavy"], "port": 30009, "vram_mib": 90000, "residency": "on_demand", "idle": "30m"}
     room = plan(("anvil_serves.night", night), (HEAVY + "residency", "evictable"))
     assert [serve.residency for serve in room.serves] == ["evictable", "resident", "on_demand"]
+    assert [serve.idle for serve in room.serves] == [0, 0, 1800]
     (problem,) = [found for found in problems(("anvil_serves.night", night)) if "over its budget" in found.what]
     assert "serve heavy 60000 + serve night 90000 = 150000 MiB; the GPU has 97887 - 2048 reserve = 95839 MiB" in problem.what
 

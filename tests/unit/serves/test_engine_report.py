@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.catalog.command_line import read_settings
-from ansible_collections.anvil.serving.plugins.module_utils.serves import engine_report
+from ansible_collections.anvil.serving.plugins.module_utils.serves import engine_report, project_files
 
 CACHE = 'vllm:cache_config_info{block_size="16",cache_dtype="auto",engine="0",num_gpu_blocks="25750",num_cpu_blocks="None"} 1.0\n'
 MODELS = json.dumps({"data": [{"id": "heavy", "max_model_len": 131072}]})
@@ -68,7 +68,7 @@ def test_the_status_says_how_many_contexts_fit(row: dict[str, Any], text: str) -
 
 
 def test_the_reports_file_keeps_entries_of_existing_serves_and_tolerates_invalid_content(tmp_path: Path) -> None:
-    path = tmp_path / engine_report.REPORTS_FILE
+    path = tmp_path / project_files.REPORTS_FILE
     path.write_text("[1, 2")
     assert engine_report.read_reports(str(tmp_path)) == {}
     engine_report.keep_reports(str(tmp_path), {"a": {"kv_tokens": 1}, "b": {"kv_tokens": 2}}, {"a": 1, "b": 1})

@@ -59,8 +59,9 @@ class Watch:
         self._threads.append(threading.Thread(target=self._survey, daemon=True))
         self._threads[-1].start()
         self.host = HostLook(settings, HostEngine(settings.docker_host, DOCKER_SECONDS), self.ledger)
-        self._threads.append(threading.Thread(target=self._look_at_host, daemon=True))
-        self._threads[-1].start()
+        self.host.halted = self._stop.is_set
+        # Not waited for at the end: a driver may take minutes to answer.
+        threading.Thread(target=self._look_at_host, daemon=True).start()
         for name, keeper in self.keepers.items():
             self._threads.append(threading.Thread(target=self._keep, args=(name, keeper), daemon=True))
             self._threads[-1].start()
@@ -94,16 +95,17 @@ class Watch:
             self._stop.wait(self.settings.survey_seconds)
 
     def _look_at_host(self) -> None:
-        told = ""
+        told: Dict[str, str] = {}
         while not self._stop.is_set():
-            try:
-                self.host.look()
-                told = ""
-            except Exception as exc:  # the host's odd answer must not end the watch over its serves
-                words = exc.as_text() if isinstance(exc, AnvilError) else "{0}: {1}".format(type(exc).__name__, exc)
-                if words != told:
-                    told = words
-                    tell("the cards and disks of the host cannot be read: " + words)
+            for what, act in (("the experiments", self.host.end_experiments), ("the cards and disks", self.host.look)):
+                trouble = ""
+                try:
+                    act()
+                except Exception as exc:  # the host's odd answer must not end the watch over its serves
+                    trouble = exc.as_text() if isinstance(exc, AnvilError) else "{0}: {1}".format(type(exc).__name__, exc)
+                if trouble and trouble != told.get(what):
+                    tell("{0} of the host cannot be looked at: {1}".format(what, trouble))
+                told[what] = trouble
             self._stop.wait(self.settings.host_tick)
 
     def stop(self) -> None:
