@@ -86,7 +86,7 @@ options:
   compatibility:
     description:
       - What to do if the model of a serve that is about to start does not fit its engine or its GPUs, as judged by
-        M(anvil.serving.anvil_compatibility).
+        M(anvil.serving.anvil_compatibility), or if a GPU of it is sick (C(docs/gpu-health.md)).
       - V(enforce) fails if a serve cannot run, with all such findings, and changes nothing; what is only doubtful is a warning.
         V(strict) fails on doubtful findings too. V(warn) turns all findings into warnings. V(off) skips the check.
     type: str

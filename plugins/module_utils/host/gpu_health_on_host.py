@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read the health of this host's cards: the driver is asked once, and the kernel log is read. Nothing waits for a card."""
+"""Read the health of this host's cards: from NVML or ``nvidia-smi``, asked once, and from the kernel log."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_health impo
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpu_snapshot import parse_snapshots
 from ansible_collections.anvil.serving.plugins.module_utils.host.gpus import ask_nvidia_smi, find_driver
 from ansible_collections.anvil.serving.plugins.module_utils.host.kernel_log import read_kernel_log
+from ansible_collections.anvil.serving.plugins.module_utils.host.nvml_snapshot import read_nvml_snapshots
 from ansible_collections.anvil.serving.plugins.module_utils.host.xid_events import find_events
 
 
@@ -39,11 +40,14 @@ class HostHealth:
 
 def read_health() -> Optional[HostHealth]:
     """The health of every card; None where there is no NVIDIA driver."""
-    program = find_driver()
-    if program is None:
+    snapshots = read_nvml_snapshots()
+    program = find_driver() if snapshots is None else None
+    if snapshots is None and program is None:
         return None
     log = read_kernel_log()
     events = find_events(log.lines)
+    if snapshots is not None or program is None:
+        return HostHealth(tuple(judge_cards(snapshots or (), events)), "nvml", "", "", log.source, log.trouble)
     try:
         _code, text = ask_nvidia_smi(program, "-q", "-x")
     except AnvilError as exc:
