@@ -11,12 +11,13 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import f
 from ansible_collections.anvil.serving.plugins.module_utils.core.secret_masking import collect_values, mask_text
 from ansible_collections.anvil.serving.plugins.module_utils.docker.containers import Containers
 from ansible_collections.anvil.serving.plugins.module_utils.docker.images import Images
+from ansible_collections.anvil.serving.plugins.module_utils.docker.networks_and_volumes import NetworksAndVolumes
 
 # Seconds that a hung process has to end by itself; then it is killed.
 GRACE = 5
 
 
-class HostEngine(Containers, Images):
+class HostEngine(Containers, Images, NetworksAndVolumes):
     """One Docker Engine on a Unix socket. Every method may raise AnvilError."""
 
     def read_processor_seconds(self, container_id: str) -> Optional[float]:

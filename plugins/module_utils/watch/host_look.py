@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The slow look of watch at its host: the health of the cards, the free space of the disks, and experiments whose time is over.
 
-Changes are told once. An experiment is retired as ``anvil_experiment`` does it, with the lock of the host."""
+Changes are told once. An experiment is retired as ``anvil_experiment`` does it, with the lock of the host.
+"""
 
 from __future__ import annotations
 

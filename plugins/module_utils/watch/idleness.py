@@ -44,7 +44,7 @@ def follow(
         return known, RETURN if before.leaving is not None else ""
     known = replace(before, progress=counters.progress, probed=probed)
     if before.leaving is not None:
-        return known, STOP if now - before.leaving >= leave else ""
+        return known, STOP if now - before.leaving >= leave and not probed else ""
     if now - (before.since or now) >= limit:
         return replace(known, leaving=now), LEAVE
     return known, ""

@@ -219,7 +219,7 @@ class Keeper:
         words = idleness.describe_seconds(limit)
         if act == idleness.LEAVE:
             self.ledger.act(self.serve.name, "leaves the rotation: no request for {0} (idle)".format(words))
-        elif act == idleness.RETURN:
+        elif act == idleness.RETURN and lives:
             self.ledger.act(self.serve.name, "is back in rotation: it is used again")
         elif act == idleness.STOP:
             try:

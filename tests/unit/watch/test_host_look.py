@@ -142,3 +142,9 @@ def test_probes_of_watch_are_no_requests_and_a_serve_without_counters_is_never_i
     assert act == "leave"
     serve = Requests()
     assert serve.look(tokens=None, times=1000) == ""
+
+
+def test_a_probe_in_the_look_of_the_stop_only_delays_it() -> None:
+    serve = Requests()
+    assert serve.look(times=21) == "leave" and serve.look(times=4) == ""
+    assert serve.look(probed=True) == "" and serve.look(tokens=1) == "stop"
