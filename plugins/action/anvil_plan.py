@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError, Problem
 from ansible_collections.anvil.serving.plugins.module_utils.core.printable import make_printable
@@ -28,6 +29,7 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import (
     list_selectors,
     render_host,
 )
+from ansible_collections.anvil.serving.plugins.plugin_utils.plan.scraped_targets import list_scraped
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.secret_files import find_secret_files, list_open_files
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.stray_variables import find_strays
 from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result import (
@@ -35,6 +37,9 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.report.action_result
     failure_result,
     write_files,
 )
+
+# What the role watch uses where the inventory says nothing.
+WATCH_PORT = 9419
 
 
 class ActionModule(HostCodeAction):
@@ -64,6 +69,7 @@ class ActionModule(HostCodeAction):
             rendered = render_host(plan)
             result.update(plan=plan.as_dict(), notes=list(plan.notes), gpus=list_gpus(plan), **rendered)
             result["selectors"], result["partners"] = list_selectors(plan), list(list_partners(plan.serves))
+            result["scraped"] = list_scraped(plan.edge, self._read_watch_port(task_vars))
             if options["explain"]:
                 result["origins"] = explain_variables(self._templar, variables)
             files = find_secret_files(self._templar, variables)
@@ -77,6 +83,11 @@ class ActionModule(HostCodeAction):
         except AnvilError as error:
             result.update(failure_result(error, f"The inventory of {host} has {count_mistakes(error)}; {self._contact}."))
         return result
+
+    def _read_watch_port(self, task_vars: Mapping[str, Any]) -> int:
+        """0 for a host without watch."""
+        wanted = boolean(self._templar.template(task_vars.get("anvil_watch", False)), strict=False)
+        return int(self._templar.template(task_vars.get("watch_port", WATCH_PORT))) if wanted else 0
 
     def _read_cards(self, host: str, required: bool, task_vars: dict[str, Any]) -> Sequence[Mapping[str, Any]]:
         """The cards of the host. One that cannot be read is an AnvilError if ``required``, else a warning."""

@@ -116,6 +116,12 @@ gpus:
   returned: success
   type: list
   elements: dict
+scraped:
+  description:
+    - Where a Prometheus reads the metrics of the host - C(here) on the host itself, C(away) from another host, through its edge.
+  returned: success
+  type: dict
+  sample: {"here": [{"job": "anvil-watch", "address": "127.0.0.1", "port": 9419, "path": "/metrics"}], "away": []}
 router_names:
   description:
     - The names of the router's containers. C(containers) run the router. C(replicas) are the same if there is more than one,

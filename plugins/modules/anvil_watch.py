@@ -75,6 +75,10 @@ options:
     type: list
     elements: path
     default: []
+  for_edge:
+    description: Whether the edge of the host passes the metrics on. They are then told on a socket in O(root) too.
+    type: bool
+    default: false
   root:
     description: Folder of the collection on the host (C(anvil_root)). Program and settings lie in C(anvil-watch) below it.
     type: path
@@ -144,6 +148,7 @@ OPTIONS = {
     "routers": {"type": "list", "elements": "str", "default": []},
     "edge": {"type": "str", "default": ""},
     "certificates": {"type": "list", "elements": "path", "default": []},
+    "for_edge": {"type": "bool", "default": False},
     "root": {"type": "path", "default": "/opt/anvil"},
     "data": {"type": "path", "default": "/var/lib/anvil"},
     "port": {"type": "int", "default": 9419},

@@ -12,6 +12,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.catalog.public_route
 SMALL_PIDS = 4096
 # What the names of tiers over hosts begin with in HAProxy.
 TIER_PREFIX = "tier-"
+# The front end for a Prometheus of another host.
+MONITORING = "monitoring"
 
 
 @dataclass(frozen=True)

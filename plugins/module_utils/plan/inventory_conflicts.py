@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core.addresses import addresses_overlap
-from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import EdgePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import MONITORING, EdgePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import RouterPlan, ServePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import InventoryCheck, Path, shorten
 
@@ -36,6 +36,10 @@ def check_conflicts(
         containers.append(("the edge", ("anvil_edge", "container"), edge.container))
         if edge.metrics:
             ports.append(("the metrics of the edge", ("anvil_edge", "metrics"), *edge.metrics))
+        monitoring = edge.find_front(MONITORING)
+        if monitoring:
+            where = ("the front end of the metrics", ("anvil_edge", "monitoring", "publish"))
+            ports.append((*where, monitoring.bind, monitoring.port))
     for number, (_who, path, bind, port) in enumerate(ports):
         for other, _path, taken, same in ports[:number]:
             if port and port == same and addresses_overlap(bind, taken) and not _is_told(serves, path, other):

@@ -30,6 +30,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_clien
     read_clients,
 )
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_engines import read_memory, read_pids
+from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_monitoring import list_readers, read_monitoring
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_publish import split_address
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_secrets import InventorySecrets
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_values import (
@@ -68,6 +69,7 @@ EDGE_KEYS = (
     "ca",
     "address",
     "server_name",
+    "monitoring",
 )
 TLS_KEYS = ("certificate", "key")
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?")
@@ -127,16 +129,21 @@ def read_edge(
         metrics=_read_metrics(section),
         mem_limit=read_memory(section) or "",
         pids_limit=read_pids(section) or SMALL_PIDS,
-        clients=add_holders(clients, router, published),
+        clients=(*add_holders(clients, router, published), *list_readers(section, secrets, clients)),
         ca=section.read_text("ca", PEM_PATH.replace("host.pem", "ca.pem"), ABSOLUTE) or "",
         reached_at=section.read_text("address", ADDRESS_RULE, CONTAINER) or "",
         server_name=section.read_text("server_name", "a name that the certificate of the edge is for", CONTAINER) or "",
     )
-    if not is_needed and not published:
+    monitoring = read_monitoring(section)
+    if not is_needed and not published and not monitoring:
         for variable in ("anvil_edge", "anvil_clients"):
             if variables.get(variable):
                 check.add_note((variable,), "it has no effect: the host has no router, and no serve is published beyond loopback")
         return None
+    if monitoring:
+        tls = bool(certificates)
+        _check_tls(check, ("anvil_edge", "monitoring", "publish"), "the front end of the metrics", monitoring.bind, tls, False)
+        plan = replace(plan, fronts=(replace(monitoring, tls=tls),))
     fronted = _add_fronts(check, plan, router if is_needed else None, published, bool(clients))
     return _add_tiers(check, fronted, router, serves) if router else fronted
 
@@ -187,7 +194,7 @@ def _add_fronts(
                 serve=_describe_target(serve),
             )
         )
-    return replace(edge, fronts=tuple(fronts), replicas=edge.replicas if router else ())
+    return replace(edge, fronts=(*fronts, *edge.fronts), replicas=edge.replicas if router else ())
 
 
 def _add_tiers(check: InventoryCheck, edge: EdgePlan, router: RouterPlan, serves: Sequence[ServePlan]) -> EdgePlan:

@@ -14,6 +14,8 @@ SOCKET_PATH = "/tmp/haproxy.sock"
 
 # The certificates that the edges of other hosts must be signed by.
 CA_NAME = "ca.pem"
+# The listener of watch for the edge: a socket in a folder of the collection, and where the edge mounts that folder.
+WATCH_FOLDER, WATCH_SOCKET, WATCH_MOUNT = "watch-socket", "metrics.sock", "/run/anvil-watch"
 
 CONFIG_HASH = re.compile(r"description anvil ([0-9a-f]{64})")
 

@@ -190,7 +190,9 @@ def _remove_unit(check: bool, run: Run) -> List[str]:
 
 def _describe_container(wanted: Installation, code: bytes, image_id: str, socket: str) -> Dict[str, Any]:
     """The options of ``create_container``, with the hash of all of them as label."""
-    mounts = sorted({wanted.root, wanted.settings.data, os.path.dirname(socket)})
+    mounts = {wanted.root, wanted.settings.data, os.path.dirname(socket)}
+    # Whole folders: a certificate that is renewed is another file.
+    read = {os.path.dirname(path) for path in wanted.settings.certificates} - mounts - {"/"}
     options: Dict[str, Any] = {
         "name": CONTAINER,
         "user": "0:0",
@@ -198,7 +200,7 @@ def _describe_container(wanted: Installation, code: bytes, image_id: str, socket
         "environment": {"PYTHONDONTWRITEBYTECODE": "1"},
         "host_config": {
             "network_mode": "host",  # it reaches the serves where they are published, on loopback
-            "binds": ["{0}:{0}".format(path) for path in mounts],
+            "binds": ["{0}:{0}".format(path) for path in sorted(mounts)] + ["{0}:{0}:ro".format(path) for path in sorted(read)],
             "restart_policy": {"Name": "unless-stopped"},
             "read_only": True,
             "mem_limit": MEMORY,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from typing import Any, Dict, List, Mapping
 
@@ -10,7 +11,11 @@ from ansible_collections.anvil.serving.plugins.module_utils.core.errors import A
 from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_service import service_as_dict
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.promotion.revisions import MOUNT
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_FOLDER
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import (
+    CONFIG_FOLDER,
+    WATCH_FOLDER,
+    WATCH_SOCKET,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.serves.project import read_project
 from ansible_collections.anvil.serving.plugins.module_utils.watch.installation import (
     Installation,
@@ -71,6 +76,7 @@ def converge_watch(docker: DockerEngine, params: Mapping[str, Any], check: bool)
         tuple(pointers),
         tuple(params["certificates"]),
         list_weight_folders(project),
+        os.path.join(params["root"], WATCH_FOLDER, WATCH_SOCKET) if params["for_edge"] else "",
     )
     wanted = Installation(params["root"], settings, choose_runner(params["runs_in"]), params["image"])
     changes = install(docker, wanted, check)

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import stat
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable, Mapping, Tuple
 from urllib.parse import unquote
@@ -17,6 +20,34 @@ def build_listener(
 ) -> ThreadingHTTPServer:
     """A server that ``serve_forever`` runs. states: serve -> whether it is in rotation, and its state. Raises OSError."""
 
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 32
+
+    return Server(address, _build_handler(metrics, states))
+
+
+def build_socket_listener(path: str, metrics: Callable[[], str]) -> ThreadingHTTPServer:
+    """The same for the edge of the host, on a Unix socket, with ``/metrics`` only. Raises OSError."""
+
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_UNIX
+        daemon_threads = True
+
+        def server_bind(self) -> None:
+            self.socket.bind(path)
+            os.chmod(path, 0o666)  # noqa: S103  # the edge runs as another user; loopback tells every user the same
+
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            super().finish_request(request, ("edge", 0))
+
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    if os.path.lexists(path) and stat.S_ISSOCK(os.lstat(path).st_mode):
+        os.unlink(path)  # of a process before this one
+    return Server(path, _build_handler(metrics, dict))  # type: ignore[arg-type]
+
+
+def _build_handler(metrics: Callable[[], str], states: Callable[[], Mapping[str, Tuple[bool, str]]]) -> Any:
     class Handler(BaseHTTPRequestHandler):
         timeout = CLIENT_SECONDS
         server_version, sys_version = "anvil-watch", ""
@@ -50,8 +81,4 @@ def build_listener(
         def log_message(self, format: str, *args: Any) -> None:
             """Requests are not logged."""
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 32
-
-    return Server(address, Handler)
+    return Handler

@@ -48,7 +48,8 @@ class WatchSettings:
     """project: the compose project; directory: its folder, with its lock. data: the folder of state and incidents.
 
     services: serve -> its definition in canonical form, without secrets. budgets: uuid of a card -> MiB that serves may claim.
-    certificates: files of the edge. weights: folders of the host that serves mount.
+    certificates: files of the edge. weights: folders of the host that serves mount. socket: where the edge asks for the
+    metrics; empty: nowhere.
     """
 
     project: str
@@ -64,6 +65,7 @@ class WatchSettings:
     pointers: Tuple[Pointer, ...] = ()
     certificates: Tuple[str, ...] = ()
     weights: Tuple[str, ...] = ()
+    socket: str = ""
 
     @property
     def survey_seconds(self) -> float:

@@ -31,7 +31,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.docker.compose_servi
     Service,
     service_as_dict,
 )
-from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import BackendPlan, EdgePlan
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import MONITORING, BackendPlan, EdgePlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import (
     ExternalPlan,
     HostPlan,
@@ -41,7 +41,12 @@ from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan impor
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_clients import ALL, ROUTER_FRONT
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_edge import METRICS_PORT
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_networks import list_peers
-from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import CONFIG_FOLDER, CONFIG_PATH
+from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout import (
+    CONFIG_FOLDER,
+    CONFIG_PATH,
+    WATCH_FOLDER,
+    WATCH_MOUNT,
+)
 from ansible_collections.anvil.serving.plugins.module_utils.serves.vram_ledger import format_claims
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render_edge import describe_edge
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.templating import MODELS_FILE, render_template
@@ -202,6 +207,8 @@ def render_behind_edge(plan: HostPlan, edge: EdgePlan) -> Project:
         "ports": [*ports, *([(*edge.metrics, METRICS_PORT)] if edge.metrics else [])],
         "edge_networks": edge_networks,
         "edge_mounts": [Mount("volume", edge.volume, CONFIG_FOLDER, read_only=True)],
+        "watch_folder": f"{plan.root}/{WATCH_FOLDER}" if edge.find_front(MONITORING) else "",
+        "watch_mount": WATCH_MOUNT,
         "edge_command": ["-W", "-db", "-f", CONFIG_PATH],
         "commands": {service: [*start, f"{folder}/config.toml"] for service, folder in folders.items()},
         "folders": folders,

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import EdgePlan, FrontPlan, TierFront
+from ansible_collections.anvil.serving.plugins.module_utils.plan.edge_plan import MONITORING, EdgePlan, FrontPlan, TierFront
 from ansible_collections.anvil.serving.plugins.module_utils.plan.host_plan import HostPlan
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_backends import is_address
 from ansible_collections.anvil.serving.plugins.module_utils.plan.inventory_clients import name_front
@@ -19,6 +19,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.router.edge_layout i
     CA_NAME,
     CONFIG_FOLDER,
     SOCKET_PATH,
+    WATCH_MOUNT,
+    WATCH_SOCKET,
     name_certificate,
 )
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.templating import render_template
@@ -70,6 +72,7 @@ def render_edge_config(plan: HostPlan, edge: EdgePlan) -> str:
         "tiers": [_lay_out_tier(edge, tier) for tier in edge.tiers],
         "locals": edge.locals,
         "metrics_port": METRICS_PORT if edge.metrics else 0,
+        "watch_socket": f"{WATCH_MOUNT}/{WATCH_SOCKET}" if edge.find_front(MONITORING) else "",
     }
 
     def lay_out(revision: str) -> str:
@@ -156,7 +159,7 @@ def render_edge_maps(edge: EdgePlan) -> dict[str, str]:
         "pauses.map": [f"{name} {math.ceil(60 / rate)}" for name, rate in limited],
         "concurrency.map": [f"{one.name} {one.concurrent_requests}" for one in clients if one.concurrent_requests],
     }
-    if edge.metrics:
+    if edge.metrics or edge.find_front(MONITORING):
         files["clients.txt"] = [line for metric in METRICS.items() for line in _lay_out_metric(*metric, names)]
     return {name: "".join(line + "\n" for line in lines) for name, lines in files.items()}
 

@@ -29,7 +29,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.watch.host_engine im
 from ansible_collections.anvil.serving.plugins.module_utils.watch.host_look import HostFigures
 from ansible_collections.anvil.serving.plugins.module_utils.watch.host_survey import NOTHING
 from ansible_collections.anvil.serving.plugins.module_utils.watch.installation_request import read_limits
-from ansible_collections.anvil.serving.plugins.module_utils.watch.listener import build_listener
+from ansible_collections.anvil.serving.plugins.module_utils.watch.listener import build_listener, build_socket_listener
 from ansible_collections.anvil.serving.plugins.module_utils.watch.liveness import SILENT, TOKENS, UNKNOWN, WRONG_ANSWER
 from ansible_collections.anvil.serving.plugins.module_utils.watch.programs import anvil_watch
 from ansible_collections.anvil.serving.plugins.module_utils.watch.serve_requests import ServeClient, looks_broken
@@ -204,6 +204,27 @@ def test_the_listener_answers_for_the_serves_it_knows() -> None:
         server.shutdown()
         server.server_close()
     assert found == {"/alive/a": 200, "/alive/b": 503, "/alive/c": 404, "/metrics": 200, "/state": 200, "/": 404}
+
+
+def test_the_edge_gets_the_metrics_and_nothing_else_on_a_socket_that_outlives_a_killed_process(tmp_path: Path) -> None:
+    path = tmp_path / "watch-socket" / "metrics.sock"
+    for text in ("first 1\n", "second 1\n"):  # the second one finds the socket of the first
+        server = build_socket_listener(str(path), lambda answer=text: answer)  # type: ignore[misc]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert path.stat().st_mode & 0o777 == 0o666
+        found = {}
+        for asked in ("/metrics", "/alive/a", "/"):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                client.sendall(f"GET {asked} HTTP/1.0\r\n\r\n".encode())
+                found[asked] = client.makefile("rb").read().decode()
+        assert found["/metrics"].endswith(text) and " 404 " in found["/"] and " 404 " in found["/alive/a"]
+        server.shutdown()
+        server.server_close()
+    path.unlink()
+    path.write_text("not a socket")
+    with pytest.raises(OSError, match="in use"):
+        build_socket_listener(str(path), lambda: "")
 
 
 def test_the_status_tells_what_watch_says() -> None:

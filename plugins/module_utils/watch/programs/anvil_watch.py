@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from http.server import ThreadingHTTPServer
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.anvil.serving.plugins.module_utils.core import files
@@ -24,7 +25,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.watch.host_look impo
 from ansible_collections.anvil.serving.plugins.module_utils.watch.host_survey import NOTHING, survey_host
 from ansible_collections.anvil.serving.plugins.module_utils.watch.keeper import Keeper, build_lock
 from ansible_collections.anvil.serving.plugins.module_utils.watch.ledger import Ledger
-from ansible_collections.anvil.serving.plugins.module_utils.watch.listener import build_listener
+from ansible_collections.anvil.serving.plugins.module_utils.watch.listener import build_listener, build_socket_listener
 from ansible_collections.anvil.serving.plugins.module_utils.watch.settings import WatchSettings, parse_settings
 
 # Seconds that one call of the Docker Engine may take.
@@ -186,6 +187,7 @@ def watch(path: str, ended: threading.Event) -> None:
         hint = "choose another one: watch_port"
         raise fail("the port of watch is taken", "127.0.0.1:{0}".format(settings.port), str(exc), hint) from exc
     threading.Thread(target=listener.serve_forever, daemon=True).start()
+    at_edge, beside = settings.socket, _listen_for_edge(settings.socket, shown)
     tell("watches {0} serves; http://127.0.0.1:{1}/metrics".format(len(settings.serves), settings.port))
     trouble = ""
     while not ended.wait(2.0):
@@ -202,8 +204,26 @@ def watch(path: str, ended: threading.Event) -> None:
             text, settings = now, changed
             shown.watch.stop()
             shown.watch = Watch(settings)
+            if settings.socket != at_edge:
+                if beside:
+                    beside.shutdown()
+                    beside.server_close()
+                at_edge, beside = settings.socket, _listen_for_edge(settings.socket, shown)
             tell("new settings: watches {0} serves".format(len(settings.serves)))
     listener.shutdown()
+
+
+def _listen_for_edge(path: str, shown: Shown) -> Optional[ThreadingHTTPServer]:
+    """The edge of this host passes on what it gets here. A socket that cannot be made is told, and hides no serve."""
+    if not path:
+        return None
+    try:
+        beside = build_socket_listener(path, shown.metrics)
+    except OSError as exc:
+        tell("the edge cannot be answered on {0}: {1}".format(path, exc.strerror or exc))
+        return None
+    threading.Thread(target=beside.serve_forever, daemon=True).start()
+    return beside
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
