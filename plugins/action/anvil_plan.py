@@ -87,7 +87,8 @@ class ActionModule(HostCodeAction):
     def _read_watch_port(self, task_vars: Mapping[str, Any]) -> int:
         """0 for a host without watch."""
         wanted = boolean(self._templar.template(task_vars.get("anvil_watch", False)), strict=False)
-        return int(self._templar.template(task_vars.get("watch_port", WATCH_PORT))) if wanted else 0
+        port = str(self._templar.template(task_vars.get("watch_port", WATCH_PORT)))
+        return int(port) if wanted and port.isdigit() else 0  # the role watch tells what is wrong with another one
 
     def _read_cards(self, host: str, required: bool, task_vars: dict[str, Any]) -> Sequence[Mapping[str, Any]]:
         """The cards of the host. One that cannot be read is an AnvilError if ``required``, else a warning."""

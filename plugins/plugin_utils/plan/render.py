@@ -263,7 +263,8 @@ def name_containers(plan: HostPlan, router: RouterPlan) -> dict[str, Any]:
     edge = plan.edge
     replicas = [one.container for one in edge.replicas] if edge and edge.shares_volume else []
     able = [one.keys[0] for one in edge.clients if one.keys and one.access.get(ROUTER_FRONT) == ALL] if edge else []
-    at_edge = bool(edge) and (bool(able) or not edge.clients)
+    named = [one for one in edge.clients if set(one.access) != {MONITORING}] if edge else []
+    at_edge = bool(edge) and (bool(able) or not named)
     return {
         "containers": replicas or [router.container],
         "replicas": replicas,

@@ -39,6 +39,12 @@ def test_a_host_without_a_router_and_published_serves_has_an_edge_for_its_metric
     assert "watch-socket" in rendered["edge_alone"]["compose"]
 
 
+def test_a_key_of_the_metrics_does_not_turn_the_router_into_one_for_named_clients() -> None:
+    rendered = [render_host(plan(edge)) for edge in (EDGE, ("anvil_edge", TLS))]
+    assert rendered[0]["router_names"] == rendered[1]["router_names"]
+    assert rendered[0]["router_names"]["asked"]["edge"] == "anvil-router-edge"
+
+
 def test_an_edge_without_it_stays_as_it_is() -> None:
     rendered = render_host(plan(("anvil_edge", TLS)))
     assert "watch" not in rendered["router"]["compose"] and "watch" not in rendered["edge"]["config"]
