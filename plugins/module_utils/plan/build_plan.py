@@ -79,7 +79,13 @@ VARIABLES = (
     "anvil_registries",
 )
 # Variables of other parts of the collection: accepted, not read here.
-OTHER_VARIABLES: Tuple[str, ...] = ("anvil_hosts", "anvil_judge_environment", "anvil_watch", "anvil_waves")
+OTHER_VARIABLES: Tuple[str, ...] = (
+    "anvil_hosts",
+    "anvil_judge_environment",
+    "anvil_monitoring_hosts",
+    "anvil_watch",
+    "anvil_waves",
+)
 COMPATIBILITY_MODES = ("enforce", "strict", "warn", "off")
 PLATFORMS = ("linux", "wsl2")
 GPU_DRIVERS = ("nvidia", "cdi")
