@@ -64,7 +64,8 @@ _INDEXED = ("indexed_attention", "deepseek_sparse_attention")
 
 # Keys that speak of a memory which the branches below do not read.
 _STRANGE = re.compile(
-    r"compress_r|retention|^cca$|sliding_window_size|attn_window|attention_window|local_window|rwkv|recurrent|lightning|sparse_att(?!ention_config$)|attention_type|block_type|kv_share|layer_group|use_cla|index_kpool"
+    r"compress_r|retention|^cca$|sliding_window_size|attn_window|attention_window|local_window|rwkv|recurrent|lightning|"
+    r"sparse_att(?!ention_config$)|attention_type|block_type|kv_share|layer_group|use_cla|index_kpool"
 )
 # The same for keys that are read only together with a list of layers.
 _HYBRID_KEYS = re.compile(r"mamba_|ssm_|^linear_(num|attn)|hybrid|attn_type|attn_layer|swa_|cross_attention_layers|^kda|^gdn")
