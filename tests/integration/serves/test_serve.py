@@ -168,6 +168,7 @@ ELSEWHERE = {
     "present",
     "running",
     "restarting",
+    "restart_loop",  # as a reason: site/test_serve_over_hosts.py
 }
 BROKEN = {"dead", "removing"}
 
