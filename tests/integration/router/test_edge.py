@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.anvil.serving.plugins.module_utils.core.errors import AnvilError
 from ansible_collections.anvil.serving.plugins.module_utils.docker.docker_engine import DockerEngine
 from ansible_collections.anvil.serving.plugins.module_utils.router.edge import Edge
-from bed import Bed
+from bed import Bed, wait_until
 from load import Load
 from replicas import TOKEN, Replicas, make_load
 
@@ -60,8 +60,7 @@ def test_servers_are_named_like_the_containers_and_up(site: Replicas) -> None:
 
 def test_drain_waits_for_the_streams_and_readmit_waits_for_the_health_check(site: Replicas, load: Load) -> None:
     load.start()
-    time.sleep(1)
-    assert all(server.sessions > 0 for server in site.edge.read_servers())
+    wait_until("requests at both", lambda: all(server.sessions > 0 for server in site.edge.read_servers()), 10)
     assert site.edge.drain(site.routers[0], timeout=30) > 0.2
     drained, other = site.edge.read_servers()
     assert (drained.status, drained.sessions, drained.queued) == ("MAINT", 0, 0) and other.sessions > 0
@@ -69,8 +68,7 @@ def test_drain_waits_for_the_streams_and_readmit_waits_for_the_health_check(site
     time.sleep(0.5)
     assert site.edge.read_servers()[0].status == "MAINT"
     site.edge.readmit(site.routers[0], timeout=30)
-    time.sleep(0.5)
-    assert site.edge.read_servers()[0].sessions > 0
+    wait_until("requests at the readmitted replica", lambda: site.edge.read_servers()[0].sessions > 0, 10)
     report = load.stop()
     assert report.failed == 0, report
     assert report.short > 100 and report.streams >= 16
