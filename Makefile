@@ -53,7 +53,7 @@ test-venv:
 .PHONY: unit
 unit: test-venv ## run the fast unit tests (20 s)
 	@bootstrap/docker.sh --client
-	@pytest -n auto -m "not slow" tests/unit
+	@pytest -n auto --dist worksteal -m "not slow" tests/unit
 
 .PHONY: unit-slow
 unit-slow: test-venv ## run the unit tests that start programs or try thousands of inputs (half a minute)

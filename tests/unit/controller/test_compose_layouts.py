@@ -24,7 +24,10 @@ from conftest import REPO
 LAYOUTS = sorted(path for path in (REPO / "tests" / "layouts").iterdir() if path.is_dir())
 SMALL = "GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1"
 COMPOSE = compose_config.find_compose()
-pytestmark = pytest.mark.skipif(not COMPOSE, reason="this machine has no Docker Compose")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not COMPOSE, reason="this machine has no Docker Compose"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.plan.compose_interpr
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.experiment_options import ExperimentOptions
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render import Project, render_experiment
 
+pytestmark = pytest.mark.slow
+
 BIG, SMALL = "GPU-d0f446cf-1771-414c-e116-a39138798a8c", "GPU-04d3b6e7-5691-3e86-1d34-c37999440cf1"
 INVENTORY = {
     "anvil_platform": "wsl2",

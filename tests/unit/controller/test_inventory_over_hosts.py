@@ -16,6 +16,8 @@ import pytest
 import yaml
 from conftest import COLLECTIONS, REPO
 
+pytestmark = pytest.mark.slow
+
 INVENTORY = REPO / "inventory" / "several-hosts"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "several-hosts"
 SHOWN = ("spark1", "spark2", "h100a", "h100b", "quad1", "quad4", "desk1", "desk2")

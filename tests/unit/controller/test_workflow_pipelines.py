@@ -19,6 +19,8 @@ from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.options imp
 from ansible_collections.anvil.serving.plugins.plugin_utils.workflow.plan import plan_workflow
 from conftest import REPO
 
+pytestmark = pytest.mark.slow
+
 SCHEMAS = {
     ".github/workflows/workflow.yml": "github-workflows",
     ".gitlab-ci.yml": "gitlab-ci",

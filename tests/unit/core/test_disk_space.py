@@ -103,6 +103,7 @@ def test_the_disk_of_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert elsewhere.folders == [] and elsewhere.describe_shortage() == ""
 
 
+@pytest.mark.slow
 def test_a_program_is_stopped_with_the_reason_and_the_end_of_its_log() -> None:
     began = time.monotonic()
     with pytest.raises(AnvilError) as caught:

@@ -55,7 +55,7 @@ def http_stand_in() -> Iterator[Any]:
                 self.wfile.write(text.encode())
 
         started.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
+        threading.Thread(target=started[-1].serve_forever, args=[0.01], daemon=True).start()
         return ("127.0.0.1", started[-1].server_port)
 
     yield start
@@ -337,7 +337,7 @@ def test_health_and_models_are_read_whatever_the_server_does_with_the_connection
             self.close_connection = closes or self.close_connection
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     try:
         probe = replace(PROBE, address=("127.0.0.1", server.server_port), has_health=True)
         answer = readiness.request_state(probe)

@@ -18,6 +18,8 @@ from ansible_collections.anvil.serving.plugins.module_utils.watch.exposition imp
 from ansible_collections.anvil.serving.plugins.plugin_utils.plan.render_edge import METRICS as CLIENT_METRICS
 from conftest import REPO
 
+pytestmark = pytest.mark.slow
+
 ROLE = REPO / "roles" / "monitoring"
 RULES = ROLE / "files" / "anvil.rules.yml"
 GROUPS = yaml.safe_load(RULES.read_text())["groups"]

@@ -191,7 +191,7 @@ def test_metrics_group_their_samples_and_escape_names() -> None:
 
 def test_the_listener_answers_for_the_serves_it_knows() -> None:
     server = build_listener(("127.0.0.1", 0), lambda: "m 1\n", lambda: {"a": (True, "alive"), "b": (False, "hung")})
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     try:
         found = {}
         for path in ("/alive/a", "/alive/b", "/alive/c", "/metrics", "/state", "/"):
@@ -210,7 +210,7 @@ def test_the_edge_gets_the_metrics_and_nothing_else_on_a_socket_that_outlives_a_
     path = tmp_path / "watch-socket" / "metrics.sock"
     for text in ("first 1\n", "second 1\n"):  # the second one finds the socket of the first
         server = build_socket_listener(str(path), lambda answer=text: answer)  # type: ignore[misc]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         assert path.stat().st_mode & 0o777 == 0o666
         found = {}
         for asked in ("/metrics", "/alive/a", "/"):
