@@ -47,7 +47,7 @@ def attack(ground: Ground, action: str, shares_content: bool = False) -> Any:
     assert hostiletrees.describe(ground.victim) == before, action
     assert SECRET not in repr(told) and "org/allowed" not in repr(told), action
     assert shares_content or not hostiletrees.find_secret(ground.base / "srv"), action
-    assert len(os.listdir("/proc/self/fd")) == handles, action
+    assert len(os.listdir("/proc/self/fd")) <= handles, action  # what an earlier test left open may be closed meanwhile
     return told
 
 
