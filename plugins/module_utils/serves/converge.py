@@ -32,7 +32,7 @@ from ansible_collections.anvil.serving.plugins.module_utils.serves.project_state
 HALF_STARTED = re.compile(r"failed to create task for container: task \w+: already exists")
 
 # The Docker Engine restarted a container of a restart loop after Compose had stopped it.
-RUNS_AGAIN = re.compile(r"cannot remove container .* container is running")
+RUNS_AGAIN = re.compile(r'cannot remove container "/?([\w.-]+)": container is running')
 
 
 def pull_images(docker: DockerEngine, services: Sequence[Service], outcomes: Dict[str, Outcome]) -> Dict[str, Outcome]:
@@ -126,7 +126,12 @@ def _bring_up(docker: DockerEngine, compose: Compose, services: Sequence[Service
     """``compose up`` for several services; if that fails, one by one, so that one bad serve does not stop the others."""
     if not services:
         return {}
-    ran = compose.up([service.name for service in services], recreate)
+    names = [service.name for service in services]
+    ran = compose.up(names, recreate)
+    runs_again = RUNS_AGAIN.search(ran.text) if ran.code != 0 and len(names) == 1 else None
+    if runs_again:
+        docker.remove_container(runs_again.group(1), volumes=False)  # Compose was about to remove it
+        ran = compose.up(names, recreate)
     if ran.code == 0:
         return {}
     if len(services) > 1:
@@ -141,9 +146,6 @@ def _bring_up(docker: DockerEngine, compose: Compose, services: Sequence[Service
     image_here = docker.inspect_image(service.image) is not None
     error = seen.error if image_here and seen is not None and seen.error else ran.text
     if not recreate and HALF_STARTED.search(error):
-        return _bring_up(docker, compose, services, recreate=True)
-    if recreate and seen is not None and RUNS_AGAIN.search(error):
-        docker.remove_container(seen.id, volumes=False)
         return _bring_up(docker, compose, services, recreate=True)
     problem = explain_failure(service, error, image_here)
     if "is taken" in problem.what:
